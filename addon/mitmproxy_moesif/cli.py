@@ -1,0 +1,116 @@
+"""The command line: the script's path for `mitmdump -s`, and everything at once on this machine.
+
+mitmdump -s "$(python -m mitmproxy_moesif)" ...
+python -m mitmproxy_moesif run [--port 8080] [--page-port 8090] [--upstream URL] [-- more mitmdump arguments]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mitmproxy_moesif.local.server import LocalSettings, LocalThread, start_in_thread
+
+PACKAGE = Path(__file__).parent
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit code: 0, or 1 with one line on stderr."""
+    if not arguments:
+        sys.stdout.write(f"{script_path()}\n")
+        return 0
+    options = _parse(arguments)
+    try:
+        return run(options)
+    except OSError as error:
+        sys.stderr.write(f"moesif: {error}\n")
+        return 1
+
+
+def script_path() -> Path:
+    """What `mitmdump -s` loads: in a wheel beside the package's modules, in a clone above the package."""
+    installed = PACKAGE / "script" / "moesif.py"
+    return installed if installed.exists() else PACKAGE.parent / "moesif.py"
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m mitmproxy_moesif", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run_command = commands.add_parser(
+        "run", help="the proxy, with a local collector and an echo upstream where none is given"
+    )
+    run_command.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    run_command.add_argument("--port", type=_port, default=8080, help="port of the proxy (8080)")
+    run_command.add_argument("--page-port", type=_port, default=8090, help="port of the received events (8090)")
+    run_command.add_argument("--upstream", default="", help="URL to front; default: the embedded echo")
+    run_command.add_argument("more", nargs="*", help="more arguments for mitmdump, after --")
+    return parser.parse_args(arguments)
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) < 65_536:
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, {text!r} was given")
+    return int(text)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Start the local stack and the proxy, end both on Ctrl-C. An application id in the environment feeds Moesif."""
+    feeds_moesif = bool(os.environ.get("MOESIF_APPLICATION_ID"))
+    with tempfile.TemporaryDirectory(prefix="mitmproxy-moesif-") as folder:
+        settings = LocalSettings(page_port=options.page_port, database=Path(folder) / "events.sqlite")
+        with start_in_thread(settings) as stack:
+            environment = dict(os.environ)
+            if not feeds_moesif:
+                environment |= {"MOESIF_APPLICATION_ID": "local", "MOESIF_API_ENDPOINT": stack.collector_url}
+                environment.setdefault("MOESIF_SPOOL_DIR", str(Path(folder) / "spool"))
+            _greet(options, stack, feeds_moesif=feeds_moesif)
+            return _supervise([*_mitmdump(options, stack), *options.more], environment)
+
+
+def _mitmdump(options: argparse.Namespace, stack: LocalThread) -> list[str]:
+    beside = Path(sys.executable).with_name("mitmdump")
+    program = str(beside) if beside.exists() else shutil.which("mitmdump")
+    if program is None:
+        raise FileNotFoundError("mitmdump was not found: install mitmproxy into this environment")
+    upstream = options.upstream or stack.echo_url
+    return [
+        program,
+        *("-s", str(script_path())),
+        *("--mode", f"reverse:{upstream}"),
+        *("--listen-host", options.host),
+        *("--listen-port", str(options.port)),
+    ]
+
+
+def _greet(options: argparse.Namespace, stack: LocalThread, *, feeds_moesif: bool) -> None:
+    lines = [
+        f"proxy:    http://{options.host}:{options.port} -> {options.upstream or f'{stack.echo_url} (embedded echo)'}"
+    ]
+    if feeds_moesif:
+        lines.append(f"events:   go to {os.environ.get('MOESIF_API_ENDPOINT', 'https://api.moesif.net')}")
+    else:
+        lines.append(f"events:   {stack.page_url}/events?limit=5 (embedded collector, {stack.collector_url})")
+    lines.append(f"try:      curl -s http://{options.host}:{options.port}/hello -H 'X-Consumer-Username: ada'")
+    if not feeds_moesif:
+        lines.append(f"then:     curl -s '{stack.page_url}/events?limit=1'")
+    sys.stdout.write("\n".join(lines) + "\nend with Ctrl-C\n")
+    sys.stdout.flush()
+
+
+def _supervise(command: Sequence[str], environment: dict[str, str]) -> int:
+    """Run the proxy in a session of its own, so that Ctrl-C reaches it once, from here; the collector outlives it."""
+    process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own command line
+
+    def forward(number: int, _frame: object) -> None:
+        process.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, forward)
+    return process.wait()

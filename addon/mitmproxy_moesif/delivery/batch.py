@@ -1,0 +1,101 @@
+"""Chunks on their way to the receiver, and what became of each of their events."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from mitmproxy_moesif.delivery.chunk import Chunk
+from mitmproxy_moesif.delivery.store import Waiting
+
+OLDEST = 30 * 24 * 3600
+"""Seconds: Moesif refuses events that are older."""
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """One chunk of a batch; `settled` are the indexes of its events that are delivered or dropped."""
+
+    waiting: Waiting
+    delivered: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    settled: set[int] = field(default_factory=set)
+
+    @property
+    def left(self) -> int:
+        return self.waiting.count - len(self.settled)
+
+    def rest(self) -> Chunk:
+        """The chunk with what is left of it; still the same row on disk."""
+        chunk = self.waiting.chunk
+        indexes = [index for index in range(len(chunk.events)) if index not in self.settled]
+        return Chunk(
+            chunk.destination,
+            chunk.created,
+            tuple(chunk.transaction_ids[index] for index in indexes),
+            tuple(chunk.events[index] for index in indexes),
+            chunk.key,
+        )
+
+
+class Batch:
+    """Events numbered through all chunks; ranges are half open."""
+
+    def __init__(self, taken: Sequence[Waiting]) -> None:
+        self.parts = [Part(waiting) for waiting in taken]
+        self._places = [(part, index) for part in self.parts for index in range(part.waiting.count)]
+
+    def ranges(self, max_events: int, max_bytes: int) -> list[tuple[int, int]]:
+        """The batch cut into requests within both limits; an event over the bytes goes alone."""
+        ranges: list[tuple[int, int]] = []
+        low = size = 0
+        for position, (part, index) in enumerate(self._places):
+            length = len(part.waiting.chunk.events[index]) + 1
+            if position > low and (position - low >= max_events or size + length > max_bytes):
+                ranges.append((low, position))
+                low, size = position, 0
+            size += length
+        if low < len(self._places):
+            ranges.append((low, len(self._places)))
+        return ranges
+
+    def events(self, low: int, high: int) -> list[bytes]:
+        return [part.waiting.chunk.events[index] for part, index in self._open(low, high)]
+
+    def first_id(self, low: int, high: int) -> str:
+        """The transaction id of the first event of a range that is not settled yet."""
+        part, index = self._open(low, high)[0]
+        return part.waiting.chunk.transaction_ids[index]
+
+    def mark_delivered(self, low: int, high: int) -> None:
+        for part, index in self._open(low, high):
+            part.settled.add(index)
+            part.delivered += 1
+
+    def mark_dropped(self, low: int, high: int, cause: str) -> None:
+        for part, index in self._open(low, high):
+            part.settled.add(index)
+            part.dropped[cause] += 1
+
+    def mark_old(self, now: float) -> int:
+        """Drop the events that the receiver would refuse for their age; returns how many."""
+        limit = datetime.fromtimestamp(now - OLDEST, UTC).isoformat(timespec="milliseconds")[:23]
+        old = 0
+        for position, (part, index) in enumerate(self._places):
+            chunk = part.waiting.chunk
+            if chunk.created < now - OLDEST and _request_time(chunk.events[index]) < limit:
+                self.mark_dropped(position, position + 1, "too_old")
+                old += 1
+        return old
+
+    def _open(self, low: int, high: int) -> list[tuple[Part, int]]:
+        return [(part, index) for part, index in self._places[low:high] if index not in part.settled]
+
+
+def _request_time(event: bytes) -> str:
+    """The standard library's parser, with numbers as text: bodies may hold numbers that orjson refuses."""
+    time: str = json.loads(event, parse_int=str, parse_float=str)["request"]["time"]
+    return time

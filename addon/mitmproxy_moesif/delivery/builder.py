@@ -1,0 +1,139 @@
+"""The thread that turns exchanges into encoded events and puts them into the store.
+
+It yields after every event: one long stretch that holds the interpreter's lock would be seen in the traffic's tail
+latency. What it built goes to disk at the latest `COMMIT_INTERVAL` after the first of it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from mitmproxy_moesif.delivery.batch import OLDEST
+from mitmproxy_moesif.delivery.chunk import Chunk
+from mitmproxy_moesif.delivery.door import Captured, Door
+from mitmproxy_moesif.delivery.ledger import Ledger
+from mitmproxy_moesif.delivery.store import Store
+from mitmproxy_moesif.event.build import build_event, encode
+from mitmproxy_moesif.log import Limited, describe, log
+
+COMMIT_INTERVAL = 0.04
+CHUNK_EVENTS = 50
+CHUNK_BYTES = 1_000_000
+
+
+class Builder:
+    """Takes from the door until `stop`; `stored` is called with a destination that has something new to send."""
+
+    def __init__(
+        self,
+        door: Door,
+        store: Store,
+        ledger: Ledger,
+        stored: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._door = door
+        self._store = store
+        self._ledger = ledger
+        self._stored = stored
+        self._clock = clock
+        self._limited = Limited(clock=clock)
+        self._built: dict[str, list[tuple[str, bytes, float]]] = {}
+        self._since = 0.0
+        self._bytes = 0
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="moesif-build", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Build and store what was captured so far, then end."""
+        self._stopping = True
+        self._door.wake.set()
+
+    def join(self, deadline: float) -> bool:
+        self._thread.join(max(0.0, deadline - self._clock()))
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            stopping = self._stopping
+            try:
+                self._turn()
+                if stopping:
+                    self._commit()
+                    return
+            except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never dies of one error
+                self._ledger.fault("builder")
+                self._limited.error("builder", "moesif: unexpected while storing events: %s", describe(error))
+                if stopping:
+                    return
+            self._door.wait(0 if self._stopping else self._pause())
+
+    def _pause(self) -> float | None:
+        return max(0.0, self._since + COMMIT_INTERVAL - self._clock()) if self._built else None
+
+    def _turn(self) -> None:
+        while (captured := self._door.take()) is not None:
+            self._build(captured)
+            if self._built and self._is_due():
+                self._commit()
+            time.sleep(0)
+        if self._built and self._is_due():
+            self._commit()
+
+    def _is_due(self) -> bool:
+        return self._clock() - self._since >= COMMIT_INTERVAL or self._bytes >= CHUNK_BYTES
+
+    def _build(self, captured: Captured) -> None:
+        instance, exchange = captured
+        if exchange.started < time.time() - OLDEST:
+            self._ledger.drop_from_hand(1, "too_old")
+            return
+        try:
+            encoded = encode(build_event(exchange, instance.policy))
+        except Exception as error:  # noqa: BLE001 - one strange exchange must not end the thread
+            self._ledger.drop_from_hand(1, "internal_error")
+            self._ledger.fault("build")
+            self._limited.error("build", "moesif: an event could not be built, it is dropped: %s", describe(error))
+            return
+        if not self._built:
+            self._since = self._clock()
+        self._built.setdefault(instance.destination, []).append((exchange.transaction_id, encoded, exchange.started))
+        self._bytes += len(encoded)
+        if instance.settings.debug:
+            log.info("moesif: queued event %s, %d bytes", exchange.transaction_id, len(encoded))
+
+    def _commit(self) -> None:
+        built, self._built, self._bytes = self._built, {}, 0
+        chunks = [chunk for destination, events in built.items() for chunk in _chunks(destination, events)]
+        if not chunks:
+            return
+        self._store.put(chunks)
+        for destination in built:
+            self._stored(destination)
+
+
+def _chunks(destination: str, events: list[tuple[str, bytes, float]]) -> list[Chunk]:
+    """Groups of at most `CHUNK_EVENTS`, and about `CHUNK_BYTES`, in the order they were captured."""
+    groups: list[list[tuple[str, bytes, float]]] = [[]]
+    size = 0
+    for event in events:
+        if groups[-1] and (len(groups[-1]) >= CHUNK_EVENTS or size + len(event[1]) > CHUNK_BYTES):
+            groups.append([])
+            size = 0
+        groups[-1].append(event)
+        size += len(event[1])
+    return [
+        Chunk(
+            destination,
+            min(started for _, _, started in group),
+            tuple(transaction_id for transaction_id, _, _ in group),
+            tuple(encoded for _, encoded, _ in group),
+        )
+        for group in groups
+        if group
+    ]

@@ -1,0 +1,128 @@
+"""Delivery as a whole: door -> builder -> store -> senders.
+
+`put` is called from the event loop's thread and never waits. Everything else happens in threads: one builder, one
+keeper of the store, and one sender for each account that events go to.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from mitmproxy_moesif.delivery.builder import Builder
+from mitmproxy_moesif.delivery.door import Door
+from mitmproxy_moesif.delivery.file import BesideReceiver, FileReceiver
+from mitmproxy_moesif.delivery.keeper import Keeper
+from mitmproxy_moesif.delivery.ledger import Ledger, Reading
+from mitmproxy_moesif.delivery.moesif import MoesifReceiver
+from mitmproxy_moesif.delivery.receiver import Receiver
+from mitmproxy_moesif.delivery.sender import Sender, SenderLimits
+from mitmproxy_moesif.delivery.store import Store
+from mitmproxy_moesif.event.exchange import Exchange
+from mitmproxy_moesif.instance import Instance
+from mitmproxy_moesif.log import log
+from mitmproxy_moesif.settings import Settings
+
+BUILDER_SHARE = 0.3
+"""Of the time to shut down, what is kept for building and storing what was captured last."""
+
+
+class Pipeline:
+    """Takes exchanges and delivers them. `start` once, `configure` at any time, `stop` once."""
+
+    def __init__(self, folder: Path | None, max_bytes: int) -> None:
+        self.ledger = Ledger()
+        self.store = Store(self.ledger, folder, max_bytes)
+        self._door = Door(self.ledger, lambda: self.store.memory_bytes)
+        self._builder = Builder(self._door, self.store, self.ledger, self._notify)
+        self._keeper = Keeper(self.store, self.ledger)
+        self._senders: dict[str, Sender] = {}
+        self._aborted = threading.Event()
+        self._nearly_full = False
+
+    def start(self) -> None:
+        self.store.open()
+        self._builder.start()
+        self._keeper.start()
+
+    def configure(self, instance: Instance) -> None:
+        """Use these settings for this instance's destination from the next request on."""
+        settings = instance.settings
+        self._door.max_events = settings.event_queue_size
+        self._door.max_bytes = settings.queue_max_bytes
+        limits = sender_limits(settings)
+        sender = self._senders.get(instance.destination)
+        if sender is None:
+            sender = Sender(instance.destination, receiver_for(settings), self.store, self.ledger, limits)
+            self._senders[instance.destination] = sender
+            sender.start()
+        else:
+            sender.receiver, sender.limits = receiver_for(settings), limits
+        sender.notify()
+
+    def put(self, instance: Instance, exchange: Exchange) -> None:
+        cause = self._door.put(instance, exchange)
+        self._tell_level(cause)
+
+    def _tell_level(self, cause: str | None) -> None:
+        """Say once that the memory fills up, and once that it is fine again."""
+        waiting, most = self.ledger.in_memory(), self._door.max_events
+        if not self._nearly_full and (cause is not None or waiting * 5 > most * 4):
+            self._nearly_full = True
+            log.warning("moesif: the queue is over 80 %% full; past its limits new events are dropped, and counted")
+        elif self._nearly_full and waiting * 2 < most and cause is None:
+            self._nearly_full = False
+            log.info("moesif: the queue has room again")
+
+    def _notify(self, destination: str) -> None:
+        if (sender := self._senders.get(destination)) is not None:
+            sender.notify()
+
+    def reading(self) -> Reading:
+        return self.ledger.read()
+
+    def stop(self, seconds: float) -> Reading:
+        """Build, store and send what was captured, for at most `seconds`; then close the files. Returns the end state.
+
+        What is left on disk is sent by the next process; what is left in memory alone is counted as dropped.
+        """
+        began = time.monotonic()
+        deadline = began + seconds
+        self._keeper.stop()
+        self._builder.stop()
+        self._builder.join(began + max(seconds * BUILDER_SHARE, min(seconds, 0.5)))
+        for sender in self._senders.values():
+            sender.stop(deadline)
+        for sender in self._senders.values():
+            while (
+                not self._aborted.is_set() and time.monotonic() < deadline and not sender.join(time.monotonic() + 0.05)
+            ):
+                pass
+        self.store.close()
+        self.ledger.abandon("shutdown")
+        return self.reading()
+
+    def abort(self) -> None:
+        """End a `stop` under way at once; what is on disk stays there."""
+        self._aborted.set()
+
+
+def receiver_for(settings: Settings) -> Receiver:
+    """Moesif, a file, or Moesif with a file beside it."""
+    file = FileReceiver(settings.sink_file) if settings.sink_file else None
+    if not settings.application_id.get_secret_value():
+        assert file is not None, "checked when the settings were read"
+        return file
+    moesif = MoesifReceiver(settings)
+    return BesideReceiver(moesif, file) if file is not None else moesif
+
+
+def sender_limits(settings: Settings) -> SenderLimits:
+    return SenderLimits(
+        batch_size=settings.batch_size,
+        batch_max_bytes=settings.batch_max_bytes,
+        flush_interval=settings.flush_interval / 1000,
+        turn=settings.max_callback_time_spent / 1000,
+        debug=settings.debug,
+    )

@@ -1,0 +1,99 @@
+"""What the event shows of a body: its JSON as it is, else base64, else why it was left out.
+
+Text beyond what a 64-bit number or a double holds is no problem here: an unmasked JSON body goes into the event as the
+bytes that came, and a masked one as those bytes without the masked members. White space survives too, but for line
+breaks, which become spaces: events are stored one per line.
+"""
+
+from __future__ import annotations
+
+from binascii import b2a_base64
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import orjson
+
+from mitmproxy_moesif.event import decoding
+from mitmproxy_moesif.event.masking import BodyMask, UnmaskableError
+from mitmproxy_moesif.event.masking.json_text import is_json
+
+_LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
+
+
+@dataclass(frozen=True, slots=True)
+class BodyPolicy:
+    """How the bodies of one side (requests or responses) are shown. Built once per configuration."""
+
+    capture: bool
+    limit: int  # bytes, before and after decoding
+    masks: frozenset[str]  # field names, exact case
+    decompress: bool
+    send_unmaskable: bool
+    mask: BodyMask | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mask", BodyMask(self.masks) if self.masks else None)
+
+
+class Rendered(NamedTuple):
+    """A body as the event has it.
+
+    `value`: `orjson.Fragment` of a JSON document without a line break, or base64 as str, or None.
+    `transfer_encoding`: "json" or "base64" where there is a value. `omitted`: "too_large" or "unmaskable" where there
+    was a body that may not be shown.
+    """
+
+    value: object
+    transfer_encoding: str | None
+    omitted: str | None
+
+
+_NOTHING: Final = Rendered(None, None, None)
+_TOO_LARGE: Final = Rendered(None, None, "too_large")
+_UNMASKABLE: Final = Rendered(None, None, "unmaskable")
+
+
+def render(raw: bytes | None, content_type: str, content_encoding: str, policy: BodyPolicy) -> Rendered:
+    """Show the body `raw` of a message with these two header values ("" where absent). Never raises."""
+    if not raw or not policy.capture:
+        return _NOTHING
+    if len(raw) > policy.limit:
+        return _TOO_LARGE
+    if content_encoding and decoding.layers(content_encoding):
+        if not policy.decompress:
+            return _opaque(raw, policy)
+        decoded = decoding.decode(raw, content_encoding, policy.limit)
+        if decoded is decoding.Failure.TOO_LARGE:
+            return _TOO_LARGE
+        if decoded is decoding.Failure.UNDECODABLE:
+            return _opaque(raw, policy)
+        raw = decoded
+    return _decoded(raw, content_type, policy)
+
+
+def _decoded(raw: bytes, content_type: str, policy: BodyPolicy) -> Rendered:
+    if not raw:
+        return _NOTHING
+    if is_json(raw):
+        return _json(raw if policy.mask is None else policy.mask.json(raw))
+    if policy.mask is None:
+        return _base64(raw)
+    try:
+        return _base64(policy.mask.other(raw, content_type))
+    except UnmaskableError:
+        return _opaque(raw, policy)
+
+
+def _json(document: bytes) -> Rendered:
+    if b"\n" in document or b"\r" in document:
+        document = document.translate(_LINE_BREAKS_TO_SPACES)
+    return Rendered(orjson.Fragment(document), "json", None)
+
+
+def _base64(raw: bytes) -> Rendered:
+    return Rendered(b2a_base64(raw, newline=False).decode("ascii"), "base64", None) if raw else _NOTHING
+
+
+def _opaque(raw: bytes, policy: BodyPolicy) -> Rendered:
+    """Bytes in which no field can be found."""
+    return _UNMASKABLE if policy.mask is not None and not policy.send_unmaskable else _base64(raw)

@@ -1,0 +1,54 @@
+"""The plain snapshot of one exchange: what the hooks hand over and the event is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+Fields = tuple[tuple[bytes, bytes], ...]
+"""Headers as they came: order, case and duplicates kept."""
+
+
+class Payload(NamedTuple):
+    """What was captured of one body: its chunks, or the reason why there is none.
+
+    `omitted` is `too_large` (over the limit) or `incomplete` (the exchange ended before the body did); a body is sent
+    whole or not at all.
+    """
+
+    chunks: Sequence[bytes]
+    omitted: str | None = None
+
+    def content(self) -> bytes | None:
+        """The body's bytes as they travelled; None where nothing was kept."""
+        return b"".join(self.chunks) if self.omitted is None else None
+
+
+NO_BODY = Payload(())
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and its answer, by reference. Times are seconds since 1970; `status` is None without an answer.
+
+    `authority` is the host as the client sent it, `target` path and query as sent; `status` is what the client saw,
+    which is not always what the upstream sent.
+    """
+
+    transaction_id: str
+    scheme: str
+    authority: str
+    method: str
+    target: bytes
+    http_version: str
+    peer: str
+    started: float
+    request_headers: Fields
+    request_body: Payload = NO_BODY
+    ended: float | None = None
+    status: int | None = None
+    response_headers: Fields = ()
+    response_body: Payload = NO_BODY
+    metadata: dict[str, object] = field(default_factory=dict)
+    size: int = 0

@@ -1,0 +1,26 @@
+"""Header fields as text."""
+
+from __future__ import annotations
+
+from mitmproxy_moesif.event.exchange import Fields
+
+
+def text(value: bytes) -> str:
+    """Bytes of a header or a request target as text: UTF-8 where they are, else byte for byte as Latin-1."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def flatten(fields: Fields) -> dict[str, str]:
+    """A flat map with lower-case names; repeated headers joined with `, `, cookies with `; `."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in fields:
+        name = text(raw_name).lower()
+        value = text(raw_value)
+        if name in headers:
+            separator = "; " if name == "cookie" else ", "
+            value = f"{headers[name]}{separator}{value}"
+        headers[name] = value
+    return headers

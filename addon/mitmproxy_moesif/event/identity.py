@@ -1,0 +1,150 @@
+"""Who called: user and company, from headers and tokens. Tokens are read here, not verified."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Headers = Mapping[str, str]
+
+CONSUMER_HEADERS = ("x-consumer-custom-id", "x-consumer-username", "x-consumer-id")
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityPolicy:
+    """Which headers and claims name user and company; header names are lower-case."""
+
+    user_header: str | None
+    company_header: str | None
+    token_headers: tuple[str, ...]
+    user_claim: str
+    company_claim: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    user_id: str | None = None
+    company_id: str | None = None
+
+
+def identify(policy: IdentityPolicy, request: Headers, response: Headers, consumers: tuple[Headers, ...]) -> Caller:
+    """User and company of an exchange; `consumers` are the sides whose consumer headers are believed, in order.
+
+    Before there is an answer, `response` is empty and the request's part alone decides.
+    """
+    token = Token.read(policy, request)
+    user = (
+        named(request, policy.user_header)
+        or named(response, policy.user_header)
+        or next(filter(None, map(consumer, consumers)), None)
+        or token.user(policy.user_claim)
+    )
+    company = (
+        named(request, policy.company_header)
+        or named(response, policy.company_header)
+        or token.claim(policy.company_claim)
+    )
+    return Caller(user, company)
+
+
+def named(headers: Headers, name: str | None) -> str | None:
+    return (headers.get(name, "").strip() or None) if name else None
+
+
+def consumer(headers: Headers) -> str | None:
+    """Kong's consumer; the anonymous one is nobody."""
+    if headers.get("x-anonymous-consumer", "").strip().lower() == "true":
+        return None
+    return next(filter(None, (named(headers, name) for name in CONSUMER_HEADERS)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What the authorization header says: the name before the colon of Basic, or the claims of a JWT."""
+
+    basic_user: str | None = None
+    claims: Mapping[str, Any] | None = None
+
+    @classmethod
+    def read(cls, policy: IdentityPolicy, headers: Headers) -> Token:
+        for name in policy.token_headers:
+            if name in headers:
+                return cls.parse(headers[name].strip())
+        return cls()
+
+    @classmethod
+    def parse(cls, value: str) -> Token:
+        scheme, _, rest = value.partition(" ")
+        match scheme.lower():
+            case "basic":
+                return cls(basic_user=_basic_user(rest.strip()))
+            case "bearer":
+                return cls(claims=_jwt_payload(rest.strip()))
+            case _:
+                return cls(claims=_jwt_payload(value) or _json_object(value))
+
+    def user(self, claim: str) -> str | None:
+        return self.basic_user or self.claim(claim)
+
+    def claim(self, name: str | None) -> str | None:
+        """A claim by its exact name first, then in any case; a number as its decimal text."""
+        if not name or not self.claims:
+            return None
+        if name in self.claims:
+            return _id_text(self.claims[name])
+        lower = name.lower()
+        return next((_id_text(value) for key, value in self.claims.items() if key.lower() == lower), None)
+
+
+def _basic_user(credentials: str) -> str | None:
+    decoded = _b64decode(credentials)
+    if decoded is None or b":" not in decoded:
+        return None
+    name = decoded.partition(b":")[0]
+    return name.decode(errors="replace").strip() or None
+
+
+def _jwt_payload(token: str) -> Mapping[str, Any] | None:
+    parts = token.split(".")
+    return _json_object(parts[1]) if len(parts) == 3 else None
+
+
+def _json_object(encoded: str) -> Mapping[str, Any] | None:
+    decoded = _b64decode(encoded)
+    if decoded is None:
+        return None
+    try:
+        # The standard library's parser, since it keeps integers beyond 64 bits exact.
+        value = json.loads(decoded)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _b64decode(encoded: str) -> bytes | None:
+    """With or without padding, in the URL alphabet or not."""
+    compact = encoded.rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _id_text(value: object) -> str | None:
+    match value:
+        case bool() | None:
+            return None
+        case str():
+            # A lone surrogate, which JSON's escapes allow, could not be sent.
+            return value.encode(errors="replace").decode().strip() or None
+        case int():
+            return str(value)
+        case float() if math.isfinite(value):
+            return str(int(value)) if value.is_integer() and abs(value) < 1e21 else repr(value)
+        case _:
+            return None

@@ -1,0 +1,90 @@
+"""What the headers tell about Kong: where we stand to it, whom it let in, and the URI that the client called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+Headers = Mapping[str, str]
+
+
+class Position(Enum):
+    """Where the proxy stands for one exchange. DIRECT: no Kong was seen on either side."""
+
+    FRONT = "front"
+    BEHIND = "behind"
+    DIRECT = "direct"
+
+
+def position(configured: str, request: Headers, response: Headers, *, trusted: bool) -> Position:
+    """The configured position, or what this exchange shows: Kong's headers on the request mean behind it."""
+    if configured != "auto":
+        return Position(configured)
+    if trusted and ("x-kong-request-id" in request or "x-forwarded-path" in request):
+        return Position.BEHIND
+    return Position.FRONT if answered_by_kong(response) else Position.DIRECT
+
+
+def answered_by_kong(response: Headers) -> bool:
+    return (
+        "x-kong-request-id" in response
+        or "x-kong-proxy-latency" in response
+        or "x-kong-response-latency" in response
+        or kong_version(response) is not None
+    )
+
+
+def believed_consumers(where: Position, request: Headers, response: Headers, *, trusted: bool) -> tuple[Headers, ...]:
+    """The sides whose consumer headers Kong set. In front of Kong, those of a request are the client's own."""
+    if where is Position.FRONT:
+        return (response,)
+    return () if where is Position.BEHIND and not trusted else (request,)
+
+
+def kong_version(response: Headers) -> str | None:
+    """The version in `Via: 1.1 kong/3.9.3` (older: `kong/2.8.1`) or in `Server: kong/3.9.3`."""
+    for entry in response.get("via", "").split(","):
+        product = entry.strip().rpartition(" ")[2]
+        if product.startswith("kong/"):
+            return product.removeprefix("kong/") or None
+    server = response.get("server", "").strip()
+    return (server.removeprefix("kong/") or None) if server.startswith("kong/") else None
+
+
+def kong_metadata(request: Headers, response: Headers) -> dict[str, object]:
+    """`metadata.kong`: each value only where it is known."""
+    known: dict[str, object] = {}
+    if request_id := response.get("x-kong-request-id") or request.get("x-kong-request-id"):
+        known["request_id"] = request_id
+    for key in ("upstream", "proxy"):
+        latency = response.get(f"x-kong-{key}-latency", "").strip()
+        if latency.isascii() and latency.isdigit():
+            known[f"{key}_latency_ms"] = int(latency[:18])
+    if version := kong_version(response):
+        known["version"] = version
+    return known
+
+
+def public_uri(headers: Headers, scheme: str, authority: str, target: str) -> str:
+    """Behind Kong: the URI that the client called, from the `X-Forwarded-*` headers that Kong set."""
+    proto = headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower() or scheme
+    host = headers.get("x-forwarded-host", "").partition(",")[0].strip()
+    port = headers.get("x-forwarded-port", "").partition(",")[0].strip()
+    if host and port.isdigit() and not _has_port(host):
+        host = f"{host}:{port}"
+    path, query_mark, query = target.partition("?")
+    if forwarded := headers.get("x-forwarded-path", "").partition("?")[0].strip():
+        path = forwarded
+    elif prefix := headers.get("x-forwarded-prefix", "").strip().rstrip("/"):
+        path = prefix + path
+    return absolute_uri(proto, host or authority, path + query_mark + query)
+
+
+def absolute_uri(scheme: str, authority: str, target: str) -> str:
+    """Scheme, host (its port where it is not the scheme's default), path and query as sent."""
+    host = authority.removesuffix(":443" if scheme == "https" else ":80")
+    return f"{scheme}://{host}{target if target.startswith('/') else '/' + target}"
+
+
+def _has_port(host: str) -> bool:
+    return host.rpartition("]")[2].find(":") >= 0

@@ -1,0 +1,125 @@
+"""A collector on this machine that speaks Moesif's collector API, so that the addon works without an account.
+
+    POST /v1/events         one event                       201, 400, 401, 413, 415
+    POST /v1/events/batch   a JSON array of events          the same
+    GET  /v1/config         sampling and who has which rule 200, 304
+    GET  /v1/rules          governance rules                200, 304
+    PUT  /v1/config         replaces the configuration      204, 400    this collector only
+    PUT  /v1/rules          replaces the rules              204, 400    this collector only
+
+Every request needs `X-Moesif-Application-Id`; any value will do, and none is kept. A POST's body may come with
+Content-Encoding deflate or gzip. A refused batch is refused whole. The answers to POSTs, and both GETs, carry
+`X-Moesif-Config-Etag` and `X-Moesif-Rules-Tag`, which equal the ETags of the two documents. The two PUTs are how
+sampling and governance are tried out here; Moesif itself has its web application for that.
+"""
+
+from __future__ import annotations
+
+from tornado.web import Application
+
+from mitmproxy_moesif.local.documents import Document
+from mitmproxy_moesif.local.http import JsonHandler, NotFoundHandler, log_request
+from mitmproxy_moesif.local.intake import ReceivedEvent, RefusedError, read_batch, read_one_or_many
+from mitmproxy_moesif.local.store import EventStore
+
+# Past a batch's limit, so that a batch that is too large gets an answer and not a cut connection.
+MAX_REQUEST_BYTES = 64 * 2**20
+
+
+class _CollectorHandler(JsonHandler):
+    def initialize(self, store: EventStore, config: Document, rules: Document) -> None:
+        self.store = store
+        self.config = config
+        self.rules = rules
+
+    def prepare(self) -> None:
+        super().prepare()
+        if not self._finished and not self.request.headers.get("X-Moesif-Application-Id"):
+            self.refuse(401, "X-Moesif-Application-Id is required")
+
+    def set_tags(self) -> None:
+        self.set_header("X-Moesif-Config-Etag", self.config.current().tag)
+        self.set_header("X-Moesif-Rules-Tag", self.rules.current().tag)
+
+
+class _IntakeHandler(_CollectorHandler):
+    """`POST` of events: all in it are kept, or it is refused whole."""
+
+    def read(self, body: bytes, encoding: str) -> list[ReceivedEvent]:
+        """Makes events of the body and its Content-Encoding, or raises `RefusedError`."""
+        raise NotImplementedError
+
+    def post(self) -> None:
+        self.set_tags()
+        try:
+            events = self.read(self.request.body, self.request.headers.get("Content-Encoding", ""))
+        except RefusedError as refused:
+            self.refuse(refused.status, refused.reason)
+        else:
+            self.store.add(events)
+            self.set_status(201)
+
+
+class _EventHandler(_IntakeHandler):
+    def read(self, body: bytes, encoding: str) -> list[ReceivedEvent]:
+        return read_one_or_many(body, encoding)
+
+
+class _BatchHandler(_IntakeHandler):
+    def read(self, body: bytes, encoding: str) -> list[ReceivedEvent]:
+        return read_batch(body, encoding)
+
+
+class _DocumentHandler(_CollectorHandler):
+    """`GET` and `PUT` of one of the two documents."""
+
+    @property
+    def document(self) -> Document:
+        raise NotImplementedError
+
+    def get(self) -> None:
+        version = self.document.current()
+        self.set_tags()
+        self.set_header("ETag", version.tag)
+        self.set_header("Content-Type", "application/json")
+        if self.check_etag_header():
+            self.set_status(304)
+        else:
+            self.write(version.content)
+
+    def put(self) -> None:
+        try:
+            self.document.put(self.request.body)
+        except ValueError as error:
+            self.refuse(400, str(error))
+        else:
+            self.set_tags()
+            self.set_status(204)
+
+
+class _ConfigHandler(_DocumentHandler):
+    @property
+    def document(self) -> Document:
+        return self.config
+
+
+class _RulesHandler(_DocumentHandler):
+    @property
+    def document(self) -> Document:
+        return self.rules
+
+
+def collector_app(store: EventStore, config: Document, rules: Document, *, loopback_only: bool) -> Application:
+    """The collector as a Tornado application; serve it with `max_body_size=MAX_REQUEST_BYTES`."""
+    parts = {"store": store, "config": config, "rules": rules}
+    return Application(
+        [
+            (r"/v1/events", _EventHandler, parts),
+            (r"/v1/events/batch", _BatchHandler, parts),
+            (r"/v1/config", _ConfigHandler, parts),
+            (r"/v1/rules", _RulesHandler, parts),
+        ],
+        default_handler_class=NotFoundHandler,
+        log_function=log_request,
+        loopback_only=loopback_only,
+    )

@@ -1,0 +1,66 @@
+"""The two documents that Moesif's collector hands out, `/v1/config` and `/v1/rules`, each with its tag."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A document as it is now: JSON, and the tag that changes with it (in quotes, as an ETag has them)."""
+
+    content: bytes
+    tag: str
+
+
+class Document:
+    """A JSON document of one kind (`dict` or `list`) that may change while the collector runs.
+
+    It changes by `put`, and with its file where one is given: that is read again whenever it changed. A file that
+    cannot be read or does not fit keeps what was there before, with one warning for each change of the file.
+    """
+
+    def __init__(self, kind: type[dict[str, object]] | type[list[object]], file: Path | None = None) -> None:
+        self._kind = kind
+        self._file = file
+        self._seen: tuple[int, int] | None = None
+        self._version = self._checked(orjson.dumps(kind()))
+
+    def put(self, content: bytes) -> None:
+        """Replaces the document. Raises `ValueError` with one line where `content` is not JSON of its kind."""
+        self._version = self._checked(content)
+
+    def current(self) -> Version:
+        if self._file is not None:
+            self._follow(self._file)
+        return self._version
+
+    def _checked(self, content: bytes) -> Version:
+        try:
+            fits = isinstance(orjson.loads(content), self._kind)
+        except orjson.JSONDecodeError:
+            fits = False
+        if not fits:
+            raise ValueError(f"must be a JSON {'object' if self._kind is dict else 'array'}")
+        return Version(content, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+
+    def _follow(self, file: Path) -> None:
+        try:
+            stat = file.stat()
+            mark = (stat.st_mtime_ns, stat.st_size)
+        except OSError:
+            mark = (0, 0)
+        if mark == self._seen:
+            return
+        self._seen = mark
+        try:
+            self.put(file.read_bytes())
+        except (OSError, ValueError) as error:
+            logger.warning("%s keeps its last content: %s", file, error)

@@ -1,0 +1,207 @@
+"""What Moesif's collector takes and refuses: the body of a POST becomes events, or one `RefusedError` says why not.
+
+Pure: no sockets, no storage. Events are kept as the text they came in, never encoded anew, so that numbers and key
+order are shown exactly as they were sent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NoReturn
+
+MAX_BATCH_BYTES = 50_000_000
+MAX_EVENT_BYTES = 1_000_000
+REQUIRED = ("time", "uri", "verb")
+
+# What zlib calls a window: 15 bits, plus 16 for gzip's framing, negative for deflate without any framing.
+_WINDOWS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}
+_BLANKS = re.compile(r"[ \t\n\r]*")
+
+
+class RefusedError(Exception):
+    """A body that is not taken: an HTTP status and one line for the sender."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedEvent:
+    """One event: its JSON text as received, that text's size in bytes, and what one searches by (None: it has none)."""
+
+    raw: str
+    size: int
+    transaction_id: str | None
+    verb: str
+    uri: str
+    status: int | None
+    user_id: str | None
+    company_id: str | None
+
+
+def read_one_or_many(body: bytes, encoding: str = "") -> list[ReceivedEvent]:
+    """The events of `POST /v1/events`: one object; an array is taken too. Raises `RefusedError`."""
+    text = _text(body, encoding)
+    start = _skip_blanks(text, 0)
+    if text[start : start + 1] == "[":
+        return _read_array(text)
+    value, end = _scan(text, start)
+    _expect_end(text, end)
+    return [_event(value, text[start:end])]
+
+
+def read_batch(body: bytes, encoding: str = "") -> list[ReceivedEvent]:
+    """The events of `POST /v1/events/batch`: a JSON array of objects. Raises `RefusedError`."""
+    return _read_array(_text(body, encoding))
+
+
+def _text(body: bytes, encoding: str) -> str:
+    plain = inflate(body, encoding)
+    if len(plain) > MAX_BATCH_BYTES:
+        raise RefusedError(413, f"a batch may have {MAX_BATCH_BYTES} bytes")
+    try:
+        return plain.decode()
+    except UnicodeDecodeError as error:
+        raise RefusedError(400, f"not UTF-8 at byte {error.start}") from None
+
+
+def inflate(body: bytes, encoding: str) -> bytes:
+    """`body` without its Content-Encoding: none, gzip, or deflate in zlib's framing or bare.
+
+    Never yields more than the limit of a batch and one byte, whatever the body would grow to. Raises `RefusedError`.
+    """
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return body
+    if name not in _WINDOWS:
+        raise RefusedError(415, "Content-Encoding may be deflate or gzip")
+    for window in _WINDOWS[name]:
+        decoder = zlib.decompressobj(window)
+        try:
+            plain = decoder.decompress(body, MAX_BATCH_BYTES + 1)
+        except zlib.error:
+            continue
+        if decoder.eof or len(plain) > MAX_BATCH_BYTES:
+            return plain
+    raise RefusedError(400, f"not {name}, or cut short")
+
+
+def _read_array(text: str) -> list[ReceivedEvent]:
+    return [_event(value, raw) for value, raw in _elements(text)]
+
+
+def _elements(text: str) -> Iterator[tuple[Any, str]]:
+    """Each element of the array that `text` is, with the very text it came in."""
+    at = _skip_blanks(text, 0)
+    if text[at : at + 1] != "[":
+        raise RefusedError(400, "not a JSON array")
+    at = _skip_blanks(text, at + 1)
+    if text[at : at + 1] == "]":
+        return _expect_end(text, at + 1)
+    while True:
+        value, end = _scan(text, at)
+        yield value, text[at:end]
+        at = _skip_blanks(text, end)
+        if text[at : at + 1] == "]":
+            return _expect_end(text, at + 1)
+        if text[at : at + 1] != ",":
+            raise RefusedError(400, f"not JSON at character {at}")
+        at = _skip_blanks(text, at + 1)
+
+
+def _scan(text: str, at: int) -> tuple[Any, int]:
+    try:
+        return _DECODER.raw_decode(text, at)
+    except RecursionError:
+        raise RefusedError(400, "nested too deep") from None
+    except ValueError:
+        raise RefusedError(400, f"not JSON at character {at} or after it") from None
+
+
+def _skip_blanks(text: str, at: int) -> int:
+    found = _BLANKS.match(text, at)
+    return found.end() if found else at
+
+
+def _expect_end(text: str, at: int) -> None:
+    if _skip_blanks(text, at) != len(text):
+        raise RefusedError(400, f"not JSON at character {at}: something follows the end")
+
+
+def _event(value: object, raw: str) -> ReceivedEvent:
+    size = len(raw.encode())
+    if size > MAX_EVENT_BYTES:
+        raise RefusedError(413, f"an event may have {MAX_EVENT_BYTES} bytes")
+    if not isinstance(value, dict):
+        raise RefusedError(400, "an event is a JSON object")
+    request = _request(value)
+    return ReceivedEvent(
+        raw=raw,
+        size=size,
+        transaction_id=_text_or_none(value, "transaction_id"),
+        verb=_storable(request["verb"]),
+        uri=_storable(request["uri"]),
+        status=_status(value),
+        user_id=_text_or_none(value, "user_id"),
+        company_id=_text_or_none(value, "company_id"),
+    )
+
+
+def _request(event: dict[str, Any]) -> dict[str, Any]:
+    request = event.get("request")
+    if not isinstance(request, dict):
+        raise RefusedError(400, "an event has an object `request`")
+    for name in REQUIRED:
+        if not isinstance(request.get(name), str) or not request[name]:
+            raise RefusedError(400, f"request.{name} is a text and required")
+    if not _is_time(request["time"]):
+        raise RefusedError(400, "request.time is ISO 8601")
+    return request
+
+
+def _status(event: dict[str, Any]) -> int | None:
+    response = event.get("response")
+    status = response.get("status") if isinstance(response, dict) else None
+    return status if isinstance(status, int) and 0 <= status < 1000 else None
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _text_or_none(event: dict[str, Any], name: str) -> str | None:
+    given = event.get(name)
+    if given is None:
+        return None
+    if not isinstance(given, str):
+        raise RefusedError(400, f"{name} is a text")
+    return _storable(given)
+
+
+def _storable(text: str) -> str:
+    """JSON can escape half of a surrogate pair; UTF-8, and so a database, can not hold it."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _whole_number(digits: str) -> int:
+    """Python refuses to read integers of thousands of digits; the text is kept, and no number searched by is longer."""
+    return int(digits) if len(digits) < 20 else 0
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+# Never changed once made.
+_DECODER = json.JSONDecoder(parse_int=_whole_number, parse_constant=_no_constant)

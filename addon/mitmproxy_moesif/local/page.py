@@ -1,0 +1,118 @@
+"""What the local collector received, for eyes and for curl.
+
+`GET /` tells in JSON what is here. `GET /events` gives the events, newest first, as a JSON array, narrowed by `limit`
+(1 to 10,000, default 100) and by `verb`, `status`, `user_id`, `company_id` (the whole value) and `uri` (a part of it).
+`GET /events/<transaction_id>` gives one event. `DELETE /events` forgets all.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from tornado.iostream import StreamClosedError
+from tornado.web import Application
+
+from mitmproxy_moesif.local.http import JsonHandler, NotFoundHandler, log_request
+from mitmproxy_moesif.local.store import EventStore, Filter
+
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 10_000
+# So many events are read and written at a time: events may have a megabyte each.
+PAGE = 50
+PARAMETERS = ("limit", "verb", "status", "user_id", "company_id", "uri")
+
+
+class _PageHandler(JsonHandler):
+    def initialize(self, store: EventStore) -> None:
+        self.store = store
+
+
+class _IndexHandler(_PageHandler):
+    def get(self) -> None:
+        counts = self.store.counts()
+        self.answer(
+            200,
+            {
+                "events": {"received": counts.received, "duplicates": counts.duplicates, "kept": counts.kept},
+                "see": {
+                    "GET /events": f"newest first; {', '.join(PARAMETERS)} narrow it",
+                    "GET /events/<transaction_id>": "one event",
+                    "DELETE /events": "forgets all",
+                },
+            },
+        )
+
+
+class _EventsHandler(_PageHandler):
+    async def get(self) -> None:
+        try:
+            limit, which = self._asked()
+        except ValueError as error:
+            self.refuse(400, str(error))
+        else:
+            self.set_header("Content-Type", "application/json")
+            with suppress(StreamClosedError):  # the reader has gone
+                await self._write(limit, which)
+
+    def delete(self) -> None:
+        self.answer(200, {"forgotten": self.store.clear()})
+
+    def _asked(self) -> tuple[int, Filter]:
+        if unknown := sorted(set(self.request.query_arguments) - set(PARAMETERS)):
+            raise ValueError(f"{unknown[0]}: there is no such parameter; there are {', '.join(PARAMETERS)}")
+        limit = self._number("limit", 1, MAX_LIMIT)
+        which = Filter(
+            verb=self.get_query_argument("verb", None),
+            status=self._number("status", 0, 999),
+            user_id=self.get_query_argument("user_id", None),
+            company_id=self.get_query_argument("company_id", None),
+            uri=self.get_query_argument("uri", None),
+        )
+        return DEFAULT_LIMIT if limit is None else limit, which
+
+    def _number(self, name: str, low: int, high: int) -> int | None:
+        text = self.get_query_argument(name, None)
+        if text is None:
+            return None
+        if not (text.isdecimal() and text.isascii() and len(text) < 10 and low <= int(text) <= high):
+            raise ValueError(f"{name}: a whole number from {low} to {high}")
+        return int(text)
+
+    async def _write(self, limit: int, which: Filter) -> None:
+        """Writes page by page, each once the one before it is on its way, so that memory holds one page."""
+        separator, before = "[", None
+        while limit > 0:
+            page = self.store.newest(min(limit, PAGE), which, before)
+            for event in page:
+                self.write(f"{separator}{event.raw}")
+                separator = ",\n"
+            if len(page) < PAGE:
+                break
+            await self.flush()
+            limit, before = limit - len(page), page[-1].number
+        self.finish("]\n" if separator != "[" else "[]\n")
+
+
+class _EventHandler(_PageHandler):
+    def get(self, transaction_id: str) -> None:
+        raw = self.store.find(transaction_id)
+        if raw is None:
+            self.refuse(404, "there is no event with this transaction_id")
+        else:
+            self.set_header("Content-Type", "application/json")
+            self.finish(raw)
+
+
+def page_app(store: EventStore, *, loopback_only: bool) -> Application:
+    """The page as a Tornado application."""
+    parts = {"store": store}
+    return Application(
+        [
+            (r"/", _IndexHandler, parts),
+            (r"/events", _EventsHandler, parts),
+            (r"/events/([^/]+)", _EventHandler, parts),
+        ],
+        default_handler_class=NotFoundHandler,
+        log_function=log_request,
+        loopback_only=loopback_only,
+    )

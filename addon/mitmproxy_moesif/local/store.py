@@ -1,0 +1,200 @@
+"""The events that the local collector received: SQLite, newest first, no more than a given number and size.
+
+As in Moesif an event with a `transaction_id` that is there already is a resend: it is counted and not kept twice. Once
+the oldest events have been pushed out, so are their ids.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from mitmproxy_moesif.local.intake import ReceivedEvent
+
+KEEP_EVENTS = 10_000
+KEEP_BYTES = 512_000_000
+_APPLICATION_ID = 0x6D6F6573  # "moes": tells our files from other programs' databases
+_SCHEMA = f"""
+PRAGMA application_id = {_APPLICATION_ID};
+CREATE TABLE IF NOT EXISTS event (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    transaction_id TEXT UNIQUE,
+    verb TEXT NOT NULL,
+    uri TEXT NOT NULL,
+    status INTEGER,
+    user_id TEXT,
+    company_id TEXT,
+    size INTEGER NOT NULL,
+    raw TEXT NOT NULL
+);
+"""
+_FIELDS = "transaction_id, verb, uri, status, user_id, company_id, size, raw"
+_INSERT = f"INSERT OR IGNORE INTO event ({_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
+
+
+class StoreError(OSError):
+    """A database that cannot be used; its text is one line that names the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which events are asked for: all that are given must hold. `uri` is a part of the URI, the others are whole."""
+
+    verb: str | None = None
+    status: int | None = None
+    user_id: str | None = None
+    company_id: str | None = None
+    uri: str | None = None
+
+    def where(self) -> tuple[str, list[str | int]]:
+        """An SQL condition and its values."""
+        parts, values = ["1"], list[str | int]()
+        for name in ("verb", "status", "user_id", "company_id"):
+            if (value := getattr(self, name)) is not None:
+                parts.append(f"{name} = ?")
+                values.append(value)
+        if self.uri is not None:
+            parts.append("instr(uri, ?) > 0")
+            values.append(self.uri)
+        return " AND ".join(parts), values
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """`number` grows with each event received; `raw` is the event's JSON as it came."""
+
+    number: int
+    raw: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCounts:
+    """`received` and `duplicates` since the store was opened, `kept` of now."""
+
+    received: int
+    duplicates: int
+    kept: int
+
+
+class EventStore:
+    """Keeps the newest `keep_events` events, and of those no more than `keep_bytes` of JSON; the newest one always.
+
+    `path` is a file, made with access for its owner alone (events hold personal data), or None for memory. Methods may
+    be called from any thread. Raises `StoreError` for a file that is no store of ours.
+    """
+
+    def __init__(self, path: Path | None = None, keep_events: int = KEEP_EVENTS, keep_bytes: int = KEEP_BYTES) -> None:
+        self._keep_events = keep_events
+        self._keep_bytes = keep_bytes
+        self._lock = threading.Lock()
+        self._received = 0
+        self._duplicates = 0
+        try:
+            self._db = _open(path)
+            self._kept, self._bytes = self._measure()
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{path}: cannot be used as the store of received events: {error}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def add(self, events: Sequence[ReceivedEvent]) -> int:
+        """Keeps all of `events` and returns how many were new. Keeps none where it raises, `sqlite3.Error`."""
+        with self._lock:
+            try:
+                with self._db:
+                    new = sum(map(self._insert, events))
+                    self._push_out()
+            except BaseException:
+                self._kept, self._bytes = self._measure()
+                raise
+            self._received += len(events)
+            self._duplicates += len(events) - new
+        return new
+
+    def newest(self, limit: int, which: Filter | None = None, before: int | None = None) -> list[StoredEvent]:
+        """The newest `limit` events that fit, newest first; of those numbered below `before` where it is given."""
+        where, values = (which or Filter()).where()
+        if before is not None:
+            where, values = f"{where} AND number < ?", [*values, before]
+        query = f"SELECT number, raw FROM event WHERE {where} ORDER BY number DESC LIMIT ?"  # noqa: S608 - ours
+        with self._lock, closing(self._db.execute(query, [*values, limit])) as rows:
+            return [StoredEvent(*row) for row in rows]
+
+    def find(self, transaction_id: str) -> str | None:
+        """The JSON of that event as it came, None where it is not here."""
+        query = "SELECT raw FROM event WHERE transaction_id = ?"
+        with self._lock, closing(self._db.execute(query, [transaction_id])) as rows:
+            row = rows.fetchone()
+        return None if row is None else str(row[0])
+
+    def clear(self) -> int:
+        """Forgets every event and gives its disk space back. Returns how many there were."""
+        with self._lock:
+            with self._db:
+                self._db.execute("DELETE FROM event")
+            self._db.execute("VACUUM")
+            gone, self._kept, self._bytes = self._kept, 0, 0
+        return gone
+
+    def counts(self) -> StoreCounts:
+        with self._lock:
+            return StoreCounts(received=self._received, duplicates=self._duplicates, kept=self._kept)
+
+    def _insert(self, event: ReceivedEvent) -> bool:
+        row = (event.transaction_id, event.verb, event.uri, event.status, event.user_id, event.company_id)
+        is_new = self._db.execute(_INSERT, (*row, event.size, event.raw)).rowcount > 0
+        self._kept += is_new
+        self._bytes += is_new * event.size
+        return is_new
+
+    def _push_out(self) -> None:
+        while self._kept > 1 and (self._kept > self._keep_events or self._bytes > self._keep_bytes):
+            number, size = self._db.execute("SELECT number, size FROM event ORDER BY number LIMIT 1").fetchone()
+            self._db.execute("DELETE FROM event WHERE number = ?", [number])
+            self._kept -= 1
+            self._bytes -= size
+
+    def _measure(self) -> tuple[int, int]:
+        row: tuple[int, int] = self._db.execute("SELECT count(*), coalesce(sum(size), 0) FROM event").fetchone()
+        return row
+
+
+def _open(path: Path | None) -> sqlite3.Connection:
+    if path is not None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    db = sqlite3.connect(":memory:" if path is None else path, check_same_thread=False)
+    try:
+        _prepare(db)
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    mark = db.execute("PRAGMA application_id").fetchone()[0]
+    tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if tables and mark != _APPLICATION_ID:
+        raise sqlite3.DatabaseError("it is another program's database")
+    # A store for looking at: what the last second before a power cut brought may go.
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")
+    db.executescript(_SCHEMA)

@@ -1,0 +1,33 @@
+"""The addon's logger, shown in mitmproxy's console; it never carries a body, an application id or a masked value."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+log = logging.getLogger("moesif")
+
+
+class Limited:
+    """Logs each kind of message once in `interval` seconds, so that a fault on every request does not flood."""
+
+    def __init__(self, interval: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._interval = interval
+        self._clock = clock
+        self._last: dict[str, float] = {}
+
+    def error(self, kind: str, message: str, *args: object) -> None:
+        now = self._clock()
+        if now - self._last.get(kind, -self._interval) >= self._interval:
+            self._last[kind] = now
+            log.error(message, *args)
+
+
+def describe(error: BaseException) -> str:
+    """The kind of an error and where it happened. Not its text, which may quote what it choked on."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
+    return f"{type(error).__name__} at {where}" if where else type(error).__name__

@@ -1,0 +1,128 @@
+"""The parameter table as mitmproxy options and environment variables.
+
+Precedence: `--set`, then mitmproxy's config.yaml (both arrive as options), then the environment, then the default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin
+
+from mitmproxy import optmanager
+from mitmproxy.addonmanager import Loader
+from mitmproxy.exceptions import OptionsError
+from mitmproxy.utils import typecheck
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from mitmproxy_moesif.settings import SECRETS, Settings, SettingsError, parse_settings
+
+OPTION_PREFIX = "moesif_"
+ENVIRONMENT_PREFIX = "MOESIF_"
+
+# Kubernetes injects these for any service called moesif...; they are nobody's typing error.
+_SERVICE_LINK = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT(_\d+_(TCP|UDP)(_\w+)?)?)|SERVICE_HOST|PORT\w*")
+
+
+def register(loader: Loader) -> None:
+    """Add every parameter as a typed option with its help."""
+    for name, field in Settings.model_fields.items():
+        typespec, default = option_type(field)
+        loader.add_option(OPTION_PREFIX + name, typespec, default, field.description or "", choices(field))
+
+
+def option_type(field: FieldInfo) -> tuple[Any, Any]:
+    """mitmproxy's type and default of a parameter."""
+    default = field.default
+    if isinstance(default, SecretStr):
+        return str | None, None
+    if isinstance(default, tuple):
+        return Sequence[str], list(default)
+    if default is None:
+        return str | None, None
+    return type(default), default
+
+
+def choices(field: FieldInfo) -> list[str] | None:
+    return list(get_args(field.annotation)) if get_origin(field.annotation) is Literal else None
+
+
+def given_options(options: optmanager.OptManager) -> dict[str, Any]:
+    """The parameters that `--set`, config.yaml or a live change gave, also where they equal the default."""
+    given = {}
+    for name in Settings.model_fields:
+        option = options._options[OPTION_PREFIX + name]  # noqa: SLF001 - the only place that tells given from default
+        if option.value is not optmanager.unset:
+            given[name] = option.current()
+    return given
+
+
+def given_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The parameters that the environment gives. Raises `SettingsError` for a name that is none."""
+    given = {}
+    for key, value in environ.items():
+        if not key.startswith(ENVIRONMENT_PREFIX):
+            continue
+        name = key.removeprefix(ENVIRONMENT_PREFIX)
+        if name.lower() in Settings.model_fields and name == name.upper():
+            given[name.lower()] = value
+        elif not _SERVICE_LINK.fullmatch(name):
+            raise SettingsError(f"environment variable {key}: there is no such parameter{_close(name.lower())}")
+    return given
+
+
+def read_settings(options: optmanager.OptManager, environ: Mapping[str, str]) -> Settings:
+    """Settings from everything given. Raises `SettingsError`."""
+    return parse_settings({**given_environment(environ), **given_options(options)})
+
+
+def prefer_command_line(options: optmanager.OptManager, arguments: Sequence[str]) -> None:
+    """`--set` beats config.yaml. mitmproxy reads the file last, so it would be the other way round."""
+    given: dict[str, list[str]] = {}
+    for flag, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        spec = following if flag == "--set" else flag.removeprefix("--set=") if flag.startswith("--set=") else ""
+        name, equals, value = spec.partition("=")
+        if name.startswith(OPTION_PREFIX):
+            given.setdefault(name, []).extend([value] if equals else [])
+    for name, values in given.items():
+        if name in options.deferred:
+            options.deferred[name] = optmanager._UnconvertedStrings(values)  # noqa: SLF001 - as mitmproxy does
+
+
+def take_unparsable(options: optmanager.OptManager) -> Iterator[str]:
+    """A value of the wrong type would drop the whole addon without a word: take such values out, and tell of each."""
+    for key, value in list(options.deferred.items()):
+        name = key.removeprefix(OPTION_PREFIX)
+        if name == key or name not in Settings.model_fields:
+            continue
+        typespec, default = option_type(Settings.model_fields[name])
+        given = value.val if isinstance(value, optmanager._UnconvertedStrings) else value  # noqa: SLF001
+        try:
+            if given is not value:
+                probe = optmanager._Option(key, typespec, default, "", None)  # noqa: SLF001
+                options._parse_setval(probe, given)  # noqa: SLF001 - parsed as mitmproxy will
+            else:
+                typecheck.check_option_type(key, value, typespec)
+        except (OptionsError, TypeError):
+            del options.deferred[key]
+            shown = "a value not shown here" if name in SECRETS else repr(given)[:200]
+            yield f"{name}: must be {_expected(typespec)}, {shown} was given"
+
+
+def unknown_options(options: optmanager.OptManager) -> Iterator[str]:
+    """Names with our prefix that are no parameter stay deferred for ever."""
+    for key in options.deferred:
+        if key.startswith(OPTION_PREFIX):
+            name = key.removeprefix(OPTION_PREFIX)
+            yield f"{key}: there is no such option{_close(name, OPTION_PREFIX)}"
+
+
+def _expected(typespec: Any) -> str:
+    return {bool: "true or false", int: "a whole number", Sequence[str]: "a list of texts"}.get(typespec, "one text")
+
+
+def _close(name: str, prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""

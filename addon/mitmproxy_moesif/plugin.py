@@ -1,0 +1,315 @@
+"""Kong's phases as mitmproxy's hooks. Wiring only: what is decided is decided elsewhere.
+
+init_worker: load, running, done; access: requestheaders; header_filter: responseheaders; body_filter: the stream
+callables; log: response, error, websocket_end. Every hook is guarded: a fault of ours never reaches the traffic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate
+
+from mitmproxy import command, connection, ctx, http
+from mitmproxy.addonmanager import Loader
+from mitmproxy.exceptions import OptionsError
+
+from mitmproxy_moesif import exchange as exchanges
+from mitmproxy_moesif import options, transparency
+from mitmproxy_moesif.delivery.pipeline import Pipeline
+from mitmproxy_moesif.exchange import Open, Register, Tee
+from mitmproxy_moesif.instance import Instance
+from mitmproxy_moesif.log import Limited, describe, log
+from mitmproxy_moesif.settings import Settings, SettingsError
+
+IN_FLIGHT_SHARE = 0.4
+"""Of the time to shut down, how long exchanges under way may take to end."""
+
+type Hook[**P] = Callable[Concatenate[MoesifAddon, P], None]
+
+
+def guarded[**P](hook: Hook[P]) -> Hook[P]:
+    """Count and log a fault in a hook; the exchange goes on as if we were not there."""
+
+    @wraps(hook)
+    def guard(self: MoesifAddon, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            hook(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the traffic must not notice
+            self.fault(hook.__name__, error)
+
+    return guard
+
+
+class MoesifAddon:
+    """The addon of one proxy. Its state is made in `running` and handed on when the script is reloaded."""
+
+    name = "moesif"
+
+    def __init__(self) -> None:
+        self._instance: Instance | None = None
+        self._register = Register()
+        self._pipeline: Pipeline | None = None
+        self._problems: list[str] = []
+        self._refused = False
+        self._limited = Limited()
+        self._stream = True
+        self._show_bodies = False
+        self._idle: asyncio.Event | None = None
+
+    # --- init_worker ---------------------------------------------------------------------------------------------
+
+    def load(self, loader: Loader) -> None:
+        options.prefer_command_line(ctx.options, sys.argv)
+        self._problems = list(options.take_unparsable(ctx.options))
+        options.register(loader)
+        transparency.set_defaults(ctx.options)
+        predecessor = ctx.master.__dict__.pop("moesif_handover", None)
+        if predecessor is not None:
+            self._pipeline, self._register = predecessor
+
+    def configure(self, updated: set[str]) -> None:
+        if updated and not any(name.startswith(options.OPTION_PREFIX) for name in updated):
+            return
+        try:
+            settings = options.read_settings(ctx.options, os.environ)
+        except SettingsError as error:
+            self._refuse(*self._problems, str(error))
+            return
+        if self._problems and self._pipeline is None:
+            self._refuse(*self._problems)
+        if self._pipeline is None:
+            self._instance = Instance.compile(settings)
+            return
+        if (refusal := self._unchangeable(settings)) is not None:
+            self._refuse(refusal)
+        self._apply(settings)
+
+    def _refuse(self, *problems: str) -> None:
+        """Live, the change is taken back; at start, an error in the log ends the proxy."""
+        if self._pipeline is not None:
+            raise OptionsError(f"moesif: {'; '.join(problems)}")
+        log.error("moesif: %s", "; ".join(problems))
+        self._refused = True
+
+    def _unchangeable(self, settings: Settings) -> str | None:
+        if missing := missing_account(settings):
+            return missing
+        current = self._instance.settings if self._instance is not None else settings
+        if settings.spool_dir != current.spool_dir:
+            return "spool_dir: can only be set at the start"
+        return None
+
+    def running(self) -> None:
+        problems = list(options.unknown_options(ctx.options))
+        settings = self._instance.settings if self._instance is not None else None
+        if settings is not None and (missing := missing_account(settings)):
+            problems.append(missing)
+        if problems:
+            self._refuse(*problems)
+        if self._refused or settings is None:
+            return
+        if self._pipeline is None:
+            self._pipeline = Pipeline(spool_folder(settings), settings.spool_max_bytes)
+            self._pipeline.start()
+        self._apply(settings)
+        warn_of_deprecated(settings)
+
+    def _apply(self, settings: Settings) -> None:
+        instance = Instance.compile(settings)
+        if self._pipeline is not None:
+            self._pipeline.configure(instance)
+        self._instance = instance
+        self._stream = settings.stream
+        self._show_bodies = shows_bodies()
+
+    def done(self) -> Awaitable[None] | None:
+        """At the end of the proxy: an awaitable that drains. On a reload: everything goes to the successor."""
+        if self._pipeline is None:
+            return None
+        if ctx.master.should_exit.is_set():
+            return self._shut_down(self._pipeline)
+        self._hand_over(self._pipeline)
+        return None
+
+    def _hand_over(self, pipeline: Pipeline) -> None:
+        """A reload loads the successor before the loop runs again; if none came, the script was removed."""
+        ctx.master.__dict__["moesif_handover"] = (pipeline, self._register)
+        master = ctx.master
+        timeout = self._shutdown_seconds()
+
+        def close_if_unclaimed() -> None:
+            if master.__dict__.pop("moesif_handover", None) is not None:
+                self._sweep(self._register.pop_all())
+                # In a thread of its own: the proxy goes on without us.
+                master.event_loop.run_in_executor(None, lambda: report(pipeline.stop(timeout).line()))
+
+        master.event_loop.call_soon(close_if_unclaimed)
+
+    async def _shut_down(self, pipeline: Pipeline) -> None:
+        began, seconds = time.monotonic(), self._shutdown_seconds()
+        abort = asyncio.Event()
+
+        def end_at_once() -> None:
+            abort.set()
+            pipeline.abort()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, end_at_once)
+        if (server := ctx.master.addons.get("proxyserver")) is not None:
+            await server.servers.update([])
+        await self._in_flight(abort, seconds * IN_FLIGHT_SHARE)
+        self._sweep(self._register.pop_all())
+        self._instance = None
+        left = seconds - (time.monotonic() - began)
+        reading = await asyncio.to_thread(pipeline.stop, 0.0 if abort.is_set() else left)
+        report(reading.line())
+
+    async def _in_flight(self, abort: asyncio.Event, seconds: float) -> None:
+        """Wait until no exchange is under way any more, for at most `seconds`."""
+        self._idle = asyncio.Event()
+        if len(self._register):
+            waits = [asyncio.ensure_future(event.wait()) for event in (self._idle, abort)]
+            _, unfinished = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            for wait in unfinished:
+                wait.cancel()
+
+    def _shutdown_seconds(self) -> float:
+        return self._instance.settings.shutdown_timeout / 1000 if self._instance is not None else 5.0
+
+    # --- access --------------------------------------------------------------------------------------------------
+
+    @guarded
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        instance = self._instance
+        if instance is not None and instance.settings.enabled and self._pipeline is not None:
+            self._register.add(exchanges.open_exchange(flow, instance, stream=self._stream))
+
+    @guarded
+    def request(self, flow: http.HTTPFlow) -> None:
+        if self._show_bodies and (entry := self._register.get(flow)) is not None:
+            show_body(flow.request, entry.request_tee)
+
+    # --- header_filter -------------------------------------------------------------------------------------------
+
+    @guarded
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        if (entry := self._register.get(flow)) is not None:
+            exchanges.open_response(entry, flow, stream=self._stream)
+
+    # --- log -----------------------------------------------------------------------------------------------------
+
+    @guarded
+    def response(self, flow: http.HTTPFlow) -> None:
+        entry = self._register.get(flow)
+        if entry is not None and not (flow.websocket is not None and entry.live):
+            self._register.pop(flow)
+            self._finish(entry, failed=False)
+            if self._show_bodies and flow.response is not None:
+                show_body(flow.response, entry.response_tee)
+
+    @guarded
+    def error(self, flow: http.HTTPFlow) -> None:
+        if (entry := self._register.pop(flow)) is not None:
+            self._finish(entry, failed=True)
+
+    @guarded
+    def websocket_end(self, flow: http.HTTPFlow) -> None:
+        if (entry := self._register.pop(flow)) is not None:
+            self._finish(entry, failed=False)
+
+    @guarded
+    def client_disconnected(self, client: connection.Client) -> None:
+        self._sweep(self._register.pop_client(client.id), "client_disconnected")
+
+    @guarded
+    def update(self, flows: Any) -> None:
+        """After all addons had their say: a request that another one answered must not be streamed (it would hang)."""
+        for flow in flows:
+            if isinstance(flow, http.HTTPFlow) and flow.response is not None and type(flow.request.stream) is Tee:
+                self._unstream(flow)
+
+    def _unstream(self, flow: http.HTTPFlow) -> None:
+        entry = self._register.get(flow)
+        if entry is not None and entry.request_tee is not None and not entry.request_tee.size:
+            flow.request.stream = False
+
+    def _sweep(self, entries: Iterable[Open], reason: str = "unfinished") -> None:
+        for entry in entries:
+            try:
+                self._finish(entry, failed=True, left_over=reason)
+            except Exception as error:  # noqa: BLE001 - one strange exchange must not take the others along
+                self.fault("sweep", error)
+
+    def _finish(self, entry: Open, *, failed: bool, left_over: str = "unfinished") -> None:
+        assert self._pipeline is not None
+        self._pipeline.put(entry.instance, exchanges.finish(entry, failed=failed, left_over=left_over))
+        if self._idle is not None and not len(self._register):
+            self._idle.set()
+
+    # --- for people ----------------------------------------------------------------------------------------------
+
+    @command.command("moesif.status")  # type: ignore[untyped-decorator]
+    def status(self) -> str:
+        """Where every captured event is: delivered, waiting or dropped."""
+        return f"moesif: {self._pipeline.reading().line()}" if self._pipeline is not None else "moesif: not running"
+
+    def fault(self, kind: str, error: Exception) -> None:
+        """Something of ours went wrong: counted, and logged once a kind and minute."""
+        if self._pipeline is not None:
+            self._pipeline.ledger.fault(kind)
+        self._limited.error(kind, "moesif: a fault in %s, the traffic is not affected: %s", kind, describe(error))
+
+
+def missing_account(settings: Settings) -> str | None:
+    """What to do where events have nowhere to go."""
+    if settings.application_id.get_secret_value() or settings.sink_file is not None or not settings.enabled:
+        return None
+    return (
+        "application_id is missing: give --set moesif_application_id=..., the environment variable "
+        "MOESIF_APPLICATION_ID, or a file with --set moesif_sink_file=PATH"
+    )
+
+
+def spool_folder(settings: Settings) -> Path | None:
+    """Where the spool lies; None: in memory only."""
+    if settings.spool_dir is not None:
+        return None if settings.spool_dir == "off" else Path(settings.spool_dir).expanduser()
+    return Path(ctx.options.confdir).expanduser() / "moesif-spool"
+
+
+def warn_of_deprecated(settings: Settings) -> None:
+    replaced = {
+        "timeout": "connect_timeout and send_timeout",
+        "request_masks": "request_body_masks",
+        "response_masks": "response_body_masks",
+    }
+    for name, better in replaced.items():
+        if name in settings.model_fields_set:
+            log.warning("moesif: %s is deprecated: use %s", name, better)
+
+
+def shows_bodies() -> bool:
+    """Whether somebody looks at flows afterwards: an interactive tool, a dump of bodies, or a file of flows."""
+    opts = ctx.options
+    written = any(getattr(opts, name, None) for name in ("save_stream_file", "hardump"))
+    return written or ctx.master.addons.get("view") is not None or getattr(opts, "flow_detail", 0) > 2
+
+
+def show_body(message: http.Message, tee: Tee | None) -> None:
+    """Give a streamed message its body back, as far as it was kept. It has been passed on already."""
+    if tee is not None and message.raw_content is None and (content := tee.payload().content()) is not None:
+        message.raw_content = content
+
+
+def report(line: str) -> None:
+    """The exit line. Straight to stderr: mitmproxy's own log may be off."""
+    sys.stderr.write(f"moesif: {line}\n")
+    sys.stderr.flush()

@@ -1,0 +1,225 @@
+"""Every parameter in one table: the pydantic model `Settings`.
+
+From its fields come the mitmproxy options (`moesif_<name>`), the environment names (`MOESIF_<NAME>`), the `config:` of
+a Kong plugin entry, the validation, the Admin API's schema and the README's table. Nothing else in the package knows
+a default or a bound.
+
+Units: milliseconds and bytes, as in Kong. Lists are given comma-separated or repeated.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+MAX_MS = 2**31 - 2
+MAX_BYTES = 2**53
+
+Milliseconds = Annotated[int, Field(ge=0, le=MAX_MS)]
+Bytes = Annotated[int, Field(ge=0, le=MAX_BYTES)]
+
+
+def _split_commas(given: object) -> object:
+    """`["a,b", "c"]` and `"a, b, c"` are the same list: a header, field or parameter name holds no comma."""
+    if isinstance(given, str):
+        given = [given]
+    if isinstance(given, list | tuple) and all(isinstance(item, str) for item in given):
+        return tuple(part for item in given for raw in item.split(",") if (part := raw.strip()))
+    return given
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+
+
+def _blank_is_none(given: object) -> object:
+    return None if isinstance(given, str) and not given.strip() else given
+
+
+OptionalName = Annotated[str | None, BeforeValidator(_blank_is_none)]
+
+
+class Settings(BaseModel):
+    """The parameters of one instance, validated and immutable. `model_fields_set` tells the given ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    # --- as Kong's plugin has them -------------------------------------------------------------------------------
+    application_id: SecretStr = Field(
+        SecretStr(""), description="Moesif's collector application id; required. A secret: never shown."
+    )
+    api_endpoint: str = Field(
+        "https://api.moesif.net",
+        description="Base URL of the collector; also Moesif's secure proxy (http://localhost:9500/collector).",
+    )
+    timeout: Milliseconds = Field(
+        1000, description="Deprecated: serves for both timeouts below where they are not given.", deprecated=True
+    )
+    connect_timeout: Milliseconds = Field(1000, gt=0, description="ms to connect to the collector.")
+    send_timeout: Milliseconds = Field(5000, gt=0, description="ms to send a batch and to read the answer.")
+    keepalive: Milliseconds = Field(
+        5000, description="ms an idle connection to the collector is kept before it is closed."
+    )
+    api_version: str = Field("1.0", description="Tag put on the event's request.")
+    disable_capture_request_body: bool = Field(False, description="No request body in the event.")
+    disable_capture_response_body: bool = Field(False, description="No response body in the event.")
+    request_header_masks: Names = Field((), description="Request headers left out of the event, in any case.")
+    response_header_masks: Names = Field((), description="Response headers left out of the event, in any case.")
+    request_body_masks: Names = Field((), description="Fields removed from the request body, at any depth.")
+    response_body_masks: Names = Field((), description="Fields removed from the response body, at any depth.")
+    request_masks: Names = Field(
+        (), description="Deprecated name of request_body_masks; used where that is empty.", deprecated=True
+    )
+    response_masks: Names = Field(
+        (), description="Deprecated name of response_body_masks; used where that is empty.", deprecated=True
+    )
+    request_query_masks: Names = Field((), description="Query parameters whose values become `*****`.")
+    batch_size: int = Field(50, ge=1, le=1000, description="Most events in one request to the collector.")
+    user_id_header: OptionalName = Field(None, description="Request or response header that holds the user id.")
+    company_id_header: OptionalName = Field(None, description="Request or response header that holds the company id.")
+    authorization_header_name: Names = Field(
+        ("authorization",), description="Request header with the token; a list is tried in order."
+    )
+    authorization_user_id_field: str = Field("sub", description="Claim that holds the user id.")
+    authorization_company_id_field: OptionalName = Field(None, description="Claim that holds the company id.")
+    disable_gzip_payload_decompression: bool = Field(
+        False, description="Bodies are not decompressed: they go base64 as they came."
+    )
+    max_callback_time_spent: Milliseconds = Field(
+        750, gt=0, description="ms that one wake-up of the sender may spend sending before it yields."
+    )
+    request_max_body_size_limit: Bytes = Field(
+        100_000, description="A larger request body is left out of the event whole, never cut; bytes."
+    )
+    response_max_body_size_limit: Bytes = Field(
+        100_000, description="A larger response body is left out of the event whole, never cut; bytes."
+    )
+    event_queue_size: int = Field(
+        100_000, ge=1, le=2**31 - 1, description="Most events waiting in memory; past it new ones are dropped, counted."
+    )
+    disable_transaction_id: bool = Field(False, description="No X-Moesif-Transaction-Id header is added.")
+    enable_compression: bool = Field(False, description="Batches are sent with Content-Encoding: deflate.")
+    debug: bool = Field(False, description="The addon's own debug log; never a body or a secret.")
+    enabled: bool = Field(True, description="false: traffic passes, nothing is captured.")
+
+    # --- ours ----------------------------------------------------------------------------------------------------
+    queue_max_bytes: Bytes = Field(
+        268_435_456, ge=1_000_000, description="Most bytes of events waiting in memory; past it new ones are dropped."
+    )
+    batch_max_bytes: Bytes = Field(
+        10_000_000, ge=1000, le=50_000_000, description="Most bytes of JSON in one request to the collector."
+    )
+    flush_interval: Milliseconds = Field(500, ge=1, description="ms an event waits at most for its batch to fill.")
+    position: Literal["auto", "front", "behind"] = Field(
+        "auto", description="Where the proxy stands: in front of Kong, behind it, or told from each request."
+    )
+    trusted_ips: Names = Field(
+        ("0.0.0.0/0", "::/0"), description="CIDR list: peers whose client-address headers are believed."
+    )
+    unmaskable_bodies: Literal["drop", "send"] = Field(
+        "drop", description="What happens to a body that cannot be parsed while body masks are set."
+    )
+    sink_file: OptionalName = Field(
+        None, description="Events also go to this file as NDJSON; without an application id, only there."
+    )
+    spool_dir: OptionalName = Field(
+        None, description="Folder of the spool; default: moesif-spool in mitmproxy's confdir; `off`: memory only."
+    )
+    spool_max_bytes: Bytes = Field(
+        1_073_741_824, ge=1_000_000, description="Most bytes on disk; past it new events are dropped, counted."
+    )
+    stream: bool = Field(
+        True, description="Bodies pass chunk by chunk; false: they are buffered, for other addons that need them."
+    )
+    shutdown_timeout: Milliseconds = Field(5000, description="ms to deliver what waits when the proxy ends.")
+
+    @field_validator("api_endpoint")
+    @classmethod
+    def _is_http_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+            raise ValueError("must be an http or https URL without credentials and query")
+        return url.rstrip("/")
+
+    @field_validator("trusted_ips")
+    @classmethod
+    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            try:
+                ipaddress.ip_network(network, strict=False)
+            except ValueError:
+                raise ValueError(f"must be a list of IP networks in CIDR form; {network!r} is none") from None
+        return networks
+
+    @field_validator("authorization_header_name", "request_header_masks", "response_header_masks")
+    @classmethod
+    def _are_lower(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name.lower() for name in names)
+
+    @field_validator("application_id")
+    @classmethod
+    def _fits_a_header(cls, secret: SecretStr) -> SecretStr:
+        value = secret.get_secret_value().strip()
+        if not (value.isascii() and (value.isprintable() or not value)):
+            raise ValueError("must be printable ASCII, as the application id in Moesif's settings is")
+        return SecretStr(value)
+
+    @field_validator("sink_file")
+    @classmethod
+    def _is_expanded(cls, path: str | None) -> str | None:
+        return None if path is None else str(Path(path).expanduser())
+
+    @property
+    def connect_seconds(self) -> float:
+        return self._either("connect_timeout") / 1000
+
+    @property
+    def send_seconds(self) -> float:
+        return self._either("send_timeout") / 1000
+
+    def _either(self, name: str) -> int:
+        """The deprecated `timeout` serves where it alone was given."""
+        given = self.model_fields_set
+        value: int = self.__dict__["timeout" if "timeout" in given and not name_given(given) else name]
+        return max(1, value)
+
+
+def name_given(given: set[str]) -> bool:
+    return bool(given & {"connect_timeout", "send_timeout"})
+
+
+SECRETS = frozenset(name for name, field in Settings.model_fields.items() if field.annotation is SecretStr)
+
+
+class SettingsError(ValueError):
+    """A parameter that cannot be taken; its text is one line that names it and what is allowed."""
+
+
+def parse_settings(given: Mapping[str, Any]) -> Settings:
+    """`Settings` from plain values. Raises `SettingsError` with one line for all that is wrong; shows no secret."""
+    try:
+        return Settings.model_validate(dict(given))
+    except ValidationError as error:
+        raise SettingsError("; ".join(_reasons(error, given))) from None
+
+
+def _reasons(error: ValidationError, given: Mapping[str, Any]) -> Iterable[str]:
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        name = str(fault["loc"][0])
+        if fault["type"] == "extra_forbidden":
+            yield f"{name}: there is no such parameter{_did_you_mean(name)}"
+            continue
+        message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        shown = "a value not shown here" if name in SECRETS else repr(given.get(name))
+        yield f"{name}: {message[:1].lower()}{message[1:]}, {shown[:200]} was given"
+
+
+def _did_you_mean(name: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

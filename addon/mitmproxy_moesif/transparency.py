@@ -1,0 +1,34 @@
+"""The options of mitmproxy that a transparent reverse proxy needs, each set only where the user has not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mitmproxy import optmanager
+
+TRANSPARENT: dict[str, Any] = {
+    "keep_host_header": True,  # Kong routes on it
+    "keep_alt_svc_header": True,
+    "connection_strategy": "lazy",  # a refused upstream then is an answer, and an event
+    "block_global": False,  # the default turns clients with public addresses away
+    "onboarding": False,  # else `Host: mitm.it` is answered here
+    "tcp_timeout": 86_400,  # server-sent events and WebSockets may be silent for long
+}
+
+
+def set_defaults(options: optmanager.OptManager) -> None:
+    """Set what the user has not set, on the command line, in config.yaml or live; also values equal to the default."""
+    wanted = {
+        name: value
+        for name, value in TRANSPARENT.items()
+        if name in options and options._options[name].value is optmanager.unset  # noqa: SLF001 - the only test
+    }
+    if "http2" in options and options._options["http2"].value is optmanager.unset and not speaks_h2(options):  # noqa: SLF001
+        wanted["http2"] = False
+    options.update(**wanted)
+
+
+def speaks_h2(options: optmanager.OptManager) -> bool:
+    """Whether every upstream is reached over TLS: over plain HTTP/1, an HTTP/2 POST without a length loses its body."""
+    modes: list[str] = list(options.mode)
+    return not any(mode.startswith("reverse:http://") for mode in modes)

@@ -1,0 +1,51 @@
+"""What every test may ask for: a scripted collector and upstreams, mitmdump, and how often hypothesis tries."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.support.collector import ScriptedCollector
+from tests.support.h2 import H2Upstream
+from tests.support.proxy import Mitmdump
+from tests.support.upstream import ScriptedUpstream
+
+# No deadlines: how long one example takes says more about the machine than about the code.
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("thorough", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
+
+
+@pytest.fixture
+def collector() -> Iterator[ScriptedCollector]:
+    with ScriptedCollector() as collector:
+        yield collector
+
+
+@pytest.fixture
+def upstream() -> Iterator[ScriptedUpstream]:
+    with ScriptedUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def h2_upstream() -> Iterator[H2Upstream]:
+    with H2Upstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def mitmdump() -> Iterator[Callable[..., Mitmdump]]:
+    """Starts mitmdump as often as it is called, with `Mitmdump`'s arguments; all have ended when the test has."""
+    with ExitStack() as started:
+
+        def start(*args: Any, **kwargs: Any) -> Mitmdump:
+            return started.enter_context(Mitmdump(*args, **kwargs))
+
+        yield start

@@ -1,0 +1,143 @@
+"""The event: its shape, times, URI, headers, trace, and what is left out of it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mitmproxy_moesif.event.build import MAX_EVENT_BYTES, iso_time
+from mitmproxy_moesif.event.exchange import Payload
+from tests.support.events import an_exchange, event_of
+
+
+def test_the_whole_of_a_plain_event() -> None:
+    exchange = an_exchange(
+        [("Host", "api.example.com")], [("Content-Type", "application/json")], response_body=b'{"a": []}'
+    )
+    assert event_of(exchange) == {
+        "request": {
+            "time": "2023-11-14T22:13:20.042",
+            "uri": "http://api.example.com/orders/7",
+            "verb": "GET",
+            "headers": {"host": "api.example.com"},
+            "api_version": "1.0",
+            "ip_address": "127.0.0.1",
+        },
+        "response": {
+            "time": "2023-11-14T22:13:20.100",
+            "status": 200,
+            "headers": {"content-type": "application/json"},
+            "body": {"a": []},
+            "transfer_encoding": "json",
+        },
+        "transaction_id": "7d3b6e0a-4c1f-4a7e-9f59-0123456789ab",
+        "direction": "Incoming",
+        "weight": 1,
+    }
+
+
+def test_without_an_answer_there_is_no_response() -> None:
+    assert "response" not in event_of(an_exchange(status=None))
+
+
+@given(st.floats(min_value=0, max_value=4e9))
+def test_times_have_three_digits_of_milliseconds(seconds: float) -> None:
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}", iso_time(seconds))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "authority", "target", "uri"),
+    [
+        ("http", "h:80", b"/", "http://h/"),
+        ("https", "h:443", b"/", "https://h/"),
+        ("http", "h:443", b"/", "http://h:443/"),
+        ("http", "h:8080", b"/a%20b?x=%C3%A9&y", "http://h:8080/a%20b?x=%C3%A9&y"),
+        ("http", "[::1]:80", b"/", "http://[::1]/"),
+        ("http", "h", b"*", "http://h/*"),
+        ("http", "h", b"/caf\xc3\xa9", "http://h/café"),
+        ("http", "h", b"/caf\xe9", "http://h/café"),
+    ],
+)
+def test_uri_as_the_client_called_it(scheme: str, authority: str, target: bytes, uri: str) -> None:
+    event = event_of(an_exchange(scheme=scheme, authority=authority, target=target))
+    assert event["request"]["uri"] == uri
+
+
+def test_repeated_headers_are_joined_and_any_byte_survives() -> None:
+    headers = [("X-A", "1"), ("x-a", "2"), ("Cookie", "a=1"), ("cookie", "b=2"), ("X-B", "\udcff\udcfe")]
+    event = event_of(an_exchange(headers, [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]))
+    assert event["request"]["headers"] == {"x-a": "1, 2", "cookie": "a=1; b=2", "x-b": "ÿþ"}
+    assert event["response"]["headers"] == {"set-cookie": "a=1, b=2"}
+
+
+def test_masked_headers_are_gone_but_still_identify() -> None:
+    exchange = an_exchange([("X-User", "ada"), ("X-Keep", "1")], [("X-Secret", "s"), ("X-Keep", "1")])
+    event = event_of(
+        exchange, user_id_header="x-user", request_header_masks=["X-USER"], response_header_masks="x-secret"
+    )
+    assert event["request"]["headers"] == {"x-keep": "1"}
+    assert event["response"]["headers"] == {"x-keep": "1"}
+    assert event["user_id"] == "ada"
+
+
+def test_masked_query_parameters_are_masked_in_the_referer_too() -> None:
+    exchange = an_exchange([("Referer", "https://x/?token=s3cret&a=1")], target=b"/s?a=1&token=s3cret&t%6Fken=s3cret2")
+    event = event_of(exchange, request_query_masks=["token"])
+    assert event["request"]["uri"].endswith("/s?a=1&token=*****&t%6Fken=*****")
+    assert event["request"]["headers"]["referer"] == "https://x/?token=*****&a=1"
+    assert "s3cret" not in json.dumps(event)
+
+
+@pytest.mark.parametrize(
+    ("header", "valid"),
+    [
+        ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", True),
+        ("01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-later", True),
+        ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-later", False),
+        ("ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", False),
+        ("00-00000000000000000000000000000000-b7ad6b7169203331-01", False),
+        ("00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01", False),
+        ("00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01", False),
+        ("nonsense", False),
+    ],
+)
+def test_trace_of_a_valid_traceparent(header: str, valid: bool) -> None:
+    event = event_of(an_exchange([("traceparent", header)]))
+    assert event.get("trace_id") == ("0af7651916cd43dd8448eb211c80319c" if valid else None)
+    assert event.get("span", {}).get("parent_span_id") == ("b7ad6b7169203331" if valid else None)
+    if valid:
+        assert re.fullmatch("[0-9a-f]{16}", event["span"]["id"])
+
+
+def test_why_a_body_is_missing_is_said_for_its_side() -> None:
+    exchange = an_exchange(request_body=b"x" * 101, response_body=b"password=1")
+    event = event_of(exchange, request_max_body_size_limit=100, response_body_masks=["password"])
+    assert "body" not in event["request"]
+    assert "body" not in event["response"]
+    assert event["metadata"]["body_omitted"] == {"request": "too_large", "response": "unmaskable"}
+
+
+def test_a_body_that_never_ended_is_left_out() -> None:
+    exchange = an_exchange()
+    exchange.response_body = Payload([b"half of it"], "incomplete")
+    assert event_of(exchange)["metadata"]["body_omitted"] == {"response": "incomplete"}
+
+
+def test_deprecated_masks_serve_only_where_the_new_ones_are_empty() -> None:
+    exchange = an_exchange(request_body=b'{"old": 1, "new": 2, "k": 3}')
+    assert event_of(exchange, request_masks=["old"])["request"]["body"] == {"new": 2, "k": 3}
+    both = event_of(exchange, request_masks=["old"], request_body_masks=["new"])
+    assert both["request"]["body"] == {"old": 1, "k": 3}
+
+
+def test_an_event_over_moesifs_limit_loses_its_bodies_and_not_itself() -> None:
+    exchange = an_exchange(request_body=b"q" * 400_000, response_body=b"s" * 900_000)
+    event = event_of(exchange, request_max_body_size_limit=2_000_000, response_max_body_size_limit=2_000_000)
+    assert len(json.dumps(event)) < MAX_EVENT_BYTES
+    assert base64.b64decode(event["request"]["body"]) == b"q" * 400_000
+    assert event["metadata"]["body_omitted"] == {"response": "too_large"}

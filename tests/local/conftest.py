@@ -1,0 +1,15 @@
+"""The local stack in a thread, on free ports, with nothing on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from mitmproxy_moesif.local.server import LocalSettings, LocalThread, start_in_thread
+
+
+@pytest.fixture
+def local() -> Iterator[LocalThread]:
+    with start_in_thread(LocalSettings(page_port=0)) as stack:
+        yield stack

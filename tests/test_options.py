@@ -1,0 +1,212 @@
+"""The parameter table at work: options, environment, validation, live changes, and the README."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mitmproxy_moesif.settings import SECRETS, Settings, SettingsError, parse_settings
+from tests.support import APPLICATION_ID, REPOSITORY
+from tests.support.addon import addon_options
+from tests.support.client import exchange
+from tests.support.collector import ScriptedCollector
+from tests.support.proxy import BIN, Mitmdump, failed_start
+from tests.support.upstream import ScriptedUpstream
+
+SOMETHING = {"moesif_application_id": APPLICATION_ID}
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({}, "application_id is missing"),
+        ({"moesif_application_id": ""}, "application_id is missing"),
+        ({**SOMETHING, "moesif_batch_size": "x"}, "batch_size: must be a whole number, ['x'] was given"),
+        ({**SOMETHING, "moesif_batch_size": "0"}, "batch_size: should be greater than or equal to 1, 0 was given"),
+        ({**SOMETHING, "moesif_debug": "maybe"}, "debug: must be true or false, ['maybe'] was given"),
+        ({**SOMETHING, "moesif_position": "above"}, "position: should be 'auto', 'front' or 'behind', 'above' was"),
+        (
+            {**SOMETHING, "moesif_batch_sise": "5"},
+            "moesif_batch_sise: there is no such option; did you mean",
+        ),
+        ({**SOMETHING, "moesif_trusted_ips": "10.0.0.0/99"}, "trusted_ips: must be a list of IP networks in CIDR form"),
+        ({**SOMETHING, "moesif_api_endpoint": "moesif.net"}, "api_endpoint: must be an http or https URL"),
+        ({**SOMETHING, "moesif_connect_timeout": "0"}, "connect_timeout: should be greater than 0, 0 was given"),
+    ],
+)
+def test_a_bad_start_ends_with_one_line(options: dict[str, Any], line: str) -> None:
+    ended = failed_start(None, options)
+    assert ended.code == 1
+    said = [text for text in ended.output.splitlines() if "moesif:" in text]
+    assert len(said) == 1
+    assert line in said[0]
+    assert "Traceback" not in ended.output
+    assert APPLICATION_ID not in ended.output
+
+
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        ({"MOESIF_BATCH_SIZE": "many"}, "batch_size: should be a valid integer"),
+        ({"MOESIF_BATCHSIZE": "5"}, "environment variable MOESIF_BATCHSIZE: there is no such parameter; did you mean"),
+    ],
+)
+def test_a_bad_environment_ends_the_start(environment: dict[str, str], line: str) -> None:
+    ended = failed_start(None, SOMETHING, environment=environment)
+    assert ended.code == 1
+    assert line in ended.output
+
+
+def test_a_bad_value_in_the_configuration_file_ends_the_start(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("moesif_application_id: abc\nmoesif_api_version: 1.0\n")
+    ended = failed_start(None, folder=tmp_path)
+    assert ended.code == 1
+    assert "api_version: must be one text, 1.0 was given" in ended.output
+    assert "Traceback" not in ended.output
+
+
+def test_kubernetes_service_links_are_nobodys_typing_error(
+    mitmdump: Callable[..., Mitmdump], collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    links = {"SERVICE_HOST": "10.0.0.1", "PORT": "tcp://10.0.0.1:80", "PROXY_SERVICE_PORT_HTTP": "80"}
+    environment = {f"MOESIF_{name}": value for name, value in links.items()}
+    proxy = mitmdump(upstream.url, addon_options(collector), environment=environment)
+    exchange(proxy.port)
+    collector.wait_for(1)
+
+
+def test_precedence_set_then_file_then_environment(
+    mitmdump: Callable[..., Mitmdump], collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text("moesif_api_version: file\nmoesif_user_id_header: x-file\n")
+    environment = {
+        "MOESIF_API_VERSION": "environment",
+        "MOESIF_USER_ID_HEADER": "x-environment",
+        "MOESIF_COMPANY_ID_HEADER": "x-environment",
+        "MOESIF_REQUEST_HEADER_MASKS": "x-one, x-two",
+        "MOESIF_APPLICATION_ID": APPLICATION_ID,
+        "MOESIF_API_ENDPOINT": collector.url,
+    }
+    options = {"moesif_api_version": "set", "moesif_flush_interval": 20}
+    proxy = mitmdump(upstream.url, options, environment=environment, folder=tmp_path)
+    headers = [("X-File", "file"), ("X-Environment", "environment"), ("X-One", "1"), ("X-Two", "2")]
+    exchange(proxy.port, headers=headers)
+    (event,) = collector.wait_for(1)
+    assert event["request"]["api_version"] == "set"
+    assert event["user_id"] == "file"
+    assert event["company_id"] == "environment"
+    assert not {"x-one", "x-two"} & set(event["request"]["headers"])
+    assert collector.posts()[0].headers["x-moesif-application-id"] == APPLICATION_ID
+
+
+LIVE = """
+import asyncio
+from mitmproxy import ctx, exceptions, http
+
+def request(flow):
+    change = flow.request.headers.get("x-change")
+    if change:
+        name, _, value = change.partition("=")
+        try:
+            ctx.options.set(f"{name}={value}")
+            answer = "taken"
+        except exceptions.OptionsError as error:
+            answer = str(error)
+        flow.response = http.Response.make(200, answer.encode())
+"""
+
+
+def test_live_changes_count_at_once_or_are_refused(
+    mitmdump: Callable[..., Mitmdump], collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    changer = tmp_path / "changer.py"
+    changer.write_text(LIVE)
+    proxy = mitmdump(upstream.url, addon_options(collector), scripts=[REPOSITORY / "addon" / "moesif.py", changer])
+
+    def change(text: str) -> str:
+        answer = exchange(proxy.port, headers=[("X-Change", text)])
+        assert answer is not None
+        return answer.body.decode()
+
+    def api_version() -> str:
+        exchange(proxy.port, target="/after")
+        return collector.wait_for(len(collector.events()) + 1)[-1]["request"]["api_version"]
+
+    assert change("moesif_api_version=2.0") == "taken"
+    collector.wait_for(1)
+    assert api_version() == "2.0"
+    assert "batch_size: should be greater than or equal to 1" in change("moesif_batch_size=0")
+    collector.wait_for(3)
+    assert api_version() == "2.0"
+    assert "can only be set at the start" in change("moesif_spool_dir=/elsewhere")
+    assert "application_id is missing" in change("moesif_application_id=")
+    assert change("moesif_enabled=false") == "taken"
+    exchange(proxy.port, target="/unseen")
+    assert change("moesif_enabled=true") == "taken"
+    exchange(proxy.port, target="/seen")
+    events = collector.wait_for(lambda c: any("/seen" in e["request"]["uri"] for e in c.events()))
+    assert not any("/unseen" in event["request"]["uri"] for event in events)
+    assert "Traceback" not in proxy.output
+
+
+def test_options_are_listed_with_their_help() -> None:
+    script = REPOSITORY / "addon" / "moesif.py"
+    listed = subprocess.run([BIN / "mitmdump", "-s", script, "--options"], capture_output=True, text=True, check=True)
+    for name in Settings.model_fields:
+        assert f"\nmoesif_{name}:" in listed.stdout
+    assert "moesif:" not in listed.stderr
+
+
+@pytest.mark.parametrize(("given", "expected"), [("a,b", ("a", "b")), (["a, b", "c"], ("a", "b", "c")), ([], ())])
+def test_lists_repeated_or_with_commas(given: Any, expected: tuple[str, ...]) -> None:
+    assert parse_settings({"request_body_masks": given}).request_body_masks == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "connect", "send"),
+    [
+        ({}, 1.0, 5.0),
+        ({"timeout": 2000}, 2.0, 2.0),
+        ({"timeout": 2000, "send_timeout": 3000}, 1.0, 3.0),
+        ({"timeout": 2000, "connect_timeout": 300}, 0.3, 5.0),
+    ],
+)
+def test_the_deprecated_timeout_serves_where_it_alone_is_given(
+    given: dict[str, int], connect: float, send: float
+) -> None:
+    settings = parse_settings(given)
+    assert (settings.connect_seconds, settings.send_seconds) == (connect, send)
+
+
+def test_deprecated_parameters_are_told_once(
+    mitmdump: Callable[..., Mitmdump], collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy = mitmdump(upstream.url, addon_options(collector, timeout=2000, request_masks=["a"]))
+    proxy.wait_for_output("request_masks is deprecated: use request_body_masks")
+    assert proxy.output.count("timeout is deprecated") == 1
+
+
+def test_a_secret_is_in_no_error_and_no_repr() -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_settings({"application_id": "s3cret\n\x01", "nonsense": 1})
+    assert "s3cret" not in str(caught.value)
+    assert "s3cret" not in repr(parse_settings({"application_id": "s3cret"}))
+    assert {"application_id"} <= SECRETS
+
+
+def readme_table() -> dict[str, tuple[str, str]]:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+    return {name: (default, meaning) for name, default, meaning in rows}
+
+
+@pytest.mark.parametrize("name", list(Settings.model_fields))
+def test_the_readme_has_every_parameter_as_the_table_has_it(name: str) -> None:
+    from mitmproxy_moesif.reference import default_text
+
+    field = Settings.model_fields[name]
+    assert readme_table()[name] == (default_text(name), field.description)
