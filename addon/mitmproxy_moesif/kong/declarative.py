@@ -1,0 +1,330 @@
+"""Kong's declarative file, and the Admin API's listings, as one `KongConfig`.
+
+Both are first laid out flat: one `Draft` for each entity, with its fields as given, its place in the file and what it
+is nested in. Then ids are given to those without one, references are resolved, and the drafts become entities. The
+first fault ends it with one line: file, line, entity, reason. No value of a plugin's `config` is ever in it.
+
+Source: Kong's declarative format, versions 1.1, 2.1 and 3.0, and what decK adds to it (`_info.defaults`,
+`_plugin_configs`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from .document import MAX_JSON, Document, KongConfigError, Path, parse_document, without_lines
+from .entities import Consumer, Entity, KongConfig, Plugin, Route, Service
+from .normalize import RESERVED, from_text, normalize
+from .scopes import CAPTURING, InstanceTable, ScopeConflict
+
+__all__ = ["KongConfigError", "from_admin_api", "load_declarative", "parse_declarative"]
+
+VERSIONS = ("1.1", "2.1", "3.0")
+
+NESTED = {
+    "services": ("plugins", "routes"),
+    "routes": ("plugins",),
+    "consumers": ("plugins",),
+    "plugins": (),
+}
+"""The kinds that are read, and which others each may hold."""
+
+_REFERENCES = {"services": (), "routes": ("service",), "consumers": (), "plugins": ("service", "route", "consumer")}
+_NAMES = {"services": "name", "routes": "name", "consumers": "username", "plugins": "name"}
+_UNIQUE = {
+    "services": ("name", "id"),
+    "routes": ("name", "id"),
+    "consumers": ("username", "custom_id", "id"),
+    "plugins": ("instance_name", "id"),
+}
+
+# the namespace from which Kong, too, derives the ids of entities that the file gives none
+_NAMESPACE = uuid.UUID("fd02801f-0957-4a15-a55a-c8d9606f30b5")
+
+_REASONS = {
+    "missing": "required field missing",
+    "string_type": "expected a string",
+    "string_too_short": "length must be at least 1",
+    "int_type": "expected an integer",
+    "int_parsing": "expected an integer",
+    "bool_type": "expected a boolean",
+    "tuple_type": "expected an array",
+    "dict_type": "expected a map",
+}
+"""Kong's words for pydantic's."""
+
+_PLAIN_PATH = re.compile(r"[a-zA-Z0-9.\-_~/%]*")
+_ENCODED = re.compile(rb"%([0-9A-Fa-f]{2})")
+_MEANS_SOMETHING = frozenset(b".^-{}\\|")
+"""Octets beyond the reserved ones that a regular expression reads as more than themselves."""
+
+
+@dataclass
+class Draft:
+    """An entity as given: `fields`, its `path` in the document, its `label` in errors, what it is nested in."""
+
+    kind: str
+    fields: dict[str, Any]
+    path: Path
+    label: str
+    parents: dict[str, Draft]
+    id: str = ""
+    references: dict[str, Draft] = field(default_factory=dict)
+
+
+def load_declarative(path: FilePath) -> KongConfig:
+    """The configuration in a declarative file. Raises `KongConfigError`, also where it cannot be read."""
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise KongConfigError(f"{path}: has more than {MAX_JSON} bytes")
+        content = path.read_bytes()
+    except OSError as error:
+        raise KongConfigError(f"{path}: {error.strerror or error}") from None
+    return parse_declarative(content, str(path))
+
+
+def parse_declarative(content: bytes, name: str) -> KongConfig:
+    """The configuration in the content of a declarative file; `name` is how errors call the file."""
+    document = parse_document(content, name)
+    if not isinstance(document.root, dict):
+        raise document.error((), "is not a Kong configuration: _format_version: required field missing")
+    version = _format_version(document)
+    _check_kinds(document)
+    return _Assembly(document, version).config()
+
+
+def from_admin_api(
+    services: list[dict[str, Any]],
+    routes: list[dict[str, Any]],
+    plugins: list[dict[str, Any]],
+    consumers: list[dict[str, Any]],
+    *,
+    version: str = "3.0",
+) -> KongConfig:
+    """The configuration in what the Admin API lists (the `data` of all pages). Raises `KongConfigError`.
+
+    `version` "2.1" is for a Kong before 3.0, whose paths are regular expressions without `~`.
+    """
+    root = {"services": services, "routes": routes, "plugins": plugins, "consumers": consumers}
+    return _Assembly(without_lines("Admin API", root), version).config()
+
+
+def _format_version(document: Document) -> str:
+    version = document.root.get("_format_version")
+    if isinstance(version, float):
+        version = str(version)  # written without quotes
+    if version is None:
+        raise document.error((), "_format_version: required field missing")
+    if version not in VERSIONS:
+        raise document.error(("_format_version",), f"_format_version: expected one of: {', '.join(VERSIONS)}")
+    return str(version)
+
+
+def _check_kinds(document: Document) -> None:
+    """Kong has more kinds of entities than are read here, and plugins add others; a misspelt kind is none of them."""
+    for key in document.root:
+        close = difflib.get_close_matches(key, NESTED, n=1, cutoff=0.85)
+        if close and key not in NESTED:
+            raise document.error((key,), f"{key}: unknown field; did you mean {close[0]}?")
+
+
+class _Assembly:
+    """One document on its way to a `KongConfig`."""
+
+    def __init__(self, document: Document, version: str) -> None:
+        self._document = document
+        self._version = version
+        self._drafts: dict[str, list[Draft]] = {kind: [] for kind in NESTED}
+        self._known: dict[tuple[str, str, str], Draft] = {}
+
+    def config(self) -> KongConfig:
+        for kind in NESTED:
+            self._lay_out(self._document.root, kind, (), "", {})
+        for kind, drafts in self._drafts.items():
+            for draft in drafts:
+                self._complete(kind, draft)
+        services = {draft.id: self._entity(Service, draft) for draft in self._drafts["services"]}
+        routes = [self._route(draft, services) for draft in self._drafts["routes"]]
+        consumers = [self._entity(Consumer, draft) for draft in self._drafts["consumers"]]
+        plugins = list(self._plugins())
+        return KongConfig(tuple(services.values()), tuple(routes), tuple(consumers), tuple(plugins), self._version)
+
+    # --- laying out
+
+    def _lay_out(self, holder: Mapping[str, Any], kind: str, path: Path, label: str, parents: dict[str, Draft]) -> None:
+        listed = holder.get(kind)
+        if listed is None:
+            return
+        if not isinstance(listed, list):
+            raise self._document.error((*path, kind), f"{label}{kind}: expected an array")
+        for position, fields in enumerate(listed):
+            place = (*path, kind, position)
+            if not isinstance(fields, dict):
+                raise self._document.error(place, f"{label}{kind}[{position}]: expected a record")
+            draft = Draft(kind, fields, place, _labelled(label, kind, position, fields), parents)
+            self._drafts[kind].append(draft)
+            # only the innermost counts: a plugin of a service's route is for the route, as in Kong
+            inside = {kind.removesuffix("s"): draft}
+            for nested in NESTED[kind]:
+                self._lay_out(fields, nested, place, f"{draft.label} > ", inside)
+
+    # --- completing
+
+    def _complete(self, kind: str, draft: Draft) -> None:
+        """Defaults, references, id; the kinds that a draft refers to are complete before it."""
+        defaults = self._given("_info", "defaults", kind.removesuffix("s"))
+        draft.fields = {**defaults, **draft.fields}
+        for name in _REFERENCES[kind]:
+            target = self._referred(draft, name)
+            if target is not None:
+                draft.references[name] = target
+        if kind == "plugins" and isinstance(draft.fields.get("_config"), str):
+            draft.fields["config"] = self._shared_config(draft)
+        if kind == "routes" and self._version != "3.0" and isinstance(draft.fields.get("paths"), list):
+            draft.fields["paths"] = [_migrated(path) for path in draft.fields["paths"]]
+        draft.id = self._id(draft)
+        self._register(draft)
+
+    def _given(self, *keys: str) -> dict[str, Any]:
+        """The mapping at this place of the document, empty where there is none."""
+        value = self._document.root
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value if isinstance(value, dict) else {}
+
+    def _referred(self, draft: Draft, name: str) -> Draft | None:
+        """What the field `name` refers to: by name, id, `{id: ...}` or `{name: ...}`; else what it is nested in."""
+        parent = draft.parents.get(name)
+        given = draft.fields.get(name)
+        if given is None:
+            return parent
+        kind = f"{name}s"
+        keys = ("id", _NAMES[kind])
+        wanted = {key: given.get(key) for key in keys} if isinstance(given, dict) else dict.fromkeys(keys, given)
+        texts = {key: value for key, value in wanted.items() if isinstance(value, str)}
+        if not texts:
+            raise self._error(draft, f"{name}: expected a {keys[1]} or an id", name)
+        for key, text in texts.items():
+            found = self._known.get((kind, key, text))
+            if found is not None:
+                if parent is not None and found is not parent:
+                    raise self._error(draft, f"{name}: is already set by where it is nested", name)
+                return found
+        shown = next(iter(texts.values()))
+        raise self._error(draft, f"invalid reference '{name}: {shown}' (no such entry in '{kind}')", name)
+
+    def _shared_config(self, draft: Draft) -> dict[str, Any]:
+        """decK's `_config`: the name of an entry of `_plugin_configs`, which the plugin's own `config` completes."""
+        name = draft.fields["_config"]
+        if name not in self._given("_plugin_configs"):
+            raise self._error(draft, f"_config: no such entry in '_plugin_configs': {name!r}", "_config")
+        own = draft.fields.get("config")
+        return {**self._given("_plugin_configs", name), **(own if isinstance(own, dict) else {})}
+
+    def _id(self, draft: Draft) -> str:
+        """The id given, else the one that Kong derives from the name, else one from the scope or the place."""
+        given = draft.fields.get("id")
+        if given is not None:
+            return given if isinstance(given, str) else ""
+        namespace = uuid.uuid5(_NAMESPACE, draft.kind)
+        name = draft.fields.get(_NAMES[draft.kind])
+        place = ".".join(str(step) for step in draft.path)
+        if draft.kind != "plugins":
+            return str(uuid.uuid5(namespace, name if isinstance(name, str) else place))
+        scope = [name, draft.fields.get("instance_name")]
+        scope += [draft.references[key].id if key in draft.references else None for key in _REFERENCES["plugins"]]
+        derived = str(uuid.uuid5(namespace, ":".join(str(part or "") for part in scope)))
+        return derived if ("plugins", "id", derived) not in self._known else str(uuid.uuid5(namespace, place))
+
+    def _register(self, draft: Draft) -> None:
+        """So that others may refer to it; no two of a kind may have the same id or name."""
+        for key in _UNIQUE[draft.kind]:
+            value = draft.id if key == "id" else draft.fields.get(key)
+            if not isinstance(value, str):
+                continue
+            if (draft.kind, key, value) in self._known:
+                shown = "primary key" if key == "id" else key
+                reason = f"uniqueness violation: '{draft.kind}' entity with {shown} set to '{value}' already declared"
+                raise self._error(draft, reason, key)
+            self._known[draft.kind, key, value] = draft
+
+    # --- entities
+
+    def _entity[Kind: Entity](self, model: type[Kind], draft: Draft, **references: object) -> Kind:
+        fields = {**draft.fields, **references}
+        fields["id"] = draft.id or fields.get("id")
+        try:
+            return model.model_validate(fields)
+        except ValidationError as error:
+            where, reason = _first_fault(error)
+            raise self._error(draft, reason, *where) from None
+
+    def _route(self, draft: Draft, services: Mapping[str, Service]) -> Route:
+        target = draft.references.get("service")
+        return self._entity(Route, draft, service=None if target is None else services[target.id])
+
+    def _plugins(self) -> Iterator[Plugin]:
+        """The plugins, those for consumer groups left out: there is nothing here that belongs to one."""
+        entities: list[tuple[Draft, Plugin]] = []
+        for draft in self._drafts["plugins"]:
+            targets = {name: draft.references.get(name) for name in _REFERENCES["plugins"]}
+            ids = {f"{name}_id": None if target is None else target.id for name, target in targets.items()}
+            plugin = self._entity(Plugin, draft, **ids)
+            if draft.fields.get("consumer_group") is None:
+                entities.append((draft, plugin))
+            elif plugin.name in CAPTURING:
+                raise self._error(draft, "consumer_group: is not supported as a scope", "consumer_group")
+        self._check_scopes(entities)
+        return (plugin for _, plugin in entities)
+
+    def _check_scopes(self, entities: Iterable[tuple[Draft, Plugin]]) -> None:
+        drafts = {plugin.id: draft for draft, plugin in entities}
+        try:
+            InstanceTable(plugin for _, plugin in entities if plugin.name in CAPTURING)
+        except ScopeConflict as conflict:
+            raise self._error(drafts[conflict.instance.id], str(conflict)) from None
+
+    def _error(self, draft: Draft, reason: str, *at: str | int) -> KongConfigError:
+        return self._document.error((*draft.path, *at), f"{draft.label}: {reason}")
+
+
+def _labelled(holder: str, kind: str, position: int, fields: Mapping[str, Any]) -> str:
+    name = fields.get(_NAMES[kind])
+    shown = f' "{name}"' if isinstance(name, str) else ""
+    return f"{holder}{kind}[{position}]{shown}"
+
+
+def _first_fault(error: ValidationError) -> tuple[Path, str]:
+    """Where in the entity, and a reason that shows no value."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    where = tuple(step for step in fault["loc"] if step != "[key]")
+    field_name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where).lstrip(".")
+    reason = _REASONS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+    if fault["type"] == "literal_error":
+        reason = f"expected one of: {fault['ctx']['expected']}"
+    return where, f"{field_name}: {reason}" if field_name else reason
+
+
+def _migrated(path: object) -> object:
+    """A path of a format before 3.0, where an expression is told by its characters, in the form of 3.0."""
+    if not isinstance(path, str) or path.startswith("~/"):
+        return path
+    if _PLAIN_PATH.fullmatch(path):
+        return normalize(from_text(path)).decode("utf-8", "surrogateescape")
+    return "~" + _ENCODED.sub(_decoded_for_expression, from_text(path)).decode("utf-8", "surrogateescape")
+
+
+def _decoded_for_expression(found: re.Match[bytes]) -> bytes:
+    octet = int(found[1], 16)
+    if octet in RESERVED:
+        return found[0].upper()
+    decoded = bytes((octet,))
+    return b"\\" + decoded if octet in _MEANS_SOMETHING else decoded

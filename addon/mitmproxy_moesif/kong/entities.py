@@ -1,0 +1,248 @@
+"""Kong's entities, validated and immutable: services, routes, consumers, plugins, and the configuration they make up.
+
+One model per entity kind, the same for the declarative file and for the Admin API's JSON. Fields that we do not read
+are passed over, since they differ between Kong's versions; the types and forms of those we read are checked as Kong
+checks them. References between entities are resolved before these models are made (declarative.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from .normalize import from_text
+from .patterns import REST_OF_PATH, Pattern, PatternError
+
+HTTP_PROTOCOLS = frozenset(("http", "https", "grpc", "grpcs", "ws", "wss"))
+"""Protocols of routes that HTTP requests may be on; the others route plain connections."""
+
+type Protocol = Literal["http", "https", "grpc", "grpcs", "ws", "wss", "tcp", "tls", "tls_passthrough", "udp"]
+
+_TRUTH = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+
+
+def _yaml_truth(given: object) -> object:
+    """Kong reads YAML 1.1, where a bare `yes` or `off` is a boolean too."""
+    return _TRUTH.get(given.lower(), given) if isinstance(given, str) else given
+
+
+def _is_path_of_service(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError("should start with: /")
+    return path
+
+
+def _is_path_of_route(path: str) -> str:
+    if not path.startswith(("/", "~/")):
+        raise ValueError(f"{path!r} should start with: / (fixed path) or ~/ (regex path)")
+    if "//" in path:
+        raise ValueError(f"{path!r} must not have empty segments")
+    if path.startswith("~"):
+        _check_pattern(path[1:], REST_OF_PATH)
+    return path
+
+
+def _check_pattern(source: str, *endings: bytes) -> None:
+    try:
+        for ending in (b"", *endings):
+            Pattern(from_text(source) + ending)
+    except PatternError as error:
+        raise ValueError(f"invalid regex: {source!r} ({error})") from None
+
+
+_WILDCARD = re.compile(r"(\*\.[^*:]+|[^*:]+\.\*)(:\d+)?")
+
+
+def _is_host(host: str) -> str:
+    if not host or re.search(r"[\s/]", host):
+        raise ValueError(f"{host!r} is not a host name")
+    if host.count("*") > 1:
+        raise ValueError(f"{host!r}: invalid wildcard: must have at most one wildcard")
+    if "*" in host and not _WILDCARD.fullmatch(host):
+        raise ValueError(f"{host!r}: invalid wildcard: must be placed at leftmost or rightmost label")
+    return host
+
+
+def _is_method(method: str) -> str:
+    if not re.fullmatch("[A-Z]+", method):
+        raise ValueError(f"invalid value: {method!r}")
+    return method
+
+
+Truth = Annotated[bool, BeforeValidator(_yaml_truth)]
+Name = Annotated[str, Field(min_length=1)]
+# strictness forbids a list where a tuple is meant; it still holds for what is inside
+type Items[Item] = Annotated[tuple[Item, ...], Field(strict=False)]
+ServicePath = Annotated[str, AfterValidator(_is_path_of_service)]
+RoutePath = Annotated[str, AfterValidator(_is_path_of_route)]
+Host = Annotated[str, AfterValidator(_is_host)]
+Method = Annotated[str, AfterValidator(_is_method)]
+
+
+class Entity(BaseModel):
+    """What all kinds have: an id (the file's, else one derived from the name or place), tags, immutability."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, hide_input_in_errors=True)
+
+    id: Name
+    tags: Items[str] = ()
+    created_at: Annotated[int, Field(strict=False)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, given: Any) -> Any:
+        """Kong writes null for a field that is not set."""
+        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
+
+
+class Service(Entity):
+    """Where requests of its routes are sent. `path` is put before the request's; `url` stands for four fields."""
+
+    name: Name | None = None
+    protocol: Protocol = "http"
+    host: Name
+    port: Annotated[int, Field(ge=0, le=65535)] = 80
+    path: ServicePath | None = None
+    enabled: Truth = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _url_is_four_fields(cls, given: Any) -> Any:
+        url = given.get("url") if isinstance(given, dict) else None
+        return given if url is None else {**given, **_url_fields(url)}
+
+
+def _url_fields(url: object) -> dict[str, object]:
+    if not isinstance(url, str):
+        raise ValueError("url: expected a string")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError("url: is not a URL") from None
+    if not parts.scheme or not parts.hostname:
+        raise ValueError("url: should be protocol://host:port/path")
+    fields: dict[str, object] = {"protocol": parts.scheme, "host": parts.hostname, "path": parts.path or None}
+    if port is not None or parts.scheme == "https":
+        fields["port"] = 443 if port is None else port
+    return fields
+
+
+class Route(Entity):
+    """Which requests go to a service: all of the conditions given must hold, of each one value is enough.
+
+    `paths` starting with `~` are regular expressions. `headers` have lower-case names. `created_at` is in seconds.
+    """
+
+    name: Name | None = None
+    service: Service | None = None
+    protocols: Items[Protocol] = ("http", "https")
+    methods: Items[Method] = ()
+    hosts: Items[Host] = ()
+    paths: Items[RoutePath] = ()
+    headers: dict[Name, Items[str]] = Field(default_factory=dict)
+    snis: Items[Name] = ()
+    strip_path: Truth = True
+    path_handling: Literal["v0", "v1"] = "v0"
+    regex_priority: int = 0
+    preserve_host: Truth = False
+    https_redirect_status_code: Literal[426, 301, 302, 307, 308] = 426
+
+    @field_validator("headers")
+    @classmethod
+    def _are_conditions(cls, headers: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        lower = {name.lower(): values for name, values in headers.items()}
+        if "host" in lower:
+            raise ValueError("cannot contain 'host' header, which must be specified in the 'hosts' attribute")
+        for values in lower.values():
+            if len(values) == 1 and values[0].startswith("~*"):
+                _check_pattern(values[0][2:])
+        return lower
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_expression(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("expression") is not None:
+            raise ValueError(
+                "expression: routes of the router flavor 'expressions' are not supported; "
+                "give hosts, paths, methods, headers or snis"
+            )
+        return given
+
+    @model_validator(mode="after")
+    def _has_a_condition(self) -> Route:
+        if self.is_http and not (self.methods or self.hosts or self.headers or self.paths or self.snis):
+            conditions = "'methods', 'hosts', 'headers', 'paths', 'snis'"
+            raise ValueError(f"must set one of {conditions} when 'protocols' is {self.protocols[0]!r}")
+        return self
+
+    @property
+    def is_http(self) -> bool:
+        return not HTTP_PROTOCOLS.isdisjoint(self.protocols)
+
+    @property
+    def needs_tls(self) -> bool:
+        """Whether Kong turns a plain HTTP request on this route away (`https_redirect_status_code`)."""
+        return "https" in self.protocols and "http" not in self.protocols
+
+
+class Consumer(Entity):
+    """Who may call, as Kong's authentication plugins know them."""
+
+    username: Name | None = None
+    custom_id: Name | None = None
+
+    @model_validator(mode="after")
+    def _has_a_name(self) -> Consumer:
+        if self.username is None and self.custom_id is None:
+            raise ValueError("at least one of these fields must be non-empty: 'custom_id', 'username'")
+        return self
+
+
+class Plugin(Entity):
+    """One plugin instance: what it is (`name`), how it is set (`config`, not looked into here) and what it is for."""
+
+    name: Name
+    instance_name: Name | None = None
+    config: dict[str, Any] = Field(default_factory=dict, repr=False)
+    enabled: Truth = True
+    protocols: Items[Protocol] | None = None
+    service_id: str | None = None
+    route_id: str | None = None
+    consumer_id: str | None = None
+
+
+@dataclass(frozen=True)
+class KongConfig:
+    """All entities of a Kong, their references resolved. `version` is the file's `_format_version`, None if none."""
+
+    services: tuple[Service, ...] = ()
+    routes: tuple[Route, ...] = ()
+    consumers: tuple[Consumer, ...] = ()
+    plugins: tuple[Plugin, ...] = ()
+    version: str | None = None
+
+    def find_consumer(
+        self, consumer_id: str | None = None, username: str | None = None, custom_id: str | None = None
+    ) -> Consumer | None:
+        """The consumer that a request shows, by the first of the three that is known here; None if none is."""
+        by_id, by_username, by_custom_id = self._consumers
+        return by_id.get(consumer_id) or by_username.get(username) or by_custom_id.get(custom_id)
+
+    @cached_property
+    def _consumers(self) -> tuple[Mapping[str | None, Consumer], ...]:
+        return (
+            _index((consumer.id, consumer) for consumer in self.consumers),
+            _index((consumer.username, consumer) for consumer in self.consumers),
+            _index((consumer.custom_id, consumer) for consumer in self.consumers),
+        )
+
+
+def _index(pairs: Iterable[tuple[str | None, Consumer]]) -> Mapping[str | None, Consumer]:
+    return {key: consumer for key, consumer in pairs if key is not None}

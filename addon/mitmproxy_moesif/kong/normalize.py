@@ -1,0 +1,74 @@
+"""The path as Kong's router sees it, and as Kong sends it on.
+
+Paths are bytes in here: Kong compares and measures bytes, and a percent-encoding may stand for any byte. `from_text`
+and `to_text` cross over to the `str` of the rest of the package.
+
+Source: the recorded decisions of Kong's router, and its public source for which characters count as reserved. Every
+percent-encoding but theirs is decoded, not only those of RFC 3986's unreserved characters: `/caf%c3%a9` reaches the
+routes and the upstream as `/café`.
+"""
+
+from __future__ import annotations
+
+import re
+
+RESERVED = frozenset(b"!*'();:@&=+$,/?%#[]")
+"""Octets whose percent-encoding is kept: decoding them would change what the path means."""
+
+_ENCODED = re.compile(rb"%([0-9A-Fa-f]{2})")
+_SLASHES = re.compile(rb"//+")
+_UNSAFE = re.compile(rb"[^!#$&'()*+,/:;=?@\[\]A-Za-z0-9\-_.~%]")
+
+
+def from_text(text: str) -> bytes:
+    """The octets of a path given as text; octets that are no UTF-8 travel as lone surrogates, as in mitmproxy."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def to_text(path: bytes) -> str:
+    """Text to show or to compare; octets that are no UTF-8 become U+FFFD, so that it can be written as JSON."""
+    return path.decode("utf-8", "replace")
+
+
+def request_path(target: str) -> bytes:
+    """The normalized path of a request target in origin form: the query is cut off first."""
+    cut = target.find("?", 1)
+    return normalize(from_text(target if cut < 0 else target[:cut]))
+
+
+def normalize(path: bytes) -> bytes:
+    """Percent-encodings decoded or upper-cased, `//` merged, dot segments removed.
+
+    Doing it twice changes nothing, provided that every `%` starts an encoding (Kong's web server refuses others).
+    """
+    if b"%" in path:
+        path = _ENCODED.sub(_decode, path)
+    if b"//" in path:
+        path = _SLASHES.sub(b"/", path)
+    return _without_dot_segments(path) if b"." in path else path
+
+
+def escape(path: bytes) -> str:
+    """The path as Kong writes it on the wire toward the service: everything unsafe percent-encoded again."""
+    return _UNSAFE.sub(lambda found: b"%%%02X" % found[0][0], path).decode("ascii")
+
+
+def _decode(found: re.Match[bytes]) -> bytes:
+    octet = int(found[1], 16)
+    return found[0].upper() if octet in RESERVED else bytes((octet,))
+
+
+def _without_dot_segments(path: bytes) -> bytes:
+    """RFC 3986, section 5.2.4, over a path without `//`; `..` above the root stays at the root."""
+    head, *segments = path.split(b"/")
+    while head in (b".", b"..") and segments:  # a relative path loses leading dots together with their slash
+        head = segments.pop(0)
+    kept = [] if head in (b"", b".", b"..") else [head]
+    for segment in segments:
+        if segment == b"..":
+            del kept[-1:]
+        elif segment != b".":
+            kept.append(b"/" + segment)
+    if segments and segments[-1] in (b".", b".."):
+        kept.append(b"/")
+    return b"".join(kept)

@@ -1,0 +1,304 @@
+"""Which route a request is on: the decisions of Kong's router, flavour `traditional`.
+
+Every (route, path) pair is an *entry*. Entries with the same kinds of conditions {host, header, path, method, SNI} are
+a *category*; categories with more conditions come first. Within a category the entries are ranked: wildcard hosts with
+port, plain hosts, other wildcards; regular expressions before prefixes; more headers; higher `regex_priority`; longer
+path; older route.
+
+A request is decided in three steps, each of which shows in the outcome:
+1. what it hits: the kinds of condition that anything in the table meets. If there is a category of just these kinds,
+   the categories before it are not tried;
+2. in each category the smallest set of entries that share the host, header name, path, method or SNI that the request
+   hits is tried before the rest of the category, whatever the rank of the rest;
+3. the first entry all of whose conditions hold is the match.
+
+Conditions are not tried entry by entry: indexes.py gives sets of entries as bits of an integer, in the order of
+categories and rank, and the first entry is the lowest bit.
+
+Source: the recorded decisions of Kong's router; for what they leave open, how Kong's public source orders and searches
+(facts taken from it, no code). Where Kong's order is undefined, or a default port is implied, see `Router` and
+`HostIndex`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from .entities import Route, Service
+from .indexes import ByValue, Entries, HeaderIndex, Headers, HostIndex, PathIndex, is_wildcard, wildcard_has_port
+from .normalize import escape, from_text, request_path, to_text
+from .patterns import REST_OF_PATH, Found, Pattern
+
+KINDS = HOST, HEADER, PATH, METHOD, SNI = 16, 8, 4, 2, 1
+"""The kinds of condition, the weightier ones first."""
+
+REMEMBERED = 5000
+"""Decisions kept, as many as Kong keeps."""
+
+MAX_REMEMBERED_PATH = 1024
+"""Longer paths are decided anew each time, so that strangers' requests cannot fill the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The route of a request.
+
+    `path` is the route's path that matched, as the route has it (None: it has none); `prefix` the part of the request's
+    path that it took; `captures` the groups of a regular expression by number and name. `upstream_path` is the path,
+    without query, that the service is asked for, decoded as in `normalize`; `upstream_target` the same as written on
+    the wire.
+    """
+
+    route: Route
+    service: Service | None
+    path: str | None
+    prefix: str | None
+    captures: Mapping[str | int, str | None]
+    upstream_path: str
+    upstream_target: str
+    turned_away: int | None
+    """The status with which Kong itself answers: the route is for TLS only and the request came without."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    route: Route
+    path: str | None
+    value: bytes = b""
+    stripping: Pattern | None = None
+    kinds: int = 0
+    number: int = 0
+
+    @property
+    def is_regular(self) -> bool:
+        return self.stripping is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Category:
+    kinds: int
+    members: Entries
+
+
+class Router:
+    """Decides over `routes`; routes of disabled services and of plain connections do not take part.
+
+    Where nothing in Kong's order tells two routes apart, the one given first wins (in Kong: undefined).
+    """
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        ranked = sorted((entry for route in routes if _takes_part(route) for entry in _entries_of(route)), key=_rank)
+        self._entries = sorted(ranked, key=lambda entry: (-entry.kinds.bit_count(), -entry.kinds))
+        for number, entry in enumerate(self._entries):
+            entry.number = number
+        self._hosts, self._headers, self._methods, self._snis = HostIndex(), HeaderIndex(), ByValue(), ByValue()
+        for entry in ranked:
+            self._add(entry)
+        self._paths = PathIndex(
+            prefixes=[(entry.value, entry.number) for entry in ranked if entry.path and not entry.is_regular],
+            expressions=[(entry.value, entry.number) for entry in ranked if entry.is_regular],
+        )
+        self._categories = list(_categories(self._entries))
+        self._starts = {category.kinds: start for start, category in enumerate(self._categories)}
+        self._without = {kind: _without(kind, self._categories) for kind in KINDS}
+        self._decided = lru_cache(REMEMBERED)(self._decide)
+
+    def match(
+        self,
+        method: str,
+        path: str,
+        host: str | None,
+        headers: Mapping[str, Sequence[str]],
+        scheme: str = "http",
+        sni: str | None = None,
+    ) -> Match | None:
+        """The route of a request, None if it is on none.
+
+        `path` is the request target with or without query, `host` the Host header as sent (with port, if it has one),
+        `headers` the values by lower-case name, `sni` the server name of the TLS handshake.
+        """
+        decide = self._decided if len(path) <= MAX_REMEMBERED_PATH else self._decide
+        return decide(method, request_path(path), host, self._headers.relevant(headers), scheme, sni)
+
+    def _add(self, entry: _Entry) -> None:
+        for host in entry.route.hosts:
+            self._hosts.add(host, entry.number)
+        for name, values in entry.route.headers.items():
+            self._headers.add(name, values, entry.number)
+        for method in entry.route.methods:
+            self._methods.add(method, entry.number)
+        for sni in entry.route.snis:
+            self._snis.add(_without_last_dot(sni), entry.number)
+
+    def _decide(
+        self, method: str, path: bytes, host: str | None, headers: Headers, scheme: str, sni: str | None
+    ) -> Match | None:
+        on_host = self._hosts.hit(host, 443 if scheme == "https" else 80)
+        on_path = self._paths.hit(path)
+        of_method, of_sni = self._methods[method], self._snis[sni]
+        hit_kinds = HOST * on_host.is_hit | HEADER * bool(headers) | PATH * on_path.is_hit
+        hit_kinds |= METHOD * bool(of_method) | SNI * bool(of_sni)
+        met = (
+            (on_host.met | self._without[HOST])
+            & (~self._headers.unmet(headers))
+            & ((on_path.met if path else 0) | self._without[PATH])
+            & (of_method | self._without[METHOD])
+            & (-1 if scheme == "http" else of_sni | self._without[SNI])
+        )
+        sharing = (
+            (HOST, self._hosts.as_written[on_host.key]),
+            (HEADER, self._headers.naming[headers[0][0]] if headers else 0),
+            (PATH, self._paths.as_written[on_path.key]),
+            (METHOD, of_method),
+            (SNI, of_sni),
+        )
+        entry = self._first(met, hit_kinds, sharing)
+        return None if entry is None else _match(entry, path, scheme)
+
+    def _first(self, met: Entries, hit_kinds: int, sharing: Sequence[tuple[int, Entries]]) -> _Entry | None:
+        if not hit_kinds:
+            return None
+        for category in self._categories[self._starts.get(hit_kinds, 0) :]:
+            here = met & category.members
+            if here:
+                return self._entries[_lowest(here & _tried_first(category, sharing) or here)]
+        return None
+
+
+def _takes_part(route: Route) -> bool:
+    return route.is_http and (route.service is None or route.service.enabled)
+
+
+def _entries_of(route: Route) -> Iterator[_Entry]:
+    """One entry for each of the route's paths, so that each has its own rank; one for a route without."""
+    for path in route.paths or (None,):
+        entry = _Entry(route, path)
+        entry.kinds = (
+            HOST * bool(route.hosts)
+            | HEADER * bool(route.headers)
+            | PATH * (path is not None)
+            | METHOD * bool(route.methods)
+            | SNI * bool(route.snis)
+        )
+        if path is not None:
+            entry.value = from_text(path.removeprefix("~"))
+            entry.stripping = Pattern(entry.value + REST_OF_PATH) if path.startswith("~") else None
+        yield entry
+
+
+def _rank(entry: _Entry) -> tuple[float, ...]:
+    """Sorts the entries of a category: the lowest comes first."""
+    route = entry.route
+    has_wildcard = any(is_wildcard(host) for host in route.hosts)
+    has_wildcard_with_port = any(wildcard_has_port(host) for host in route.hosts)
+    return (
+        -(4 * has_wildcard_with_port + 2 * (bool(route.hosts) and not has_wildcard) + entry.is_regular),
+        -len(route.headers),
+        -route.regex_priority if entry.is_regular else 0,
+        0 if entry.is_regular else -len(entry.value),
+        float("inf") if route.created_at is None else route.created_at,
+    )
+
+
+def _categories(entries: Iterable[_Entry]) -> Iterator[_Category]:
+    members: dict[int, Entries] = {}
+    for number, entry in enumerate(entries):
+        members[entry.kinds] = members.get(entry.kinds, 0) | 1 << number
+    for kinds, entries_of_kinds in members.items():
+        yield _Category(kinds, entries_of_kinds)
+
+
+def _without(kind: int, categories: Iterable[_Category]) -> Entries:
+    """The entries that have no condition of this kind."""
+    entries = 0
+    for category in categories:
+        entries |= 0 if category.kinds & kind else category.members
+    return entries
+
+
+def _tried_first(category: _Category, sharing: Sequence[tuple[int, Entries]]) -> Entries:
+    """The entries of a category that Kong tries before the others: the fewest that share a value with the request."""
+    fewest = 0
+    for kind, entries in sharing:
+        here = entries & category.members if category.kinds & kind else 0
+        if here and kind == HEADER:
+            return here
+        if here and (not fewest or here.bit_count() < fewest.bit_count()):
+            fewest = here
+    return fewest
+
+
+def _lowest(entries: Entries) -> int:
+    return (entries & -entries).bit_length() - 1
+
+
+def _without_last_dot(sni: str) -> str:
+    return sni.removesuffix(".") if len(sni) > 1 else sni
+
+
+def _match(entry: _Entry, path: bytes, scheme: str) -> Match:
+    prefix, rest, captures = _stripped(entry, path)
+    route = entry.route
+    base = from_text(route.service.path or "/") if route.service else b"/"
+    upstream = upstream_path(route, base, path, path[1:] if rest is None else rest)
+    return Match(
+        route=route,
+        service=route.service,
+        path=entry.path,
+        prefix=None if prefix is None else to_text(prefix),
+        captures=captures,
+        upstream_path=to_text(upstream),
+        upstream_target=escape(upstream),
+        turned_away=route.https_redirect_status_code if route.needs_tls and scheme != "https" else None,
+    )
+
+
+def _stripped(entry: _Entry, path: bytes) -> tuple[bytes | None, bytes | None, Mapping[str | int, str | None]]:
+    """What the route's path took of the request's, what it left over (None: it does not say), and the captures."""
+    if entry.path is None:
+        return None, None, {}
+    found = entry.stripping.match(path) if entry.stripping else None
+    if found is None:
+        return path[: len(entry.value)], _without_leading_dots(path[len(entry.value) :]), {}
+    rest = found.groups()[-1]
+    if rest is None:  # an alternative at the top of the expression that is not its last
+        return None, None, _captures(found)
+    return path[: len(path) - len(rest)], _without_leading_dots(rest), _captures(found)
+
+
+def _captures(found: Found) -> Mapping[str | int, str | None]:
+    captures: dict[str | int, bytes | None] = dict(enumerate(found.groups()[:-1], 1))
+    for name, text in found.groupdict().items():
+        captures[name if isinstance(name, str) else name.decode()] = text
+    captures.pop("uri_postfix", None)
+    return {name: None if text is None else to_text(text) for name, text in captures.items()}
+
+
+def _without_leading_dots(rest: bytes) -> bytes:
+    """Cutting `/a` off `/a../b` must not leave a dot segment behind."""
+    if rest in (b".", b".."):
+        return b""
+    return rest[2:] if rest.startswith(b"./") else rest.removeprefix(b"../")
+
+
+def upstream_path(route: Route, base: bytes, path: bytes, rest: bytes) -> bytes:
+    """The service's path `base` joined with `path`, or with the `rest` of it where the route strips what it matched.
+
+    `path_handling` v0 takes care of the slash between the two, and keeps a last one; v1 joins them as they are.
+    """
+    if route.path_handling == "v1":
+        return _joined_v1(base, rest) if route.strip_path else base + path[1:]
+    if not route.strip_path:
+        return base + path[1:] if base.endswith(b"/") else base if path == b"/" else base + path
+    if rest:
+        return base.removesuffix(b"/") + b"/" + rest.removeprefix(b"/")
+    if base == b"/":
+        return base
+    keeps_slash = path.endswith(b"/") and (path != b"/" or base.endswith(b"/"))
+    return base.removesuffix(b"/") + (b"/" if keeps_slash else b"")
+
+
+def _joined_v1(base: bytes, rest: bytes) -> bytes:
+    return base + (rest[1:] if base.endswith(b"/") and rest.startswith(b"/") else rest)

@@ -1,0 +1,173 @@
+"""Which plugin instance applies to a request: Kong's scopes and their precedence.
+
+An instance is a plugin entry of a Kong configuration that configures one of our receivers. It is for one service, route
+or consumer, for a combination of them, or global. For a request the most specific one is used, alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from .entities import HTTP_PROTOCOLS, Consumer, KongConfig, Plugin, Route, Service
+from .router import Router
+
+MOESIF = "moesif"
+AKTO = "akto-api-discovery"
+CAPTURING = frozenset((MOESIF, AKTO))
+"""Plugin names whose entries are instances of ours."""
+
+Instance = Plugin
+"""An instance is the plugin entry itself; its `config` is validated by whoever uses it."""
+
+type Scope = tuple[str, str | None, str | None, str | None]
+"""Plugin name, ids of route, service and consumer."""
+
+PRECEDENCE = (
+    (True, True, True),
+    (True, False, True),
+    (False, True, True),
+    (True, True, False),
+    (False, False, True),
+    (True, False, False),
+    (False, True, False),
+    (False, False, False),
+)
+"""Which of route, service and consumer a scope names; the most specific first."""
+
+
+class ScopeConflict(ValueError):  # noqa: N818 -- Kong calls it a violation, its Admin API a conflict (409)
+    """Two enabled instances have one scope. `instance` is the second; the text is Kong's for a unique constraint."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        super().__init__(f"UNIQUE violation detected on '{{{','.join(_constraint(instance))}}}'")
+
+
+def _constraint(instance: Instance) -> Iterator[str]:
+    for name, value in (
+        ("consumer", instance.consumer_id),
+        ("name", instance.name),
+        ("route", instance.route_id),
+        ("service", instance.service_id),
+    ):
+        if name == "name":
+            yield f'name="{value}"'
+        else:
+            yield f"{name}=null" if value is None else f'{name}={{id="{value}"}}'
+
+
+class InstanceTable:
+    """The instances by scope. Raises `ScopeConflict` where two enabled ones have the same.
+
+    Disabled instances, and those for protocols other than HTTP's, are kept and shown but never apply.
+    """
+
+    def __init__(self, instances: Iterable[Instance]) -> None:
+        self.instances = tuple(instances)
+        self._by_scope: dict[Scope, Instance] = {}
+        for instance in self.instances:
+            if not _applies_at_all(instance):
+                continue
+            scope = (instance.name, instance.route_id, instance.service_id, instance.consumer_id)
+            if scope in self._by_scope:
+                raise ScopeConflict(instance)
+            self._by_scope[scope] = instance
+
+    def has(self, name: str) -> bool:
+        """Whether any instance of this name exists, disabled ones included."""
+        return any(instance.name == name for instance in self.instances)
+
+    def select(
+        self, name: str, route: Route | None = None, service: Service | None = None, consumer: Consumer | None = None
+    ) -> tuple[Instance | None, str]:
+        """The instance of plugin `name` for a request on this route, service and consumer, and the reason in words."""
+        fitting = list(self._fitting(name, (route, service, consumer)))
+        if not fitting:
+            return None, self._why_none(name, route, service, consumer)
+        (instance, scope), *others = fitting
+        less = ", ".join(other for _, other in others)
+        return instance, f"{scope} (more specific than: {less})" if less else scope
+
+    def _fitting(
+        self, name: str, on: tuple[Route | None, Service | None, Consumer | None]
+    ) -> Iterator[tuple[Instance, str]]:
+        for named in PRECEDENCE:
+            if any(needed and entity is None for needed, entity in zip(named, on, strict=True)):
+                continue
+            route, service, consumer = (
+                entity.id if needed and entity else None for needed, entity in zip(named, on, strict=True)
+            )
+            instance = self._by_scope.get((name, route, service, consumer))
+            if instance is not None:
+                parts = [_described(entity) for needed, entity in zip(named, on, strict=True) if needed and entity]
+                yield instance, " + ".join(parts) or "global"
+
+    def _why_none(self, name: str, route: Route | None, service: Service | None, consumer: Consumer | None) -> str:
+        existing = [instance for instance in self.instances if instance.name == name]
+        if not existing:
+            return f'no "{name}" plugin is configured'
+        disabled = sum(not _applies_at_all(instance) for instance in existing)
+        on = ", ".join((
+            _described(route) if route else "no route",
+            _described(service) if service else "no service",
+            _described(consumer) if consumer else "no consumer",
+        ))  # fmt: skip
+        return f'none of the {len(existing)} "{name}" instances is for this request ({on}); {disabled} disabled'
+
+
+def _applies_at_all(instance: Instance) -> bool:
+    return instance.enabled and (instance.protocols is None or not HTTP_PROTOCOLS.isdisjoint(instance.protocols))
+
+
+def _described(entity: Route | Service | Consumer) -> str:
+    name = entity.username or entity.custom_id if isinstance(entity, Consumer) else entity.name
+    return f'{type(entity).__name__.lower()} "{name or entity.id}"'
+
+
+class Scopes:
+    """A Kong configuration made ready for requests: its router and its instances. Raises `ScopeConflict`."""
+
+    def __init__(self, config: KongConfig) -> None:
+        self.config = config
+        self.router = Router(config.routes)
+        self.instances = InstanceTable(plugin for plugin in config.plugins if plugin.name in CAPTURING)
+
+    def explain(
+        self,
+        method: str,
+        host: str | None,
+        path: str,
+        headers: Mapping[str, Sequence[str]] | None = None,
+        *,
+        scheme: str = "http",
+        sni: str | None = None,
+        consumer: Consumer | None = None,
+        name: str = MOESIF,
+    ) -> dict[str, Any]:
+        """For status pages: the route and service of a request, the instance that applies and why; plain JSON values.
+
+        No `config` is shown: it may hold secrets.
+        """
+        match = self.router.match(method, path, host, headers or {}, scheme, sni)
+        route = match.route if match else None
+        service = match.service if match else None
+        instance, why = self.instances.select(name, route, service, consumer)
+        return {
+            "route": _shown(route),
+            "service": _shown(service),
+            "consumer": _shown(consumer),
+            "instance": None if instance is None else {"id": instance.id, "instance_name": instance.instance_name},
+            "why": why,
+            "matched_path": match.path if match else None,
+            "upstream_path": match.upstream_path if match else None,
+            "turned_away": match.turned_away if match else None,
+        }
+
+
+def _shown(entity: Route | Service | Consumer | None) -> dict[str, Any] | None:
+    if entity is None:
+        return None
+    if isinstance(entity, Consumer):
+        return {"id": entity.id, "username": entity.username, "custom_id": entity.custom_id}
+    return {"id": entity.id, "name": entity.name}
