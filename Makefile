@@ -11,28 +11,33 @@ BIN := $(VENV)/bin
 
 install: $(VENV)/.installed
 
+# The package and its dependencies suffice to run; the tools of the tests come when they are needed.
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || \
 		{ echo "Python 3.12 or later is needed; give it as: make $(MAKECMDGOALS) PYTHON=/path/to/python3.13" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.tools: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group test
 	touch $@
 
 run: install
 	@exec $(BIN)/python -m mitmproxy_moesif run --port $(PORT) --page-port $(PAGE_PORT) --upstream '$(UPSTREAM)'
 
-test: install lint types
+test: lint types
 	$(BIN)/python -m pytest
 
-lint: install
+lint: $(VENV)/.tools
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-types: install
+types: $(VENV)/.tools
 	$(BIN)/mypy
 
-bench: install
+bench: $(VENV)/.tools
 	$(BIN)/python -m tests.bench
 
 clean:

@@ -297,10 +297,10 @@ def warn_of_deprecated(settings: Settings) -> None:
 
 
 def shows_bodies() -> bool:
-    """Whether somebody looks at flows afterwards: an interactive tool, a dump of bodies, or a file of flows."""
+    """Whether somebody looks at flows afterwards: an interactive tool, mitmdump's own lines, or a file of flows."""
     opts = ctx.options
     written = any(getattr(opts, name, None) for name in ("save_stream_file", "hardump"))
-    return written or ctx.master.addons.get("view") is not None or getattr(opts, "flow_detail", 0) > 2
+    return written or ctx.master.addons.get("view") is not None or getattr(opts, "flow_detail", 0) > 0
 
 
 def show_body(message: http.Message, tee: Tee | None) -> None:

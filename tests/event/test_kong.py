@@ -57,6 +57,7 @@ def test_behind_kong_an_untrusted_peer_names_nobody_and_no_uri() -> None:
         ({"Proto": "http", "Host": "pub.example:8000", "Port": "8000"}, "http://pub.example:8000/orders/7?q=1"),
         ({"Host": "pub.example", "Port": "80", "Prefix": "/v1/"}, "http://pub.example/v1/orders/7?q=1"),
         ({"Host": "[2001:db8::1]", "Port": "8000", "Path": "/a"}, "http://[2001:db8::1]:8000/a?q=1"),
+        ({"Host": "no host/at all", "Proto": "ftp", "Path": "nowhere"}, "http://api.example.com/orders/7?q=1"),
     ],
 )
 def test_behind_kong_the_public_uri_is_rebuilt(forwarded: dict[str, str], uri: str) -> None:

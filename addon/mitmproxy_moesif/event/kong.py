@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import Enum
 
 Headers = Mapping[str, str]
+
+_HOST = re.compile(r"[A-Za-z0-9._~%-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
 
 
 class Position(Enum):
@@ -67,23 +70,29 @@ def kong_metadata(request: Headers, response: Headers) -> dict[str, object]:
 
 def public_uri(headers: Headers, scheme: str, authority: str, target: str) -> str:
     """Behind Kong: the URI that the client called, from the `X-Forwarded-*` headers that Kong set."""
-    proto = headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower() or scheme
-    host = headers.get("x-forwarded-host", "").partition(",")[0].strip()
-    port = headers.get("x-forwarded-port", "").partition(",")[0].strip()
-    if host and port.isdigit() and not _has_port(host):
-        host = f"{host}:{port}"
+    proto = _first(headers, "x-forwarded-proto").lower()
+    host = _first(headers, "x-forwarded-host")
+    port = _first(headers, "x-forwarded-port")
+    if not _HOST.fullmatch(host):
+        host = ""
+    elif port.isascii() and port.isdigit() and not _has_port(host):
+        host = f"{host}:{port[:5]}"
     path, query_mark, query = target.partition("?")
-    if forwarded := headers.get("x-forwarded-path", "").partition("?")[0].strip():
+    if (forwarded := headers.get("x-forwarded-path", "").partition("?")[0].strip()).startswith("/"):
         path = forwarded
     elif prefix := headers.get("x-forwarded-prefix", "").strip().rstrip("/"):
         path = prefix + path
-    return absolute_uri(proto, host or authority, path + query_mark + query)
+    return absolute_uri(proto if proto in ("http", "https") else scheme, host or authority, path + query_mark + query)
 
 
 def absolute_uri(scheme: str, authority: str, target: str) -> str:
     """Scheme, host (its port where it is not the scheme's default), path and query as sent."""
     host = authority.removesuffix(":443" if scheme == "https" else ":80")
     return f"{scheme}://{host}{target if target.startswith('/') else '/' + target}"
+
+
+def _first(headers: Headers, name: str) -> str:
+    return headers.get(name, "").partition(",")[0].strip()
 
 
 def _has_port(host: str) -> bool:
