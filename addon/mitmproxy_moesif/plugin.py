@@ -7,6 +7,7 @@ callables; log: response, error, websocket_end. Every hook is guarded: a fault o
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -117,7 +118,7 @@ class MoesifAddon:
             return
         if self._pipeline is None:
             self._pipeline = Pipeline(spool_folder(settings), settings.spool_max_bytes)
-            self._pipeline.start()
+            start_when_up(self._pipeline)
         self._apply(settings)
         warn_of_deprecated(settings)
 
@@ -144,11 +145,15 @@ class MoesifAddon:
         master = ctx.master
         timeout = self._shutdown_seconds()
 
+        def end() -> None:
+            pipeline.drain(timeout)
+            report(pipeline.close().line())
+
         def close_if_unclaimed() -> None:
             if master.__dict__.pop("moesif_handover", None) is not None:
                 self._sweep(self._register.pop_all())
                 # In a thread of its own: the proxy goes on without us.
-                master.event_loop.run_in_executor(None, lambda: report(pipeline.stop(timeout).line()))
+                master.event_loop.run_in_executor(None, end)
 
         master.event_loop.call_soon(close_if_unclaimed)
 
@@ -166,11 +171,13 @@ class MoesifAddon:
         if (server := ctx.master.addons.get("proxyserver")) is not None:
             await server.servers.update([])
         await self._in_flight(abort, seconds * IN_FLIGHT_SHARE)
+        left = seconds - (time.monotonic() - began)
+        if not abort.is_set():
+            await asyncio.to_thread(pipeline.drain, left)
+        # From here on the loop does not run, so that no exchange passes unseen.
         self._sweep(self._register.pop_all())
         self._instance = None
-        left = seconds - (time.monotonic() - began)
-        reading = await asyncio.to_thread(pipeline.stop, 0.0 if abort.is_set() else left)
-        report(reading.line())
+        report(pipeline.close().line())
 
     async def _in_flight(self, abort: asyncio.Event, seconds: float) -> None:
         """Wait until no exchange is under way any more, for at most `seconds`."""
@@ -283,6 +290,15 @@ def spool_folder(settings: Settings) -> Path | None:
     if settings.spool_dir is not None:
         return None if settings.spool_dir == "off" else Path(settings.spool_dir).expanduser()
     return Path(ctx.options.confdir).expanduser() / "moesif-spool"
+
+
+def start_when_up(pipeline: Pipeline) -> None:
+    """Start as soon as the proxy has: until then any error in the log ends it, also one about a damaged spool."""
+    check = ctx.master.addons.get("errorcheck")
+    if check is not None and check.logger in logging.getLogger().handlers:
+        ctx.master.event_loop.call_later(0.01, start_when_up, pipeline)
+    else:
+        pipeline.start()
 
 
 def warn_of_deprecated(settings: Settings) -> None:

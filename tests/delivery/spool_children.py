@@ -131,6 +131,18 @@ def fill_the_disk(folder: str, room: str) -> None:
     os.kill(os.getpid(), 9)
 
 
+def remove_with_a_full_log(folder: str) -> None:
+    """The log may grow no further, but its pages have their place in the database."""
+    spool = Spool.create(Path(folder), 64 * MIB)
+    chunks = [a_chunk(20, 1000) for _ in range(10)]
+    spool.append(chunks)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log = spool.path.with_name(spool.path.name + "-wal")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size, most))
+    spool.remove([chunk.key or 0 for chunk in chunks[1:]])
+    os.kill(os.getpid(), 9)
+
+
 def close_on_a_full_disk(folder: str) -> None:
     """All that a spool held was sent, and the disk, full of this very spool, does not take the removals."""
     spool = Spool.create(Path(folder), 64 * MIB)
@@ -187,6 +199,7 @@ CHILDREN: dict[str, Callable[..., None]] = {
         fork,
         execute,
         fill_the_disk,
+        remove_with_a_full_log,
         close_on_a_full_disk,
         adopt_on_a_full_disk,
         use_as_an_ordinary_user,

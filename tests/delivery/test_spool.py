@@ -233,6 +233,14 @@ def test_the_log_does_not_grow_with_what_passes_through(folder: Path, spool: Spo
     assert size_on_disk(folder) < 8 * MIB
 
 
+def test_a_large_transaction_does_not_leave_a_large_log(folder: Path, spool: Spool) -> None:
+    chunks = [a_chunk(50, 1000) for _ in range(300)]
+    spool.append(chunks)
+    spool.append([a_chunk()])
+    log = spool.path.with_name(spool.path.name + "-wal")
+    assert log.stat().st_size < 5 * MIB
+
+
 # -- Files
 
 

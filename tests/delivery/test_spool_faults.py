@@ -188,6 +188,11 @@ def test_a_full_disk_refuses_at_once_and_loses_nothing(start: Start, folder: Pat
     assert sorted(take_over(folder)) == sorted(ids(told, "appended"))
 
 
+def test_a_log_that_cannot_grow_makes_room_for_a_removal_by_itself(start: Start, folder: Path) -> None:
+    start("remove_with_a_full_log", folder).wait()
+    assert len(take_over(folder)) == 20
+
+
 def test_a_spool_that_fills_the_disk_itself_makes_room_when_it_is_closed(start: Start, folder: Path) -> None:
     assert rest(start("close_on_a_full_disk", folder)) == [["refused"], ["left", "0"]]
 

@@ -262,6 +262,26 @@ def test_rows_outlive_the_tree_above_them(folder: Path) -> None:
         assert stored(spool) == [content(chunk) for chunk in chunks]
 
 
+def test_a_log_without_its_header_is_read(folder: Path) -> None:
+    chunks = sizes(40)
+    path = dead_spool(folder, chunks)
+    overwrite(path.with_name(path.name + "-wal"), 0, b"?" * 32)
+    with taken_over(folder) as spools:
+        assert stored(spools[0]) == [content(chunk) for chunk in chunks]
+
+
+def test_damage_that_only_a_removal_would_meet_is_found_before_it(folder: Path) -> None:
+    """All rows can be read, but the map of which page belongs to which is wrong."""
+    chunks = [a_chunk(20, 400) for _ in range(30)]
+    path = checkpointed(dead_spool(folder, chunks))
+    overwrite(path, PAGE + 5 * 20 + 1, b"\0\0\0\1")
+    with taken_over(folder) as spools:
+        (spool,) = spools
+        assert spool.path != path
+        assert stored(spool) == [content(chunk) for chunk in chunks]
+        assert spool.unreadable_chunks == 0
+
+
 def test_what_was_removed_does_not_come_back_out_of_a_damaged_file(folder: Path) -> None:
     spool = Spool.create(folder.with_name("living"), 64 * MIB)
     chunks = sizes(60)

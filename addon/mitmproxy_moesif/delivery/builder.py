@@ -44,10 +44,19 @@ class Builder:
         self._since = 0.0
         self._bytes = 0
         self._stopping = False
+        self._flushed = threading.Event()
+        self._flushed.set()
         self._thread = threading.Thread(target=self._run, name="moesif-build", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    def flush(self, seconds: float) -> None:
+        """Store what was captured so far without waiting for more; returns when it is done, or after `seconds`."""
+        if self._thread.is_alive():
+            self._flushed.clear()
+            self._door.wake.set()
+            self._flushed.wait(seconds)
 
     def stop(self) -> None:
         """Build and store what was captured so far, then end."""
@@ -55,7 +64,9 @@ class Builder:
         self._door.wake.set()
 
     def join(self, deadline: float) -> bool:
-        self._thread.join(max(0.0, deadline - self._clock()))
+        """Whether the thread ended by `deadline` (monotonic), or never began."""
+        if self._thread.ident is not None:
+            self._thread.join(max(0.0, deadline - self._clock()))
         return not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -82,7 +93,10 @@ class Builder:
             if self._built and self._is_due():
                 self._commit()
             time.sleep(0)
-        if self._built and self._is_due():
+        if not self._flushed.is_set():
+            self._commit()
+            self._flushed.set()
+        elif self._built and self._is_due():
             self._commit()
 
     def _is_due(self) -> bool:

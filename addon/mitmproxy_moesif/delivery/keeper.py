@@ -7,6 +7,7 @@ disk.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from mitmproxy_moesif.delivery.ledger import Ledger
 from mitmproxy_moesif.delivery.store import Store
@@ -16,11 +17,15 @@ INTERVAL = 2.0
 
 
 class Keeper:
-    """Looks after the store at once and then every `INTERVAL` seconds, until `stop`."""
+    """Looks after the store at once and then every `INTERVAL` seconds, until `stop`.
 
-    def __init__(self, store: Store, ledger: Ledger) -> None:
+    `stored` is called with each destination that something to send was found for.
+    """
+
+    def __init__(self, store: Store, ledger: Ledger, stored: Callable[[str], None]) -> None:
         self._store = store
         self._ledger = ledger
+        self._stored = stored
         self._limited = Limited()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="moesif-keep", daemon=True)
@@ -34,7 +39,8 @@ class Keeper:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._store.adopt()
+                for destination in self._store.adopt():
+                    self._stored(destination)
                 self._store.maintain()
             except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never dies of one error
                 self._ledger.fault("keeper")

@@ -24,24 +24,28 @@ from mitmproxy_moesif.instance import Instance
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.settings import Settings
 
-BUILDER_SHARE = 0.3
-"""Of the time to shut down, what is kept for building and storing what was captured last."""
+CLOSE_SECONDS = 1.0
+"""What building and storing the last exchanges may take."""
 
 
 class Pipeline:
-    """Takes exchanges and delivers them. `start` once, `configure` at any time, `stop` once."""
+    """Takes exchanges and delivers them. `start` once, `configure` at any time, then `drain` and `close`."""
 
     def __init__(self, folder: Path | None, max_bytes: int) -> None:
         self.ledger = Ledger()
         self.store = Store(self.ledger, folder, max_bytes)
         self._door = Door(self.ledger, lambda: self.store.memory_bytes)
         self._builder = Builder(self._door, self.store, self.ledger, self._notify)
-        self._keeper = Keeper(self.store, self.ledger)
+        self._keeper = Keeper(self.store, self.ledger, self._notify)
         self._senders: dict[str, Sender] = {}
         self._aborted = threading.Event()
+        self._closed = False
         self._nearly_full = False
 
     def start(self) -> None:
+        """Does nothing once closed: a proxy may end before it was up."""
+        if self._closed:
+            return
         self.store.open()
         self._builder.start()
         self._keeper.start()
@@ -70,7 +74,7 @@ class Pipeline:
         waiting, most = self.ledger.in_memory(), self._door.max_events
         if not self._nearly_full and (cause is not None or waiting * 5 > most * 4):
             self._nearly_full = True
-            log.warning("moesif: the queue is over 80 %% full; past its limits new events are dropped, and counted")
+            log.warning("moesif: the queue is over 80 % full; past its limits new events are dropped, and counted")
         elif self._nearly_full and waiting * 2 < most and cause is None:
             self._nearly_full = False
             log.info("moesif: the queue has room again")
@@ -82,29 +86,32 @@ class Pipeline:
     def reading(self) -> Reading:
         return self.ledger.read()
 
-    def stop(self, seconds: float) -> Reading:
-        """Build, store and send what was captured, for at most `seconds`; then close the files. Returns the end state.
-
-        What is left on disk is sent by the next process; what is left in memory alone is counted as dropped.
-        """
-        began = time.monotonic()
-        deadline = began + seconds
+    def drain(self, seconds: float) -> None:
+        """Send what waits, for at most `seconds`. What is put meanwhile is still taken."""
+        deadline = time.monotonic() + seconds
         self._keeper.stop()
-        self._builder.stop()
-        self._builder.join(began + max(seconds * BUILDER_SHARE, min(seconds, 0.5)))
+        self._builder.flush(seconds)
         for sender in self._senders.values():
             sender.stop(deadline)
         for sender in self._senders.values():
-            while (
-                not self._aborted.is_set() and time.monotonic() < deadline and not sender.join(time.monotonic() + 0.05)
-            ):
-                pass
+            while not self._aborted.is_set() and time.monotonic() < deadline:
+                if sender.join(time.monotonic() + 0.05):
+                    break
+
+    def close(self) -> Reading:
+        """Store what was put last and close the files; takes no more than a moment. Returns the end state.
+
+        What is left on disk is sent by the next process; what is left in memory alone is counted as dropped.
+        """
+        self._closed = True
+        self._builder.stop()
+        self._builder.join(time.monotonic() + CLOSE_SECONDS)
         self.store.close()
         self.ledger.abandon("shutdown")
         return self.reading()
 
     def abort(self) -> None:
-        """End a `stop` under way at once; what is on disk stays there."""
+        """End a `drain` under way at once; what is on disk stays there."""
         self._aborted.set()
 
 

@@ -11,7 +11,6 @@ trouble with the disk is a SpoolError at once, without waiting; the spool is usa
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import secrets
 import sqlite3
@@ -23,7 +22,7 @@ from pathlib import Path
 from mitmproxy_moesif.delivery import spool_format
 from mitmproxy_moesif.delivery.chunk import Chunk
 from mitmproxy_moesif.delivery.spool_format import COLUMNS, INSERT, PAGE, Row
-from mitmproxy_moesif.delivery.spool_lock import FileLock, after_fork_in_child, identity
+from mitmproxy_moesif.delivery.spool_lock import FileLock, identity
 
 LOCK = ".lock"  # what is added to a file's name; SQLite adds "-wal" by itself
 NEW = ".new"
@@ -94,7 +93,6 @@ class Spool:
             except BaseException:
                 self._connection.close()
                 raise
-        after_fork_in_child(self._abandon)
 
     @classmethod
     def create(cls, folder: Path, max_bytes: int) -> Spool:
@@ -268,11 +266,6 @@ class Spool:
                 connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, not in_place)
                 connection.close()
             self._file_lock.release()
-
-    def _abandon(self) -> None:
-        """In a forked child: SQLite forbids even closing an inherited connection, so it must never be collected."""
-        if self._connection is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
 
     # -- Inside
 

@@ -10,20 +10,7 @@ import contextlib
 import fcntl
 import os
 import weakref
-from collections.abc import Callable
 from pathlib import Path
-
-
-def after_fork_in_child(method: Callable[[], None]) -> None:
-    """Call the bound `method` in every child that this process forks, without keeping its object alive."""
-    reference = weakref.WeakMethod(method)
-
-    def call() -> None:
-        living = reference()
-        if living is not None:
-            living()
-
-    os.register_at_fork(after_in_child=call)
 
 
 def identity(path: Path) -> tuple[int, int] | None:
@@ -45,7 +32,13 @@ class FileLock:
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor
-        after_fork_in_child(self._abandon)
+        abandon = weakref.WeakMethod(self._abandon)  # the interpreter keeps what is registered for good
+
+        def in_child() -> None:
+            if method := abandon():
+                method()
+
+        os.register_at_fork(after_in_child=in_child)
 
     @classmethod
     def acquire(cls, path: Path) -> FileLock | None:

@@ -17,7 +17,14 @@ from pathlib import Path
 
 from mitmproxy_moesif.delivery.chunk import Chunk
 from mitmproxy_moesif.delivery.ledger import Ledger
-from mitmproxy_moesif.delivery.spool import ChunkInfo, Spool, SpoolDamaged, SpoolError, SpoolFull
+from mitmproxy_moesif.delivery.spool import (
+    ChunkInfo,
+    Spool,
+    SpoolDamaged,
+    SpoolError,
+    SpoolFull,
+    SpoolVanished,
+)
 from mitmproxy_moesif.delivery.spool_folder import SpoolFolder
 from mitmproxy_moesif.log import log
 
@@ -73,14 +80,16 @@ class Store:
     ) -> None:
         self._ledger = ledger
         self._folder = folder
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes  # may be changed at any time
         self._left_behind = SpoolFolder(folder, max_bytes) if folder is not None else None
         self._clock = clock
         self._lock = threading.Lock()
         self._lanes: dict[str, Lanes] = {}
         self._spool: Spool | None = None
         self._others: list[Spool] = []
-        self._trouble: str | None = None
+        self._lost = False
+        self._vanished: set[Spool] = set()
+        self.trouble: str | None = None  # what is wrong with the disk, in one line
         self._full = False
         self.memory_bytes = 0
 
@@ -89,27 +98,31 @@ class Store:
     def open(self) -> None:
         """Open this process's spool."""
         if self._folder is not None:
-            self._reopen()
+            self._create(self._folder)
 
-    def adopt(self) -> None:
-        """Take over the files of processes that ended. Cheap when there are none."""
+    def adopt(self) -> list[str]:
+        """Take over the files of processes that ended; returns the destinations of what they hold. Cheap mostly."""
+        found: set[str] = set()
         if self._left_behind is not None:
             for spool in self._left_behind.adopt():
-                self._adopt(spool)
+                found |= self._adopt(spool)
+        return sorted(found)
 
-    def _adopt(self, spool: Spool) -> None:
-        events = 0
-        destinations = set()
+    def _adopt(self, spool: Spool) -> set[str]:
+        events, destinations = 0, set()
         for info in spool.index():
             events += info.count
             destinations.add(info.destination)
+        if spool.unreadable_events:
+            self._ledger.lose(spool.unreadable_events, "spool_damaged")
+        self._ledger.recover(events)
         with self._lock:
             self._others.append(spool)
             for destination in destinations:
                 self._lane(destination).cursors.append(Cursor(spool, destination, ALL_KEYS))
-        self._ledger.recover(events)
         if events:
             log.info("moesif: found %d events that an earlier process left in the spool", events)
+        return destinations
 
     def put(self, chunks: Sequence[Chunk]) -> None:
         """Store chunks that are in the caller's hand; on disk when it returns, wherever that works."""
@@ -118,19 +131,19 @@ class Store:
             try:
                 spool.append(chunks)
             except SpoolFull:
-                self._drop_newest(spool, chunks)
+                self._put_what_fits(spool, chunks)
                 return
             except SpoolError as error:
                 self._in_trouble(error)
                 spool = None
             else:
                 self._full = False
+                self._works_again()
         for chunk in chunks:
-            self._ledger.store(len(chunk.events), on_disk=spool is not None)
-            self._add_fresh(Waiting(chunk, spool, self._clock()))
+            self._take_in(chunk, spool)
 
-    def _drop_newest(self, spool: Spool, chunks: Sequence[Chunk]) -> None:
-        """No room for all of them: those that fit are kept one by one."""
+    def _put_what_fits(self, spool: Spool, chunks: Sequence[Chunk]) -> None:
+        """No room for all of them: the newest, those that do not fit, are dropped."""
         for chunk in chunks:
             try:
                 spool.append([chunk])
@@ -139,79 +152,121 @@ class Store:
                 if not self._full:
                     self._full = True
                     log.warning(
-                        "moesif: the spool is full (moesif_spool_max_bytes): new events are dropped, and counted"
+                        "moesif: the spool is full (moesif_spool_max_bytes); new events are dropped and counted"
                     )
             else:
-                self._ledger.store(len(chunk.events), on_disk=True)
-                self._add_fresh(Waiting(chunk, spool, self._clock()))
+                self._take_in(chunk, spool)
 
-    def _add_fresh(self, waiting: Waiting) -> None:
+    def _take_in(self, chunk: Chunk, spool: Spool | None) -> None:
+        self._ledger.store(len(chunk.events), on_disk=spool is not None)
         with self._lock:
-            lanes = self._lane(waiting.chunk.destination)
-            lanes.fresh.append(waiting)
-            lanes.fresh_events += waiting.count
-            lanes.fresh_bytes += waiting.chunk.size
-            if waiting.spool is None:
-                self.memory_bytes += waiting.chunk.size
+            lanes = self._lane(chunk.destination)
+            lanes.fresh.append(Waiting(chunk, spool, self._clock()))
+            lanes.fresh_events += len(chunk.events)
+            lanes.fresh_bytes += chunk.size
+            if spool is None:
+                self.memory_bytes += chunk.size
             elif lanes.fresh_bytes > FRESH_MAX_BYTES:
                 self._retreat(lanes)
 
     def maintain(self) -> None:
         """Now and then: return to disk what had to stay in memory, and give disk space back."""
-        if self._trouble is not None:
-            self._reopen()
-        if self._spool is not None and self._trouble is None:
+        if self._folder is None:
+            return
+        if self._spool is None or self._lost:
+            self._create(self._folder)
+        if self._spool is not None and not self._lost:
             self._move_to_disk(self._spool)
         with self._lock:
-            drained = [spool for spool in self._others if not spool.index()]
-            self._others = [spool for spool in self._others if spool not in drained]
+            drained = [spool for spool in self._others if not spool.stored_chunks]
+            self._others = [spool for spool in self._others if spool.stored_chunks]
         for spool in drained:
             spool.close()
-        if self._spool is not None:
-            self._spool.shrink()
+        self._share_room()
 
-    def _move_to_disk(self, spool: Spool) -> None:
-        with self._lock:
-            lanes = list(self._lanes.values())
-            stranded = [w for lane in lanes for w in (*lane.backlog, *lane.fresh) if w.spool is None]
-            if not stranded:
-                return
-            try:
-                spool.append([waiting.chunk for waiting in stranded])
-            except SpoolFull:
-                return
-            except SpoolError as error:
-                self._in_trouble(error)
-                return
-            for waiting in stranded:
-                waiting.spool = spool
-                self.memory_bytes -= waiting.chunk.size
-                self._ledger.move(waiting.count, to_disk=True)
-
-    def _reopen(self) -> None:
-        assert self._folder is not None
+    def _share_room(self) -> None:
+        """What other processes left counts against the bound; a quarter of it is always for what is new."""
         try:
-            fresh = Spool.create(self._folder, self._max_bytes)
+            for spool in self._others:
+                spool.shrink()
+            if self._spool is not None:
+                taken = sum(spool.disk_bytes for spool in self._others)
+                self._spool.max_bytes = max(self.max_bytes - taken, self.max_bytes // 4)
+                self._spool.shrink()
+        except SpoolError as error:
+            self._in_trouble(error)
+
+    def _create(self, folder: Path) -> None:
+        """Open a new file; the one that was lost stays open for as long as it holds something."""
+        try:
+            spool = Spool.create(folder, self.max_bytes)
         except SpoolError as error:
             self._in_trouble(error)
             return
         with self._lock:
             if self._spool is not None:
                 self._others.append(self._spool)
-            self._spool = fresh
-        if self._trouble is not None:
-            log.info("moesif: the spool works again; events go to disk")
-        self._trouble = None
+            self._spool, self._lost = spool, False
+        self._works_again()
+
+    def _move_to_disk(self, spool: Spool) -> None:
+        """Into this file: what is in memory alone, and what is in a file that is gone from its folder."""
+        with self._lock:
+            try:
+                for lanes in self._lanes.values():
+                    self._move_cursors(lanes, spool)
+                    for waiting in (*lanes.backlog, *lanes.fresh):
+                        self._move(waiting, spool)
+            except SpoolFull:
+                return
+            except SpoolError as error:
+                self._in_trouble(error)
+                return
+            self._vanished.clear()
+        self._works_again()
+
+    def _move(self, waiting: Waiting, spool: Spool) -> None:
+        old, old_key = waiting.spool, waiting.chunk.key
+        if old is not None and old not in self._vanished:
+            return
+        spool.append([waiting.chunk])
+        waiting.spool = spool
+        if old is None:
+            self.memory_bytes -= waiting.chunk.size
+            self._ledger.move(waiting.count, to_disk=True)
+        elif old_key is not None:
+            old.remove([old_key])
+
+    def _move_cursors(self, lanes: Lanes, spool: Spool) -> None:
+        for cursor in [cursor for cursor in lanes.cursors if cursor.spool in self._vanished]:
+            lanes.cursors.remove(cursor)
+            moved: list[Chunk] = []
+            while rows := cursor.rows(PAGE):
+                for row in rows:
+                    cursor.after = row.key
+                    if row.destination == lanes.destination and (chunk := self._load(cursor.spool, row)) is not None:
+                        spool.append([chunk])
+                        cursor.spool.remove([row.key])
+                        moved.append(chunk)
+            if moved:
+                first, last = moved[0].key, moved[-1].key
+                assert first is not None
+                assert last is not None
+                lanes.cursors.insert(0, Cursor(spool, lanes.destination, last, first - 1))
 
     def _in_trouble(self, error: SpoolError) -> None:
-        if self._trouble is None:
+        if isinstance(error, SpoolVanished | SpoolDamaged) and self._spool is not None:
+            self._lost = True
+            if isinstance(error, SpoolVanished):
+                self._vanished.add(self._spool)
+        if self.trouble is None:
             log.error("moesif: %s; events stay in memory until the disk works again", error)
-        self._trouble = str(error)
+        self.trouble = str(error)
 
-    @property
-    def trouble(self) -> str | None:
-        """What is wrong with the disk, in one line; None while all is well."""
-        return self._trouble
+    def _works_again(self) -> None:
+        if self.trouble is not None:
+            self.trouble = None
+            log.info("moesif: the spool works again; events go to disk")
 
     def close(self) -> None:
         """Close the files; what is in them is for the next process."""

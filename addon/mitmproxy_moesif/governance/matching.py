@@ -1,0 +1,348 @@
+"""Which sets of conditions hold for a request: regular expressions from outside, in linear time, all at once.
+
+Every pattern that is asked of one field goes into a few automata (`re2.Set`), so that one pass over the field's text
+answers all of them: 1,000 patterns cost some microseconds where 1,000 searches cost more than a millisecond. Then each
+set of conditions is looked up by its rarest pattern, so that only sets of which one condition holds are looked at.
+
+Conditions on the body are kept apart: `ConditionIndex.evaluate` answers everything else and names the sets that hang on
+the body alone, so that the body is asked for only when it decides something.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import re2
+
+from mitmproxy_moesif.governance.model import ConditionSet, as_text, one_line
+
+# Of 100 to 1000 patterns a set, the small ones have the better worst case: the automaton of many patterns with gaps
+# (`foo1.*bar1`) keeps meeting states that it has not seen, and building one costs as much as there are patterns.
+PATTERNS_PER_SET = 128
+
+# Bound of one pattern's or set's program and cached states, in bytes; a pattern that needs more is refused.
+MAX_MEMORY = 8 << 20
+
+
+class PatternError(ValueError):
+    """A regular expression that re2 refuses; the message names it and says why."""
+
+
+class RequestView(Protocol):
+    """What conditions ask about a request."""
+
+    @property
+    def verb(self) -> str: ...
+
+    @property
+    def route(self) -> str:
+        """The path without the query."""
+
+    @property
+    def ip_address(self) -> str: ...
+
+    def header(self, name: str, /) -> str | None:
+        """The value of the header with this lower-case name, repeated ones joined; None without one."""
+
+    def body(self) -> object:
+        """The parsed JSON body; the text of an `application/graphql` body as `{"query": text}`; None without one."""
+
+
+class FieldPath(NamedTuple):
+    """A field that a condition names; `name` is the header's, in lower case, or the body's key."""
+
+    source: Literal["verb", "route", "ip_address", "status", "header", "body"]
+    name: str = ""
+
+
+_PLAIN_PATHS = {
+    "request.verb": FieldPath("verb"),
+    "request.route": FieldPath("route"),
+    "request.ip_address": FieldPath("ip_address"),
+    "request.ip": FieldPath("ip_address"),
+    "response.status": FieldPath("status"),
+}
+
+
+def parse_path(path: str) -> FieldPath | None:
+    """The field behind a condition's `path`; None for one that we do not know."""
+    if (name := path.removeprefix("request.headers.")) != path and name:
+        return FieldPath("header", name.lower())
+    if (name := path.removeprefix("request.body.")) != path and name:
+        return FieldPath("body", name)
+    return _PLAIN_PATHS.get(path)
+
+
+class Term(NamedTuple):
+    """One condition: `regex` is searched in `field`."""
+
+    field: FieldPath
+    pattern: str
+    regex: Any
+
+
+type TermSet = tuple[Term, ...]
+
+
+def compile_sets(sets: Sequence[ConditionSet], *, with_status: bool = False) -> tuple[tuple[TermSet, ...], list[str]]:
+    """The sets with their patterns compiled, and the paths in them that can never match.
+
+    A set with such a path is left out, since it cannot hold. No sets at all means "always": one set without terms.
+    Raises PatternError for the first pattern that re2 refuses.
+    """
+    if not sets:
+        return ((),), []
+    compiled: list[TermSet] = []
+    unknown: list[str] = []
+    for one in sets:
+        terms = [(parse_path(c.path), c.path, c.value, _compiled(c.path, c.value)) for c in one.conditions]
+        missing = [path for field, path, *_ in terms if not field or (field.source == "status" and not with_status)]
+        unknown += missing
+        if not missing:
+            compiled.append(tuple(Term(field, pattern, regex) for field, _, pattern, regex in terms if field))
+    return tuple(compiled), unknown
+
+
+def _options() -> Any:
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = MAX_MEMORY
+    options.never_capture = True  # asking where groups matched would leave the fast automaton
+    return options
+
+
+def _compiled(path: str, pattern: str) -> Any:
+    try:
+        return re2.compile(pattern, _options())
+    except (re2.error, UnicodeError) as e:
+        reason = e.args[0].decode(errors="replace") if isinstance(e.args[0], bytes) else str(e)
+        shown = f"the pattern {one_line(pattern, 200)!r} of {one_line(path, 200)!r}"
+        raise PatternError(f"{shown} is not one of re2's: {one_line(reason, 200)}") from e
+
+
+class _Group(NamedTuple):
+    """Up to PATTERNS_PER_SET patterns; `offset` is the number of the first. `automaton` is None where re2 has no room
+    for all of them together."""
+
+    offset: int
+    regexes: tuple[Any, ...]
+    automaton: Any | None
+
+
+class Scanner:
+    """Patterns that are searched in the same text, numbered from 0."""
+
+    def __init__(self, patterns: Mapping[str, Any]) -> None:
+        every = list(patterns.items())
+        starts = range(0, len(every), PATTERNS_PER_SET)
+        self._groups = tuple(
+            group for start in starts for group in _halved(every[start : start + PATTERNS_PER_SET], start)
+        )
+
+    def scan(self, text: str) -> set[int]:
+        """The numbers of the patterns that match somewhere in `text`."""
+        data = _encoded(text)
+        hits: set[int] = set()
+        for offset, regexes, automaton in self._groups:
+            found = automaton.Match(data) if automaton else None
+            if found is None:
+                hits.update(offset + number for number, regex in enumerate(regexes) if regex.search(data))
+            else:
+                hits.update([offset - 1 + number for number in found if number])
+        return hits
+
+
+def _halved(patterns: list[tuple[str, Any]], offset: int) -> Iterator[_Group]:
+    """One group where re2 has room for all, else those of both halves."""
+    automaton = _automaton([pattern for pattern, _ in patterns])
+    if automaton or len(patterns) == 1:
+        yield _Group(offset, tuple(regex for _, regex in patterns), automaton)
+        return
+    middle = len(patterns) // 2
+    yield from _halved(patterns[:middle], offset)
+    yield from _halved(patterns[middle:], offset + middle)
+
+
+def _automaton(patterns: Sequence[str]) -> Any | None:
+    """All patterns as one `re2.Set`, behind an empty one as number 0; None where they do not fit together.
+
+    A set that runs out of memory while matching reports no match and no error. The empty pattern always matches: where
+    it is missing from the answer, the answer is no answer.
+    """
+    automaton = re2.Set.SearchSet(_options())
+    automaton.Add("")
+    try:
+        for pattern in patterns:
+            automaton.Add(pattern)
+        automaton.Compile()
+    except re2.error:
+        return None
+    return automaton
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # bytes of a header that were not UTF-8, or half a pair in JSON
+        return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text).encode()
+
+
+type _Key = tuple[FieldPath, int]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldSet:
+    """A set of conditions that several `owners` may have in common: those on the body in `inner`, all others in
+    `outer`, each with the rarest in front."""
+
+    outer: tuple[_Key, ...]
+    inner: tuple[_Key, ...]
+    owners: tuple[int, ...]
+
+
+class ConditionIndex:
+    """The condition sets of many owners (rules, or sampling entries), numbered in the order given."""
+
+    def __init__(self, owners: Sequence[Sequence[TermSet]]) -> None:
+        patterns = _by_field(term for sets in owners for terms in sets for term in terms)
+        self._scanners = {field: Scanner(found) for field, found in patterns.items()}
+        self._always: frozenset[int] = frozenset()
+        self._body_only: list[HeldSet] = []
+        self._keyed: dict[FieldPath, dict[int, list[HeldSet]]] = {}
+        numbers = {field: {pattern: n for n, pattern in enumerate(found)} for field, found in patterns.items()}
+        for held in _held_sets(owners, numbers):
+            if held.outer:
+                field, number = held.outer[0]
+                self._keyed.setdefault(field, {}).setdefault(number, []).append(held)
+            elif held.inner:
+                self._body_only.append(held)
+            else:
+                self._always = frozenset(held.owners)
+
+    def evaluate(self, view: RequestView, status: int | None = None) -> tuple[set[int], list[HeldSet]]:
+        """The owners that match whatever the body is, and the sets of which only the conditions on the body are open.
+
+        An owner can be in both: then the body does not matter to it."""
+        facts = _RequestFacts(view, status, self._scanners)
+        matched = set(self._always)
+        undecided = list(self._body_only)
+        for held in _holding(self._keyed, facts, "outer"):
+            if held.inner:
+                undecided.append(held)
+            else:
+                matched.update(held.owners)
+        return matched, undecided
+
+    def decide_by_body(self, undecided: Sequence[HeldSet], body: object) -> set[int]:
+        """The owners of those sets whose conditions on the body hold, all of a set on one and the same operation."""
+        waiting: dict[FieldPath, dict[int, list[HeldSet]]] = {}
+        for held in undecided:
+            field, number = held.inner[0]
+            waiting.setdefault(field, {}).setdefault(number, []).append(held)
+        matched: set[int] = set()
+        for operation in _operations(body) if waiting else ():
+            for held in _holding(waiting, _BodyFacts(operation, self._scanners), "inner"):
+                matched.update(held.owners)
+        return matched
+
+
+def _held_sets(
+    owners: Sequence[Sequence[TermSet]], numbers: Mapping[FieldPath, Mapping[str, int]]
+) -> Iterator[HeldSet]:
+    by_keys: dict[frozenset[_Key], dict[int, None]] = {}
+    for owner, sets in enumerate(owners):
+        for terms in sets:
+            keys = frozenset((term.field, numbers[term.field][term.pattern]) for term in terms)
+            by_keys.setdefault(keys, {})[owner] = None
+    frequency = Counter(key for keys in by_keys for key in keys)
+    for keys, found in by_keys.items():
+        ordered = sorted(keys, key=lambda key: (frequency[key], key))
+        inner = tuple(key for key in ordered if key[0].source == "body")
+        outer = tuple(key for key in ordered if key[0].source != "body")
+        yield HeldSet(outer, inner, tuple(found))
+
+
+def _holding(
+    keyed: Mapping[FieldPath, Mapping[int, Sequence[HeldSet]]], facts: _Facts, part: Literal["outer", "inner"]
+) -> Iterator[HeldSet]:
+    """The sets that hold in one of their two parts, found by the first condition of it."""
+    for field, by_number in keyed.items():
+        for number in facts.hits(field):
+            for held in by_number.get(number, ()):
+                keys = held.outer if part == "outer" else held.inner
+                if len(keys) == 1 or all(n in facts.hits(f) for f, n in keys[1:]):
+                    yield held
+
+
+def _by_field(terms: Iterator[Term]) -> dict[FieldPath, dict[str, Any]]:
+    found: dict[FieldPath, dict[str, Any]] = {}
+    for term in terms:
+        found.setdefault(term.field, {})[term.pattern] = term.regex
+    return found
+
+
+_NONE: frozenset[int] = frozenset()
+
+
+class _Facts(ABC):
+    """The patterns that some fields match, each field scanned when it is first asked for."""
+
+    def __init__(self, scanners: Mapping[FieldPath, Scanner]) -> None:
+        self._scanners = scanners
+        self._hits: dict[FieldPath, Set[int]] = {}
+
+    def hits(self, field: FieldPath) -> Set[int]:
+        found = self._hits.get(field)
+        if found is None:
+            text = self._text(field)
+            found = self._hits[field] = _NONE if text is None else self._scanners[field].scan(text)
+        return found
+
+    @abstractmethod
+    def _text(self, field: FieldPath) -> str | None:
+        """The field's text; None for a missing field, which no pattern matches."""
+
+
+class _RequestFacts(_Facts):
+    def __init__(self, view: RequestView, status: int | None, scanners: Mapping[FieldPath, Scanner]) -> None:
+        super().__init__(scanners)
+        self._view = view
+        self._status = status
+
+    def _text(self, field: FieldPath) -> str | None:
+        if field.source == "header":
+            return self._view.header(field.name)
+        if field.source == "status":
+            return None if self._status is None else str(self._status)
+        found: str = getattr(self._view, field.source)
+        return found
+
+
+class _BodyFacts(_Facts):
+    def __init__(self, operation: Mapping[str, object], scanners: Mapping[FieldPath, Scanner]) -> None:
+        super().__init__(scanners)
+        self._operation = operation
+
+    def _text(self, field: FieldPath) -> str | None:
+        return as_text(_at(self._operation, field.name))
+
+
+def _operations(body: object) -> Iterator[Mapping[str, object]]:
+    """The JSON object that is the body, or each of a batch (GraphQL sends several operations as one array)."""
+    for operation in body if isinstance(body, list) else (body,):
+        if isinstance(operation, dict) and operation:
+            yield operation
+
+
+def _at(operation: Mapping[str, object], key: str) -> object:
+    """The value under `key`; without one, what the dots in it lead to in nested objects."""
+    if key in operation or "." not in key:
+        return operation.get(key)
+    found: object = operation
+    for step in key.split("."):
+        found = found.get(step) if isinstance(found, dict) else None
+    return found

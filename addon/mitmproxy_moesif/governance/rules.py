@@ -1,0 +1,241 @@
+"""Governance rules made ready to apply: whom each concerns, and the answer or the headers that it gives.
+
+A rule that cannot be applied (no response, a bad status, a pattern that re2 refuses) is switched off with one warning;
+requests pass it. The others keep working.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mitmproxy_moesif.governance.matching import PatternError, TermSet, compile_sets
+from mitmproxy_moesif.governance.model import CohortEntry, Rule, RuleSet, as_text, one_line
+from mitmproxy_moesif.governance.template import Template, header_text, json_escaped, unchanged
+
+# Framing is the proxy's, computed from the body that is sent; the rest belongs to one connection, not to an answer.
+CONNECTION_HEADERS = frozenset(
+    (
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
+BODILESS_STATUSES = frozenset((204, 205, 304))
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_ORDER = {("user", False): 0, ("user", True): 1, ("company", False): 2, ("company", True): 3}
+_LAST = 4  # regex rules
+
+
+class RuleError(ValueError):
+    """Why a rule cannot be applied."""
+
+
+class Blocked(NamedTuple):
+    """The answer that a rule gives instead of the upstream.
+
+    `headers` are those of all rules that apply, complete but for framing (Content-Length): Content-Type is in them
+    where there is a body."""
+
+    rule_id: str
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+class Decision(NamedTuple):
+    """What the rules say about a request: an answer to give, or else headers to set on the upstream's response."""
+
+    block: Blocked | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+PASS = Decision()
+
+type TagValues = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, as rules see it: the ids of the rules whose cohorts the user and the company are in, each with the
+    values for its tags. None: not identified."""
+
+    user: Mapping[str, TagValues] | None = None
+    company: Mapping[str, TagValues] | None = None
+
+    def values(self, rule_id: str) -> TagValues:
+        """The values for one rule's tags, the user's before the company's."""
+        of_user = (self.user or {}).get(rule_id, {})
+        of_company = (self.company or {}).get(rule_id, {})
+        return {**of_company, **of_user} if of_company else of_user
+
+
+def in_cohorts(entries: Iterable[CohortEntry]) -> dict[str, TagValues]:
+    """The values by rule id; where a rule is listed twice, the first entry counts."""
+    found: dict[str, TagValues] = {}
+    for entry in entries:
+        if entry.rules not in found:
+            texts = ((name, as_text(value)) for name, value in entry.values.items())
+            found[entry.rules] = {name: text for name, text in texts if text is not None}
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A rule's response. `status` and `body` are those of a blocking rule; `content_type` is the body's own."""
+
+    headers: tuple[tuple[str, Template], ...]
+    status: int = 0
+    body: Template | None = None
+    content_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveRule:
+    """A rule that can be applied where one of its `sets` of conditions holds."""
+
+    id: str
+    kind: str
+    block: bool
+    in_cohort: bool
+    unidentified: bool
+    sets: tuple[TermSet, ...]
+    answer: Answer
+
+    def concerns(self, caller: Caller) -> bool:
+        """Whether the caller is one that the rule is for, whatever the request."""
+        if self.kind == "regex":
+            return True
+        cohorts = caller.user if self.kind == "user" else caller.company
+        if cohorts is None:
+            return self.unidentified
+        return (self.id in cohorts) == self.in_cohort
+
+    @property
+    def order(self) -> int:
+        """Its place among the kinds of rules."""
+        return _ORDER.get((self.kind, self.unidentified), _LAST)
+
+
+def activate(rule_set: RuleSet) -> tuple[list[ActiveRule], list[str]]:
+    """The rules that can be applied, in the order in which they are, and one warning for each that is at fault."""
+    rules: list[ActiveRule] = []
+    warnings: list[str] = []
+    for rule in rule_set.rules:
+        faults: list[str] = []
+        try:
+            rules.append(_active(rule, faults))
+            verdict = "applies in part"
+        except (RuleError, PatternError) as e:
+            faults = [str(e)]
+            verdict = "is switched off"
+        if faults:
+            warnings.append(f"rule {_named(rule)} from {one_line(rule_set.source)} {verdict}: {'; '.join(faults)}")
+    return sorted(rules, key=lambda rule: rule.order), warnings
+
+
+def _named(rule: Rule) -> str:
+    return one_line(f"{rule.id} ({rule.name})" if rule.name else rule.id, 200)
+
+
+def _active(rule: Rule, faults: list[str]) -> ActiveRule:
+    if rule.type not in ("user", "company", "regex"):
+        raise RuleError(f"its type is {rule.type!r:.50}, not user, company or regex")
+    if rule.applied_to not in ("matching", "not_matching"):
+        raise RuleError(f"applied_to is {rule.applied_to!r:.50}, not matching or not_matching")
+    sets, unknown = compile_sets(rule.regex_config)
+    faults += [f"{path!r:.200} is no field of a request and never matches" for path in dict.fromkeys(unknown)]
+    return ActiveRule(
+        id=rule.id,
+        kind=rule.type,
+        block=rule.block,
+        in_cohort=rule.applied_to == "matching",
+        unidentified=rule.applied_to_unidentified,
+        sets=sets,
+        answer=_answer(rule, faults),
+    )
+
+
+def _answer(rule: Rule, faults: list[str]) -> Answer:
+    if not isinstance(rule.response, dict):
+        raise RuleError("it has no response")
+    names = [variable.name for variable in rule.variables]
+    headers = tuple(_headers(rule.response.get("headers"), names, faults))
+    if not rule.block:
+        return Answer(headers)
+    status = _status(rule.response.get("status"))
+    body = None if status in BODILESS_STATUSES else rule.response.get("body")
+    if body is None or body == "":
+        return Answer(headers, status)
+    if isinstance(body, str):
+        return Answer(headers, status, Template(body, names, unchanged), "text/plain; charset=utf-8")
+    return Answer(headers, status, Template(_json_text(body), names, json_escaped), "application/json")
+
+
+def _status(given: object) -> int:
+    """A final status. JSON from Lua writes 429.0, and people write "429"."""
+    if isinstance(given, str) and re.fullmatch(r"[0-9]{3}", given):
+        given = int(given)
+    if not isinstance(given, int | float) or not 200 <= given <= 599 or given != int(given):
+        raise RuleError(f"its response's status is {given!r:.50}, not a whole number from 200 to 599")
+    return int(given)
+
+
+def _json_text(body: object) -> str:
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as e:
+        raise RuleError("its response's body cannot be written as JSON") from e
+
+
+def _headers(given: object, names: Sequence[str], faults: list[str]) -> Iterable[tuple[str, Template]]:
+    if given is None:
+        return
+    if not isinstance(given, dict):
+        raise RuleError("its response's headers are not an object")
+    for name, value in given.items():
+        text = None if isinstance(value, list | dict) else as_text(value)
+        if not _HEADER_NAME.fullmatch(name):
+            faults.append(f"{name!r:.200} is no header's name")
+        elif name.lower() in CONNECTION_HEADERS:
+            faults.append(f"the header {name} is not a rule's to set")
+        elif text is None:
+            faults.append(f"the value of the header {name} is no text")
+        else:
+            yield name, Template(header_text(text), names, header_text)
+
+
+def decision(applied: Sequence[ActiveRule], caller: Caller) -> Decision:
+    """What rules that apply, in their order, say together: the first that blocks answers, with the headers of all; of
+    several that name a header, the first wins."""
+    if not applied:
+        return PASS
+    blocking = next((rule for rule in applied if rule.block), None)
+    headers = _merged(applied, caller)
+    if blocking is None:
+        return Decision(headers=tuple(headers.values()))
+    body = b""
+    if blocking.answer.body is not None:
+        body = blocking.answer.body.fill(caller.values(blocking.id)).encode(errors="replace")
+        name, content_type = headers.get("content-type", ("", ""))
+        headers["content-type"] = (name or "Content-Type", content_type or blocking.answer.content_type)
+    return Decision(Blocked(blocking.id, blocking.answer.status, tuple(headers.values()), body))
+
+
+def _merged(applied: Sequence[ActiveRule], caller: Caller) -> dict[str, tuple[str, str]]:
+    headers: dict[str, tuple[str, str]] = {}
+    for rule in applied:
+        values = caller.values(rule.id)
+        for name, template in rule.answer.headers:
+            if name.lower() not in headers:
+                headers[name.lower()] = (name, template.fill(values).strip())
+    return headers

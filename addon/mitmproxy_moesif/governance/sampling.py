@@ -1,0 +1,72 @@
+"""Sampling: which share of the events is kept, as Moesif's configuration says, and the weight of those that are.
+
+Rates are per cent, 0..100. The lowest of the user's, the company's and the first matching `regex_config`'s rate counts;
+where none of them is set, the general `sample_rate`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mitmproxy_moesif.governance.matching import ConditionIndex, PatternError, RequestView, TermSet, compile_sets
+from mitmproxy_moesif.governance.model import RemoteConfig, SamplingSet
+
+
+def keep(rate: float, random: float) -> bool:
+    """Whether the event is kept, for a `random` number in [0, 1)."""
+    return rate > random * 100
+
+
+def weight(rate: float) -> int:
+    """How many events a kept one stands for: the whole part of 100 / rate, and 1 at rate 0."""
+    return math.floor(100 / rate) if rate > 0 else 1
+
+
+class Sampler:
+    """The rates of one configuration. `warnings` names the entries that cannot be used, one line each."""
+
+    def __init__(self, config: RemoteConfig) -> None:
+        self._config = config
+        rates: list[float] = []
+        sets: list[Sequence[TermSet]] = []
+        warnings: list[str] = []
+        for number, entry in enumerate(config.regex_config):
+            try:
+                sets.append(_compiled(entry))
+                rates.append(_rate_of(entry))
+            except (PatternError, ValueError) as e:
+                warnings.append(f"regex_config[{number}] of the sampling is switched off: {e}")
+        self._rates = tuple(rates)
+        self._index = ConditionIndex(sets)
+        self.warnings = tuple(warnings)
+
+    def rate(self, view: RequestView, status: int | None, user_id: str | None, company_id: str | None) -> float:
+        """The rate for one exchange; `status` is the response's, None where there was none."""
+        rates = (
+            self._config.user_sample_rate.get(user_id) if user_id else None,
+            self._config.company_sample_rate.get(company_id) if company_id else None,
+            self._by_conditions(view, status) if self._rates else None,
+        )
+        return min((rate for rate in rates if rate is not None), default=self._config.sample_rate)
+
+    def _by_conditions(self, view: RequestView, status: int | None) -> float | None:
+        matched, undecided = self._index.evaluate(view, status)
+        first = min(matched, default=len(self._rates))
+        ahead = [held for held in undecided if held.owners[0] < first]
+        if ahead:
+            first = min((first, *self._index.decide_by_body(ahead, view.body())))
+        return self._rates[first] if first < len(self._rates) else None
+
+
+def _compiled(entry: SamplingSet) -> Sequence[TermSet]:
+    sets, unknown = compile_sets([entry], with_status=True)
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is no field of a request or response")
+    return sets
+
+
+def _rate_of(entry: SamplingSet) -> float:
+    if entry.sample_rate is None:
+        raise ValueError("it has no sample_rate")
+    return entry.sample_rate

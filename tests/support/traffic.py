@@ -1,0 +1,63 @@
+"""Plain traffic through the proxy, and what each exchange's event is called."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+from tests.support.client import Client
+
+ID_HEADER = "x-moesif-transaction-id"
+
+
+def send_many(port: int, count: int, *, target: str = "/x", body: bytes | None = None) -> list[str]:
+    """So many exchanges one after the other on one connection; returns their transaction ids."""
+    ids = []
+    with Client(port) as client:
+        for _ in range(count):
+            answer = client.exchange("POST" if body else "GET", target, body=body)
+            assert answer is not None
+            ids.append(answer.get(ID_HEADER) or "")
+    return ids
+
+
+@dataclass
+class Load:
+    """Exchanges from a few threads until `stop`, or until the proxy is gone; each id with when its answer was read."""
+
+    port: int
+    clients: int = 2
+    seen: dict[str, float] = field(default_factory=dict)
+    _ending: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _count: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def start(self) -> Load:
+        self._threads = [threading.Thread(target=self._run) for _ in range(self.clients)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def wait_for(self, count: int, timeout: float = 20) -> None:
+        """Until so many more exchanges were answered."""
+        for _ in range(count):
+            assert self._count.acquire(timeout=timeout)
+
+    def stop(self) -> dict[str, float]:
+        self._ending.set()
+        for thread in self._threads:
+            thread.join()
+        return self.seen
+
+    def _run(self) -> None:
+        try:
+            with Client(self.port) as client:
+                while not self._ending.is_set():
+                    answer = client.exchange("GET", "/load")
+                    if answer is None or answer.cut:
+                        return
+                    self.seen[answer.get(ID_HEADER) or ""] = time.monotonic()
+                    self._count.release()
+        except OSError:
+            return  # the proxy was killed
