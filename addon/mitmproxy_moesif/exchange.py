@@ -72,6 +72,10 @@ class Open:
     response_tee: Tee | None = None
     live: bool = True
     refused: bool = False
+    skipped: bool = False
+    awaits_body: bool = False
+    blocked_by: str | None = None
+    rule_headers: Fields = ()
     metadata: dict[str, object] = field(default_factory=dict)
 
 
@@ -110,8 +114,8 @@ class Register:
             yield from self._by_client.popitem()[1].values()
 
 
-def open_exchange(flow: http.HTTPFlow, instance: Instance, *, stream: bool) -> Open:
-    """The access phase: transaction id on the request, and a tee on its body."""
+def open_exchange(flow: http.HTTPFlow, instance: Instance) -> Open:
+    """The access phase: the transaction id on the request."""
     fields = flow.request.headers.fields
     sent = _sent_id(fields)
     transaction_id = sent if sent is not None and _is_uuid(sent) else str(uuid.uuid4())
@@ -120,19 +124,26 @@ def open_exchange(flow: http.HTTPFlow, instance: Instance, *, stream: bool) -> O
         entry.header = (sent or transaction_id).encode()
         if entry.live:
             entry.request_headers = flow.request.headers.fields = with_transaction_id(fields, entry.header)
-    # With an answer already set, a streamed request crashes the engine; an upgrade has no body to copy.
-    if stream and entry.live and flow.response is None and flow.error is None and not flow.request.stream:
-        entry.request_tee = flow.request.stream = Tee(_limit(instance, request=True))
     return entry
 
 
+def stream_request(entry: Open, flow: http.HTTPFlow) -> None:
+    """A tee on the request's body. With an answer already set, streaming it would crash the engine."""
+    if entry.live and flow.response is None and flow.error is None and not flow.request.stream:
+        entry.request_tee = flow.request.stream = Tee(_limit(entry.instance, request=True))
+
+
 def open_response(entry: Open, flow: http.HTTPFlow, *, stream: bool) -> None:
-    """The header_filter phase: transaction id on the answer, and a tee on its body."""
+    """The header_filter phase: transaction id and the rules' headers on the answer, and a tee on its body."""
     response = flow.response
     if response is None or not entry.live:
         return
     if entry.header is not None:
         response.headers.fields = with_transaction_id(response.headers.fields, entry.header)
+    if entry.rule_headers:
+        names = {name.lower() for name, _ in entry.rule_headers}
+        kept = tuple(item for item in response.headers.fields if item[0].lower() not in names)
+        response.headers.fields = kept + entry.rule_headers
     if stream and not response.stream and response.status_code != 101:
         entry.response_tee = response.stream = Tee(_limit(entry.instance, request=False))
 
@@ -186,6 +197,7 @@ def finish(entry: Open, *, failed: bool = False, left_over: str = "unfinished") 
         started=request.timestamp_start,
         request_headers=entry.request_headers,
         request_body=_payload(entry.request_tee, request, _limit(entry.instance, request=True)),
+        blocked_by=entry.blocked_by,
         metadata=entry.metadata,
     )
     _add_response(exchange, entry, status_seen(entry, cause, failed=failed), cause)

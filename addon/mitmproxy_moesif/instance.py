@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from mitmproxy_moesif.event.policy import EventPolicy, compile_policy
+from mitmproxy_moesif.hooks import UserHooks
 from mitmproxy_moesif.settings import Settings
 
 
@@ -16,10 +17,13 @@ class Instance:
     settings: Settings
     policy: EventPolicy
     destination: str
+    hooks: UserHooks | None = None
 
     @classmethod
     def compile(cls, settings: Settings) -> Instance:
-        return cls(settings, compile_policy(settings), destination_of(settings))
+        """Raises `SettingsError` where the file of hooks cannot be loaded."""
+        hooks = UserHooks.load(settings.hooks) if settings.hooks is not None else None
+        return cls(settings, compile_policy(settings), destination_of(settings), hooks)
 
 
 def destination_of(settings: Settings) -> str:

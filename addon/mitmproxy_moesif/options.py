@@ -41,8 +41,14 @@ def option_type(field: FieldInfo) -> tuple[Any, Any]:
     if isinstance(default, tuple):
         return Sequence[str], list(default)
     if default is None:
-        return str | None, None
+        return (int | None if int in _parts(field.annotation) else str | None), None
     return type(default), default
+
+
+def _parts(annotation: Any) -> set[Any]:
+    """The plain types inside `Annotated` and unions."""
+    inner = get_args(annotation)
+    return set().union(*map(_parts, inner)) if inner else {annotation}
 
 
 def choices(field: FieldInfo) -> list[str] | None:
@@ -120,7 +126,11 @@ def unknown_options(options: optmanager.OptManager) -> Iterator[str]:
 
 
 def _expected(typespec: Any) -> str:
-    return {bool: "true or false", int: "a whole number", Sequence[str]: "a list of texts"}.get(typespec, "one text")
+    if typespec is bool:
+        return "true or false"
+    if typespec in (int, int | None):
+        return "a whole number"
+    return "a list of texts" if typespec == Sequence[str] else "one text"
 
 
 def _close(name: str, prefix: str = "") -> str:

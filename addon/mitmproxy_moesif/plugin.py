@@ -12,25 +12,29 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate
+from typing import Concatenate
 
 from mitmproxy import command, connection, ctx, http
+from mitmproxy import flow as flow_type
 from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
 
 from mitmproxy_moesif import exchange as exchanges
 from mitmproxy_moesif import options, transparency
-from mitmproxy_moesif.delivery.pipeline import Pipeline
-from mitmproxy_moesif.exchange import Open, Register, Tee
+from mitmproxy_moesif.exchange import Open, Tee
 from mitmproxy_moesif.instance import Instance
-from mitmproxy_moesif.log import Limited, describe, log
+from mitmproxy_moesif.log import log
+from mitmproxy_moesif.runtime import Prepared, Runtime
 from mitmproxy_moesif.settings import Settings, SettingsError
 
 IN_FLIGHT_SHARE = 0.4
 """Of the time to shut down, how long exchanges under way may take to end."""
+
+HANDOVER = "moesif_handover"
+"""Where, on mitmproxy's master, the runtime waits for the addon's successor while the script is reloaded."""
 
 type Hook[**P] = Callable[Concatenate[MoesifAddon, P], None]
 
@@ -54,13 +58,11 @@ class MoesifAddon:
     name = "moesif"
 
     def __init__(self) -> None:
+        self._prepared: Prepared | None = None
+        self._runtime: Runtime | None = None
         self._instance: Instance | None = None
-        self._register = Register()
-        self._pipeline: Pipeline | None = None
         self._problems: list[str] = []
         self._refused = False
-        self._limited = Limited()
-        self._stream = True
         self._show_bodies = False
         self._idle: asyncio.Event | None = None
 
@@ -71,194 +73,199 @@ class MoesifAddon:
         self._problems = list(options.take_unparsable(ctx.options))
         options.register(loader)
         transparency.set_defaults(ctx.options)
-        predecessor = ctx.master.__dict__.pop("moesif_handover", None)
-        if predecessor is not None:
-            self._pipeline, self._register = predecessor
+        self._runtime = ctx.master.__dict__.pop(HANDOVER, None)
 
     def configure(self, updated: set[str]) -> None:
         if updated and not any(name.startswith(options.OPTION_PREFIX) for name in updated):
             return
         try:
-            settings = options.read_settings(ctx.options, os.environ)
+            prepared = Prepared.of(options.read_settings(ctx.options, os.environ))
         except SettingsError as error:
             self._refuse(*self._problems, str(error))
             return
-        if self._problems and self._pipeline is None:
+        if self._runtime is not None and self._prepared is not None:
+            if (refusal := unchangeable(self._prepared.instance.settings, prepared.instance.settings)) is not None:
+                self._refuse(refusal)
+            self._apply(self._runtime, prepared)
+        elif self._problems:
             self._refuse(*self._problems)
-        if self._pipeline is None:
-            self._instance = Instance.compile(settings)
-            return
-        if (refusal := self._unchangeable(settings)) is not None:
-            self._refuse(refusal)
-        self._apply(settings)
+        self._prepared = prepared
 
     def _refuse(self, *problems: str) -> None:
         """Live, the change is taken back; at start, an error in the log ends the proxy."""
-        if self._pipeline is not None:
+        if self._runtime is not None:
             raise OptionsError(f"moesif: {'; '.join(problems)}")
         log.error("moesif: %s", "; ".join(problems))
         self._refused = True
 
-    def _unchangeable(self, settings: Settings) -> str | None:
-        if missing := missing_account(settings):
-            return missing
-        current = self._instance.settings if self._instance is not None else settings
-        if settings.spool_dir != current.spool_dir:
-            return "spool_dir: can only be set at the start"
-        return None
-
     def running(self) -> None:
+        prepared = self._prepared
         problems = list(options.unknown_options(ctx.options))
-        settings = self._instance.settings if self._instance is not None else None
-        if settings is not None and (missing := missing_account(settings)):
+        if prepared is not None and (missing := missing_account(prepared.instance.settings)):
             problems.append(missing)
         if problems:
             self._refuse(*problems)
-        if self._refused or settings is None:
+        if self._refused or prepared is None:
             return
-        if self._pipeline is None:
-            self._pipeline = Pipeline(spool_folder(settings), settings.spool_max_bytes)
-            start_when_up(self._pipeline)
-        self._apply(settings)
+        settings = prepared.instance.settings
+        if self._runtime is None:
+            self._runtime = Runtime(spool_folder(settings), settings.spool_max_bytes)
+            start_when_up(self._runtime)
+        self._apply(self._runtime, prepared)
         warn_of_deprecated(settings)
 
-    def _apply(self, settings: Settings) -> None:
-        instance = Instance.compile(settings)
-        if self._pipeline is not None:
-            self._pipeline.configure(instance)
-        self._instance = instance
-        self._stream = settings.stream
+    def _apply(self, runtime: Runtime, prepared: Prepared) -> None:
+        runtime.configure(prepared)
+        self._instance = prepared.instance if prepared.instance.settings.enabled else None
         self._show_bodies = shows_bodies()
 
     def done(self) -> Awaitable[None] | None:
         """At the end of the proxy: an awaitable that drains. On a reload: everything goes to the successor."""
-        if self._pipeline is None:
+        if self._runtime is None:
             return None
         if ctx.master.should_exit.is_set():
-            return self._shut_down(self._pipeline)
-        self._hand_over(self._pipeline)
+            return self._shut_down(self._runtime)
+        self._hand_over(self._runtime)
         return None
 
-    def _hand_over(self, pipeline: Pipeline) -> None:
+    def _hand_over(self, runtime: Runtime) -> None:
         """A reload loads the successor before the loop runs again; if none came, the script was removed."""
-        ctx.master.__dict__["moesif_handover"] = (pipeline, self._register)
         master = ctx.master
+        master.__dict__[HANDOVER] = runtime
         timeout = self._shutdown_seconds()
 
         def end() -> None:
-            pipeline.drain(timeout)
-            report(pipeline.close().line())
+            runtime.drain(timeout)
+            report(runtime.close().line())
 
         def close_if_unclaimed() -> None:
-            if master.__dict__.pop("moesif_handover", None) is not None:
-                self._sweep(self._register.pop_all())
+            if master.__dict__.pop(HANDOVER, None) is not None:
+                self._sweep(runtime, runtime.register.pop_all())
                 # In a thread of its own: the proxy goes on without us.
                 master.event_loop.run_in_executor(None, end)
 
         master.event_loop.call_soon(close_if_unclaimed)
 
-    async def _shut_down(self, pipeline: Pipeline) -> None:
+    async def _shut_down(self, runtime: Runtime) -> None:
         began, seconds = time.monotonic(), self._shutdown_seconds()
         abort = asyncio.Event()
 
         def end_at_once() -> None:
             abort.set()
-            pipeline.abort()
+            runtime.pipeline.abort()
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, end_at_once)
         if (server := ctx.master.addons.get("proxyserver")) is not None:
             await server.servers.update([])
-        await self._in_flight(abort, seconds * IN_FLIGHT_SHARE)
+        await self._in_flight(runtime, abort, seconds * IN_FLIGHT_SHARE)
+        self._sweep(runtime, runtime.register.pop_all())
         left = seconds - (time.monotonic() - began)
         if not abort.is_set():
-            await asyncio.to_thread(pipeline.drain, left)
+            await asyncio.to_thread(runtime.drain, left)
         # From here on the loop does not run, so that no exchange passes unseen.
-        self._sweep(self._register.pop_all())
+        self._sweep(runtime, runtime.register.pop_all())
         self._instance = None
-        report(pipeline.close().line())
+        report(runtime.close().line())
 
-    async def _in_flight(self, abort: asyncio.Event, seconds: float) -> None:
+    async def _in_flight(self, runtime: Runtime, abort: asyncio.Event, seconds: float) -> None:
         """Wait until no exchange is under way any more, for at most `seconds`."""
         self._idle = asyncio.Event()
-        if len(self._register):
+        if len(runtime.register):
             waits = [asyncio.ensure_future(event.wait()) for event in (self._idle, abort)]
             _, unfinished = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             for wait in unfinished:
                 wait.cancel()
 
     def _shutdown_seconds(self) -> float:
-        return self._instance.settings.shutdown_timeout / 1000 if self._instance is not None else 5.0
+        return self._prepared.instance.settings.shutdown_timeout / 1000 if self._prepared is not None else 5.0
 
     # --- access --------------------------------------------------------------------------------------------------
 
     @guarded
     def requestheaders(self, flow: http.HTTPFlow) -> None:
-        instance = self._instance
-        if instance is not None and instance.settings.enabled and self._pipeline is not None:
-            self._register.add(exchanges.open_exchange(flow, instance, stream=self._stream))
+        instance, runtime, prepared = self._instance, self._runtime, self._prepared
+        if instance is None or runtime is None or prepared is None:
+            return
+        entry = exchanges.open_exchange(flow, instance)
+        runtime.register.add(entry)
+        entry.skipped = prepared.skip is not None and bool(prepared.skip(flow))
+        entry.awaits_body = runtime.enforcer.at_headers(flow, entry, runtime.governor.snapshot(instance.destination))
+        if instance.settings.stream and not entry.awaits_body:
+            exchanges.stream_request(entry, flow)
 
     @guarded
     def request(self, flow: http.HTTPFlow) -> None:
-        if self._show_bodies and (entry := self._register.get(flow)) is not None:
+        runtime = self._runtime
+        entry = runtime.register.get(flow) if runtime is not None else None
+        if entry is None or runtime is None:
+            return
+        if entry.awaits_body:
+            runtime.enforcer.at_body(flow, entry, runtime.governor.snapshot(entry.instance.destination))
+        if self._show_bodies:
             show_body(flow.request, entry.request_tee)
 
     # --- header_filter -------------------------------------------------------------------------------------------
 
     @guarded
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        if (entry := self._register.get(flow)) is not None:
-            exchanges.open_response(entry, flow, stream=self._stream)
+        if self._runtime is not None and (entry := self._runtime.register.get(flow)) is not None:
+            exchanges.open_response(entry, flow, stream=entry.instance.settings.stream)
 
     # --- log -----------------------------------------------------------------------------------------------------
 
     @guarded
     def response(self, flow: http.HTTPFlow) -> None:
-        entry = self._register.get(flow)
-        if entry is not None and not (flow.websocket is not None and entry.live):
-            self._register.pop(flow)
-            self._finish(entry, failed=False)
-            if self._show_bodies and flow.response is not None:
-                show_body(flow.response, entry.response_tee)
+        runtime = self._runtime
+        entry = runtime.register.get(flow) if runtime is not None else None
+        if entry is None or runtime is None or (flow.websocket is not None and entry.live):
+            return
+        runtime.register.pop(flow)
+        self._finish(runtime, entry, failed=False)
+        if self._show_bodies and flow.response is not None:
+            show_body(flow.response, entry.response_tee)
 
     @guarded
     def error(self, flow: http.HTTPFlow) -> None:
-        if (entry := self._register.pop(flow)) is not None:
-            self._finish(entry, failed=True)
+        if (runtime := self._runtime) is not None and (entry := runtime.register.pop(flow)) is not None:
+            self._finish(runtime, entry, failed=True)
 
     @guarded
     def websocket_end(self, flow: http.HTTPFlow) -> None:
-        if (entry := self._register.pop(flow)) is not None:
-            self._finish(entry, failed=False)
+        if (runtime := self._runtime) is not None and (entry := runtime.register.pop(flow)) is not None:
+            self._finish(runtime, entry, failed=False)
 
     @guarded
     def client_disconnected(self, client: connection.Client) -> None:
-        self._sweep(self._register.pop_client(client.id), "client_disconnected")
+        if (runtime := self._runtime) is not None:
+            self._sweep(runtime, runtime.register.pop_client(client.id), "client_disconnected")
 
     @guarded
-    def update(self, flows: Any) -> None:
+    def update(self, flows: Sequence[flow_type.Flow]) -> None:
         """After all addons had their say: a request that another one answered must not be streamed (it would hang)."""
         for flow in flows:
             if isinstance(flow, http.HTTPFlow) and flow.response is not None and type(flow.request.stream) is Tee:
                 self._unstream(flow)
 
     def _unstream(self, flow: http.HTTPFlow) -> None:
-        entry = self._register.get(flow)
+        entry = self._runtime.register.get(flow) if self._runtime is not None else None
         if entry is not None and entry.request_tee is not None and not entry.request_tee.size:
             flow.request.stream = False
 
-    def _sweep(self, entries: Iterable[Open], reason: str = "unfinished") -> None:
+    def _sweep(self, runtime: Runtime, entries: Iterable[Open], reason: str = "unfinished") -> None:
         for entry in entries:
             try:
-                self._finish(entry, failed=True, left_over=reason)
+                self._finish(runtime, entry, failed=True, left_over=reason)
             except Exception as error:  # noqa: BLE001 - one strange exchange must not take the others along
-                self.fault("sweep", error)
+                runtime.fault("sweep", error)
 
-    def _finish(self, entry: Open, *, failed: bool, left_over: str = "unfinished") -> None:
-        assert self._pipeline is not None
-        self._pipeline.put(entry.instance, exchanges.finish(entry, failed=failed, left_over=left_over))
-        if self._idle is not None and not len(self._register):
+    def _finish(self, runtime: Runtime, entry: Open, *, failed: bool, left_over: str = "unfinished") -> None:
+        if entry.skipped:
+            runtime.pipeline.ledger.skipped += 1
+        else:
+            runtime.pipeline.put(entry.instance, exchanges.finish(entry, failed=failed, left_over=left_over))
+        if self._idle is not None and not len(runtime.register):
             self._idle.set()
 
     # --- for people ----------------------------------------------------------------------------------------------
@@ -266,13 +273,20 @@ class MoesifAddon:
     @command.command("moesif.status")  # type: ignore[untyped-decorator]
     def status(self) -> str:
         """Where every captured event is: delivered, waiting or dropped."""
-        return f"moesif: {self._pipeline.reading().line()}" if self._pipeline is not None else "moesif: not running"
+        return f"moesif: {self._runtime.pipeline.reading().line()}" if self._runtime is not None else "not running"
 
     def fault(self, kind: str, error: Exception) -> None:
-        """Something of ours went wrong: counted, and logged once a kind and minute."""
-        if self._pipeline is not None:
-            self._pipeline.ledger.fault(kind)
-        self._limited.error(kind, "moesif: a fault in %s, the traffic is not affected: %s", kind, describe(error))
+        if self._runtime is not None:
+            self._runtime.fault(kind, error)
+
+
+def unchangeable(current: Settings, wanted: Settings) -> str | None:
+    """Why a live change cannot be taken; None where it can."""
+    if missing := missing_account(wanted):
+        return missing
+    if wanted.spool_dir != current.spool_dir:
+        return "spool_dir: can only be set at the start"
+    return None
 
 
 def missing_account(settings: Settings) -> str | None:
@@ -292,13 +306,13 @@ def spool_folder(settings: Settings) -> Path | None:
     return Path(ctx.options.confdir).expanduser() / "moesif-spool"
 
 
-def start_when_up(pipeline: Pipeline) -> None:
+def start_when_up(runtime: Runtime) -> None:
     """Start as soon as the proxy has: until then any error in the log ends it, also one about a damaged spool."""
     check = ctx.master.addons.get("errorcheck")
     if check is not None and check.logger in logging.getLogger().handlers:
-        ctx.master.event_loop.call_later(0.01, start_when_up, pipeline)
+        ctx.master.event_loop.call_later(0.01, start_when_up, runtime)
     else:
-        pipeline.start()
+        runtime.start()
 
 
 def warn_of_deprecated(settings: Settings) -> None:

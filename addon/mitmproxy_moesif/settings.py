@@ -21,6 +21,7 @@ MAX_MS = 2**31 - 2
 MAX_BYTES = 2**53
 
 Milliseconds = Annotated[int, Field(ge=0, le=MAX_MS)]
+Percent = Annotated[int, Field(ge=0, le=100)]
 Bytes = Annotated[int, Field(ge=0, le=MAX_BYTES)]
 
 
@@ -135,6 +136,23 @@ class Settings(BaseModel):
     stream: bool = Field(
         True, description="Bodies pass chunk by chunk; false: they are buffered, for other addons that need them."
     )
+    governance: Literal["on", "off"] = Field("on", description="`off`: no rule is enforced; sampling stays.")
+    governance_fail: Literal["open", "closed"] = Field(
+        "open", description="What an error while rules are evaluated does: the request passes, or it gets 503."
+    )
+    rules_file: OptionalName = Field(
+        None, description="File of rules of one's own (JSON or YAML), ahead of Moesif's; watched."
+    )
+    sample_rate: Percent | None = Field(
+        None, description="Per cent of the exchanges that become events, in place of all rates from Moesif."
+    )
+    skip: OptionalName = Field(
+        None,
+        description="mitmproxy filter of requests that are not captured: `~u /health | ~m OPTIONS`.",
+    )
+    hooks: OptionalName = Field(
+        None, description="Python file with functions that identify, mask, skip or add metadata."
+    )
     shutdown_timeout: Milliseconds = Field(5000, description="ms to deliver what waits when the proxy ends.")
 
     @field_validator("api_endpoint")
@@ -168,7 +186,7 @@ class Settings(BaseModel):
             raise ValueError("must be printable ASCII, as the application id in Moesif's settings is")
         return SecretStr(value)
 
-    @field_validator("sink_file")
+    @field_validator("sink_file", "rules_file", "hooks")
     @classmethod
     def _is_expanded(cls, path: str | None) -> str | None:
         return None if path is None else str(Path(path).expanduser())

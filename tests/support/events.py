@@ -8,6 +8,7 @@ from typing import Any
 
 from mitmproxy_moesif.event.build import build_event, encode
 from mitmproxy_moesif.event.exchange import Exchange, Payload
+from mitmproxy_moesif.event.facts import read_facts
 from mitmproxy_moesif.event.policy import compile_policy
 from mitmproxy_moesif.settings import parse_settings
 
@@ -45,7 +46,9 @@ def an_exchange(
 
 def event_of(exchange: Exchange, **parameters: Any) -> dict[str, Any]:
     """The event as Moesif reads it."""
-    return json.loads(encode(build_event(exchange, compile_policy(parse_settings(parameters)))))
+    policy = compile_policy(parse_settings(parameters))
+    facts = read_facts(exchange.request_headers, exchange.response_headers, exchange.peer, policy)
+    return json.loads(encode(build_event(exchange, facts, policy)))
 
 
 def _fields(pairs: Pairs) -> tuple[tuple[bytes, bytes], ...]:

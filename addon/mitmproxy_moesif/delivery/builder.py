@@ -9,13 +9,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from enum import Enum
 
 from mitmproxy_moesif.delivery.batch import OLDEST
 from mitmproxy_moesif.delivery.chunk import Chunk
 from mitmproxy_moesif.delivery.door import Captured, Door
 from mitmproxy_moesif.delivery.ledger import Ledger
 from mitmproxy_moesif.delivery.store import Store
-from mitmproxy_moesif.event.build import build_event, encode
+from mitmproxy_moesif.event.exchange import Exchange
+from mitmproxy_moesif.instance import Instance
 from mitmproxy_moesif.log import Limited, describe, log
 
 COMMIT_INTERVAL = 0.04
@@ -23,20 +25,37 @@ CHUNK_EVENTS = 50
 CHUNK_BYTES = 1_000_000
 
 
+class NotSent(Enum):
+    """Why an exchange that was captured becomes no event."""
+
+    SAMPLED_OUT = "sampled_out"
+    SKIPPED = "skipped"
+    MASK_FAILED = "mask_failed"
+
+
+type Make = Callable[[Exchange, Instance], bytes | NotSent]
+
+
 class Builder:
-    """Takes from the door until `stop`; `stored` is called with a destination that has something new to send."""
+    """Takes from the door until `stop`.
+
+    `make` gives an exchange's encoded event, or why there is none; `stored` is called with a destination that has
+    something new to send.
+    """
 
     def __init__(
         self,
         door: Door,
         store: Store,
         ledger: Ledger,
+        make: Make,
         stored: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._door = door
         self._store = store
         self._ledger = ledger
+        self._make = make
         self._stored = stored
         self._clock = clock
         self._limited = Limited(clock=clock)
@@ -108,12 +127,16 @@ class Builder:
             self._ledger.drop_from_hand(1, "too_old")
             return
         try:
-            encoded = encode(build_event(exchange, instance.policy))
+            built = self._make(exchange, instance)
         except Exception as error:  # noqa: BLE001 - one strange exchange must not end the thread
             self._ledger.drop_from_hand(1, "internal_error")
             self._ledger.fault("build")
             self._limited.error("build", "moesif: an event could not be built, it is dropped: %s", describe(error))
             return
+        if isinstance(built, NotSent):
+            self._ledger.drop_from_hand(1, built.value)
+            return
+        encoded = built
         if not self._built:
             self._since = self._clock()
         self._built.setdefault(instance.destination, []).append((exchange.transaction_id, encoded, exchange.started))

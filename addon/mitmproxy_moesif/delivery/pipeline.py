@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from mitmproxy_moesif.delivery.builder import Builder
+from mitmproxy_moesif.delivery.builder import Builder, Make
 from mitmproxy_moesif.delivery.door import Door
 from mitmproxy_moesif.delivery.file import BesideReceiver, FileReceiver
 from mitmproxy_moesif.delivery.keeper import Keeper
 from mitmproxy_moesif.delivery.ledger import Ledger, Reading
-from mitmproxy_moesif.delivery.moesif import MoesifReceiver
+from mitmproxy_moesif.delivery.moesif import AnswerHeaders, MoesifReceiver
 from mitmproxy_moesif.delivery.receiver import Receiver
 from mitmproxy_moesif.delivery.sender import Sender, SenderLimits
 from mitmproxy_moesif.delivery.store import Store
@@ -28,14 +29,19 @@ CLOSE_SECONDS = 1.0
 """What building and storing the last exchanges may take."""
 
 
+type Answered = Callable[[str, Mapping[str, str]], None]
+"""Told of each answer of a receiver: the destination, and the answer's headers."""
+
+
 class Pipeline:
     """Takes exchanges and delivers them. `start` once, `configure` at any time, then `drain` and `close`."""
 
-    def __init__(self, folder: Path | None, max_bytes: int) -> None:
+    def __init__(self, folder: Path | None, max_bytes: int, make: Make, answered: Answered) -> None:
         self.ledger = Ledger()
+        self._answered = answered
         self.store = Store(self.ledger, folder, max_bytes)
         self._door = Door(self.ledger, lambda: self.store.memory_bytes)
-        self._builder = Builder(self._door, self.store, self.ledger, self._notify)
+        self._builder = Builder(self._door, self.store, self.ledger, make, self._notify)
         self._keeper = Keeper(self.store, self.ledger, self._notify)
         self._senders: dict[str, Sender] = {}
         self._aborted = threading.Event()
@@ -58,12 +64,16 @@ class Pipeline:
         limits = sender_limits(settings)
         sender = self._senders.get(instance.destination)
         if sender is None:
-            sender = Sender(instance.destination, receiver_for(settings), self.store, self.ledger, limits)
+            sender = Sender(instance.destination, self._receiver(instance), self.store, self.ledger, limits)
             self._senders[instance.destination] = sender
             sender.start()
         else:
-            sender.receiver, sender.limits = receiver_for(settings), limits
+            sender.receiver, sender.limits = self._receiver(instance), limits
         sender.notify()
+
+    def _receiver(self, instance: Instance) -> Receiver:
+        destination = instance.destination
+        return receiver_for(instance.settings, lambda answer: self._answered(destination, answer.headers))
 
     def put(self, instance: Instance, exchange: Exchange) -> None:
         cause = self._door.put(instance, exchange)
@@ -115,13 +125,13 @@ class Pipeline:
         self._aborted.set()
 
 
-def receiver_for(settings: Settings) -> Receiver:
+def receiver_for(settings: Settings, on_answer: AnswerHeaders) -> Receiver:
     """Moesif, a file, or Moesif with a file beside it."""
     file = FileReceiver(settings.sink_file) if settings.sink_file else None
     if not settings.application_id.get_secret_value():
         assert file is not None, "checked when the settings were read"
         return file
-    moesif = MoesifReceiver(settings)
+    moesif = MoesifReceiver(settings, on_answer)
     return BesideReceiver(moesif, file) if file is not None else moesif
 
 

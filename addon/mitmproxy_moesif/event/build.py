@@ -13,11 +13,10 @@ from typing import Any
 import orjson
 
 from mitmproxy_moesif.event import kong
-from mitmproxy_moesif.event.address import client_address, is_trusted
 from mitmproxy_moesif.event.body import Rendered, render
 from mitmproxy_moesif.event.exchange import Exchange, Payload
-from mitmproxy_moesif.event.headers import flatten, text
-from mitmproxy_moesif.event.identity import identify
+from mitmproxy_moesif.event.facts import Facts
+from mitmproxy_moesif.event.headers import text
 from mitmproxy_moesif.event.masking import mask_query
 from mitmproxy_moesif.event.policy import EventPolicy, SidePolicy
 from mitmproxy_moesif.event.trace import parse_traceparent
@@ -26,59 +25,58 @@ MAX_EVENT_BYTES = 1_000_000
 """Moesif refuses larger events; ours leave their bodies out instead."""
 
 
-def build_event(exchange: Exchange, policy: EventPolicy) -> dict[str, Any]:
+def build_event(exchange: Exchange, facts: Facts, policy: EventPolicy, weight: int = 1) -> dict[str, Any]:
     """The event of one exchange. Its bodies may be `orjson.Fragment`s, so it is for `encode` alone."""
-    request_headers = flatten(exchange.request_headers)
-    response_headers = flatten(exchange.response_headers)
-    trusted = policy.trusts_all or is_trusted(exchange.peer, policy.trusted)
-    where = kong.position(policy.position, request_headers, response_headers, trusted=trusted)
-    caller = identify(
-        policy.identity,
-        request_headers,
-        response_headers,
-        kong.believed_consumers(where, request_headers, response_headers, trusted=trusted),
-    )
     metadata = dict(exchange.metadata)
-    if where is not kong.Position.DIRECT and (known := kong.kong_metadata(request_headers, response_headers)):
-        metadata["kong"] = known
-    request_body = _body(exchange.request_body, request_headers, policy.request, metadata, "request")
+    if facts.position is not kong.Position.DIRECT:
+        known = kong.kong_metadata(facts.request_headers, facts.response_headers)
+        if known:
+            metadata["kong"] = known
     event: dict[str, Any] = {
-        "request": {
-            "time": iso_time(exchange.started),
-            "uri": _uri(exchange, request_headers, policy, rebuild=where is kong.Position.BEHIND and trusted),
-            "verb": exchange.method,
-            "headers": _masked_headers(request_headers, policy.request, policy.query_masks),
-            "api_version": policy.api_version,
-            "ip_address": client_address(
-                request_headers,
-                exchange.peer,
-                trusted=trusted,
-                real_ip_first=where is kong.Position.BEHIND and not policy.trusts_all,
-            ),
-            **request_body,
-        },
+        "request": _request(exchange, facts, policy, metadata),
         "transaction_id": exchange.transaction_id,
         "direction": "Incoming",
-        "weight": 1,
+        "weight": weight,
     }
     if exchange.status is not None:
-        response_body = _body(exchange.response_body, response_headers, policy.response, metadata, "response")
-        event["response"] = {
-            "time": iso_time(exchange.started if exchange.ended is None else exchange.ended),
-            "status": exchange.status,
-            "headers": _masked_headers(response_headers, policy.response, policy.query_masks),
-            **response_body,
-        }
-    if caller.user_id is not None:
-        event["user_id"] = caller.user_id
-    if caller.company_id is not None:
-        event["company_id"] = caller.company_id
-    if trace := parse_traceparent(request_headers.get("traceparent", "")):
+        event["response"] = _response(exchange, exchange.status, facts, policy, metadata)
+    if facts.caller.user_id is not None:
+        event["user_id"] = facts.caller.user_id
+    if facts.caller.company_id is not None:
+        event["company_id"] = facts.caller.company_id
+    if exchange.blocked_by is not None:
+        event["blocked_by"] = exchange.blocked_by
+    if trace := parse_traceparent(facts.request_headers.get("traceparent", "")):
         event["trace_id"], parent = trace
         event["span"] = {"id": _span_id(exchange.transaction_id), "parent_span_id": parent}
     if metadata:
         event["metadata"] = metadata
     return event
+
+
+def _request(exchange: Exchange, facts: Facts, policy: EventPolicy, metadata: dict[str, Any]) -> dict[str, Any]:
+    headers = facts.request_headers
+    return {
+        "time": iso_time(exchange.started),
+        "uri": _uri(exchange, facts, policy),
+        "verb": exchange.method,
+        "headers": _masked_headers(headers, policy.request, policy.query_masks),
+        "api_version": policy.api_version,
+        "ip_address": facts.address,
+        **_body(exchange.request_body, headers, policy.request, metadata, "request"),
+    }
+
+
+def _response(
+    exchange: Exchange, status: int, facts: Facts, policy: EventPolicy, metadata: dict[str, Any]
+) -> dict[str, Any]:
+    headers = facts.response_headers
+    return {
+        "time": iso_time(exchange.started if exchange.ended is None else exchange.ended),
+        "status": status,
+        "headers": _masked_headers(headers, policy.response, policy.query_masks),
+        **_body(exchange.response_body, headers, policy.response, metadata, "response"),
+    }
 
 
 def encode(event: dict[str, Any]) -> bytes:
@@ -103,10 +101,10 @@ def iso_time(seconds: float) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{milliseconds:03d}"
 
 
-def _uri(exchange: Exchange, headers: Mapping[str, str], policy: EventPolicy, *, rebuild: bool) -> str:
+def _uri(exchange: Exchange, facts: Facts, policy: EventPolicy) -> str:
     target = text(exchange.target)
-    if rebuild:
-        uri = kong.public_uri(headers, exchange.scheme, exchange.authority, target)
+    if facts.position is kong.Position.BEHIND and facts.trusted:
+        uri = kong.public_uri(facts.request_headers, exchange.scheme, exchange.authority, target)
     else:
         uri = kong.absolute_uri(exchange.scheme, exchange.authority, target)
     return mask_query(uri, policy.query_masks)
@@ -116,7 +114,7 @@ def _masked_headers(headers: dict[str, str], side: SidePolicy, query_masks: froz
     if side.header_masks:
         headers = {name: value for name, value in headers.items() if name not in side.header_masks}
     if query_masks and "referer" in headers:
-        headers["referer"] = mask_query(headers["referer"], query_masks)
+        headers = {**headers, "referer": mask_query(headers["referer"], query_masks)}
     return headers
 
 

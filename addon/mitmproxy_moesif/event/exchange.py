@@ -50,5 +50,6 @@ class Exchange:
     status: int | None = None
     response_headers: Fields = ()
     response_body: Payload = NO_BODY
+    blocked_by: str | None = None
     metadata: dict[str, object] = field(default_factory=dict)
     size: int = 0

@@ -1,0 +1,75 @@
+"""What runs while a proxy runs, apart from the addon that mitmproxy loads: it outlives a reload of the script."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mitmproxy import exceptions, flowfilter
+
+from mitmproxy_moesif.delivery.ledger import Reading
+from mitmproxy_moesif.delivery.pipeline import Pipeline
+from mitmproxy_moesif.enforcement import Enforcer
+from mitmproxy_moesif.exchange import Register
+from mitmproxy_moesif.governance.model import RuleSet
+from mitmproxy_moesif.governor import Governor, read_local_rules
+from mitmproxy_moesif.instance import Instance
+from mitmproxy_moesif.log import Limited, describe
+from mitmproxy_moesif.making import Maker
+from mitmproxy_moesif.settings import Settings, SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Settings with everything that is read and parsed because of them."""
+
+    instance: Instance
+    local_rules: RuleSet
+    skip: flowfilter.TFilter | None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Prepared:
+        """Raises `SettingsError` with one line for a file that cannot be taken or a filter that is none."""
+        return cls(Instance.compile(settings), read_local_rules(settings.rules_file), parse_filter(settings.skip))
+
+
+def parse_filter(expression: str | None) -> flowfilter.TFilter | None:
+    if expression is None:
+        return None
+    try:
+        return flowfilter.parse(expression)
+    except (ValueError, exceptions.OptionsError) as error:
+        raise SettingsError(f"skip: {expression!r} is no filter expression of mitmproxy") from error
+
+
+class Runtime:
+    """Register, delivery, rules: made once for a proxy."""
+
+    def __init__(self, folder: Path | None, max_bytes: int) -> None:
+        self._limited = Limited()
+        self.register = Register()
+        self.governor = Governor(folder)
+        maker = Maker(self.governor.weigh, self.fault)
+        self.enforcer = Enforcer(maker.identify, self.fault)
+        self.pipeline = Pipeline(folder, max_bytes, maker, self.governor.answered)
+
+    def start(self) -> None:
+        self.pipeline.start()
+        self.governor.start()
+
+    def configure(self, prepared: Prepared) -> None:
+        self.pipeline.configure(prepared.instance)
+        self.governor.configure(prepared.instance, prepared.local_rules)
+
+    def drain(self, seconds: float) -> None:
+        self.governor.stop()
+        self.pipeline.drain(seconds)
+
+    def close(self) -> Reading:
+        self.governor.stop()
+        return self.pipeline.close()
+
+    def fault(self, kind: str, error: Exception) -> None:
+        """Something of ours, or of the embedder's hooks, went wrong: counted, and logged once a kind and minute."""
+        self.pipeline.ledger.fault(kind)
+        self._limited.error(kind, "moesif: a fault in %s, the traffic is not affected: %s", kind, describe(error))
