@@ -27,11 +27,14 @@ from mitmproxy_moesif import options, transparency
 from mitmproxy_moesif.exchange import Open, Tee
 from mitmproxy_moesif.instance import Instance
 from mitmproxy_moesif.log import log
+from mitmproxy_moesif.operations import LiveOptions
 from mitmproxy_moesif.runtime import Prepared, Runtime
 from mitmproxy_moesif.settings import Settings, SettingsError
 
 IN_FLIGHT_SHARE = 0.4
 """Of the time to shut down, how long exchanges under way may take to end."""
+
+AT_START = ("spool_dir", "admin_listen", "admin_token", "admin_state")
 
 HANDOVER = "moesif_handover"
 """Where, on mitmproxy's master, the runtime waits for the addon's successor while the script is reloaded."""
@@ -107,12 +110,27 @@ class MoesifAddon:
             self._refuse(*problems)
         if self._refused or prepared is None:
             return
-        settings = prepared.instance.settings
         if self._runtime is None:
-            self._runtime = Runtime(spool_folder(settings), settings.spool_max_bytes)
-            start_when_up(self._runtime)
-        self._apply(self._runtime, prepared)
+            self._start(prepared)
+        else:
+            self._apply(self._runtime, prepared)
+
+    def _start(self, prepared: Prepared) -> None:
+        settings = prepared.instance.settings
+        runtime = Runtime(spool_folder(settings), settings.spool_max_bytes)
+        self._apply(runtime, prepared)
+        self._runtime = runtime
+        change = LiveOptions(ctx.master, options.OPTION_PREFIX)
+        try:
+            runtime.open_admin(settings, self._settings, change)
+        except SettingsError as error:
+            log.error("moesif: %s", error)
         warn_of_deprecated(settings)
+        start_when_up(runtime)
+
+    def _settings(self) -> Settings:
+        assert self._prepared is not None
+        return self._prepared.instance.settings
 
     def _apply(self, runtime: Runtime, prepared: Prepared) -> None:
         runtime.configure(prepared)
@@ -284,8 +302,9 @@ def unchangeable(current: Settings, wanted: Settings) -> str | None:
     """Why a live change cannot be taken; None where it can."""
     if missing := missing_account(wanted):
         return missing
-    if wanted.spool_dir != current.spool_dir:
-        return "spool_dir: can only be set at the start"
+    for name in AT_START:
+        if getattr(wanted, name) != getattr(current, name):
+            return f"{name}: can only be set at the start"
     return None
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mitmproxy import exceptions, flowfilter
 
+from mitmproxy_moesif.admin.server import AdminServer
+from mitmproxy_moesif.admin.state import StateError
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.pipeline import Pipeline
 from mitmproxy_moesif.enforcement import Enforcer
@@ -14,8 +17,9 @@ from mitmproxy_moesif.exchange import Register
 from mitmproxy_moesif.governance.model import RuleSet
 from mitmproxy_moesif.governor import Governor, read_local_rules
 from mitmproxy_moesif.instance import Instance
-from mitmproxy_moesif.log import Limited, describe
+from mitmproxy_moesif.log import Limited, describe, log
 from mitmproxy_moesif.making import Maker
+from mitmproxy_moesif.operations import LiveOptions, Operations
 from mitmproxy_moesif.settings import Settings, SettingsError
 
 
@@ -52,10 +56,26 @@ class Runtime:
         maker = Maker(self.governor.weigh, self.fault)
         self.enforcer = Enforcer(maker.identify, self.fault)
         self.pipeline = Pipeline(folder, max_bytes, maker, self.governor.answered)
+        self._admin: AdminServer | None = None
 
     def start(self) -> None:
         self.pipeline.start()
         self.governor.start()
+
+    def open_admin(self, settings: Settings, read: Callable[[], Settings], change: LiveOptions) -> None:
+        """Start the admin listener where one is configured. Raises `SettingsError` with one line."""
+        if settings.admin_listen is None:
+            return
+        operations = Operations(self.pipeline, read, change)
+        token = settings.admin_token.get_secret_value()
+        try:
+            operations.local.restore()
+            self._admin = AdminServer(settings.admin_listen, token or None, operations)
+            self._admin.start()
+        except (OSError, ValueError, StateError) as error:
+            self._admin = None
+            raise SettingsError(str(error)) from error
+        log.info("moesif: status, metrics and Admin API at %s", self._admin.url)
 
     def configure(self, prepared: Prepared) -> None:
         self.pipeline.configure(prepared.instance)
@@ -67,6 +87,8 @@ class Runtime:
 
     def close(self) -> Reading:
         self.governor.stop()
+        if self._admin is not None:
+            self._admin.stop()
         return self.pipeline.close()
 
     def fault(self, kind: str, error: Exception) -> None:

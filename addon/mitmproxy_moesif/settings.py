@@ -153,6 +153,15 @@ class Settings(BaseModel):
     hooks: OptionalName = Field(
         None, description="Python file with functions that identify, mask, skip or add metadata."
     )
+    admin_listen: OptionalName = Field(
+        None, description="host:port of status, metrics, health and the Admin API, e.g. 127.0.0.1:8095; none: off."
+    )
+    admin_token: SecretStr = Field(
+        SecretStr(""), description="Token that the Admin API asks for; required beyond loopback. A secret."
+    )
+    admin_state: OptionalName = Field(
+        None, description="File that keeps changes made through the Admin API across restarts."
+    )
     shutdown_timeout: Milliseconds = Field(5000, description="ms to deliver what waits when the proxy ends.")
 
     @field_validator("api_endpoint")
@@ -186,7 +195,7 @@ class Settings(BaseModel):
             raise ValueError("must be printable ASCII, as the application id in Moesif's settings is")
         return SecretStr(value)
 
-    @field_validator("sink_file", "rules_file", "hooks")
+    @field_validator("sink_file", "rules_file", "hooks", "admin_state")
     @classmethod
     def _is_expanded(cls, path: str | None) -> str | None:
         return None if path is None else str(Path(path).expanduser())

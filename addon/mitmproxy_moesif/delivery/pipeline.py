@@ -18,7 +18,7 @@ from mitmproxy_moesif.delivery.keeper import Keeper
 from mitmproxy_moesif.delivery.ledger import Ledger, Reading
 from mitmproxy_moesif.delivery.moesif import AnswerHeaders, MoesifReceiver
 from mitmproxy_moesif.delivery.receiver import Receiver
-from mitmproxy_moesif.delivery.sender import Sender, SenderLimits
+from mitmproxy_moesif.delivery.sender import Health, Sender, SenderLimits
 from mitmproxy_moesif.delivery.store import Store
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.instance import Instance
@@ -92,6 +92,10 @@ class Pipeline:
     def _notify(self, destination: str) -> None:
         if (sender := self._senders.get(destination)) is not None:
             sender.notify()
+
+    def health(self) -> dict[str, Health]:
+        """How the receiver of each destination does."""
+        return {name: sender.health for name, sender in list(self._senders.items())}
 
     def reading(self) -> Reading:
         return self.ledger.read()

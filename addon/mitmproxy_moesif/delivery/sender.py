@@ -50,6 +50,7 @@ class Health:
     down_since: float | None = None
     reason: str = ""
     not_before: float = 0.0
+    unauthorized: bool = False
 
 
 class Sender:
@@ -243,6 +244,7 @@ class Sender:
     def _failed(self, outcome: Outcome) -> None:
         health, now = self.health, self._clock()
         health.failures += 1
+        health.unauthorized = outcome.verdict is Verdict.UNAUTHORIZED
         health.reason = outcome.reason
         self._store.retreat(self.destination)
         if outcome.verdict is Verdict.UNAUTHORIZED:
@@ -275,3 +277,4 @@ class Sender:
                 reading.waiting,
             )
         health.failures, health.down_since, health.reason, health.not_before = 0, None, "", 0.0
+        health.unauthorized = False

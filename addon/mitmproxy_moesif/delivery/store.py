@@ -347,6 +347,16 @@ class Store:
                 self.memory_bytes -= waiting.chunk.size - rest.size
             waiting.chunk = rest
 
+    @property
+    def has_folder(self) -> bool:
+        return self._folder is not None
+
+    def disk_bytes(self) -> int:
+        """Bytes on disk, of this process's spool and of those it took over."""
+        with self._lock:
+            spools = [*self._others, *([self._spool] if self._spool is not None else [])]
+        return sum(spool.disk_bytes for spool in spools)
+
     def oldest_age(self) -> float:
         """Seconds that the oldest event has been waiting; 0 with none waiting."""
         with self._lock:

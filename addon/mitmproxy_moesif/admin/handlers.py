@@ -1,0 +1,227 @@
+"""The listener's paths.
+
+`GET /status` (with `?method=&host=&path=`: which instance such a request would be captured by), `GET /metrics`,
+`GET /health`, `GET /ping`; in Kong's forms `GET /plugins`, `POST /plugins`, `GET /plugins/{id or instance name}`,
+`PATCH /plugins/{id or instance name}`. HEAD wherever GET is. Errors are `{"message": ...}`, as Kong's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import orjson
+from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
+
+from mitmproxy_moesif.admin.access import Gate
+from mitmproxy_moesif.admin.forms import BodyError, parse_body
+from mitmproxy_moesif.admin.metrics import exposition
+from mitmproxy_moesif.admin.redact import redacted, secret_values, without_shown
+from mitmproxy_moesif.admin.source import AdminSource, NotFound, NotKept, SchemaViolation, UniqueViolation
+from mitmproxy_moesif.kong.scopes import ScopeConflict
+from mitmproxy_moesif.log import Limited, describe
+
+MAX_BODY_BYTES = 65_536
+NOT_FOUND = "Not found"
+
+_MESSAGES = {404: NOT_FOUND, 405: "Method not allowed", 413: f"a body may have {MAX_BODY_BYTES} bytes"}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What all handlers share."""
+
+    source: AdminSource
+    gate: Gate
+    limited: Limited = field(default_factory=Limited)
+
+
+@stream_request_body
+class _AdminHandler(RequestHandler):
+    """Judges a request by its head, before its body is read; reads no more of that than is allowed."""
+
+    def initialize(self, parts: Parts) -> None:
+        self.source = parts.source
+        self.gate = parts.gate
+        self._limited = parts.limited
+        self._body = bytearray()
+        self._secrets: set[str] = set()
+
+    def set_default_headers(self) -> None:
+        self.clear_header("Server")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+    def prepare(self) -> None:
+        request = self.request
+        refusal = self.gate.refusal(request.method or "", request.path, request.host, request.headers)
+        if refusal is not None:
+            self.set_header("Connection", "close")  # Tornado closes it after an answer that did not wait for the body
+            if refusal.status == 401:
+                self.set_header("WWW-Authenticate", "Bearer")
+            self.answer(refusal.status, {"message": refusal.message})
+        elif (length := request.headers.get("Content-Length", "0")).isdecimal() and int(length) > MAX_BODY_BYTES:
+            self.send_error(413)
+
+    def data_received(self, chunk: bytes) -> None:
+        """Keeps one byte too many at most, which tells that there were too many."""
+        self._body += chunk[: MAX_BODY_BYTES + 1 - len(self._body)]
+
+    def fields(self) -> dict[str, Any]:
+        """What the body says, without secrets that are sent back as they were shown. Raises `BodyError`."""
+        if len(self._body) > MAX_BODY_BYTES:
+            raise HTTPError(413)
+        given = parse_body(bytes(self._body), self.request.headers.get("Content-Type", ""))
+        self._secrets = secret_values(given)
+        return without_shown(given)
+
+    def compute_etag(self) -> str | None:
+        return None
+
+    def answer(self, status: int, content: Mapping[str, Any]) -> None:
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.finish(orjson.dumps(redacted(content)) + b"\n")
+
+    def answer_text(self, text: str | bytes, content_type: str) -> None:
+        self.set_header("Content-Type", content_type)
+        self.finish(text)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """An exception as Kong would tell of it; what it says holds none of the secrets that the request gave."""
+        error = (kwargs.get("exc_info") or (None, None, None))[1]
+        status, content = _told(error) or (status_code, {"message": _MESSAGES.get(status_code, self._reason)})
+        if status == 500 and not isinstance(error, NotKept):
+            content = {"message": "An unexpected error occurred"}
+        if status == 405:
+            self.set_header("Allow", ", ".join(sorted(self._allowed())))
+        if status == 413:
+            self.set_header("Connection", "close")
+        self.answer(status, redacted(content, self._secrets))
+
+    def log_exception(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Only what nobody expected, and of that no content."""
+        if error is not None and _told(error) is None and not isinstance(error, HTTPError):
+            self._limited.error("admin", "moesif: a fault in the admin listener: %s", describe(error))
+
+    def _allowed(self) -> list[str]:
+        ours = (cls for cls in type(self).__mro__ if issubclass(cls, _AdminHandler))
+        return [name.upper() for cls in ours for name in vars(cls) if name.upper() in self.SUPPORTED_METHODS]
+
+
+def _told(error: BaseException | None) -> tuple[int, dict[str, Any]] | None:
+    """Status and body for an error that Kong has a form for."""
+    if isinstance(error, ScopeConflict):
+        error = UniqueViolation.of(error)
+    match error:
+        case NotFound():
+            return 404, {"message": NOT_FOUND}
+        case SchemaViolation():
+            return 400, _violation(2, "schema violation", str(error), error.fields)
+        case UniqueViolation():
+            return 409, _violation(5, "unique constraint violation", str(error), error.fields)
+        case BodyError():
+            return error.status, {"message": str(error)}
+        case NotKept():
+            return 500, {"message": str(error)}
+    return None
+
+
+def _violation(code: int, name: str, message: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {"code": code, "name": name, "message": message, "fields": fields}
+
+
+class _StatusHandler(_AdminHandler):
+    def get(self) -> None:
+        content: dict[str, Any] = {**self.source.status()}
+        query = {name: self.get_query_argument(name, None) for name in ("method", "host", "path")}
+        if any(value is not None for value in query.values()):
+            method, path = query["method"] or "GET", query["path"] or "/"
+            content["request"] = self.source.explain(method, query["host"], path)
+        self.answer(200, content)
+
+    head = get
+
+
+class _MetricsHandler(_AdminHandler):
+    def get(self) -> None:
+        self.answer_text(*exposition(self.source.status(), self.request.headers.get("Accept", "")))
+
+    head = get
+
+
+class _HealthHandler(_AdminHandler):
+    def get(self) -> None:
+        well, reason = self.source.health()
+        if well:
+            self.answer(200, {"status": "ok"})
+        else:
+            self.answer(503, {"status": "unhealthy", "reason": reason})
+
+    head = get
+
+
+class _PingHandler(_AdminHandler):
+    def get(self) -> None:
+        self.answer_text("PONG", "text/plain; charset=utf-8")
+
+    head = get
+
+
+class _PluginsHandler(_AdminHandler):
+    def get(self) -> None:
+        self.answer(200, {"data": self.source.plugins(), "next": None})
+
+    head = get
+
+    def post(self) -> None:
+        self.answer(201, self.source.add_plugin(self.fields()))
+
+
+class _PluginHandler(_AdminHandler):
+    def get(self, name: str) -> None:
+        self.answer(200, self._find(name))
+
+    head = get
+
+    def patch(self, name: str) -> None:
+        plugin_id = str(self._find(name)["id"])
+        self.answer(200, self.source.patch_plugin(plugin_id, self.fields()))
+
+    def _find(self, name: str) -> Mapping[str, Any]:
+        """By id, else by instance name. Raises `NotFound`."""
+        plugins = self.source.plugins()
+        for key in ("id", "instance_name"):
+            for plugin in plugins:
+                if plugin.get(key) == name:
+                    return plugin
+        raise NotFound(name)
+
+
+class _NotFoundHandler(_AdminHandler):
+    def get(self) -> None:
+        raise NotFound
+
+    head = post = put = patch = delete = options = get
+
+
+def admin_app(parts: Parts) -> Application:
+    """The paths as a Tornado application; a slash at the end makes no difference."""
+    arguments = {"parts": parts}
+    return Application(
+        [
+            (r"/status/?", _StatusHandler, arguments),
+            (r"/metrics/?", _MetricsHandler, arguments),
+            (r"/health/?", _HealthHandler, arguments),
+            (r"/ping/?", _PingHandler, arguments),
+            (r"/plugins/?", _PluginsHandler, arguments),
+            (r"/plugins/([^/]+)/?", _PluginHandler, arguments),
+        ],
+        default_handler_class=_NotFoundHandler,
+        default_handler_args=arguments,
+        log_function=lambda _handler: None,
+    )

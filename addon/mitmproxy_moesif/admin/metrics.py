@@ -1,0 +1,91 @@
+"""The status as metrics for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from mitmproxy_moesif.admin.source import Status
+
+_TOTALS = {
+    "captured": ("moesif_events_captured", "Events captured, those found on disk at the start included."),
+    "recovered": ("moesif_events_recovered", "Captured events that an earlier process had left on disk."),
+    "delivered": ("moesif_events_delivered", "Events that the receiver accepted."),
+    "skipped": ("moesif_exchanges_skipped", "Exchanges that were not captured, as configured."),
+}
+_GAUGES = {
+    "uptime": ("moesif_uptime_seconds", "Seconds since the addon started."),
+    "oldest_waiting": ("moesif_oldest_waiting_seconds", "Age of the oldest event that waits; 0 where none does."),
+}
+
+
+def exposition(status: Status, accept: str = "") -> tuple[bytes, str]:
+    """Text and Content-Type: Prometheus' own format, or OpenMetrics where `accept` asks for it."""
+    registry = CollectorRegistry(auto_describe=False)  # one of its own: the process's default one is other people's
+    registry.register(_StatusCollector(status))
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+class _StatusCollector(Collector):
+    """One reading of the status; what is not in there has no metric."""
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._numbers()
+        yield from self._by_label()
+        yield from self._receivers()
+        yield from self._spool()
+        if "version" in self._status:
+            yield InfoMetricFamily("moesif_build", "What runs.", {"version": self._status["version"]})
+
+    def _numbers(self) -> Iterator[Metric]:
+        values: Mapping[str, object] = self._status
+        for key, (name, text) in _TOTALS.items():
+            if isinstance(value := values.get(key), int):
+                yield CounterMetricFamily(name, text, value)
+        for key, (name, text) in _GAUGES.items():
+            if key in values:
+                value = values[key]
+                yield GaugeMetricFamily(name, text, value if isinstance(value, int | float) else 0)
+
+    def _by_label(self) -> Iterator[Metric]:
+        status = self._status
+        if "waiting" in status:
+            waiting = GaugeMetricFamily("moesif_events_waiting", "Events that wait, by where.", labels=["where"])
+            waiting.add_metric(["memory"], status["waiting"]["memory"])
+            waiting.add_metric(["disk"], status["waiting"]["disk"])
+            yield waiting
+        if "dropped" in status:
+            text = "Events that are lost, by cause."
+            yield _counter("moesif_events_dropped", text, "cause", status["dropped"])
+        if "faults" in status:
+            text = "Errors of the addon's own, by where; the traffic was not affected."
+            yield _counter("moesif_faults", text, "kind", status["faults"])
+
+    def _receivers(self) -> Iterator[Metric]:
+        if "destinations" in self._status:
+            up = GaugeMetricFamily("moesif_receiver_up", "1: it takes events.", labels=["destination"])
+            for destination, how in self._status["destinations"].items():
+                up.add_metric([destination], how.get("state") == "up")
+            yield up
+
+    def _spool(self) -> Iterator[Metric]:
+        spool = self._status.get("spool", {})
+        if "bytes" in spool:
+            yield GaugeMetricFamily("moesif_spool_bytes", "Size of the spool on disk.", spool["bytes"])
+        if "max_bytes" in spool:
+            yield GaugeMetricFamily("moesif_spool_max_bytes", "Most bytes the spool may have.", spool["max_bytes"])
+
+
+def _counter(name: str, text: str, label: str, values: Mapping[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for value, count in sorted(values.items()):
+        family.add_metric([value], count)
+    return family

@@ -1,0 +1,140 @@
+"""What the listener shows and changes, as the proxy gives it, and the errors a change may meet.
+
+All methods are called from the listener's thread, one at a time: they are quick, and safe beside the proxy's threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, TypedDict
+
+from mitmproxy_moesif.kong.scopes import ScopeConflict
+
+type Fields = Mapping[str, Any]
+"""What is wrong with which field; nested like the entity: `{"config": {"debug": "expected a boolean"}}`."""
+
+
+class Waiting(TypedDict):
+    """Numbers of events that wait, by where they are."""
+
+    memory: int
+    disk: int
+
+
+class Destination(TypedDict, total=False):
+    """How a receiver does. `since` and `next_try` are ISO 8601 in UTC, None where there is nothing to tell."""
+
+    state: Literal["up", "down", "unauthorized"]
+    reason: str
+    since: str | None
+    next_try: str | None
+
+
+class SpoolStatus(TypedDict, total=False):
+    """What is on disk. `state` in a word (`on`, `off`, `failing`), `reason` where it is not well; sizes are bytes."""
+
+    state: str
+    reason: str
+    bytes: int
+    max_bytes: int
+
+
+class Status(TypedDict, total=False):
+    """What `GET /status` shows and the metrics are made of; a part that is not given is not shown.
+
+    Numbers of events: `captured` (of these, `recovered` were found on disk), `delivered`, `waiting`, `dropped` by
+    cause; captured = delivered + waiting + dropped. `skipped` exchanges were never captured, `faults` (by kind) are
+    errors of ours. `uptime` and `oldest_waiting` are seconds, the latter None where nothing waits. `kong` tells which
+    configuration and instances are loaded, in plain JSON values.
+    """
+
+    version: str
+    uptime: float
+    captured: int
+    recovered: int
+    delivered: int
+    waiting: Waiting
+    dropped: Mapping[str, int]
+    skipped: int
+    faults: Mapping[str, int]
+    oldest_waiting: float | None
+    destinations: Mapping[str, Destination]
+    spool: SpoolStatus
+    kong: Mapping[str, Any]
+
+
+class PluginSource(Protocol):
+    """The instances as Kong's plugin entities.
+
+    An entity has `id`, `name`, `instance_name`, `enabled`, `config`, `service`, `route`, `consumer` (each `{"id": ...}`
+    or None), `protocols`, `tags`, `created_at` and `updated_at` (Unix seconds).
+    """
+
+    def plugins(self) -> Sequence[Mapping[str, Any]]:
+        """All of them. Secrets should not be in there; the listener takes out those it knows by name."""
+
+    def patch_plugin(self, plugin_id: str, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Change an instance at once; returns the whole entity. From a form all values are texts or lists of texts.
+
+        Raises `NotFound`, `SchemaViolation`, `UniqueViolation`, `NotKept`; nothing has changed then, but see `NotKept`.
+        """
+
+    def add_plugin(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add an instance; returns the whole entity. Raises as `patch_plugin` does."""
+
+
+class AdminSource(PluginSource, Protocol):
+    """The proxy, seen from its listener."""
+
+    def status(self) -> Status: ...
+
+    def health(self) -> tuple[bool, str]:
+        """Whether events flow, and why not."""
+
+    def explain(self, method: str, host: str | None, path: str) -> Mapping[str, Any]:
+        """Which instance applies to such a request and why; plain JSON values, no `config`."""
+
+
+class NotFound(Exception):  # noqa: N818 - the names are those of Kong's errors
+    """There is no such instance."""
+
+
+class SchemaViolation(Exception):  # noqa: N818
+    """An entity that cannot be: what is wrong, by field. Texts hold no secret."""
+
+    def __init__(self, fields: Fields) -> None:
+        self.fields = fields
+        faults = list(_faults(fields))
+        count = "schema violation" if len(faults) == 1 else f"{len(faults)} schema violations"
+        super().__init__(f"{count} ({'; '.join(faults)})")
+
+
+class UniqueViolation(Exception):  # noqa: N818
+    """Another instance has this scope. `fields` are those that are the same in both."""
+
+    def __init__(self, message: str, fields: Fields | None = None) -> None:
+        self.fields = fields or {}
+        super().__init__(message)
+
+    @classmethod
+    def of(cls, conflict: ScopeConflict) -> UniqueViolation:
+        plugin = conflict.instance
+        ids = {"consumer": plugin.consumer_id, "route": plugin.route_id, "service": plugin.service_id}
+        fields = {name: None if id_ is None else {"id": id_} for name, id_ in ids.items()}
+        return cls(str(conflict), {**fields, "name": plugin.name})
+
+
+class NotKept(Exception):  # noqa: N818
+    """A change cannot be written to the state file; the text says whether it is in force nevertheless."""
+
+
+def _faults(fields: Fields, above: str = "") -> list[str]:
+    found = []
+    for name, fault in sorted(fields.items()):
+        if isinstance(fault, Mapping):
+            found += _faults(fault, f"{above}{name}.")
+        elif isinstance(fault, str):
+            found.append(fault if name == "@entity" else f"{above}{name}: {fault}")
+        else:
+            found += [text if name == "@entity" else f"{above}{name}: {text}" for text in fault]
+    return found

@@ -1,0 +1,89 @@
+"""A proxy as the listener sees it, that counts what it is asked and fails where a test says so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mitmproxy_moesif.admin.source import Status
+
+ID = "6a7a3a5e-2d0b-4a51-9d0c-0b0f6c1d2e3f"
+APPLICATION_ID = "5ecre7-application-id"
+
+
+class FakeSource:
+    """Holds one plugin; `fault` is raised by every method but `health`."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.changes: list[Mapping[str, Any]] = []
+        self.explained: list[tuple[str, str | None, str]] = []
+        self.fault: Exception | None = None
+        self.well = (True, "")
+        self.state: Status = {
+            "version": "1.2.3",
+            "uptime": 61.5,
+            "captured": 30,
+            "recovered": 2,
+            "delivered": 20,
+            "waiting": {"memory": 3, "disk": 4},
+            "dropped": {"queue_full": 2, "refused": 1},
+            "skipped": 5,
+            "faults": {"sender": 1},
+            "oldest_waiting": 12.25,
+            "destinations": {
+                "abc": {"state": "up", "reason": "", "since": None, "next_try": None},
+                "def": {"state": "unauthorized", "reason": "401", "since": "2026-11-22T09:05:07Z"},
+            },
+            "spool": {"state": "on", "bytes": 4096, "max_bytes": 1_000_000},
+        }
+        self.plugin: dict[str, Any] = {
+            "id": ID,
+            "name": "moesif",
+            "instance_name": "orders",
+            "enabled": True,
+            "config": {"application_id": APPLICATION_ID, "debug": False, "request_header_masks": ()},
+            "service": None,
+            "route": None,
+            "consumer": None,
+            "protocols": ["http", "https"],
+            "tags": None,
+            "created_at": 1_700_000_000,
+            "updated_at": 1_700_000_000,
+        }
+
+    def status(self) -> Status:
+        self._note("status")
+        return self.state
+
+    def health(self) -> tuple[bool, str]:
+        self.asked["health"] += 1
+        return self.well
+
+    def explain(self, method: str, host: str | None, path: str) -> Mapping[str, Any]:
+        self._note("explain")
+        self.explained.append((method, host, path))
+        return {"instance": {"id": ID}, "why": "global"}
+
+    def plugins(self) -> Sequence[Mapping[str, Any]]:
+        self.asked["plugins"] += 1
+        return [self.plugin]
+
+    def patch_plugin(self, plugin_id: str, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+        assert plugin_id == ID
+        self._take("patch", changes)
+        return {**self.plugin, "config": {**self.plugin["config"], **changes.get("config", {})}}
+
+    def add_plugin(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        self._take("add", given)
+        return {**self.plugin, **given}
+
+    def _take(self, what: str, changes: Mapping[str, Any]) -> None:
+        self.changes.append(changes)
+        self._note(what)
+
+    def _note(self, what: str) -> None:
+        self.asked[what] += 1
+        if self.fault is not None:
+            raise self.fault

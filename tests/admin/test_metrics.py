@@ -1,0 +1,91 @@
+"""The status as metrics."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from mitmproxy_moesif.admin.metrics import exposition
+from mitmproxy_moesif.admin.source import Status
+from tests.admin.sources import FakeSource
+
+type Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def samples(status: Status) -> Samples:
+    text, _ = exposition(status)
+    return {
+        (sample.name, tuple(sample.labels.items())): sample.value
+        for family in parse(text.decode())
+        for sample in family.samples
+    }
+
+
+def test_every_number_of_the_status_has_its_metric() -> None:
+    assert samples(FakeSource().state) == {
+        ("moesif_events_captured_total", ()): 30,
+        ("moesif_events_recovered_total", ()): 2,
+        ("moesif_events_delivered_total", ()): 20,
+        ("moesif_exchanges_skipped_total", ()): 5,
+        ("moesif_uptime_seconds", ()): 61.5,
+        ("moesif_oldest_waiting_seconds", ()): 12.25,
+        ("moesif_events_waiting", (("where", "memory"),)): 3,
+        ("moesif_events_waiting", (("where", "disk"),)): 4,
+        ("moesif_events_dropped_total", (("cause", "queue_full"),)): 2,
+        ("moesif_events_dropped_total", (("cause", "refused"),)): 1,
+        ("moesif_faults_total", (("kind", "sender"),)): 1,
+        ("moesif_receiver_up", (("destination", "abc"),)): 1,
+        ("moesif_receiver_up", (("destination", "def"),)): 0,
+        ("moesif_spool_bytes", ()): 4096,
+        ("moesif_spool_max_bytes", ()): 1_000_000,
+        ("moesif_build_info", (("version", "1.2.3"),)): 1,
+    }
+
+
+def test_what_the_status_does_not_tell_has_no_metric() -> None:
+    assert samples({}) == {}
+    assert samples({"oldest_waiting": None}) == {("moesif_oldest_waiting_seconds", ()): 0}
+    assert samples({"dropped": {}, "faults": {}, "destinations": {}, "spool": {"state": "off"}}) == {}
+
+
+def test_each_has_a_type_and_a_help() -> None:
+    families = list(parse(exposition(FakeSource().state)[0].decode()))
+    assert {family.type for family in families} == {"counter", "gauge"}
+    assert all(family.documentation for family in families)
+
+
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=1.0.0", "text/plain", "*/*", "nonsense;;"])
+def test_the_format_is_negotiated(accept: str) -> None:
+    text, content_type = exposition(FakeSource().state, accept)
+    if "openmetrics" in accept:
+        assert content_type.startswith("application/openmetrics-text")
+        assert list(parse_openmetrics(text.decode()))  # type: ignore[no-untyped-call]
+    else:
+        assert content_type.startswith("text/plain")
+        assert list(parse(text.decode()))
+
+
+@given(
+    st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.integers(0, 2**53), max_size=4),
+    st.integers(0, 2**53),
+    st.integers(0, 2**53),
+    st.integers(0, 2**53),
+)
+def test_the_identity_survives_and_any_cause_is_a_label(
+    dropped: dict[str, int], delivered: int, memory: int, disk: int
+) -> None:
+    captured = delivered + memory + disk + sum(dropped.values())
+    status: Status = {
+        "captured": captured,
+        "delivered": delivered,
+        "waiting": {"memory": memory, "disk": disk},
+        "dropped": dropped,
+    }
+    found = samples(status)
+    parts = ("moesif_events_delivered_total", "moesif_events_waiting", "moesif_events_dropped_total")
+    total = sum(value for (name, _), value in found.items() if name in parts)
+    assert total == pytest.approx(found["moesif_events_captured_total", ()])
+    assert {labels[0][1] for (name, labels) in found if name == parts[2]} == dropped.keys()

@@ -1,0 +1,117 @@
+"""The admin listener of a running proxy: the identity at every reading, health, metrics, and live changes."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support import APPLICATION_ID
+from tests.support.addon import addon_options
+from tests.support.client import exchange
+from tests.support.collector import Answer, ScriptedCollector
+from tests.support.proxy import Mitmdump, failed_start
+from tests.support.traffic import Load, send_many
+from tests.support.upstream import ScriptedUpstream
+
+Start = Callable[..., Mitmdump]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def get(url: str) -> Any:
+    return requests.get(url, timeout=10).json()
+
+
+def start(
+    mitmdump: Start, upstream: ScriptedUpstream, collector: ScriptedCollector, **more: Any
+) -> tuple[Mitmdump, str]:
+    port = free_port()
+    proxy = mitmdump(upstream.url, addon_options(collector, admin_listen=f"127.0.0.1:{port}", **more))
+    proxy.wait_for_output("status, metrics and Admin API at")
+    return proxy, f"http://127.0.0.1:{port}"
+
+
+def test_captured_is_delivered_waiting_and_dropped_at_every_reading(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    collector.enqueue(*[Answer(status) for status in (201, 503, 201, 400, 201, 429)])
+    proxy, url = start(mitmdump, upstream, collector, event_queue_size=200)
+    load = Load(proxy.port).start()
+    readings = []
+    for _ in range(60):
+        readings.append(get(f"{url}/status"))
+        load.wait_for(5)
+    seen = load.stop()
+    for status in readings:
+        waiting = status["waiting"]["memory"] + status["waiting"]["disk"]
+        assert status["captured"] == status["delivered"] + waiting + sum(status["dropped"].values())
+        assert min(status["waiting"].values()) >= 0
+    assert readings[-1]["captured"] > readings[0]["captured"]
+    collector.wait_for(lambda c: c.unique_ids() >= set(seen), timeout=30)
+    assert proxy.stop() == 0
+
+
+def test_metrics_health_and_ping(mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream) -> None:
+    proxy, url = start(mitmdump, upstream, collector)
+    send_many(proxy.port, 7)
+    collector.wait_for(7)
+    assert requests.get(f"{url}/ping", timeout=10).text.strip() == "PONG"
+    assert requests.get(f"{url}/health", timeout=10).status_code == 200
+    text = requests.get(f"{url}/metrics", timeout=10).text
+    metrics = {family.name: family.samples for family in text_string_to_metric_families(text)}
+    assert metrics["moesif_events_captured"][0].value == 7
+    assert get(f"{url}/status")["destinations"].popitem()[1] == {"state": "up"}
+
+
+def test_a_receiver_in_trouble_shows(mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream) -> None:
+    collector.script = lambda _: Answer(401)
+    proxy, url = start(mitmdump, upstream, collector)
+    send_many(proxy.port, 3)
+    proxy.wait_for_output("does not accept the application id")
+    (state,) = get(f"{url}/status")["destinations"].values()
+    assert (state["state"], state["reason"]) == ("unauthorized", "status 401")
+
+
+def test_kongs_own_curl_changes_the_running_proxy(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.json"
+    proxy, url = start(mitmdump, upstream, collector, admin_state=str(kept))
+    (plugin,) = get(f"{url}/plugins")["data"]
+    answer = requests.patch(f"{url}/plugins/{plugin['id']}", data={"config.api_version": "2.0"}, timeout=10)
+    assert answer.status_code == 200
+    assert answer.json()["config"]["api_version"] == "2.0"
+    exchange(proxy.port)
+    (event,) = collector.wait_for(1)
+    assert event["request"]["api_version"] == "2.0"
+    refused = requests.patch(f"{url}/plugins/{plugin['id']}", data={"config.batch_size": "0"}, timeout=10)
+    assert (refused.status_code, refused.json()["name"]) == (400, "schema violation")
+    again = requests.post(f"{url}/plugins", data={"name": "moesif"}, timeout=10)
+    assert (again.status_code, again.json()["name"]) == (409, "unique constraint violation")
+    assert APPLICATION_ID not in get(f"{url}/plugins").__repr__() + kept.read_text()
+    assert proxy.stop() == 0
+    proxy, url = start(mitmdump, upstream, collector, admin_state=str(kept))
+    assert get(f"{url}/plugins")["data"][0]["config"]["api_version"] == "2.0"
+    assert "2.0" in json.dumps(json.loads(kept.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("listen", "line"),
+    [("0.0.0.0:0", "admin_token"), ("nonsense", "admin_listen"), ("127.0.0.1:99999", "admin_listen")],
+)
+def test_an_address_that_cannot_be_ends_the_start(listen: str, line: str) -> None:
+    ended = failed_start(None, addon_options(admin_listen=listen))
+    assert ended.code == 1
+    assert line in ended.output
+    assert "Traceback" not in ended.output
