@@ -76,6 +76,7 @@ class Open:
     awaits_body: bool = False
     blocked_by: str | None = None
     rule_headers: Fields = ()
+    kong: dict[str, object] = field(default_factory=dict)
     metadata: dict[str, object] = field(default_factory=dict)
 
 
@@ -198,6 +199,7 @@ def finish(entry: Open, *, failed: bool = False, left_over: str = "unfinished") 
         request_headers=entry.request_headers,
         request_body=_payload(entry.request_tee, request, _limit(entry.instance, request=True)),
         blocked_by=entry.blocked_by,
+        kong=entry.kong,
         metadata=entry.metadata,
     )
     _add_response(exchange, entry, status_seen(entry, cause, failed=failed), cause)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from mitmproxy_moesif.delivery.pipeline import Pipeline
     from mitmproxy_moesif.delivery.sender import Health
+    from mitmproxy_moesif.scoping import Scoping
 
 UNHEALTHY_AFTER = 300.0
 """Seconds that an event may wait before health says so; Moesif counts later events as late."""
@@ -33,8 +34,15 @@ APPLY_SECONDS = 5.0
 class Operations:
     """What the admin listener asks. Called from its thread."""
 
-    def __init__(self, pipeline: Pipeline, read: Callable[[], Settings], change: LiveOptions) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        read: Callable[[], Settings],
+        change: LiveOptions,
+        scoping: Callable[[], Scoping | None],
+    ) -> None:
         self._pipeline = pipeline
+        self._scoping = scoping
         self._began = time.monotonic()
         state = read().admin_state
         self.local = LocalPluginSource(read, change, Path(state) if state is not None else None)
@@ -42,7 +50,8 @@ class Operations:
     def status(self) -> Status:
         reading = self._pipeline.reading()
         oldest = self._pipeline.store.oldest_age()
-        return Status(
+        scoping = self._scoping()
+        status = Status(
             version=__version__,
             uptime=round(time.monotonic() - self._began, 3),
             captured=reading.captured,
@@ -56,6 +65,9 @@ class Operations:
             destinations={name: _destination(health) for name, health in self._pipeline.health().items()},
             spool=self._spool(),
         )
+        if scoping is not None:
+            status["kong"] = scoping.describe()
+        return status
 
     def _spool(self) -> SpoolStatus:
         store = self._pipeline.store
@@ -85,7 +97,10 @@ class Operations:
         return self.local.add_plugin(given)
 
     def explain(self, method: str, host: str | None, path: str) -> Mapping[str, Any]:
-        return {"method": method, "host": host, "path": path, "instance": "moesif", "why": "the options are global"}
+        scoping = self._scoping()
+        if scoping is None or not scoping.has_instances:
+            return {"instance": {"id": None, "instance_name": "moesif"}, "why": "the options are one global instance"}
+        return scoping.scopes.explain(method, host, path)
 
 
 class LiveOptions:

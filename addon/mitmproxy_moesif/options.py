@@ -17,7 +17,7 @@ from mitmproxy.utils import typecheck
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from mitmproxy_moesif.settings import SECRETS, Settings, SettingsError, parse_settings
+from mitmproxy_moesif.settings import SECRETS, Settings, SettingsError
 
 OPTION_PREFIX = "moesif_"
 ENVIRONMENT_PREFIX = "MOESIF_"
@@ -79,9 +79,9 @@ def given_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return given
 
 
-def read_settings(options: optmanager.OptManager, environ: Mapping[str, str]) -> Settings:
-    """Settings from everything given. Raises `SettingsError`."""
-    return parse_settings({**given_environment(environ), **given_options(options)})
+def read_given(options: optmanager.OptManager, environ: Mapping[str, str]) -> dict[str, Any]:
+    """All parameters that are given. Raises `SettingsError`."""
+    return {**given_environment(environ), **given_options(options)}
 
 
 def prefer_command_line(options: optmanager.OptManager, arguments: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ callables; log: response, error, websocket_end. Every hook is guarded: a fault o
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -26,15 +27,25 @@ from mitmproxy_moesif import exchange as exchanges
 from mitmproxy_moesif import options, transparency
 from mitmproxy_moesif.exchange import Open, Tee
 from mitmproxy_moesif.instance import Instance
+from mitmproxy_moesif.kong.entities import KongConfig
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.operations import LiveOptions
 from mitmproxy_moesif.runtime import Prepared, Runtime
+from mitmproxy_moesif.scoping import Placed
 from mitmproxy_moesif.settings import Settings, SettingsError
 
 IN_FLIGHT_SHARE = 0.4
 """Of the time to shut down, how long exchanges under way may take to end."""
 
-AT_START = ("spool_dir", "admin_listen", "admin_token", "admin_state")
+AT_START = (
+    "spool_dir",
+    "admin_listen",
+    "admin_token",
+    "admin_state",
+    "kong_config",
+    "kong_admin_url",
+    "kong_admin_token",
+)
 
 HANDOVER = "moesif_handover"
 """Where, on mitmproxy's master, the runtime waits for the addon's successor while the script is reloaded."""
@@ -82,12 +93,12 @@ class MoesifAddon:
         if updated and not any(name.startswith(options.OPTION_PREFIX) for name in updated):
             return
         try:
-            prepared = Prepared.of(options.read_settings(ctx.options, os.environ))
+            prepared = Prepared.of(options.read_given(ctx.options, os.environ), self._prepared)
         except SettingsError as error:
             self._refuse(*self._problems, str(error))
             return
         if self._runtime is not None and self._prepared is not None:
-            if (refusal := unchangeable(self._prepared.instance.settings, prepared.instance.settings)) is not None:
+            if (refusal := unchangeable(self._prepared, prepared)) is not None:
                 self._refuse(refusal)
             self._apply(self._runtime, prepared)
         elif self._problems:
@@ -104,7 +115,7 @@ class MoesifAddon:
     def running(self) -> None:
         prepared = self._prepared
         problems = list(options.unknown_options(ctx.options))
-        if prepared is not None and (missing := missing_account(prepared.instance.settings)):
+        if prepared is not None and (missing := missing_account(prepared)):
             problems.append(missing)
         if problems:
             self._refuse(*problems)
@@ -122,15 +133,29 @@ class MoesifAddon:
         self._runtime = runtime
         change = LiveOptions(ctx.master, options.OPTION_PREFIX)
         try:
-            runtime.open_admin(settings, self._settings, change)
+            runtime.open_admin(self._current, change)
         except SettingsError as error:
             log.error("moesif: %s", error)
         warn_of_deprecated(settings)
+        if prepared.scoping is not None and prepared.scoping.has_akto:
+            log.info("moesif: akto-api-discovery plugins are read and kept; this release sends nothing to Akto")
+        runtime.watch_kong(settings, self._kong_changed, prepared.kong)
         start_when_up(runtime)
 
-    def _settings(self) -> Settings:
+    def _kong_changed(self, kong: KongConfig) -> None:
+        """From the source's thread. Raises `SettingsError` where an instance is wrong: the old ones stay."""
         assert self._prepared is not None
-        return self._prepared.instance.settings
+        prepared = self._prepared.with_kong(kong)
+        ctx.master.event_loop.call_soon_threadsafe(self._take_kong, prepared)
+
+    def _take_kong(self, prepared: Prepared) -> None:
+        if self._runtime is not None:
+            self._apply(self._runtime, prepared)
+            self._prepared = prepared
+
+    def _current(self) -> Prepared:
+        assert self._prepared is not None
+        return self._prepared
 
     def _apply(self, runtime: Runtime, prepared: Prepared) -> None:
         runtime.configure(prepared)
@@ -206,7 +231,12 @@ class MoesifAddon:
         instance, runtime, prepared = self._instance, self._runtime, self._prepared
         if instance is None or runtime is None or prepared is None:
             return
+        placed = prepared.scoping.place(flow, instance) if prepared.scoping is not None else Placed(instance, {})
+        instance = placed.instance
+        if instance is None:
+            return
         entry = exchanges.open_exchange(flow, instance)
+        entry.kong = placed.kong
         runtime.register.add(entry)
         entry.skipped = prepared.skip is not None and bool(prepared.skip(flow))
         entry.awaits_body = runtime.enforcer.at_headers(flow, entry, runtime.governor.snapshot(instance.destination))
@@ -293,23 +323,34 @@ class MoesifAddon:
         """Where every captured event is: delivered, waiting or dropped."""
         return f"moesif: {self._runtime.pipeline.reading().line()}" if self._runtime is not None else "not running"
 
+    @command.command("moesif.kong")  # type: ignore[untyped-decorator]
+    def kong(self, method: str, host: str, path: str) -> str:
+        """Which instance of Kong's configuration applies to such a request, and why."""
+        scoping = self._prepared.scoping if self._prepared is not None else None
+        if scoping is None:
+            return "no Kong configuration is loaded: the options are one global instance"
+        return json.dumps({"loaded": scoping.describe(), "request": scoping.scopes.explain(method, host or None, path)})
+
     def fault(self, kind: str, error: Exception) -> None:
         if self._runtime is not None:
             self._runtime.fault(kind, error)
 
 
-def unchangeable(current: Settings, wanted: Settings) -> str | None:
+def unchangeable(current: Prepared, wanted: Prepared) -> str | None:
     """Why a live change cannot be taken; None where it can."""
     if missing := missing_account(wanted):
         return missing
     for name in AT_START:
-        if getattr(wanted, name) != getattr(current, name):
+        if getattr(wanted.instance.settings, name) != getattr(current.instance.settings, name):
             return f"{name}: can only be set at the start"
     return None
 
 
-def missing_account(settings: Settings) -> str | None:
+def missing_account(prepared: Prepared) -> str | None:
     """What to do where events have nowhere to go."""
+    settings = prepared.instance.settings
+    if prepared.scoping is not None and prepared.scoping.has_instances:
+        return None  # each of Kong's was checked when it was read
     if settings.application_id.get_secret_value() or settings.sink_file is not None or not settings.enabled:
         return None
     return (

@@ -153,6 +153,11 @@ class Settings(BaseModel):
     hooks: OptionalName = Field(
         None, description="Python file with functions that identify, mask, skip or add metadata."
     )
+    kong_config: OptionalName = Field(
+        None, description="Kong's declarative file (YAML or JSON): its `moesif` plugins are our instances; watched."
+    )
+    kong_admin_url: OptionalName = Field(None, description="Kong's Admin API, in place of a file; asked every 30 s.")
+    kong_admin_token: SecretStr = Field(SecretStr(""), description="Sent to it as Kong-Admin-Token. A secret.")
     admin_listen: OptionalName = Field(
         None, description="host:port of status, metrics, health and the Admin API, e.g. 127.0.0.1:8095; none: off."
     )
@@ -164,9 +169,11 @@ class Settings(BaseModel):
     )
     shutdown_timeout: Milliseconds = Field(5000, description="ms to deliver what waits when the proxy ends.")
 
-    @field_validator("api_endpoint")
+    @field_validator("api_endpoint", "kong_admin_url")
     @classmethod
-    def _is_http_url(cls, url: str) -> str:
+    def _is_http_url(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             raise ValueError("must be an http or https URL without credentials and query")
@@ -195,7 +202,7 @@ class Settings(BaseModel):
             raise ValueError("must be printable ASCII, as the application id in Moesif's settings is")
         return SecretStr(value)
 
-    @field_validator("sink_file", "rules_file", "hooks", "admin_state")
+    @field_validator("sink_file", "rules_file", "hooks", "admin_state", "kong_config")
     @classmethod
     def _is_expanded(cls, path: str | None) -> str | None:
         return None if path is None else str(Path(path).expanduser())

@@ -29,9 +29,11 @@ def build_event(exchange: Exchange, facts: Facts, policy: EventPolicy, weight: i
     """The event of one exchange. Its bodies may be `orjson.Fragment`s, so it is for `encode` alone."""
     metadata = dict(exchange.metadata)
     if facts.position is not kong.Position.DIRECT:
-        known = kong.kong_metadata(facts.request_headers, facts.response_headers)
-        if known:
-            metadata["kong"] = known
+        known = exchange.kong | kong.kong_metadata(facts.request_headers, facts.response_headers)
+    else:
+        known = exchange.kong
+    if known:
+        metadata["kong"] = known
     event: dict[str, Any] = {
         "request": _request(exchange, facts, policy, metadata),
         "transaction_id": exchange.transaction_id,

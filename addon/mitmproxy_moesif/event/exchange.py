@@ -33,7 +33,7 @@ class Exchange:
     """One request and its answer, by reference. Times are seconds since 1970; `status` is None without an answer.
 
     `authority` is the host as the client sent it, `target` path and query as sent; `status` is what the client saw,
-    which is not always what the upstream sent.
+    which is not always what the upstream sent. `kong` are names from Kong's configuration.
     """
 
     transaction_id: str
@@ -51,5 +51,6 @@ class Exchange:
     response_headers: Fields = ()
     response_body: Payload = NO_BODY
     blocked_by: str | None = None
+    kong: dict[str, object] = field(default_factory=dict)
     metadata: dict[str, object] = field(default_factory=dict)
     size: int = 0

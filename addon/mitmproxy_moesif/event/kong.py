@@ -70,6 +70,11 @@ def kong_metadata(request: Headers, response: Headers) -> dict[str, object]:
 
 def public_uri(headers: Headers, scheme: str, authority: str, target: str) -> str:
     """Behind Kong: the URI that the client called, from the `X-Forwarded-*` headers that Kong set."""
+    return absolute_uri(*public_parts(headers, scheme, authority, target))
+
+
+def public_parts(headers: Headers, scheme: str, authority: str, target: str) -> tuple[str, str, str]:
+    """Scheme, authority and target as the client called them."""
     proto = _first(headers, "x-forwarded-proto").lower()
     host = _first(headers, "x-forwarded-host")
     port = _first(headers, "x-forwarded-port")
@@ -82,7 +87,7 @@ def public_uri(headers: Headers, scheme: str, authority: str, target: str) -> st
         path = forwarded
     elif prefix := headers.get("x-forwarded-prefix", "").strip().rstrip("/"):
         path = prefix + path
-    return absolute_uri(proto if proto in ("http", "https") else scheme, host or authority, path + query_mark + query)
+    return proto if proto in ("http", "https") else scheme, host or authority, path + query_mark + query
 
 
 def absolute_uri(scheme: str, authority: str, target: str) -> str:
