@@ -77,6 +77,7 @@ class MoesifAddon:
         self._instance: Instance | None = None
         self._problems: list[str] = []
         self._refused = False
+        self._ended = False
         self._show_bodies = False
         self._idle: asyncio.Event | None = None
 
@@ -209,7 +210,7 @@ class MoesifAddon:
             await asyncio.to_thread(runtime.drain, left)
         # From here on the loop does not run, so that no exchange passes unseen.
         self._sweep(runtime, runtime.register.pop_all())
-        self._instance = None
+        self._ended = True
         report(runtime.close().line())
 
     async def _in_flight(self, runtime: Runtime, abort: asyncio.Event, seconds: float) -> None:
@@ -230,6 +231,10 @@ class MoesifAddon:
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         instance, runtime, prepared = self._instance, self._runtime, self._prepared
         if instance is None or runtime is None or prepared is None:
+            return
+        if self._ended:
+            # The process is about to end and would cut it anyway: better no exchange than one that nobody saw.
+            flow.kill()
             return
         placed = prepared.scoping.place(flow, instance) if prepared.scoping is not None else Placed(instance, {})
         instance = placed.instance

@@ -1,7 +1,8 @@
 """The thread that turns exchanges into encoded events and puts them into the store.
 
 It yields after every event: one long stretch that holds the interpreter's lock would be seen in the traffic's tail
-latency. What it built goes to disk at the latest `COMMIT_INTERVAL` after the first of it.
+latency. What was captured goes to disk within `GATHER_INTERVAL` and the time to build it, of which what was built first
+waits for at most `COMMIT_INTERVAL`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.instance import Instance
 from mitmproxy_moesif.log import Limited, describe, log
 
+GATHER_INTERVAL = 0.02
 COMMIT_INTERVAL = 0.04
 CHUNK_EVENTS = 50
 CHUNK_BYTES = 1_000_000
@@ -93,30 +95,29 @@ class Builder:
             stopping = self._stopping
             try:
                 self._turn()
-                if stopping:
-                    self._commit()
-                    return
             except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never dies of one error
                 self._ledger.fault("builder")
                 self._limited.error("builder", "moesif: unexpected while storing events: %s", describe(error))
-                if stopping:
-                    return
-            self._door.wait(0 if self._stopping else self._pause())
-
-    def _pause(self) -> float | None:
-        return max(0.0, self._since + COMMIT_INTERVAL - self._clock()) if self._built else None
+            if stopping:
+                return
+            if not self._stopping:
+                self._door.wait()
+                # What comes now waits for a moment, so that under load one wake-up serves many.
+                self._door.wake.wait(GATHER_INTERVAL)
 
     def _turn(self) -> None:
-        while (captured := self._door.take()) is not None:
-            self._build(captured)
-            if self._built and self._is_due():
-                self._commit()
-            time.sleep(0)
-        if not self._flushed.is_set():
+        """Build and store everything that was put so far."""
+        flushing = not self._flushed.is_set()
+        try:
+            while (captured := self._door.take()) is not None:
+                self._build(captured)
+                if self._built and self._is_due():
+                    self._commit()
+                time.sleep(0)
             self._commit()
-            self._flushed.set()
-        elif self._built and self._is_due():
-            self._commit()
+        finally:
+            if flushing:
+                self._flushed.set()
 
     def _is_due(self) -> bool:
         return self._clock() - self._since >= COMMIT_INTERVAL or self._bytes >= CHUNK_BYTES

@@ -65,10 +65,10 @@ class Door:
         self._ledger.take(1)
         return captured
 
-    def wait(self, seconds: float | None) -> None:
-        """Sleep until something is put, the timeout ends, or `wake` is set from outside."""
+    def wait(self) -> None:
+        """Sleep until something is put, or `wake` is set from outside."""
         self._asleep = True
         if not self._queue:
-            self.wake.wait(seconds)
+            self.wake.wait()
         self._asleep = False
         self.wake.clear()

@@ -78,6 +78,7 @@ class Sender:
         self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
         self._limited = Limited(clock=clock)
         self._wake = threading.Event()
+        self._idle = False
         self._drain_until: float | None = None
         self._backlog_due = 0.0
         self._thread = threading.Thread(target=self._run, name=f"moesif-send-{destination}", daemon=True)
@@ -86,7 +87,9 @@ class Sender:
         self._thread.start()
 
     def notify(self) -> None:
-        self._wake.set()
+        """Something is there to send. Wakes the thread only where it would not wake in time by itself."""
+        if self._idle or self._store.fresh_events(self.destination) >= self.limits.batch_size:
+            self._wake.set()
 
     def stop(self, deadline: float) -> None:
         """Deliver what waits until `deadline` (monotonic), then end; `join` waits for that."""
@@ -102,7 +105,9 @@ class Sender:
 
     def _run(self) -> None:
         while not self._finished():
+            self._idle = True
             pause = self._pause()
+            self._idle = pause is None or self.health.down_since is not None
             if pause is None or pause > 0:
                 self._wake.wait(pause)
             self._wake.clear()

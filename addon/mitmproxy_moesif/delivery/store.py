@@ -290,6 +290,11 @@ class Store:
                 return 0.0
             return max(0.0, lanes.fresh[0].arrived + age - self._clock()) if lanes.fresh else None
 
+    def fresh_events(self, destination: str) -> int:
+        """A hint, read without the lock."""
+        lanes = self._lanes.get(destination)
+        return lanes.fresh_events if lanes is not None else 0
+
     def fresh_due(self, destination: str, batch_size: int, age: float) -> bool:
         with self._lock:
             lanes = self._lane(destination)
