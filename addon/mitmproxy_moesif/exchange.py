@@ -86,9 +86,6 @@ class Register:
     def __init__(self) -> None:
         self._by_client: dict[str, dict[str, Open]] = {}
 
-    def __len__(self) -> int:
-        return sum(map(len, self._by_client.values()))
-
     def add(self, entry: Open) -> None:
         self._by_client.setdefault(entry.flow.client_conn.id, {})[entry.flow.id] = entry
 
@@ -106,6 +103,9 @@ class Register:
         if not flows:
             del self._by_client[client]
         return entry
+
+    def entries(self) -> list[Open]:
+        return [entry for flows in self._by_client.values() for entry in flows.values()]
 
     def pop_client(self, client_id: str) -> Iterable[Open]:
         return self._by_client.pop(client_id, {}).values()

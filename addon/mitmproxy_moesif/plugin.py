@@ -79,7 +79,7 @@ class MoesifAddon:
         self._refused = False
         self._ended = False
         self._show_bodies = False
-        self._idle: asyncio.Event | None = None
+        self._ending: Ending | None = None
 
     # --- init_worker ---------------------------------------------------------------------------------------------
 
@@ -204,7 +204,6 @@ class MoesifAddon:
         if (server := ctx.master.addons.get("proxyserver")) is not None:
             await server.servers.update([])
         await self._in_flight(runtime, abort, seconds * IN_FLIGHT_SHARE)
-        self._sweep(runtime, runtime.register.pop_all())
         left = seconds - (time.monotonic() - began)
         if not abort.is_set():
             await asyncio.to_thread(runtime.drain, left)
@@ -214,13 +213,15 @@ class MoesifAddon:
         report(runtime.close().line())
 
     async def _in_flight(self, runtime: Runtime, abort: asyncio.Event, seconds: float) -> None:
-        """Wait until no exchange is under way any more, for at most `seconds`."""
-        self._idle = asyncio.Event()
-        if len(runtime.register):
-            waits = [asyncio.ensure_future(event.wait()) for event in (self._idle, abort)]
+        """Give the exchanges that are under way now `seconds` to end; those that do not are finished as they stand."""
+        awaited = runtime.register.entries()
+        if awaited:
+            self._ending = Ending({id(entry) for entry in awaited})
+            waits = [asyncio.ensure_future(event.wait()) for event in (self._ending.done, abort)]
             _, unfinished = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             for wait in unfinished:
                 wait.cancel()
+            self._sweep(runtime, [entry for entry in awaited if runtime.register.pop(entry.flow) is not None])
 
     def _shutdown_seconds(self) -> float:
         return self._prepared.instance.settings.shutdown_timeout / 1000 if self._prepared is not None else 5.0
@@ -318,8 +319,8 @@ class MoesifAddon:
             runtime.pipeline.ledger.skipped += 1
         else:
             runtime.pipeline.put(entry.instance, exchanges.finish(entry, failed=failed, left_over=left_over))
-        if self._idle is not None and not len(runtime.register):
-            self._idle.set()
+        if self._ending is not None:
+            self._ending.finished(entry)
 
     # --- for people ----------------------------------------------------------------------------------------------
 
@@ -339,6 +340,19 @@ class MoesifAddon:
     def fault(self, kind: str, error: Exception) -> None:
         if self._runtime is not None:
             self._runtime.fault(kind, error)
+
+
+class Ending:
+    """Exchanges that the end of the proxy waits for, by identity; `done` is set when none is left."""
+
+    def __init__(self, awaited: set[int]) -> None:
+        self.done = asyncio.Event()
+        self._awaited = awaited
+
+    def finished(self, entry: Open) -> None:
+        self._awaited.discard(id(entry))
+        if not self._awaited:
+            self.done.set()
 
 
 def unchangeable(current: Prepared, wanted: Prepared) -> str | None:

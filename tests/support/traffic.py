@@ -57,6 +57,8 @@ class Load:
                     answer = client.exchange("GET", "/load")
                     if answer is None or answer.cut:
                         return
+                    if answer.status == 502:
+                        return  # the engine's own page: the proxy is ending
                     self.seen[answer.get(ID_HEADER) or ""] = time.monotonic()
                     self._count.release()
         except OSError:
