@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from mitmproxy_moesif.engine import proxy as engine
 from mitmproxy_moesif.local.server import LocalSettings, LocalThread, start_in_thread
 
 PACKAGE = Path(__file__).parent
@@ -26,12 +26,19 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments:
         sys.stdout.write(f"{script_path()}\n")
         return 0
+    if arguments[0] == "proxy":
+        return engine.main(arguments[1:])
     options = _parse(arguments)
     try:
         return run(options)
     except OSError as error:
         sys.stderr.write(f"moesif: {error}\n")
         return 1
+
+
+def proxy() -> int:
+    """`moesif-proxy`."""
+    return engine.main(sys.argv[1:])
 
 
 def script_path() -> Path:
@@ -50,7 +57,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     run_command.add_argument("--port", type=_port, default=8080, help="port of the proxy (8080)")
     run_command.add_argument("--page-port", type=_port, default=8090, help="port of the received events (8090)")
     run_command.add_argument("--upstream", default="", help="URL to front; default: the embedded echo")
-    run_command.add_argument("more", nargs="*", help="more arguments for mitmdump, after --")
+    run_command.add_argument("more", nargs="*", help="more arguments for moesif-proxy, after --")
     return parser.parse_args(arguments)
 
 
@@ -71,21 +78,14 @@ def run(options: argparse.Namespace) -> int:
                 environment |= {"MOESIF_APPLICATION_ID": "local", "MOESIF_API_ENDPOINT": stack.collector_url}
                 environment.setdefault("MOESIF_SPOOL_DIR", str(Path(folder) / "spool"))
             _greet(options, stack, feeds_moesif=feeds_moesif)
-            return _supervise([*_mitmdump(options, stack), *options.more], environment)
+            return _supervise([*_proxy(options, stack), *options.more], environment)
 
 
-def _mitmdump(options: argparse.Namespace, stack: LocalThread) -> list[str]:
-    beside = Path(sys.executable).with_name("mitmdump")
-    program = str(beside) if beside.exists() else shutil.which("mitmdump")
-    if program is None:
-        raise FileNotFoundError("mitmdump was not found: install mitmproxy into this environment")
-    upstream = options.upstream or stack.echo_url
+def _proxy(options: argparse.Namespace, stack: LocalThread) -> list[str]:
     return [
-        program,
-        *("-s", str(script_path())),
-        *("--mode", f"reverse:{upstream}"),
-        *("--listen-host", options.host),
-        *("--listen-port", str(options.port)),
+        *(sys.executable, "-m", "mitmproxy_moesif", "proxy"),
+        *("--upstream", options.upstream or stack.echo_url),
+        *("--listen", f"{options.host}:{options.port}"),
     ]
 
 

@@ -25,6 +25,7 @@ from mitmproxy.exceptions import OptionsError
 
 from mitmproxy_moesif import exchange as exchanges
 from mitmproxy_moesif import options, transparency
+from mitmproxy_moesif.engine import fast
 from mitmproxy_moesif.exchange import Open, Tee
 from mitmproxy_moesif.instance import Instance
 from mitmproxy_moesif.kong.entities import KongConfig
@@ -162,6 +163,13 @@ class MoesifAddon:
         runtime.configure(prepared)
         self._instance = prepared.instance if prepared.instance.settings.enabled else None
         self._show_bodies = shows_bodies()
+        self._switch_dispatch(prepared.instance.settings)
+
+    def _switch_dispatch(self, settings: Settings) -> None:
+        if not settings.fast_dispatch:
+            fast.uninstall(ctx.master)
+        elif (reason := fast.install(ctx.master)) is not None:
+            log.info("moesif: fast dispatch stays off: %s", reason)
 
     def done(self) -> Awaitable[None] | None:
         """At the end of the proxy: an awaitable that drains. On a reload: everything goes to the successor."""
@@ -184,6 +192,7 @@ class MoesifAddon:
 
         def close_if_unclaimed() -> None:
             if master.__dict__.pop(HANDOVER, None) is not None:
+                fast.uninstall(master)
                 self._sweep(runtime, runtime.register.pop_all())
                 # In a thread of its own: the proxy goes on without us.
                 master.event_loop.run_in_executor(None, end)

@@ -136,6 +136,9 @@ class Settings(BaseModel):
     stream: bool = Field(
         True, description="Bodies pass chunk by chunk; false: they are buffered, for other addons that need them."
     )
+    fast_dispatch: bool = Field(
+        True, description="mitmproxy calls its addons through a prepared table; only on versions it was tested with."
+    )
     governance: Literal["on", "off"] = Field("on", description="`off`: no rule is enforced; sampling stays.")
     governance_fail: Literal["open", "closed"] = Field(
         "open", description="What an error while rules are evaluated does: the request passes, or it gets 503."

@@ -1,0 +1,131 @@
+"""The command line of `moesif-proxy`. Knows neither mitmproxy nor processes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+from mitmproxy_moesif import __version__
+
+MAX_WORKERS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """`host` empty: all interfaces; `port` 0: a free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host or '*'}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What the command line says; `settings` as `name=value`, `drain_timeout` in seconds."""
+
+    upstream: str | None
+    listen: Address
+    workers: int
+    settings: tuple[str, ...]
+    scripts: tuple[str, ...]
+    config: Path | None
+    forwarded: bool
+    tls_cert: Path | None
+    drain_timeout: float
+
+
+def parse(arguments: Sequence[str]) -> Arguments:
+    """Ends the process with one line on stderr and code 2 where they cannot be read."""
+    given = _parser().parse_args(arguments)
+    return Arguments(
+        upstream=given.upstream,
+        listen=given.listen,
+        workers=given.workers,
+        settings=tuple(given.settings),
+        scripts=tuple(given.scripts),
+        config=given.config,
+        forwarded=given.forwarded == "append",
+        tls_cert=given.tls_cert,
+        drain_timeout=given.drain_timeout,
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="moesif-proxy",
+        description="A reverse proxy in front of or behind Kong, or any HTTP API, that captures every exchange.",
+        epilog="SIGTERM ends it when exchanges and events are done, a second one at once; SIGHUP reads --config again.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--upstream", type=_upstream, metavar="URL", help="http://host:port or https://host:port to pass requests to")
+    add("--listen", type=_address, default="0.0.0.0:8080", metavar="HOST:PORT", help="default: %(default)s")
+    add("--workers", type=_workers, default=1, metavar="N", help="processes that share the port; default: 1")
+    add("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help="an option; repeatable")
+    add("-s", "--script", dest="scripts", action="append", default=[], metavar="FILE", help="a mitmproxy addon")
+    add("--config", type=_file, metavar="FILE", help="YAML with options; the command line goes before it")
+    add("--forwarded", choices=("append", "off"), default="append", help="X-Forwarded-For, -Proto, -Host upstream")
+    add("--tls-cert", type=_file, metavar="PEM", help="serve TLS with this certificate chain and key")
+    add("--drain-timeout", type=_seconds, default="5", metavar="SECONDS", help="for exchanges under way at the end")
+    add("--version", action="version", version=f"moesif-proxy {__version__}, Python {sys.version.split()[0]}")
+    return parser
+
+
+def _upstream(text: str) -> str:
+    wrong = argparse.ArgumentTypeError(f"must be http://host[:port] or https://host[:port], {text!r} was given")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise wrong from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise wrong
+    if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
+        raise wrong
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _address(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    if not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise argparse.ArgumentTypeError(f"must be HOST:PORT or PORT, {text!r} was given")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise argparse.ArgumentTypeError(f"an IPv6 address goes in brackets: [{host}]:{port}")
+    return Address("" if host == "*" else host, int(port))
+
+
+def _workers(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {MAX_WORKERS}, {text!r} was given")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"must be seconds from 0 to 86400, {text!r} was given")
+    return seconds
+
+
+def _file(text: str) -> Path:
+    path = Path(text).expanduser().absolute()
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text!r}")
+    return path

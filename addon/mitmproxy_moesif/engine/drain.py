@@ -1,0 +1,71 @@
+"""The end of a proxy as its clients see it: no new connections, exchanges under way are answered, idle ones close."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import suppress
+
+from mitmproxy import ctx, http
+from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.proxy.layers.http import HttpLayer
+from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
+
+LOOK_EVERY = 0.05
+"""Seconds between two looks for connections that have become idle."""
+
+
+class Drain:
+    """Stands before the capture, so that exchanges end before the capture does. `abort` ends the wait at once."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.draining = False
+        self._abort = asyncio.Event()
+
+    def abort(self) -> None:
+        self._abort.set()
+
+    @property
+    def aborted(self) -> bool:
+        return self._abort.is_set()
+
+    async def done(self) -> None:
+        server: Proxyserver = ctx.master.addons.get("proxyserver")
+        self.draining = True
+        await server.servers.update([])
+        ctx.master.addons.add(SayClose())
+        deadline = asyncio.get_running_loop().time() + self.seconds
+        while close_idle(server) and not self.aborted and asyncio.get_running_loop().time() < deadline:
+            await wait(self._abort, LOOK_EVERY)
+        if self.aborted:  # the capture installs its handlers now, and is not to wait either
+            asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)
+
+
+class SayClose:
+    """Tells clients that keep a connection that this answer was its last."""
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        if flow.response is not None and not flow.request.is_http2 and flow.response.status_code >= 200:
+            flow.response.headers["Connection"] = "close"
+
+
+def close_idle(server: Proxyserver) -> int:
+    """Close the connections that have no exchange under way; how many have one."""
+    busy = 0
+    for handler in list(server.connections.values()):
+        if is_busy(handler):
+            busy += 1
+        elif handler.client in handler.transports:
+            handler.close_connection(handler.client)
+    return busy
+
+
+def is_busy(handler: ProxyConnectionHandler) -> bool:
+    """Whether an exchange is under way: HTTP layers keep a stream for each. What is no HTTP is not waited for."""
+    return any(layer.streams for layer in handler.layer.context.layers if isinstance(layer, HttpLayer))
+
+
+async def wait(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)

@@ -1,0 +1,96 @@
+"""TLS on the listening side: with the certificate that was given, or not at all.
+
+mitmproxy makes a certificate authority of its own and signs for whatever name a client asks for; and it takes TLS and
+plain HTTP on the same port. A reverse proxy must do neither: with a certificate it speaks TLS alone, without one
+plain HTTP alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mitmproxy import certs, ctx, exceptions
+from mitmproxy.addons.tlsconfig import TlsConfig
+from mitmproxy.net.tls import starts_like_tls_record
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.layers.modes import ReverseProxy
+
+AUTHORITY = frozenset({"certs", "confdir", "key_size", "cert_passphrase"})
+"""Options at whose change mitmproxy makes or reads its authority."""
+
+PLAIN_ON_TLS = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
+    b"The plain HTTP request was sent to an HTTPS port\n"
+)
+
+
+class Tls(TlsConfig):
+    """mitmproxy's TLS with given certificates only. Stands before what looks for the protocol of a connection."""
+
+    name = "tlsconfig"
+    request = None  # type: ignore[assignment]
+    """mitmproxy's hook answers requests for the revocation list of its authority."""
+
+    def running(self) -> None:
+        """mitmproxy's makes the authority."""
+
+    def configure(self, updated: Iterable[str]) -> None:
+        TlsConfig.configure(self, set(updated) - AUTHORITY)
+        if "certs" in updated:
+            self.certstore = read_certificates(ctx.options.certs)
+
+    def next_layer(self, nextlayer: layer.NextLayer) -> None:
+        layers = nextlayer.context.layers
+        if len(layers) != 1 or not isinstance(layers[0], ReverseProxy):
+            return
+        start = nextlayer.data_client()
+        if len(start) < 3 and b"\x16\x03".startswith(start):
+            raise exceptions.AddonHalt  # too little to tell
+        is_tls = starts_like_tls_record(start)
+        if is_tls != (self.certstore is not None):
+            nextlayer.layer = Refusal(nextlayer.context, b"" if is_tls else PLAIN_ON_TLS)
+
+
+class Refusal(layer.Layer):
+    """Says why, and closes."""
+
+    def __init__(self, context: Any, answer: bytes) -> None:
+        super().__init__(context)
+        self._answer = answer
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.DataReceived) and self._answer:
+            yield commands.SendData(self.context.client, self._answer)
+        if isinstance(event, events.DataReceived | events.ConnectionClosed):
+            yield commands.CloseConnection(self.context.client)
+
+
+class GivenCertificates(certs.CertStore):
+    """Certificates by name, `*` for all others. Makes none."""
+
+    def __init__(self) -> None:
+        self.certs = {}
+        self.expire_queue = []
+        self.dhparams = None  # type: ignore[assignment]  # OpenSSL's own
+
+    @property
+    def default_privatekey(self) -> Any:  # type: ignore[override]  # asked for where a file holds none
+        raise ValueError("there is no private key in it")
+
+
+def read_certificates(specs: Iterable[str]) -> Any:
+    """Of mitmproxy's `certs`, each `[name=]path`: the first one serves all names that none is for. None without any."""
+    store = GivenCertificates()
+    passphrase = ctx.options.cert_passphrase
+    for spec in specs:
+        name, equals, path = spec.partition("=")
+        file = Path(path if equals else name).expanduser()
+        try:
+            store.add_cert_file(name if equals else "*", file, passphrase.encode() if passphrase else None)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+            raise exceptions.OptionsError(f"certificate {file}: {reason}") from None
+        store.certs.setdefault("*", next(reversed(store.certs.values())))
+    return store if store.certs else None

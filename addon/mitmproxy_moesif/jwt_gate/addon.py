@@ -1,0 +1,164 @@
+"""The gate as an addon: `addons = [MoesifAddon(), JwtGate()]`, in either order.
+
+It answers in `requestheaders`, so that the upstream is never contacted for a refused request; to Moesif's addon the
+answer is one like any other. It fails closed: where a token cannot be checked for a fault of ours, or the keys cannot
+be read when the script is reloaded, requests are refused.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from mitmproxy import ctx, http
+from mitmproxy.addonmanager import Loader
+from mitmproxy.exceptions import OptionsError
+
+from mitmproxy_moesif.enforcement import blocked_response
+from mitmproxy_moesif.governance.rules import Blocked
+from mitmproxy_moesif.jwt_gate import options
+from mitmproxy_moesif.jwt_gate.keys import load_keys
+from mitmproxy_moesif.jwt_gate.settings import GateSettings, parse_gate_settings
+from mitmproxy_moesif.jwt_gate.tokens import Refusal, Rules, claim_texts
+from mitmproxy_moesif.log import Limited, describe, log
+from mitmproxy_moesif.settings import SettingsError
+
+DECIDED = "jwt_gate"
+"""In a flow's metadata: the response headers that its claims become; there as soon as the flow was decided on."""
+
+# RFC 6750: a request without a token is told no error.
+CHALLENGES = {
+    Refusal.REQUIRED: "Bearer",
+    Refusal.UNCHECKED: "Bearer",
+    **{
+        refusal: f'Bearer error="invalid_token", error_description="{refusal}"'
+        for refusal in (Refusal.INVALID, Refusal.EXPIRED, Refusal.EARLY)
+    },
+}
+
+
+class JwtGate:
+    """The gate of one proxy."""
+
+    name = "jwt_gate"
+
+    def __init__(self) -> None:
+        self._settings = parse_gate_settings({})
+        self._rules: Rules | None = None  # None: the gate is off
+        self._closed = False
+        self._running = False
+        self._problems: list[str] = []
+        self._faults = Limited()
+
+    def load(self, loader: Loader) -> None:
+        options.prefer_command_line(ctx.options, sys.argv)
+        self._problems = []
+        options.register(loader)
+
+    def configure(self, updated: set[str]) -> None:
+        """Keys are read again whenever an option of the gate is set, be it to the same value."""
+        if updated and options.NAMES.isdisjoint(updated):
+            return
+        problems, self._problems = self._problems, []
+        settings = None
+        try:
+            settings = parse_gate_settings(options.read_given(ctx.options))
+            rules = make_rules(settings)
+        except SettingsError as error:
+            problems.append(str(error))
+        if problems:
+            self._refuse_options(problems, settings)
+            return
+        assert settings is not None
+        self._settings, self._rules, self._closed = settings, rules, False
+        if self._running:
+            self._announce()
+
+    def _refuse_options(self, problems: list[str], settings: GateSettings | None) -> None:
+        """Live, the change is taken back; at start, an error in the log ends the proxy."""
+        line = f"JWT gate: {'; '.join(problems)}"
+        if self._running and not self._closed:
+            if settings != self._settings:
+                raise OptionsError(line)
+            # What is in force was set again: nothing to take back. The keys read earlier stay.
+            log.error("%s; the keys read before stay in force", line)
+            return
+        log.error("%s", line)
+        self._closed = True
+
+    def running(self) -> None:
+        if problems := list(options.unknown_options(ctx.options)):
+            self._refuse_options(problems, None)
+        self._running = True
+        self._announce()
+
+    def _announce(self) -> None:
+        if self._closed or self._rules is None:
+            return
+        keys = self._rules.keys
+        if not keys:
+            log.warning("JWT gate: no key is given: tokens are read, not verified")
+            return
+        algorithms = ", ".join(sorted({name for key in keys for name in key.algorithms}))
+        log.info("JWT gate: tokens are verified with %d key(s): %s", len(keys), algorithms)
+        if any(key.short for key in keys):
+            log.warning("JWT gate: a key is shorter than its algorithm asks for (RFC 7518): it may be guessed")
+
+    # --- the exchange --------------------------------------------------------------------------------------------
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        if flow.live and (self._rules is not None or self._closed):
+            self._decide(flow)
+
+    def request(self, flow: http.HTTPFlow) -> None:
+        """Catch up where another addon's fault in `requestheaders` kept mitmproxy from asking us."""
+        if not flow.live or DECIDED in flow.metadata or (self._rules is None and not self._closed):
+            return
+        streamed = bool(flow.request.stream)
+        if self._decide(flow) is not None and streamed:
+            flow.kill()  # the upstream has it already; at least nobody gets the answer
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        response = flow.response
+        if not flow.live or response is None:
+            return
+        for name, text in flow.metadata.get(DECIDED, {}).items():
+            response.headers[name.lower() if response.is_http2 else name] = text
+
+    def _decide(self, flow: http.HTTPFlow) -> Refusal | None:
+        """Let the request pass, or refuse it."""
+        headers: dict[str, str] = {}
+        refusal: Refusal | None = Refusal.UNCHECKED
+        try:
+            if self._rules is not None and not self._closed:
+                verdict = self._rules.decide(flow.request.headers.fields, time.time())
+                refusal = verdict if isinstance(verdict, Refusal) else None
+                if not isinstance(verdict, Refusal):
+                    headers = dict(claim_texts(verdict, self._settings.claim_headers))
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody passes unchecked
+            refusal = Refusal.UNCHECKED
+            self._faults.error("fault", "JWT gate: a fault, the request is refused: %s", describe(error))
+        flow.metadata[DECIDED] = headers
+        if refusal is not None:
+            self._refuse(flow, refusal)
+        return refusal
+
+    def _refuse(self, flow: http.HTTPFlow, refusal: Refusal) -> None:
+        flow.request.stream = False  # with an answer set, streaming it would crash mitmproxy
+        if flow.response is None or flow.response.status_code < 400:  # else another addon has refused it already
+            head = flow.request.method.upper() == "HEAD"
+            flow.response = refused_response(refusal, self._settings.jwt_exit_code, head=head)
+
+
+def make_rules(settings: GateSettings) -> Rules | None:
+    """None where the gate is off: then no file is read. Raises `SettingsError`."""
+    if not settings.jwt_gate:
+        return None
+    return Rules(load_keys(settings), settings.jwt_required, settings.jwt_leeway)
+
+
+def refused_response(refusal: Refusal, status: int, *, head: bool) -> http.Response:
+    headers = [("Content-Type", "text/plain"), ("Cache-Control", "no-store")]
+    if status == 401:
+        headers.append(("WWW-Authenticate", CHALLENGES[refusal]))
+    return blocked_response(Blocked("", status, tuple(headers), f"JwtError: {refusal}".encode()), head=head)

@@ -1,0 +1,120 @@
+"""The gate's options in one table; their names are those of mitmproxy's options.
+
+Values are checked always, keys and what goes together with them only where the gate is on (see `keys`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from mitmproxy_moesif.settings import Names, SettingsError
+
+PREFIX = "jwt_"
+
+HMAC = ("HS256", "HS384", "HS512")
+SIGNATURES = (
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES384", "ES512", "ES256K", "EdDSA"),
+)
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110's token
+
+_FRAMING = frozenset(
+    {"connection", "content-encoding", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
+)
+"""Headers that say where a message ends and how it is read: no claim may."""
+
+
+class GateSettings(BaseModel):
+    """The gate's parameters, validated and immutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    jwt_gate: bool = Field(
+        False, description="Refuse requests whose Bearer token is expired or, where a key is given, not genuine."
+    )
+    jwt_exit_code: int = Field(401, ge=400, le=599, description="Status that refused requests are answered with.")
+    jwt_required: bool = Field(
+        False, description="Refuse requests without a Bearer token too, and those whose token cannot be read."
+    )
+    jwt_leeway: int = Field(0, ge=0, le=86_400, description="Seconds by which the clocks may differ.")
+    jwt_claim_headers: Names = Field(
+        (), description="List of claim:Header-Name; these claims are copied into response headers."
+    )
+    jwt_key: SecretStr | None = Field(None, description="Shared key that HMAC tokens are verified with. A secret.")
+    jwt_public_key: str | None = Field(
+        None, description="PEM file of public keys or certificates that tokens are verified with."
+    )
+    jwt_jwks: str | None = Field(None, description="JWKS file of public keys that tokens are verified with.")
+    jwt_algorithms: Names = Field(
+        (), description="Algorithms that are accepted; default: HS256 for jwt_key, all for public keys."
+    )
+
+    @field_validator("jwt_key", "jwt_public_key", "jwt_jwks")
+    @classmethod
+    def _is_given(cls, value: SecretStr | str | None) -> SecretStr | str | None:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if text is not None and not text.strip():
+            # As from `--set jwt_key="$KEY"` with no such variable: nothing would be verified any more.
+            raise ValueError("must not be empty")
+        return value
+
+    @field_validator("jwt_algorithms")
+    @classmethod
+    def _are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in names if name not in HMAC + SIGNATURES]:
+            raise ValueError(f"{unknown[0]!r} is not among {', '.join(HMAC + SIGNATURES)}")
+        return names
+
+    @field_validator("jwt_claim_headers")
+    @classmethod
+    def _are_pairs(cls, pairs: tuple[str, ...]) -> tuple[str, ...]:
+        seen = set()
+        for pair in pairs:
+            claim, header = _split(pair)
+            if not claim or not _HEADER_NAME.fullmatch(header):
+                raise ValueError(f"must be a list of claim:Header-Name; {pair!r} is none")
+            if header.lower() in _FRAMING:
+                raise ValueError(f"{header} frames the response and cannot hold a claim")
+            if header.lower() in seen:
+                raise ValueError(f"{header} is named twice")
+            seen.add(header.lower())
+        return pairs
+
+    @property
+    def claim_headers(self) -> tuple[tuple[str, str], ...]:
+        """Claim and the response header that it is copied into."""
+        return tuple(map(_split, self.jwt_claim_headers))
+
+
+def _split(pair: str) -> tuple[str, str]:
+    """At the last colon: names of claims are often URLs, a header's name has none."""
+    claim, _, header = pair.rpartition(":")
+    return claim.strip(), header.strip()
+
+
+SECRETS = frozenset({"jwt_key"})
+
+
+def parse_gate_settings(given: Mapping[str, Any]) -> GateSettings:
+    """`GateSettings` from plain values. Raises `SettingsError` with one line for all that is wrong; shows no secret."""
+    try:
+        return GateSettings.model_validate(dict(given))
+    except ValidationError as error:
+        raise SettingsError("; ".join(_reasons(error, given))) from None
+
+
+def _reasons(error: ValidationError, given: Mapping[str, Any]) -> Iterable[str]:
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        name = str(fault["loc"][0])
+        message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        yield f"{name}: {message}, {shown(name, given.get(name))} was given"
+
+
+def shown(name: str, value: object) -> str:
+    """A value as a message may quote it."""
+    return "a value not shown here" if name in SECRETS else repr(value)[:200]

@@ -1,0 +1,166 @@
+"""The two documents say what the code does: parameters, defaults, causes, messages, files and places in them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mitmproxy_moesif.options import given_environment
+from mitmproxy_moesif.reference import default_text
+from mitmproxy_moesif.settings import Settings, parse_settings
+from tests.compose.tools import COMPOSE, fenced
+from tests.support import REPOSITORY
+
+MIGRATION = COMPOSE / "from-kong-plugin.md"
+KONNECT = COMPOSE / "konnect.md"
+DOCUMENTS = pytest.mark.parametrize("document", [MIGRATION, KONNECT], ids=lambda path: path.name)
+
+OF_THE_PLUGIN = (
+    "application_id",
+    "api_endpoint",
+    "timeout",
+    "connect_timeout",
+    "send_timeout",
+    "keepalive",
+    "api_version",
+    "disable_capture_request_body",
+    "disable_capture_response_body",
+    "request_header_masks",
+    "response_header_masks",
+    "request_body_masks",
+    "response_body_masks",
+    "request_masks",
+    "response_masks",
+    "request_query_masks",
+    "batch_size",
+    "user_id_header",
+    "company_id_header",
+    "authorization_header_name",
+    "authorization_user_id_field",
+    "authorization_company_id_field",
+    "disable_gzip_payload_decompression",
+    "max_callback_time_spent",
+    "request_max_body_size_limit",
+    "response_max_body_size_limit",
+    "event_queue_size",
+    "disable_transaction_id",
+    "enable_compression",
+    "debug",
+    "enabled",
+)
+"""The parameters of Moesif's Kong plugin 2.1.2."""
+
+
+def section(document: Path, heading: str) -> str:
+    """The text under a heading of the second level."""
+    return document.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of a table, without its head."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def code_of_the_package() -> str:
+    return "\n".join(path.read_text() for path in sorted((REPOSITORY / "addon").rglob("*.py")))
+
+
+def test_the_table_has_every_parameter_of_the_plugin_and_this_packages_defaults() -> None:
+    expected = []
+    for name in OF_THE_PLUGIN:
+        shown = "`enabled`" if name == "enabled" else f"`config.{name}`"
+        if Settings.model_fields[name].deprecated:
+            shown += " (deprecated)"
+        expected.append([shown, f"`moesif_{name}`", f"`MOESIF_{name.upper()}`", default_text(name)])
+    assert rows(section(MIGRATION, "Parameters")) == expected
+
+
+@DOCUMENTS
+def test_every_option_and_variable_that_is_named_exists(document: Path) -> None:
+    text = document.read_text()
+    named = set(re.findall(r"\bmoesif_([a-z_]+)\b", text))
+    named |= {name.lower() for name in re.findall(r"\bMOESIF_([A-Z_]+)\b", text)}
+    assert named <= Settings.model_fields.keys()
+
+
+@DOCUMENTS
+def test_variables_have_values_that_are_taken(document: Path) -> None:
+    lines = [line for block in fenced(document, "console") for line in block.replace("\\\n", " ").splitlines()]
+    given = [dict(re.findall(r"-e (MOESIF_[A-Z_]+)=(\S+)", line)) for line in lines]
+    for variables in given:
+        parse_settings(given_environment(variables))
+    assert document != KONNECT or any(given)
+
+
+@DOCUMENTS
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", document.read_text()):
+        path, _, anchor = target.partition("#")
+        file = (document.parent / path).resolve() if path else document
+        assert file.exists(), target
+        if anchor:
+            assert anchor in anchors(file), target
+
+
+def anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@DOCUMENTS
+def test_files_in_commands_exist(document: Path) -> None:
+    for block in fenced(document, "console"):
+        for path in re.findall(r"compose/[\w./-]+", block):
+            assert (REPOSITORY / path).exists(), path
+
+
+def test_commands_can_be_typed() -> None:
+    for document in (MIGRATION, KONNECT):
+        for block in fenced(document, "console"):
+            for line in block.replace("\\\n", " ").splitlines():
+                assert line.startswith("$ ")
+                assert shlex.split(line.removeprefix("$ "))
+
+
+def test_causes_of_drops_and_log_messages_are_the_packages_own() -> None:
+    text = section(MIGRATION, "Troubleshooting")
+    code = code_of_the_package()
+    causes = set(re.findall(r"\((\w+) N\)", text))
+    assert {"refused", "queue_full", "spool_full"} <= causes
+    for cause in causes:
+        assert f'"{cause}"' in code, cause
+    messages = re.findall(r"`(the receiver [^`(]+?) \(\.\.\.\)`", text)
+    assert len(messages) == 2
+    for message in messages:
+        assert f"moesif: {message} (%s)" in code, message
+    assert '@command.command("moesif.status")' in code
+
+
+@pytest.mark.parametrize("trouble", ["No events logged to Moesif", "Duplicate events", "User ids missing"])
+def test_the_plugins_troubles_have_their_sections(trouble: str) -> None:
+    assert f"\n### {trouble}\n" in section(MIGRATION, "Troubleshooting")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "three digits",
+        "order",
+        "Empty arrays",
+        "Compressed text bodies",
+        "cannot be parsed",
+        "Every occurrence",
+        "Company rules",
+        "`company_id_header` beats the token",
+        "`user_id_header` on the response",
+        "rules that do not block",
+        "`transaction_id`",
+        "limit in bytes",
+    ],
+)
+def test_each_difference_is_told(word: str) -> None:
+    assert word in section(MIGRATION, "Where it differs, on purpose")

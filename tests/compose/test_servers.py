@@ -1,0 +1,134 @@
+"""The two small servers of the stacks, and the debug stack's command line, as processes on loopback."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.compose.tools import COMPOSE, environment, free_port
+from tests.support import ADDON_SCRIPT
+from tests.support.proxy import BIN, Mitmdump
+
+START_SECONDS = 30
+
+
+def eventually[Value](ask: Callable[[], Value | None]) -> Value:
+    """The first answer that is not None; a refused connection is none yet. Raises `AssertionError` in the end."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if (answer := ask()) is not None:
+                return answer
+        except requests.ConnectionError:
+            pass
+        time.sleep(0.02)
+    raise AssertionError(f"nothing within {START_SECONDS} s")
+
+
+@contextmanager
+def running(script: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A script of compose/ as a process; it must end by itself, with 0, when it is asked to."""
+    with subprocess.Popen([sys.executable, COMPOSE / script, *arguments]) as process:
+        try:
+            yield process
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def echo() -> Iterator[str]:
+    """Its URL."""
+    port = free_port()
+    with running("echo.py", f"127.0.0.1:{port}"):
+        url = f"http://127.0.0.1:{port}"
+        eventually(lambda: requests.get(url, timeout=10))
+        yield url
+
+
+@pytest.fixture
+def collector() -> Iterator[tuple[str, str]]:
+    """Its URL, and its page's."""
+    intake, page = free_port(), free_port()
+    with running("collector.py", "127.0.0.1", str(intake), str(page)):
+        eventually(lambda: requests.get(f"http://127.0.0.1:{page}/", timeout=10))
+        yield f"http://127.0.0.1:{intake}", f"http://127.0.0.1:{page}"
+
+
+def test_the_echo_answers_with_what_it_was_asked(echo: str) -> None:
+    told = requests.post(
+        f"{echo}/orders/7?n=1", json={"a": 1}, headers={"X-Consumer-Username": "ada"}, timeout=10
+    ).json()
+    assert (told["method"], told["path"], told["args"], told["body"]) == ("POST", "/orders/7", {"n": "1"}, {"a": 1})
+    assert told["headers"]["X-Consumer-Username"] == "ada"
+
+
+def test_the_collector_shows_what_it_got(collector: tuple[str, str]) -> None:
+    intake, page = collector
+    event = {"request": {"time": "2026-11-22T09:05:07.042", "uri": "http://h/", "verb": "GET", "headers": {}}}
+    sent = requests.post(f"{intake}/v1/events", json=event, headers={"X-Moesif-Application-Id": "local"}, timeout=10)
+    assert sent.status_code == 201
+    assert requests.get(f"{page}/events", timeout=10).json()[0]["request"]["uri"] == "http://h/"
+
+
+def test_the_collector_is_called_by_its_name_and_the_page_by_loopback_alone(collector: tuple[str, str]) -> None:
+    """Other containers call it `collector`; a website that has its name point here must not read the page."""
+    intake, page = collector
+    named = {"X-Moesif-Application-Id": "local", "Host": "collector:8091"}
+    assert requests.get(f"{intake}/v1/config", headers=named, timeout=10).status_code == 200
+    assert requests.get(f"{page}/events", headers={"Host": "evil.example:8090"}, timeout=10).status_code == 403
+
+
+def loopback(command: list[str], upstream: str, web_port: int) -> list[str]:
+    """The debug stack's command line, with this machine's addresses and no two of a kind."""
+    replaced = {
+        "--scripts=/opt/moesif/script/moesif.py": f"--scripts={ADDON_SCRIPT}",
+        "--mode=reverse:http://kong:8000": f"--mode=reverse:{upstream}",
+        "--listen-host=0.0.0.0": "--listen-host=127.0.0.1",
+        "--listen-port=8080": "--listen-port=0",
+        "--web-host=0.0.0.0": "--web-host=127.0.0.1",
+        "--web-port=8081": f"--web-port={web_port}",
+    }
+    assert replaced.keys() <= set(command)
+    return [replaced.get(word, word) for word in command]
+
+
+def test_the_debug_stack_shows_traffic_and_events(
+    stacks: dict[str, dict[str, Any]], echo: str, collector: tuple[str, str], tmp_path: Path
+) -> None:
+    addon = stacks["debug"]["services"]["addon"]
+    intake, page = collector
+    web_port = free_port()
+    given = {**environment(addon), "MOESIF_API_ENDPOINT": intake}
+    command = loopback(addon["command"], echo, web_port)
+    with ExitStack() as started:
+        proxy = started.enter_context(
+            Mitmdump(
+                program=(str(BIN / addon["entrypoint"][0]),),
+                scripts=(),
+                extra_args=command,
+                environment=given,
+                folder=tmp_path,
+            )
+        )
+        answer = requests.get(f"{proxy.url}/7", headers={"apikey": "demo-key-of-ada"}, timeout=10)
+        assert answer.status_code == 200
+        event = eventually(lambda: next(iter(requests.get(f"{page}/events?limit=1", timeout=10).json()), None))
+        assert event["transaction_id"] == answer.headers["X-Moesif-Transaction-Id"]
+        assert "apikey" not in event["request"]["headers"]
+        web = f"http://127.0.0.1:{web_port}/flows"
+        assert requests.get(web, timeout=10).status_code == 403
+        shown = requests.get(web, params={"token": "a-password"}, timeout=10)
+        assert shown.json()[0]["request"]["path"] == "/7"
+        assert proxy.stop() == 0
+        assert "moesif: captured 1, delivered 1, waiting 0, dropped 0" in proxy.output
