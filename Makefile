@@ -28,7 +28,7 @@ run: install
 	@exec $(BIN)/python -m mitmproxy_moesif run --port $(PORT) --page-port $(PAGE_PORT) --upstream '$(UPSTREAM)'
 
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check
@@ -39,6 +39,11 @@ types: $(VENV)/.tools
 
 bench: $(VENV)/.tools
 	$(BIN)/python -m tests.bench
+
+# Ten minutes with random faults; not part of `make test`.
+soak: $(VENV)/.tools
+	$(BIN)/python -m tests.soak
+	MOESIF_TEST_KILLS=100 $(BIN)/python -m pytest -q tests/test_delivery.py -k kill_9
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -29,11 +29,13 @@ from tests.support.proxy import Mitmdump
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, echo
 
 SWITCH = textwrap.dedent("""
+    import logging
     from mitmproxy import ctx
     from mitmproxy_moesif.engine import fast
 
     def running():
         assert fast.install(ctx.master) is None
+        logging.info("switched")
 
     def done():
         fast.uninstall(ctx.master)
@@ -159,6 +161,7 @@ class Run:
         self.scripts = scripts
         environment = {"RECORD": str(self.record)}
         self.proxy = stack.enter_context(Mitmdump(upstream, scripts=scripts, environment=environment, folder=folder))
+        self.proxy.wait_for_output("switched" if switched else "listening")
         self.answers: list[RawResponse | None] = []
 
     def ask(self, method: str, path: str, wish: str = "", **kwargs: Any) -> None:
@@ -322,6 +325,7 @@ def test_the_head_and_the_body_of_a_small_streamed_message_go_out_together(
     )
     upstream.handler = echo
     proxy = mitmdump(upstream.url, scripts=[tmp_path / "switch.py", tmp_path / "stream.py"])
+    proxy.wait_for_output("switched")
     with Client(proxy.port) as client:
         client.exchange("POST", "/first", body=BODY)
         client.send(encode_request("POST", "/second", body=BODY))

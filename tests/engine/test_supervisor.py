@@ -116,10 +116,13 @@ def test_workers_end_with_their_supervisor(
 ) -> None:
     proxy = moesif_proxy(upstream.url, addon_options(collector), workers=2)
     workers = proxy.workers()
-    exchange(proxy.port)
+    with Client(proxy.port) as client:
+        client.exchange("GET", "/first")
+        collector.wait_for(1)
+        client.exchange("GET", "/last")
     proxy.kill()
     wait_until_gone(workers)
-    assert len(collector.wait_for(1)) == 1
+    assert len(collector.wait_for(2)) == 2
 
 
 def test_sighup_reaches_all_workers_and_is_told_once(

@@ -19,6 +19,8 @@ from mitmproxy_moesif.engine import fast, versions
 from mitmproxy_moesif.engine.arguments import Arguments
 from mitmproxy_moesif.engine.configuration import Configuration, ConfigurationError, one_line, unknown
 from mitmproxy_moesif.engine.forwarded import Forwarded
+from mitmproxy_moesif.jwt_gate.addon import JwtGate
+from mitmproxy_moesif.jwt_gate.settings import PREFIX
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.options import OPTION_PREFIX
 from mitmproxy_moesif.plugin import MoesifAddon
@@ -38,7 +40,7 @@ class StartCheck(errorcheck.ErrorCheck):
 
     def running(self) -> None:
         for name in ctx.options.deferred:
-            if not name.startswith(OPTION_PREFIX):  # those are the capture's to tell
+            if not name.startswith((OPTION_PREFIX, PREFIX)):  # those are the capture's and the gate's to tell
                 log.error("moesif-proxy: %s", unknown(name, ctx.options.keys()))
 
     async def shutdown_if_errored(self) -> None:
@@ -88,6 +90,7 @@ class Proxy:
 
     def _add_capture(self, arguments: Arguments, check: StartCheck) -> None:
         self._add_configured(self.capture)
+        self._add_configured(JwtGate())
         if self.untested is None:  # a DumpMaster has one, before the capture
             self._add_configured(script.ScriptLoader())
         if arguments.forwarded:

@@ -52,7 +52,7 @@ class JwtGate:
 
     def load(self, loader: Loader) -> None:
         options.prefer_command_line(ctx.options, sys.argv)
-        self._problems = []
+        self._problems = list(options.take_unparsable(ctx.options))
         options.register(loader)
 
     def configure(self, updated: set[str]) -> None:
@@ -123,7 +123,7 @@ class JwtGate:
         if not flow.live or response is None:
             return
         for name, text in flow.metadata.get(DECIDED, {}).items():
-            response.headers[name.lower() if response.is_http2 else name] = text
+            response.headers[name] = text
 
     def _decide(self, flow: http.HTTPFlow) -> Refusal | None:
         """Let the request pass, or refuse it."""

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, NoReturn
+from typing import Any
 
 from jwt import InvalidTokenError, api_jws
 
@@ -116,15 +116,11 @@ def read_token(token: bytes) -> Signed | None:
 def read_claims(payload: bytes) -> Claims | None:
     """The claims of a payload; None where it is no JSON object, or `exp` or `nbf` is no date."""
     try:
-        claims = json.loads(payload.decode(), parse_constant=_no_constant)
+        claims = json.loads(payload.decode())
     except (ValueError, RecursionError):
         return None
     dated = isinstance(claims, dict) and all(_is_date(claims[name]) for name in ("exp", "nbf") if name in claims)
     return claims if dated else None
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _is_date(value: object) -> bool:

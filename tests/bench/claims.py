@@ -1,0 +1,105 @@
+"""What the product promises, against what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tests.bench.results import Comparison, Results
+from tests.bench.stats import Spread, difference, ratio
+from tests.bench.turns import at, cpu_us, rate
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`measured` is reached where its median is at least (or, `at_most`, at most) the target."""
+
+    text: str
+    measured: Spread
+    target: float
+    at_most: bool = False
+    digits: int = 2
+
+    @property
+    def reached(self) -> bool:
+        return self.measured.median <= self.target if self.at_most else self.measured.median >= self.target
+
+    @property
+    def goal(self) -> str:
+        return f"{'at most' if self.at_most else 'at least'} {self.target:g}"
+
+
+def claims(results: Results) -> list[Claim]:
+    """Those that this run has measured."""
+    return [
+        *_throughput(results.comparisons.get("throughput")),
+        *_latency(results.comparisons.get("latency")),
+        *_cpu(results),
+        *_streams(results),
+        *_lookups(results),
+        *_memory(results),
+    ]
+
+
+def _throughput(found: Comparison | None) -> Iterator[Claim]:
+    wanted = (
+        ("full", "bare", 1.4, "throughput with the addon, full capture / mitmdump without any addon"),
+        ("full", "off", 0.93, "throughput with capture / the same with capture off"),
+        ("proxy-1", "proxy-1-off", 0.93, "throughput of moesif-proxy with capture / the same with capture off"),
+        ("full", "no-spool", 0.90, "throughput with the spool / without"),
+        ("proxy-1", "bare", 2.0, "throughput of moesif-proxy, 1 worker / mitmdump without any addon"),
+        ("proxy-2", "proxy-1", 1.7, "throughput of moesif-proxy, 2 workers / 1 worker"),
+    )
+    for name, to, target, text in wanted:
+        if found is not None and found.has(name, to):
+            yield Claim(text, found.ratio(name, to, rate), target)
+
+
+WITH_AND_WITHOUT = (("full", "off", "capture"), ("proxy-1", "proxy-1-off", "capture in moesif-proxy"))
+
+
+def _latency(found: Comparison | None) -> Iterator[Claim]:
+    for name, to, what in WITH_AND_WITHOUT:
+        if found is not None and found.has(name, to):
+            for quantile, target in ((50, 0.1), (99, 1.0)):
+                text = f"added p{quantile} of {what} at half load, ms"
+                yield Claim(text, found.difference(name, to, at(quantile)), target, at_most=True)
+
+
+def _cpu(results: Results) -> Iterator[Claim]:
+    for scenario, size, target in (("throughput", "1 KB", 90), ("size-100000", "100 KB", 360)):
+        found = results.comparisons.get(scenario)
+        for name, to, what in WITH_AND_WITHOUT:
+            if found is not None and found.has(name, to):
+                added = found.difference(name, to, cpu_us)
+                text = f"CPU of {what} for an exchange of {size}, microseconds"
+                yield Claim(text, added, target, at_most=True, digits=0)
+
+
+def _streams(results: Results) -> Iterator[Claim]:
+    if {"full", "bare-stream"} <= results.first_bytes.keys():
+        added = difference(results.first_bytes["full"], results.first_bytes["bare-stream"])
+        yield Claim("added time to the first byte of a stream, ms", added, 1.0, at_most=True)
+    for way, found in results.transfers.items():
+        speeds = {name: [transfer.megabytes_per_second for transfer in found[name]] for name in found}
+        yield Claim(f"speed of a large {way} / without the addon", ratio(speeds["full"], speeds["bare-stream"]), 0.95)
+        growth = Spread.of([transfer.growth / 1e6 for transfer in found["full"]])
+        yield Claim(f"growth of memory in a large {way}, MB", growth, 30, at_most=True, digits=1)
+
+
+def _lookups(results: Results) -> Iterator[Claim]:
+    few, many = results.part("a lookup among 10 routes"), results.part("a lookup among 1,000 routes")
+    if few and many:
+        yield Claim("route lookup among 1,000 / among 10", Spread.of([many / few]), 3.0, at_most=True)
+    if (deciding := results.part("deciding by 1,000 rules")) is not None:
+        yield Claim("deciding by 1,000 rules, ms", Spread.of([deciding / 1000]), 1.0, at_most=True, digits=3)
+    found = results.comparisons.get("rules")
+    if found is not None:
+        added = found.difference("rules", "full", at(50))
+        yield Claim("added p50 of 1,000 rules at half load, ms", added, 1.0, at_most=True)
+
+
+def _memory(results: Results) -> Iterator[Claim]:
+    if results.memory is not None:
+        text = f"growth of memory over {results.memory.exchanges:,} exchanges, MB"
+        yield Claim(text, Spread.of([results.memory.growth / 1e6]), 5.0, at_most=True, digits=1)
