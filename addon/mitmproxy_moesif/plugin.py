@@ -217,7 +217,8 @@ class MoesifAddon:
         if not abort.is_set():
             await asyncio.to_thread(runtime.drain, left)
         # From here on the loop does not run, so that no exchange passes unseen.
-        self._sweep(runtime, runtime.register.pop_all())
+        # What is still under way keeps its place, so that an answer that comes yet bears its transaction id.
+        self._sweep(runtime, runtime.register.entries())
         self._ended = True
         report(runtime.close().line())
 
@@ -324,6 +325,8 @@ class MoesifAddon:
                 runtime.fault("sweep", error)
 
     def _finish(self, runtime: Runtime, entry: Open, *, failed: bool, left_over: str = "unfinished") -> None:
+        if self._ended:
+            return  # its event was made when the proxy ended
         if entry.skipped:
             runtime.pipeline.ledger.skipped += 1
         else:

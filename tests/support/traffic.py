@@ -59,7 +59,8 @@ class Load:
                         return
                     if answer.status == 502:
                         return  # the engine's own page: the proxy is ending
-                    self.seen[answer.get(ID_HEADER) or ""] = time.monotonic()
+                    # Without an id the head stands in its place, which tells more than nothing where a test fails.
+                    self.seen[answer.get(ID_HEADER) or repr(answer.head)] = time.monotonic()
                     self._count.release()
         except OSError:
             return  # the proxy was killed

@@ -3,8 +3,8 @@
 It yields after every large event and every few small ones, about each quarter of a millisecond: one long stretch that
 holds the interpreter's lock would be seen in the traffic's tail latency. Each yield costs some 15 microseconds.
 
-What was captured goes to disk within `GATHER_INTERVAL` and the time to build it, of which what was built first waits for
-at most `COMMIT_INTERVAL`.
+What was captured goes to disk within `GATHER_INTERVAL` and the time to build it, of which what was built first waits
+for at most `COMMIT_INTERVAL`.
 """
 
 from __future__ import annotations
