@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -373,3 +374,49 @@ def test_an_error_while_rules_are_evaluated(
     (event,) = collector.wait_for(1)
     assert event["response"]["status"] == status
     assert "a fault in governance" in proxy.output
+
+
+KINDS = {"user": ("X-User", "ada"), "company": ("X-Org", "acme"), "regex": None}
+COHORT = [{"rules": f"r{number}", "values": {}} for number in range(100)]
+
+
+def every_combination() -> list[tuple[str, str, dict[str, Any], bool, bool]]:
+    """Kind of rule, caller, the rule's fields, whether it applies, whether it blocks."""
+    cases = []
+    for kind, caller, applied_to, unidentified, block in product(
+        KINDS, ("in", "out", "nobody"), ("matching", "not_matching"), (False, True), (False, True)
+    ):
+        fields = {"applied_to": applied_to, "applied_to_unidentified": unidentified, "block": block}
+        if kind == "regex":
+            applies = True
+        elif caller == "nobody":
+            applies = unidentified
+        else:
+            applies = (caller == "in") is (applied_to == "matching")
+        cases.append((kind, caller, fields, applies, block))
+    return cases
+
+
+def test_every_combination_of_kind_caller_and_block(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    """Each combination is a rule of its own on a route of its own, all in one proxy."""
+    cases = every_combination()
+    collector.rules = [
+        rule(f"r{number}", kind, **fields, regex_config=when(("request.route", f"^/{number}$")))
+        for number, (kind, _, fields, _, _) in enumerate(cases)
+    ]
+    collector.rules.append(rule("marker", regex_config=when(("request.route", "^/marker$"))))
+    collector.config = {"user_rules": {"ada": COHORT}, "company_rules": {"acme": COHORT}}
+    proxy = governed(mitmdump, collector, upstream, user_id_header="x-user", company_id_header="x-org")
+    until_status(proxy.port, 429, target="/marker")
+    for number, (kind, caller, fields, applies, block) in enumerate(cases):
+        name = KINDS[kind]
+        headers = [(name[0], name[1] if caller == "in" else "someone")] if name and caller != "nobody" else []
+        answer = exchange(proxy.port, target=f"/{number}", headers=headers)
+        assert answer is not None
+        told = (kind, caller, fields)
+        assert answer.status == (429 if applies and block else 200), told
+        assert (answer.get("x-rule") == f"r{number}") is applies, told
+        reached = any(request.path == f"/{number}" for request in upstream.requests())
+        assert reached is not (applies and block), told
