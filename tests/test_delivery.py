@@ -69,6 +69,16 @@ def test_server_errors_lose_nothing_and_are_asked_less_and_less(
     assert proxy.output.count("the receiver is back after") == 1
 
 
+def test_a_lone_event_waits_for_its_batch_and_no_longer(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    """Not until the connection to the collector is closed for idleness, either."""
+    proxy = mitmdump(upstream.url, addon_options(collector, keepalive=60_000))
+    for count in range(1, 4):
+        send_many(proxy.port, 1)
+        collector.wait_for(count, timeout=5)
+
+
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_retry_after_is_respected(
     form: str, mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream

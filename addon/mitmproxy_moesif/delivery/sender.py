@@ -105,9 +105,12 @@ class Sender:
 
     def _run(self) -> None:
         while not self._finished():
+            # Idle until it is sure that there is something to wait for the company of: looked at first, so that what
+            # is stored from here on wakes it.
             self._idle = True
+            waiting = self._store.fresh_events(self.destination) > 0
             pause = self._pause()
-            self._idle = pause is None or self.health.down_since is not None
+            self._idle = not waiting or self.health.down_since is not None
             if pause is None or pause > 0:
                 self._wake.wait(pause)
             self._wake.clear()

@@ -29,7 +29,7 @@ def build_event(exchange: Exchange, facts: Facts, policy: EventPolicy, weight: i
     """The event of one exchange. Its bodies may be `orjson.Fragment`s, so it is for `encode` alone."""
     metadata = dict(exchange.metadata)
     if facts.position is not kong.Position.DIRECT:
-        known = exchange.kong | kong.kong_metadata(facts.request_headers, facts.response_headers)
+        known = exchange.kong | kong.kong_metadata(facts.position, facts.request_headers, facts.response_headers)
     else:
         known = exchange.kong
     if known:

@@ -54,16 +54,17 @@ def kong_version(response: Headers) -> str | None:
     return (server.removeprefix("kong/") or None) if server.startswith("kong/") else None
 
 
-def kong_metadata(request: Headers, response: Headers) -> dict[str, object]:
-    """`metadata.kong`: each value only where it is known."""
+def kong_metadata(where: Position, request: Headers, response: Headers) -> dict[str, object]:
+    """`metadata.kong`: each value only where it is known. In front of Kong, what a request says is the client's own."""
     known: dict[str, object] = {}
-    if request_id := response.get("x-kong-request-id") or request.get("x-kong-request-id"):
+    kongs = request if where is Position.BEHIND else response
+    if request_id := kongs.get("x-kong-request-id"):
         known["request_id"] = request_id
     for key in ("upstream", "proxy"):
         latency = response.get(f"x-kong-{key}-latency", "").strip()
         if latency.isascii() and latency.isdigit():
             known[f"{key}_latency_ms"] = int(latency[:18])
-    if version := kong_version(response):
+    if version := kong_version(kongs):
         known["version"] = version
     return known
 
