@@ -80,7 +80,9 @@ class Soak:
         return journal.reasons()
 
     def _child(self, module: str) -> Child:
-        return Child(module, str(self._plan.seed), folder=self._folder)
+        child = Child(module, str(self._plan.seed), folder=self._folder)
+        self.journal.note(f"{module}, process {child.process.pid}")
+        return child
 
     @contextmanager
     def _thread(self, run: Callable[[threading.Event], None]) -> Iterator[None]:

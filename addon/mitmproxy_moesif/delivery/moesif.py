@@ -51,7 +51,8 @@ class MoesifReceiver:
         }
         self._session = deadline_session()
         self._used = time.monotonic()
-        logging.getLogger("urllib3").setLevel(logging.WARNING)  # it tells each call at debug level, which nobody asked
+        # It tells of each call, and of half an answer with a traceback: what went wrong is told by the sender.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
 
     def send(self, events: Sequence[bytes]) -> Outcome:
         body = b"[" + b",".join(events) + b"]"

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -180,6 +181,8 @@ class Store:
         with self._lock:
             drained = [spool for spool in self._others if not spool.stored_chunks]
             self._others = [spool for spool in self._others if spool.stored_chunks]
+            for lanes in self._lanes.values():
+                lanes.cursors = [cursor for cursor in lanes.cursors if cursor.spool not in drained]
         for spool in drained:
             spool.close()
         self._share_room()
@@ -369,7 +372,8 @@ class Store:
             ages = [0.0]
             for lanes in self._lanes.values():
                 ages += [now - queue[0].arrived for queue in (lanes.backlog, lanes.fresh) if queue]
-                ages += [wall - row.created for cursor in lanes.cursors for row in cursor.rows(1)]
+                with suppress(SpoolError):  # a file that is just being closed, or a disk that cannot be read now
+                    ages += [wall - row.created for cursor in lanes.cursors for row in cursor.rows(1)]
             return max(ages)
 
     # --- under the lock ------------------------------------------------------------------------------------------
