@@ -258,6 +258,26 @@ def test_a_child_that_takes_its_place_after_it_was_registered_is_called() -> Non
     assert [name for name, _, _ in calls] == ["child"]
 
 
+def test_a_parent_that_changes_the_order_of_its_children_when_it_is_configured() -> None:
+    """As mitmproxy's script loader does: nothing is registered then, and nothing removed."""
+    calls: Calls = []
+
+    class Reordering(Parent):
+        def configure(self, updated: set[str]) -> None:
+            self.addons.reverse()
+
+    async def scenario(master: Master) -> None:
+        children = [Recorder(name, {"request": "call"}, calls) for name in ("a", "b")]
+        master.addons.add(Reordering("parent", {}, calls, children))
+        dispatch.install(master)
+        await master.addons.handle_lifecycle(HttpRequestHook(tflow.tflow()))
+        master.options.update(showhost=True)
+        await master.addons.handle_lifecycle(HttpRequestHook(tflow.tflow()))
+
+    run_with_master(scenario)
+    assert [name for name, _, _ in calls] == ["a", "b", "b", "a"]
+
+
 def test_what_is_changed_in_the_chain_by_hand_is_seen() -> None:
     calls: Calls = []
 

@@ -22,6 +22,7 @@ from mitmproxy.proxy.context import Context
 
 from mitmproxy_moesif.engine import fast, measures, versions
 from mitmproxy_moesif.engine.dispatch import PreparedAddonManager
+from mitmproxy_moesif.engine.replacing import INHERITED
 from tests.engine.test_dispatch import run_with_master
 from tests.support import wire
 from tests.support.client import Client, RawResponse, encode_request, exchange
@@ -341,11 +342,11 @@ def test_everything_is_put_back() -> None:
         assert type(master.addons) is AddonManager
         assert type(master.options) is options.Options
         assert type(master._legacy_log_events) is log.LegacyLogEvents
-        assert all(vars(each.owner)[each.name] is each.stock for each in measures.REPLACEMENTS)
+        assert all(vars(each.owner).get(each.name, INHERITED) is each.stock for each in measures.REPLACEMENTS)
 
-    stock = mode_servers.ProxyConnectionHandler, http.Headers.get_all, Context.fork
+    stock = mode_servers.ProxyConnectionHandler, http.Headers.get, http.Headers.get_all, Context.fork
     run_with_master(scenario)
-    assert (mode_servers.ProxyConnectionHandler, http.Headers.get_all, Context.fork) == stock
+    assert (mode_servers.ProxyConnectionHandler, http.Headers.get, http.Headers.get_all, Context.fork) == stock
 
 
 def test_on_another_version_everything_stays_off_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

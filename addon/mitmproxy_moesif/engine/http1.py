@@ -72,18 +72,18 @@ class Server(Http1Server):
     trailers: http.Headers | None = None
 
     def send(self, event: HttpEvent) -> Commands:
-        if isinstance(event, ResponseHeaders) and is_interim(event.response):
-            yield commands.SendData(self.conn, assemble_response_head(event.response))
-        elif isinstance(event, ResponseTrailers):
+        if isinstance(event, ResponseTrailers):
             self.trailers = event.trailers
-        elif isinstance(event, ResponseEndOfMessage) and self.trailers:
+            return nothing()
+        if isinstance(event, ResponseHeaders) and is_interim(event.response):
+            return interim_head(self.conn, event.response)
+        if isinstance(event, ResponseEndOfMessage) and self.trailers:
             trailers, self.trailers = self.trailers, None
-            yield from with_trailers(super().send(event), self.conn, trailers)
-        else:
-            yield from super().send(event)
+            return with_trailers(super().send(event), self.conn, trailers)
+        return super().send(event)
 
     def read_body(self, event: events.Event) -> Commands:
-        yield from announcing_trailers(self, super().read_body(event), RequestEndOfMessage, RequestTrailers)
+        return announcing_trailers(self, super().read_body(event), RequestEndOfMessage, RequestTrailers)
 
 
 class Client(Http1Client):
@@ -94,11 +94,11 @@ class Client(Http1Client):
     def send(self, event: HttpEvent) -> Commands:
         if isinstance(event, RequestTrailers):
             self.trailers = event.trailers
-        elif isinstance(event, RequestEndOfMessage) and self.trailers:
+            return nothing()
+        if isinstance(event, RequestEndOfMessage) and self.trailers:
             trailers, self.trailers = self.trailers, None
-            yield from with_trailers(super().send(event), self.conn, trailers)
-        else:
-            yield from super().send(framed(event) if isinstance(event, RequestHeaders) else event)
+            return with_trailers(super().send(event), self.conn, trailers)
+        return super().send(framed(event) if isinstance(event, RequestHeaders) else event)
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         reading = super().read_headers(event)
@@ -114,7 +114,7 @@ class Client(Http1Client):
             return
 
     def read_body(self, event: events.Event) -> Commands:
-        yield from announcing_trailers(self, super().read_body(event), ResponseEndOfMessage, ResponseTrailers)
+        return announcing_trailers(self, super().read_body(event), ResponseEndOfMessage, ResponseTrailers)
 
 
 def is_interim(response: http.Response) -> bool:
@@ -139,15 +139,28 @@ def framed(event: RequestHeaders) -> RequestHeaders:
     return RequestHeaders(event.stream_id, request, end_stream=False, replay_flow=event.replay_flow)
 
 
+def nothing() -> Commands:
+    yield from ()
+
+
+def interim_head(peer: Connection, response: http.Response) -> Commands:
+    yield commands.SendData(peer, assemble_response_head(response))
+
+
 def announcing_trailers(layer: Http1Connection, reading: Commands, end: type[HttpEvent], kind: Any) -> Commands:
     """Put the trailers, where there are any, before the end of the message."""
+    reader = layer.body_reader
+    return announced(layer, reading, reader, end, kind) if isinstance(reader, TrailersReader) else reading
+
+
+def announced(
+    layer: Http1Connection, reading: Commands, reader: TrailersReader, end: type[HttpEvent], kind: Any
+) -> Commands:
     for command in reading:
-        if isinstance(command, ReceiveHttp) and isinstance(command.event, end):
-            trailers = getattr(layer.body_reader, "trailers", None)
-            if trailers:
-                if layer.context.client.alpn == b"h2":  # where names in upper case are an error
-                    trailers.fields = tuple((name.lower(), value) for name, value in trailers.fields)
-                yield ReceiveHttp(kind(command.event.stream_id, trailers))
+        if reader.trailers and isinstance(command, ReceiveHttp) and isinstance(command.event, end):
+            if layer.context.client.alpn == b"h2":  # where names in upper case are an error
+                reader.trailers.fields = tuple((name.lower(), value) for name, value in reader.trailers.fields)
+            yield ReceiveHttp(kind(command.event.stream_id, reader.trailers))
         yield command
 
 

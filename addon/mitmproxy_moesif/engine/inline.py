@@ -10,7 +10,7 @@ before a hook runs, before any other command, and at the end of the event.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from typing import Any
 
 from mitmproxy import flow
@@ -37,23 +37,10 @@ class InlineHooks:
 
     def handle_event(self, event: events.Event) -> Iterator[commands.Command]:
         following = [event]
-        held: commands.SendData | None = None
         crash: Exception | None = None
         for each in following:
             try:
-                for command in self.top.handle_event(each):
-                    if type(command) is commands.SendData:
-                        if held is not None and (both := together(held, command)) is None:
-                            yield held
-                            held = command
-                        else:
-                            held = command if held is None else both
-                        continue
-                    if is_noise(command):
-                        continue
-                    if held is not None:
-                        yield held
-                        held = None
+                for command in written_together(self.top.handle_event(each)):
                     if isinstance(command, commands.StartHook) and self.handler.answers_hooks:
                         if self.handler.run_hook(command):
                             following.append(events.HookCompleted(command))
@@ -61,10 +48,32 @@ class InlineHooks:
                         yield command
             except Exception as error:  # noqa: BLE001 - raised below, when the hooks that were asked for have ended
                 crash = crash or error
-        if held is not None:
-            yield held
         if crash is not None:
             raise crash
+
+
+def written_together(asked: Iterable[commands.Command]) -> Iterator[commands.Command]:
+    """The same commands in the same order, with small writes that follow each other as one; also before a crash."""
+    held: commands.SendData | None = None
+    try:
+        for command in asked:
+            if type(command) is commands.SendData:
+                if held is not None and (both := together(held, command)) is None:
+                    yield held
+                    held = command
+                else:
+                    held = command if held is None else both
+            elif not is_noise(command):
+                if held is not None:
+                    yield held
+                    held = None
+                yield command
+    except Exception:
+        if held is not None:
+            yield held
+        raise
+    if held is not None:
+        yield held
 
 
 def together(first: commands.SendData, second: commands.SendData) -> commands.SendData | None:

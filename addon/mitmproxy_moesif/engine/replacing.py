@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+INHERITED = object()
+"""Stands for what a class has from another one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
@@ -17,13 +20,17 @@ class Replacement:
     ours: Any
 
     def exchange(self, before: Any, after: Any) -> None:
-        if vars(self.owner).get(self.name) is before:
+        if vars(self.owner).get(self.name, INHERITED) is not before:
+            return
+        if after is INHERITED:
+            delattr(self.owner, self.name)
+        else:
             setattr(self.owner, self.name, after)
 
 
 def replacement(owner: Any, name: str, ours: Any) -> Replacement:
     """To be made when a module is imported, so that `stock` is mitmproxy's own."""
-    return Replacement(owner, name, vars(owner)[name], ours)
+    return Replacement(owner, name, vars(owner).get(name, INHERITED), ours)
 
 
 def put_in_place(replacements: Iterable[Replacement]) -> None:

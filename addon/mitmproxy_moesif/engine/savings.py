@@ -69,6 +69,12 @@ def is_right_response(message: http.MessageData) -> bool:
     return type(message) is http.ResponseData and (type(message.status_code) is int and type(message.reason) is bytes)
 
 
+def get(headers: http.Headers, name: str | bytes, default: Any = None) -> Any:
+    """What is not there cost an exception."""
+    values = get_all(headers, name)
+    return ", ".join(values) if values else default
+
+
 def get_all(headers: http.Headers, name: str | bytes) -> list[str]:
     """All names were lowered and all compared for each of 27 looks an exchange; a length tells most apart."""
     key = (name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")).lower()

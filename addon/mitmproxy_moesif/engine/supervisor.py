@@ -49,22 +49,26 @@ class Worker:
     async def run(self, arguments: Sequence[str]) -> int:
         """Start a process and wait for its end; its exit code, negative for a signal."""
         ours, theirs = os.pipe()
-        command = [sys.executable, "-m", "mitmproxy_moesif.engine.worker", str(theirs), *arguments]
-        try:
-            # A session of its own: Ctrl-C goes to the supervisor alone, which tells the workers once.
-            self.process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.PIPE, pass_fds=(theirs,), start_new_session=True
-            )
-        finally:
-            os.close(theirs)
-        if self._supervisor.stopping.is_set():
-            self.order(b"T")
         with os.fdopen(ours, "rb") as pipe:
+            try:
+                await self._start(theirs, arguments)
+            finally:
+                os.close(theirs)
             await self._listen(pipe)
+        assert self.process is not None
         code = await self.process.wait()
         self.process = None
         self.ready.clear()
         return code
+
+    async def _start(self, pipe: int, arguments: Sequence[str]) -> None:
+        command = [sys.executable, "-m", "mitmproxy_moesif.engine.worker", str(pipe), *arguments]
+        # A session of its own: Ctrl-C goes to the supervisor alone, which tells the workers once.
+        self.process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE, pass_fds=(pipe,), start_new_session=True
+        )
+        if self._supervisor.stopping.is_set():
+            self.order(b"T")
 
     async def _listen(self, pipe: Any) -> None:
         """Until the process has closed its end, which it does when it ends."""
@@ -148,7 +152,11 @@ class Supervisor:
         delay, clock = FIRST_DELAY, asyncio.get_running_loop().time
         while True:
             began = clock()
-            code = await worker.run(given)
+            try:
+                code = await worker.run(given)
+            except OSError as error:  # no memory or no process left for it now
+                log.error("moesif-proxy: worker %d cannot be started: %s", worker.number, error.strerror)
+                code = 1
             if self.stopping.is_set():
                 return code
             if not self._started:
