@@ -20,14 +20,26 @@ NOTICED_WITHIN = 1.0
 
 
 class Audit:
-    """Asked after each end of a life, while no proxy runs, and once more at the end of all."""
+    """Asked after each end of a life, while no proxy runs, and once more at the end of all.
 
-    def __init__(self, folder: Path, collector: Child, load: Load, lives: Lives, journal: Journal) -> None:
+    `on_disk_within` are the seconds after its answer was read at which an event has to survive a kill.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        collector: Child,
+        load: Load,
+        lives: Lives,
+        journal: Journal,
+        on_disk_within: float = judgement.ON_DISK_WITHIN,
+    ) -> None:
         self.accepted: set[str] = set()
         self.named: set[str] = set()  # by a log, as refused
-        self._refusable: set[str] = set()
+        self._refusable: dict[str, int] = {}
         self._again: list[tuple[str, float, float]] = []
         self._lost: set[str] = set()
+        self._on_disk_within = on_disk_within
         self._report = folder / "report.json"
         self._collector = collector
         self._load = load
@@ -54,16 +66,19 @@ class Audit:
         output = life.proxy.output
         for line in judgement.log_faults(output, (APPLICATION_ID, MASKED)):
             self._journal.found("log", f"life {life.number}: {line}")
-        self.named |= judgement.refused_ids(output)
-        if good := self.named - self._refusable:
-            self._journal.found("refused", f"dropped as refused, and no event to be refused: {sorted(good)[:5]}")
+        refusals = judgement.refusals(output)
+        self.named |= refusals.keys()
+        if odd := {one: status for one, status in refusals.items() if self._refusable.get(one) != status}:
+            self._journal.found("refused", f"dropped as refused, and not so refused by the collector: {odd}")
         if fault := judgement.memory_fault(life.samples):
             self._journal.found("memory", f"life {life.number}: {fault}")
         spooled = self._lives.spooled()
         if life.how == "terminate":
             self._judge_exit(life, spooled)
         seen = dict(self._load.seen)
-        self._judge_missing(life, judgement.safe_ids(seen, life.ended) if life.how == "kill" else set(seen), spooled)
+        kill = life.how == "kill"
+        safe = judgement.safe_ids(seen, life.ended, self._on_disk_within) if kill else set(seen)
+        self._judge_missing(life, safe, spooled)
 
     def _judge_exit(self, life: Life, spooled: list[str]) -> None:
         counts = exit_counts(life.proxy.output)
@@ -95,7 +110,7 @@ class Audit:
         """The times at which an answer may have been read whose event was not on disk yet."""
         listening = dict(self._lives.down)
         return [
-            (life.ended - judgement.ON_DISK_WITHIN, listening.get(life.ended, float("inf")))
+            (life.ended - self._on_disk_within, listening.get(life.ended, float("inf")))
             for life in self._lives.all
             if life.how == "kill"
         ]

@@ -63,13 +63,15 @@ MODES = {
 
 @dataclass
 class Tally:
-    """What came. `again` holds ids that were accepted, and surely told so, more than once: with the times of both."""
+    """What came. `refused` tells with which status an event was refused that came alone; `again` holds ids that were
+    accepted, and surely told so, more than once: with the times of both.
+    """
 
     digests: dict[str, bytes] = field(default_factory=dict)
     told: dict[str, float] = field(default_factory=dict)
     fresh: list[str] = field(default_factory=list)
     again: list[tuple[str, float, float]] = field(default_factory=list)
-    refused: set[str] = field(default_factory=set)
+    refused: dict[str, int] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     requests: int = 0
@@ -96,8 +98,8 @@ class Tally:
     def report(self) -> dict[str, Any]:
         """Lists since the last report; totals."""
         lists = {"fresh": self.fresh, "again": self.again, "changed": self.changed, "faults": self.faults}
-        content = {**lists, "refused": sorted(self.refused)}
-        self.fresh, self.again, self.changed, self.faults, self.refused = [], [], [], [], set()
+        content = {**lists, "refused": self.refused}
+        self.fresh, self.again, self.changed, self.faults, self.refused = [], [], [], [], {}
         return content
 
     def totals(self) -> Command:
@@ -185,7 +187,7 @@ class SoakCollector:
         fault = 413 if len(content) > mode.limit else 400 if any(map(_is_poison, events)) else 0
         if fault and len(events) == 1 and (fault == 400 or len(content) > LARGEST_REQUEST):
             with self._lock:
-                self.tally.refused.add(events[0]["transaction_id"])
+                self.tally.refused[events[0]["transaction_id"]] = fault
         return fault or 201
 
     def _document(self, head: wire.Head, mode: Mode) -> bytes:

@@ -17,7 +17,8 @@ WARM_UP = 60.0
 SHORTEST_FIT = 30.0
 SHORTEST_JUDGED = 180.0
 """Seconds of a life after its warm-up: for a slope to be told, and to tell something."""
-WINDOW = 5.0
+WINDOW = 20.0
+"""Seconds: longer than what an outage leaves in memory, so that each has a moment without any."""
 MAX_SLOPE = 2.0
 """MB a minute."""
 MAX_MEMORY = 300.0
@@ -26,7 +27,7 @@ MAX_FILES = 200
 COUNTED = frozenset({"refused", "queue_full", "queue_bytes", "spool_full", "shutdown"})
 """Causes of drops that the soak may bring about; any other is a fault."""
 
-REFUSED = re.compile(r"the receiver refused event (\S+) \(status \d+\)")
+REFUSED = re.compile(r"the receiver refused event (\S+) \(status (\d{3})\)$", re.MULTILINE)
 SUSPICIOUS = re.compile(r"Traceback|unexpected|a fault in|could not be built|is damaged|cannot be read", re.IGNORECASE)
 
 Span = tuple[float, float]
@@ -57,9 +58,9 @@ def exit_fault(counts: Mapping[str, Any]) -> str | None:
     return drop_fault({"dropped": counts["causes"]})
 
 
-def safe_ids(seen: Mapping[str, float], killed: float) -> set[str]:
+def safe_ids(seen: Mapping[str, float], killed: float, within: float = ON_DISK_WITHIN) -> set[str]:
     """Those whose answer was read early enough before a kill."""
-    return {one for one, at in seen.items() if at < killed - ON_DISK_WITHIN}
+    return {one for one, at in seen.items() if at < killed - within}
 
 
 def spool_fault(waiting: int, spooled: Collection[str], settled: Collection[str]) -> str | None:
@@ -132,11 +133,12 @@ def memory_fit(samples: Sequence[tuple[float, float]]) -> Fit | None:
     """
     if not samples:
         return None
-    begin = samples[0][0] + WARM_UP
+    begin, end = samples[0][0] + WARM_UP, samples[-1][0]
     windows: dict[int, tuple[float, float]] = {}
     for at, size in samples:
         number = int((at - begin) // WINDOW)
-        if at >= begin and (number not in windows or size < windows[number][1]):
+        whole = at >= begin and begin + (number + 1) * WINDOW <= end + WINDOW / 10
+        if whole and (number not in windows or size < windows[number][1]):
             windows[number] = (at, size)
     found = fit([windows[number] for number in sorted(windows)])
     return found if found is not None and found.span >= SHORTEST_FIT else None
@@ -148,9 +150,22 @@ def memory_fault(samples: Sequence[tuple[float, float]]) -> str | None:
     if most > MAX_MEMORY:
         return f"{most:.0f} MB are resident, more than {MAX_MEMORY:.0f}"
     line = memory_fit(samples)
-    if line is not None and line.span >= SHORTEST_JUDGED and line.slope - 2 * line.error > MAX_SLOPE:
+    if line is not None and is_judged(line) and line.slope - 2 * line.error > MAX_SLOPE:
         return f"memory grows by {line}, more than {MAX_SLOPE:.0f}"
     return None
+
+
+def is_judged(line: Fit) -> bool:
+    """Whether it is long enough for its slope to be believed."""
+    return line.span >= SHORTEST_JUDGED
+
+
+def unjudged(lives: Iterable[Sequence[tuple[float, float]]], quiet: float) -> str | None:
+    """With so many seconds left to the last life, its memory has to have been judged: silence is no proof."""
+    if quiet < WARM_UP + SHORTEST_JUDGED + 2 * WINDOW:
+        return None
+    lines = [line for line in map(memory_fit, lives) if line is not None]
+    return None if any(map(is_judged, lines)) else "no life was measured for long enough to be judged"
 
 
 def log_faults(output: str, secrets: Iterable[str]) -> list[str]:
@@ -161,9 +176,9 @@ def log_faults(output: str, secrets: Iterable[str]) -> list[str]:
     return lines
 
 
-def refused_ids(output: str) -> set[str]:
-    """The events that a log names as refused."""
-    return set(REFUSED.findall(output))
+def refusals(output: str) -> dict[str, int]:
+    """The events that a log names as refused, and the status it tells of each."""
+    return {one: int(status) for one, status in REFUSED.findall(output)}
 
 
 def quantile(values: Iterable[float], part: float, empty: Callable[[], float] = lambda: 0.0) -> float:

@@ -41,7 +41,7 @@ class Monitor:
             if status:
                 life.status = status
                 self._judge(life, status)
-                self._measure(life)
+                self.measure(life)
             return status
 
     def change(self, **config: str) -> None:
@@ -79,7 +79,8 @@ class Monitor:
         if status["faults"]:
             self._journal.found("faults", f"life {life.number}: {status['faults']}")
 
-    def _measure(self, life: Life) -> None:
+    def measure(self, life: Life) -> None:
+        """Adds a sample of its memory, all that is resident, and looks how many files are open."""
         try:
             memory = life.proxy.memory() / 1e6
             files = sum(1 for _ in Path(f"/proc/{life.proxy.pid}/fd").iterdir())

@@ -20,6 +20,7 @@ from tests.soak.load import Load
 from tests.soak.monitor import Monitor
 
 STATE_SECONDS = 10.0
+POLL_SECONDS = 0.1
 DRAIN_SECONDS = 150.0
 ENDING_PART = 0.4
 """Of the time, in which the proxy is ended and started again; the rest is for the memory of one life."""
@@ -27,11 +28,12 @@ ENDING_PART = 0.4
 
 @dataclass(frozen=True)
 class Plan:
-    """`rate` in exchanges a second."""
+    """`rate` in exchanges a second; `on_disk_within` in seconds, more than promised where the machine is too busy."""
 
     seconds: float
     seed: int
     rate: float
+    on_disk_within: float = judgement.ON_DISK_WITHIN
 
     @property
     def pace(self) -> float:
@@ -40,13 +42,17 @@ class Plan:
 
 
 class Soak:
-    """One run, its files in `folder`. `run` returns what does not hold."""
+    """One run, its files in `folder`. `run` returns what does not hold.
+
+    Set `interrupted`, also from a signal's handler, to have it end what it started and judge nothing.
+    """
 
     def __init__(self, plan: Plan, folder: Path, say: Callable[[str], None]) -> None:
         self._plan = plan
         self._say = say
         self._folder = folder
         self.journal = Journal(folder / "journal.txt", say)
+        self.interrupted = False
         self._faulty = threading.Event()
 
     def run(self) -> list[str]:
@@ -58,7 +64,7 @@ class Soak:
             self.lives = Lives(self._folder / "proxy", self.upstream.url, self.collector.url, journal)
             stack.callback(self.lives.close)
             self.load = Load(plan.seed, plan.rate, self.lives.port)
-            self.audit = Audit(self._folder, self.collector, self.load, self.lives, journal)
+            self.audit = Audit(self._folder, self.collector, self.load, self.lives, journal, plan.on_disk_within)
             self.monitor = Monitor(self.lives, journal)
             self.collector_track = CollectorTrack(plan.seed, plan.pace, ending_seconds, self.collector, journal)
             proxy_track = ProxyTrack(
@@ -76,7 +82,8 @@ class Soak:
                 with self.load, self._thread(self.collector_track.run), self._thread(proxy_track.run):
                     self._wait(plan.seconds)
                 self._drain()
-            self._finish()
+            if not self.interrupted:
+                self._finish()
         return journal.reasons()
 
     def _child(self, module: str) -> Child:
@@ -106,9 +113,14 @@ class Soak:
             thread.join()
 
     def _wait(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not self._faulty.wait(min(STATE_SECONDS, left)):
-            self._say(self._state())
+        now = time.monotonic()
+        end, say_at = now + seconds, now + STATE_SECONDS
+        while not self.interrupted and (left := end - time.monotonic()) > 0:
+            if self._faulty.wait(min(POLL_SECONDS, left)):
+                return
+            if time.monotonic() >= say_at:
+                say_at += STATE_SECONDS
+                self._say(self._state())
 
     def _state(self) -> str:
         life, counts = self.lives.current, "the proxy is down"
@@ -125,16 +137,19 @@ class Soak:
         if self._faulty.is_set():
             return
         deadline = time.monotonic() + DRAIN_SECONDS
-        while sum((status := self.monitor.read()).get("waiting", {"unknown": 1}).values()) > 0:
+        while not self.interrupted and sum((status := self.monitor.read()).get("waiting", {"unknown": 1}).values()) > 0:
             if time.monotonic() > deadline:
                 self.journal.found("drain", f"not delivered {DRAIN_SECONDS:.0f} s after the last fault: {status}")
                 return
-            time.sleep(0.1)
+            time.sleep(POLL_SECONDS)
 
     def _finish(self) -> None:
         if self.lives.current is not None:
             self.audit.after(self.lives.end("terminate"))
             self.audit.finish(self.collector_track.stopped)
+        quiet = self._plan.seconds * (1 - ENDING_PART)
+        if fault := judgement.unjudged([life.samples for life in self.lives.all], quiet):
+            self.journal.found("memory", fault)
         for child in (self.collector, self.upstream):
             if "Traceback" in child.said:
                 self.journal.found("the soak itself", child.said[-1500:])
@@ -154,7 +169,8 @@ class Soak:
         )
         for life in lives:
             if (line := judgement.memory_fit(life.samples)) is not None:
-                say(f"memory of life {life.number}: {line}")
+                note = "" if judgement.is_judged(line) else ", too short to be judged"
+                say(f"memory of life {life.number}: {line}{note}")
         most = max((size for life in lives for _, size in life.samples), default=0.0)
         late = [1000 * judgement.quantile(load.latencies, part) for part in (0.5, 0.99, 1.0)]
         say(f"{len(lives)} lives, at most {most:.0f} MB and {max(life.files for life in lives)} files; ")

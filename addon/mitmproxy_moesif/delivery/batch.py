@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from mitmproxy_moesif.delivery.chunk import Chunk
-from mitmproxy_moesif.delivery.store import Waiting
+from mitmproxy_moesif.delivery.lanes import Waiting
 
 OLDEST = 30 * 24 * 3600
 """Seconds: Moesif refuses events that are older."""

@@ -19,7 +19,8 @@ INTERVAL = 2.0
 class Keeper:
     """Looks after the store at once and then every `INTERVAL` seconds, until `stop`.
 
-    `stored` is called with each destination that something to send was found for.
+    `stored` is called with each destination that something to send was found for; `has_looked` once all that was there
+    at the start is taken over.
     """
 
     def __init__(self, store: Store, ledger: Ledger, stored: Callable[[str], None]) -> None:
@@ -28,6 +29,7 @@ class Keeper:
         self._stored = stored
         self._limited = Limited()
         self._stopping = threading.Event()
+        self.has_looked = False
         self._thread = threading.Thread(target=self._run, name="moesif-keep", daemon=True)
 
     def start(self) -> None:
@@ -39,9 +41,10 @@ class Keeper:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                for destination in self._store.adopt():
-                    self._stored(destination)
-                self._store.maintain()
+                for keep in (self._store.adopt, self._store.maintain):
+                    for destination in keep():
+                        self._stored(destination)
+                    self.has_looked = True
             except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never dies of one error
                 self._ledger.fault("keeper")
                 self._limited.error("keeper", "moesif: unexpected while keeping the spool: %s", describe(error))

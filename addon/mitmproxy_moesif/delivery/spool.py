@@ -84,6 +84,7 @@ class Spool:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._unremoved: set[int] = set()  # removed for every reader, but the disk would not take it yet
+        self._uncounted: set[int] = set()  # those of them whose size could not be read yet either
         self._log_pages = max(8, min(LOG_BYTES, max_bytes // 8) // PAGE)
         self._spare_pages = max(8, min(SPARE_BYTES, max_bytes // 8) // PAGE)
         with _explained(f"open the spool {path}"):
@@ -118,7 +119,7 @@ class Spool:
         with self._using("write to") as connection:
             self._check_in_place()
             with _transaction(connection):
-                self._delete(connection, self._unremoved)
+                self._delete_pending(connection)
                 self._check_room(connection, rows)
                 keys = [connection.execute(INSERT, row).lastrowid for row in rows]
             self._unremoved.clear()
@@ -146,7 +147,7 @@ class Spool:
         with self._using("write to") as connection:
             fresh = set(keys) - self._unremoved
             self._unremoved |= fresh
-            self._count([size for key in fresh if (size := self._size(connection, key))], -1)
+            self._uncounted |= fresh
             try:
                 self._remove_pending(connection)
             except sqlite3.OperationalError:
@@ -221,9 +222,9 @@ class Spool:
 
     def _shrink_step(self) -> bool:
         with self._using("shrink") as connection:
+            self._remove_pending(connection)
             if self.disk_bytes <= self._spare_pages * PAGE:
                 return False
-            self._remove_pending(connection)
             used, free = _pages(connection)
             if not self._chunks:
                 connection.execute("VACUUM")  # with no rows to copy this costs next to nothing, whatever the size
@@ -246,6 +247,19 @@ class Spool:
 
     # -- The end
 
+    @property
+    def in_place(self) -> bool:
+        """Whether its files are where they were: else what it holds ends with this process."""
+        return all(known is not None and known == identity(path) for path, known in self._files.items())
+
+    def check(self, *, write: bool) -> None:
+        """Whether it can be stored in, tried with a commit that changes nothing where `write`. SpoolError if not."""
+        with self._using("write to") as connection:
+            self._check_in_place()
+            if write:
+                with _transaction(connection):
+                    connection.execute(f"PRAGMA user_version = {spool_format.VERSION}")
+
     def close(self) -> None:
         """Close the file and let go of it: removed where it is empty, else left to whoever adopts it. Never raises.
 
@@ -259,7 +273,7 @@ class Spool:
                 return
             with contextlib.suppress(sqlite3.Error):
                 self._remove_pending(connection)
-            in_place = self._in_place()
+            in_place = self.in_place
             if in_place and not self._chunks:  # even if a full disk did not take the last removals
                 remove_files(self.path)
             with contextlib.suppress(sqlite3.Error):
@@ -278,22 +292,29 @@ class Spool:
                 raise SpoolError(f"cannot {purpose} the spool {self.path}: it is closed")
             yield self._connection
 
-    def _in_place(self) -> bool:
-        return all(known is not None and known == identity(path) for path, known in self._files.items())
-
     def _check_in_place(self) -> None:
-        if not (self._in_place() and self._file_lock.in_place()):
+        if not (self.in_place and self._file_lock.in_place()):
             raise SpoolVanished(f"cannot write to the spool {self.path}: its files were removed while it was open")
 
     def _remove_pending(self, connection: sqlite3.Connection) -> None:
         if self._unremoved:
+            self._count_pending(connection)
             with _transaction(connection):
-                self._delete(connection, self._unremoved)
+                self._delete_pending(connection)
             self._unremoved.clear()
 
-    def _delete(self, connection: sqlite3.Connection, keys: Iterable[int]) -> None:
-        for key in keys:
+    def _delete_pending(self, connection: sqlite3.Connection) -> None:
+        self._count_pending(connection)
+        for key in self._unremoved:
             connection.execute("DELETE FROM chunks WHERE key = ?", (key,))
+
+    def _count_pending(self, connection: sqlite3.Connection) -> None:
+        """Before they are deleted, since the size of what is removed is in its row."""
+        for key in list(self._uncounted):
+            size = self._size(connection, key)
+            self._uncounted.discard(key)
+            if size is not None:
+                self._count([size], -1)
 
     def _size(self, connection: sqlite3.Connection, key: int) -> tuple[int, int] | None:
         """How many events and bytes a stored chunk has, None where there is no such chunk."""
