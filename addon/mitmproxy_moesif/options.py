@@ -8,13 +8,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from mitmproxy import optmanager
 from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
 from mitmproxy.utils import typecheck
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from mitmproxy_moesif.settings import SECRETS, Settings, SettingsError
@@ -26,11 +27,66 @@ ENVIRONMENT_PREFIX = "MOESIF_"
 _SERVICE_LINK = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT(_\d+_(TCP|UDP)(_\w+)?)?)|SERVICE_HOST|PORT\w*")
 
 
-def register(loader: Loader) -> None:
-    """Add every parameter as a typed option with its help."""
-    for name, field in Settings.model_fields.items():
-        typespec, default = option_type(field)
-        loader.add_option(OPTION_PREFIX + name, typespec, default, field.description or "", choices(field))
+@dataclass(frozen=True, slots=True)
+class OptionTable:
+    """The fields of a pydantic model as mitmproxy options: the field `name` is the option `prefix + name`.
+
+    `family` is what all of these options' names begin with, misspelt ones too; `secrets` are fields whose values no
+    message may show.
+    """
+
+    model: type[BaseModel]
+    prefix: str
+    family: str
+    secrets: frozenset[str]
+
+    def register(self, loader: Loader) -> None:
+        """Add every parameter as a typed option with its help."""
+        for name, field in self.model.model_fields.items():
+            typespec, default = option_type(field)
+            loader.add_option(self.prefix + name, typespec, default, field.description or "", choices(field))
+
+    def prefer_command_line(self, options: optmanager.OptManager, arguments: Sequence[str]) -> None:
+        """`--set` beats config.yaml. mitmproxy reads the file last, so it would be the other way round."""
+        given: dict[str, list[str]] = {}
+        for flag, following in zip(arguments, [*arguments[1:], ""], strict=True):
+            spec = following if flag == "--set" else flag.removeprefix("--set=") if flag.startswith("--set=") else ""
+            name, equals, value = spec.partition("=")
+            if name.startswith(self.family):
+                given.setdefault(name, []).extend([value] if equals else [])
+        for name, values in given.items():
+            if name in options.deferred:
+                options.deferred[name] = optmanager._UnconvertedStrings(values)  # noqa: SLF001 - as mitmproxy does
+
+    def take_unparsable(self, options: optmanager.OptManager) -> Iterator[str]:
+        """A value of the wrong type would drop the whole addon without a word: take such out, and tell of each."""
+        for key, value in list(options.deferred.items()):
+            name = key.removeprefix(self.prefix)
+            if not key.startswith(self.prefix) or name not in self.model.model_fields:
+                continue
+            typespec, default = option_type(self.model.model_fields[name])
+            given = value.val if isinstance(value, optmanager._UnconvertedStrings) else value  # noqa: SLF001
+            try:
+                if given is not value:
+                    probe = optmanager._Option(key, typespec, default, "", None)  # noqa: SLF001
+                    options._parse_setval(probe, given)  # noqa: SLF001 - parsed as mitmproxy will
+                else:
+                    typecheck.check_option_type(key, value, typespec)
+            except (OptionsError, TypeError):
+                del options.deferred[key]
+                shown = "a value not shown here" if name in self.secrets else repr(given)[:200]
+                yield f"{name}: must be {_expected(typespec)}, {shown} was given"
+
+    def unknown_options(self, options: optmanager.OptManager) -> Iterator[str]:
+        """Names of the family that are no parameter stay deferred for ever."""
+        for key in options.deferred:
+            if key.startswith(self.family):
+                yield f"{key}: there is no such option{self.close(key.removeprefix(self.prefix), self.prefix)}"
+
+    def close(self, name: str, prefix: str = "") -> str:
+        """What a misspelt name may have meant, with `prefix` before it; empty where nothing is close."""
+        close = difflib.get_close_matches(name, self.model.model_fields, n=1)
+        return f"; did you mean {prefix}{close[0]}?" if close else ""
 
 
 def option_type(field: FieldInfo) -> tuple[Any, Any]:
@@ -75,54 +131,14 @@ def given_environment(environ: Mapping[str, str]) -> dict[str, str]:
         if name.lower() in Settings.model_fields and name == name.upper():
             given[name.lower()] = value
         elif not _SERVICE_LINK.fullmatch(name):
-            raise SettingsError(f"environment variable {key}: there is no such parameter{_close(name.lower())}")
+            meant = PARAMETERS.close(name.lower())
+            raise SettingsError(f"environment variable {key}: there is no such parameter{meant}")
     return given
 
 
 def read_given(options: optmanager.OptManager, environ: Mapping[str, str]) -> dict[str, Any]:
     """All parameters that are given. Raises `SettingsError`."""
     return {**given_environment(environ), **given_options(options)}
-
-
-def prefer_command_line(options: optmanager.OptManager, arguments: Sequence[str]) -> None:
-    """`--set` beats config.yaml. mitmproxy reads the file last, so it would be the other way round."""
-    given: dict[str, list[str]] = {}
-    for flag, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        spec = following if flag == "--set" else flag.removeprefix("--set=") if flag.startswith("--set=") else ""
-        name, equals, value = spec.partition("=")
-        if name.startswith(OPTION_PREFIX):
-            given.setdefault(name, []).extend([value] if equals else [])
-    for name, values in given.items():
-        if name in options.deferred:
-            options.deferred[name] = optmanager._UnconvertedStrings(values)  # noqa: SLF001 - as mitmproxy does
-
-
-def take_unparsable(options: optmanager.OptManager) -> Iterator[str]:
-    """A value of the wrong type would drop the whole addon without a word: take such values out, and tell of each."""
-    for key, value in list(options.deferred.items()):
-        name = key.removeprefix(OPTION_PREFIX)
-        if name == key or name not in Settings.model_fields:
-            continue
-        typespec, default = option_type(Settings.model_fields[name])
-        given = value.val if isinstance(value, optmanager._UnconvertedStrings) else value  # noqa: SLF001
-        try:
-            if given is not value:
-                probe = optmanager._Option(key, typespec, default, "", None)  # noqa: SLF001
-                options._parse_setval(probe, given)  # noqa: SLF001 - parsed as mitmproxy will
-            else:
-                typecheck.check_option_type(key, value, typespec)
-        except (OptionsError, TypeError):
-            del options.deferred[key]
-            shown = "a value not shown here" if name in SECRETS else repr(given)[:200]
-            yield f"{name}: must be {_expected(typespec)}, {shown} was given"
-
-
-def unknown_options(options: optmanager.OptManager) -> Iterator[str]:
-    """Names with our prefix that are no parameter stay deferred for ever."""
-    for key in options.deferred:
-        if key.startswith(OPTION_PREFIX):
-            name = key.removeprefix(OPTION_PREFIX)
-            yield f"{key}: there is no such option{_close(name, OPTION_PREFIX)}"
 
 
 def _expected(typespec: Any) -> str:
@@ -133,6 +149,9 @@ def _expected(typespec: Any) -> str:
     return "a list of texts" if typespec == Sequence[str] else "one text"
 
 
-def _close(name: str, prefix: str = "") -> str:
-    close = difflib.get_close_matches(name, Settings.model_fields, n=1)
-    return f"; did you mean {prefix}{close[0]}?" if close else ""
+PARAMETERS = OptionTable(Settings, OPTION_PREFIX, OPTION_PREFIX, SECRETS)
+
+register = PARAMETERS.register
+prefer_command_line = PARAMETERS.prefer_command_line
+take_unparsable = PARAMETERS.take_unparsable
+unknown_options = PARAMETERS.unknown_options

@@ -16,8 +16,19 @@ import pytest
 from mitmproxy_moesif.engine.arguments import parse
 from mitmproxy_moesif.options import given_environment
 from mitmproxy_moesif.settings import parse_settings
-from tests.compose.tools import COMPOSE, arguments_of, exec_form, free_port, image_environment, instructions, program
-from tests.support import REPOSITORY
+from tests.compose.tools import (
+    COMPOSE,
+    SCRIPT_SECONDS,
+    arguments_of,
+    exec_form,
+    free_port,
+    image_environment,
+    instructions,
+    program,
+    seconds,
+)
+from tests.support import REPOSITORY, wire
+from tests.support.upstream import ScriptedUpstream
 
 VOLUME = "/var/lib/moesif"
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
@@ -117,12 +128,60 @@ def test_health_is_whether_the_port_takes_connections() -> None:
         assert run_health_check(listener.getsockname()[1]).returncode == 0
     ended = run_health_check(free_port())
     assert ended.returncode == 1
-    assert "no connection" in ended.stderr
+    assert "refused" in ended.stderr
 
 
-def run_health_check(port: int) -> subprocess.CompletedProcess[str]:
-    script = COMPOSE / "healthcheck.py"
-    return subprocess.run([sys.executable, script, str(port)], capture_output=True, text=True, timeout=30)
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
+def test_where_the_addon_listens_health_is_what_it_answers_there(host: str, upstream: ScriptedUpstream) -> None:
+    upstream.answer("/health", wire.response(200, [], {"status": "ok"}))
+    well = run_health_check(upstream.port, f"{host}:{upstream.port}")
+    assert (well.returncode, well.stdout, well.stderr) == (0, '{"status": "ok"}\n', "")
+    assert [(request.method, request.target) for request in upstream.requests()] == [("GET", "/health")]
+
+
+def test_moesif_being_away_is_shown_and_is_no_failure(upstream: ScriptedUpstream) -> None:
+    """Else a proxy that works would be restarted, or taken out of the traffic, because Moesif does not."""
+    upstream.answer("/health", wire.response(503, [], {"status": "unhealthy", "reason": "the oldest event"}))
+    told = run_health_check(upstream.port, f"127.0.0.1:{upstream.port}")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "the oldest event" in told.stdout
+
+
+@pytest.mark.parametrize("answer", [wire.response(404, [], b""), wire.response(500, [], b""), b"nonsense\r\n\r\n"])
+def test_another_answer_is_a_failure(answer: bytes, upstream: ScriptedUpstream) -> None:
+    upstream.answer("/health", answer)
+    told = run_health_check(upstream.port, f"127.0.0.1:{upstream.port}")
+    assert told.returncode == 1
+    assert told.stderr.startswith("no answer: ")
+
+
+def test_a_process_that_hangs_is_a_failure() -> None:
+    """Its port takes connections all the same: the kernel does."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        told = run_health_check(port, f"127.0.0.1:{port}")
+    assert told.returncode == 1
+    assert "timed out" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_listener_that_is_not_there_is_a_failure(upstream: ScriptedUpstream) -> None:
+    assert run_health_check(upstream.port, f"127.0.0.1:{free_port()}").returncode == 1
+
+
+def test_docker_waits_longer_than_the_script() -> None:
+    (given,) = arguments_of("HEALTHCHECK")
+    assert seconds(re.findall(r"--timeout=(\S+)", given)[0]) > 2 * SCRIPT_SECONDS
+
+
+def run_health_check(port: int, listener: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, COMPOSE / "healthcheck.py", str(port)],
+        env={"MOESIF_ADMIN_LISTEN": listener} if listener else {},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
 
 
 # --- what goes in

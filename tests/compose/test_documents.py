@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from mitmproxy_moesif.engine.arguments import parse
+from mitmproxy_moesif.kong.declarative import load_declarative
 from mitmproxy_moesif.options import given_environment
 from mitmproxy_moesif.reference import default_text
 from mitmproxy_moesif.settings import Settings, parse_settings
-from tests.compose.tools import COMPOSE, fenced
+from tests.compose.tools import COMPOSE, fenced, parsed
 from tests.support import REPOSITORY
 
 MIGRATION = COMPOSE / "from-kong-plugin.md"
@@ -94,6 +96,67 @@ def test_variables_have_values_that_are_taken(document: Path) -> None:
     for variables in given:
         parse_settings(given_environment(variables))
     assert document != KONNECT or any(given)
+
+
+def test_a_scope_has_the_same_command_as_with_the_plugin() -> None:
+    """Kong's own path and data, at the addon's port; the names are those of the stacks' Kong."""
+    table = rows(section(MIGRATION, "Per service, route and consumer"))
+    assert "that entry is the options" in table[0][2]
+    commands = [re.findall(r"`(curl [^`]+)`", cell) for row in table[1:] for cell in row[1:3]]
+    assert all(commands)
+    kong = load_declarative(COMPOSE / "kong.yml")
+    known = {f"services/{service.name}" for service in kong.services}
+    known |= {f"routes/{route.name}" for route in kong.routes}
+    known |= {f"consumers/{consumer.username}" for consumer in kong.consumers}
+    for (old, *_), (new, *more) in zip(commands[::2], commands[1::2], strict=True):
+        assert old.replace(":8001/", ":8095/") == new
+        assert set(re.findall(r"8095/(\w+/\w+)/plugins", new)) <= known
+        assert all(shlex.split(command)[0] == "curl" for command in more)
+    scopes = [row[3] for row in table]
+    assert [scope.partition(":")[0].strip("`- ") for scope in scopes] == [
+        "name",
+        "service",
+        "route",
+        "consumer",
+        "enabled",
+        "",
+    ]
+
+
+def test_konnects_two_forms_say_the_same() -> None:
+    """Docker's variables and the chart's values, but for where the certificate is and whom Kong believes."""
+    docker = dict(re.findall(r"-e KONG_([A-Z_]+)=(\S+)", KONNECT.read_text()))
+    (values,) = [parsed(block) for block in fenced(KONNECT, "yaml") if "konnect_mode" in block]
+    helm = {name.upper(): value for name, value in values["env"].items()}
+    apart = {"CLUSTER_CERT", "CLUSTER_CERT_KEY"}
+    believed = {"TRUSTED_IPS", "REAL_IP_HEADER", "REAL_IP_RECURSIVE"}
+    assert {name: value for name, value in docker.items() if name not in apart | believed} == {
+        name: value for name, value in helm.items() if name not in apart
+    }
+    assert docker.keys() - helm.keys() == believed
+    (secret,) = values["secretVolumes"]
+    assert all(helm[name].startswith(f"/etc/secrets/{secret}/") for name in apart)
+    image = f"{values['image']['repository']}:{values['image']['tag']}"
+    assert f"\n    {image}\n" in KONNECT.read_text()
+    assert "-p 8443" not in KONNECT.read_text(), "nobody goes around the addon"
+
+
+def test_with_konnect_the_addon_may_drain() -> None:
+    (command,) = [line for line in commands_of(KONNECT) if "mitmproxy-moesif --listen" in line]
+    settings = parse_settings(given_environment(dict(re.findall(r"-e (MOESIF_[A-Z_]+)=(\S+)", command))))
+    (grace,) = re.findall(r"--stop-timeout (\d+)", command)
+    arguments = parse(shlex.split(command.partition("mitmproxy-moesif ")[2]))
+    assert arguments.drain_timeout + settings.shutdown_timeout / 1000 < int(grace)
+    (trusted,) = re.findall(r"KONG_TRUSTED_IPS=(\S+)", KONNECT.read_text())
+    assert f"--ip {trusted} " in command
+    for option in ("--read-only", "--tmpfs /tmp", "--cap-drop ALL", "-v moesif:/var/lib/moesif"):
+        assert option in command
+
+
+def commands_of(document: Path) -> list[str]:
+    """The lines that are typed, continued ones joined."""
+    lines = [line for block in fenced(document, "console") for line in block.replace("\\\n", " ").splitlines()]
+    return [" ".join(line.removeprefix("$ ").split()) for line in lines]
 
 
 @DOCUMENTS

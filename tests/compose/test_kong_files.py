@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mitmproxy_moesif.kong.declarative import parse_declarative
+from mitmproxy_moesif.kong.declarative import KongConfigError, parse_declarative
+from mitmproxy_moesif.scoping import Scoping
 from tests.compose.tools import COMPOSE, fenced, parsed
 
 Texts = Annotated[list[str], Field(min_length=1)]
@@ -72,12 +74,15 @@ class KongFile(Strict):
     plugins: list[Plugin] = []
 
 
+MOESIF = "name: moesif"
+
+
 def kong_files() -> dict[str, str]:
     """Every Kong configuration in the folder: files of their own, inside Helm values, and in documents."""
     values = parsed((COMPOSE / "kubernetes" / "kong-dbless-values.yml").read_text())
     found = {"kong.yml": (COMPOSE / "kong.yml").read_text(), "kong-dbless-values.yml": values["dblessConfig"]["config"]}
     for document in sorted(COMPOSE.glob("*.md")):
-        blocks = [block for block in fenced(document, "yaml") if "_format_version" in block]
+        blocks = [block for block in fenced(document, "yaml") if "_format_version" in block and MOESIF not in block]
         found |= {f"{document.name}[{position}]": block for position, block in enumerate(blocks)}
     return found
 
@@ -90,6 +95,35 @@ def test_kong_takes_it(name: str, text: str) -> None:
 
 def test_the_example_in_the_document_is_among_them() -> None:
     assert any(name.startswith("from-kong-plugin.md") for name in kong_files())
+
+
+def merged(*texts: str) -> bytes:
+    """As `deck file merge`: lists are put together, of everything else the last counts."""
+    result: dict[str, Any] = {}
+    for name, value in (item for text in texts for item in parsed(text).items()):
+        result[name] = result.get(name, []) + value if isinstance(value, list) else value
+    return json.dumps(result).encode()
+
+
+def test_the_plugins_entries_in_the_document_apply_as_it_says() -> None:
+    (entries,) = [block for block in fenced(COMPOSE / "from-kong-plugin.md", "yaml") if MOESIF in block]
+    with pytest.raises(KongConfigError):
+        parse_declarative(entries.encode(), "moesif.yml")  # alone, its services are nobody's
+    config = parse_declarative(merged((COMPOSE / "kong.yml").read_text(), entries), "addon.yml")
+    scoping = Scoping(config, {})
+    consumers = {consumer.username: consumer for consumer in config.consumers}
+
+    def why(path: str, consumer: str) -> str:
+        text: str = scoping.scopes.explain("GET", "localhost:8000", path, consumer=consumers[consumer])["why"]
+        return text
+
+    assert why("/orders/7", "guest") == 'service "orders"'
+    assert why("/orders/7", "ada").startswith('service "orders" + consumer "ada" (more specific than: service')
+    assert why("/catalogue", "ada").startswith("none of the 2")
+    settings = [instance.settings for instance in scoping.instances.values()]
+    assert [one.request_body_masks for one in settings] == [("password",), ()]
+    assert [one.disable_capture_request_body for one in settings] == [False, True]
+    assert {one.application_id.get_secret_value() for one in settings} == {"YOUR_ID"}
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from mitmproxy_moesif.admin.access import Address as AdminAddress
 from mitmproxy_moesif.engine.arguments import Address, parse
 from mitmproxy_moesif.options import given_environment
 from mitmproxy_moesif.settings import Settings, parse_settings
 from tests.compose.tools import (
     COMPOSE,
+    SCRIPT_SECONDS,
     all_parsed,
     arguments_of,
     image_environment,
@@ -24,6 +26,12 @@ FOLDER = COMPOSE / "kubernetes"
 VERSIONS = ("1.27", "1.31", "latest")
 KONG_DRAIN_SECONDS = 25
 """What the chart gives Kong to end: `kong quit --wait=15`, and its timeout of 10 s."""
+
+KONG_POD_PORTS = {8000, 8443, 8001, 8444, 8100, 8543, 8005, 8006, 8007, 8002, 8445, 8003, 8446, 8004, 8447}
+KONG_POD_PORTS |= {8080, 10254, 10255, 10256}
+"""Kong's listeners by the chart's defaults, and the ingress controller's: admission webhook, health, diagnostics."""
+
+LASTING = ("readinessProbe", "livenessProbe")
 
 Manifest = dict[str, Any]
 
@@ -138,10 +146,10 @@ def test_the_service_leads_to_the_port_that_is_listened_at() -> None:
 @PODS
 def test_the_application_id_comes_from_the_secret_alone(pod: Manifest) -> None:
     secret = manifests()["Secret"]
-    (key,) = secret["stringData"]
+    key = "application-id"
     (entry,) = [entry for entry in container_of(pod)["env"] if entry["name"] == "MOESIF_APPLICATION_ID"]
     assert entry["valueFrom"] == {"secretKeyRef": {"name": secret["metadata"]["name"], "key": key}}
-    assert secret["stringData"][key].startswith("REPLACE-")
+    assert all(value.startswith("REPLACE-") for value in secret["stringData"].values())
     for path in FOLDER.glob("*.yml"):
         for name, literal in re.findall(r"secret generic (\S+) .*?--from-literal=([\w-]+)=", leading_comment(path)):
             assert (name, literal) == (secret["metadata"]["name"], key), path
@@ -202,11 +210,37 @@ def test_health_is_probed(pod: Manifest) -> None:
     port = str(parse(container["args"]).listen.port)
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         given = container[probe]
-        if "exec" in given:
-            assert given["exec"]["command"] == ["python", "/opt/moesif/healthcheck.py", port]
-            assert given["timeoutSeconds"] > 3, "the script itself waits for 3 s"
-        else:
-            assert given["tcpSocket"] == {"port": container["ports"][0]["name"]}
+        assert given["exec"]["command"] == ["python", "/opt/moesif/healthcheck.py", port]
+        assert given["timeoutSeconds"] > 2 * SCRIPT_SECONDS
+    ready, live = (container[probe]["periodSeconds"] * container[probe]["failureThreshold"] for probe in LASTING)
+    assert ready < live, "what hangs is out of the traffic before it is restarted"
+
+
+@PODS
+def test_the_probes_ask_on_loopback(pod: Manifest) -> None:
+    """On any other address the listener demands a token, which the script does not have."""
+    address = AdminAddress.parse(settings_of(pod).admin_listen or "")
+    assert address.is_loopback
+    assert address.port != parse(container_of(pod)["args"]).listen.port
+
+
+def test_in_kongs_pod_the_admin_api_asks_for_a_token() -> None:
+    (entry,) = [entry for entry in container_of(sidecar_pod())["env"] if entry["name"] == "MOESIF_ADMIN_TOKEN"]
+    reference = entry["valueFrom"]["secretKeyRef"]
+    assert reference["name"] == manifests()["Secret"]["metadata"]["name"]
+    assert reference["key"] in manifests()["Secret"]["stringData"]
+    for text in (leading_comment(FOLDER / "kong-behind-values.yml"), (COMPOSE / "konnect.md").read_text()):
+        made = re.findall(
+            rf"secret generic moesif --namespace kong .*?--from-literal={reference['key']}=", text, re.DOTALL
+        )
+        assert made, "without the key the container is not even made"
+
+
+def test_in_kongs_pod_no_port_is_taken_twice() -> None:
+    arguments, settings = parse(container_of(sidecar_pod())["args"]), settings_of(sidecar_pod())
+    ours = {arguments.listen.port, AdminAddress.parse(settings.admin_listen or "").port}
+    assert len(ours) == 2
+    assert ours.isdisjoint(KONG_POD_PORTS)
 
 
 @PODS

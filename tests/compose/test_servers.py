@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.compose.tools import COMPOSE, environment, free_port
+from tests.compose.tools import COMPOSE, free_port, loopback_environment
+from tests.engine.proxies import MoesifProxy
 from tests.support import ADDON_SCRIPT
 from tests.support.proxy import BIN, Mitmdump
 
@@ -109,7 +111,7 @@ def test_the_debug_stack_shows_traffic_and_events(
     addon = stacks["debug"]["services"]["addon"]
     intake, page = collector
     web_port = free_port()
-    given = {**environment(addon), "MOESIF_API_ENDPOINT": intake}
+    given = {**loopback_environment(addon), "MOESIF_API_ENDPOINT": intake}
     command = loopback(addon["command"], echo, web_port)
     with ExitStack() as started:
         proxy = started.enter_context(
@@ -132,3 +134,31 @@ def test_the_debug_stack_shows_traffic_and_events(
         assert shown.json()[0]["request"]["path"] == "/7"
         assert proxy.stop() == 0
         assert "moesif: captured 1, delivered 1, waiting 0, dropped 0" in proxy.output
+
+
+def test_the_commands_for_scopes_are_taken(tmp_path: Path, echo: str, collector: tuple[str, str]) -> None:
+    """Those of from-kong-plugin.md that add an entry, on the stacks' Kong; and which one a call gets then."""
+    text = (COMPOSE / "from-kong-plugin.md").read_text()
+    added = re.findall(r'`curl -X POST http://localhost:8095(/\w+/\w+/plugins) --data "name=moesif"`', text)
+    assert [path.split("/")[1] for path in added] == ["services", "routes", "consumers"]
+    admin = f"http://127.0.0.1:{free_port()}"
+    given = {
+        "moesif_application_id": "local",
+        "moesif_api_endpoint": collector[0],
+        "moesif_kong_config": str(COMPOSE / "kong.yml"),
+        "moesif_admin_listen": admin.removeprefix("http://"),
+    }
+    with MoesifProxy(echo, given, folder=tmp_path):
+        eventually(lambda: requests.get(f"{admin}/ping", timeout=10))
+        for path in added:
+            answer = requests.post(f"{admin}{path}", data={"name": "moesif"}, timeout=10)
+            assert answer.status_code == 201, answer.text
+            assert requests.post(f"{admin}{path}", data={"name": "moesif"}, timeout=10).status_code == 409
+        everywhere = requests.get(f"{admin}/plugins/moesif", timeout=10).json()
+        assert everywhere["service"] is everywhere["route"] is everywhere["consumer"] is None
+        asked = {"method": "GET", "host": "localhost", "path": "/catalogue/1"}
+        shown = requests.get(f"{admin}/status", params=asked, timeout=10).json()["request"]
+        assert shown["why"].startswith('route "catalogue"')
+        (entry,) = requests.get(f"{admin}/services/orders/plugins", timeout=10).json()["data"]
+        switched = requests.patch(f"{admin}/plugins/{entry['id']}", data={"enabled": "false"}, timeout=10)
+        assert switched.json()["enabled"] is False

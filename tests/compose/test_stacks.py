@@ -5,15 +5,19 @@ from __future__ import annotations
 import ipaddress
 import re
 import shlex
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from mitmproxy_moesif.admin.access import Address
 from mitmproxy_moesif.engine.arguments import parse
 from mitmproxy_moesif.kong.declarative import load_declarative
 from mitmproxy_moesif.kong.router import Router
 from mitmproxy_moesif.options import given_environment
+from mitmproxy_moesif.scoping import Scoping
+from mitmproxy_moesif.scoping import names as scoping_names
 from mitmproxy_moesif.settings import Settings, parse_settings
 from tests.compose.tools import (
     COMPOSE,
@@ -23,9 +27,11 @@ from tests.compose.tools import (
     YAML_FILES,
     Published,
     all_parsed,
+    arguments_of,
     compose_config,
     environment,
     leading_comment,
+    mounts,
     networks,
     parsed,
     published,
@@ -153,6 +159,28 @@ def test_the_addon_starts_with_these_settings_and_may_drain(stacks: Configs, sta
     assert "apikey" in settings.request_query_masks
 
 
+@pytest.mark.parametrize("stack", STACKS)
+def test_the_spool_is_on_a_volume_and_everything_else_in_memory(stacks: Configs, stack: str) -> None:
+    """A named one: an empty one takes owner and mode from the image's folder, a folder of the machine would not."""
+    addon = stacks[stack]["services"]["addon"]
+    (volume,) = [volume for volume in addon["volumes"] if not volume.endswith(":ro")]
+    name, _, path = volume.partition(":")
+    assert name in stacks[stack]["volumes"]
+    assert [path.removesuffix(":rw")] == arguments_of("VOLUME")
+    assert addon["tmpfs"] == ["/tmp"]
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_health_is_asked_of_the_addon_on_loopback(stacks: Configs, stack: str) -> None:
+    addon = stacks[stack]["services"]["addon"]
+    assert "healthcheck" not in addon, "the image's own"
+    address = Address.parse(settings_of(addon).admin_listen or "")
+    assert address.is_loopback
+    assert address.port not in {port.target for port in published(stacks[stack])}
+    for name, service in stacks[stack]["services"].items():
+        assert name == "addon" or "MOESIF_ADMIN_LISTEN" not in environment(service), "there is nothing to ask"
+
+
 @pytest.mark.parametrize("stack", FEEDING_MOESIF)
 def test_the_application_id_is_passed_on_and_events_go_to_moesif(stacks: Configs, stack: str) -> None:
     settings = settings_of(stacks[stack]["services"]["addon"])
@@ -249,6 +277,27 @@ def test_kong_without_a_database_reads_the_file_that_is_mounted(stacks: Configs,
     mounted = [volume.split(":")[1] for volume in kong["volumes"] if "/kong.yml:" in volume]
     assert mounted == [kong["environment"]["KONG_DECLARATIVE_CONFIG"]]
     assert "KONG_ADMIN_LISTEN" not in kong["environment"]
+
+
+@pytest.mark.parametrize("stack", ["front", "behind", "debug"])
+def test_the_addon_reads_the_file_that_kong_reads(stacks: Configs, stack: str) -> None:
+    addon, kong = (stacks[stack]["services"][name] for name in ("addon", "kong"))
+    path = settings_of(addon).kong_config
+    assert mounts(addon)[str(path)] == mounts(kong)[kong["environment"]["KONG_DECLARATIVE_CONFIG"]]
+    scoping = Scoping(load_declarative(Path(mounts(addon)[str(path)])), {})
+    assert not scoping.has_instances, "Kong refuses a file with plugins that it does not have"
+    match = scoping.scopes.router.match("GET", "/orders/7", "localhost:8000", {})
+    assert scoping_names(match) == {"service_name": "orders", "route_name": "orders"}
+
+
+def test_with_postgres_the_addon_asks_kong(stacks: Configs) -> None:
+    config = stacks["kong-postgres"]
+    settings = settings_of(config["services"]["addon"])
+    assert settings.kong_config is None
+    url = urlsplit(settings.kong_admin_url or "")
+    assert resolve(config, "addon", str(url.hostname)) == {("kong", "inside")}
+    assert config["services"]["kong"]["environment"]["KONG_ADMIN_LISTEN"] == f"0.0.0.0:{url.port}"
+    assert "kong" in config["services"]["addon"]["depends_on"], "it does not start while Kong is not there"
 
 
 def test_kong_with_postgres_is_migrated_then_filled_then_started(stacks: Configs) -> None:

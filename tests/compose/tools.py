@@ -27,6 +27,9 @@ FEEDING_MOESIF = ("front", "behind", "kong-postgres")
 REQUIRED = {"MOESIF_APPLICATION_ID": "an-application-id", "MITMWEB_PASSWORD": "a-password"}
 YAML_FILES = sorted(COMPOSE.rglob("*.yml"))
 
+SCRIPT_SECONDS = 2
+"""How long healthcheck.py waits for each of its two answers."""
+
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 
 
@@ -103,6 +106,19 @@ def resolve(config: dict[str, Any], asking: str, host: str) -> set[tuple[str, st
 def environment(service: dict[str, Any]) -> dict[str, str]:
     """The variables that have a value."""
     return {name: str(value) for name, value in service.get("environment", {}).items() if value is not None}
+
+
+def mounts(service: dict[str, Any]) -> dict[str, str]:
+    """What is mounted read-only from this machine, by its path in the container."""
+    found = [volume.removesuffix(":ro").split(":") for volume in service.get("volumes", ()) if volume.endswith(":ro")]
+    return {inside: outside for outside, inside in found}
+
+
+def loopback_environment(service: dict[str, Any]) -> dict[str, str]:
+    """`environment` as it holds without a container: mounted files at their own paths, another port to listen at."""
+    paths = mounts(service)
+    given = {name: paths.get(value, value) for name, value in environment(service).items()}
+    return {**given, "MOESIF_ADMIN_LISTEN": f"127.0.0.1:{free_port()}"}
 
 
 def seconds(duration: str) -> float:

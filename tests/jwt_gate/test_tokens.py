@@ -124,6 +124,8 @@ def test_a_token_beside_another_authorization_header_is_refused(of: Rules) -> No
         "..",
         f"{segment(b'{}')}.{segment(b'{}')}.!",
         f"{segment(b'[]')}.{segment(b'{}')}.",
+        f"{segment(b'{}')}.{segment(b'[' * 11_000)}.",
+        f"{segment(b'[' * 11_000)}.{segment(b'{}')}.",
         f"{segment(b'{}')}.{segment(b'[' * 20_000)}.",
         hmac_token(b"[1]"),
         hmac_token(b"\xff\xfe{}"),

@@ -24,6 +24,7 @@ class MoesifProxy:
     """
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.environment = environment
         self._temporary = tempfile.TemporaryDirectory(prefix="moesif-proxy-")
         folder = Path(self._temporary.name)
         self._output = folder / "output.txt"

@@ -7,6 +7,8 @@ the address of the one whom it is for.
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from tests.compose.tools import free_port
 from tests.support import APPLICATION_ID, REPOSITORY, wire
 from tests.support.collector import ScriptedCollector
 from tests.support.upstream import ScriptedUpstream
@@ -49,6 +52,9 @@ def environment(service: Mapping[str, Any], trusted: str) -> dict[str, str]:
 
 def moesif_proxy(service: Mapping[str, Any], collector: ScriptedCollector, trusted: str, upstream: str) -> MoesifProxy:
     """With `upstream` for the one that the stack names."""
+    (mounted,) = service["volumes"]
+    host, _, container = mounted.removesuffix(":ro").partition(":")
+    assert service["environment"]["MOESIF_KONG_CONFIG"] == container
     arguments = [str(argument) for argument in service["command"]]
     arguments[arguments.index("--listen") + 1] = "127.0.0.1:0"
     arguments[arguments.index("--upstream") + 1] = upstream
@@ -56,6 +62,8 @@ def moesif_proxy(service: Mapping[str, Any], collector: ScriptedCollector, trust
         "MOESIF_APPLICATION_ID": APPLICATION_ID,
         "MOESIF_API_ENDPOINT": collector.url,
         "MOESIF_FLUSH_INTERVAL": "50",
+        "MOESIF_KONG_CONFIG": str(COMPOSE / host),
+        "MOESIF_ADMIN_LISTEN": f"127.0.0.1:{free_port()}",
     }
     return MoesifProxy(arguments, {**environment(service, trusted), **ours})
 
@@ -91,11 +99,14 @@ def test_front_as_its_comment_says(front_stack: Topology) -> None:
     assert seen.service.target == "/7"
     assert seen.event["request"]["uri"] == "http://localhost:8000/orders/7"
     assert seen.kong is not None
-    assert seen.kong.keys() == {"request_id", "upstream_latency_ms", "proxy_latency_ms", "version"}
+    latencies = {"upstream_latency_ms", "proxy_latency_ms"}
+    assert seen.kong.keys() == {"request_id", "version", "service_name", "route_name", *latencies}
+    assert (seen.kong["service_name"], seen.kong["route_name"]) == ("orders", "orders")
     refused = front_stack.ask(target="/orders/7", headers=[HOST])
     assert refused.asked is None
     assert refused.event["response"]["status"] == 401
-    assert refused.kong == {"request_id": refused.answer.get("x-kong-request-id"), "version": VERSION}
+    names = {"service_name": "orders", "route_name": "orders"}
+    assert refused.kong == {"request_id": refused.answer.get("x-kong-request-id"), "version": VERSION, **names}
 
 
 @pytest.mark.parametrize(("sent", "real"), [(None, CLIENT), ("203.0.113.9", CLIENT)])
@@ -117,6 +128,8 @@ def test_behind_as_its_comment_says(behind_stack: Topology) -> None:
     assert seen.service.get("x-consumer-custom-id") == "customer-42"
     assert seen.event["user_id"] == "customer-42"
     assert seen.event["request"]["uri"] == f"http://localhost:{behind_stack.kong.port}/orders/7?x=1"
+    assert seen.kong is not None
+    assert (seen.kong["service_name"], seen.kong["route_name"]) == ("orders", "orders"), "by the path that Kong cut off"
 
 
 def test_behind_the_service_is_told_what_kong_says_of_the_client(behind_stack: Topology) -> None:
@@ -136,6 +149,20 @@ def test_the_key_is_in_no_event(
     seen = topology.ask(target=f"/orders/7{query}", headers=headers)
     assert seen.answer.status == 200
     assert ADA_KEY not in str(seen.event)
+
+
+@pytest.mark.parametrize("stack", ["front_stack", "behind_stack"])
+def test_the_images_health_check_asks_the_addon(stack: str, request: pytest.FixtureRequest) -> None:
+    proxy = request.getfixturevalue(stack).proxy
+    assert isinstance(proxy, MoesifProxy)
+    told = subprocess.run(
+        [sys.executable, COMPOSE / "healthcheck.py", str(proxy.port)],
+        env={"MOESIF_ADMIN_LISTEN": proxy.environment["MOESIF_ADMIN_LISTEN"]},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (told.returncode, told.stdout, told.stderr) == (0, '{"status":"ok"}\n', "")
 
 
 @pytest.mark.parametrize("stack", ["front_stack", "behind_stack"])

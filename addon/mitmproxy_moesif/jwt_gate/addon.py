@@ -2,13 +2,15 @@
 
 It answers in `requestheaders`, so that the upstream is never contacted for a refused request; to Moesif's addon the
 answer is one like any other. It fails closed: where a token cannot be checked for a fault of ours, or the keys cannot
-be read when the script is reloaded, requests are refused.
+be read when the script is reloaded, requests are refused. The file of keys is watched; a new one that is wrong leaves
+the old keys in force.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 
 from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
@@ -20,6 +22,7 @@ from mitmproxy_moesif.jwt_gate import options
 from mitmproxy_moesif.jwt_gate.keys import load_keys
 from mitmproxy_moesif.jwt_gate.settings import GateSettings, parse_gate_settings
 from mitmproxy_moesif.jwt_gate.tokens import Refusal, Rules, claim_texts
+from mitmproxy_moesif.jwt_gate.watch import KeyFileWatch, Stamp, stamp_of
 from mitmproxy_moesif.log import Limited, describe, log
 from mitmproxy_moesif.settings import SettingsError
 
@@ -49,20 +52,27 @@ class JwtGate:
         self._running = False
         self._problems: list[str] = []
         self._faults = Limited()
+        self._stamp: Stamp = None  # of the file of keys, when it was read
+        self._watch: KeyFileWatch | None = None
 
     def load(self, loader: Loader) -> None:
-        options.prefer_command_line(ctx.options, sys.argv)
-        self._problems = list(options.take_unparsable(ctx.options))
-        options.register(loader)
+        options.PARAMETERS.prefer_command_line(ctx.options, sys.argv)
+        self._problems = list(options.PARAMETERS.take_unparsable(ctx.options))
+        options.PARAMETERS.register(loader)
 
     def configure(self, updated: set[str]) -> None:
-        """Keys are read again whenever an option of the gate is set, be it to the same value."""
-        if updated and options.NAMES.isdisjoint(updated):
+        """Keys are read again whenever an option of the gate is set, be it to the same value.
+
+        Where others change, as on moesif-proxy's SIGHUP, they are if their file has.
+        """
+        others = bool(updated) and options.NAMES.isdisjoint(updated)
+        if others and (not self._running or stamp_of(self._settings.key_file) == self._stamp):
             return
         problems, self._problems = self._problems, []
-        settings = None
+        settings, stamp = None, None
         try:
             settings = parse_gate_settings(options.read_given(ctx.options))
+            stamp = stamp_of(settings.key_file)  # before it is read: a change in between is noticed later
             rules = make_rules(settings)
         except SettingsError as error:
             problems.append(str(error))
@@ -70,9 +80,10 @@ class JwtGate:
             self._refuse_options(problems, settings)
             return
         assert settings is not None
-        self._settings, self._rules, self._closed = settings, rules, False
+        self._settings, self._rules, self._closed, self._stamp = settings, rules, False, stamp
         if self._running:
             self._announce()
+            self._watch_keys()
 
     def _refuse_options(self, problems: list[str], settings: GateSettings | None) -> None:
         """Live, the change is taken back; at start, an error in the log ends the proxy."""
@@ -87,10 +98,39 @@ class JwtGate:
         self._closed = True
 
     def running(self) -> None:
-        if problems := list(options.unknown_options(ctx.options)):
+        if problems := list(options.PARAMETERS.unknown_options(ctx.options)):
             self._refuse_options(problems, None)
         self._running = True
         self._announce()
+        self._watch_keys()
+
+    def done(self) -> None:
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.stop()
+
+    def _watch_keys(self) -> None:
+        self._stop_watching()
+        settings, loop = self._settings, ctx.master.event_loop
+        if self._rules is None or settings.key_file is None:
+            return
+
+        def read_again(stamp: Stamp) -> None:
+            """In the watch's thread."""
+            if (rules := reread(settings)) is not None:
+                with suppress(RuntimeError):  # the proxy has ended meanwhile
+                    loop.call_soon_threadsafe(self._take_keys, settings, rules, stamp)
+
+        self._watch = KeyFileWatch(settings.key_file, self._stamp, read_again)
+        self._watch.start()
+
+    def _take_keys(self, settings: GateSettings, rules: Rules, stamp: Stamp) -> None:
+        if settings is self._settings:  # else an option was set meanwhile, and the keys were read with it
+            self._rules, self._stamp = rules, stamp
+            self._announce()
 
     def _announce(self) -> None:
         if self._closed or self._rules is None:
@@ -155,6 +195,17 @@ def make_rules(settings: GateSettings) -> Rules | None:
     if not settings.jwt_gate:
         return None
     return Rules(load_keys(settings), settings.jwt_required, settings.jwt_leeway)
+
+
+def reread(settings: GateSettings) -> Rules | None:
+    """The rules with the keys that are in the file now; None where it is wrong, which is logged."""
+    try:
+        return make_rules(settings)
+    except SettingsError as error:
+        log.error("JWT gate: %s; the keys read before stay in force", error)
+    except Exception as error:  # noqa: BLE001 - the watch goes on, whatever is in the file
+        log.error("JWT gate: a fault while reading keys, those read before stay in force: %s", describe(error))
+    return None
 
 
 def refused_response(refusal: Refusal, status: int, *, head: bool) -> http.Response:

@@ -90,6 +90,11 @@ class GateSettings(BaseModel):
         """Claim and the response header that it is copied into."""
         return tuple(map(_split, self.jwt_claim_headers))
 
+    @property
+    def key_file(self) -> str | None:
+        """The file that keys come from, if it is one."""
+        return self.jwt_public_key if self.jwt_public_key is not None else self.jwt_jwks
+
 
 def _split(pair: str) -> tuple[str, str]:
     """At the last colon: names of claims are often URLs, a header's name has none."""

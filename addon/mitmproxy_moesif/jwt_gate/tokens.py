@@ -108,7 +108,7 @@ def read_token(token: bytes) -> Signed | None:
         return None
     try:
         parts = api_jws.decode_complete(token, options={"verify_signature": False})
-    except InvalidTokenError:
+    except (InvalidTokenError, RecursionError):  # the latter of a header that is nested too deep
         return None
     return Signed(parts["header"], parts["payload"], parts["signature"], token.rpartition(b".")[0])
 
