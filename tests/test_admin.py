@@ -47,18 +47,20 @@ def test_captured_is_delivered_waiting_and_dropped_at_every_reading(
 ) -> None:
     collector.enqueue(*[Answer(status) for status in (201, 503, 201, 400, 201, 429)])
     proxy, url = start(mitmdump, upstream, collector, event_queue_size=200)
+    (first,) = send_many(proxy.port, 1)
+    collector.wait_for(1)  # until then everything waits in memory
     load = Load(proxy.port).start()
     readings = []
     for _ in range(60):
         readings.append(get(f"{url}/status"))
         load.wait_for(5)
-    seen = load.stop()
+    seen = {first, *load.stop()}
     for status in readings:
         waiting = status["waiting"]["memory"] + status["waiting"]["disk"]
         assert status["captured"] == status["delivered"] + waiting + sum(status["dropped"].values())
         assert min(status["waiting"].values()) >= 0
     assert readings[-1]["captured"] > readings[0]["captured"]
-    collector.wait_for(lambda c: c.unique_ids() >= set(seen), timeout=30)
+    collector.wait_for(lambda c: c.unique_ids() >= seen, timeout=30)
     assert proxy.stop() == 0
 
 

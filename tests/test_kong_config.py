@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import queue
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
-from tests.support import wire
+from mitmproxy_moesif.kong.entities import KongConfig
+from mitmproxy_moesif.kong_source import KongSource, read_kong_config
+from mitmproxy_moesif.settings import parse_settings
+from tests.support import ADDON_SCRIPT, wire
 from tests.support.client import exchange
 from tests.support.collector import Event, ScriptedCollector
 from tests.support.proxy import Mitmdump, failed_start
@@ -120,6 +126,21 @@ def test_a_changed_file_counts_and_a_broken_one_leaves_the_old(
     assert tags(collector)["/quiet/still"] == "global"
 
 
+def test_a_file_that_changes_before_it_is_watched_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "kong.yml"
+    path.write_text(KONG.format(more=""))
+    settings = parse_settings({"kong_config": str(path)})
+    read = read_kong_config(settings)
+    path.write_text(KONG.format(more="- {name: cors, config: {}}"))
+    seen: queue.Queue[KongConfig] = queue.Queue()
+    source = KongSource(settings, seen.put, read)
+    source.start()
+    try:
+        assert [plugin.name for plugin in seen.get(timeout=30).plugins].count("cors") == 1
+    finally:
+        source.stop()
+
+
 @pytest.mark.parametrize(
     ("more", "line"),
     [
@@ -194,3 +215,162 @@ def test_status_tells_which_instance_applies_and_why(
     assert status["request"]["instance"]["instance_name"] == "of-orders"
     assert 'service "orders"' in status["request"]["why"]
     assert "app-" not in json.dumps(status)
+
+
+# --- through the Admin API -----------------------------------------------------------------------------------------
+
+
+class Admin:
+    """The proxy's Admin API, as curl uses it."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+
+    def __call__(self, method: str, path: str, status: int, **form: str) -> Any:
+        """The answer's JSON; `__` stands for a dot in a field's name."""
+        data = {name.replace("__", "."): value for name, value in form.items()}
+        answer = requests.request(method, self.url + path, data=data or None, timeout=10)
+        assert answer.status_code == status, answer.text
+        assert "app-" not in answer.text
+        return answer.json() if answer.content else None
+
+
+def start_with_admin(
+    mitmdump: Start, upstream: ScriptedUpstream, collector: ScriptedCollector, path: Path, **more: str | int
+) -> tuple[Mitmdump, Admin]:
+    port = free_port()
+    proxy = start(mitmdump, upstream, collector, path, admin_listen=f"127.0.0.1:{port}", **more)
+    proxy.wait_for_output("Admin API at")
+    return proxy, Admin(port)
+
+
+def accounts(collector: ScriptedCollector) -> dict[str, str]:
+    """Which account got the event of which path."""
+    return {
+        "/" + event["request"]["uri"].split("/", 3)[3]: post.headers["x-moesif-application-id"]
+        for post in collector.posts()
+        for event in post.events
+    }
+
+
+def test_a_patched_instance_captures_for_its_new_account(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    path, kept = tmp_path / "kong.yml", tmp_path / "kept.json"
+    path.write_text(KONG.format(more=""))
+    proxy, admin = start_with_admin(mitmdump, upstream, collector, path, admin_state=str(kept))
+    listed = admin("GET", "/plugins", 200)["data"]
+    assert [plugin["instance_name"] for plugin in listed] == ["moesif", "of-orders", None, None]
+    (of_orders,) = admin("GET", "/services/orders/plugins", 200)["data"]
+    assert of_orders == admin("GET", "/plugins/of-orders", 200) == admin("GET", f"/plugins/{of_orders['id']}", 200)
+    assert of_orders["config"]["application_id"] == "***"
+
+    changed = admin("PATCH", "/plugins/of-orders", 200, config__application_id="app-new", config__api_version="live")
+    assert (changed["config"]["application_id"], changed["config"]["api_version"]) == ("***", "live")
+    exchange(proxy.port, target="/orders/1")
+    collector.wait_for(1)
+    assert admin("PATCH", "/plugins/of-orders", 400, config__batch_size="0")["name"] == "schema violation"
+
+    path.write_text(KONG.format(more="- {name: moesif, config: {application_id: app-global, api_version: global}}"))
+    proxy.wait_for_output("Kong's configuration changed and is in force")
+    for target in ("/orders/2", "/quiet/2"):
+        exchange(proxy.port, target=target)
+    collector.wait_for(3)
+    assert accounts(collector) == {"/orders/1": "app-new", "/orders/2": "app-new", "/quiet/2": "app-global"}
+    assert tags(collector) == {"/orders/1": "live", "/orders/2": "live", "/quiet/2": "global"}
+
+    admin("PATCH", "/plugins/of-orders", 200, enabled="false")
+    exchange(proxy.port, target="/orders/3")
+    collector.wait_for(4)
+    assert accounts(collector)["/orders/3"] == "app-global"
+    assert proxy.stop() == 0
+    assert "app-" not in proxy.output + kept.read_text()
+
+    proxy, admin = start_with_admin(mitmdump, upstream, collector, path, admin_state=str(kept))
+    again = admin("GET", "/plugins/of-orders", 200)
+    assert (again["enabled"], again["config"]["api_version"]) == (False, "live")
+    exchange(proxy.port, target="/orders/4")
+    collector.wait_for(5)
+    assert accounts(collector)["/orders/4"] == "app-global"
+
+
+def test_an_instance_comes_and_goes_with_kongs_own_curl_lines(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    path = tmp_path / "kong.yml"
+    path.write_text(KONG.format(more=""))
+    proxy, admin = start_with_admin(mitmdump, upstream, collector, path)
+    form = {"name": "moesif", "config__application_id": "app-quiet", "config__api_version": "posted"}
+    added = admin("POST", "/services/quiet/plugins", 201, **form)
+    exchange(proxy.port, target="/quiet/1")
+    collector.wait_for(1)
+    assert accounts(collector) == {"/quiet/1": "app-quiet"}
+
+    assert admin("POST", "/plugins", 409, **form, service__name="quiet")["code"] == 5
+    assert admin("POST", "/plugins", 400, **form, service__id="nobody")["name"] == "foreign key violation"
+    assert admin("POST", "/plugins", 400, **form, service__name="nobody")["name"] == "foreign keys unresolved"
+    admin("POST", "/services/nobody/plugins", 404, **form)
+    status = admin("GET", "/status?host=h&path=/quiet", 200)
+    assert status["request"]["instance"]["id"] == added["id"]
+    loaded = {plugin["id"]: plugin["admin_api"] for plugin in status["kong"]["instances"]}
+    assert (loaded.pop(added["id"]), set(loaded.values())) == ("created", {None})
+
+    admin("DELETE", f"/plugins/{added['id']}", 204)
+    assert admin("DELETE", "/plugins/of-orders", 405)["name"] == "operation unsupported"
+    for target in ("/quiet/2", "/orders/2"):
+        exchange(proxy.port, target=target)
+    collector.wait_for(2)
+    assert proxy.stop() == 0
+    assert accounts(collector) == {"/quiet/1": "app-quiet", "/orders/2": "app-orders"}
+    assert "app-" not in proxy.output
+
+
+def test_beside_an_added_instance_the_options_capture_the_rest(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    path = tmp_path / "kong.yml"
+    service = "{name: quiet, url: 'http://quiet', routes: [{name: quiet, paths: [/quiet]}]}"
+    path.write_text(f"_format_version: '3.0'\nservices: [{service}]\n")
+    proxy, admin = start_with_admin(mitmdump, upstream, collector, path, application_id="app-options")
+    admin("POST", "/routes/quiet/plugins", 201, name="moesif", config__application_id="app-quiet")
+    assert admin("POST", "/plugins", 409, name="moesif")["name"] == "unique constraint violation"
+    for target in ("/quiet/1", "/other"):
+        exchange(proxy.port, target=target)
+    collector.wait_for(2)
+    assert accounts(collector) == {"/quiet/1": "app-quiet", "/other": "app-options"}
+    admin("PATCH", "/plugins/moesif", 200, config__api_version="options")
+    exchange(proxy.port, target="/quiet/2")
+    collector.wait_for(3)
+    assert (accounts(collector)["/quiet/2"], tags(collector)["/quiet/2"]) == ("app-quiet", "options")
+
+
+def test_after_a_reload_of_the_script_changes_still_count(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """What was changed before, what is changed through the Admin API after, and what the file says after."""
+    addon, path = tmp_path / "addon", tmp_path / "kong.yml"
+    shutil.copytree(ADDON_SCRIPT.parent, addon, ignore=shutil.ignore_patterns("__pycache__"))
+    path.write_text(KONG.format(more=""))
+    port = free_port()
+    options = {"kong_config": str(path), "api_endpoint": collector.url, "flush_interval": 50}
+    options["admin_listen"] = f"127.0.0.1:{port}"
+    proxy = mitmdump(
+        upstream.url, {f"moesif_{name}": value for name, value in options.items()}, scripts=[addon / "moesif.py"]
+    )
+    proxy.wait_for_output("Admin API at")
+    admin = Admin(port)
+    admin("PATCH", "/plugins/of-orders", 200, config__api_version="before")
+    script = addon / "moesif.py"
+    script.write_text(script.read_text() + "\n# changed\n")
+    proxy.wait_for_output("Loading script", count=2)
+    exchange(proxy.port, target="/orders/1")
+    collector.wait_for(1)
+    admin("PATCH", "/plugins/of-orders", 200, config__api_version="after")
+    exchange(proxy.port, target="/orders/2")
+    collector.wait_for(2)
+    path.write_text(KONG.format(more="- {name: moesif, config: {application_id: app-global, api_version: global}}"))
+    proxy.wait_for_output("Kong's configuration changed and is in force")
+    exchange(proxy.port, target="/quiet/3")
+    collector.wait_for(3)
+    assert tags(collector) == {"/orders/1": "before", "/orders/2": "after", "/quiet/3": "global"}
+    assert proxy.stop() == 0

@@ -160,7 +160,7 @@ FAULTS = {
     "facts": "event.facts.flatten",
     "identity": "event.facts.identify",
     "mask and body": "event.build.render",
-    "sampling": "governor.Governor.weigh",
+    "sampling": "making.Weigher.__call__",
     "commit": "delivery.store.Store.put",
     "spool": "delivery.spool.Spool.append",
     "keeping": "delivery.store.Store.maintain",

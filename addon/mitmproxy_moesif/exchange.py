@@ -24,6 +24,8 @@ from mitmproxy_moesif.instance import Instance
 TRANSACTION_HEADER = b"X-Moesif-Transaction-Id"
 _TRANSACTION_KEY = TRANSACTION_HEADER.lower()
 
+BODY_FIELDS = frozenset({b"content-length", b"transfer-encoding"})
+
 
 class Tee:
     """A stream callable that passes every chunk on at once and keeps a copy up to `limit` bytes."""
@@ -129,9 +131,19 @@ def open_exchange(flow: http.HTTPFlow, instance: Instance) -> Open:
 
 
 def stream_request(entry: Open, flow: http.HTTPFlow) -> None:
-    """A tee on the request's body. With an answer already set, streaming it would crash the engine."""
-    if entry.live and flow.response is None and flow.error is None and not flow.request.stream:
+    """A tee on the request's body. With an answer already set, streaming it would crash the engine.
+
+    None where there cannot be a body: what other addons do to such a request in `request` still counts then.
+    """
+    if entry.live and flow.response is None and flow.error is None and not flow.request.stream and has_body(flow):
         entry.request_tee = flow.request.stream = Tee(_limit(entry.instance, request=True))
+
+
+def has_body(flow: http.HTTPFlow) -> bool:
+    """Whether a body may come. HTTP/1 says so with either of two fields; later versions need say nothing."""
+    if flow.request.data.http_version not in (b"HTTP/1.1", b"HTTP/1.0"):
+        return True
+    return any(name.lower() in BODY_FIELDS for name, _ in flow.request.headers.fields)
 
 
 def open_response(entry: Open, flow: http.HTTPFlow, *, stream: bool) -> None:
@@ -305,5 +317,5 @@ def _websocket(flow: http.HTTPFlow) -> dict[str, object]:
         "messages_from_client": from_client,
         "messages_from_server": len(messages) - from_client,
         "bytes": sum(len(message.content) for message in messages),
-        "close_code": flow.websocket.close_code,
+        "close_code": None if flow.websocket.close_code is None else int(flow.websocket.close_code),
     }

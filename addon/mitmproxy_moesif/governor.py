@@ -9,7 +9,6 @@ last known.
 from __future__ import annotations
 
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,11 +20,8 @@ import requests
 
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.delivery.moesif import deadline_session
-from mitmproxy_moesif.event.exchange import Exchange
-from mitmproxy_moesif.event.facts import Facts, request_facts
 from mitmproxy_moesif.governance.local_rules import parse_local_rules
 from mitmproxy_moesif.governance.model import GovernanceError, RemoteConfig, RuleSet, parse_config, parse_rules
-from mitmproxy_moesif.governance.sampling import keep, weight
 from mitmproxy_moesif.governance.snapshot import Snapshot
 from mitmproxy_moesif.instance import Instance
 from mitmproxy_moesif.log import Limited, describe, log
@@ -63,16 +59,24 @@ class Account:
 
 
 class Governor:
-    """`snapshot` and `weigh` may be asked from any thread; they take no lock and wait for nothing."""
+    """`snapshot` may be asked from any thread; it takes no lock and waits for nothing.
 
-    def __init__(self, folder: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
+    `configured` is told of each destination's configuration from Moesif, as JSON, when there is another one.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        configured: Callable[[str, bytes], None] = lambda *_: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._configured = configured
         self._folder = folder
         self._clock = clock
         self._accounts: dict[str, Account] = {}
         self._wake = threading.Event()
         self._stopping = False
         self._limited = Limited(clock=clock)
-        self._random = random.Random()  # noqa: S311 - chooses samples, no secret
         self._thread = threading.Thread(target=self._run, name="moesif-govern", daemon=True)
 
     def start(self) -> None:
@@ -88,7 +92,8 @@ class Governor:
         account = self._accounts.get(instance.destination)
         if account is None:
             account = Account(instance.settings)
-            self._load_cache(account, instance.destination)
+            if self._load_cache(account, instance.destination):
+                self._configured(instance.destination, account.config.content or b"{}")
             self._accounts[instance.destination] = account
         account.settings = instance.settings
         account.local = local
@@ -99,18 +104,6 @@ class Governor:
     def snapshot(self, destination: str) -> Snapshot:
         account = self._accounts.get(destination)
         return account.snapshot if account is not None else EMPTY
-
-    def weigh(self, instance: Instance, exchange: Exchange, facts: Facts) -> int | None:
-        """The weight of this exchange's event; None where it is not sampled."""
-        rate: float | None = instance.settings.sample_rate
-        if rate is None:
-            view = request_facts(exchange, facts, instance.policy.request.body.limit)
-            caller = facts.caller
-            snapshot = self.snapshot(instance.destination)
-            rate = snapshot.sample_rate(view, exchange.status, caller.user_id, caller.company_id)
-        if rate >= 100:
-            return 1
-        return weight(rate) if keep(rate, self._random.random()) else None
 
     def answered(self, destination: str, headers: Mapping[str, str]) -> None:
         """A batch was answered: its headers tell whether configuration or rules have changed."""
@@ -159,6 +152,7 @@ class Governor:
                 changed |= self._fetch(session, account, document)
         if changed:
             self._swap(account)
+            self._configured(destination, account.config.content or b"{}")
             self._save_cache(account, destination)
 
     def _fetch(self, session: deadline_session, account: Account, document: Document) -> bool:
@@ -242,18 +236,19 @@ class Governor:
     def _cache(self, destination: str) -> Path | None:
         return self._folder / f"governance-{destination}.json" if self._folder is not None else None
 
-    def _load_cache(self, account: Account, destination: str) -> None:
+    def _load_cache(self, account: Account, destination: str) -> bool:
         path = self._cache(destination)
         if path is None or not path.exists():
-            return
+            return False
         try:
             kept = orjson.loads(path.read_bytes())
             account.parsed = (parse_config(kept["config"].encode()), parse_rules(kept["rules"].encode()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, GovernanceError):
             log.warning("moesif: the configuration kept in %s cannot be read; Moesif is asked for it", path)
-            return
+            return False
         account.config.content, account.rules.content = kept["config"].encode(), kept["rules"].encode()
         log.info("moesif: rules and configuration kept from an earlier run are in force until Moesif answers")
+        return True
 
     def _save_cache(self, account: Account, destination: str) -> None:
         path = self._cache(destination)

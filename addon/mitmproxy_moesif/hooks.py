@@ -9,16 +9,18 @@ It may define any of these; `exchange` is a `HookExchange`:
     metadata(exchange) -> dict                added to the event's metadata
     mask(event: dict) -> dict                 the last to see the event; what it returns is sent
 
-They run in a background thread; the two that identify also run before a rule decides, on the request path. An error in
-one is counted and the built-in answer holds; after an error in `mask` the event is dropped, never sent unmasked.
+They run in the background process, which has what the file held when the proxy read it; what they print goes to the
+log. The two that identify also run in the proxy, before a rule decides, on the request path. An error in one is counted
+and the built-in answer holds; after an error in `mask` the event is dropped, never sent unmasked.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import orjson
@@ -48,27 +50,29 @@ class HookExchange:
 
 @dataclass(frozen=True, slots=True)
 class UserHooks:
-    """The functions that a file defines, by name."""
+    """The functions that a file defines, by name; `source` is what the file held."""
 
     functions: Mapping[str, Hook]
+    source: bytes = b""
 
     @classmethod
-    def load(cls, path: str) -> UserHooks:
-        """Raises `SettingsError` with one line where the file cannot be loaded or defines none of the functions."""
+    def load(cls, path: str, source: bytes | None = None) -> UserHooks:
+        """From a file, or from what it held when another process read it.
+
+        Raises `SettingsError` with one line where it cannot be loaded or defines none of the functions.
+        """
         try:
-            spec = importlib.util.spec_from_file_location("moesif_hooks_file", path)
-            if spec is None or spec.loader is None:
-                raise SettingsError(f"hooks: {path} is no Python file")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        except SettingsError:
-            raise
+            if source is None:
+                source = Path(path).read_bytes()
+            module = ModuleType("moesif_hooks_file")
+            module.__file__ = path
+            exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 - the operator's own file
         except Exception as error:
             raise SettingsError(f"hooks: {path} cannot be loaded: {type(error).__name__}: {error}") from error
         functions = {name: function for name in NAMES if callable(function := getattr(module, name, None))}
         if not functions:
             raise SettingsError(f"hooks: {path} defines none of {', '.join(NAMES)}")
-        return cls(functions)
+        return cls(functions, source)
 
     def __contains__(self, name: str) -> bool:
         return name in self.functions

@@ -20,9 +20,12 @@ class Instance:
     hooks: UserHooks | None = None
 
     @classmethod
-    def compile(cls, settings: Settings) -> Instance:
-        """Raises `SettingsError` where the file of hooks cannot be loaded."""
-        hooks = UserHooks.load(settings.hooks) if settings.hooks is not None else None
+    def compile(cls, settings: Settings, hooks_source: bytes | None = None) -> Instance:
+        """`hooks_source`: what the file of hooks held, where it was read already.
+
+        Raises `SettingsError` where the hooks cannot be loaded.
+        """
+        hooks = UserHooks.load(settings.hooks, hooks_source) if settings.hooks is not None else None
         return cls(settings, compile_policy(settings), destination_of(settings), hooks)
 
 

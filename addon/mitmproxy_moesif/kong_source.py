@@ -86,7 +86,8 @@ class KongSource:
         self._settings = settings
         self._changed = changed
         self._current = current
-        self._stamp = _stamp(settings.kong_config)
+        # None: it is read once more, since it may have changed between being read and being watched.
+        self._stamp: tuple[int, int] | None = None
         self._trouble: str | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="moesif-kong", daemon=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,8 +13,10 @@ import orjson
 from mitmproxy_moesif.delivery.builder import NotSent
 from mitmproxy_moesif.event.build import build_event, encode
 from mitmproxy_moesif.event.exchange import Exchange
-from mitmproxy_moesif.event.facts import Facts, read_facts
+from mitmproxy_moesif.event.facts import Facts, read_facts, request_facts
 from mitmproxy_moesif.event.identity import Caller
+from mitmproxy_moesif.governance.sampling import keep, weight
+from mitmproxy_moesif.governance.snapshot import Snapshot
 from mitmproxy_moesif.hooks import HookExchange, UserHooks
 from mitmproxy_moesif.instance import Instance
 
@@ -84,6 +87,25 @@ class Maker:
                 event["metadata"] = {**event.get("metadata", {}), **added}
         except Exception as error:  # noqa: BLE001 - other people's code
             self._fault("hook metadata", error)
+
+
+class Weigher:
+    """Samples by the configuration of the account that `snapshot` tells for a destination."""
+
+    def __init__(self, snapshot: Callable[[str], Snapshot]) -> None:
+        self._snapshot = snapshot
+        self._random = random.Random()  # noqa: S311 - chooses samples, no secret
+
+    def __call__(self, instance: Instance, exchange: Exchange, facts: Facts) -> int | None:
+        """The weight of this exchange's event; None where it is not sampled."""
+        rate: float | None = instance.settings.sample_rate
+        if rate is None:
+            view = request_facts(exchange, facts, instance.policy.request.body.limit)
+            caller, snapshot = facts.caller, self._snapshot(instance.destination)
+            rate = snapshot.sample_rate(view, exchange.status, caller.user_id, caller.company_id)
+        if rate >= 100:
+            return 1
+        return weight(rate) if keep(rate, self._random.random()) else None
 
 
 def hook_exchange(exchange: Exchange, facts: Facts) -> HookExchange:

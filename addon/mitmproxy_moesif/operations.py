@@ -15,13 +15,16 @@ from mitmproxy.exceptions import OptionsError
 
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.admin.local_plugins import LocalPluginSource
-from mitmproxy_moesif.admin.source import Destination, SpoolStatus, Status
+from mitmproxy_moesif.admin.source import Destination, NotFound, SpoolStatus, Status
+from mitmproxy_moesif.constraints import OPTIONS_ID, PLUGIN_NAME
+from mitmproxy_moesif.kong_changes import REFERENCES, LiveKong
+from mitmproxy_moesif.kong_plugins import KongPluginSource
 from mitmproxy_moesif.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from mitmproxy.master import Master
 
-    from mitmproxy_moesif.delivery.pipeline import Pipeline
+    from mitmproxy_moesif.delivery.interface import Condition, Delivery, SpoolCondition
     from mitmproxy_moesif.delivery.sender import Health
     from mitmproxy_moesif.scoping import Scoping
 
@@ -36,20 +39,32 @@ class Operations:
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        delivery: Delivery,
         read: Callable[[], Settings],
         change: LiveOptions,
         scoping: Callable[[], Scoping | None],
+        given: Callable[[], Mapping[str, Any]],
     ) -> None:
-        self._pipeline = pipeline
+        self._delivery = delivery
         self._scoping = scoping
+        self._given = given
         self._began = time.monotonic()
         state = read().admin_state
         self.local = LocalPluginSource(read, change, Path(state) if state is not None else None)
+        self._kong: KongPluginSource | None = None
+
+    def follow(self, live: LiveKong) -> None:
+        """Show and change these instances too, from now on; changes that were kept are restored.
+
+        Raises `StateError` with one line.
+        """
+        kong = KongPluginSource(live, self._given, self.local.state)
+        kong.restore()
+        self._kong = kong
 
     def status(self) -> Status:
-        reading = self._pipeline.reading()
-        oldest = self._pipeline.store.oldest_age()
+        condition = self._delivery.condition()
+        reading = condition.reading
         scoping = self._scoping()
         status = Status(
             version=__version__,
@@ -61,45 +76,57 @@ class Operations:
             dropped=reading.dropped,
             skipped=reading.skipped,
             faults=reading.faults,
-            oldest_waiting=round(oldest, 3) if reading.waiting else None,
-            destinations={name: _destination(health) for name, health in self._pipeline.health().items()},
-            spool=self._spool(),
+            oldest_waiting=round(age_of(condition), 3) if reading.waiting else None,
+            destinations={name: _destination(health) for name, health in condition.health.items()},
+            spool=_spool(condition.spool),
         )
         if scoping is not None:
             status["kong"] = scoping.describe()
         return status
 
-    def _spool(self) -> SpoolStatus:
-        store = self._pipeline.store
-        if not store.has_folder:
-            return SpoolStatus(state="off")
-        status = SpoolStatus(state="on", bytes=store.disk_bytes(), max_bytes=store.max_bytes)
-        if store.trouble is not None:
-            status["state"], status["reason"] = "failing", store.trouble
-        return status
-
     def health(self) -> tuple[bool, str]:
         """503 is for what an operator has to look at: events that do not flow."""
-        age = self._pipeline.store.oldest_age()
+        condition = self._delivery.condition()
+        age = age_of(condition)
         if age <= UNHEALTHY_AFTER:
             return True, "ok"
-        reasons = [health.reason for health in self._pipeline.health().values() if health.reason]
+        reasons = [health.reason for health in condition.health.values() if health.reason]
         why = f": {', '.join(reasons)}" if reasons else ""
         return False, f"the oldest event has been waiting for {age:.0f} s{why}"
 
     def plugins(self) -> Sequence[Mapping[str, Any]]:
-        return self.local.plugins()
+        """The options come first."""
+        return [*self.local.plugins(), *(self._kong.plugins() if self._kong is not None else ())]
 
     def patch_plugin(self, plugin_id: str, changes: Mapping[str, Any]) -> Mapping[str, Any]:
-        return self.local.patch_plugin(plugin_id, changes)
+        return self._source_of(plugin_id).patch_plugin(plugin_id, changes)
 
     def add_plugin(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A global one only where the options are none, since Kong's configuration has instances."""
+        scoping = self._scoping()
+        scoped = any(given.get(name) for name in REFERENCES)
+        if self._kong is not None and (scoped or (scoping is not None and scoping.has_instances)):
+            return self._kong.add_plugin(given)
         return self.local.add_plugin(given)
+
+    def remove_plugin(self, plugin_id: str) -> None:
+        self._source_of(plugin_id).remove_plugin(plugin_id)
+
+    def find_entity(self, kind: str, name: str) -> str:
+        if self._kong is None:
+            raise NotFound(name)
+        return self._kong.find_entity(kind, name)
+
+    def _source_of(self, plugin_id: str) -> LocalPluginSource | KongPluginSource:
+        return self.local if self._kong is None or plugin_id == OPTIONS_ID else self._kong
 
     def explain(self, method: str, host: str | None, path: str) -> Mapping[str, Any]:
         scoping = self._scoping()
-        if scoping is None or not scoping.has_instances:
-            return {"instance": {"id": None, "instance_name": "moesif"}, "why": "the options are one global instance"}
+        if scoping is None:
+            return {
+                "instance": {"id": OPTIONS_ID, "instance_name": PLUGIN_NAME},
+                "why": "the options are one global instance",
+            }
         return scoping.scopes.explain(method, host, path)
 
 
@@ -112,20 +139,27 @@ class LiveOptions:
         self._loop_thread = threading.get_ident()
 
     def __call__(self, changes: dict[str, Any]) -> None:
+        self._on_loop(lambda: self._update(changes))
+
+    def settle(self) -> None:
+        """Wait until the loop has done what it was given before. Raises `SettingsError` where that takes too long."""
+        self._on_loop(lambda: None)
+
+    def _on_loop(self, work: Callable[[], None]) -> None:
         if threading.get_ident() == self._loop_thread:
-            self._update(changes)
+            work()
             return
         done: Future[None] = Future()
 
-        def update() -> None:
+        def run() -> None:
             try:
-                self._update(changes)
+                work()
             except Exception as error:  # noqa: BLE001 - raised again in the thread that asked
                 done.set_exception(error)
             else:
                 done.set_result(None)
 
-        self._master.event_loop.call_soon_threadsafe(update)
+        self._master.event_loop.call_soon_threadsafe(run)
         try:
             done.result(APPLY_SECONDS)
         except FutureTimeoutError:
@@ -136,6 +170,20 @@ class LiveOptions:
             self._master.options.update(**{self._prefix + name: value for name, value in changes.items()})
         except OptionsError as error:
             raise SettingsError(str(error).removeprefix("moesif: ")) from None
+
+
+def age_of(condition: Condition) -> float:
+    """Seconds that the oldest event has been waiting; 0 with none waiting."""
+    return max(0.0, time.monotonic() - condition.oldest_at) if condition.oldest_at is not None else 0.0
+
+
+def _spool(spool: SpoolCondition | None) -> SpoolStatus:
+    if spool is None:
+        return SpoolStatus(state="off")
+    status = SpoolStatus(state="on", bytes=spool.bytes, max_bytes=spool.max_bytes)
+    if spool.trouble is not None:
+        status["state"], status["reason"] = "failing", spool.trouble
+    return status
 
 
 def _destination(health: Health) -> Destination:

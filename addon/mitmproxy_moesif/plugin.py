@@ -25,13 +25,13 @@ from mitmproxy.exceptions import OptionsError
 
 from mitmproxy_moesif import exchange as exchanges
 from mitmproxy_moesif import options, transparency
+from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.engine import fast
 from mitmproxy_moesif.exchange import Open, Tee
 from mitmproxy_moesif.instance import Instance
-from mitmproxy_moesif.kong.entities import KongConfig
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.operations import LiveOptions
-from mitmproxy_moesif.runtime import Prepared, Runtime
+from mitmproxy_moesif.runtime import Listen, Prepared, Runtime, listen
 from mitmproxy_moesif.scoping import Placed
 from mitmproxy_moesif.settings import Settings, SettingsError
 
@@ -39,6 +39,7 @@ IN_FLIGHT_SHARE = 0.4
 """Of the time to shut down, how long exchanges under way may take to end."""
 
 AT_START = (
+    "background",
     "spool_dir",
     "admin_listen",
     "admin_token",
@@ -67,12 +68,27 @@ def guarded[**P](hook: Hook[P]) -> Hook[P]:
     return guard
 
 
+def report(reading: Reading) -> None:
+    """The exit line. Straight to stderr: mitmproxy's own log may be off."""
+    sys.stderr.write(f"moesif: {reading.line()}\n")
+    sys.stderr.flush()
+
+
 class MoesifAddon:
-    """The addon of one proxy. Its state is made in `running` and handed on when the script is reloaded."""
+    """The addon of one proxy. Its state is made in `running` and handed on when the script is reloaded.
+
+    `report` is told the last counts, `listen` gives access to the Admin API where the options want it. `drained`: at
+    the end another addon has waited for exchanges under way already.
+    """
 
     name = "moesif"
 
-    def __init__(self) -> None:
+    def __init__(
+        self, report: Callable[[Reading], None] = report, listen: Listen = listen, *, drained: bool = False
+    ) -> None:
+        self._report = report
+        self._listen = listen
+        self._in_flight_share = 0.0 if drained else IN_FLIGHT_SHARE
         self._prepared: Prepared | None = None
         self._runtime: Runtime | None = None
         self._instance: Instance | None = None
@@ -90,12 +106,15 @@ class MoesifAddon:
         options.register(loader)
         transparency.set_defaults(ctx.options)
         self._runtime = ctx.master.__dict__.pop(HANDOVER, None)
+        if self._runtime is not None:
+            self._runtime.take = self._take
 
     def configure(self, updated: set[str]) -> None:
         if updated and not any(name.startswith(options.OPTION_PREFIX) for name in updated):
             return
         try:
-            prepared = Prepared.of(options.read_given(ctx.options, os.environ), self._prepared)
+            previous = self._runtime.prepared if self._runtime is not None else self._prepared
+            prepared = Prepared.of(options.read_given(ctx.options, os.environ), previous)
         except SettingsError as error:
             self._refuse(*self._problems, str(error))
             return
@@ -130,34 +149,24 @@ class MoesifAddon:
 
     def _start(self, prepared: Prepared) -> None:
         settings = prepared.instance.settings
-        runtime = Runtime(spool_folder(settings), settings.spool_max_bytes)
+        runtime = Runtime(spool_folder(settings), settings.spool_max_bytes, threads=settings.background == "threads")
+        runtime.take = self._take
         self._apply(runtime, prepared)
         self._runtime = runtime
-        change = LiveOptions(ctx.master, options.OPTION_PREFIX)
         try:
-            runtime.open_admin(self._current, change)
+            runtime.open_admin(settings, LiveOptions(ctx.master, options.OPTION_PREFIX), self._listen)
         except SettingsError as error:
             log.error("moesif: %s", error)
         warn_of_deprecated(settings)
         if prepared.scoping is not None and prepared.scoping.has_akto:
             log.info("moesif: akto-api-discovery plugins are read and kept; this release sends nothing to Akto")
-        runtime.watch_kong(settings, self._kong_changed, prepared.kong)
+        runtime.watch_kong(settings, ctx.master.event_loop, prepared.kong)
         start_when_up(runtime)
 
-    def _kong_changed(self, kong: KongConfig) -> None:
-        """From the source's thread. Raises `SettingsError` where an instance is wrong: the old ones stay."""
-        assert self._prepared is not None
-        prepared = self._prepared.with_kong(kong)
-        ctx.master.event_loop.call_soon_threadsafe(self._take_kong, prepared)
-
-    def _take_kong(self, prepared: Prepared) -> None:
+    def _take(self, prepared: Prepared) -> None:
         if self._runtime is not None:
             self._apply(self._runtime, prepared)
             self._prepared = prepared
-
-    def _current(self) -> Prepared:
-        assert self._prepared is not None
-        return self._prepared
 
     def _apply(self, runtime: Runtime, prepared: Prepared) -> None:
         runtime.configure(prepared)
@@ -188,7 +197,7 @@ class MoesifAddon:
 
         def end() -> None:
             runtime.drain(timeout)
-            report(runtime.close().line())
+            self._report(runtime.close())
 
         def close_if_unclaimed() -> None:
             if master.__dict__.pop(HANDOVER, None) is not None:
@@ -205,14 +214,15 @@ class MoesifAddon:
 
         def end_at_once() -> None:
             abort.set()
-            runtime.pipeline.abort()
+            runtime.delivery.abort()
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, end_at_once)
         if (server := ctx.master.addons.get("proxyserver")) is not None:
             await server.servers.update([])
-        await self._in_flight(runtime, abort, seconds * IN_FLIGHT_SHARE)
+        runtime.start()  # where the end comes right after the start; what was captured goes its way
+        await self._in_flight(runtime, abort, seconds * self._in_flight_share)
         left = seconds - (time.monotonic() - began)
         if not abort.is_set():
             await asyncio.to_thread(runtime.drain, left)
@@ -220,7 +230,7 @@ class MoesifAddon:
         # What is still under way keeps its place, so that an answer that comes yet bears its transaction id.
         self._sweep(runtime, runtime.register.entries())
         self._ended = True
-        report(runtime.close().line())
+        self._report(runtime.close())
 
     async def _in_flight(self, runtime: Runtime, abort: asyncio.Event, seconds: float) -> None:
         """Give the exchanges that are under way now `seconds` to end; those that do not are finished as they stand."""
@@ -328,9 +338,9 @@ class MoesifAddon:
         if self._ended:
             return  # its event was made when the proxy ended
         if entry.skipped:
-            runtime.pipeline.ledger.skipped += 1
+            runtime.delivery.skip()
         else:
-            runtime.pipeline.put(entry.instance, exchanges.finish(entry, failed=failed, left_over=left_over))
+            runtime.delivery.put(entry.instance, exchanges.finish(entry, failed=failed, left_over=left_over))
         if self._ending is not None:
             self._ending.finished(entry)
 
@@ -339,7 +349,12 @@ class MoesifAddon:
     @command.command("moesif.status")  # type: ignore[untyped-decorator]
     def status(self) -> str:
         """Where every captured event is: delivered, waiting or dropped."""
-        return f"moesif: {self._runtime.pipeline.reading().line()}" if self._runtime is not None else "not running"
+        reading = self.reading()
+        return f"moesif: {reading.line()}" if reading is not None else "not running"
+
+    def reading(self) -> Reading | None:
+        """The same as numbers; None before it has started. May be called from any thread."""
+        return self._runtime.delivery.reading() if self._runtime is not None else None
 
     @command.command("moesif.kong")  # type: ignore[untyped-decorator]
     def kong(self, method: str, host: str, path: str) -> str:
@@ -428,9 +443,3 @@ def show_body(message: http.Message, tee: Tee | None) -> None:
     """Give a streamed message its body back, as far as it was kept. It has been passed on already."""
     if tee is not None and message.raw_content is None and (content := tee.payload().content()) is not None:
         message.raw_content = content
-
-
-def report(line: str) -> None:
-    """The exit line. Straight to stderr: mitmproxy's own log may be off."""
-    sys.stderr.write(f"moesif: {line}\n")
-    sys.stderr.flush()

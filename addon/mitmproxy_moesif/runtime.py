@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mitmproxy import exceptions, flowfilter
 
 from mitmproxy_moesif.admin.server import AdminServer
+from mitmproxy_moesif.admin.source import AdminSource
 from mitmproxy_moesif.admin.state import StateError
+from mitmproxy_moesif.background.courier import Courier
+from mitmproxy_moesif.background.process import unavailable
+from mitmproxy_moesif.delivery.interface import Delivery
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.pipeline import Pipeline
 from mitmproxy_moesif.enforcement import Enforcer
@@ -19,9 +24,10 @@ from mitmproxy_moesif.governance.model import RuleSet
 from mitmproxy_moesif.governor import Governor, read_local_rules
 from mitmproxy_moesif.instance import Instance
 from mitmproxy_moesif.kong.entities import KongConfig
-from mitmproxy_moesif.kong_source import Changed, KongSource, read_kong_config
+from mitmproxy_moesif.kong_changes import LiveKong
+from mitmproxy_moesif.kong_source import KongSource, read_kong_config
 from mitmproxy_moesif.log import Limited, describe, log
-from mitmproxy_moesif.making import Maker
+from mitmproxy_moesif.making import Maker, Weigher
 from mitmproxy_moesif.operations import LiveOptions, Operations
 from mitmproxy_moesif.scoping import Scoping
 from mitmproxy_moesif.settings import Settings, SettingsError, parse_settings
@@ -57,10 +63,14 @@ class Prepared:
 
     @property
     def instances(self) -> list[Instance]:
-        """All that requests may be for: those of Kong's configuration, or the options as one."""
-        if self.scoping is not None and self.scoping.has_instances:
-            return list(self.scoping.instances.values())
-        return [self.instance]
+        """All that requests may be for: those of Kong's configuration and the Admin API; else the options as one.
+
+        The options come last, so that they decide about an account that they share with others.
+        """
+        if self.scoping is None:
+            return [self.instance]
+        options = [] if self.scoping.has_instances else [self.instance]
+        return [*self.scoping.instances.values(), *options]
 
 
 def parse_filter(expression: str | None) -> flowfilter.TFilter | None:
@@ -72,52 +82,115 @@ def parse_filter(expression: str | None) -> flowfilter.TFilter | None:
         raise SettingsError(f"skip: {expression!r} is no filter expression of mitmproxy") from error
 
 
-class Runtime:
-    """Register, delivery, rules: made once for a proxy."""
+class Listening(Protocol):
+    """What gives access to the Admin API until it is stopped."""
 
-    def __init__(self, folder: Path | None, max_bytes: int) -> None:
+    def stop(self) -> None: ...
+
+
+type Listen = Callable[[Settings, AdminSource], Listening]
+"""Starts it where settings say so. Raises `OSError` and `ValueError` with one line."""
+
+
+def listen(settings: Settings, source: AdminSource) -> AdminServer:
+    """A listener of this process's own."""
+    assert settings.admin_listen is not None
+    server = AdminServer(settings.admin_listen, settings.admin_token.get_secret_value() or None, source)
+    server.start()
+    log.info("moesif: status, metrics and Admin API at %s", server.url)
+    return server
+
+
+class Runtime:
+    """Register, delivery, rules: made once for a proxy.
+
+    `prepared` is what is in force. `take` puts another one in force, on the event loop: it is the addon's, and after a
+    reload of the script its successor's.
+    """
+
+    def __init__(self, folder: Path | None, max_bytes: int, *, threads: bool) -> None:
         self._limited = Limited()
         self.register = Register()
-        self.governor = Governor(folder)
-        maker = Maker(self.governor.weigh, self.fault)
+        self.governor = Governor(folder, lambda destination, config: self.delivery.sample(destination, config))
+        maker = Maker(Weigher(self.governor.snapshot), self.fault)
         self.enforcer = Enforcer(maker.identify, self.fault)
-        self.pipeline = Pipeline(folder, max_bytes, maker, self.governor.answered)
-        self._admin: AdminServer | None = None
+        if not threads and (reason := unavailable()) is not None:
+            log.info("moesif: events are built in threads of the proxy: %s", reason)
+            threads = True
+        self.delivery: Delivery = (
+            Pipeline(folder, max_bytes, maker, self.governor.answered)
+            if threads
+            else Courier(folder, max_bytes, self.governor.answered)
+        )
+        self.prepared: Prepared | None = None
+        self.take: Callable[[Prepared], None] = self.configure
+        self._started = False
+        self._admin: Listening | None = None
+        self._operations: Operations | None = None
+        self._settle: Callable[[], None] = _nothing
         self._kong: KongSource | None = None
 
     def start(self) -> None:
-        self.pipeline.start()
-        self.governor.start()
+        """A second call does nothing."""
+        if not self._started:
+            self._started = True
+            self.delivery.start()
+            self.governor.start()
 
-    def open_admin(self, prepared: Callable[[], Prepared], change: LiveOptions) -> None:
+    def open_admin(self, settings: Settings, change: LiveOptions, listen: Listen) -> None:
         """Start the admin listener where one is configured. Raises `SettingsError` with one line."""
-        settings = prepared().instance.settings
         if settings.admin_listen is None:
             return
-        operations = Operations(self.pipeline, lambda: prepared().instance.settings, change, lambda: prepared().scoping)
-        token = settings.admin_token.get_secret_value()
+        operations = Operations(
+            self.delivery,
+            lambda: self._now().instance.settings,
+            change,
+            lambda: self._now().scoping,
+            lambda: self._now().given,
+        )
         try:
             operations.local.restore()
-            self._admin = AdminServer(settings.admin_listen, token or None, operations)
-            self._admin.start()
+            self._admin = listen(settings, operations)
         except (OSError, ValueError, StateError) as error:
-            self._admin = None
             raise SettingsError(str(error)) from error
-        log.info("moesif: status, metrics and Admin API at %s", self._admin.url)
+        self._operations, self._settle = operations, change.settle
+
+    def _now(self) -> Prepared:
+        assert self.prepared is not None
+        return self.prepared
 
     def configure(self, prepared: Prepared) -> None:
+        self.prepared = prepared
         for instance in prepared.instances:
-            self.pipeline.configure(instance)
+            self.delivery.configure(instance)
             self.governor.configure(instance, prepared.local_rules)
 
-    def watch_kong(self, settings: Settings, changed: Changed, current: KongConfig | None) -> None:
+    def watch_kong(self, settings: Settings, loop: AbstractEventLoop, current: KongConfig | None) -> None:
+        """Follow Kong's configuration, and what the Admin API changes of it."""
+
+        def changed(kong: KongConfig) -> None:
+            """From the source's thread. Raises `SettingsError` where an instance is wrong: the old ones stay."""
+            loop.call_soon_threadsafe(self._kong_changed, self._now().with_kong(kong))
+
+        live = LiveKong(changed, self._settle, current or KongConfig())
+        if self._operations is not None:
+            try:
+                self._operations.follow(live)
+            except StateError as error:
+                log.error("moesif: %s", error)
         if settings.kong_config is not None or settings.kong_admin_url is not None:
-            self._kong = KongSource(settings, changed, current)
+            self._kong = KongSource(settings, live.replaced, current)
             self._kong.start()
+
+    def _kong_changed(self, prepared: Prepared) -> None:
+        now = self._now()
+        if prepared.given is not now.given and prepared.kong is not None:
+            prepared = now.with_kong(prepared.kong)  # the options have changed meanwhile
+        self.take(prepared)
 
     def drain(self, seconds: float) -> None:
         self.governor.stop()
-        self.pipeline.drain(seconds)
+        self.delivery.drain(seconds)
 
     def close(self) -> Reading:
         self.governor.stop()
@@ -125,9 +198,13 @@ class Runtime:
             self._admin.stop()
         if self._kong is not None:
             self._kong.stop()
-        return self.pipeline.close()
+        return self.delivery.close()
 
     def fault(self, kind: str, error: Exception) -> None:
         """Something of ours, or of the embedder's hooks, went wrong: counted, and logged once a kind and minute."""
-        self.pipeline.ledger.fault(kind)
+        self.delivery.fault(kind)
         self._limited.error(kind, "moesif: a fault in %s, the traffic is not affected: %s", kind, describe(error))
+
+
+def _nothing() -> None:
+    """Where there is no Admin API, nobody waits for a change."""

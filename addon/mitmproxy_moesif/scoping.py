@@ -1,17 +1,20 @@
 """Kong's own configuration as ours: which instance a request is for, and what Kong calls its service and route.
 
 Every `plugins` entry named `moesif` is one instance. Its `config` is validated like the options; what was given as an
-option or in the environment overrides the same field of every instance.
+option or in the environment overrides the same field of every instance, and what the Admin API says of an instance
+overrides both. Where the configuration has no instance at all, the options are the global one, beside those that the
+Admin API added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mitmproxy import http
 
+from mitmproxy_moesif.constraints import OPTIONS_ID, PLUGIN_NAME
 from mitmproxy_moesif.event import kong as kong_headers
 from mitmproxy_moesif.event.address import is_trusted, plain_peer
 from mitmproxy_moesif.event.headers import flatten, text
@@ -19,7 +22,8 @@ from mitmproxy_moesif.instance import Instance
 from mitmproxy_moesif.kong.entities import Consumer, KongConfig, Plugin
 from mitmproxy_moesif.kong.router import Match
 from mitmproxy_moesif.kong.scopes import AKTO, MOESIF, ScopeConflict, Scopes
-from mitmproxy_moesif.settings import SettingsError, parse_settings
+from mitmproxy_moesif.kong_changes import LivePlugin
+from mitmproxy_moesif.settings import Settings, SettingsError, parse_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +39,15 @@ class Scoping:
 
     def __init__(self, config: KongConfig, given: Mapping[str, Any]) -> None:
         """`given` are the options and the environment. Raises `SettingsError` with one line."""
+        ours = [plugin for plugin in config.plugins if plugin.name == MOESIF]
+        self.has_instances = any(not is_created(plugin) for plugin in ours)
+        self.instances = {plugin.id: _compile(plugin, given) for plugin in ours if plugin.enabled}
+        if not self.has_instances:
+            config = replace(config, plugins=(*config.plugins, _options_as_plugin(given)))
         try:
             self.scopes = Scopes(config)
         except ScopeConflict as error:
             raise SettingsError(f"kong_config: {error}") from error
-        self.instances = {
-            plugin.id: _compile(plugin, given) for plugin in config.plugins if plugin.name == MOESIF and plugin.enabled
-        }
-        self.has_instances = self.scopes.instances.has(MOESIF)
         self.has_akto = self.scopes.instances.has(AKTO)
 
     def place(self, flow: http.HTTPFlow, options: Instance) -> Placed:
@@ -50,10 +55,11 @@ class Scoping:
         headers = flatten(flow.request.headers.fields)
         match, consumer = self._match(flow, headers, options)
         instance: Instance | None = options
-        if self.has_instances:
+        if self.instances or self.has_instances:
             route, service = (match.route, match.service) if match is not None else (None, None)
             plugin, _ = self.scopes.instances.select(MOESIF, route, service, consumer)
-            instance = self.instances.get(plugin.id) if plugin is not None else None
+            if plugin is None or plugin.id != OPTIONS_ID:
+                instance = self.instances.get(plugin.id) if plugin is not None else None
         return Placed(instance, names(match))
 
     def _match(
@@ -85,7 +91,10 @@ class Scoping:
         return None
 
     def describe(self) -> dict[str, Any]:
-        """For status pages; no `config`, which may hold secrets."""
+        """For status pages; no `config`, which may hold secrets.
+
+        `admin_api` tells of an instance whether it was `created` or `changed` there.
+        """
         plugins = [plugin for plugin in self.scopes.config.plugins if plugin.name in (MOESIF, AKTO)]
         return {
             "services": len(self.scopes.config.services),
@@ -95,11 +104,32 @@ class Scoping:
         }
 
 
+def is_created(plugin: Plugin) -> bool:
+    """Whether it is not from Kong's configuration but was added through the Admin API."""
+    return isinstance(plugin, LivePlugin) and plugin.created
+
+
+def instance_values(plugin: Plugin, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of an enabled instance: what is more special outdoes what is more general."""
+    live = plugin.changes if isinstance(plugin, LivePlugin) else {}
+    return {**plugin.config, **given, **live, "enabled": True}
+
+
+def has_account(settings: Settings) -> bool:
+    """Whether events have somewhere to go."""
+    return bool(settings.application_id.get_secret_value()) or settings.sink_file is not None
+
+
+def _options_as_plugin(given: Mapping[str, Any]) -> Plugin:
+    enabled = parse_settings(given).enabled
+    return Plugin(id=OPTIONS_ID, name=MOESIF, instance_name=PLUGIN_NAME, enabled=enabled)
+
+
 def _compile(plugin: Plugin, given: Mapping[str, Any]) -> Instance:
     name = plugin.instance_name or plugin.id
     try:
-        settings = parse_settings({**plugin.config, **given, "enabled": True})
-        if not settings.application_id.get_secret_value() and settings.sink_file is None:
+        settings = parse_settings(instance_values(plugin, given))
+        if not has_account(settings):
             raise SettingsError("application_id is missing")
         return Instance.compile(settings)
     except SettingsError as error:
@@ -112,6 +142,7 @@ def _shown(plugin: Plugin) -> dict[str, Any]:
         "name": plugin.name,
         "instance_name": plugin.instance_name,
         "enabled": plugin.enabled,
+        "admin_api": plugin.entered if isinstance(plugin, LivePlugin) else None,
         "service": plugin.service_id,
         "route": plugin.route_id,
         "consumer": plugin.consumer_id,

@@ -130,6 +130,9 @@ class Settings(BaseModel):
     spool_dir: OptionalName = Field(
         None, description="Folder of the spool; default: moesif-spool in mitmproxy's confdir; `off`: memory only."
     )
+    background: Literal["process", "threads"] = Field(
+        "process", description="Where events are built, kept and sent: a process beside the proxy's, or its threads."
+    )
     spool_max_bytes: Bytes = Field(
         1_073_741_824, ge=1_000_000, description="Most bytes on disk; past it new events are dropped, counted."
     )

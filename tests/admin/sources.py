@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mitmproxy_moesif.admin.source import Status
+from mitmproxy_moesif.admin.source import NotFound, Status
 
 ID = "6a7a3a5e-2d0b-4a51-9d0c-0b0f6c1d2e3f"
 APPLICATION_ID = "5ecre7-application-id"
@@ -21,6 +21,7 @@ class FakeSource:
         self.explained: list[tuple[str, str | None, str]] = []
         self.fault: Exception | None = None
         self.well = (True, "")
+        self.entities = {("services", "orders"): "s1", ("routes", "list"): "r1", ("consumers", "ada"): "c1"}
         self.state: Status = {
             "version": "1.2.3",
             "uptime": 61.5,
@@ -78,6 +79,15 @@ class FakeSource:
     def add_plugin(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         self._take("add", given)
         return {**self.plugin, **given}
+
+    def remove_plugin(self, plugin_id: str) -> None:
+        assert plugin_id == ID
+        self._note("remove")
+
+    def find_entity(self, kind: str, name: str) -> str:
+        if (kind, name) not in self.entities:
+            raise NotFound(name)
+        return self.entities[kind, name]
 
     def _take(self, what: str, changes: Mapping[str, Any]) -> None:
         self.changes.append(changes)

@@ -13,9 +13,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from mitmproxy_moesif.admin.handlers import MAX_BODY_BYTES
 from mitmproxy_moesif.admin.redact import SHOWN
 from mitmproxy_moesif.admin.server import AdminServer
-from mitmproxy_moesif.admin.source import NotFound, NotKept, SchemaViolation, UniqueViolation
-from mitmproxy_moesif.kong.entities import Plugin
-from mitmproxy_moesif.kong.scopes import ScopeConflict
+from mitmproxy_moesif.admin.source import (
+    ForeignKeyViolation,
+    NotFound,
+    NotKept,
+    SchemaViolation,
+    UniqueViolation,
+    Unsupported,
+)
+from mitmproxy_moesif.constraints import scope_key
 from tests.admin.sources import APPLICATION_ID, ID, FakeSource
 from tests.support.client import Client
 
@@ -92,7 +98,8 @@ def test_what_is_not_there(server: AdminServer, path: str) -> None:
     [
         ("DELETE", "/plugins", "GET, HEAD, POST"),
         ("PATCH", "/plugins", "GET, HEAD, POST"),
-        ("PUT", f"/plugins/{ID}", "GET, HEAD, PATCH"),
+        ("PUT", f"/plugins/{ID}", "DELETE, GET, HEAD, PATCH"),
+        ("DELETE", "/services/orders/plugins", "GET, HEAD, POST"),
         ("POST", "/status", "GET, HEAD"),
         ("OPTIONS", "/health", "GET, HEAD"),
     ],
@@ -175,6 +182,63 @@ def test_a_patch_by_instance_name_reaches_the_id(server: AdminServer, source: Fa
     assert source.changes == [{"enabled": False}]
 
 
+@pytest.mark.parametrize(("kind", "name", "entity"), [("service", "orders", "s1"), ("consumer", "ada", "c1")])
+def test_the_instances_of_one_entity(
+    server: AdminServer, source: FakeSource, kind: str, name: str, entity: str
+) -> None:
+    path = f"/{kind}s/{name}/plugins"
+    assert ask(server, "GET", path).json() == {"data": [], "next": None}
+    source.plugin[kind] = {"id": entity}
+    assert [plugin["id"] for plugin in ask(server, "GET", path).json()["data"]] == [ID]
+    answer = ask(server, "POST", path, data={"name": "moesif", f"{kind}.id": "another"})
+    assert (answer.status_code, source.changes) == (201, [{"name": "moesif", kind: {"id": entity}}])
+    for method in ("GET", "POST"):
+        unknown = ask(server, method, f"/{kind}s/nobody/plugins")
+        assert (unknown.status_code, unknown.json()) == (404, {"message": "Not found"})
+    assert len(source.changes) == 1
+
+
+def test_a_deletion_has_no_content(server: AdminServer, source: FakeSource) -> None:
+    answer = ask(server, "DELETE", "/plugins/orders")
+    assert (answer.status_code, answer.content, source.asked["remove"]) == (204, b"", 1)
+    assert ask(server, "DELETE", "/plugins/nothing").status_code == 204, "as Kong answers"
+    assert source.asked["remove"] == 1
+
+
+def test_what_cannot_be_done_here_says_what_to_do(server: AdminServer, source: FakeSource) -> None:
+    source.fault = Unsupported("cannot delete it: PATCH enabled=false")
+    answer = ask(server, "DELETE", f"/plugins/{ID}")
+    assert answer.status_code == 405
+    assert answer.json() == {
+        "code": 12,
+        "name": "operation unsupported",
+        "message": "cannot delete it: PATCH enabled=false",
+    }
+
+
+def test_an_instance_for_what_is_not_there(server: AdminServer, source: FakeSource) -> None:
+    source.fault = ForeignKeyViolation.of("service", "id", "s9")
+    answer = ask(server, "POST", "/plugins", data={"name": "moesif", "service.id": "s9"})
+    assert answer.status_code == 400
+    assert answer.json() == {
+        "code": 4,
+        "name": "foreign key violation",
+        "message": "the foreign key '{id=\"s9\"}' does not reference an existing 'services' entity.",
+        "fields": {"service": {"id": "s9"}},
+    }
+
+
+def test_a_listing_by_tags_and_its_errors(server: AdminServer, source: FakeSource) -> None:
+    source.plugin["tags"] = ["a", "b"]
+    assert [len(ask(server, "GET", f"/plugins?tags={tags}").json()["data"]) for tags in ("a,b", "a,c", "c/b")] == [
+        1,
+        0,
+        1,
+    ]
+    answer = ask(server, "GET", "/plugins?size=0")
+    assert (answer.status_code, answer.json()["code"], answer.json()["name"]) == (400, 9, "invalid size")
+
+
 def test_an_unknown_plugin_is_not_asked_for(server: AdminServer, source: FakeSource) -> None:
     answer = ask(server, "PATCH", "/plugins/other", json={"enabled": False})
     assert (answer.status_code, answer.json()) == (404, {"message": "Not found"})
@@ -208,7 +272,7 @@ UNIQUE = "UNIQUE violation detected on '{consumer=null,name=\"moesif\",route=nul
 @pytest.mark.parametrize(
     "fault",
     [
-        ScopeConflict(Plugin(id="p", name="moesif")),
+        UniqueViolation.of(scope_key("moesif", None, None, None)),
         UniqueViolation(UNIQUE, {"consumer": None, "name": "moesif", "route": None, "service": None}),
     ],
 )

@@ -13,11 +13,13 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.admin.local_plugins import FIXED, PLUGIN_ID, LocalPluginSource
+from mitmproxy_moesif.admin.local_plugins import LocalPluginSource
+from mitmproxy_moesif.admin.parameters import FIXED
 from mitmproxy_moesif.admin.redact import SHOWN
 from mitmproxy_moesif.admin.server import AdminServer
-from mitmproxy_moesif.admin.source import NotFound, NotKept, SchemaViolation, UniqueViolation
+from mitmproxy_moesif.admin.source import NotFound, NotKept, SchemaViolation, UniqueViolation, Unsupported
 from mitmproxy_moesif.admin.state import StateError
+from mitmproxy_moesif.constraints import OPTIONS_ID
 from mitmproxy_moesif.settings import SECRETS, Settings, SettingsError, parse_settings
 from tests.admin.sources import FakeSource
 
@@ -47,7 +49,7 @@ class Options:
 
 def faults(source: LocalPluginSource, changes: Mapping[str, Any]) -> Any:
     with pytest.raises(SchemaViolation) as raised:
-        source.patch_plugin(PLUGIN_ID, changes)
+        source.patch_plugin(OPTIONS_ID, changes)
     assert SECRET not in str(raised.value)
     return raised.value.fields
 
@@ -59,7 +61,7 @@ def test_the_entity_has_kongs_fields_and_all_parameters() -> None:
     (entity,) = Options(debug=True, request_header_masks="A,b").source().plugins()
     config = entity.pop("config")
     assert entity == {
-        "id": PLUGIN_ID,
+        "id": OPTIONS_ID,
         "name": "moesif",
         "instance_name": "moesif",
         "enabled": True,
@@ -91,7 +93,7 @@ def test_no_secret_is_shown_and_none_is_not_made_up() -> None:
 def test_a_change_from_a_form_arrives_typed() -> None:
     options = Options()
     changes = {"enabled": "false", "config": {"debug": "true", "batch_size": "7", "request_query_masks": "a, b"}}
-    entity = options.source().patch_plugin(PLUGIN_ID, changes)
+    entity = options.source().patch_plugin(OPTIONS_ID, changes)
     assert options.applied == [{"debug": True, "batch_size": 7, "request_query_masks": ["a", "b"], "enabled": False}]
     assert (entity["enabled"], entity["config"]["batch_size"]) == (False, 7)
 
@@ -99,13 +101,13 @@ def test_a_change_from_a_form_arrives_typed() -> None:
 def test_null_is_the_default_again() -> None:
     options = Options(debug=True, user_id_header="x-user", request_body_masks=["a"], batch_size=3)
     names = ("debug", "user_id_header", "request_body_masks", "batch_size")
-    options.source().patch_plugin(PLUGIN_ID, {"config": dict.fromkeys(names)})
+    options.source().patch_plugin(OPTIONS_ID, {"config": dict.fromkeys(names)})
     assert options.applied == [{"debug": False, "user_id_header": None, "request_body_masks": [], "batch_size": 50}]
 
 
 def test_the_application_id_is_changed_and_not_told() -> None:
     options = Options()
-    entity = options.source().patch_plugin(PLUGIN_ID, {"config": {"application_id": "other-5ecre7"}})
+    entity = options.source().patch_plugin(OPTIONS_ID, {"config": {"application_id": "other-5ecre7"}})
     assert options.applied == [{"application_id": "other-5ecre7"}]
     assert entity["config"]["application_id"] == SHOWN
 
@@ -115,10 +117,10 @@ def test_a_whole_entity_may_be_sent_back() -> None:
     source = options.source()
     entity = json.loads(json.dumps(source.plugins()[0]))
     del entity["config"]["application_id"]  # shown as ***: the listener leaves it out
-    assert source.patch_plugin(PLUGIN_ID, entity)["config"]["batch_size"] == 50
+    assert source.patch_plugin(OPTIONS_ID, entity)["config"]["batch_size"] == 50
     assert options.applied == []
     entity["config"]["batch_size"] = 9
-    source.patch_plugin(PLUGIN_ID, entity)
+    source.patch_plugin(OPTIONS_ID, entity)
     assert options.applied == [{"batch_size": 9}]
 
 
@@ -127,8 +129,8 @@ def test_the_time_of_the_last_change() -> None:
     options = Options()
     source = LocalPluginSource(options.read, options.apply, clock=lambda: now)
     now = 200.0
-    assert source.patch_plugin(PLUGIN_ID, {})["updated_at"] == 100
-    entity = source.patch_plugin(PLUGIN_ID, {"config": {"debug": True}})
+    assert source.patch_plugin(OPTIONS_ID, {})["updated_at"] == 100
+    entity = source.patch_plugin(OPTIONS_ID, {"config": {"debug": True}})
     assert (entity["created_at"], entity["updated_at"]) == (100, 200)
 
 
@@ -213,7 +215,7 @@ def test_a_change_is_taken_whole_or_refused_by_name(config: dict[str, Any]) -> N
 
 def attempt(source: LocalPluginSource, config: dict[str, Any]) -> dict[str, Any] | SchemaViolation:
     try:
-        return source.patch_plugin(PLUGIN_ID, {"config": config})
+        return source.patch_plugin(OPTIONS_ID, {"config": config})
     except SchemaViolation as error:
         return error
 
@@ -234,7 +236,6 @@ def test_another_id_is_not_there() -> None:
             {"name": "key-auth"},
             {"name": "plugin 'key-auth' not enabled; add it to the 'plugins' configuration property"},
         ),
-        ({"name": "moesif", "service": {"id": "s"}}, {"service": "there are no such entities here"}),
         ({"name": "moesif", "foo": 1}, {"foo": "unknown field"}),
         ({"name": "moesif", "config": {"foo": 1}}, {"config": {"foo": "unknown field"}}),
     ],
@@ -252,6 +253,14 @@ def test_a_second_global_instance() -> None:
     assert options.applied == []
 
 
+def test_the_options_are_not_deleted() -> None:
+    options = Options()
+    with pytest.raises(Unsupported, match="PATCH enabled=false instead"):
+        options.source().remove_plugin(OPTIONS_ID)
+    with pytest.raises(NotFound):
+        options.source().remove_plugin("other")
+
+
 # --- what is kept --------------------------------------------------------------------------------------------------
 
 
@@ -259,9 +268,9 @@ def test_changes_are_kept_across_restarts_but_for_secrets(tmp_path: Path) -> Non
     path = tmp_path / "state.json"
     source = Options().source(path)
     assert source.restore() == []
-    source.patch_plugin(PLUGIN_ID, {"enabled": False, "config": {"debug": "true", "application_id": "other-5ecre7"}})
-    source.patch_plugin(PLUGIN_ID, {"config": {"request_query_masks": ["a"], "batch_size": 5}})
-    source.patch_plugin(PLUGIN_ID, {"config": {"batch_size": None}})
+    source.patch_plugin(OPTIONS_ID, {"enabled": False, "config": {"debug": "true", "application_id": "other-5ecre7"}})
+    source.patch_plugin(OPTIONS_ID, {"config": {"request_query_masks": ["a"], "batch_size": 5}})
+    source.patch_plugin(OPTIONS_ID, {"config": {"batch_size": None}})
     assert "5ecre7" not in path.read_text()
     again = Options()
     assert again.source(path).restore() == ["batch_size", "debug", "enabled", "request_query_masks"]
@@ -270,7 +279,7 @@ def test_changes_are_kept_across_restarts_but_for_secrets(tmp_path: Path) -> Non
 
 def test_without_a_file_nothing_is_kept() -> None:
     source = Options().source()
-    source.patch_plugin(PLUGIN_ID, {"config": {"debug": True}})
+    source.patch_plugin(OPTIONS_ID, {"config": {"debug": True}})
     assert source.restore() == []
 
 
@@ -294,7 +303,7 @@ def test_a_file_that_holds_what_cannot_be(tmp_path: Path, content: str, why: str
 def test_a_file_that_cannot_be_written_leaves_all_as_it_was(tmp_path: Path) -> None:
     options = Options()
     with pytest.raises(NotKept, match=r"^admin_state: cannot be written \(No such file.*\): nothing was changed$"):
-        options.source(tmp_path / "none" / "s").patch_plugin(PLUGIN_ID, {"config": {"debug": True}})
+        options.source(tmp_path / "none" / "s").patch_plugin(OPTIONS_ID, {"config": {"debug": True}})
     assert options.applied == []
 
 
@@ -304,7 +313,7 @@ def test_a_file_that_cannot_be_replaced_is_told(tmp_path: Path) -> None:
     source = options.source(path)
     (path / "x").mkdir(parents=True)
     with pytest.raises(NotKept, match=r"\(Is a directory\): the change is in force, but lost at the next start$"):
-        source.patch_plugin(PLUGIN_ID, {"config": {"debug": True}})
+        source.patch_plugin(OPTIONS_ID, {"config": {"debug": True}})
     assert options.applied == [{"debug": True}]
 
 
@@ -321,6 +330,7 @@ def test_through_the_listener() -> None:
         plugins = local.plugins
         patch_plugin = local.patch_plugin
         add_plugin = local.add_plugin
+        remove_plugin = local.remove_plugin
 
     server = AdminServer("127.0.0.1:0", None, Source())
     server.start()

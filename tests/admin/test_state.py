@@ -64,9 +64,24 @@ def test_a_folder_that_is_not_there_is_told_before_the_change(tmp_path: Path) ->
         pytest.fail("the change must not be made")
 
 
+def test_other_instances_are_kept_beside_the_options(tmp_path: Path) -> None:
+    state = StateFile(tmp_path / "state.json")
+    with state.adding({"debug": True}):
+        pass
+    with state.keeping({"plugins": {"p": {"config": {"batch_size": 3}}}, "created": {}}):
+        pass
+    with state.adding({"enabled": False}):
+        pass
+    again = StateFile(state.path)
+    assert again.read() == {"enabled": False, "debug": True}
+    assert again.instances == {"plugins": {"p": {"config": {"batch_size": 3}}}}
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
+        ('{"plugins": []}', "plugins: must be an object of objects"),
+        ('{"created": {"p": 1}}', "created: must be an object of objects"),
         ("{", "is not JSON"),
         ("[]", "must be an object"),
         ('{"config": 1}', "must be an object"),

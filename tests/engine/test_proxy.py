@@ -41,9 +41,11 @@ def test_an_exchange_passes_and_is_captured_as_the_client_sent_it(
     assert request.get("x-forwarded-for") == "203.0.113.9, 127.0.0.1"
     assert request.get("x-forwarded-proto") == "http"
     assert request.get("x-forwarded-host") == "api.example.com"
+    assert request.get("x-forwarded-port") == str(proxy.port)
     event = only_event(collector)
     assert event["request"]["headers"]["x-forwarded-for"] == "203.0.113.9"
-    assert not {"x-forwarded-proto", "x-forwarded-host"} & {name.lower() for name in event["request"]["headers"]}
+    added = {"x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"}
+    assert not added & {name.lower() for name in event["request"]["headers"]}
     assert event["request"]["body"] == {"n": 1}
     assert event["response"]["body"] == {"ok": True}
     assert proxy.stop() == 0

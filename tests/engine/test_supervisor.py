@@ -51,13 +51,8 @@ def test_all_workers_serve_one_port_and_their_events_are_added_up(
         client.close()
     collector.wait_for(40)
     assert proxy.stop() == 0
-    lines = [line for line in proxy.output.splitlines() if line.startswith("moesif: captured")]
-    *each, together = (int(line.split()[2].rstrip(",")) for line in lines)
-    assert together == 40
-    assert sum(each) in (0, 40)
-    assert all(0 < captured < 40 for captured in each)
-    counts = exit_counts(proxy.output)
-    assert (counts["captured"], counts["delivered"], counts["waiting"], counts["dropped"]) == (40, 40, 0, 0)
+    (line,) = (line for line in proxy.output.splitlines() if line.startswith("moesif: captured"))
+    assert line == "moesif: captured 40, delivered 40, waiting 0, dropped 0"
     wait_until_gone(workers)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from mitmproxy_moesif.local.http import is_loopback
+from mitmproxy_moesif.loopback import is_loopback
 
 OPEN = frozenset(("/health", "/ping"))
 """Paths for probes: no token is asked for."""

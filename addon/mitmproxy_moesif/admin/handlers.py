@@ -1,13 +1,15 @@
 """The listener's paths.
 
 `GET /status` (with `?method=&host=&path=`: which instance such a request would be captured by), `GET /metrics`,
-`GET /health`, `GET /ping`; in Kong's forms `GET /plugins`, `POST /plugins`, `GET /plugins/{id or instance name}`,
-`PATCH /plugins/{id or instance name}`. HEAD wherever GET is. Errors are `{"message": ...}`, as Kong's.
+`GET /health`, `GET /ping`; in Kong's forms `GET /plugins`, `POST /plugins`, and GET, PATCH and DELETE on
+`/plugins/{id or instance name}`; `GET` and `POST` on `/services/{id or name}/plugins`, the same for routes, and for
+consumers by id or username. HEAD wherever GET is. Errors are `{"message": ...}`, as Kong's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -17,10 +19,19 @@ from tornado.web import Application, HTTPError, RequestHandler, stream_request_b
 
 from mitmproxy_moesif.admin.access import Gate
 from mitmproxy_moesif.admin.forms import BodyError, parse_body
+from mitmproxy_moesif.admin.listing import InvalidPage, page
 from mitmproxy_moesif.admin.metrics import exposition
 from mitmproxy_moesif.admin.redact import redacted, secret_values, without_shown
-from mitmproxy_moesif.admin.source import AdminSource, NotFound, NotKept, SchemaViolation, UniqueViolation
-from mitmproxy_moesif.kong.scopes import ScopeConflict
+from mitmproxy_moesif.admin.source import (
+    AdminSource,
+    ForeignKeyViolation,
+    NotFound,
+    NotKept,
+    SchemaViolation,
+    UniqueViolation,
+    Unsupported,
+)
+from mitmproxy_moesif.constraints import reference
 from mitmproxy_moesif.log import Limited, describe
 
 MAX_BODY_BYTES = 65_536
@@ -85,6 +96,10 @@ class _AdminHandler(RequestHandler):
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.finish(orjson.dumps(redacted(content)) + b"\n")
 
+    def answer_page(self, plugins: Sequence[Mapping[str, Any]]) -> None:
+        query = {name: self.get_query_argument(name, None) for name in ("size", "offset", "tags")}
+        self.answer(200, page(plugins, self.request.path, **query))
+
     def answer_text(self, text: str | bytes, content_type: str) -> None:
         self.set_header("Content-Type", content_type)
         self.finish(text)
@@ -115,8 +130,6 @@ class _AdminHandler(RequestHandler):
 
 def _told(error: BaseException | None) -> tuple[int, dict[str, Any]] | None:
     """Status and body for an error that Kong has a form for."""
-    if isinstance(error, ScopeConflict):
-        error = UniqueViolation.of(error)
     match error:
         case NotFound():
             return 404, {"message": NOT_FOUND}
@@ -124,6 +137,12 @@ def _told(error: BaseException | None) -> tuple[int, dict[str, Any]] | None:
             return 400, _violation(2, "schema violation", str(error), error.fields)
         case UniqueViolation():
             return 409, _violation(5, "unique constraint violation", str(error), error.fields)
+        case ForeignKeyViolation():
+            return 400, _violation(error.code, error.name, str(error), error.fields)
+        case InvalidPage():
+            return 400, {"code": error.code, "name": error.name, "message": str(error)}
+        case Unsupported():
+            return 405, {"code": 12, "name": "operation unsupported", "message": str(error)}
         case BodyError():
             return error.status, {"message": str(error)}
         case NotKept():
@@ -174,12 +193,27 @@ class _PingHandler(_AdminHandler):
 
 class _PluginsHandler(_AdminHandler):
     def get(self) -> None:
-        self.answer(200, {"data": self.source.plugins(), "next": None})
+        self.answer_page(self.source.plugins())
 
     head = get
 
     def post(self) -> None:
         self.answer(201, self.source.add_plugin(self.fields()))
+
+
+class _ScopedPluginsHandler(_AdminHandler):
+    """Those for one service, route or consumer."""
+
+    def get(self, kind: str, name: str) -> None:
+        wanted = reference(self.source.find_entity(kind, name))
+        field = kind.removesuffix("s")
+        self.answer_page([plugin for plugin in self.source.plugins() if plugin[field] == wanted])
+
+    head = get
+
+    def post(self, kind: str, name: str) -> None:
+        scope = {kind.removesuffix("s"): reference(self.source.find_entity(kind, name))}
+        self.answer(201, self.source.add_plugin({**self.fields(), **scope}))
 
 
 class _PluginHandler(_AdminHandler):
@@ -191,6 +225,13 @@ class _PluginHandler(_AdminHandler):
     def patch(self, name: str) -> None:
         plugin_id = str(self._find(name)["id"])
         self.answer(200, self.source.patch_plugin(plugin_id, self.fields()))
+
+    def delete(self, name: str) -> None:
+        """Kong answers so too where there was nothing to delete."""
+        with suppress(NotFound):
+            self.source.remove_plugin(str(self._find(name)["id"]))
+        self.set_status(204)
+        self.finish()
 
     def _find(self, name: str) -> Mapping[str, Any]:
         """By id, else by instance name. Raises `NotFound`."""
@@ -220,6 +261,7 @@ def admin_app(parts: Parts) -> Application:
             (r"/ping/?", _PingHandler, arguments),
             (r"/plugins/?", _PluginsHandler, arguments),
             (r"/plugins/([^/]+)/?", _PluginHandler, arguments),
+            (r"/(services|routes|consumers)/([^/]+)/plugins/?", _ScopedPluginsHandler, arguments),
         ],
         default_handler_class=_NotFoundHandler,
         default_handler_args=arguments,

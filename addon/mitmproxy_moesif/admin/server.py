@@ -14,11 +14,14 @@ import asyncio
 import ipaddress
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
+from tornado.web import Application
 
 from mitmproxy_moesif.admin.access import Address, Gate
 from mitmproxy_moesif.admin.handlers import Parts, admin_app
@@ -33,6 +36,13 @@ IDLE_SECONDS = 60
 STOP_SECONDS = 2.0
 
 
+@dataclass(frozen=True, slots=True)
+class MakeApp:
+    """An application in place of the listener's own, made with the gate that it has to ask."""
+
+    make: Callable[[Gate], Application]
+
+
 class AdminServer:
     """Started once, stopped once. `listen` is `HOST:PORT`, port 0 any free one.
 
@@ -41,10 +51,10 @@ class AdminServer:
     TOKEN`.
     """
 
-    def __init__(self, listen: str, token: str | None, source: AdminSource) -> None:
+    def __init__(self, listen: str, token: str | None, source: AdminSource | MakeApp) -> None:
         self._address = Address.parse(listen)
         self._gate = Gate(self._address, token)
-        self._app = admin_app(Parts(source, self._gate))
+        self._app = source.make(self._gate) if isinstance(source, MakeApp) else admin_app(Parts(source, self._gate))
         self._port = self._address.port
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
         self._ending = asyncio.Event()

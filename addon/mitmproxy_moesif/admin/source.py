@@ -8,7 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, TypedDict
 
-from mitmproxy_moesif.kong.scopes import ScopeConflict
+from mitmproxy_moesif.constraints import (
+    Key,
+    foreign_key_unresolved,
+    foreign_key_violation,
+    unique_violation,
+)
 
 type Fields = Mapping[str, Any]
 """What is wrong with which field; nested like the entity: `{"config": {"debug": "expected a boolean"}}`."""
@@ -76,11 +81,18 @@ class PluginSource(Protocol):
     def patch_plugin(self, plugin_id: str, changes: Mapping[str, Any]) -> Mapping[str, Any]:
         """Change an instance at once; returns the whole entity. From a form all values are texts or lists of texts.
 
-        Raises `NotFound`, `SchemaViolation`, `UniqueViolation`, `NotKept`; nothing has changed then, but see `NotKept`.
+        Raises `NotFound`, `SchemaViolation`, `UniqueViolation`, `Unsupported`, `NotKept`; nothing has changed then, but
+        see `NotKept`.
         """
 
     def add_plugin(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Add an instance; returns the whole entity. Raises as `patch_plugin` does."""
+        """Add an instance; returns the whole entity. Raises as `patch_plugin` does, and `ForeignKeyViolation`."""
+
+    def remove_plugin(self, plugin_id: str) -> None:
+        """Take an instance away that was added here. Raises `NotFound`, `Unsupported`, `NotKept`."""
+
+    def find_entity(self, kind: str, name: str) -> str:
+        """The id of one of the `services`, `routes` or `consumers`, found by id or name. Raises `NotFound`."""
 
 
 class AdminSource(PluginSource, Protocol):
@@ -110,18 +122,40 @@ class SchemaViolation(Exception):  # noqa: N818
 
 
 class UniqueViolation(Exception):  # noqa: N818
-    """Another instance has this scope. `fields` are those that are the same in both."""
+    """Another instance has this scope, or this name. `fields` are those that are the same in both."""
 
     def __init__(self, message: str, fields: Fields | None = None) -> None:
         self.fields = fields or {}
         super().__init__(message)
 
     @classmethod
-    def of(cls, conflict: ScopeConflict) -> UniqueViolation:
-        plugin = conflict.instance
-        ids = {"consumer": plugin.consumer_id, "route": plugin.route_id, "service": plugin.service_id}
-        fields = {name: None if id_ is None else {"id": id_} for name, id_ in ids.items()}
-        return cls(str(conflict), {**fields, "name": plugin.name})
+    def of(cls, key: Key) -> UniqueViolation:
+        return cls(unique_violation(key), key)
+
+
+class ForeignKeyViolation(Exception):  # noqa: N818
+    """What the instance is for is not there. Kong has two codes for that: for an id, and for a name."""
+
+    def __init__(self, code: int, name: str, message: str, fields: Fields) -> None:
+        self.code = code
+        self.name = name
+        self.fields = fields
+        super().__init__(message)
+
+    @classmethod
+    def of(cls, field: str, by: str, value: str) -> ForeignKeyViolation:
+        """`field` is `service`, `route` or `consumer`; `by` is `id` or the field that holds the name."""
+        kind = f"{field}s"
+        if by == "id":
+            key = {"id": value}
+            return cls(4, "foreign key violation", foreign_key_violation(key, kind), {field: key})
+        fault = foreign_key_unresolved({by: value}, kind)
+        message = f"foreign key unresolved ({field}.{by}: {fault})"
+        return cls(13, "foreign keys unresolved", message, {field: {by: fault}})
+
+
+class Unsupported(Exception):  # noqa: N818
+    """An instance that cannot be changed so from here; the text says what to do instead."""
 
 
 class NotKept(Exception):  # noqa: N818

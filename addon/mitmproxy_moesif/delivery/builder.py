@@ -1,7 +1,8 @@
 """The thread that turns exchanges into encoded events and puts them into the store.
 
-It yields after every large event and every few small ones, about each quarter of a millisecond: one long stretch that
-holds the interpreter's lock would be seen in the traffic's tail latency. Each yield costs some 15 microseconds.
+In the proxy's own process it yields after every large event and every few small ones, about each quarter of a
+millisecond: one long stretch that holds the interpreter's lock would be seen in the traffic's tail latency. Each yield
+costs some 15 microseconds.
 
 What was captured goes to disk within `GATHER_INTERVAL` and the time to build it, of which what was built first waits
 for at most `COMMIT_INTERVAL`.
@@ -45,7 +46,8 @@ class Builder:
     """Takes from the door until `stop`.
 
     `make` gives an exchange's encoded event, or why there is none; `stored` is called with a destination that has
-    something new to send.
+    something new to send. `apart`: not in the proxy's own process, where exchanges
+    come in groups and nobody else needs the interpreter.
     """
 
     def __init__(
@@ -55,8 +57,11 @@ class Builder:
         ledger: Ledger,
         make: Make,
         stored: Callable[[str], None],
+        *,
+        apart: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._apart = apart
         self._door = door
         self._store = store
         self._ledger = ledger
@@ -106,7 +111,8 @@ class Builder:
             if not self._stopping:
                 self._door.wait()
                 # What comes now waits for a moment, so that under load one wake-up serves many.
-                self._door.wake.wait(GATHER_INTERVAL)
+                if not self._apart:
+                    self._door.wake.wait(GATHER_INTERVAL)
 
     def _turn(self) -> None:
         """Build and store everything that was put so far."""
@@ -118,7 +124,7 @@ class Builder:
                 if self._built and self._is_due():
                     self._commit()
                 since_yield += captured[1].size
-                if since_yield > YIELD_BYTES:
+                if since_yield > YIELD_BYTES and not self._apart:
                     since_yield = 0
                     time.sleep(0)
             self._commit()

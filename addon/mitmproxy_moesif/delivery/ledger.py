@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One consistent look at the ledger; numbers of events. `recovered` are those of `captured` found on disk."""
+    """One consistent look at the ledger; numbers of events. `recovered` are those of `captured` found on disk.
+
+    `settled`: how many of those that entered, counted from the first, are stored, or dropped before they were.
+    """
 
     captured: int
     recovered: int
@@ -24,6 +27,7 @@ class Reading:
     dropped: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
     skipped: int = 0
+    settled: int = 0
 
     @property
     def waiting(self) -> int:
@@ -44,7 +48,7 @@ class Ledger:
     """Counts by place and cause.
 
     `entered`, `turned_away` and `skipped` are the event loop's to write and nobody else's; the methods are for any
-    other thread.
+    other thread. `changed` is set whenever one of them changed a count; who waits for it clears it.
     """
 
     def __init__(self) -> None:
@@ -52,8 +56,10 @@ class Ledger:
         self.entered = 0
         self.turned_away: Counter[str] = Counter()
         self.skipped = 0
+        self.changed = threading.Event()
         self._taken = 0
         self._in_hand = 0
+        self._settled = 0
         self._memory = 0
         self._disk = 0
         self._recovered = 0
@@ -74,42 +80,47 @@ class Ledger:
     def store(self, count: int, *, on_disk: bool) -> None:
         """From a hand into the store."""
         with self._lock:
-            self._in_hand -= count
+            self._leave_hand(count)
             self._add(count, on_disk)
 
     def drop_from_hand(self, count: int, cause: str) -> None:
         with self._lock:
-            self._in_hand -= count
+            self._leave_hand(count)
             self._dropped[cause] += count
 
     def move(self, count: int, *, to_disk: bool) -> None:
         with self._lock:
             self._add(-count, not to_disk)
             self._add(count, to_disk)
+            self._tell()
 
     def deliver(self, count: int, *, on_disk: bool) -> None:
         """From the store to the receiver."""
         with self._lock:
             self._add(-count, on_disk)
             self._delivered += count
+            self._tell()
 
     def drop(self, count: int, cause: str, *, on_disk: bool) -> None:
         """From the store to nowhere."""
         with self._lock:
             self._add(-count, on_disk)
             self._dropped[cause] += count
+            self._tell()
 
     def recover(self, count: int) -> None:
         """Found on disk, left by a process that ended."""
         with self._lock:
             self._recovered += count
             self._disk += count
+            self._tell()
 
     def lose(self, count: int, cause: str) -> None:
         """Found on disk and not readable."""
         with self._lock:
             self._recovered += count
             self._dropped[cause] += count
+            self._tell()
 
     def abandon(self, cause: str) -> None:
         """The process ends: what waits in memory alone ends with it."""
@@ -118,11 +129,13 @@ class Ledger:
             self._taken, self._in_hand, self._memory = self.entered, 0, 0
             if not self._dropped[cause]:
                 del self._dropped[cause]
+            self._tell()
 
     def fault(self, kind: str) -> None:
         """Something of ours went wrong; the traffic did not notice."""
         with self._lock:
             self._faults[kind] += 1
+            self._tell()
 
     def read(self) -> Reading:
         with self._lock:
@@ -137,7 +150,18 @@ class Ledger:
                 dropped=dict(self._dropped + turned_away),
                 faults=dict(self._faults),
                 skipped=self.skipped,
+                settled=self._settled,
             )
+
+    def _leave_hand(self, count: int) -> None:
+        self._in_hand -= count
+        if not self._in_hand:
+            self._settled = self._taken
+        self._tell()
+
+    def _tell(self) -> None:
+        if not self.changed.is_set():
+            self.changed.set()
 
     def _add(self, count: int, on_disk: bool) -> None:
         if on_disk:

@@ -44,29 +44,31 @@ class MoesifReceiver:
         self._keepalive = settings.keepalive / 1000
         self._compress = settings.enable_compression
         self._on_answer = on_answer
-        self._headers = {
+        headers = {
             "X-Moesif-Application-Id": settings.application_id.get_secret_value(),
             "Content-Type": "application/json",
             "User-Agent": f"mitmproxy-moesif/{__version__}",
+            **({"Content-Encoding": "deflate"} if self._compress else {}),
         }
         self._session = deadline_session()
+        # Prepared once: what stays the same from batch to batch takes longer than to send one.
+        self._request = self._session.prepare_request(requests.Request("POST", self._url, headers=headers))
+        self._connection: dict[str, Any] = dict(
+            self._session.merge_environment_settings(self._url, {}, None, None, None)
+        )
         self._used = time.monotonic()
         # It tells of each call, and of half an answer with a traceback: what went wrong is told by the sender.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
 
     def send(self, events: Sequence[bytes]) -> Outcome:
         body = b"[" + b",".join(events) + b"]"
-        headers = self._headers
         if self._compress:
             body = zlib.compress(body)
-            headers = {**headers, "Content-Encoding": "deflate"}
         if time.monotonic() - self._used > self._keepalive:
             self.close()
         try:
             with self._session.deadline(sum(self._timeout)):
-                response = self._session.post(
-                    self._url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False, stream=True
-                )
+                response = self._post(body)
                 _drain(response)
         except (requests.RequestException, OSError) as error:
             return Outcome(Verdict.UNAVAILABLE, _network_reason(error))
@@ -74,6 +76,13 @@ class MoesifReceiver:
             self._used = time.monotonic()
         self._on_answer(response)
         return outcome_of(response)
+
+    def _post(self, body: bytes) -> requests.Response:
+        request = self._request.copy()
+        request.body = body
+        request.headers["Content-Length"] = str(len(body))
+        options = {**self._connection, "stream": True}
+        return self._session.get_adapter(self._url).send(request, timeout=self._timeout, **options)
 
     def close_idle(self) -> float | None:
         """Close the connection once it was idle for `keepalive`; seconds until then, None with nothing to close."""
@@ -150,6 +159,7 @@ class deadline_session(requests.Session):  # noqa: N801 - used as a factory
     def __init__(self) -> None:
         super().__init__()
         self._sockets = _Sockets()
+        self._watchdog = _Watchdog(self._sockets.shut_down)
         adapter = _Adapter(self._sockets)
         self.mount("http://", adapter)
         self.mount("https://", adapter)
@@ -160,17 +170,58 @@ class deadline_session(requests.Session):  # noqa: N801 - used as a factory
 
     @contextmanager
     def deadline(self, seconds: float) -> Iterator[None]:
-        timer = threading.Timer(seconds, self._sockets.shut_down)
-        timer.daemon = True
-        timer.start()
+        self._watchdog.watch(seconds)
         try:
             yield
         finally:
-            timer.cancel()
+            self._watchdog.rest()
 
     def close(self) -> None:
         super().close()
         self._sockets.forget()
+
+
+class _Watchdog:
+    """Calls `act` when what began with `watch` did not come to `rest` in time. One call at a time.
+
+    Its thread outlives a call, since starting one takes as long as sending a batch, and ends when none came for long.
+    """
+
+    IDLE_SECONDS = 60.0
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+        self._condition = threading.Condition()
+        self._due: float | None = None
+        self._wakes = 0.0  # when the thread looks again
+        self._running = False
+
+    def watch(self, seconds: float) -> None:
+        with self._condition:
+            self._due = time.monotonic() + seconds
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, name="moesif-watch", daemon=True).start()
+            elif self._due < self._wakes:
+                self._condition.notify()
+
+    def rest(self) -> None:
+        with self._condition:
+            self._due = None
+
+    def _run(self) -> None:
+        with self._condition:
+            end = time.monotonic() + self.IDLE_SECONDS
+            while self._due is not None or time.monotonic() < end:
+                now = time.monotonic()
+                if self._due is not None and self._due <= now:
+                    self._due = None
+                    self._act()
+                if self._due is not None:
+                    end = self._due + self.IDLE_SECONDS
+                self._wakes = end if self._due is None else self._due
+                self._condition.wait(self._wakes - now)
+            self._running = False
 
 
 class _Sockets:

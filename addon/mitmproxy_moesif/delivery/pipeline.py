@@ -6,6 +6,7 @@ keeper of the store, and one sender for each account that events go to.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -14,15 +15,16 @@ from pathlib import Path
 from mitmproxy_moesif.delivery.builder import Builder, Make
 from mitmproxy_moesif.delivery.door import Door
 from mitmproxy_moesif.delivery.file import BesideReceiver, FileReceiver
+from mitmproxy_moesif.delivery.interface import Condition, SpoolCondition
 from mitmproxy_moesif.delivery.keeper import Keeper
 from mitmproxy_moesif.delivery.ledger import Ledger, Reading
+from mitmproxy_moesif.delivery.level import Level
 from mitmproxy_moesif.delivery.moesif import AnswerHeaders, MoesifReceiver
 from mitmproxy_moesif.delivery.receiver import Receiver
-from mitmproxy_moesif.delivery.sender import Health, Sender, SenderLimits
+from mitmproxy_moesif.delivery.sender import Sender, SenderLimits
 from mitmproxy_moesif.delivery.store import Store
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.instance import Instance
-from mitmproxy_moesif.log import log
 from mitmproxy_moesif.settings import Settings
 
 CLOSE_SECONDS = 1.0
@@ -34,22 +36,30 @@ type Answered = Callable[[str, Mapping[str, str]], None]
 
 
 class Pipeline:
-    """Takes exchanges and delivers them. `start` once, `configure` at any time, then `drain` and `close`."""
+    """`Delivery` in threads. `apart`: in a process of its own, fed by one that bounds what waits."""
 
-    def __init__(self, folder: Path | None, max_bytes: int, make: Make, answered: Answered) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        max_bytes: int,
+        make: Make,
+        answered: Answered,
+        *,
+        apart: bool = False,
+    ) -> None:
         self.ledger = Ledger()
         self._answered = answered
         self.store = Store(self.ledger, folder, max_bytes)
         self._door = Door(self.ledger, lambda: self.store.memory_bytes)
-        self._builder = Builder(self._door, self.store, self.ledger, make, self._notify)
+        self._builder = Builder(self._door, self.store, self.ledger, make, self._notify, apart=apart)
+        self._bounded = not apart
         self._keeper = Keeper(self.store, self.ledger, self._notify)
         self._senders: dict[str, Sender] = {}
         self._aborted = threading.Event()
         self._closed = False
-        self._nearly_full = False
+        self._level = Level()
 
     def start(self) -> None:
-        """Does nothing once closed: a proxy may end before it was up."""
         if self._closed:
             return
         self.store.open()
@@ -57,10 +67,12 @@ class Pipeline:
         self._keeper.start()
 
     def configure(self, instance: Instance) -> None:
-        """Use these settings for this instance's destination from the next request on."""
         settings = instance.settings
-        self._door.max_events = settings.event_queue_size
-        self._door.max_bytes = settings.queue_max_bytes
+        if self._bounded:
+            self._door.max_events = settings.event_queue_size
+            self._door.max_bytes = settings.queue_max_bytes
+        else:
+            self._door.max_events = self._door.max_bytes = sys.maxsize
         limits = sender_limits(settings)
         sender = self._senders.get(instance.destination)
         if sender is None:
@@ -77,31 +89,43 @@ class Pipeline:
 
     def put(self, instance: Instance, exchange: Exchange) -> None:
         cause = self._door.put(instance, exchange)
-        self._tell_level(cause)
+        self._level.tell(self.ledger.in_memory(), self._door.max_events, dropped=cause is not None)
 
-    def _tell_level(self, cause: str | None) -> None:
-        """Say once that the memory fills up, and once that it is fine again."""
-        waiting, most = self.ledger.in_memory(), self._door.max_events
-        if not self._nearly_full and (cause is not None or waiting * 5 > most * 4):
-            self._nearly_full = True
-            log.warning("moesif: the queue is over 80 % full; past its limits new events are dropped, and counted")
-        elif self._nearly_full and waiting * 2 < most and cause is None:
-            self._nearly_full = False
-            log.info("moesif: the queue has room again")
+    def refuse(self, cause: str) -> None:
+        """Count an exchange that was handed over and cannot be read."""
+        self.ledger.entered += 1
+        self.ledger.take(1)
+        self.ledger.drop_from_hand(1, cause)
+
+    def skip(self) -> None:
+        self.ledger.skipped += 1
+
+    def fault(self, kind: str) -> None:
+        self.ledger.fault(kind)
+
+    def sample(self, destination: str, config: bytes) -> None:
+        """Nothing to keep here: `make` samples."""
 
     def _notify(self, destination: str) -> None:
         if (sender := self._senders.get(destination)) is not None:
             sender.notify()
 
-    def health(self) -> dict[str, Health]:
-        """How the receiver of each destination does."""
-        return {name: sender.health for name, sender in list(self._senders.items())}
-
     def reading(self) -> Reading:
         return self.ledger.read()
 
+    def condition(self) -> Condition:
+        store, reading = self.store, self.reading()
+        spool = SpoolCondition(store.disk_bytes(), store.max_bytes, store.trouble) if store.has_folder else None
+        return Condition(
+            reading=reading,
+            health={name: sender.health for name, sender in list(self._senders.items())},
+            oldest_at=time.monotonic() - store.oldest_age() if reading.waiting else None,
+            spool=spool,
+            memory_bytes=store.memory_bytes,
+            adopted=self._keeper.has_looked,
+        )
+
     def drain(self, seconds: float) -> None:
-        """Send what waits, for at most `seconds`. What is put meanwhile is still taken."""
         deadline = time.monotonic() + seconds
         self._keeper.stop()
         self._builder.flush(seconds)
@@ -113,10 +137,6 @@ class Pipeline:
                     break
 
     def close(self) -> Reading:
-        """Store what was put last and close the files; takes no more than a moment. Returns the end state.
-
-        What is left on disk is sent by the next process; what is left in memory alone is counted as dropped.
-        """
         self._closed = True
         self._builder.stop()
         self._builder.join(time.monotonic() + CLOSE_SECONDS)
@@ -125,7 +145,6 @@ class Pipeline:
         return self.reading()
 
     def abort(self) -> None:
-        """End a `drain` under way at once; what is on disk stays there."""
         self._aborted.set()
 
 

@@ -251,6 +251,9 @@ class Sender:
 
     def _failed(self, outcome: Outcome) -> None:
         health, now = self.health, self._clock()
+        was_up = health.down_since is None
+        if was_up:
+            health.down_since = now
         health.failures += 1
         health.unauthorized = outcome.verdict is Verdict.UNAUTHORIZED
         health.reason = outcome.reason
@@ -265,10 +268,8 @@ class Sender:
             )
         else:
             health.not_before = now + (self._backoff() if outcome.retry_after is None else outcome.retry_after)
-            if health.down_since is None:
+            if was_up:
                 log.warning("moesif: the receiver is unavailable (%s); events are kept and sent later", outcome.reason)
-        if health.down_since is None:
-            health.down_since = now
 
     def _backoff(self) -> float:
         """Doubles with each failure up to a minute; between half and all of it, so that many proxies spread out."""

@@ -76,7 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help="an option; repeatable")
     add("-s", "--script", dest="scripts", action="append", default=[], metavar="FILE", help="a mitmproxy addon")
     add("--config", type=_file, metavar="FILE", help="YAML with options; the command line goes before it")
-    add("--forwarded", choices=("append", "off"), default="append", help="X-Forwarded-For, -Proto, -Host upstream")
+    add(
+        "--forwarded",
+        choices=("append", "off"),
+        default="append",
+        help="X-Forwarded-* toward the upstream",
+    )
     add("--tls-cert", type=_file, metavar="PEM", help="serve TLS with this certificate chain and key")
     add("--drain-timeout", type=_seconds, default="5", metavar="SECONDS", help="for exchanges under way at the end")
     add("--version", action="version", version=f"moesif-proxy {__version__}, Python {sys.version.split()[0]}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from mitmproxy.utils import typecheck
 
 from mitmproxy_moesif import transparency
 from mitmproxy_moesif.engine.arguments import Arguments
+
+FILES = ("certs", "jwt_jwks", "jwt_public_key", "moesif_hooks", "moesif_rules_file")
+"""Options that name files which nothing watches, or not at once: on SIGHUP they are read again."""
 
 
 class ConfigurationError(ValueError):
@@ -69,7 +72,8 @@ class Configuration:
     def _apply(self, values: Mapping[str, Any]) -> None:
         known = self._options._options  # noqa: SLF001
         before = {name: known[name].value for name in values}
-        renewed = {"certs"} if self._options.certs else set()  # a certificate may have been renewed in its place
+        # What such a file holds may have been renewed in its place: its addon is told as if the name had changed.
+        renewed = {name for name in FILES if name in known and known[name].current()}
         try:
             for name, value in values.items():
                 known[name].value = value
@@ -77,7 +81,9 @@ class Configuration:
         except exceptions.OptionsError as error:
             for name, value in before.items():
                 known[name].value = value
-            self._options.changed.send(updated=set(values))
+            if values:
+                with suppress(exceptions.OptionsError):  # the file that was refused is refused again
+                    self._options.changed.send(updated=set(values))
             raise ConfigurationError(one_line(error)) from None
         transparency.set_defaults(self._options)
 

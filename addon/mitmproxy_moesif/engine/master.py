@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mitmproxy import ctx, exceptions, hooks, options
 from mitmproxy.addons import core, disable_h2c, errorcheck, next_layer, proxyserver, script
 from mitmproxy.master import Master
 from mitmproxy.tools.dump import DumpMaster
 
+from mitmproxy_moesif.admin.source import AdminSource
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.engine import fast, versions
 from mitmproxy_moesif.engine.arguments import Arguments
@@ -24,6 +25,8 @@ from mitmproxy_moesif.jwt_gate.settings import PREFIX
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.options import OPTION_PREFIX
 from mitmproxy_moesif.plugin import MoesifAddon
+from mitmproxy_moesif.runtime import Listening
+from mitmproxy_moesif.settings import Settings
 
 if TYPE_CHECKING:
     from mitmproxy_moesif.engine.drain import Drain
@@ -52,24 +55,36 @@ class StartCheck(errorcheck.ErrorCheck):
         self._ready()
 
 
+class Told(Protocol):
+    """Who is told what happens in a proxy. `shared`: other processes listen on the same port."""
+
+    shared: bool
+
+    def ready(self) -> None:
+        """It listens, and everything has started."""
+
+    def report(self, reading: Reading, /) -> None:
+        """It has ended; the last counts."""
+
+    def listen(self, settings: Settings, source: AdminSource, /) -> Listening:
+        """Give access to the Admin API. Raises `OSError` and `ValueError` with one line."""
+
+
 class Proxy:
-    """One proxy on the running event loop. `ready` is called once it listens and everything has started.
+    """One proxy on the running event loop. Raises `ConfigurationError`."""
 
-    `shared`: other processes listen on the same port. Raises `ConfigurationError`.
-    """
-
-    def __init__(self, arguments: Arguments, ready: Callable[[], None], *, shared: bool) -> None:
-        check = StartCheck(ready)
+    def __init__(self, arguments: Arguments, told: Told) -> None:
+        check = StartCheck(told.ready)
         given = options.Options()
         self.untested = versions.untested()
         self.master = (
             Master(given) if self.untested is None else DumpMaster(given, with_termlog=False, with_dumper=False)
         )
         self.configuration = Configuration(given, arguments)
-        self.capture = MoesifAddon()
+        self.capture = MoesifAddon(told.report, told.listen, drained=self.untested is None)
         self._drain: Drain | None = None
         if self.untested is None:
-            self._add_core(arguments, shared=shared)
+            self._add_core(arguments, shared=told.shared)
         else:
             log.warning("moesif-proxy: %s: running mitmproxy's own master, which is slower", self.untested)
             self.master.addons.remove(self.master.addons.get("errorcheck"))
@@ -130,5 +145,4 @@ class Proxy:
 
     def reading(self) -> Reading | None:
         """Where the captured events are; None before the capture has started."""
-        runtime = self.capture._runtime  # noqa: SLF001
-        return runtime.pipeline.reading() if runtime is not None else None
+        return self.capture.reading()

@@ -1,26 +1,28 @@
 """Several workers on one port: starts them, starts them again when they die, ends them, and adds up what they tell.
 
 Knows nothing of mitmproxy: a process that stays small. It keeps the port bound but does not listen, so that the port
-is ours also while no worker runs. A worker that died leaves its spool; the others adopt it.
+is ours also while no worker runs. A worker that died leaves its spool; the others adopt it. The Admin API of all of
+them is served here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import signal
 import socket
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from mitmproxy_moesif.admin.server import AdminServer
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.engine.arguments import Address, Arguments
+from mitmproxy_moesif.engine.child import NOTHING, Worker
+from mitmproxy_moesif.engine.listener import admin_server
+from mitmproxy_moesif.engine.relay import Relay
 from mitmproxy_moesif.engine.sockets import close_all, open_sockets
 from mitmproxy_moesif.log import log
 
@@ -33,73 +35,6 @@ SETTLED = 30.0
 GRACE = 3.0
 """Seconds that workers have to end at once, until they are killed."""
 
-NOTHING = Reading(0, 0, 0, 0, 0)
-
-
-class Worker:
-    """One place for a process, and what was told by the process that is in it now."""
-
-    def __init__(self, number: int, supervisor: Supervisor) -> None:
-        self.number = number
-        self.reading = NOTHING
-        self.ready = asyncio.Event()
-        self.process: asyncio.subprocess.Process | None = None
-        self._supervisor = supervisor
-
-    async def run(self, arguments: Sequence[str]) -> int:
-        """Start a process and wait for its end; its exit code, negative for a signal."""
-        ours, theirs = os.pipe()
-        with os.fdopen(ours, "rb") as pipe:
-            try:
-                await self._start(theirs, arguments)
-            finally:
-                os.close(theirs)
-            await self._listen(pipe)
-        assert self.process is not None
-        code = await self.process.wait()
-        self.process = None
-        self.ready.clear()
-        return code
-
-    async def _start(self, pipe: int, arguments: Sequence[str]) -> None:
-        command = [sys.executable, "-m", "mitmproxy_moesif.engine.worker", str(pipe), *arguments]
-        # A session of its own: Ctrl-C goes to the supervisor alone, which tells the workers once.
-        self.process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, pass_fds=(pipe,), start_new_session=True
-        )
-        if self._supervisor.stopping.is_set():
-            self.order(b"T")
-
-    async def _listen(self, pipe: Any) -> None:
-        """Until the process has closed its end, which it does when it ends."""
-        reader = asyncio.StreamReader()
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), pipe
-        )
-        async for line in reader:
-            with suppress(ValueError, TypeError):  # a line cut by kill -9
-                self._hear(json.loads(line))
-        transport.close()
-
-    def _hear(self, said: dict[str, Any]) -> None:
-        if "reading" in said:
-            self.reading = Reading(**said["reading"])
-        elif "ready" in said:
-            self.ready.set()
-        else:
-            self._supervisor.hear_of_reload(said)
-
-    def order(self, letter: bytes) -> None:
-        """See `worker` for the letters."""
-        if self.process is not None and self.process.stdin is not None:
-            with suppress(OSError, RuntimeError):
-                self.process.stdin.write(letter)
-
-    def kill(self) -> None:
-        if self.process is not None:
-            with suppress(ProcessLookupError):
-                self.process.kill()
-
 
 class Supervisor:
     """Runs the workers until SIGTERM or SIGINT; `reading` adds up what they tell, at any time."""
@@ -107,8 +42,12 @@ class Supervisor:
     def __init__(self, arguments: Arguments, given: Sequence[str]) -> None:
         self._arguments = arguments
         self._given = given
-        self._workers = [Worker(number, self) for number in range(1, arguments.workers + 1)]
-        self._gone: list[Reading] = []
+        self._workers = [Worker(number, self._hear) for number in range(1, arguments.workers + 1)]
+        self._relay = Relay(self._workers, self.reading)
+        self._admin_wanted: dict[str, str] | None = None
+        self._admin: AdminServer | None = None
+        self._greetings: set[asyncio.Task[None]] = set()
+        self._gone = NOTHING
         self._started = False
         self._stops = 0
         self.stopping = asyncio.Event()
@@ -121,6 +60,8 @@ class Supervisor:
             address = Address(self._arguments.listen.host, sockets[0].getsockname()[1])
             return await self._supervise(address)
         finally:
+            if self._admin is not None:
+                await asyncio.to_thread(self._admin.stop)
             close_all(sockets)
 
     async def _supervise(self, address: Address) -> int:
@@ -131,21 +72,39 @@ class Supervisor:
         given = [*self._given, "--listen", str(address)]
         # The first alone: what is wrong is told once, and what all of them need is made by one.
         keeping: list[asyncio.Future[int]] = []
+        refused = False
         for workers in (self._workers[:1], self._workers[1:]):
             if self.stopping.is_set():
                 break
             keeping += [asyncio.ensure_future(self._keep(worker, given)) for worker in workers]
             for worker in workers:
                 await either(worker.ready, self.stopping)
+            if not self.stopping.is_set() and not self._open_admin():
+                self.stop()
+                refused = True
         if not self.stopping.is_set():
             self._started = True
             upstream = self._arguments.upstream or "what the configuration says"
             count = len(self._workers)
             log.info("moesif-proxy: listening at %s with %d workers, passing to %s", address, count, upstream)
         codes = await asyncio.gather(*keeping)
-        if self._started:
+        if self._started or self.reading().captured:
             sys.stderr.write(f"moesif: {self.reading().line()}\n")
-        return 1 if any(codes) else 0
+        return 1 if refused or any(codes) else 0
+
+    def _open_admin(self) -> bool:
+        """Listen where the workers' options say, once; False where that cannot be, after the log has said why."""
+        if self._admin_wanted is not None and self._admin is None:
+            listen, token = self._admin_wanted["listen"], self._admin_wanted["token"]
+            try:
+                server = admin_server(listen, token or None, self._relay.answer)
+                server.start()
+            except (OSError, ValueError) as error:
+                log.error("moesif: %s", error)
+                return False
+            self._admin = server
+            log.info("moesif: status, metrics and Admin API of all workers at %s", server.url)
+        return True
 
     async def _keep(self, worker: Worker, given: Sequence[str]) -> int:
         """Keep one running; the exit code of the one that ended as it was told, or never started."""
@@ -153,7 +112,7 @@ class Supervisor:
         while True:
             began = clock()
             try:
-                code = await worker.run(given)
+                code = await worker.run(given, ending=self.stopping.is_set)
             except OSError as error:  # no memory or no process left for it now
                 log.error("moesif-proxy: worker %d cannot be started: %s", worker.number, error.strerror)
                 code = 1
@@ -162,7 +121,7 @@ class Supervisor:
             if not self._started:
                 self.stop()
                 return code or 1
-            self._gone.append(handed_over(worker.reading))
+            self._gone = total([self._gone, handed_over(worker.reading)])
             worker.reading = NOTHING
             delay = FIRST_DELAY if clock() - began > SETTLED else delay
             log.warning("moesif-proxy: worker %d %s; again in %.1f s", worker.number, how_ended(code), delay)
@@ -176,7 +135,7 @@ class Supervisor:
         self._stops += 1
         self.stopping.set()
         for worker in self._workers:
-            worker.order(b"T" if self._stops == 1 else b"A")
+            worker.order("end" if self._stops == 1 else "abort")
         if self._stops > 1:
             asyncio.get_running_loop().call_later(GRACE if self._stops == 2 else 0, self._kill)
 
@@ -188,21 +147,28 @@ class Supervisor:
         self._told.clear()
         for worker in self._workers:
             if worker.ready.is_set():
-                worker.order(b"H")
+                worker.order("reload")
 
-    def hear_of_reload(self, said: dict[str, str]) -> None:
+    def _hear(self, worker: Worker, said: dict[str, Any]) -> None:
+        if "ready" in said:
+            greeting = asyncio.ensure_future(self._relay.catch_up(worker))
+            self._greetings.add(greeting)
+            greeting.add_done_callback(self._greetings.discard)
+        elif "admin" in said:
+            self._admin_wanted = said["admin"]
+        else:
+            self._hear_of_reload(said)
+
+    def _hear_of_reload(self, said: dict[str, str]) -> None:
         """Log what workers answer, and what all of them say only once."""
         for outcome, text in said.items():
             if text not in self._told:
                 self._told.add(text)
                 log.log(*RELOAD[outcome], text)
 
-    def ready_workers(self) -> int:
-        return sum(worker.ready.is_set() for worker in self._workers)
-
     def reading(self) -> Reading:
-        """Where the captured events of all workers are, as of the last second."""
-        return total([*self._gone, *(worker.reading for worker in self._workers)])
+        """Where the captured events of all workers are, as of the last second, or the last answer."""
+        return total([self._gone, *(worker.reading for worker in self._workers)])
 
 
 RELOAD = {

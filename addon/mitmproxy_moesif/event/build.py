@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -100,7 +101,12 @@ def encode(event: dict[str, Any]) -> bytes:
 def iso_time(seconds: float) -> str:
     """UTC with milliseconds, always three digits: `2026-11-22T09:05:07.042`."""
     whole, milliseconds = divmod(int(seconds * 1000), 1000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{milliseconds:03d}"
+    return f"{_iso_second(whole)}.{milliseconds:03d}"
+
+
+@lru_cache(maxsize=16)
+def _iso_second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def _uri(exchange: Exchange, facts: Facts, policy: EventPolicy) -> str:

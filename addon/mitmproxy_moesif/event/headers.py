@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from mitmproxy_moesif.event.exchange import Fields
 
 
@@ -13,11 +15,17 @@ def text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
+@lru_cache(maxsize=1024)
+def lower_name(raw: bytes) -> str:
+    """The same few names come with every exchange."""
+    return text(raw).lower()
+
+
 def flatten(fields: Fields) -> dict[str, str]:
     """A flat map with lower-case names; repeated headers joined with `, `, cookies with `; `."""
     headers: dict[str, str] = {}
     for raw_name, raw_value in fields:
-        name = text(raw_name).lower()
+        name = lower_name(raw_name)
         value = text(raw_value)
         if name in headers:
             separator = "; " if name == "cookie" else ", "

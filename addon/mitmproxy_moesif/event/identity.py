@@ -8,9 +8,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 Headers = Mapping[str, str]
+
+KEPT_LENGTH = 4096
+"""Characters of a token that is worth remembering: a thousand of them are remembered."""
 
 CONSUMER_HEADERS = ("x-consumer-custom-id", "x-consumer-username", "x-consumer-id")
 
@@ -74,11 +78,13 @@ class Token:
     def read(cls, policy: IdentityPolicy, headers: Headers) -> Token:
         for name in policy.token_headers:
             if name in headers:
-                return cls.parse(headers[name].strip())
+                value = headers[name]
+                return cls.parse(value) if len(value) > KEPT_LENGTH else _parsed(value)
         return cls()
 
     @classmethod
     def parse(cls, value: str) -> Token:
+        value = value.strip()
         scheme, _, rest = value.partition(" ")
         match scheme.lower():
             case "basic":
@@ -99,6 +105,12 @@ class Token:
             return _id_text(self.claims[name])
         lower = name.lower()
         return next((_id_text(value) for key, value in self.claims.items() if key.lower() == lower), None)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(value: str) -> Token:
+    """A caller sends the same token with each of its requests."""
+    return Token.parse(value)
 
 
 def _basic_user(credentials: str) -> str | None:

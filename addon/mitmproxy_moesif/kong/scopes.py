@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from mitmproxy_moesif.constraints import PLUGIN_NAME, scope_key, unique_violation
+
 from .entities import HTTP_PROTOCOLS, Consumer, KongConfig, Plugin, Route, Service
 from .router import Router
 
-MOESIF = "moesif"
+MOESIF = PLUGIN_NAME
 AKTO = "akto-api-discovery"
 CAPTURING = frozenset((MOESIF, AKTO))
 """Plugin names whose entries are instances of ours."""
@@ -41,20 +43,8 @@ class ScopeConflict(ValueError):  # noqa: N818 -- Kong calls it a violation, its
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
-        super().__init__(f"UNIQUE violation detected on '{{{','.join(_constraint(instance))}}}'")
-
-
-def _constraint(instance: Instance) -> Iterator[str]:
-    for name, value in (
-        ("consumer", instance.consumer_id),
-        ("name", instance.name),
-        ("route", instance.route_id),
-        ("service", instance.service_id),
-    ):
-        if name == "name":
-            yield f'name="{value}"'
-        else:
-            yield f"{name}=null" if value is None else f'{name}={{id="{value}"}}'
+        self.key = scope_key(instance.name, instance.service_id, instance.route_id, instance.consumer_id)
+        super().__init__(unique_violation(self.key))
 
 
 class InstanceTable:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 from tornado.web import RequestHandler
+
+from mitmproxy_moesif.loopback import names_loopback
 
 logger = logging.getLogger(__name__)
 
@@ -62,23 +62,3 @@ class NotFoundHandler(JsonHandler):
 def log_request(handler: RequestHandler) -> None:
     """Instead of Tornado's access log, which warns about each refusal: what is refused is told to the client."""
     logger.debug("%d %s %s", handler.get_status(), handler.request.method, handler.request.path)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host`, a name or an IP address without brackets, is this machine's loopback."""
-    name = host.rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def names_loopback(host_header: str) -> bool:
-    """Whether a Host header, with or without a port, names a loopback host."""
-    try:
-        name = urlsplit(f"//{host_header}").hostname
-    except ValueError:
-        return False
-    return name is not None and is_loopback(name)

@@ -27,9 +27,9 @@ from tornado.netutil import bind_sockets
 from mitmproxy_moesif.local.collector import MAX_REQUEST_BYTES, collector_app
 from mitmproxy_moesif.local.documents import Document
 from mitmproxy_moesif.local.echo import EchoService
-from mitmproxy_moesif.local.http import is_loopback
 from mitmproxy_moesif.local.page import page_app
 from mitmproxy_moesif.local.store import KEEP_EVENTS, EventStore
+from mitmproxy_moesif.loopback import is_loopback
 
 # The echo reads a body to its end, to answer 413 rather than cut; no further than this.
 MAX_ECHO_READ = 2**30

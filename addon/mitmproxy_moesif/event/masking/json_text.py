@@ -1,24 +1,24 @@
-"""Whether bytes are a JSON document, judged by orjson, numbers of any size included."""
+"""Whether bytes are a JSON document, numbers of any size included.
+
+msgspec judges without making objects of what it reads, which takes a sixth of the time of a parser.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-import orjson
+import msgspec
 
-# The event puts a body a few levels deeper, and who reads the event is often bounded at orjson's 1024.
+# The event puts a body a few levels deeper, and who reads the event is often bounded at 1024.
 MAX_DEPTH: Final = 1000
-_SPARE_DEPTH: Final = 1024 - MAX_DEPTH
 
 _CONTAINER: Final = re.compile(rb"[ \t\r\n]*+[{\[]")
 STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
-# JSON bounds no number, orjson does: above the largest double it refuses. Such a number has 200 digits or an exponent
-# of three.
-_HUGE: Final = re.compile(rb"(?<![0-9])[0-9]{200}|[0-9][eE]\+?[0-9]{3}")
-_STRING_OR_NUMBER: Final = re.compile(
-    STRING + rb"|(?<![0-9.eE+-])-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?(?![0-9.eE+-])", re.DOTALL
-)
+_STRING: Final = re.compile(STRING, re.DOTALL)
+_ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKET: Final = bytes(code for code in range(256) if code not in b'[]{}"\\')
+_DECODER: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
 def begins_like_json(raw: bytes) -> bool:
@@ -28,26 +28,36 @@ def begins_like_json(raw: bytes) -> bool:
 
 def is_json(raw: bytes) -> bool:
     """Whether `raw` is a JSON object or array in UTF-8, nested no deeper than `MAX_DEPTH`."""
-    return begins_like_json(raw) and (_parses(raw) or _parses_without_numbers(raw)) and not _is_too_deep(raw)
-
-
-def _parses(raw: bytes) -> bool:
+    if not begins_like_json(raw):
+        return False
     try:
-        orjson.loads(raw)
-    except orjson.JSONDecodeError:
+        _DECODER.decode(raw)
+        raw.decode()  # the one thing that the decoder does not look at
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
-    return True
-
-
-def _parses_without_numbers(raw: bytes) -> bool:
-    """The same judge on the same document with every well-formed number a 0."""
-    if _HUGE.search(raw) is None:
-        return False
-    return _parses(_STRING_OR_NUMBER.sub(lambda token: token[0] if token[0].startswith(b'"') else b"0", raw))
+    return not _is_too_deep(raw)
 
 
 def _is_too_deep(raw: bytes) -> bool:
-    if len(raw) <= 2 * MAX_DEPTH or raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+    """Of a document that is JSON: whether more than `MAX_DEPTH` brackets are open at once."""
+    if len(raw) <= 2 * MAX_DEPTH:
         return False
-    wrapped = b"[" * _SPARE_DEPTH + raw + b"]" * _SPARE_DEPTH
-    return not (_parses(wrapped) or _parses_without_numbers(wrapped))
+    brackets = _brackets(raw)
+    if len(brackets) <= 2 * MAX_DEPTH:
+        return False
+    # Take out the innermost pairs, again and again: documents are flat mostly, and soon nothing is left.
+    for _ in range(MAX_DEPTH):
+        brackets = brackets.replace(b"[]", b"")
+        if not brackets:
+            return False
+    return True
+
+
+def _brackets(raw: bytes) -> bytes:
+    """The brackets outside of strings, in their order and all of one kind."""
+    # A string without bracket or backslash becomes two quotes. Where there is another one, some quote stays: the
+    # run of quotes that its opening one ends is odd.
+    brackets = raw.translate(_ONE_KIND, _NO_BRACKET).replace(b'""', b"")
+    if b'"' in brackets or b"\\" in brackets:
+        brackets = _STRING.sub(b"", raw).translate(_ONE_KIND, _NO_BRACKET)
+    return brackets

@@ -1,0 +1,138 @@
+"""The parameters of settings.py as the `config` of a plugin entity: what is shown, and which changes are taken."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pydantic import SecretStr
+
+from mitmproxy_moesif.admin.redact import SHOWN
+from mitmproxy_moesif.admin.source import SchemaViolation
+from mitmproxy_moesif.settings import Settings, SettingsError, parse_settings
+
+TOP_LEVEL = "enabled"
+"""The one parameter that is a field of Kong's entity itself, beside `config`."""
+
+PROTOCOLS = ("grpc", "grpcs", "http", "https")
+"""What Kong says where an instance does not name its own."""
+
+_FILES = ("hooks", "rules_file", "sink_file", "spool_dir")
+_TRUSTED = ("kong_config", "kong_admin_url", "jwt_key", "jwt_public_key", "jwt_jwks")
+FIXED = frozenset((*_FILES, *_TRUSTED, "spool_max_bytes"))
+"""Parameters that a client cannot change, whichever of them there are.
+
+Files come first: whoever reaches the listener could have code run from them, or have them written anywhere. Then what
+others' trust hangs on, then what only counts at the start.
+"""
+
+HIDDEN_PREFIX = "admin_"
+"""The listener's own parameters are nobody's business who uses it."""
+
+UNKNOWN = "unknown field"
+IMMUTABLE = "immutable field cannot be updated"
+
+
+def shown_config(settings: Settings) -> dict[str, Any]:
+    """All parameters in plain values, secrets replaced."""
+    return {name: _shown(_value(settings, name)) for name in Settings.model_fields if _in_config(name)}
+
+
+def wanted_parameters(
+    given: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    faults: Mapping[str, Any],
+    fixed: Collection[str] = FIXED,
+    *,
+    same_too: bool = False,
+) -> dict[str, Any]:
+    """Which parameters are to become something else, as plain values; `given` are those given now, for any reason.
+
+    Of `changes`, an entity's fields, only `config` and `enabled` count; null is a parameter's default. `faults` are
+    what is wrong elsewhere. `same_too` tells of those as well that are what they would be without. Raises
+    `SchemaViolation` for `faults` and its own together.
+    """
+    config = changes.get("config") or {}
+    if not isinstance(config, Mapping):
+        raise SchemaViolation({**faults, "config": "expected a record"})
+    current = _parsed(given, {})[0]
+    config_faults = {name: fault for name in config if (fault := _fault(current, name, config[name], fixed))}
+    wanted = {name: config[name] for name in config if name not in config_faults}
+    if TOP_LEVEL in changes:
+        wanted[TOP_LEVEL] = changes[TOP_LEVEL]
+    wanted = {name: _default(name) if value is None else value for name, value in wanted.items()}
+    updated, more = _parsed(given, wanted)
+    found = {**faults, **_merged(more, config_faults)}
+    if found or updated is None:
+        raise SchemaViolation(found)
+    values = {name: _value(updated, name) for name in wanted if name not in fixed}
+    same = current if not same_too else None
+    return {name: _plain(value) for name, value in values.items() if same is None or value != _value(same, name)}
+
+
+def given_values(settings: Settings) -> dict[str, Any]:
+    """The parameters that were given, as they are kept."""
+    return {name: _value(settings, name) for name in settings.model_fields_set}
+
+
+def faults_by_field(text: str, names: Collection[str]) -> dict[str, Any]:
+    """`name: reason; name: reason` as Kong tells it; what names no parameter is about the entity."""
+    known = "|".join(map(re.escape, names)) or r"(?!)"
+    parts = re.split(rf"; (?=(?:{known}): )", text)
+    fields: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    for part in parts:
+        name, _, reason = part.partition(": ")
+        if name not in names:
+            fields.setdefault("@entity", []).append(part)
+        elif name == TOP_LEVEL:
+            fields[name] = reason
+        else:
+            config[name] = reason
+    return {**fields, "config": config} if config else fields
+
+
+def _fault(current: Settings | None, name: str, value: object, fixed: Collection[str]) -> str | None:
+    if name not in Settings.model_fields or not _in_config(name):
+        return UNKNOWN
+    if name in fixed and (current is None or value != _shown(_value(current, name))):
+        return "can only be set at the start"
+    return None
+
+
+def _in_config(name: str) -> bool:
+    return name != TOP_LEVEL and not name.startswith(HIDDEN_PREFIX)
+
+
+def _value(settings: Settings, name: str) -> Any:
+    return settings.__dict__[name]  # the attribute of a deprecated one would warn
+
+
+def _default(name: str) -> Any:
+    return Settings.model_fields[name].default
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return SHOWN if value.get_secret_value() else None
+    return _plain(value)
+
+
+def _parsed(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[Settings | None, dict[str, Any]]:
+    """The settings as they would be, or what is wrong by field."""
+    try:
+        return parse_settings({**given, **wanted}), {}
+    except SettingsError as error:
+        return None, faults_by_field(str(error), {**given, **wanted})
+
+
+def _merged(fields: dict[str, Any], config: dict[str, str]) -> dict[str, Any]:
+    """`fields` with more that is wrong inside `config`."""
+    return {**fields, "config": {**fields.get("config", {}), **config}} if config else fields

@@ -1,0 +1,49 @@
+"""Kong's constraints between plugin entities, in Kong's own words: the same for files and for the Admin API.
+
+A violation is told as Kong's Admin API tells it: a text that shows keys in Lua's form, and the fields it is about.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+
+PLUGIN_NAME = "moesif"
+
+OPTIONS_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "mitmproxy-moesif:global"))
+"""The id of the options, seen as a plugin: the same on every start, so that a curl line with it goes on working."""
+
+type Key = Mapping[str, str | Mapping[str, str] | None]
+"""Fields that together may be there once, or name an entity."""
+
+
+def reference(entity_id: str | None) -> dict[str, str] | None:
+    """How an entity shows another one that it is for."""
+    return None if entity_id is None else {"id": entity_id}
+
+
+def scope_key(name: str, service: str | None, route: str | None, consumer: str | None) -> Key:
+    """What two instances of a plugin must differ in: the ids of what they are for."""
+    return {"consumer": reference(consumer), "name": name, "route": reference(route), "service": reference(service)}
+
+
+def unique_violation(key: Key) -> str:
+    """Another entity has this key."""
+    return f"UNIQUE violation detected on '{in_lua(key)}'"
+
+
+def foreign_key_violation(key: Key, kind: str) -> str:
+    """No entity of `kind` (`services`) has this id."""
+    return f"the foreign key '{in_lua(key)}' does not reference an existing '{kind}' entity."
+
+
+def foreign_key_unresolved(key: Key, kind: str) -> str:
+    """No entity of `kind` has this name."""
+    return f"the foreign key cannot be resolved with '{in_lua(key)}' for an existing '{kind}' entity"
+
+
+def in_lua(value: object) -> str:
+    """`{consumer=null,name="moesif"}`."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}={in_lua(below)}" for name, below in sorted(value.items())) + "}"
+    return "null" if value is None else f'"{value}"'

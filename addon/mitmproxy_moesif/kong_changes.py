@@ -1,0 +1,171 @@
+"""What the Admin API changed of Kong's configuration: kept apart from it, and laid over whatever version of it comes.
+
+    changes = Changes().patched("id-1", {"enabled": False, "config": {"debug": True}})
+    changes.over(config)     the configuration with the changes
+    changes.fitting(config)  the changes as far as they fit another version, and what is lost
+
+Plain values: nothing here is put in force (kong_plugins.py does that).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import Field
+
+from mitmproxy_moesif.kong.entities import KongConfig, Plugin
+from mitmproxy_moesif.log import log
+
+REFERENCES = ("service", "route", "consumer")
+
+type Patch = Mapping[str, Any]
+"""Fields of a plugin entity; of `config` those that were changed."""
+
+
+class LivePlugin(Plugin):
+    """A plugin entry with what the Admin API says of it: `changes` of its config outdo even the options."""
+
+    changes: dict[str, Any] = Field(default_factory=dict, repr=False)
+    created: bool = False
+
+    @property
+    def entered(self) -> str:
+        return "created" if self.created else "changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Entries changed, by id, and entries added, by id. Immutable: each change makes another one."""
+
+    patches: Mapping[str, Patch] = field(default_factory=dict, repr=False)
+    created: Mapping[str, LivePlugin] = field(default_factory=dict, repr=False)
+
+    def patched(self, plugin_id: str, patch: Patch) -> Changes:
+        """With more changed. Raises pydantic's `ValidationError` where an added entry cannot be so."""
+        if plugin_id in self.created:
+            return replace(self, created={**self.created, plugin_id: _patched(self.created[plugin_id], patch)})
+        before = self.patches.get(plugin_id, {})
+        config = {**before.get("config", {}), **patch.get("config", {})}
+        return replace(self, patches={**self.patches, plugin_id: {**before, **patch, "config": config}})
+
+    def adding(self, plugin: LivePlugin) -> Changes:
+        return replace(self, created={**self.created, plugin.id: plugin})
+
+    def removing(self, plugin_id: str) -> Changes:
+        """Without an entry that was added."""
+        return replace(self, created={id_: plugin for id_, plugin in self.created.items() if id_ != plugin_id})
+
+    def over(self, config: KongConfig) -> KongConfig:
+        """The configuration with these changes. Raises pydantic's `ValidationError` where an entry cannot be so."""
+        if not self.patches and not self.created:
+            return config
+        plugins = [
+            _patched(plugin, self.patches[plugin.id]) if plugin.id in self.patches else plugin
+            for plugin in config.plugins
+        ]
+        return replace(config, plugins=(*plugins, *self.created.values()))
+
+    def fitting(self, config: KongConfig) -> tuple[Changes, list[str]]:
+        """Without what has lost its place in this configuration, and a line for each of those.
+
+        A change goes with its entry. An added entry goes with what it is for, and yields to one of the configuration
+        that has its scope, its id or its name.
+        """
+        ids = {plugin.id for plugin in config.plugins}
+        patches = {id_: patch for id_, patch in self.patches.items() if id_ in ids}
+        lost = [f"plugin {id_!r} is gone, and its changes with it" for id_ in self.patches if id_ not in ids]
+        created = {}
+        for plugin in self.created.values():
+            reason = _misfit(plugin, config)
+            if reason is None:
+                created[plugin.id] = plugin
+            else:
+                lost.append(f"plugin {plugin.instance_name or plugin.id!r}, which was created there, is gone: {reason}")
+        return Changes(patches, created), lost
+
+
+type Make = Callable[[Changes, KongConfig], Changes]
+type Keep = Callable[[Changes, Callable[[], None]], None]
+
+
+def scope(plugin: Plugin) -> tuple[str, str | None, str | None, str | None]:
+    """What no two plugins may have in common."""
+    return plugin.name, plugin.service_id, plugin.route_id, plugin.consumer_id
+
+
+def entities(config: KongConfig, kind: str) -> Iterator[tuple[str, tuple[tuple[str, str | None], ...]]]:
+    """Id and names (`("name", "orders")`) of all `services`, `routes` or `consumers`."""
+    if kind == "consumers":
+        for consumer in config.consumers:
+            yield consumer.id, (("username", consumer.username), ("custom_id", consumer.custom_id))
+        return
+    for entity in config.services if kind == "services" else config.routes:
+        yield entity.id, (("name", entity.name),)
+
+
+def _misfit(plugin: Plugin, config: KongConfig) -> str | None:
+    for name in REFERENCES:
+        target = getattr(plugin, f"{name}_id")
+        if target is not None and all(target != id_ for id_, _ in entities(config, f"{name}s")):
+            return f"there is no {name} {target!r} any more"
+    for other in config.plugins:
+        if scope(other) == scope(plugin):
+            return "the configuration has one of the same scope"
+        if other.id == plugin.id or (other.instance_name is not None and other.instance_name == plugin.instance_name):
+            return "the configuration has one of the same name"
+    return None
+
+
+def _patched(plugin: Plugin, patch: Patch) -> LivePlugin:
+    before = plugin.changes if isinstance(plugin, LivePlugin) else {}
+    given = {**dict(plugin), **patch, "config": plugin.config, "changes": {**before, **patch.get("config", {})}}
+    return LivePlugin.model_validate(given)
+
+
+class LiveKong:
+    """Kong's configuration and its changes, put in force together. From any thread but mitmproxy's event loop.
+
+    `changed` puts a configuration in force soon, on the loop; it raises `SettingsError` where that cannot be. `settle`
+    waits until that is done, and raises `SettingsError` where it takes too long.
+    """
+
+    def __init__(self, changed: Callable[[KongConfig], None], settle: Callable[[], None], base: KongConfig) -> None:
+        self._changed = changed
+        self._settle = settle
+        self._lock = threading.Lock()
+        self.base = base
+        self.config = base
+        self.changes = Changes()
+
+    def replaced(self, base: KongConfig) -> None:
+        """There is another version of the configuration. What `changed` raises is raised; the old one stays then."""
+        with self._lock:
+            changes, lost = self.changes.fitting(base)
+            config = changes.over(base)
+            self._changed(config)
+            self.base, self.config, self.changes = base, config, changes
+        for line in lost:
+            log.warning("moesif: admin API: %s", line)
+
+    def change(self, make: Make, keep: Keep) -> None:
+        """Put in force what `make` makes of the changes there are; it gets the configuration without them, too.
+
+        `keep` gets them and calls what puts them in force. Whatever any of these raises is raised, and all is as it
+        was where they are not in force yet.
+        """
+        with self._lock:
+            changes = make(self.changes, self.base)
+            keep(changes, lambda: self._take(changes))
+
+    def _take(self, changes: Changes) -> None:
+        config = changes.over(self.base)
+        self._changed(config)
+        try:
+            self._settle()
+        except Exception:
+            self._changed(self.config)
+            raise
+        self.config, self.changes = config, changes

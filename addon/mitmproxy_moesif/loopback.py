@@ -1,0 +1,26 @@
+"""What this machine's loopback is called: for the listeners that only its own user may reach."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an IP address without brackets, is this machine's loopback."""
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def names_loopback(host_header: str) -> bool:
+    """Whether a Host header, with or without a port, names a loopback host."""
+    try:
+        name = urlsplit(f"//{host_header}").hostname
+    except ValueError:
+        return False
+    return name is not None and is_loopback(name)

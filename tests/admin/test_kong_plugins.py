@@ -1,0 +1,452 @@
+"""The instances of Kong's configuration as plugin entities: shown, changed, added, taken away and kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mitmproxy_moesif.admin.redact import SHOWN
+from mitmproxy_moesif.admin.source import (
+    ForeignKeyViolation,
+    NotFound,
+    NotKept,
+    SchemaViolation,
+    UniqueViolation,
+    Unsupported,
+)
+from mitmproxy_moesif.admin.state import StateError, StateFile
+from mitmproxy_moesif.constraints import OPTIONS_ID
+from mitmproxy_moesif.kong.declarative import parse_declarative
+from mitmproxy_moesif.kong.entities import KongConfig
+from mitmproxy_moesif.kong_changes import LiveKong
+from mitmproxy_moesif.kong_plugins import KongPluginSource
+from mitmproxy_moesif.scoping import Scoping
+from mitmproxy_moesif.settings import SettingsError
+
+SECRET = "5ecre7-of-orders"
+
+ORDERS = {
+    "id": "p-orders",
+    "name": "moesif",
+    "instance_name": "of-orders",
+    "service": "orders",
+    "tags": ["team-a"],
+    "config": {"application_id": SECRET, "api_version": "1"},
+}
+OFF = {"id": "p-off", "name": "moesif", "route": "list", "enabled": False, "config": {"batch_size": 0}}
+AKTO = {"id": "p-akto", "name": "akto-api-discovery", "config": {"akto_api_key": "akto-5ecre7", "timeout": 1}}
+GLOBAL = {"name": "moesif", "config": {"application_id": "g-5ecre7"}}
+
+
+def kong(*plugins: dict[str, Any], services: tuple[str, ...] = ("orders", "quiet")) -> KongConfig:
+    routes = [{"id": "r-list", "name": "list", "paths": ["/orders"], "service": services[0]}]
+    content = {
+        "_format_version": "3.0",
+        "services": [{"id": f"s-{name}", "name": name, "host": "h"} for name in services],
+        "routes": routes,
+        "consumers": [{"id": "c-ada", "username": "ada", "custom_id": "7"}],
+        "plugins": list(plugins),
+    }
+    return parse_declarative(json.dumps(content).encode(), "kong.json")
+
+
+class Proxy:
+    """What is in force: as the proxy would, it makes each configuration ready and refuses what cannot be."""
+
+    def __init__(self, base: KongConfig, state: StateFile | None = None, **given: Any) -> None:
+        self.given = given
+        self.scoping = Scoping(base, given)
+        self.taken = 0
+        self.busy = False
+        self.live = LiveKong(self._changed, self._settle, base)
+        self.source = KongPluginSource(self.live, lambda: self.given, state, clock=lambda: 1_700_000_000.5)
+
+    def _changed(self, config: KongConfig) -> None:
+        self.scoping = Scoping(config, self.given)
+        self.taken += 1
+
+    def _settle(self) -> None:
+        if self.busy:
+            raise SettingsError("the proxy is too busy to take the change now")
+
+    def account(self, plugin_id: str) -> str | None:
+        instance = self.scoping.instances.get(plugin_id)
+        return instance.settings.application_id.get_secret_value() if instance is not None else None
+
+    def entity(self, plugin_id: str) -> dict[str, Any]:
+        (found,) = (entity for entity in self.source.plugins() if entity["id"] == plugin_id)
+        return found
+
+
+@pytest.fixture
+def proxy() -> Proxy:
+    return Proxy(kong(ORDERS, OFF, AKTO))
+
+
+def refused(kind: type[Exception], call: Callable[[], object]) -> Any:
+    with pytest.raises(kind) as raised:
+        call()
+    assert "5ecre7" not in str(raised.value)
+    return raised.value
+
+
+# --- what is shown -------------------------------------------------------------------------------------------------
+
+
+def test_every_instance_is_shown_in_kongs_form(proxy: Proxy) -> None:
+    entity = proxy.entity("p-orders")
+    config = entity.pop("config")
+    assert entity == {
+        "id": "p-orders",
+        "name": "moesif",
+        "instance_name": "of-orders",
+        "enabled": True,
+        "service": {"id": "s-orders"},
+        "route": None,
+        "consumer": None,
+        "protocols": ["grpc", "grpcs", "http", "https"],
+        "tags": ["team-a"],
+        "created_at": 1_700_000_000,
+        "updated_at": 1_700_000_000,
+    }
+    assert (config["application_id"], config["api_version"], config["batch_size"]) == (SHOWN, "1", 50)
+    assert [(plugin["id"], plugin["enabled"]) for plugin in proxy.source.plugins()] == [
+        ("p-orders", True),
+        ("p-off", False),
+        ("p-akto", True),
+    ]
+    assert "5ecre7" not in json.dumps(proxy.source.plugins())
+
+
+def test_what_is_shown_is_what_is_in_force() -> None:
+    proxy = Proxy(kong(ORDERS), api_version="by-option")
+    assert proxy.entity("p-orders")["config"]["api_version"] == "by-option"
+    changed = proxy.source.patch_plugin("p-orders", {"config": {"api_version": "patched"}})
+    assert changed["config"]["api_version"] == "patched"
+    assert proxy.scoping.instances["p-orders"].settings.api_version == "patched"
+    proxy.given = {"api_version": "another option", "debug": True}
+    config = proxy.entity("p-orders")["config"]
+    assert (config["api_version"], config["debug"]) == ("patched", True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "found"),
+    [
+        ("services", "orders", "s-orders"),
+        ("services", "s-orders", "s-orders"),
+        ("routes", "list", "r-list"),
+        ("consumers", "ada", "c-ada"),
+        ("consumers", "7", None),
+        ("services", "list", None),
+    ],
+)
+def test_entities_are_found_by_id_and_name(proxy: Proxy, kind: str, name: str, found: str | None) -> None:
+    if found is None:
+        refused(NotFound, lambda: proxy.source.find_entity(kind, name))
+    else:
+        assert proxy.source.find_entity(kind, name) == found
+
+
+# --- what is changed -----------------------------------------------------------------------------------------------
+
+
+def test_a_change_counts_at_once_and_is_answered_whole(proxy: Proxy) -> None:
+    changes = {"config": {"application_id": "other-5ecre7", "batch_size": "7"}, "tags": "x"}
+    entity = proxy.source.patch_plugin("p-orders", changes)
+    assert entity == proxy.entity("p-orders")
+    assert (entity["config"]["batch_size"], entity["config"]["application_id"], entity["tags"]) == (7, SHOWN, ["x"])
+    assert (entity["config"]["api_version"], proxy.account("p-orders")) == ("1", "other-5ecre7")
+    assert "5ecre7" not in repr(proxy.live.changes) + repr(proxy.live.config)
+    proxy.source.patch_plugin("p-orders", {"enabled": "false"})
+    assert (proxy.account("p-orders"), proxy.entity("p-orders")["enabled"]) == (None, False)
+    proxy.source.patch_plugin("p-orders", {"enabled": True})
+    assert proxy.account("p-orders") == "other-5ecre7"
+
+
+def test_a_whole_entity_may_be_sent_back(proxy: Proxy) -> None:
+    entity = json.loads(json.dumps(proxy.entity("p-orders")))
+    del entity["config"]["application_id"]  # shown as ***: the listener leaves it out
+    assert proxy.source.patch_plugin("p-orders", entity)["config"]["batch_size"] == 50
+    assert proxy.taken == 0
+    entity["config"]["batch_size"] = 9
+    proxy.source.patch_plugin("p-orders", entity)
+    assert proxy.live.changes.patches == {"p-orders": {"config": {"batch_size": 9}}}
+
+
+@pytest.mark.parametrize(
+    ("plugin_id", "changes", "fields"),
+    [
+        ("p-orders", {"foo": 1}, {"foo": "unknown field"}),
+        ("p-orders", {"config": {"foo": 1}}, {"config": {"foo": "unknown field"}}),
+        ("p-orders", {"config": {"sink_file": "x"}}, {"config": {"sink_file": "can only be set at the start"}}),
+        ("p-orders", {"service": {"id": "s-quiet"}}, {"service": "immutable field cannot be updated"}),
+        ("p-orders", {"config": {"application_id": None}}, {"config": {"application_id": "required field missing"}}),
+        ("p-orders", {"tags": {"a": 1}}, {"tags": "expected a set"}),
+        ("p-orders", {"config": "x"}, {"config": "expected a record"}),
+    ],
+)
+def test_a_wrong_change_is_none(proxy: Proxy, plugin_id: str, changes: dict[str, Any], fields: dict[str, Any]) -> None:
+    before = proxy.source.plugins()
+    error = refused(SchemaViolation, lambda: proxy.source.patch_plugin(plugin_id, changes))
+    assert error.fields == fields
+    assert (proxy.taken, proxy.source.plugins()) == (0, before)
+
+
+def test_a_disabled_instance_that_cannot_be_is_mended_first(proxy: Proxy) -> None:
+    error = refused(SchemaViolation, lambda: proxy.source.patch_plugin("p-off", {"enabled": True}))
+    assert set(error.fields["config"]) == {"batch_size"}
+    mended = {"enabled": "true", "config": {"batch_size": "5", "application_id": "new-5ecre7"}}
+    assert proxy.source.patch_plugin("p-off", mended)["enabled"] is True
+    assert proxy.account("p-off") == "new-5ecre7"
+
+
+def test_a_disabled_one_whose_scope_is_taken_stays_so() -> None:
+    other = {**ORDERS, "id": "p-2", "instance_name": "second", "enabled": False}
+    proxy = Proxy(kong(ORDERS, other))
+    error = refused(UniqueViolation, lambda: proxy.source.patch_plugin("p-2", {"enabled": True}))
+    assert error.fields == {"consumer": None, "name": "moesif", "route": None, "service": {"id": "s-orders"}}
+    assert (proxy.taken, proxy.entity("p-2")["enabled"]) == (0, False)
+
+
+def test_what_is_not_ours_is_left_alone(proxy: Proxy) -> None:
+    refused(Unsupported, lambda: proxy.source.patch_plugin("p-akto", {"enabled": False}))
+    refused(NotFound, lambda: proxy.source.patch_plugin("p-none", {"enabled": False}))
+
+
+def test_a_proxy_too_busy_keeps_what_it_had(proxy: Proxy) -> None:
+    proxy.busy = True
+    error = refused(SchemaViolation, lambda: proxy.source.patch_plugin("p-orders", {"config": {"debug": True}}))
+    assert "too busy" in str(error)
+    assert proxy.taken == 2, "the former configuration was handed over after it"
+    assert proxy.scoping.instances["p-orders"].settings.debug is False
+    assert proxy.entity("p-orders")["config"]["debug"] is False
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["debug", "batch_size", "api_version", "trusted_ips", "sample_rate", "nothing"]),
+        st.none() | st.booleans() | st.integers(-5, 2000) | st.text(max_size=6) | st.lists(st.text(max_size=4)),
+        max_size=3,
+    )
+)
+def test_a_change_is_taken_whole_or_refused_by_name(config: dict[str, Any]) -> None:
+    proxy = Proxy(kong(ORDERS))
+    before = proxy.source.plugins()
+    outcome = attempt(proxy, config)
+    if isinstance(outcome, SchemaViolation):
+        assert set(outcome.fields["config"]) <= set(config)
+        assert (proxy.taken, proxy.source.plugins()) == (0, before)
+    else:
+        taken = proxy.taken
+        assert attempt(proxy, config) == outcome, "the same change again is none"
+        assert proxy.taken == taken <= 1
+
+
+def attempt(proxy: Proxy, config: dict[str, Any]) -> dict[str, Any] | SchemaViolation:
+    try:
+        return proxy.source.patch_plugin("p-orders", {"config": config})
+    except SchemaViolation as error:
+        return error
+
+
+# --- another version of the configuration --------------------------------------------------------------------------
+
+
+def test_a_change_outlives_a_new_version_as_long_as_its_entry(proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    proxy.source.patch_plugin("p-orders", {"config": {"api_version": "patched", "application_id": "other-5ecre7"}})
+    newer = {**ORDERS, "config": {"application_id": SECRET, "api_version": "2", "batch_size": 3}}
+    proxy.live.replaced(kong(newer))
+    config = proxy.entity("p-orders")["config"]
+    assert (config["api_version"], config["batch_size"], proxy.account("p-orders")) == ("patched", 3, "other-5ecre7")
+    proxy.live.replaced(kong(GLOBAL))
+    assert "'p-orders' is gone, and its changes with it" in caplog.text
+    proxy.live.replaced(kong(ORDERS))
+    assert (proxy.entity("p-orders")["config"]["api_version"], proxy.account("p-orders")) == ("1", SECRET)
+
+
+def test_a_version_that_is_refused_leaves_all_as_it_was(proxy: Proxy) -> None:
+    proxy.source.patch_plugin("p-orders", {"config": {"api_version": "patched"}})
+    before = proxy.source.plugins()
+    wrong = kong({**ORDERS, "config": {"batch_sise": 1}})
+    refused(SettingsError, lambda: proxy.live.replaced(wrong))
+    assert proxy.source.plugins() == before
+
+
+@pytest.mark.parametrize(
+    ("version", "why"),
+    [
+        (kong(ORDERS, services=("orders",)), "there is no service 's-quiet' any more"),
+        (kong(ORDERS, {**GLOBAL, "service": "quiet"}), "has one of the same scope"),
+        (kong(ORDERS, {**GLOBAL, "instance_name": "mine"}), "has one of the same name"),
+    ],
+)
+def test_an_added_instance_yields_to_the_configuration(
+    proxy: Proxy, version: KongConfig, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    added = {**GLOBAL, "instance_name": "mine", "service": {"name": "quiet"}}
+    plugin_id = proxy.source.add_plugin(added)["id"]
+    proxy.live.replaced(kong(ORDERS, {**GLOBAL, "id": "g"}))
+    assert proxy.account(plugin_id) == "g-5ecre7"
+    proxy.live.replaced(version)
+    assert plugin_id not in proxy.scoping.instances
+    assert why in caplog.text
+
+
+# --- what is added -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scope", "ids"),
+    [
+        ({"service": {"name": "quiet"}}, ("s-quiet", None, None)),
+        ({"service": {"id": "s-quiet"}, "consumer": {"username": "ada"}}, ("s-quiet", None, "c-ada")),
+        ({"consumer": {"custom_id": "7"}}, (None, None, "c-ada")),
+        ({"route": {"id": "r-list"}, "service": None, "consumer": {"id": "c-ada"}}, (None, "r-list", "c-ada")),
+        ({}, (None, None, None)),
+    ],
+)
+def test_an_instance_is_added_for_what_it_names(
+    proxy: Proxy, scope: dict[str, Any], ids: tuple[str | None, ...]
+) -> None:
+    config = {"application_id": "new-5ecre7", "debug": "true"}
+    entity = proxy.source.add_plugin({"name": "moesif", "config": config, "tags": "t", **scope})
+    assert entity == proxy.entity(entity["id"])
+    shown = tuple(entity[name] and entity[name]["id"] for name in ("service", "route", "consumer"))
+    assert (shown, entity["enabled"], entity["config"]["debug"], entity["tags"]) == (ids, True, True, ["t"])
+    assert (entity["created_at"], proxy.account(entity["id"])) == (1_700_000_000, "new-5ecre7")
+    again = refused(UniqueViolation, lambda: proxy.source.add_plugin({**GLOBAL, **scope}))
+    assert str(again).startswith("UNIQUE violation detected on '{consumer=")
+    changed = proxy.source.patch_plugin(entity["id"], {"config": {"debug": False}})
+    assert (changed["config"]["debug"], proxy.account(entity["id"])) == (False, "new-5ecre7")
+    assert Proxy(proxy.live.base).source.add_plugin({**GLOBAL, **scope})["id"] == entity["id"], "so in every worker"
+    proxy.source.remove_plugin(entity["id"])
+    assert [plugin["id"] for plugin in proxy.source.plugins()] == ["p-orders", "p-off", "p-akto"]
+    assert proxy.account(entity["id"]) is None
+
+
+@pytest.mark.parametrize(
+    ("given_fields", "kind", "fields"),
+    [
+        ({"service": {"name": "no"}}, ForeignKeyViolation, None),
+        ({"service": {"id": "s-no"}}, ForeignKeyViolation, {"service": {"id": "s-no"}}),
+        ({"route": {"name": "orders"}}, ForeignKeyViolation, None),
+        ({"service": "orders"}, SchemaViolation, {"service": "expected a record"}),
+        ({"service": {"nam": "x"}}, SchemaViolation, {"service": {"nam": "unknown field"}}),
+        ({"service": {"name": "orders"}}, UniqueViolation, None),
+        ({"route": {"name": "list"}}, UniqueViolation, None),
+        ({"instance_name": "of-orders"}, UniqueViolation, {"instance_name": "of-orders"}),
+        ({"instance_name": "moesif"}, UniqueViolation, {"instance_name": "moesif"}),
+        ({"name": "key-auth"}, SchemaViolation, None),
+        ({"foo": 1}, SchemaViolation, {"foo": "unknown field"}),
+        ({"id": "p-orders"}, SchemaViolation, {"id": "unknown field"}),
+        ({"protocols": "smtp"}, SchemaViolation, None),
+        ({"instance_name": 5}, SchemaViolation, {"instance_name": "expected a string"}),
+        ({"config": {}}, SchemaViolation, {"config": {"application_id": "required field missing"}}),
+        ({"config": {"application_id": "x-5ecre7", "hooks": "x.py"}}, SchemaViolation, None),
+    ],
+)
+def test_an_instance_that_cannot_be(
+    proxy: Proxy, given_fields: dict[str, Any], kind: type[Exception], fields: dict[str, Any] | None
+) -> None:
+    before = proxy.source.plugins()
+    error = refused(kind, lambda: proxy.source.add_plugin({**GLOBAL, **given_fields}))
+    if fields is not None:
+        assert error.fields == fields
+    assert (proxy.taken, proxy.source.plugins()) == (0, before)
+
+
+def test_what_the_configuration_has_is_not_deleted(proxy: Proxy) -> None:
+    error = refused(Unsupported, lambda: proxy.source.remove_plugin("p-orders"))
+    assert "PATCH enabled=false" in str(error)
+    refused(NotFound, lambda: proxy.source.remove_plugin("p-none"))
+    assert proxy.taken == 0
+
+
+def test_beside_an_added_instance_the_options_stay_the_global_one() -> None:
+    proxy = Proxy(kong(AKTO), application_id="options-5ecre7")
+    assert [plugin["id"] for plugin in proxy.scoping.describe()["instances"]] == ["p-akto", OPTIONS_ID]
+    added = proxy.source.add_plugin({"name": "moesif", "service": {"name": "orders"}})["id"]
+    assert not proxy.scoping.has_instances
+    assert proxy.account(added) == "options-5ecre7"
+    on = proxy.scoping.scopes.explain("GET", "h", "/orders")
+    assert (on["instance"]["id"], on["why"]) == (added, 'service "orders" (more specific than: global)')
+    assert proxy.scoping.scopes.explain("GET", "h", "/x")["instance"] == {"id": OPTIONS_ID, "instance_name": "moesif"}
+    shown = {plugin["id"]: plugin["admin_api"] for plugin in proxy.scoping.describe()["instances"]}
+    assert shown == {"p-akto": None, added: "created", OPTIONS_ID: None}
+
+
+# --- what is kept --------------------------------------------------------------------------------------------------
+
+
+def restarted(path: Path, base: KongConfig, **given: Any) -> Proxy:
+    state = StateFile(path)
+    state.read()
+    proxy = Proxy(base, state, **given)
+    proxy.source.restore()
+    return proxy
+
+
+def test_changes_are_kept_across_restarts_but_for_secrets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "state.json"
+    proxy = restarted(path, kong(ORDERS), application_id="options-5ecre7")
+    proxy.source.patch_plugin("p-orders", {"config": {"application_id": "other-5ecre7", "debug": True}, "tags": ["x"]})
+    added = {"name": "moesif", "instance_name": "mine", "config": {"batch_size": 3}}
+    plain = proxy.source.add_plugin({**added, "service": {"name": "quiet"}})
+    own = proxy.source.add_plugin({**GLOBAL, "consumer": {"username": "ada"}})
+    gone = proxy.source.add_plugin({"name": "moesif", "route": {"name": "list"}})["id"]
+    proxy.source.remove_plugin(gone)
+    assert "5ecre7" not in path.read_text()
+
+    proxy = restarted(
+        path, kong({**ORDERS, "config": {"application_id": SECRET, "api_version": "2"}}), application_id="o"
+    )
+    patched = proxy.entity("p-orders")
+    assert (patched["config"]["debug"], patched["config"]["api_version"], patched["tags"]) == (True, "2", ["x"])
+    assert "application_id was changed there, and is not kept" in caplog.text
+    assert proxy.entity(plain["id"]) == {**plain, "config": {**plain["config"], "application_id": SHOWN}}
+    # Nothing may go to another account than the one it was for.
+    assert (proxy.account(own["id"]), proxy.entity(own["id"])["enabled"]) == (None, False)
+    assert "it stays disabled until a PATCH gives config.application_id" in caplog.text
+    proxy.source.patch_plugin(own["id"], {"enabled": "true", "config": {"application_id": "g-5ecre7"}})
+    assert proxy.account(own["id"]) == "g-5ecre7"
+    assert gone not in proxy.scoping.instances
+
+
+def test_what_has_lost_its_place_is_told_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "state.json"
+    proxy = restarted(path, kong(ORDERS))
+    proxy.source.patch_plugin("p-orders", {"config": {"debug": True}})
+    proxy.source.add_plugin({**GLOBAL, "service": {"name": "quiet"}})
+    proxy = restarted(path, kong(GLOBAL, services=("orders",)))
+    assert len(proxy.source.plugins()) == 1
+    assert "plugin 'p-orders' is gone" in caplog.text
+    assert "there is no service 's-quiet' any more" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"plugins": {"p-orders": {"config": {"batch_size": 0}}}},
+        {"plugins": {"p-orders": {"config": {"hooks": "x.py"}}}},
+        {"created": {"x": {"config": {"application_id": "a", "debug": 5}}}},
+        {"created": {"x": {"tags": 5, "config": {}}}},
+    ],
+)
+def test_a_file_that_holds_what_cannot_be(tmp_path: Path, content: dict[str, Any]) -> None:
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(StateError, match=f"^admin_state: {path}: "):
+        restarted(path, kong(ORDERS))
+
+
+def test_a_file_that_cannot_be_written_leaves_all_as_it_was(tmp_path: Path) -> None:
+    proxy = restarted(tmp_path / "none" / "s", kong(ORDERS))
+    error = refused(NotKept, lambda: proxy.source.patch_plugin("p-orders", {"config": {"debug": True}}))
+    assert "nothing was changed" in str(error)
+    assert proxy.taken == 0

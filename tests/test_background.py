@@ -1,0 +1,230 @@
+"""The helper process beside the real proxy: killed, orphaned, signalled, and given what it cannot survive."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.support import APPLICATION_ID
+from tests.support.addon import addon_options, exit_counts
+from tests.support.collector import Answer, ScriptedCollector
+from tests.support.proxy import Mitmdump
+from tests.support.traffic import Load, send_many
+from tests.support.upstream import ScriptedUpstream
+
+Start = Callable[..., Mitmdump]
+
+
+def helper_of(proxy: Mitmdump, *, other_than: int = 0) -> int:
+    """The process id of a proxy's helper, once there is one."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for pid in map(int, Path(f"/proc/{proxy.pid}/task/{proxy.pid}/children").read_text().split()):
+            if pid != other_than and b"mitmproxy_moesif.background.helper" in command_line(pid):
+                return pid
+        time.sleep(0.02)
+    raise AssertionError(f"no helper:\n{proxy.output}")
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def wait_for_end(pid: int, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while b"helper" in command_line(pid):
+        assert time.monotonic() < deadline, f"process {pid} did not end"
+        time.sleep(0.02)
+
+
+def wait_for_status(proxy: Mitmdump, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    found = re.search(r"Admin API at (\S+)", proxy.wait_for_output("Admin API at"))
+    assert found is not None
+    deadline = time.monotonic() + 20
+    while not wanted(status := requests.get(f"{found[1]}/status", timeout=10).json()):
+        assert time.monotonic() < deadline, status
+        time.sleep(0.02)
+
+
+def test_a_killed_helper_is_replaced_and_nothing_is_lost(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy = mitmdump(upstream.url, addon_options(collector))
+    load = Load(proxy.port).start()
+    killed = 0
+    for _ in range(3):
+        load.wait_for(150)
+        killed = helper_of(proxy, other_than=killed)
+        os.kill(killed, signal.SIGKILL)
+    load.wait_for(150)
+    seen = load.stop()
+    collector.wait_for(lambda c: c.unique_ids() >= set(seen), timeout=30)
+    assert proxy.stop() == 0
+    assert "the helper process ended (signal 9); another one is started" in proxy.output
+    counts = exit_counts(proxy.output)
+    assert counts["captured"] == counts["delivered"] + counts["waiting"] + counts["dropped"]
+    assert counts["dropped"] == 0
+
+
+def test_a_helper_killed_while_the_collector_is_down_leaves_its_events_to_the_next(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    collector.refuse()
+    proxy = mitmdump(upstream.url, addon_options(collector, admin_listen="127.0.0.1:0"))
+    sent = send_many(proxy.port, 60)
+    wait_for_status(proxy, lambda status: status["waiting"] == {"memory": 0, "disk": 60})
+    os.kill(helper_of(proxy), signal.SIGKILL)
+    proxy.wait_for_output("found 60 events that an earlier process left")
+    collector.listen()
+    collector.wait_for(lambda c: c.unique_ids() == set(sent), timeout=30)
+    assert proxy.stop() == 0
+    counts = exit_counts(proxy.output)
+    assert (counts["captured"], counts["delivered"], counts["dropped"]) == (60, 60, 0)
+
+
+def test_what_a_helper_held_in_memory_alone_is_counted_when_it_dies(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    collector.refuse()
+    proxy = mitmdump(upstream.url, addon_options(collector, spool_dir="off"))
+    send_many(proxy.port, 20)
+    proxy.wait_for_output("the receiver is unavailable")
+    killed = helper_of(proxy)
+    os.kill(killed, signal.SIGKILL)
+    helper_of(proxy, other_than=killed)
+    collector.listen()
+    sent = send_many(proxy.port, 5)
+    collector.wait_for(lambda c: c.unique_ids() == set(sent), timeout=30)
+    assert proxy.stop() == 0
+    counts = exit_counts(proxy.output)
+    assert (counts["captured"], counts["delivered"], counts["causes"]) == (25, 5, {"helper_died": 20})
+
+
+POISON = """
+import os
+
+def skip(exchange):
+    if exchange.target == "/poison":
+        os._exit(7)
+    return False
+"""
+
+
+def test_an_exchange_that_no_helper_survives_is_dropped_alone(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    hooks = tmp_path / "hooks.py"
+    hooks.write_text(POISON)
+    proxy = mitmdump(upstream.url, addon_options(collector, hooks=str(hooks)))
+    before = send_many(proxy.port, 10)
+    collector.wait_for(10)
+    send_many(proxy.port, 1, target="/poison")
+    proxy.wait_for_output("1 events that no helper process survived are dropped", timeout=30)
+    after = send_many(proxy.port, 10)
+    collector.wait_for(20, timeout=30)
+    assert collector.unique_ids() == {*before, *after}
+    assert proxy.stop() == 0
+    assert "exit code 7" in proxy.output
+    assert exit_counts(proxy.output)["causes"] == {"helper_died": 1}
+
+
+def test_what_hooks_print_is_in_the_log(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    hooks = tmp_path / "hooks.py"
+    hooks.write_text("def metadata(exchange):\n    print('seen', exchange.status)\n    return {}\n")
+    proxy = mitmdump(upstream.url, addon_options(collector, hooks=str(hooks)))
+    send_many(proxy.port, 1)
+    proxy.wait_for_output("moesif: hooks: seen 200")
+
+
+def test_the_helper_of_a_killed_proxy_ends_and_the_next_proxy_delivers(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    collector.refuse()
+    proxy = mitmdump(upstream.url, addon_options(collector), folder=tmp_path)
+    sent = send_many(proxy.port, 30)
+    proxy.wait_for_output("the receiver is unavailable")
+    helper = helper_of(proxy)
+    outputs = {str(Path(f"/proc/{helper}/fd/{number}").readlink()) for number in (0, 1, 2)}
+    assert outputs == {os.devnull}, "who reads the proxy's output would wait for its helper to end"
+    proxy.kill()
+    wait_for_end(helper)
+    collector.listen()
+    again = mitmdump(upstream.url, addon_options(collector), folder=tmp_path)
+    collector.wait_for(lambda c: c.unique_ids() == set(sent), timeout=30)
+    assert again.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_ends_as_one_to_the_proxy_does(
+    number: signal.Signals, mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    """A terminal's Ctrl-C and a supervisor's SIGTERM reach the helper too: it has to outlast the proxy."""
+    proxy = mitmdump(upstream.url, addon_options(collector, flush_interval=60_000))
+    sent = send_many(proxy.port, 20)
+    helper = helper_of(proxy)
+    os.kill(helper, number)
+    assert proxy.stop(number) == 0
+    assert collector.unique_ids() == set(sent)
+    assert exit_counts(proxy.output)["delivered"] == 20
+    wait_for_end(helper)
+
+
+def test_the_application_id_is_not_in_the_helpers_command_line(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy = mitmdump(upstream.url, addon_options(collector))
+    assert APPLICATION_ID.encode() not in command_line(helper_of(proxy))
+
+
+@pytest.mark.parametrize("background", ["process", "threads"])
+def test_the_same_event_comes_of_both(
+    background: str, mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy = mitmdump(upstream.url, addon_options(collector, background=background, user_id_header="X-User"))
+    (sent,) = send_many(proxy.port, 1, body=b'{"a":1}')
+    (event,) = collector.wait_for(1)
+    assert event["transaction_id"] == sent
+    assert event["request"]["body"] == {"a": 1}
+    assert (event["response"]["status"], event["weight"], event["direction"]) == (200, 1, "Incoming")
+    if background == "process":
+        helper_of(proxy)
+    else:
+        assert not Path(f"/proc/{proxy.pid}/task/{proxy.pid}/children").read_text()
+
+
+def test_a_full_queue_drops_exactly_what_has_no_room(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    collector.refuse()
+    proxy = mitmdump(upstream.url, addon_options(collector, spool_dir="off", event_queue_size=15))
+    send_many(proxy.port, 40)
+    proxy.wait_for_output("the queue is over 80 % full")
+    assert proxy.stop() == 0
+    counts = exit_counts(proxy.output)
+    assert counts["captured"] == 40
+    assert counts["causes"] == {"queue_full": 25, "shutdown": 15}
+
+
+def test_answers_of_the_collector_reach_the_rules(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    """Their headers tell the proxy of other rules; the helper is who hears them."""
+    proxy = mitmdump(upstream.url, addon_options(collector))
+    collector.wait_for(lambda c: any(one.path == "/v1/config" for one in c.requests()))
+    collector.enqueue(Answer(201, {"X-Moesif-Config-Etag": "another"}))
+    asked = sum(one.path == "/v1/config" for one in collector.requests())
+    send_many(proxy.port, 1)
+    collector.wait_for(lambda c: sum(one.path == "/v1/config" for one in c.requests()) > asked)
