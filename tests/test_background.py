@@ -105,10 +105,13 @@ def test_what_a_helper_held_in_memory_alone_is_counted_when_it_dies(
     helper_of(proxy, other_than=killed)
     collector.listen()
     sent = send_many(proxy.port, 5)
-    collector.wait_for(lambda c: c.unique_ids() == set(sent), timeout=30)
+    collector.wait_for(lambda c: c.unique_ids() >= set(sent), timeout=30)
     assert proxy.stop() == 0
     counts = exit_counts(proxy.output)
-    assert (counts["captured"], counts["delivered"], counts["causes"]) == (25, 5, {"helper_died": 20})
+    # What it had reported to hold is lost with it; what it had not, its successor got.
+    assert counts["captured"] == 25
+    assert counts["delivered"] == len(collector.unique_ids())
+    assert counts["causes"].get("helper_died", 0) == 25 - counts["delivered"]
 
 
 POISON = """
@@ -127,13 +130,15 @@ def test_an_exchange_that_no_helper_survives_is_dropped_alone(
     hooks = tmp_path / "hooks.py"
     hooks.write_text(POISON)
     proxy = mitmdump(upstream.url, addon_options(collector, hooks=str(hooks)))
-    before = send_many(proxy.port, 10)
+    sent = send_many(proxy.port, 10)
     collector.wait_for(10)
+    sent += send_many(proxy.port, 5)
     send_many(proxy.port, 1, target="/poison")
-    proxy.wait_for_output("1 events that no helper process survived are dropped", timeout=30)
-    after = send_many(proxy.port, 10)
-    collector.wait_for(20, timeout=30)
-    assert collector.unique_ids() == {*before, *after}
+    sent += send_many(proxy.port, 5)
+    proxy.wait_for_output("an event that no helper process survived is dropped", timeout=60)
+    sent += send_many(proxy.port, 10)
+    collector.wait_for(30, timeout=30)
+    assert collector.unique_ids() == set(sent)
     assert proxy.stop() == 0
     assert "exit code 7" in proxy.output
     assert exit_counts(proxy.output)["causes"] == {"helper_died": 1}

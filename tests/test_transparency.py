@@ -156,7 +156,11 @@ FAULTS = {
     "body filter": "exchange.Tee.keep",
     "register": "exchange.Register.get",
     "snapshot": "exchange.finish",
-    "queue": "delivery.door.Door.put",
+    "queue": "background.courier.Courier.put",
+    "handing over": "background.wire.from_exchange",
+    "writing": "background.courier.Courier._write",
+    "reading": "background.wire.to_exchange",
+    "door": "delivery.door.Door.put",
     "facts": "event.facts.flatten",
     "identity": "event.facts.identify",
     "mask and body": "event.build.render",
@@ -170,6 +174,10 @@ FAULTS = {
 
 SABOTAGE = """
 import importlib
+import sys
+
+# The process beside the proxy gets the proxy's paths, and Python starts with what it finds there under this name.
+sys.path.insert(0, {folder!r})
 
 def broken(*args, **kwargs):
     raise RuntimeError("planted")
@@ -197,8 +205,8 @@ def test_a_fault_at_any_step_does_not_reach_the_traffic(
     upstream: ScriptedUpstream,
     tmp_path: Path,
 ) -> None:
-    saboteur = tmp_path / "saboteur.py"
-    saboteur.write_text(SABOTAGE.format(where=where))
+    saboteur = tmp_path / "sitecustomize.py"
+    saboteur.write_text(SABOTAGE.format(where=where, folder=str(tmp_path)))
     proxy, seen = with_addon(mitmdump, collector, upstream, [saboteur, ADDON_SCRIPT], shutdown_timeout=300)
     for name in REQUESTS:
         assert seen.upstream[name] == bare.upstream[name], name
@@ -206,3 +214,5 @@ def test_a_fault_at_any_step_does_not_reach_the_traffic(
     assert proxy.stop() == 0
     counts = exit_counts(proxy.output)
     assert counts["captured"] == counts["delivered"] + counts["waiting"] + counts["dropped"]
+    if where != "exchange.Tee.keep":  # of that the event tells
+        assert "RuntimeError at sitecustomize.py" in proxy.output

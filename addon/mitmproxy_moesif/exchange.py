@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from mitmproxy import flow as mitm_flow
 from mitmproxy import http
@@ -25,6 +26,7 @@ TRANSACTION_HEADER = b"X-Moesif-Transaction-Id"
 _TRANSACTION_KEY = TRANSACTION_HEADER.lower()
 
 BODY_FIELDS = frozenset({b"content-length", b"transfer-encoding"})
+BODY_FIELD_LENGTHS = frozenset(map(len, BODY_FIELDS))
 
 
 class Tee:
@@ -121,7 +123,7 @@ def open_exchange(flow: http.HTTPFlow, instance: Instance) -> Open:
     """The access phase: the transaction id on the request."""
     fields = flow.request.headers.fields
     sent = _sent_id(fields)
-    transaction_id = sent if sent is not None and _is_uuid(sent) else str(uuid.uuid4())
+    transaction_id = sent if sent is not None and _is_uuid(sent) else flow.id  # mitmproxy's own, a random UUID too
     entry = Open(flow, instance, transaction_id, None, fields, live=flow.live, refused=flow.error is not None)
     if not instance.settings.disable_transaction_id:
         entry.header = (sent or transaction_id).encode()
@@ -143,7 +145,10 @@ def has_body(flow: http.HTTPFlow) -> bool:
     """Whether a body may come. HTTP/1 says so with either of two fields; later versions need say nothing."""
     if flow.request.data.http_version not in (b"HTTP/1.1", b"HTTP/1.0"):
         return True
-    return any(name.lower() in BODY_FIELDS for name, _ in flow.request.headers.fields)
+    for name, _ in flow.request.headers.fields:
+        if len(name) in BODY_FIELD_LENGTHS and name.lower() in BODY_FIELDS:
+            return True
+    return False
 
 
 def open_response(entry: Open, flow: http.HTTPFlow, *, stream: bool) -> None:
@@ -168,8 +173,11 @@ def _limit(instance: Instance, *, request: bool) -> int:
 
 def with_transaction_id(fields: Fields, value: bytes) -> Fields:
     """The headers with this one transaction id, whatever they had; all others untouched."""
-    kept = tuple(item for item in fields if item[0].lower() != _TRANSACTION_KEY)
-    return (*kept, (TRANSACTION_HEADER, value))
+    for name, _ in fields:
+        if len(name) == len(_TRANSACTION_KEY) and name.lower() == _TRANSACTION_KEY:
+            fields = tuple(item for item in fields if item[0].lower() != _TRANSACTION_KEY)
+            break
+    return (*fields, (TRANSACTION_HEADER, value))
 
 
 def _sent_id(fields: Fields) -> str | None:
@@ -293,8 +301,9 @@ def status_seen(entry: Open, cause: str | None, *, failed: bool) -> int | None:
 def _weigh(exchange: Exchange) -> int:
     """About the bytes that it holds in memory."""
     fields = exchange.request_headers + exchange.response_headers
-    bodies = sum(len(chunk) for body in (exchange.request_body, exchange.response_body) for chunk in body.chunks)
-    return 1000 + bodies + sum(len(name) + len(value) + 100 for name, value in fields)
+    texts = sum(map(len, chain.from_iterable(fields)))
+    bodies = sum(map(len, chain(exchange.request_body.chunks, exchange.response_body.chunks)))
+    return 1000 + 100 * len(fields) + texts + bodies
 
 
 def _authority(flow: http.HTTPFlow) -> str:

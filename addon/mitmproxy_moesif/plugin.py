@@ -32,7 +32,6 @@ from mitmproxy_moesif.instance import Instance
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.operations import LiveOptions
 from mitmproxy_moesif.runtime import Listen, Prepared, Runtime, listen
-from mitmproxy_moesif.scoping import Placed
 from mitmproxy_moesif.settings import Settings, SettingsError
 
 IN_FLIGHT_SHARE = 0.4
@@ -257,12 +256,14 @@ class MoesifAddon:
             # The process is about to end and would cut it anyway: better no exchange than one that nobody saw.
             flow.kill()
             return
-        placed = prepared.scoping.place(flow, instance) if prepared.scoping is not None else Placed(instance, {})
-        instance = placed.instance
+        placed = prepared.scoping.place(flow, instance) if prepared.scoping is not None else None
+        if placed is not None:
+            instance = placed.instance
         if instance is None:
             return
         entry = exchanges.open_exchange(flow, instance)
-        entry.kong = placed.kong
+        if placed is not None:
+            entry.kong = placed.kong
         runtime.register.add(entry)
         entry.skipped = prepared.skip is not None and bool(prepared.skip(flow))
         entry.awaits_body = runtime.enforcer.at_headers(flow, entry, runtime.governor.snapshot(instance.destination))

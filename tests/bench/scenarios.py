@@ -99,6 +99,7 @@ def throughput(bench: Bench) -> None:
         variants.BARE,
         variants.OFF,
         variants.FULL,
+        variants.THREADS,
         variants.NO_SPOOL,
         variants.MASKED,
         variants.NO_TABLE,
@@ -110,7 +111,14 @@ def throughput(bench: Bench) -> None:
 
 
 def latency(bench: Bench) -> None:
-    wanted = (variants.BARE, variants.OFF, variants.FULL, variants.ONE_WORKER_OFF, variants.ONE_WORKER)
+    wanted = (
+        variants.BARE,
+        variants.OFF,
+        variants.FULL,
+        variants.THREADS,
+        variants.ONE_WORKER_OFF,
+        variants.ONE_WORKER,
+    )
     title = "1 KB JSON, open loop at half of what the slowest variant can do"
     compare(bench, "latency", title, wanted, connections=OPEN_LOOP_CONNECTIONS, share=HALF)
 

@@ -54,6 +54,12 @@ BARE_STREAM = Variant(
 FULL = Variant("full", "with the addon, full capture")
 OFF = Variant("off", "with the addon, capture off", options={"moesif_enabled": "false"})
 NO_SPOOL = Variant("no-spool", "full capture, spool off", options={"moesif_spool_dir": "off"})
+THREADS = Variant(
+    "threads",
+    "full capture, built in the proxy's threads",
+    options={"moesif_background": "threads"},
+    needs="background",
+)
 MASKED = Variant("masks", "full capture, masks", options=MASKS)
 SLOW = Variant("slow", "full capture, collector slow", collector="slow")
 DOWN = Variant("down", "full capture, collector down", collector="down")

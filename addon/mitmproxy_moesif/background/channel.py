@@ -22,6 +22,11 @@ def packed(message: Message) -> bytes:
     return _LENGTH.pack(len(content)) + content
 
 
+def unpacked(data: bytes) -> Message:
+    """What was packed."""
+    return next(_complete(bytearray(data)))
+
+
 def messages(sock: socket.socket) -> Iterator[Message]:
     """Each message that comes, until the other side is gone. What it had begun to say then is lost."""
     buffer = bytearray()

@@ -2,7 +2,9 @@
 
 Exchanges are gathered for `GATHER_INTERVAL` and handed over by the event loop in one write that never waits. What was
 handed over is kept until the helper reports it stored: a helper that dies is replaced, and its successor gets what was
-not. An event that was stored just then goes twice; Moesif removes duplicates by their transaction id.
+not. An event that was stored just then goes twice; Moesif removes duplicates by their transaction id. Where one helper
+after the other dies with nothing done, the next ones get one piece at a time, until what they die of is found and
+dropped.
 
 All state belongs to the event loop's thread, but for what the helper reports, which is replaced as a whole.
 """
@@ -15,12 +17,16 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mitmproxy_moesif.background import wire
 from mitmproxy_moesif.background.channel import Message, packed
+from mitmproxy_moesif.background.frames import Frame, one_by_one
+from mitmproxy_moesif.background.past import Past
 from mitmproxy_moesif.background.process import Process
 from mitmproxy_moesif.delivery.interface import Condition, SpoolCondition
 from mitmproxy_moesif.delivery.ledger import Reading
@@ -43,41 +49,6 @@ FRUITLESS = 3
 KEPT_INSTANCES = 64
 
 type Answered = Callable[[str, Mapping[str, str]], None]
-
-
-class Frame(NamedTuple):
-    """Exchanges that were handed over: how many, about how many bytes they held, and what was written."""
-
-    events: int
-    size: int
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """What helpers that died had done. `left` events were on disk then, for the successor to find."""
-
-    settled: int = 0
-    recovered: int = 0
-    delivered: int = 0
-    left: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
-
-    def and_then(self, last: Reading) -> Past:
-        """With a helper that died after this report. What was stored in its memory alone is lost."""
-        entered = last.captured - last.recovered
-        in_memory = max(0, last.waiting_in_memory - (entered - last.settled))
-        done = last.delivered + last.dropped_total + in_memory
-        lost = Counter({"helper_died": in_memory}) if in_memory else Counter[str]()
-        return Past(
-            self.settled + last.settled,
-            self.recovered + last.recovered,
-            self.delivered + last.delivered,
-            self.left + last.settled + last.recovered - done,
-            self.dropped + Counter(last.dropped) + lost,
-            self.faults + Counter(last.faults),
-        )
 
 
 class Courier:
@@ -107,6 +78,8 @@ class Courier:
         self._level = Level()
         self._limited = Limited()
         self._deaths = self._fruitless = 0
+        self._careful = False
+        self._tried: Frame | None = None
         self._said: tuple[Past, Condition] = (Past(), self._nothing)
         self._drain_until: float | None = None
         self._asking = threading.Lock()
@@ -191,7 +164,8 @@ class Courier:
         plain = [(key, wire.from_exchange(exchange)) for key, exchange in zip(keys, exchanges, strict=True)]
         frame = Frame(len(captured), sum(exchange.size for exchange in exchanges), packed(("exchanges", plain)))
         self._unsettled.append(frame)
-        self._unsent.append(frame.data)
+        if not self._careful or len(self._unsettled) == 1:
+            self._unsent.append(frame.data)
 
     def _refuse(self, exchange: Exchange, error: Exception) -> None:
         self._entered -= 1
@@ -229,8 +203,14 @@ class Courier:
                 loop.add_writer(process.sock, self._pump)
             return
         except OSError:
-            return  # it died, which is noticed elsewhere
+            pass  # it died, which is noticed elsewhere
+        except Exception as error:  # noqa: BLE001 - this is called by the event loop: nothing may get through
+            self._writing_failed(error)
         self._stop_writing()
+
+    def _writing_failed(self, error: Exception) -> None:
+        self.fault("writing")
+        self._limited.error("writing", "moesif: exchanges could not be handed over: %s", describe(error))
 
     def _write(self, process: Process) -> None:
         unsent = self._unsent
@@ -276,7 +256,9 @@ class Courier:
             self._order("sample", destination, config)
         for instance in [*self._keys, *self._current.values()]:
             self._introduce(instance)
-        self._unsent.extend(frame.data for frame in self._unsettled)
+        self._careful = self._fruitless > 0
+        self._tried = self._unsettled[0] if self._unsettled else None
+        self._unsent.extend(frame.data for frame in islice(self._unsettled, 1 if self._careful else None))
         if self._drain_until is not None:
             self._order("drain", max(0.0, self._drain_until - time.monotonic()))
         self._hand_over()
@@ -285,11 +267,26 @@ class Courier:
     def _give_up_on_the_first(self) -> None:
         """Helpers died one after the other with nothing done: what the next one would begin with is the cause."""
         frame = self._unsettled.popleft()
+        if frame.events > 1:
+            self._unsettled.extendleft(reversed(list(one_by_one(frame))))
+            self._fruitless = 1
+            return
+        self._fruitless = 0
         self._bytes -= frame.size
         past, condition = self._said
         dropped = past.dropped + Counter({"helper_died": frame.events})
         self._said = (replace(past, settled=past.settled + frame.events, dropped=dropped), condition)
-        log.error("moesif: %d events that no helper process survived are dropped, and counted", frame.events)
+        log.error("moesif: an event that no helper process survived is dropped, and counted")
+
+    def _go_on(self) -> None:
+        """While it is looked for what helpers die of: the next frame when the one before is settled."""
+        self._release()
+        if not self._unsettled:
+            self._careful = False
+        elif self._unsettled[0] is not self._tried:
+            self._tried = self._unsettled[0]
+            self._unsent.append(self._tried.data)
+            self._pump()
 
     def _try_later(self) -> None:
         self._deaths += 1
@@ -309,7 +306,6 @@ class Courier:
             self._deaths = 0
             self._fruitless = 0 if self._released or not self._unsettled else self._fruitless + 1
         if self._fruitless >= FRUITLESS:
-            self._fruitless = 0
             self._give_up_on_the_first()
         self._released = 0
         self._faults["helper"] += 1
@@ -402,14 +398,16 @@ class Courier:
                 self._write(process)
             except BlockingIOError:
                 time.sleep(0.001)
-            except OSError:
+            except Exception as error:  # noqa: BLE001 - the exit line must come, whatever happens
+                self._writing_failed(error)
                 return
 
     def _in_loop(self, call: Callable[..., None], *arguments: Any) -> None:
         if self._loop is None or threading.get_ident() == self._thread:
             call(*arguments)
         else:
-            self._loop.call_soon_threadsafe(call, *arguments)
+            with suppress(RuntimeError):  # the loop is closed: the proxy has ended
+                self._loop.call_soon_threadsafe(call, *arguments)
 
     # --- in the thread that listens to the helper ----------------------------------------------------------------
 
@@ -421,6 +419,8 @@ class Courier:
                 self._closed.set()
             if arguments[1:] == [self._asked]:
                 self._told.set()
+            if self._careful:
+                self._in_loop(self._go_on)
         elif name == "log":
             log.log(*arguments)
         elif name == "answered":
@@ -429,6 +429,7 @@ class Courier:
             self._drained.set()
 
     def _ended(self, process: Process, code: int) -> None:
-        self._closed.set()
-        if not self._closing:
+        if self._closing:
+            self._closed.set()
+        else:
             self._in_loop(self._replace, process, code)

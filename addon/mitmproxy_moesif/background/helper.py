@@ -29,8 +29,11 @@ from mitmproxy_moesif.instance import Instance
 from mitmproxy_moesif.log import Limited, describe, log
 from mitmproxy_moesif.making import Maker, Weigher
 
-REPORT_INTERVAL = 0.05
+REPORT_INTERVAL = 0.1
 """Seconds between two reports while there is something to tell."""
+
+TELL_INTERVAL = 1.0
+"""Seconds until the proxy is told again what a receiver goes on saying."""
 
 LOOK_INTERVAL = 1.0
 """Seconds between two while events only wait: a receiver may come back, a disk be repaired."""
@@ -52,6 +55,7 @@ class Helper:
         self._pipeline: Pipeline | None = None
         self._instances: dict[int, Instance] = {}
         self._sampling: dict[str, Snapshot] = {}
+        self._told: dict[str, tuple[dict[str, str], float]] = {}
         self._ended = False
         self._orders: Mapping[str, Callable[..., None]] = {
             "open": self._open,
@@ -139,7 +143,11 @@ class Helper:
     # --- what is told ---------------------------------------------------------------------------------------------
 
     def _answered(self, destination: str, headers: Mapping[str, str]) -> None:
-        if tags := {name: headers[name] for name in TAGS if name in headers}:
+        """Every batch's answer has the tags. Each word to the proxy costs it time: it hears of others, or seldom."""
+        tags, now = {name: headers[name] for name in TAGS if name in headers}, time.monotonic()
+        told, at = self._told.get(destination, ({}, 0.0))
+        if tags and (tags != told or now - at >= TELL_INTERVAL):
+            self._told[destination] = tags, now
             self.say("answered", destination, tags)
 
     def _report_now(self, number: int) -> None:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from mitmproxy_moesif.background.channel import Message, messages
 
 MODULE = "mitmproxy_moesif.background.helper"
+BUFFER_BYTES = 4 << 20
+"""What may be on its way to the helper: as much as the system allows, so that the proxy writes once for each group."""
 
 
 def unavailable() -> str | None:
@@ -49,6 +51,7 @@ class Process:
         self._heard = heard
         self._ended = ended
         self.sock, theirs = socket.socketpair()
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         with theirs, _signals_blocked():
             # Its standard error is the proxy's until its own log works: should it not even start, the reason is seen.
             self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module

@@ -28,7 +28,7 @@ LOCK = ".lock"  # what is added to a file's name; SQLite adds "-wal" by itself
 NEW = ".new"
 WAL = "-wal"
 
-LOG_BYTES = 4 << 20  # the log's pages go into the database at this size, and the log starts over
+LOG_BYTES = 16 << 20  # the log's pages go into the database at this size, and the log starts over
 SPARE_BYTES = 1 << 20  # free space worth keeping: giving it back costs a sync, and the next events need it again
 STEP_PAGES = 256  # given back in one hold of the lock: about 2 ms
 
