@@ -37,8 +37,9 @@ lint: $(VENV)/.tools
 types: $(VENV)/.tools
 	$(BIN)/mypy
 
+# What else it measures: make bench ARGS=--help
 bench: $(VENV)/.tools
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench $(ARGS)
 
 # Ten minutes with random faults; not part of `make test`.
 soak: $(VENV)/.tools

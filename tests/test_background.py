@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support import APPLICATION_ID
+from tests.support import ADDON_SCRIPT, APPLICATION_ID
 from tests.support.addon import addon_options, exit_counts
 from tests.support.collector import Answer, ScriptedCollector
 from tests.support.proxy import Mitmdump
@@ -185,6 +186,21 @@ def test_a_signal_to_all_processes_ends_as_one_to_the_proxy_does(
     assert collector.unique_ids() == set(sent)
     assert exit_counts(proxy.output)["delivered"] == 20
     wait_for_end(helper)
+
+
+def test_the_helper_runs_the_package_that_the_proxy_runs(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """From a clone, where nothing is installed but the dependencies."""
+    addon = tmp_path / "addon"
+    shutil.copytree(ADDON_SCRIPT.parent, addon, ignore=shutil.ignore_patterns("__pycache__"))
+    init = addon / "mitmproxy_moesif" / "__init__.py"
+    init.write_text(init.read_text() + '\n__version__ = "clone"\n')
+    proxy = mitmdump(upstream.url, addon_options(collector), scripts=[addon / "moesif.py"])
+    send_many(proxy.port, 1)
+    collector.wait_for(1)
+    assert {post.headers["user-agent"] for post in collector.posts()} == {"mitmproxy-moesif/clone"}
+    assert proxy.stop() == 0
 
 
 def test_the_application_id_is_not_in_the_helpers_command_line(

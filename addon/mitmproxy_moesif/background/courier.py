@@ -81,6 +81,7 @@ class Courier:
         self._careful = False
         self._tried: Frame | None = None
         self._said: tuple[Past, Condition] = (Past(), self._nothing)
+        self._released_for = self._said
         self._drain_until: float | None = None
         self._asking = threading.Lock()
         self._asked = 0
@@ -127,6 +128,8 @@ class Courier:
     def _full(self, size: int) -> str | None:
         if self._in_memory() >= self._max_events:
             return "queue_full"
+        if self._said is not self._released_for:
+            self._release()
         return "queue_bytes" if self._bytes + self._said[1].memory_bytes + size > self._max_bytes else None
 
     def _in_memory(self) -> int:
@@ -228,6 +231,7 @@ class Courier:
 
     def _release(self) -> None:
         """Forget what the helper has stored."""
+        self._released_for = self._said
         settled, frames = self._said[1].reading.settled, self._unsettled
         while frames and self._released + frames[0].events <= settled:
             frame = frames.popleft()

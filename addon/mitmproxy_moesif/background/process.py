@@ -10,10 +10,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from mitmproxy_moesif.background.channel import Message, messages
 
 MODULE = "mitmproxy_moesif.background.helper"
+PACKAGES = str(Path(__file__).resolve().parents[2])
+"""Where this package lies. mitmproxy has it among its paths only while a script is loaded."""
+
 BUFFER_BYTES = 4 << 20
 """What may be on its way to the helper: as much as the system allows, so that the proxy writes once for each group."""
 
@@ -58,7 +62,7 @@ class Process:
                 [sys.executable, "-P", "-m", MODULE],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join([PACKAGES, *filter(None, sys.path)])},
             )
         threading.Thread(target=self._listen, name="moesif-helper", daemon=True).start()
 

@@ -8,6 +8,7 @@ key is gone in all its occurrences, also where it is spelled with escapes (`pass
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 import orjson
@@ -17,6 +18,8 @@ from mitmproxy_moesif.event.masking.json_text import STRING
 _BLANK: Final = b" \t\r\n"
 _BLANKS: Final = rb"[ \t\r\n]*+"
 _COLON: Final = _BLANKS + rb":"
+_AFTER_STRING: Final = tuple(bytes([code]) for code in b",:]} \t\r\n")
+_AFTER_KEY: Final = re.compile(_COLON)
 _COMMA: Final = re.compile(_BLANKS + rb"," + _BLANKS)
 _SCALAR: Final = re.compile(_BLANKS + rb"(?:" + STRING + rb"|[^][{}\",\s]++)", re.DOTALL)
 _BRACKET: Final = re.compile(rb'[^][{}"]*+(?:' + STRING + rb'[^][{}"]*+)*+[][{}]', re.DOTALL)
@@ -28,13 +31,14 @@ _SHORT_ESCAPES: Final = re.compile(r'["\\/\x00-\x1f]')
 class JsonMask:
     """The names compiled for JSON text."""
 
-    __slots__ = ("_escape", "_key", "_names", "_needles")
+    __slots__ = ("_escape", "_key", "_names", "_needles", "_words")
 
     def __init__(self, names: frozenset[str]) -> None:
         literal = {name.encode("utf-8", "surrogatepass") for name in names if _ESCAPED.search(name) is None}
         self._names = names
         self._needles = tuple(b'"' + name + b'"' for name in literal)
         self._escape = b"\\" if any(_SHORT_ESCAPES.search(name) for name in names) else b"\\u"
+        self._words = not any(name.startswith(_AFTER_STRING) for name in literal)
         self._key = _key_pattern(literal)
 
     def may_occur(self, raw: bytes) -> bool:
@@ -46,14 +50,38 @@ class JsonMask:
         if not self.may_occur(raw):
             return raw
         kept: list[bytes] = []
-        start = position = 0
+        start = 0
+        plain = self._words and b"\\" not in raw
+        for key, after_colon in self._spelled_out(raw) if plain else self._escaped_or_not(raw):
+            if key >= start:  # else it went with a member that it is in
+                kept.append(raw[start:key])
+                start = _member_end(raw, after_colon, kept)
+        return b"".join((*kept, raw[start:])) if kept else raw
+
+    def _spelled_out(self, raw: bytes) -> Iterator[tuple[int, int]]:
+        """Where masked keys begin and their colons end, in a document without any escape.
+
+        There, a quote followed by a name can only open a string, unless the name begins like what may follow a string;
+        and a string followed by a colon is a key.
+        """
+        found = []
+        for needle in self._needles:
+            position = raw.find(needle)
+            while position >= 0:
+                end = position + len(needle)
+                found.append((position, end))
+                position = raw.find(needle, end)
+        for position, end in sorted(found):
+            if (colon := _AFTER_KEY.match(raw, end)) is not None:
+                yield position, colon.end()
+
+    def _escaped_or_not(self, raw: bytes) -> Iterator[tuple[int, int]]:
+        """The same in any document. Looked for in the whole of it, string by string."""
+        position = 0
         while (found := self._key.match(raw, position)) is not None:
             position = found.end()
-            if not self._is_masked(found["key"]):
-                continue
-            kept.append(raw[start : found.start("key")])
-            position = start = _member_end(raw, position, kept)
-        return b"".join((*kept, raw[start:])) if kept else raw
+            if self._is_masked(found["key"]):
+                yield found.start("key"), position
 
     def _is_masked(self, key: bytes) -> bool:
         return b"\\" not in key or orjson.loads(key) in self._names
