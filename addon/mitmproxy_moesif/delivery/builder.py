@@ -27,7 +27,7 @@ from mitmproxy_moesif.log import Limited, describe, log
 GATHER_INTERVAL = 0.02
 COMMIT_INTERVAL = 0.04
 YIELD_BYTES = 20_000
-CHUNK_EVENTS = 50
+CHUNK_EVENTS = 25
 CHUNK_BYTES = 1_000_000
 
 
