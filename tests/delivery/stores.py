@@ -73,7 +73,7 @@ class Connection:
 class World:
     """One process's store. Its clock goes when all is delivered: a file that could not be taken over is tried again."""
 
-    def __init__(self, folder: Path, disk: Disk | None = None, *, max_bytes: int = 64 * MIB) -> None:
+    def __init__(self, folder: Path, disk: Disk | None = None, *, max_bytes: int = 128 * MIB) -> None:
         self.folder = folder
         self.disk = disk or Disk()
         self.now = 0.0

@@ -357,7 +357,7 @@ def test_trouble_with_another_s_file_is_not_trouble_with_ours(
     ours = set(folder.glob("*.sqlite"))
 
     def shrink(spool: Spool) -> bool:
-        if spool.max_bytes == 64 * MIB:
+        if spool.max_bytes == 128 * MIB:
             raise SpoolDamaged("cannot shrink the spool")
         return False
 
