@@ -17,7 +17,7 @@ import requests
 from tests.support import ADDON_SCRIPT, APPLICATION_ID
 from tests.support.addon import addon_options, exit_counts
 from tests.support.collector import Answer, ScriptedCollector
-from tests.support.proxy import Mitmdump
+from tests.support.proxy import Mitmdump, helpers_of, is_helper
 from tests.support.traffic import Load, send_many
 from tests.support.upstream import ScriptedUpstream
 
@@ -28,25 +28,11 @@ def helper_of(proxy: Mitmdump, *, other_than: int = 0) -> int:
     """The process id of a proxy's helper, once there is one."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        for pid in map(int, Path(f"/proc/{proxy.pid}/task/{proxy.pid}/children").read_text().split()):
-            if pid != other_than and b"mitmproxy_moesif.background.helper" in command_line(pid):
+        for pid in helpers_of(proxy.pid):
+            if pid != other_than:
                 return pid
         time.sleep(0.02)
     raise AssertionError(f"no helper:\n{proxy.output}")
-
-
-def command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
-def wait_for_end(pid: int, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while b"helper" in command_line(pid):
-        assert time.monotonic() < deadline, f"process {pid} did not end"
-        time.sleep(0.02)
 
 
 def wait_for_status(proxy: Mitmdump, wanted: Callable[[dict[str, Any]], bool]) -> None:
@@ -166,7 +152,7 @@ def test_the_helper_of_a_killed_proxy_ends_and_the_next_proxy_delivers(
     outputs = {str(Path(f"/proc/{helper}/fd/{number}").readlink()) for number in (0, 1, 2)}
     assert outputs == {os.devnull}, "who reads the proxy's output would wait for its helper to end"
     proxy.kill()
-    wait_for_end(helper)
+    assert not is_helper(helper)
     collector.listen()
     again = mitmdump(upstream.url, addon_options(collector), folder=tmp_path)
     collector.wait_for(lambda c: c.unique_ids() == set(sent), timeout=30)
@@ -185,7 +171,7 @@ def test_a_signal_to_all_processes_ends_as_one_to_the_proxy_does(
     assert proxy.stop(number) == 0
     assert collector.unique_ids() == set(sent)
     assert exit_counts(proxy.output)["delivered"] == 20
-    wait_for_end(helper)
+    assert not is_helper(helper)
 
 
 def test_the_helper_runs_the_package_that_the_proxy_runs(
@@ -207,7 +193,7 @@ def test_the_application_id_is_not_in_the_helpers_command_line(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:
     proxy = mitmdump(upstream.url, addon_options(collector))
-    assert APPLICATION_ID.encode() not in command_line(helper_of(proxy))
+    assert APPLICATION_ID.encode() not in Path(f"/proc/{helper_of(proxy)}/cmdline").read_bytes()
 
 
 @pytest.mark.parametrize("background", ["process", "threads"])

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from signal import SIGTERM
 from types import TracebackType
@@ -20,6 +21,7 @@ Option = str | int | bool | Sequence[str]
 
 BIN = Path(sys.executable).parent
 START_SECONDS = 30
+HELPER_SECONDS = 20
 _LISTENING = re.compile(r"listening at (?:http://)?127\.0\.0\.1:(\d+)")
 # What would change how a process of ours behaves: our own parameters, proxies for its requests, Python's paths.
 _SCRUBBED = re.compile(r"MOESIF_|(HTTPS?|ALL|NO)_PROXY$|PYTHON|MITMPROXY_|SSLKEYLOGFILE$", re.IGNORECASE)
@@ -125,9 +127,15 @@ class Mitmdump:
             raise AssertionError(f"mitmdump did not end within {timeout} s:\n{self.output}") from None
 
     def kill(self) -> None:
-        """Ends the process at once, as `kill -9` does."""
+        """Ends the process at once, as `kill -9` does. The process beside it has stored what it had on return."""
+        helpers = helpers_of(self.pid)
         self.process.kill()
         self.process.wait()
+        deadline = time.monotonic() + HELPER_SECONDS
+        for helper in helpers:
+            while is_helper(helper):
+                assert time.monotonic() < deadline, f"process {helper} did not end with its proxy"
+                time.sleep(0.005)
 
     def close(self) -> None:
         """No process and no temporary folder is left after this."""
@@ -161,6 +169,23 @@ class Mitmdump:
             self.close()
             raise
         self.port = int(found[1])
+
+
+def helpers_of(pid: int) -> list[int]:
+    """The processes beside a proxy and beside its workers."""
+    found = [pid]
+    for parent in found:
+        for listing in Path(f"/proc/{parent}/task").glob("*/children"):
+            with suppress(OSError):  # it may end at any moment
+                found += map(int, listing.read_text().split())
+    return [one for one in found if is_helper(one)]
+
+
+def is_helper(pid: int) -> bool:
+    try:
+        return b"mitmproxy_moesif.background.helper" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def failed_start(*args: Any, **kwargs: Any) -> StartError:
