@@ -167,7 +167,10 @@ class Courier:
         plain = [(key, wire.from_exchange(exchange)) for key, exchange in zip(keys, exchanges, strict=True)]
         frame = Frame(len(captured), sum(exchange.size for exchange in exchanges), packed(("exchanges", plain)))
         self._unsettled.append(frame)
-        if not self._careful or len(self._unsettled) == 1:
+        if not self._careful:
+            self._unsent.append(frame.data)
+        elif len(self._unsettled) == 1:
+            self._tried = frame
             self._unsent.append(frame.data)
 
     def _refuse(self, exchange: Exchange, error: Exception) -> None:
@@ -292,6 +295,13 @@ class Courier:
             self._unsent.append(self._tried.data)
             self._pump()
 
+    def _let_go(self) -> None:
+        """The proxy ends: what was held back to look for a cause goes too."""
+        if self._careful:
+            self._careful = False
+            first_was_sent = bool(self._unsettled) and self._unsettled[0] is self._tried
+            self._unsent.extend(frame.data for frame in islice(self._unsettled, int(first_was_sent), None))
+
     def _try_later(self) -> None:
         self._deaths += 1
         assert self._loop is not None
@@ -349,7 +359,7 @@ class Courier:
             waiting_in_memory=self._in_memory(),
             waiting_on_disk=reading.waiting_on_disk + left,
             dropped=dict(past.dropped + Counter(reading.dropped) + turned_away),
-            faults=dict(past.faults + Counter(reading.faults) + self._faults),
+            faults=dict(past.faults + Counter(reading.faults) + self._faults.copy()),
             skipped=self._skipped,
         )
 
@@ -365,7 +375,7 @@ class Courier:
 
     def drain(self, seconds: float) -> None:
         self._drain_until = time.monotonic() + seconds
-        self._in_loop(self._ask, "drain", seconds)
+        self._in_loop(self._say_drain, seconds)
         self._drained.wait(seconds)
 
     def abort(self) -> None:
@@ -391,7 +401,12 @@ class Courier:
             self._order(*message)
             self._pump()
 
+    def _say_drain(self, seconds: float) -> None:
+        self._let_go()
+        self._ask("drain", seconds)
+
     def _say_close(self) -> None:
+        self._let_go()
         self._ask("close")
         self._closing = True
 

@@ -51,6 +51,7 @@ class Helper:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._sending = threading.Lock()
+        self._telling = threading.Lock()
         self._limited = Limited()
         self._pipeline: Pipeline | None = None
         self._instances: dict[int, Instance] = {}
@@ -138,7 +139,7 @@ class Helper:
         assert self._pipeline is not None
         self._ended = True
         self._pipeline.close()
-        self.say("closed", wire.from_condition(self._pipeline.condition()))
+        self._tell(self._pipeline, "closed")
 
     # --- what is told ---------------------------------------------------------------------------------------------
 
@@ -152,22 +153,24 @@ class Helper:
 
     def _report_now(self, number: int) -> None:
         assert self._pipeline is not None
-        self.say("report", wire.from_condition(self._pipeline.condition()), number)
+        self._tell(self._pipeline, "report", number)
+
+    def _tell(self, pipeline: Pipeline, kind: str, *more: int) -> None:
+        """How things are, looked at and told in one step: what is told later is never older."""
+        with self._telling:
+            if not self._ended or kind == "closed":
+                self.say(kind, wire.from_condition(pipeline.condition()), *more)
 
     def _report(self, pipeline: Pipeline) -> None:
         changed = pipeline.ledger.changed
         while not self._ended:
             changed.clear()
             try:
-                condition = pipeline.condition()
+                self._tell(pipeline, "report")
             except Exception as error:  # noqa: BLE001 - the thread never dies of one error
                 self._fault("report", error)
-                changed.wait(LOOK_INTERVAL)
-                continue
-            if not self._ended:
-                self.say("report", wire.from_condition(condition))
             time.sleep(REPORT_INTERVAL)
-            waits = condition.reading.waiting or (condition.spool is not None and condition.spool.trouble)
+            waits = pipeline.reading().waiting or pipeline.store.trouble is not None
             changed.wait(LOOK_INTERVAL if waits else None)
 
 

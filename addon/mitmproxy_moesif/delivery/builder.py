@@ -46,8 +46,8 @@ class Builder:
     """Takes from the door until `stop`.
 
     `make` gives an exchange's encoded event, or why there is none; `stored` is called with a destination that has
-    something new to send. `apart`: not in the proxy's own process, where exchanges
-    come in groups and nobody else needs the interpreter.
+    something new to send. `apart`: in a process beside the proxy's, where exchanges come in groups and nobody else
+    needs the interpreter.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ CPU per request of 1 KB JSON both ways over 8 connections, as the gain over stoc
     + forks without a server           1.79 [1.58-2.07]
 
 Without the capture all of them together give 2.98 [2.86-3.33]; leaving one out costs of that: options 5 %, headers 7 %
-and 3 %, forks 7 %, checks 24 %, inline 15 %.
+and 3 %, forks 7 %, checks 24 %, inline 15 %. What spares the garbage collector came later: 2 to 7 % of the CPU.
 """
 
 from __future__ import annotations
