@@ -33,7 +33,11 @@ def markdown(results: Results) -> str:
     blocks = [_heading(results), _claims(results)]
     blocks += [_comparison(found) for found in results.comparisons.values()]
     if results.first_bytes:
-        blocks.append(_first_bytes(results))
+        head = ("slow server-sent events", "ms to the first byte", "added")
+        blocks.append(f"### Time to the first byte of a stream\n\n{table(head, _added(results.first_bytes))}")
+    if results.pieces:
+        head = ("heads and bodies in two writes each", "ms for an exchange", "added")
+        blocks.append(f"### Uploads and answers in pieces\n\n{table(head, _added(results.pieces))}")
     if results.transfers:
         blocks.append(_transfers(results))
     if results.parts:
@@ -116,13 +120,9 @@ def _remarks(found: Comparison) -> str:
     return "".join(f"\n\n{remark}" for remark in remarks)
 
 
-def _first_bytes(results: Results) -> str:
-    rows = [
-        (name, Spread.of(values).text(), difference(values, results.first_bytes["bare-stream"]).text())
-        for name, values in results.first_bytes.items()
-    ]
-    head = ("slow server-sent events", "ms to the first byte", "added")
-    return f"### Time to the first byte of a stream\n\n{table(head, rows)}"
+def _added(measured: dict[str, list[float]]) -> list[tuple[str, str, str]]:
+    bare = measured["bare-stream"]
+    return [(name, Spread.of(values).text(), difference(values, bare).text()) for name, values in measured.items()]
 
 
 def _transfers(results: Results) -> str:

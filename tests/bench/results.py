@@ -66,6 +66,7 @@ class Results:
     seconds: int
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     first_bytes: dict[str, list[float]] = field(default_factory=dict)
+    pieces: dict[str, list[float]] = field(default_factory=dict)
     transfers: dict[str, dict[str, list[Transfer]]] = field(default_factory=dict)
     memory: Memory | None = None
     parts: list[Part] = field(default_factory=list)
@@ -75,7 +76,7 @@ class Results:
     @property
     def measured(self) -> bool:
         """Whether there is anything to tell."""
-        return bool(self.comparisons or self.first_bytes or self.transfers or self.memory or self.parts)
+        return bool(self.comparisons or self.first_bytes or self.pieces or self.transfers or self.memory or self.parts)
 
     def part(self, name: str) -> float | None:
         """Microseconds; None where it was not measured."""

@@ -22,6 +22,7 @@ CONNECTIONS = 8
 OPEN_LOOP_CONNECTIONS = 32
 HALF = 0.5
 STREAMS_A_ROUND = 10
+PIECES_A_ROUND = 100
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,19 @@ def first_bytes(bench: Bench) -> None:
         bench.say(f"  round {number + 1} of {bench.rounds}")
 
 
+def pieces(bench: Bench) -> None:
+    """Heads and bodies in writes of their own, as most servers make them: nothing may wait for an acknowledgement."""
+    there = bench.there((variants.BARE_STREAM, variants.FULL, variants.ONE_WORKER))
+    for number in range(bench.rounds):
+        with ExitStack() as running:
+            proxies = [running.enter_context(bench.start(variant, bench.services.stream_port)) for variant in there]
+            streams.in_pieces(proxies, 5)
+            for name, values in streams.in_pieces(proxies, PIECES_A_ROUND).items():
+                bench.results.pieces.setdefault(name, []).append(median(values))
+            _close_accounts(bench, proxies)
+        bench.say(f"  round {number + 1} of {bench.rounds}")
+
+
 def bulk(bench: Bench) -> None:
     there = bench.there((variants.BARE_STREAM, variants.FULL))
     ways = {"download": streams.download, "upload": streams.upload}
@@ -238,6 +252,7 @@ SCENARIOS = {
     "throughput": Scenario("saturation, 1 KB, all variants", throughput, quick=True),
     "latency": Scenario("open loop at half load", latency, quick=True),
     "streams": Scenario("time to the first byte of a stream", first_bytes, quick=True),
+    "pieces": Scenario("uploads and answers in pieces", pieces, quick=True),
     "parts": Scenario("the addon's parts, the rules and the router in isolation", isolated, quick=True),
     "sizes": Scenario("200 B, 10 KB, 100 KB, with masks and without", sizes),
     "both-ways": Scenario("1 KB in the request as well", both_ways),

@@ -5,6 +5,7 @@ python -m tests.bench.stream_upstream PORT
 GET /slow           chunked: EVENTS server-sent events, PAUSE seconds apart, the first at once
 GET /bulk?N         N bytes with a Content-Length
 POST /bulk          reads the body and tells its length
+POST /pieces        the same, head and body of the answer in two writes
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def converse(connection: socket.socket) -> None:
                 send_slowly(connection)
             elif method == "POST":
                 length = _skip(stream, int(headers["content-length"]))
-                send(connection, str(length).encode())
+                send(connection, str(length).encode(), in_pieces=path == "/pieces")
             else:
                 send_bulk(connection, int(path.partition("?")[2]))
 
@@ -60,8 +61,10 @@ def _skip(stream: BufferedReader, length: int) -> int:
     return length - left
 
 
-def send(connection: socket.socket, content: bytes) -> None:
-    connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
+def send(connection: socket.socket, content: bytes, *, in_pieces: bool) -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+    for piece in (head, content) if in_pieces else (head + content,):
+        connection.sendall(piece)
 
 
 def send_slowly(connection: socket.socket) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from tests.bench import proc
@@ -32,6 +32,27 @@ def first_bytes(proxies: Sequence[Proxy], count: int) -> dict[str, list[float]]:
             found[proxy.variant.name].append(_first_byte(proxy.port))
             proxy.sent(1)
     return found
+
+
+def in_pieces(proxies: Sequence[Proxy], count: int) -> dict[str, list[float]]:
+    """Milliseconds for an upload and an answer whose heads and bodies are two writes each; the proxies take turns."""
+    found: dict[str, list[float]] = {proxy.variant.name: [] for proxy in proxies}
+    with ExitStack() as open_connections:
+        connections = [open_connections.enter_context(_connection(proxy.port)) for proxy in proxies]
+        for _ in range(count):
+            for proxy, connection in zip(proxies, connections, strict=True):
+                found[proxy.variant.name].append(_in_pieces(connection))
+                proxy.sent(1)
+    return found
+
+
+def _in_pieces(connection: socket.socket) -> float:
+    began = time.monotonic()
+    connection.sendall(b"POST /pieces HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 4\r\n\r\n")
+    connection.sendall(b"body")
+    if _head(connection) != b"4":
+        raise BenchError("an answer in pieces came through cut short")
+    return (time.monotonic() - began) * 1000
 
 
 def _first_byte(port: int) -> float:
