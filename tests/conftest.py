@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.collector import ScriptedCollector
 from tests.support.h2 import H2Upstream
+from tests.support.moesif_proxy import MoesifProxy
 from tests.support.proxy import Mitmdump
 from tests.support.upstream import ScriptedUpstream
 
@@ -47,5 +48,16 @@ def mitmdump() -> Iterator[Callable[..., Mitmdump]]:
 
         def start(*args: Any, **kwargs: Any) -> Mitmdump:
             return started.enter_context(Mitmdump(*args, **kwargs))
+
+        yield start
+
+
+@pytest.fixture
+def moesif_proxy() -> Iterator[Callable[..., MoesifProxy]]:
+    """Starts `moesif-proxy` as often as it is called, with `MoesifProxy`'s arguments; all end with the test."""
+    with ExitStack() as started:
+
+        def start(*args: Any, **kwargs: Any) -> MoesifProxy:
+            return started.enter_context(MoesifProxy(*args, **kwargs))
 
         yield start

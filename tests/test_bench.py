@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_moesif.settings import Settings, parse_settings
+from mitmproxy_moesif.config.settings import Settings, parse_settings
 from tests.bench import __main__ as command
 from tests.bench import load, parts, plot, proc, report, variants
 from tests.bench.children import REPOSITORY, BenchError, Child, free_port, python

@@ -43,7 +43,7 @@ ALONE = "JwtGate()"
 
 SCRIPT = """
 from mitmproxy_moesif.jwt_gate.addon import JwtGate
-from mitmproxy_moesif.plugin import MoesifAddon
+from mitmproxy_moesif.addon import MoesifAddon
 
 addons = [{addons}]
 """

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import requests
 
+from mitmproxy_moesif.config.settings import parse_settings
 from mitmproxy_moesif.kong.entities import KongConfig
-from mitmproxy_moesif.kong_source import KongSource, read_kong_config
-from mitmproxy_moesif.settings import parse_settings
+from mitmproxy_moesif.kong.source import KongSource, read_kong_config
 from tests.support import ADDON_SCRIPT, wire
 from tests.support.client import exchange
 from tests.support.collector import Event, ScriptedCollector

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_moesif.settings import SECRETS, Settings, SettingsError, parse_settings
+from mitmproxy_moesif.config.settings import SECRETS, Settings, SettingsError, parse_settings
 from tests.support import APPLICATION_ID, REPOSITORY
 from tests.support.addon import addon_options
 from tests.support.client import exchange
@@ -206,7 +206,7 @@ def readme_table() -> dict[str, tuple[str, str]]:
 
 @pytest.mark.parametrize("name", list(Settings.model_fields))
 def test_the_readme_has_every_parameter_as_the_table_has_it(name: str) -> None:
-    from mitmproxy_moesif.reference import default_text
+    from mitmproxy_moesif.config.reference import default_text
 
     field = Settings.model_fields[name]
     assert readme_table()[name] == (default_text(name), field.description)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mitmproxy_moesif.transparency import TRANSPARENT
+from mitmproxy_moesif.config.proxy_defaults import TRANSPARENT
 from tests.support import ADDON_SCRIPT, wire
 from tests.support.addon import addon_options, exit_counts
 from tests.support.client import Client

@@ -15,8 +15,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mitmproxy_moesif.engine import proxy as engine
 from mitmproxy_moesif.local.server import LocalSettings, LocalThread, start_in_thread
+from mitmproxy_moesif.workers import main as engine
 
 PACKAGE = Path(__file__).parent
 

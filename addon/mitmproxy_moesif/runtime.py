@@ -11,26 +11,26 @@ from typing import Any, Protocol
 from mitmproxy import exceptions, flowfilter
 
 from mitmproxy_moesif.admin.server import AdminServer
+from mitmproxy_moesif.admin.service import LiveOptions, Operations
 from mitmproxy_moesif.admin.source import AdminSource
 from mitmproxy_moesif.admin.state import StateError
-from mitmproxy_moesif.background.courier import Courier
-from mitmproxy_moesif.background.process import unavailable
-from mitmproxy_moesif.delivery.interface import Delivery
+from mitmproxy_moesif.capture.enforcement import Enforcer
+from mitmproxy_moesif.capture.flow import Register
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
+from mitmproxy_moesif.delivery.api import Delivery
+from mitmproxy_moesif.delivery.client import Courier
+from mitmproxy_moesif.delivery.keeper import unavailable
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.pipeline import Pipeline
-from mitmproxy_moesif.enforcement import Enforcer
-from mitmproxy_moesif.exchange import Register
+from mitmproxy_moesif.event.pipeline import Maker, Weigher
 from mitmproxy_moesif.governance.model import RuleSet
-from mitmproxy_moesif.governor import Governor, read_local_rules
-from mitmproxy_moesif.instance import Instance
+from mitmproxy_moesif.governance.refresh import Governor, read_local_rules
 from mitmproxy_moesif.kong.entities import KongConfig
-from mitmproxy_moesif.kong_changes import LiveKong
-from mitmproxy_moesif.kong_source import KongSource, read_kong_config
+from mitmproxy_moesif.kong.overlay import LiveKong
+from mitmproxy_moesif.kong.resolver import Scoping
+from mitmproxy_moesif.kong.source import KongSource, read_kong_config
 from mitmproxy_moesif.log import Limited, describe, log
-from mitmproxy_moesif.making import Maker, Weigher
-from mitmproxy_moesif.operations import LiveOptions, Operations
-from mitmproxy_moesif.scoping import Scoping
-from mitmproxy_moesif.settings import Settings, SettingsError, parse_settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from mitmproxy_moesif.admin.source import (
     UniqueViolation,
     Unsupported,
 )
-from mitmproxy_moesif.constraints import scope_key
+from mitmproxy_moesif.kong.errors import scope_key
 from tests.admin.sources import APPLICATION_ID, ID, FakeSource
 from tests.support.client import Client
 

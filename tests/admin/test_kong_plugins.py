@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mitmproxy_moesif.admin.kong_plugins import KongPluginSource
 from mitmproxy_moesif.admin.redact import SHOWN
 from mitmproxy_moesif.admin.source import (
     ForeignKeyViolation,
@@ -21,13 +22,12 @@ from mitmproxy_moesif.admin.source import (
     Unsupported,
 )
 from mitmproxy_moesif.admin.state import StateError, StateFile
-from mitmproxy_moesif.constraints import OPTIONS_ID
+from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.kong.declarative import parse_declarative
 from mitmproxy_moesif.kong.entities import KongConfig
-from mitmproxy_moesif.kong_changes import LiveKong
-from mitmproxy_moesif.kong_plugins import KongPluginSource
-from mitmproxy_moesif.scoping import Scoping
-from mitmproxy_moesif.settings import SettingsError
+from mitmproxy_moesif.kong.errors import OPTIONS_ID
+from mitmproxy_moesif.kong.overlay import LiveKong
+from mitmproxy_moesif.kong.resolver import Scoping
 
 SECRET = "5ecre7-of-orders"
 

@@ -19,8 +19,8 @@ from mitmproxy_moesif.admin.redact import SHOWN
 from mitmproxy_moesif.admin.server import AdminServer
 from mitmproxy_moesif.admin.source import NotFound, NotKept, SchemaViolation, UniqueViolation, Unsupported
 from mitmproxy_moesif.admin.state import StateError
-from mitmproxy_moesif.constraints import OPTIONS_ID
-from mitmproxy_moesif.settings import SECRETS, Settings, SettingsError, parse_settings
+from mitmproxy_moesif.config.settings import SECRETS, Settings, SettingsError, parse_settings
+from mitmproxy_moesif.kong.errors import OPTIONS_ID
 from tests.admin.sources import FakeSource
 
 SECRET = "5ecre7-application-id"

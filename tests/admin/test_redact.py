@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mitmproxy_moesif.admin.redact import SHOWN, is_secret, redacted, secret_values, without_shown
-from mitmproxy_moesif.settings import SECRETS, Settings
+from mitmproxy_moesif.config.settings import SECRETS, Settings
 
 NAMES = st.sampled_from(["a", "config", "application_id", "akto_api_key", "debug"])
 SECRET = "5ecre7-ä"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mitmproxy_moesif.admin.source import ForeignKeyViolation, SchemaViolation, UniqueViolation
-from mitmproxy_moesif.constraints import scope_key
+from mitmproxy_moesif.kong.errors import scope_key
 
 
 def test_one_violation_or_several() -> None:

@@ -18,19 +18,19 @@ from statistics import median
 from mitmproxy import http
 from mitmproxy.test import tflow, tutils
 
-from mitmproxy_moesif import exchange as exchanges
-from mitmproxy_moesif.delivery.chunk import Chunk
+from mitmproxy_moesif.capture import flow as exchanges
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.config.settings import parse_settings
 from mitmproxy_moesif.delivery.ledger import Ledger
-from mitmproxy_moesif.delivery.moesif import MoesifReceiver
-from mitmproxy_moesif.delivery.store import Store
+from mitmproxy_moesif.delivery.receivers.moesif import MoesifReceiver
+from mitmproxy_moesif.delivery.spool.chunk import Chunk
+from mitmproxy_moesif.delivery.spool.store import Store
 from mitmproxy_moesif.event.exchange import Exchange
+from mitmproxy_moesif.event.pipeline import Maker
 from mitmproxy_moesif.governance.model import parse_rules
 from mitmproxy_moesif.governance.snapshot import Snapshot
-from mitmproxy_moesif.instance import Instance
 from mitmproxy_moesif.kong.entities import Route
 from mitmproxy_moesif.kong.router import Router
-from mitmproxy_moesif.making import Maker
-from mitmproxy_moesif.settings import parse_settings
 from tests.bench import rules
 from tests.bench.load import Request, document
 from tests.bench.variants import MASKS

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from mitmproxy_moesif.settings import Settings
+from mitmproxy_moesif.config.settings import Settings
 
 BIN = Path(sys.executable).parent
 

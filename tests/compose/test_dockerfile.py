@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from mitmproxy_moesif.engine.arguments import parse
-from mitmproxy_moesif.options import given_environment
-from mitmproxy_moesif.settings import parse_settings
+from mitmproxy_moesif.config.options import given_environment
+from mitmproxy_moesif.config.settings import parse_settings
+from mitmproxy_moesif.proxy.arguments import parse
 from tests.compose.tools import (
     COMPOSE,
     SCRIPT_SECONDS,

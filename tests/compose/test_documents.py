@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mitmproxy_moesif.engine.arguments import parse
+from mitmproxy_moesif.config.options import given_environment
+from mitmproxy_moesif.config.reference import default_text
+from mitmproxy_moesif.config.settings import Settings, parse_settings
 from mitmproxy_moesif.kong.declarative import load_declarative
-from mitmproxy_moesif.options import given_environment
-from mitmproxy_moesif.reference import default_text
-from mitmproxy_moesif.settings import Settings, parse_settings
+from mitmproxy_moesif.proxy.arguments import parse
 from tests.compose.tools import COMPOSE, fenced, parsed
 from tests.support import REPOSITORY
 

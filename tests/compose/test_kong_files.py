@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mitmproxy_moesif.kong.declarative import KongConfigError, parse_declarative
-from mitmproxy_moesif.scoping import Scoping
+from mitmproxy_moesif.kong.resolver import Scoping
 from tests.compose.tools import COMPOSE, fenced, parsed
 
 Texts = Annotated[list[str], Field(min_length=1)]

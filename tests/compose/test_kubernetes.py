@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_moesif.admin.access import Address as AdminAddress
-from mitmproxy_moesif.engine.arguments import Address, parse
-from mitmproxy_moesif.options import given_environment
-from mitmproxy_moesif.settings import Settings, parse_settings
+from mitmproxy_moesif.config.options import given_environment
+from mitmproxy_moesif.config.settings import Settings, parse_settings
+from mitmproxy_moesif.proxy.arguments import Address, parse
+from mitmproxy_moesif.web.access import Address as AdminAddress
 from tests.compose.tools import (
     COMPOSE,
     SCRIPT_SECONDS,

@@ -16,8 +16,8 @@ import pytest
 import requests
 
 from tests.compose.tools import COMPOSE, free_port, loopback_environment
-from tests.engine.proxies import MoesifProxy
 from tests.support import ADDON_SCRIPT
+from tests.support.moesif_proxy import MoesifProxy
 from tests.support.proxy import BIN, Mitmdump
 
 START_SECONDS = 30

@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from mitmproxy_moesif.admin.access import Address
-from mitmproxy_moesif.engine.arguments import parse
+from mitmproxy_moesif.config.options import given_environment
+from mitmproxy_moesif.config.settings import Settings, parse_settings
 from mitmproxy_moesif.kong.declarative import load_declarative
+from mitmproxy_moesif.kong.resolver import Scoping
+from mitmproxy_moesif.kong.resolver import names as scoping_names
 from mitmproxy_moesif.kong.router import Router
-from mitmproxy_moesif.options import given_environment
-from mitmproxy_moesif.scoping import Scoping
-from mitmproxy_moesif.scoping import names as scoping_names
-from mitmproxy_moesif.settings import Settings, parse_settings
+from mitmproxy_moesif.proxy.arguments import parse
+from mitmproxy_moesif.web.access import Address
 from tests.compose.tools import (
     COMPOSE,
     FEEDING_MOESIF,

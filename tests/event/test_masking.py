@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.event.body import BodyPolicy, render
+from mitmproxy_moesif.event.bodies import BodyPolicy, render
 from mitmproxy_moesif.event.masking import mask_query
 
 SECRET = "s3cr3t-7f21"

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.jwt_gate.keys import MOST_BYTES, MOST_KEYS, Key, load_keys
 from mitmproxy_moesif.jwt_gate.settings import SIGNATURES, parse_gate_settings
-from mitmproxy_moesif.settings import SettingsError
 from tests.jwt_gate.signing import SECRET, ec_key, ed_key, jwk, private_pem, public_pem, rsa_key, write_jwks
 from tests.support.h2 import make_certificate
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.jwt_gate.settings import parse_gate_settings
-from mitmproxy_moesif.settings import SettingsError
 from tests.jwt_gate.signing import SECRET
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from tests.engine.proxies import MoesifProxy
 from tests.jwt_gate.signing import (
     SECRET,
     bearer,
@@ -27,6 +26,7 @@ from tests.jwt_gate.signing import (
 from tests.support.addon import addon_options, exit_counts
 from tests.support.client import RawResponse, exchange
 from tests.support.collector import ScriptedCollector
+from tests.support.moesif_proxy import MoesifProxy
 from tests.support.proxy import Mitmdump, Option
 from tests.support.upstream import ScriptedUpstream
 

@@ -183,7 +183,7 @@ def helpers_of(pid: int) -> list[int]:
 
 def is_helper(pid: int) -> bool:
     try:
-        return b"mitmproxy_moesif.background.helper" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"mitmproxy_moesif.delivery.process" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
 

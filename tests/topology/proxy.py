@@ -29,7 +29,7 @@ class MoesifProxy:
         folder = Path(self._temporary.name)
         self._output = folder / "output.txt"
         kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("MOESIF_")}
-        command = [sys.executable, "-m", "mitmproxy_moesif.engine.proxy", *arguments]
+        command = [sys.executable, "-m", "mitmproxy_moesif.workers.main", *arguments]
         with self._output.open("wb") as sink:
             self._process = subprocess.Popen(
                 [*command, "--set", f"confdir={folder}"],

@@ -17,7 +17,6 @@ from typing import Any
 import orjson
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
-from mitmproxy_moesif.admin.access import Gate
 from mitmproxy_moesif.admin.forms import BodyError, parse_body
 from mitmproxy_moesif.admin.listing import InvalidPage, page
 from mitmproxy_moesif.admin.metrics import exposition
@@ -31,8 +30,9 @@ from mitmproxy_moesif.admin.source import (
     UniqueViolation,
     Unsupported,
 )
-from mitmproxy_moesif.constraints import reference
+from mitmproxy_moesif.kong.errors import reference
 from mitmproxy_moesif.log import Limited, describe
+from mitmproxy_moesif.web.access import Gate
 
 MAX_BODY_BYTES = 65_536
 NOT_FOUND = "Not found"

@@ -24,8 +24,8 @@ from mitmproxy_moesif.admin.parameters import (
 )
 from mitmproxy_moesif.admin.source import NotFound, SchemaViolation, UniqueViolation, Unsupported
 from mitmproxy_moesif.admin.state import StateError, StateFile, put_in_force_and_keep
-from mitmproxy_moesif.constraints import OPTIONS_ID, PLUGIN_NAME, scope_key
-from mitmproxy_moesif.settings import Settings, SettingsError
+from mitmproxy_moesif.config.settings import Settings, SettingsError
+from mitmproxy_moesif.kong.errors import OPTIONS_ID, PLUGIN_NAME, scope_key
 
 _ENTITY_ONLY = frozenset(("id", "name", "instance_name", "service", "route", "consumer", "protocols", "tags"))
 _TIMES = frozenset(("created_at", "updated_at"))

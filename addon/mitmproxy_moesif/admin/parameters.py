@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from mitmproxy_moesif.admin.redact import SHOWN
 from mitmproxy_moesif.admin.source import SchemaViolation
-from mitmproxy_moesif.settings import Settings, SettingsError, parse_settings
+from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
 
 TOP_LEVEL = "enabled"
 """The one parameter that is a field of Kong's entity itself, beside `config`."""

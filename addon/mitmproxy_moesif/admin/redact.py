@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from mitmproxy_moesif.settings import SECRETS
+from mitmproxy_moesif.config.settings import SECRETS
 
 SHOWN = "***"
 """What stands for a secret. Sent back in a change it means: leave it as it is."""

@@ -23,10 +23,10 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from mitmproxy_moesif.admin.access import Address, Gate
 from mitmproxy_moesif.admin.handlers import Parts, admin_app
 from mitmproxy_moesif.admin.source import AdminSource
 from mitmproxy_moesif.log import describe, log
+from mitmproxy_moesif.web.access import Address, Gate
 
 # Beyond what a handler takes, the rest of a body is read to be able to answer; no further than this.
 MAX_READ_BYTES = 1_000_000

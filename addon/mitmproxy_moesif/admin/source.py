@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, TypedDict
 
-from mitmproxy_moesif.constraints import (
+from mitmproxy_moesif.kong.errors import (
     Key,
     foreign_key_unresolved,
     foreign_key_violation,

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from mitmproxy_moesif.delivery.chunk import Chunk
-from mitmproxy_moesif.delivery.lanes import Waiting
+from mitmproxy_moesif.delivery.spool.chunk import Chunk
+from mitmproxy_moesif.delivery.spool.queue import Waiting
 
 OLDEST = 30 * 24 * 3600
 """Seconds: Moesif refuses events that are older."""

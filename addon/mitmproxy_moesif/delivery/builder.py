@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable
 from enum import Enum
 
+from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery.batch import OLDEST
-from mitmproxy_moesif.delivery.chunk import Chunk
-from mitmproxy_moesif.delivery.door import Captured, Door
 from mitmproxy_moesif.delivery.ledger import Ledger
-from mitmproxy_moesif.delivery.store import Store
+from mitmproxy_moesif.delivery.queue import Captured, Door
+from mitmproxy_moesif.delivery.spool.chunk import Chunk
+from mitmproxy_moesif.delivery.spool.store import Store
 from mitmproxy_moesif.event.exchange import Exchange
-from mitmproxy_moesif.instance import Instance
 from mitmproxy_moesif.log import Limited, describe, log
 
 GATHER_INTERVAL = 0.02

@@ -12,20 +12,20 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
 from mitmproxy_moesif.delivery.builder import Builder, Make
-from mitmproxy_moesif.delivery.door import Door
-from mitmproxy_moesif.delivery.file import BesideReceiver, FileReceiver
-from mitmproxy_moesif.delivery.interface import Condition, SpoolCondition
-from mitmproxy_moesif.delivery.keeper import Keeper
 from mitmproxy_moesif.delivery.ledger import Ledger, Reading
-from mitmproxy_moesif.delivery.level import Level
-from mitmproxy_moesif.delivery.moesif import AnswerHeaders, MoesifReceiver
-from mitmproxy_moesif.delivery.receiver import Receiver
+from mitmproxy_moesif.delivery.queue import Door
+from mitmproxy_moesif.delivery.receivers.base import Receiver
+from mitmproxy_moesif.delivery.receivers.moesif import AnswerHeaders, MoesifReceiver
+from mitmproxy_moesif.delivery.receivers.ndjson import BesideReceiver, FileReceiver
 from mitmproxy_moesif.delivery.sender import Sender, SenderLimits
-from mitmproxy_moesif.delivery.store import Store
+from mitmproxy_moesif.delivery.spool.maintenance import Keeper
+from mitmproxy_moesif.delivery.spool.store import Store
+from mitmproxy_moesif.delivery.watermark import Level
 from mitmproxy_moesif.event.exchange import Exchange
-from mitmproxy_moesif.instance import Instance
-from mitmproxy_moesif.settings import Settings
 
 CLOSE_SECONDS = 1.0
 """What building and storing the last exchanges may take."""

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 from mitmproxy_moesif.delivery.batch import Batch
 from mitmproxy_moesif.delivery.ledger import Ledger
-from mitmproxy_moesif.delivery.receiver import Outcome, Receiver, Verdict
-from mitmproxy_moesif.delivery.store import Store
+from mitmproxy_moesif.delivery.receivers.base import Outcome, Receiver, Verdict
+from mitmproxy_moesif.delivery.spool.store import Store
 from mitmproxy_moesif.log import Limited, describe, log
 
 FIRST_PAUSE = 0.5

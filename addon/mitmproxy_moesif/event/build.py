@@ -13,10 +13,10 @@ from typing import Any
 
 import orjson
 
-from mitmproxy_moesif.event import kong
-from mitmproxy_moesif.event.body import Rendered, render
+from mitmproxy_moesif.event import kong_headers
+from mitmproxy_moesif.event.attributes import Facts
+from mitmproxy_moesif.event.bodies import Rendered, render
 from mitmproxy_moesif.event.exchange import Exchange, Payload
-from mitmproxy_moesif.event.facts import Facts
 from mitmproxy_moesif.event.headers import text
 from mitmproxy_moesif.event.masking import mask_query
 from mitmproxy_moesif.event.policy import EventPolicy, SidePolicy
@@ -29,8 +29,10 @@ MAX_EVENT_BYTES = 1_000_000
 def build_event(exchange: Exchange, facts: Facts, policy: EventPolicy, weight: int = 1) -> dict[str, Any]:
     """The event of one exchange. Its bodies may be `orjson.Fragment`s, so it is for `encode` alone."""
     metadata = dict(exchange.metadata)
-    if facts.position is not kong.Position.DIRECT:
-        known = exchange.kong | kong.kong_metadata(facts.position, facts.request_headers, facts.response_headers)
+    if facts.position is not kong_headers.Position.DIRECT:
+        known = exchange.kong | kong_headers.kong_metadata(
+            facts.position, facts.request_headers, facts.response_headers
+        )
     else:
         known = exchange.kong
     if known:
@@ -111,10 +113,10 @@ def _iso_second(second: int) -> str:
 
 def _uri(exchange: Exchange, facts: Facts, policy: EventPolicy) -> str:
     target = text(exchange.target)
-    if facts.position is kong.Position.BEHIND and facts.trusted:
-        uri = kong.public_uri(facts.request_headers, exchange.scheme, exchange.authority, target)
+    if facts.position is kong_headers.Position.BEHIND and facts.trusted:
+        uri = kong_headers.public_uri(facts.request_headers, exchange.scheme, exchange.authority, target)
     else:
-        uri = kong.absolute_uri(exchange.scheme, exchange.authority, target)
+        uri = kong_headers.absolute_uri(exchange.scheme, exchange.authority, target)
     return mask_query(uri, policy.query_masks)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.event.address import Network, parse_networks
-from mitmproxy_moesif.event.body import BodyPolicy
+from mitmproxy_moesif.event.bodies import BodyPolicy
 from mitmproxy_moesif.event.identity import IdentityPolicy
-from mitmproxy_moesif.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

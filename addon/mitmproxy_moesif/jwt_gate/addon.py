@@ -16,7 +16,8 @@ from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
 
-from mitmproxy_moesif.enforcement import blocked_response
+from mitmproxy_moesif.capture.enforcement import blocked_response
+from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.governance.rules import Blocked
 from mitmproxy_moesif.jwt_gate import options
 from mitmproxy_moesif.jwt_gate.keys import load_keys
@@ -24,7 +25,6 @@ from mitmproxy_moesif.jwt_gate.settings import GateSettings, parse_gate_settings
 from mitmproxy_moesif.jwt_gate.tokens import Refusal, Rules, claim_texts
 from mitmproxy_moesif.jwt_gate.watch import KeyFileWatch, Stamp, stamp_of
 from mitmproxy_moesif.log import Limited, describe, log
-from mitmproxy_moesif.settings import SettingsError
 
 DECIDED = "jwt_gate"
 """In a flow's metadata: the response headers that its claims become; there as soon as the flow was decided on."""

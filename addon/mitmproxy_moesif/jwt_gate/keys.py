@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import Algorithm, get_default_algorithms
 
+from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.jwt_gate.settings import HMAC, SIGNATURES, GateSettings
-from mitmproxy_moesif.settings import SettingsError
 
 MOST_BYTES = 1_000_000
 MOST_KEYS = 100

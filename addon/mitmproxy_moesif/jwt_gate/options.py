@@ -6,8 +6,8 @@ from typing import Any
 
 from mitmproxy import optmanager
 
+from mitmproxy_moesif.config.options import OptionTable
 from mitmproxy_moesif.jwt_gate.settings import PREFIX, SECRETS, GateSettings
-from mitmproxy_moesif.options import OptionTable
 
 NAMES = frozenset(GateSettings.model_fields)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
-from mitmproxy_moesif.settings import Names, SettingsError
+from mitmproxy_moesif.config.settings import Names, SettingsError
 
 PREFIX = "jwt_"
 

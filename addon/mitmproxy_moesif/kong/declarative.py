@@ -20,10 +20,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .document import MAX_JSON, Document, KongConfigError, Path, parse_document, without_lines
-from .entities import Consumer, Entity, KongConfig, Plugin, Route, Service
-from .normalize import RESERVED, from_text, normalize
-from .scopes import CAPTURING, InstanceTable, ScopeConflict
+from mitmproxy_moesif.kong.document import MAX_JSON, Document, KongConfigError, Path, parse_document, without_lines
+from mitmproxy_moesif.kong.entities import Consumer, Entity, KongConfig, Plugin, Route, Service
+from mitmproxy_moesif.kong.normalize import RESERVED, from_text, normalize
+from mitmproxy_moesif.kong.scopes import CAPTURING, InstanceTable, ScopeConflict
 
 __all__ = ["KongConfigError", "from_admin_api", "load_declarative", "parse_declarative"]
 

@@ -11,8 +11,8 @@ from bisect import bisect_right
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .normalize import from_text
-from .patterns import Pattern, PatternSet
+from mitmproxy_moesif.kong.normalize import from_text
+from mitmproxy_moesif.kong.patterns import Pattern, PatternSet
 
 type Entries = int
 """A set of entries: bit n stands for entry n."""

@@ -26,10 +26,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .entities import Route, Service
-from .indexes import ByValue, Entries, HeaderIndex, Headers, HostIndex, PathIndex, is_wildcard, wildcard_has_port
-from .normalize import escape, from_text, request_path, to_text
-from .patterns import REST_OF_PATH, Found, Pattern
+from mitmproxy_moesif.kong.entities import Route, Service
+from mitmproxy_moesif.kong.indexes import (
+    ByValue,
+    Entries,
+    HeaderIndex,
+    Headers,
+    HostIndex,
+    PathIndex,
+    is_wildcard,
+    wildcard_has_port,
+)
+from mitmproxy_moesif.kong.normalize import escape, from_text, request_path, to_text
+from mitmproxy_moesif.kong.patterns import REST_OF_PATH, Found, Pattern
 
 KINDS = HOST, HEADER, PATH, METHOD, SNI = 16, 8, 4, 2, 1
 """The kinds of condition, the weightier ones first."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mitmproxy_moesif.constraints import PLUGIN_NAME, scope_key, unique_violation
-
-from .entities import HTTP_PROTOCOLS, Consumer, KongConfig, Plugin, Route, Service
-from .router import Router
+from mitmproxy_moesif.kong.entities import HTTP_PROTOCOLS, Consumer, KongConfig, Plugin, Route, Service
+from mitmproxy_moesif.kong.errors import PLUGIN_NAME, scope_key, unique_violation
+from mitmproxy_moesif.kong.router import Router
 
 MOESIF = PLUGIN_NAME
 AKTO = "akto-api-discovery"

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from tornado.web import RequestHandler
 
-from mitmproxy_moesif.loopback import names_loopback
+from mitmproxy_moesif.web.loopback import names_loopback
 
 logger = logging.getLogger(__name__)
 

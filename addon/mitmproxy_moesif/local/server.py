@@ -29,7 +29,7 @@ from mitmproxy_moesif.local.documents import Document
 from mitmproxy_moesif.local.echo import EchoService
 from mitmproxy_moesif.local.page import page_app
 from mitmproxy_moesif.local.store import KEEP_EVENTS, EventStore
-from mitmproxy_moesif.loopback import is_loopback
+from mitmproxy_moesif.web.loopback import is_loopback
 
 # The echo reads a body to its end, to answer 413 rather than cut; no further than this.
 MAX_ECHO_READ = 2**30

@@ -1,0 +1,312 @@
+"""The instances of Kong's configuration, and those that were added, as plugin entities of the Admin API.
+
+Called from the listener's thread. Every change is checked as a whole, put in force on the event loop, and answered only
+then (`LiveKong`). A change of an instance lies over what Kong's configuration says of it: it outlives new versions of
+that as long as the entry with this id stays, and a restart where `admin_state` names a file.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from mitmproxy_moesif.admin.local_plugins import check_name
+from mitmproxy_moesif.admin.overlay_state import SECRETS, kept_changes, without_names
+from mitmproxy_moesif.admin.parameters import (
+    IMMUTABLE,
+    PROTOCOLS,
+    TOP_LEVEL,
+    UNKNOWN,
+    shown_config,
+    wanted_parameters,
+)
+from mitmproxy_moesif.admin.redact import redacted
+from mitmproxy_moesif.admin.source import ForeignKeyViolation, NotFound, SchemaViolation, UniqueViolation, Unsupported
+from mitmproxy_moesif.admin.state import StateError, StateFile, put_in_force_and_keep
+from mitmproxy_moesif.config.settings import SettingsError, parse_settings
+from mitmproxy_moesif.kong.entities import KongConfig, Plugin
+from mitmproxy_moesif.kong.errors import PLUGIN_NAME, reference, scope_key
+from mitmproxy_moesif.kong.overlay import REFERENCES, Changes, LiveKong, LivePlugin, Make, entities, scope
+from mitmproxy_moesif.kong.resolver import has_account, instance_values
+from mitmproxy_moesif.kong.scopes import CAPTURING, InstanceTable, ScopeConflict
+from mitmproxy_moesif.log import log
+
+_TIMES = frozenset(("created_at", "updated_at"))
+_CHANGEABLE = frozenset((TOP_LEVEL, "config", "tags"))
+_GIVEN = _CHANGEABLE | {"name", "instance_name", "protocols", *REFERENCES}
+
+_REASONS = {"string_type": "expected a string", "string_too_short": "length must be at least 1"}
+_ACCOUNT = {"config": {"application_id": "required field missing"}}
+
+
+class KongPluginSource:
+    """`given` returns the options and the environment, which every instance's own `config` yields to."""
+
+    def __init__(
+        self,
+        live: LiveKong,
+        given: Callable[[], Mapping[str, Any]],
+        state: StateFile | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._live = live
+        self._given = given
+        self._state = state
+        self._clock = clock
+        self._began = int(clock())
+        self._updated: dict[str, int] = {}
+
+    def plugins(self) -> list[dict[str, Any]]:
+        return [self._entity(plugin) for plugin in self._live.config.plugins if plugin.name in CAPTURING]
+
+    def patch_plugin(self, plugin_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises as `PluginSource.patch_plugin` does."""
+        before = self._live.changes
+
+        def make(changes: Changes, base: KongConfig) -> Changes:
+            plugin = _find(changes.over(base), plugin_id)
+            if plugin.name != PLUGIN_NAME:
+                raise Unsupported(f"cannot update a '{plugin.name}' plugin here: change Kong's configuration instead")
+            patch = self._patch(plugin, given)
+            return changes.patched(plugin_id, patch) if patch else changes
+
+        self._change(make)
+        if self._live.changes is not before:
+            self._updated[plugin_id] = int(self._clock())
+        return self._entity(_find(self._live.config, plugin_id))
+
+    def add_plugin(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises as `PluginSource.add_plugin` does."""
+        check_name(given)
+        added: list[LivePlugin] = []
+
+        def make(changes: Changes, base: KongConfig) -> Changes:
+            plugin = self._created(given, base)
+            _check_unique(plugin, changes.over(base))
+            added.append(plugin)
+            return changes.adding(plugin)
+
+        self._change(make)
+        return self._entity(added[0])
+
+    def remove_plugin(self, plugin_id: str) -> None:
+        """Raises as `PluginSource.remove_plugin` does."""
+        if plugin_id not in self._live.changes.created:
+            _find(self._live.config, plugin_id)
+            raise Unsupported(
+                "cannot delete 'plugins' entities of Kong's configuration: take it out there, or PATCH enabled=false"
+            )
+        self._change(lambda changes, _: changes.removing(plugin_id))
+
+    def find_entity(self, kind: str, name: str) -> str:
+        """By id, else by name; a consumer's name is its `username`. Raises `NotFound`."""
+        known = list(entities(self._live.base, kind))
+        if any(id_ == name for id_, _ in known):
+            return name
+        for id_, ((_, own), *_others) in known:
+            if own == name:
+                return id_
+        raise NotFound(name)
+
+    def restore(self) -> None:
+        """Put in force what the state file keeps, as far as it fits. Raises `StateError` with one line."""
+        if self._state is None or not self._state.instances:
+            return
+        try:
+            self._live.change(self._restored, lambda _, put_in_force: put_in_force())
+        except (SchemaViolation, UniqueViolation, SettingsError, ValidationError) as error:
+            why = "an instance in it cannot be" if isinstance(error, ValidationError) else error
+            raise StateError(f"admin_state: {self._state.path}: {why}") from None
+
+    # --- what is shown -------------------------------------------------------------------------------------------
+
+    def _entity(self, plugin: Plugin) -> dict[str, Any]:
+        created = self._began if plugin.created_at is None else plugin.created_at
+        return {
+            "id": plugin.id,
+            "name": plugin.name,
+            "instance_name": plugin.instance_name,
+            "enabled": plugin.enabled,
+            "config": self._config(plugin),
+            **{name: reference(getattr(plugin, f"{name}_id")) for name in REFERENCES},
+            "protocols": list(plugin.protocols or PROTOCOLS),
+            "tags": list(plugin.tags) or None,
+            "created_at": created,
+            "updated_at": self._updated.get(plugin.id, created),
+        }
+
+    def _config(self, plugin: Plugin) -> Any:
+        """As it is in force; what is disabled may hold what cannot be, and is shown as it was given."""
+        values = instance_values(plugin, self._given())
+        try:
+            return shown_config(parse_settings(values)) if plugin.name == PLUGIN_NAME else redacted(plugin.config)
+        except SettingsError:
+            return redacted(plugin.config)
+
+    # --- what is changed -----------------------------------------------------------------------------------------
+
+    def _change(self, make: Make) -> None:
+        def checked(changes: Changes, base: KongConfig) -> Changes:
+            try:
+                made = make(changes, base)
+                InstanceTable(plugin for plugin in made.over(base).plugins if plugin.name in CAPTURING)
+            except ScopeConflict as error:
+                raise UniqueViolation.of(error.key) from None
+            except ValidationError as error:
+                raise SchemaViolation(_faults(error)) from None
+            return made
+
+        try:
+            self._live.change(checked, self._keep)
+        except SettingsError as error:
+            raise SchemaViolation({"@entity": [str(error)]}) from None
+
+    def _keep(self, changes: Changes, put_in_force: Callable[[], None]) -> None:
+        if changes is self._live.changes:
+            return
+        keeping = None if self._state is None else self._state.keeping(kept_changes(changes))
+        put_in_force_and_keep(keeping, put_in_force)
+
+    def _patch(self, plugin: Plugin, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What of `given` is a change, by field of the entity. Raises `SchemaViolation`."""
+        values = {**instance_values(plugin, self._given()), TOP_LEVEL: plugin.enabled}
+        config = wanted_parameters(values, given, dict(self._entity_faults(plugin, given)))
+        enabled = config.pop(TOP_LEVEL, plugin.enabled)
+        if enabled and not has_account(parse_settings({**values, **config})):
+            raise SchemaViolation(_ACCOUNT)
+        patch: dict[str, Any] = {} if enabled == plugin.enabled else {TOP_LEVEL: enabled}
+        tags = _listed(given.get("tags", plugin.tags))
+        if tags != list(plugin.tags):
+            patch["tags"] = tags
+        return {**patch, "config": config} if config else patch
+
+    def _entity_faults(self, plugin: Plugin, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """A whole entity may be sent back as it was shown."""
+        entity = self._entity(plugin)
+        for name, value in given.items():
+            if name in _CHANGEABLE or name in _TIMES:
+                continue
+            if name not in entity:
+                yield name, UNKNOWN
+            elif (value or None) != entity[name]:
+                yield name, IMMUTABLE
+
+    def _created(self, given: Mapping[str, Any], base: KongConfig) -> LivePlugin:
+        """Raises `SchemaViolation`, `ForeignKeyViolation`, pydantic's `ValidationError`."""
+        values = {**self._given(), TOP_LEVEL: True}
+        faults = {name: UNKNOWN for name in given if name not in _GIVEN and name not in _TIMES}
+        config = wanted_parameters(values, given, faults, same_too=True)
+        enabled = config.pop(TOP_LEVEL, True)
+        if enabled and not has_account(parse_settings({**values, **config})):
+            raise SchemaViolation(_ACCOUNT)
+        ids = {f"{name}_id": _resolved(base, name, given.get(name)) for name in REFERENCES}
+        fields = {
+            "id": _id_for(ids),
+            "name": PLUGIN_NAME,
+            "instance_name": given.get("instance_name"),
+            "tags": _listed(given.get("tags")),
+            "protocols": _listed(given.get("protocols")) or None,
+            **ids,
+            "created_at": int(self._clock()),
+        }
+        return LivePlugin.model_validate({**fields, "enabled": enabled, "changes": config, "created": True})
+
+    # --- what was kept -------------------------------------------------------------------------------------------
+
+    def _restored(self, changes: Changes, base: KongConfig) -> Changes:
+        kept = self._state.instances if self._state is not None else {}
+        for plugin_id, entity in kept.get("created", {}).items():
+            changes = changes.adding(self._restored_entity(plugin_id, entity))
+        changes, lost = changes.fitting(base)
+        for plugin_id, patch in kept.get("plugins", {}).items():
+            try:
+                plugin = _find(base, plugin_id)
+            except NotFound:
+                lost.append(f"plugin {plugin_id!r} is gone, and its changes with it")
+                continue
+            changes = changes.patched(plugin_id, self._patch(plugin, without_names(patch)))
+            lost += [
+                f"plugin {plugin_id!r}: {name} was changed there, and is not kept: it is as configured again"
+                for name in patch.get(SECRETS, ())
+            ]
+        for line in lost:
+            log.warning("moesif: admin_state: %s", line)
+        return changes
+
+    def _restored_entity(self, plugin_id: str, entity: Mapping[str, Any]) -> LivePlugin:
+        """Without its own application id it must not send to another account: then it stays disabled."""
+        values = {**self._given(), TOP_LEVEL: True}
+        config = wanted_parameters(values, {"config": entity.get("config")}, {}, same_too=True)
+        enabled = bool(entity.get(TOP_LEVEL, True))
+        if enabled and (
+            "application_id" in entity.get(SECRETS, ()) or not has_account(parse_settings({**values, **config}))
+        ):
+            enabled = False
+            log.warning(
+                "moesif: admin_state: plugin %r: its application_id is not kept: it stays disabled until a PATCH gives "
+                "config.application_id and enabled=true",
+                entity.get("instance_name") or plugin_id,
+            )
+        fields = {**without_names(entity), "config": {}, "id": plugin_id, "name": PLUGIN_NAME}
+        return LivePlugin.model_validate({**fields, "enabled": enabled, "changes": config, "created": True})
+
+
+def _find(config: KongConfig, plugin_id: str) -> Plugin:
+    for plugin in config.plugins:
+        if plugin.id == plugin_id and plugin.name in CAPTURING:
+            return plugin
+    raise NotFound(plugin_id)
+
+
+def _id_for(ids: Mapping[str, str | None]) -> str:
+    """From the scope, which no two have in common: the same in all workers of one proxy, and on every start."""
+    scoped = ":".join(f"{name}={id_}" for name, id_ in ids.items() if id_ is not None)
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"mitmproxy-moesif:created:{scoped}"))
+
+
+def _check_unique(plugin: Plugin, config: KongConfig) -> None:
+    """Kong lets no two plugins of a name have one scope, disabled ones included. Raises `UniqueViolation`."""
+    if any(scope(other) == scope(plugin) for other in config.plugins):
+        raise UniqueViolation.of(scope_key(plugin.name, plugin.service_id, plugin.route_id, plugin.consumer_id))
+    taken = {PLUGIN_NAME, *(other.instance_name for other in config.plugins)}
+    if plugin.instance_name is not None and plugin.instance_name in taken:
+        raise UniqueViolation.of({"instance_name": plugin.instance_name})
+
+
+def _resolved(base: KongConfig, field: str, given: Any) -> str | None:
+    """The id of what `{"id": ...}`, `{"name": ...}` or, for consumers, `{"username": ...}` names; null for none."""
+    if given is None or given == {}:
+        return None
+    if not isinstance(given, Mapping):
+        raise SchemaViolation({field: "expected a record"})
+    known = list(entities(base, f"{field}s"))
+    names = ("username", "custom_id") if field == "consumer" else ("name",)
+    for by, value in given.items():
+        if by not in ("id", *names):
+            raise SchemaViolation({field: {str(by)[:100]: UNKNOWN}})
+        found = next((id_ for id_, own in known if value == (id_ if by == "id" else dict(own)[by])), None)
+        if value is None or found is None:
+            raise ForeignKeyViolation.of(field, by, str(value)[:200])
+    return found
+
+
+def _listed(given: Any) -> Any:
+    """A form's lone text is a list of one."""
+    if given is None:
+        return []
+    return [given] if isinstance(given, str) else list(given) if isinstance(given, tuple) else given
+
+
+def _faults(error: ValidationError) -> dict[str, str]:
+    found = {}
+    for fault in error.errors(include_url=False, include_input=False):
+        reason = _REASONS.get(fault["type"], fault["msg"])
+        if fault["type"] == "literal_error":
+            reason = f"expected one of: {fault['ctx']['expected']}"
+        found[str(fault["loc"][0])] = "expected a set" if fault["type"] == "tuple_type" else reason
+    return found

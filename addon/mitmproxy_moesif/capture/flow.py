@@ -1,0 +1,330 @@
+"""mitmproxy's flows to plain exchanges: the body tee, the register of what is under way, and the one finish of each.
+
+Which hooks fire differs from case to case (an upstream that refuses, a client that leaves, a flow that is killed, an
+answer set by another addon). The rule that gives exactly one event per exchange: an exchange is opened in
+`requestheaders` and closed by the first of `response` (for a WebSocket: `websocket_end`) and `error`; what a client
+left open is closed when its connection ends, and the rest when the proxy does.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+
+from mitmproxy import flow as mitm_flow
+from mitmproxy import http
+
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.event.address import plain_peer
+from mitmproxy_moesif.event.exchange import NO_BODY, Exchange, Fields, Payload
+from mitmproxy_moesif.event.headers import text
+
+TRANSACTION_HEADER = b"X-Moesif-Transaction-Id"
+_TRANSACTION_KEY = TRANSACTION_HEADER.lower()
+
+BODY_FIELDS = frozenset({b"content-length", b"transfer-encoding"})
+BODY_FIELD_LENGTHS = frozenset(map(len, BODY_FIELDS))
+
+
+class Tee:
+    """A stream callable that passes every chunk on at once and keeps a copy up to `limit` bytes."""
+
+    __slots__ = ("chunks", "ended", "limit", "size")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.ended = False
+
+    def __call__(self, data: bytes) -> bytes:
+        # An exception here would hang the body ("mitmproxy has crashed!"): whatever happens, the data goes on.
+        try:
+            self.keep(data)
+        except Exception:  # noqa: BLE001
+            self.size = self.limit + 1
+        return data
+
+    def keep(self, data: bytes) -> None:
+        self.size += len(data)
+        if self.size > self.limit:
+            self.chunks = []
+        elif data:
+            self.chunks.append(data)
+        else:
+            self.ended = True
+
+    def payload(self) -> Payload:
+        if self.size > self.limit:
+            return Payload((), "too_large")
+        return Payload(self.chunks, None if self.ended else "incomplete")
+
+
+@dataclass(slots=True)
+class Open:
+    """An exchange under way. `live` tells it from a saved one that is only read; killing ends the flow's own flag."""
+
+    flow: http.HTTPFlow
+    instance: Instance
+    transaction_id: str
+    header: bytes | None
+    request_headers: Fields
+    request_tee: Tee | None = None
+    response_tee: Tee | None = None
+    live: bool = True
+    refused: bool = False
+    skipped: bool = False
+    awaits_body: bool = False
+    blocked_by: str | None = None
+    rule_headers: Fields = ()
+    kong: dict[str, object] = field(default_factory=dict)
+    metadata: dict[str, object] = field(default_factory=dict)
+
+
+class Register:
+    """The exchanges under way, by client connection and flow. Used from the event loop's thread alone."""
+
+    def __init__(self) -> None:
+        self._by_client: dict[str, dict[str, Open]] = {}
+
+    def add(self, entry: Open) -> None:
+        self._by_client.setdefault(entry.flow.client_conn.id, {})[entry.flow.id] = entry
+
+    def get(self, flow: http.HTTPFlow) -> Open | None:
+        flows = self._by_client.get(flow.client_conn.id)
+        return flows.get(flow.id) if flows else None
+
+    def pop(self, flow: http.HTTPFlow) -> Open | None:
+        """Close an exchange: only the first caller gets it."""
+        client = flow.client_conn.id
+        flows = self._by_client.get(client)
+        if flows is None:
+            return None
+        entry = flows.pop(flow.id, None)
+        if not flows:
+            del self._by_client[client]
+        return entry
+
+    def entries(self) -> list[Open]:
+        return [entry for flows in self._by_client.values() for entry in flows.values()]
+
+    def pop_client(self, client_id: str) -> Iterable[Open]:
+        return self._by_client.pop(client_id, {}).values()
+
+    def pop_all(self) -> Iterator[Open]:
+        while self._by_client:
+            yield from self._by_client.popitem()[1].values()
+
+
+def open_exchange(flow: http.HTTPFlow, instance: Instance) -> Open:
+    """The access phase: the transaction id on the request."""
+    fields = flow.request.headers.fields
+    sent = _sent_id(fields)
+    transaction_id = sent if sent is not None and _is_uuid(sent) else flow.id  # mitmproxy's own, a random UUID too
+    entry = Open(flow, instance, transaction_id, None, fields, live=flow.live, refused=flow.error is not None)
+    if not instance.settings.disable_transaction_id:
+        entry.header = (sent or transaction_id).encode()
+        if entry.live:
+            entry.request_headers = flow.request.headers.fields = with_transaction_id(fields, entry.header)
+    return entry
+
+
+def stream_request(entry: Open, flow: http.HTTPFlow) -> None:
+    """A tee on the request's body. With an answer already set, streaming it would crash the engine.
+
+    None where there cannot be a body: what other addons do to such a request in `request` still counts then.
+    """
+    if entry.live and flow.response is None and flow.error is None and not flow.request.stream and has_body(flow):
+        entry.request_tee = flow.request.stream = Tee(_limit(entry.instance, request=True))
+
+
+def has_body(flow: http.HTTPFlow) -> bool:
+    """Whether a body may come. HTTP/1 says so with either of two fields; later versions need say nothing."""
+    if flow.request.data.http_version not in (b"HTTP/1.1", b"HTTP/1.0"):
+        return True
+    for name, _ in flow.request.headers.fields:
+        if len(name) in BODY_FIELD_LENGTHS and name.lower() in BODY_FIELDS:
+            return True
+    return False
+
+
+def open_response(entry: Open, flow: http.HTTPFlow, *, stream: bool) -> None:
+    """The header_filter phase: transaction id and the rules' headers on the answer, and a tee on its body."""
+    response = flow.response
+    if response is None or not entry.live:
+        return
+    if entry.header is not None:
+        response.headers.fields = with_transaction_id(response.headers.fields, entry.header)
+    if entry.rule_headers:
+        names = {name.lower() for name, _ in entry.rule_headers}
+        kept = tuple(item for item in response.headers.fields if item[0].lower() not in names)
+        response.headers.fields = kept + entry.rule_headers
+    if stream and not response.stream and response.status_code != 101:
+        entry.response_tee = response.stream = Tee(_limit(entry.instance, request=False))
+
+
+def _limit(instance: Instance, *, request: bool) -> int:
+    side = instance.policy.request if request else instance.policy.response
+    return side.body.limit if side.body.capture else -1
+
+
+def with_transaction_id(fields: Fields, value: bytes) -> Fields:
+    """The headers with this one transaction id, whatever they had; all others untouched."""
+    for name, _ in fields:
+        if len(name) == len(_TRANSACTION_KEY) and name.lower() == _TRANSACTION_KEY:
+            fields = tuple(item for item in fields if item[0].lower() != _TRANSACTION_KEY)
+            break
+    return (*fields, (TRANSACTION_HEADER, value))
+
+
+def _sent_id(fields: Fields) -> str | None:
+    for name, value in fields:
+        if len(name) == len(_TRANSACTION_KEY) and name.lower() == _TRANSACTION_KEY:
+            return text(value).strip() or None
+    return None
+
+
+def _is_uuid(value: str) -> bool:
+    if len(value) != 36:
+        return False
+    try:
+        return str(uuid.UUID(value)) == value.lower()
+    except ValueError:
+        return False
+
+
+def finish(entry: Open, *, failed: bool = False, left_over: str = "unfinished") -> Exchange:
+    """The log phase: the snapshot of an exchange that ended, whichever way. References only, nothing is parsed.
+
+    `failed`: it ended in the `error` hook or was left over, and for what reason then.
+    """
+    flow, request = entry.flow, entry.flow.request
+    cause = failure(entry) or (left_over if failed and flow.error is None and not _is_complete(flow) else None)
+    if cause is not None:
+        entry.metadata["error"] = cause
+    if flow.websocket is not None:
+        entry.metadata["websocket"] = _websocket(flow)
+    exchange = Exchange(
+        transaction_id=entry.transaction_id,
+        scheme="https" if flow.client_conn.tls else "http",
+        authority=_authority(flow),
+        method=text(request.data.method),
+        target=request.data.path,
+        http_version=text(request.data.http_version),
+        peer=plain_peer(flow.client_conn.peername[0]) if flow.client_conn.peername else "",
+        started=request.timestamp_start,
+        request_headers=entry.request_headers,
+        request_body=_payload(entry.request_tee, request, _limit(entry.instance, request=True)),
+        blocked_by=entry.blocked_by,
+        kong=entry.kong,
+        metadata=entry.metadata,
+    )
+    _add_response(exchange, entry, status_seen(entry, cause, failed=failed), cause)
+    exchange.size = _weigh(exchange)
+    return exchange
+
+
+def _add_response(exchange: Exchange, entry: Open, status: int | None, cause: str | None) -> None:
+    response = entry.flow.response
+    if status is None:
+        return
+    exchange.status = status
+    if response is None or status != response.status_code:
+        exchange.ended = time.time()  # the engine's own error page: none of the upstream's headers were sent
+        return
+    exchange.ended = response.timestamp_end or time.time()
+    exchange.response_headers = response.headers.fields
+    exchange.response_body = _payload(entry.response_tee, response, _limit(entry.instance, request=False))
+    if cause is not None and exchange.response_body.omitted is None and entry.live:
+        exchange.response_body = Payload((), "incomplete")
+
+
+def _payload(tee: Tee | None, message: http.Message, limit: int) -> Payload:
+    """What the tee kept, or the buffered content. A tee that was never called leaves the content to be read."""
+    content = message.raw_content
+    if content is None:
+        return tee.payload() if tee is not None else NO_BODY
+    if tee is not None and tee.size:
+        return tee.payload()
+    if not content:
+        return NO_BODY
+    return Payload([content]) if len(content) <= limit else Payload((), "too_large")
+
+
+def failure(entry: Open) -> str | None:
+    """Why an exchange failed, in one word. The engine's own message may quote headers, so it is not used."""
+    flow, error = entry.flow, entry.flow.error
+    if error is None:
+        return None
+    if error.msg == mitm_flow.Error.KILLED_MESSAGE:
+        return "killed"
+    if entry.refused or error.msg.startswith("Request body exceeds"):
+        return "request_refused"
+    if error.msg.startswith("Response body exceeds"):
+        return "response_refused"
+    if not flow.client_conn.connected or _left_by_client(flow, error.msg):
+        return "client_disconnected"
+    return "upstream_failed"
+
+
+def _is_complete(flow: http.HTTPFlow) -> bool:
+    return flow.response is not None and flow.response.timestamp_end is not None
+
+
+def _left_by_client(flow: http.HTTPFlow, message: str) -> bool:
+    """The engine says `stream reset by client` of either side; with HTTP/1 on one side it was the other."""
+    if message.startswith("stream reset by client"):
+        return flow.request.is_http2 and (flow.server_conn.alpn != b"h2" or "CANCEL" in message)
+    return message.startswith("Client disconnected")
+
+
+def status_seen(entry: Open, cause: str | None, *, failed: bool) -> int | None:
+    """The status that the client saw; None where no answer was sent."""
+    flow, response = entry.flow, entry.flow.response
+    if cause is None or not entry.live:
+        return response.status_code if response is not None else None
+    if cause == "killed" and failed:
+        return None  # hooks kill before the head is passed on
+    if cause == "response_refused":
+        return 502
+    if response is not None and (response.stream or flow.websocket is not None):
+        return response.status_code  # its head was passed on before things went wrong
+    if cause == "request_refused":
+        return 400 if entry.refused else 413
+    reset = flow.error is not None and "CANCEL" in flow.error.msg
+    return 502 if cause == "upstream_failed" and not reset else None
+
+
+def _weigh(exchange: Exchange) -> int:
+    """About the bytes that it holds in memory."""
+    fields = exchange.request_headers + exchange.response_headers
+    texts = sum(map(len, chain.from_iterable(fields)))
+    bodies = sum(map(len, chain(exchange.request_body.chunks, exchange.response_body.chunks)))
+    return 1000 + 100 * len(fields) + texts + bodies
+
+
+def _authority(flow: http.HTTPFlow) -> str:
+    """The host as the client sent it; without one, the address that the client connected to."""
+    request = flow.request
+    if request.data.authority:
+        return text(request.data.authority)
+    for name, value in request.headers.fields:
+        if len(name) == 4 and name.lower() == b"host":
+            return text(value)
+    host, port = flow.client_conn.sockname[:2] if flow.client_conn.sockname else (request.data.host, request.data.port)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _websocket(flow: http.HTTPFlow) -> dict[str, object]:
+    assert flow.websocket is not None
+    messages = flow.websocket.messages
+    from_client = sum(message.from_client for message in messages)
+    return {
+        "messages_from_client": from_client,
+        "messages_from_server": len(messages) - from_client,
+        "bytes": sum(len(message.content) for message in messages),
+        "close_code": None if flow.websocket.close_code is None else int(flow.websocket.close_code),
+    }

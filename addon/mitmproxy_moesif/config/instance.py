@@ -1,0 +1,38 @@
+"""One configured instance of the addon: its settings, and what is parsed from them once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.config.user_hooks import UserHooks
+from mitmproxy_moesif.event.policy import EventPolicy, compile_policy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Instance:
+    """`destination` names the account that events go to without telling its id: it may stand in files and logs."""
+
+    settings: Settings
+    policy: EventPolicy
+    destination: str
+    hooks: UserHooks | None = None
+
+    @classmethod
+    def compile(cls, settings: Settings, hooks_source: bytes | None = None) -> Instance:
+        """`hooks_source`: what the file of hooks held, where it was read already.
+
+        Raises `SettingsError` where the hooks cannot be loaded.
+        """
+        hooks = UserHooks.load(settings.hooks, hooks_source) if settings.hooks is not None else None
+        return cls(settings, compile_policy(settings), destination_of(settings), hooks)
+
+
+def destination_of(settings: Settings) -> str:
+    """16 hex digits of a hash over the application id; `file` where events only go to a file.
+
+    The endpoint is no part of it: what waits on disk follows the account to another endpoint.
+    """
+    application_id = settings.application_id.get_secret_value()
+    return hashlib.sha256(application_id.encode()).hexdigest()[:16] if application_id else "file"

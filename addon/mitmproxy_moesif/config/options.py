@@ -1,0 +1,157 @@
+"""The parameter table as mitmproxy options and environment variables.
+
+Precedence: `--set`, then mitmproxy's config.yaml (both arrive as options), then the environment, then the default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+from mitmproxy import optmanager
+from mitmproxy.addonmanager import Loader
+from mitmproxy.exceptions import OptionsError
+from mitmproxy.utils import typecheck
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+
+from mitmproxy_moesif.config.settings import SECRETS, Settings, SettingsError
+
+OPTION_PREFIX = "moesif_"
+ENVIRONMENT_PREFIX = "MOESIF_"
+
+# Kubernetes injects these for any service called moesif...; they are nobody's typing error.
+_SERVICE_LINK = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT(_\d+_(TCP|UDP)(_\w+)?)?)|SERVICE_HOST|PORT\w*")
+
+
+@dataclass(frozen=True, slots=True)
+class OptionTable:
+    """The fields of a pydantic model as mitmproxy options: the field `name` is the option `prefix + name`.
+
+    `family` is what all of these options' names begin with, misspelt ones too; `secrets` are fields whose values no
+    message may show.
+    """
+
+    model: type[BaseModel]
+    prefix: str
+    family: str
+    secrets: frozenset[str]
+
+    def register(self, loader: Loader) -> None:
+        """Add every parameter as a typed option with its help."""
+        for name, field in self.model.model_fields.items():
+            typespec, default = option_type(field)
+            loader.add_option(self.prefix + name, typespec, default, field.description or "", choices(field))
+
+    def prefer_command_line(self, options: optmanager.OptManager, arguments: Sequence[str]) -> None:
+        """`--set` beats config.yaml. mitmproxy reads the file last, so it would be the other way round."""
+        given: dict[str, list[str]] = {}
+        for flag, following in zip(arguments, [*arguments[1:], ""], strict=True):
+            spec = following if flag == "--set" else flag.removeprefix("--set=") if flag.startswith("--set=") else ""
+            name, equals, value = spec.partition("=")
+            if name.startswith(self.family):
+                given.setdefault(name, []).extend([value] if equals else [])
+        for name, values in given.items():
+            if name in options.deferred:
+                options.deferred[name] = optmanager._UnconvertedStrings(values)  # noqa: SLF001 - as mitmproxy does
+
+    def take_unparsable(self, options: optmanager.OptManager) -> Iterator[str]:
+        """A value of the wrong type would drop the whole addon without a word: take such out, and tell of each."""
+        for key, value in list(options.deferred.items()):
+            name = key.removeprefix(self.prefix)
+            if not key.startswith(self.prefix) or name not in self.model.model_fields:
+                continue
+            typespec, default = option_type(self.model.model_fields[name])
+            given = value.val if isinstance(value, optmanager._UnconvertedStrings) else value  # noqa: SLF001
+            try:
+                if given is not value:
+                    probe = optmanager._Option(key, typespec, default, "", None)  # noqa: SLF001
+                    options._parse_setval(probe, given)  # noqa: SLF001 - parsed as mitmproxy will
+                else:
+                    typecheck.check_option_type(key, value, typespec)
+            except (OptionsError, TypeError):
+                del options.deferred[key]
+                shown = "a value not shown here" if name in self.secrets else repr(given)[:200]
+                yield f"{name}: must be {_expected(typespec)}, {shown} was given"
+
+    def unknown_options(self, options: optmanager.OptManager) -> Iterator[str]:
+        """Names of the family that are no parameter stay deferred for ever."""
+        for key in options.deferred:
+            if key.startswith(self.family):
+                yield f"{key}: there is no such option{self.close(key.removeprefix(self.prefix), self.prefix)}"
+
+    def close(self, name: str, prefix: str = "") -> str:
+        """What a misspelt name may have meant, with `prefix` before it; empty where nothing is close."""
+        close = difflib.get_close_matches(name, self.model.model_fields, n=1)
+        return f"; did you mean {prefix}{close[0]}?" if close else ""
+
+
+def option_type(field: FieldInfo) -> tuple[Any, Any]:
+    """mitmproxy's type and default of a parameter."""
+    default = field.default
+    if isinstance(default, SecretStr):
+        return str | None, None
+    if isinstance(default, tuple):
+        return Sequence[str], list(default)
+    if default is None:
+        return (int | None if int in _parts(field.annotation) else str | None), None
+    return type(default), default
+
+
+def _parts(annotation: Any) -> set[Any]:
+    """The plain types inside `Annotated` and unions."""
+    inner = get_args(annotation)
+    return set().union(*map(_parts, inner)) if inner else {annotation}
+
+
+def choices(field: FieldInfo) -> list[str] | None:
+    return list(get_args(field.annotation)) if get_origin(field.annotation) is Literal else None
+
+
+def given_options(options: optmanager.OptManager) -> dict[str, Any]:
+    """The parameters that `--set`, config.yaml or a live change gave, also where they equal the default."""
+    given = {}
+    for name in Settings.model_fields:
+        option = options._options[OPTION_PREFIX + name]  # noqa: SLF001 - the only place that tells given from default
+        if option.value is not optmanager.unset:
+            given[name] = option.current()
+    return given
+
+
+def given_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The parameters that the environment gives. Raises `SettingsError` for a name that is none."""
+    given = {}
+    for key, value in environ.items():
+        if not key.startswith(ENVIRONMENT_PREFIX):
+            continue
+        name = key.removeprefix(ENVIRONMENT_PREFIX)
+        if name.lower() in Settings.model_fields and name == name.upper():
+            given[name.lower()] = value
+        elif not _SERVICE_LINK.fullmatch(name):
+            meant = PARAMETERS.close(name.lower())
+            raise SettingsError(f"environment variable {key}: there is no such parameter{meant}")
+    return given
+
+
+def read_given(options: optmanager.OptManager, environ: Mapping[str, str]) -> dict[str, Any]:
+    """All parameters that are given. Raises `SettingsError`."""
+    return {**given_environment(environ), **given_options(options)}
+
+
+def _expected(typespec: Any) -> str:
+    if typespec is bool:
+        return "true or false"
+    if typespec in (int, int | None):
+        return "a whole number"
+    return "a list of texts" if typespec == Sequence[str] else "one text"
+
+
+PARAMETERS = OptionTable(Settings, OPTION_PREFIX, OPTION_PREFIX, SECRETS)
+
+register = PARAMETERS.register
+prefer_command_line = PARAMETERS.prefer_command_line
+take_unparsable = PARAMETERS.take_unparsable
+unknown_options = PARAMETERS.unknown_options

@@ -1,0 +1,77 @@
+"""What the proxy sees of delivery, wherever it runs: `Pipeline` in threads of the proxy, `Courier` in a process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.delivery.ledger import Reading
+from mitmproxy_moesif.delivery.sender import Health
+from mitmproxy_moesif.event.exchange import Exchange
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolCondition:
+    """Bytes on disk and their bound; `trouble` is what is wrong with the disk, in one line."""
+
+    bytes: int
+    max_bytes: int
+    trouble: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How delivery does: the counts, each receiver's health by destination, the disk (None: in memory only).
+
+    `oldest_at` is when the oldest waiting event came, in monotonic seconds. `memory_bytes` is what is stored in memory
+    alone; `adopted` tells whether all that earlier processes had left was taken over.
+    """
+
+    reading: Reading
+    health: Mapping[str, Health]
+    oldest_at: float | None
+    spool: SpoolCondition | None
+    memory_bytes: int = 0
+    adopted: bool = True
+
+
+class Delivery(Protocol):
+    """Takes exchanges and delivers them. `put`, `skip` and `configure` are for the event loop's thread."""
+
+    def start(self) -> None:
+        """Once, on the event loop. What was put before waits until then. Does nothing once closed."""
+
+    def configure(self, instance: Instance) -> None:
+        """Use these settings for this instance's destination from the next request on."""
+
+    def sample(self, destination: str, config: bytes) -> None:
+        """Moesif's configuration for this destination, JSON: it says which share of the events is kept."""
+
+    def put(self, instance: Instance, exchange: Exchange) -> None:
+        """Hand over an exchange. Never waits; without room it is dropped and counted."""
+
+    def skip(self) -> None:
+        """Count an exchange that is not captured."""
+
+    def fault(self, kind: str) -> None:
+        """Count a fault of ours. From any thread."""
+
+    def reading(self) -> Reading:
+        """Where every event is. From any thread."""
+
+    def condition(self) -> Condition:
+        """From any thread."""
+
+    def drain(self, seconds: float) -> None:
+        """Send what waits, for at most `seconds`. What is put meanwhile is still taken. Not for the event loop."""
+
+    def abort(self) -> None:
+        """End a `drain` under way at once; what is on disk stays there."""
+
+    def close(self) -> Reading:
+        """Store what was put last and end; takes no more than a moment. Returns the end state.
+
+        What is left on disk is sent by the next process; what is left in memory alone is counted as dropped.
+        """

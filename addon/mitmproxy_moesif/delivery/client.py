@@ -1,0 +1,452 @@
+"""`Delivery` by a helper process: the proxy's side.
+
+Exchanges are gathered for `GATHER_INTERVAL` and handed over by the event loop in one write that never waits. What was
+handed over is kept until the helper reports it stored: a helper that dies is replaced, and its successor gets what was
+not. An event that was stored just then goes twice; Moesif removes duplicates by their transaction id. Where one helper
+after the other dies with nothing done, the next ones get one piece at a time, until what they die of is found and
+dropped.
+
+All state belongs to the event loop's thread, but for what the helper reports, which is replaced as a whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.delivery import protocol
+from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
+from mitmproxy_moesif.delivery.keeper import Process
+from mitmproxy_moesif.delivery.ledger import Past, Reading
+from mitmproxy_moesif.delivery.protocol import Frame, Message, one_by_one, packed
+from mitmproxy_moesif.delivery.watermark import Level
+from mitmproxy_moesif.event.exchange import Exchange
+from mitmproxy_moesif.log import Limited, describe, log
+
+GATHER_INTERVAL = 0.02
+CLOSE_SECONDS = 2.0
+"""What the helper may take to store the last exchanges and to end."""
+
+ANSWER_SECONDS = 1.0
+"""What the helper may take to say how it does; after that, what it said last has to do."""
+
+LONGEST_PAUSE = 60.0
+FRUITLESS = 3
+"""Helpers that may die in turn with nothing done before what they were given is dropped."""
+
+KEPT_INSTANCES = 64
+
+type Answered = Callable[[str, Mapping[str, str]], None]
+
+
+class Courier:
+    """See `Delivery`. `answered` is told, in another thread, of the headers of the receivers' answers."""
+
+    def __init__(self, folder: Path | None, max_bytes: int, answered: Answered) -> None:
+        spool = SpoolCondition(0, max_bytes, None) if folder is not None else None
+        self._nothing = Condition(Reading(0, 0, 0, 0, 0), {}, None, spool, adopted=False)
+        self._open = ("open", str(folder) if folder is not None else None, max_bytes)
+        self._answered = answered
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.get_ident()
+        self._process: Process | None = None
+        self._queue: list[tuple[Instance, Exchange]] = []
+        self._due = False
+        self._unsent: deque[bytes | memoryview] = deque()
+        self._unsettled: deque[Frame] = deque()
+        self._writing = False
+        self._keys: dict[Instance, int] = {}
+        self._next_key = 0
+        self._current: dict[str, Instance] = {}
+        self._sampling: dict[str, bytes] = {}
+        self._max_events = self._max_bytes = sys.maxsize
+        self._entered = self._skipped = self._bytes = self._released = 0
+        self._turned_away: Counter[str] = Counter()
+        self._faults: Counter[str] = Counter()
+        self._level = Level()
+        self._limited = Limited()
+        self._deaths = self._fruitless = 0
+        self._careful = False
+        self._tried: Frame | None = None
+        self._said: tuple[Past, Condition] = (Past(), self._nothing)
+        self._released_for = self._said
+        self._drain_until: float | None = None
+        self._asking = threading.Lock()
+        self._asked = 0
+        self._told = threading.Event()
+        self._drained = threading.Event()
+        self._closed = threading.Event()
+        self._closing = False
+
+    # --- for the event loop's thread -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        if not self._closing:
+            self._loop = asyncio.get_running_loop()
+            self._spawn()
+
+    def configure(self, instance: Instance) -> None:
+        self._max_events = instance.settings.event_queue_size
+        self._max_bytes = instance.settings.queue_max_bytes
+        self._current[instance.destination] = instance
+        if self._process is not None:
+            self._hand_over()
+            if len(self._keys) >= KEPT_INSTANCES and not self._unsettled:
+                self._keys.clear()
+                self._order("forget")
+            self._introduce(instance)
+            self._pump()
+
+    def put(self, instance: Instance, exchange: Exchange) -> None:
+        cause = self._full(exchange.size)
+        if cause is not None:
+            self._turned_away[cause] += 1
+        else:
+            self._entered += 1
+            self._bytes += exchange.size
+            self._queue.append((instance, exchange))
+            if not self._due and self._loop is not None:
+                self._due = True
+                self._loop.call_later(GATHER_INTERVAL, self._hand_over_now)
+        self._level.tell(self._in_memory(), self._max_events, dropped=cause is not None)
+
+    def skip(self) -> None:
+        self._skipped += 1
+
+    def _full(self, size: int) -> str | None:
+        if self._in_memory() >= self._max_events:
+            return "queue_full"
+        if self._said is not self._released_for:
+            self._release()
+        return "queue_bytes" if self._bytes + self._said[1].memory_bytes + size > self._max_bytes else None
+
+    def _in_memory(self) -> int:
+        past, condition = self._said
+        reading = condition.reading
+        unreported = self._entered - past.settled - (reading.captured - reading.recovered)
+        return unreported + reading.waiting_in_memory
+
+    # --- handing over --------------------------------------------------------------------------------------------
+
+    def _hand_over_now(self) -> None:
+        self._due = False
+        if self._process is not None:
+            self._release()
+            self._hand_over()
+            self._pump()
+
+    def _hand_over(self) -> None:
+        """Everything in the queue as one frame."""
+        queue, self._queue = self._queue, []
+        if not queue:
+            return
+        try:
+            self._enframe(queue)
+        except Exception:  # noqa: BLE001 - one strange exchange; the others must not go with it
+            for captured in queue:
+                try:
+                    self._enframe([captured])
+                except Exception as error:  # noqa: BLE001
+                    self._refuse(captured[1], error)
+
+    def _enframe(self, captured: Sequence[tuple[Instance, Exchange]]) -> None:
+        keys = [(self._keys.get(instance) or self._introduce(instance)) for instance, _ in captured]
+        exchanges = [exchange for _, exchange in captured]
+        plain = [(key, protocol.from_exchange(exchange)) for key, exchange in zip(keys, exchanges, strict=True)]
+        frame = Frame(len(captured), sum(exchange.size for exchange in exchanges), packed(("exchanges", plain)))
+        self._unsettled.append(frame)
+        if not self._careful:
+            self._unsent.append(frame.data)
+        elif len(self._unsettled) == 1:
+            self._tried = frame
+            self._unsent.append(frame.data)
+
+    def _refuse(self, exchange: Exchange, error: Exception) -> None:
+        self._entered -= 1
+        self._bytes -= exchange.size
+        self._turned_away["internal_error"] += 1
+        self._faults["handing over"] += 1
+        self._limited.error(
+            "handing over", "moesif: an exchange could not be handed over, it is dropped: %s", describe(error)
+        )
+
+    def _introduce(self, instance: Instance) -> int:
+        """Tell the helper of an instance; returns the key that stands for it from now on."""
+        key = self._keys.get(instance)
+        if key is None:
+            self._next_key += 1
+            key = self._keys[instance] = self._next_key
+        current = self._current.get(instance.destination) is instance
+        hooks = instance.hooks.source if instance.hooks is not None else None
+        self._order("instance", key, protocol.from_settings(instance.settings), hooks, current)
+        return key
+
+    def _order(self, *message: Any) -> None:
+        self._unsent.append(packed(message))
+
+    def _pump(self) -> None:
+        """Write as much as the socket takes; the event loop tells when it takes more."""
+        process, loop = self._process, self._loop
+        if process is None or loop is None:
+            return
+        try:
+            self._write(process)
+        except BlockingIOError:
+            if not self._writing:
+                self._writing = True
+                loop.add_writer(process.sock, self._pump)
+            return
+        except OSError:
+            pass  # it died, which is noticed elsewhere
+        except Exception as error:  # noqa: BLE001 - this is called by the event loop: nothing may get through
+            self._writing_failed(error)
+        self._stop_writing()
+
+    def _writing_failed(self, error: Exception) -> None:
+        self.fault("writing")
+        self._limited.error("writing", "moesif: exchanges could not be handed over: %s", describe(error))
+
+    def _write(self, process: Process) -> None:
+        unsent = self._unsent
+        while unsent:
+            written = process.send(unsent[0])
+            if written < len(unsent[0]):
+                unsent[0] = memoryview(unsent[0])[written:]
+            else:
+                unsent.popleft()
+
+    def _stop_writing(self) -> None:
+        if self._writing and self._process is not None and self._loop is not None:
+            self._loop.remove_writer(self._process.sock)
+        self._writing = False
+
+    def _release(self) -> None:
+        """Forget what the helper has stored."""
+        self._released_for = self._said
+        settled, frames = self._said[1].reading.settled, self._unsettled
+        while frames and self._released + frames[0].events <= settled:
+            frame = frames.popleft()
+            self._released += frame.events
+            self._bytes -= frame.size
+
+    # --- the helper's life ---------------------------------------------------------------------------------------
+
+    def _spawn(self) -> None:
+        """A helper, told all that its predecessor knew, and given what that had not stored."""
+        if self._closing:
+            return
+        try:
+            self._process = Process(self._heard, self._ended)
+        except OSError as error:
+            self._limited.error(
+                "helper",
+                "moesif: the helper process cannot be started (%s): set moesif_background=threads to do without",
+                error.strerror,
+            )
+            self._try_later()
+            return
+        self._unsent.clear()
+        self._order(*self._open)
+        for destination, config in self._sampling.items():
+            self._order("sample", destination, config)
+        for instance in [*self._keys, *self._current.values()]:
+            self._introduce(instance)
+        self._careful = self._fruitless > 0
+        self._tried = self._unsettled[0] if self._unsettled else None
+        self._unsent.extend(frame.data for frame in islice(self._unsettled, 1 if self._careful else None))
+        if self._drain_until is not None:
+            self._order("drain", max(0.0, self._drain_until - time.monotonic()))
+        self._hand_over()
+        self._pump()
+
+    def _give_up_on_the_first(self) -> None:
+        """Helpers died one after the other with nothing done: what the next one would begin with is the cause."""
+        frame = self._unsettled.popleft()
+        if frame.events > 1:
+            self._unsettled.extendleft(reversed(list(one_by_one(frame))))
+            self._fruitless = 1
+            return
+        self._fruitless = 0
+        self._bytes -= frame.size
+        past, condition = self._said
+        dropped = past.dropped + Counter({"helper_died": frame.events})
+        self._said = (replace(past, settled=past.settled + frame.events, dropped=dropped), condition)
+        log.error("moesif: an event that no helper process survived is dropped, and counted")
+
+    def _go_on(self) -> None:
+        """While it is looked for what helpers die of: the next frame when the one before is settled."""
+        self._release()
+        if not self._unsettled:
+            self._careful = False
+        elif self._unsettled[0] is not self._tried:
+            self._tried = self._unsettled[0]
+            self._unsent.append(self._tried.data)
+            self._pump()
+
+    def _let_go(self) -> None:
+        """The proxy ends: what was held back to look for a cause goes too."""
+        if self._careful:
+            self._careful = False
+            first_was_sent = bool(self._unsettled) and self._unsettled[0] is self._tried
+            self._unsent.extend(frame.data for frame in islice(self._unsettled, int(first_was_sent), None))
+
+    def _try_later(self) -> None:
+        self._deaths += 1
+        assert self._loop is not None
+        self._loop.call_later(min(LONGEST_PAUSE, 0.1 * 2 ** min(self._deaths, 20)), self._spawn)
+
+    def _replace(self, process: Process, code: int) -> None:
+        if self._closing or process is not self._process:
+            return
+        self._stop_writing()
+        self._process = None
+        process.sock.close()
+        self._release()
+        past, condition = self._said
+        self._said = (past.and_then(condition.reading), self._nothing)
+        if condition is not self._nothing:
+            self._deaths = 0
+            self._fruitless = 0 if self._released or not self._unsettled else self._fruitless + 1
+        if self._fruitless >= FRUITLESS:
+            self._give_up_on_the_first()
+        self._released = 0
+        self._faults["helper"] += 1
+        waiting = sum(frame.events for frame in self._unsettled)
+        self._limited.error(
+            "died",
+            "moesif: the helper process ended (%s); another one is started and gets the %d events it had not stored",
+            f"signal {-code}" if code < 0 else f"exit code {code}",
+            waiting,
+        )
+        self._try_later()
+
+    # --- from any thread -----------------------------------------------------------------------------------------
+
+    def sample(self, destination: str, config: bytes) -> None:
+        self._in_loop(self._sample, destination, config)
+
+    def _sample(self, destination: str, config: bytes) -> None:
+        self._sampling[destination] = config
+        if self._process is not None:
+            self._order("sample", destination, config)
+            self._pump()
+
+    def fault(self, kind: str) -> None:
+        self._faults[kind] += 1
+
+    def reading(self) -> Reading:
+        past, condition = self._said
+        reading = condition.reading
+        left = 0 if condition.adopted else past.left
+        gone = past.left if condition.adopted else 0
+        turned_away = self._turned_away.copy()
+        return Reading(
+            captured=self._entered + turned_away.total() + past.recovered + reading.recovered - gone,
+            recovered=past.recovered + reading.recovered - gone,
+            delivered=past.delivered + reading.delivered,
+            waiting_in_memory=self._in_memory(),
+            waiting_on_disk=reading.waiting_on_disk + left,
+            dropped=dict(past.dropped + Counter(reading.dropped) + turned_away),
+            faults=dict(past.faults + Counter(reading.faults) + self._faults.copy()),
+            skipped=self._skipped,
+        )
+
+    def condition(self) -> Condition:
+        """As of now, but for the event loop's thread, which does not wait."""
+        if threading.get_ident() != self._thread and self._process is not None and not self._closing:
+            with self._asking:
+                self._asked += 1
+                self._told.clear()
+                self._in_loop(self._ask, "report", self._asked)
+                self._told.wait(ANSWER_SECONDS)
+        return replace(self._said[1], reading=self.reading())
+
+    def drain(self, seconds: float) -> None:
+        self._drain_until = time.monotonic() + seconds
+        self._in_loop(self._say_drain, seconds)
+        self._drained.wait(seconds)
+
+    def abort(self) -> None:
+        self._drained.set()
+        self._in_loop(self._ask, "abort")
+
+    def close(self) -> Reading:
+        deadline = time.monotonic() + CLOSE_SECONDS
+        self._in_loop(self._say_close)
+        if self._process is not None:
+            if threading.get_ident() == self._thread:
+                self._write_all(self._process, deadline)
+            self._closed.wait(max(0.0, deadline - time.monotonic()))
+            self._process.wait(max(0.0, deadline - time.monotonic()))
+        lost = self._in_memory()
+        reading = self.reading()
+        dropped = Counter(reading.dropped) + Counter({"shutdown": lost})
+        return replace(reading, waiting_in_memory=0, dropped=dict(dropped))
+
+    def _ask(self, *message: Any) -> None:
+        if self._process is not None:
+            self._hand_over()
+            self._order(*message)
+            self._pump()
+
+    def _say_drain(self, seconds: float) -> None:
+        self._let_go()
+        self._ask("drain", seconds)
+
+    def _say_close(self) -> None:
+        self._let_go()
+        self._ask("close")
+        self._closing = True
+
+    def _write_all(self, process: Process, deadline: float) -> None:
+        """The event loop is not running any more."""
+        while self._unsent and time.monotonic() < deadline and not self._closed.is_set():
+            try:
+                self._write(process)
+            except BlockingIOError:
+                time.sleep(0.001)
+            except Exception as error:  # noqa: BLE001 - the exit line must come, whatever happens
+                self._writing_failed(error)
+                return
+
+    def _in_loop(self, call: Callable[..., None], *arguments: Any) -> None:
+        if self._loop is None or threading.get_ident() == self._thread:
+            call(*arguments)
+        else:
+            with suppress(RuntimeError):  # the loop is closed: the proxy has ended
+                self._loop.call_soon_threadsafe(call, *arguments)
+
+    # --- in the thread that listens to the helper ----------------------------------------------------------------
+
+    def _heard(self, message: Message) -> None:
+        name, *arguments = message
+        if name in ("report", "closed"):
+            self._said = (self._said[0], protocol.to_condition(arguments[0]))
+            if name == "closed":
+                self._closed.set()
+            if arguments[1:] == [self._asked]:
+                self._told.set()
+            if self._careful:
+                self._in_loop(self._go_on)
+        elif name == "log":
+            log.log(*arguments)
+        elif name == "answered":
+            self._answered(*arguments)
+        elif name == "drained":
+            self._drained.set()
+
+    def _ended(self, process: Process, code: int) -> None:
+        if self._closing:
+            self._closed.set()
+        else:
+            self._in_loop(self._replace, process, code)

@@ -1,0 +1,224 @@
+"""The process that builds, keeps and sends events for a proxy. It lives as long as the proxy.
+
+Its standard input is a socket to the proxy. Orders come in, in the order in which they are to be carried out; reports
+of what became of the events, lines for the log and what the receiver's answers say go out. When the proxy is gone
+without a word, what had come is stored for the next one, and the process ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.delivery import protocol
+from mitmproxy_moesif.delivery.keeper import SIGNALS
+from mitmproxy_moesif.delivery.pipeline import Pipeline
+from mitmproxy_moesif.delivery.protocol import messages, packed
+from mitmproxy_moesif.event.pipeline import Maker, Weigher
+from mitmproxy_moesif.governance.model import GovernanceError, parse_config
+from mitmproxy_moesif.governance.snapshot import Snapshot
+from mitmproxy_moesif.log import Limited, describe, log
+
+REPORT_INTERVAL = 0.1
+"""Seconds between two reports while there is something to tell."""
+
+TELL_INTERVAL = 1.0
+"""Seconds until the proxy is told again what a receiver goes on saying."""
+
+LOOK_INTERVAL = 1.0
+"""Seconds between two while events only wait: a receiver may come back, a disk be repaired."""
+
+ORPHAN_SECONDS = 1.0
+"""What delivering may take when the proxy is gone without a word and there is no disk to leave events on."""
+
+TAGS = ("X-Moesif-Config-Etag", "X-Moesif-Rules-Tag")
+EMPTY = Snapshot()
+
+
+class Helper:
+    """Carries out the orders that come over `sock`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._sending = threading.Lock()
+        self._telling = threading.Lock()
+        self._limited = Limited()
+        self._pipeline: Pipeline | None = None
+        self._instances: dict[int, Instance] = {}
+        self._sampling: dict[str, Snapshot] = {}
+        self._told: dict[str, tuple[dict[str, str], float]] = {}
+        self._ended = False
+        self._orders: Mapping[str, Callable[..., None]] = {
+            "open": self._open,
+            "instance": self._instance,
+            "forget": self._instances.clear,
+            "sample": self._sample,
+            "exchanges": self._exchanges,
+            "drain": self._drain,
+            "abort": self._abort,
+            "close": self._close,
+            "report": self._report_now,
+        }
+
+    def run(self) -> None:
+        """Until the proxy says so, or is gone."""
+        for name, *arguments in messages(self._sock):
+            try:
+                self._orders[name](*arguments)
+            except Exception as error:  # noqa: BLE001 - one order that cannot be carried out must not end the process
+                self._fault(f"order {name}", error)
+            if self._ended:
+                return
+        if self._pipeline is not None:
+            if self._pipeline.condition().spool is None:
+                self._pipeline.drain(ORPHAN_SECONDS)
+            self._pipeline.close()
+
+    def say(self, *message: Any) -> None:
+        """From any thread. A proxy that is gone is not told any more."""
+        with self._sending, suppress(OSError):
+            self._sock.sendall(packed(message))
+
+    def _fault(self, kind: str, error: Exception) -> None:
+        if self._pipeline is not None:
+            self._pipeline.fault(kind)
+        self._limited.error(kind, "moesif: a fault in %s, the traffic is not affected: %s", kind, describe(error))
+
+    # --- orders --------------------------------------------------------------------------------------------------
+
+    def _open(self, folder: str | None, max_bytes: int) -> None:
+        maker = Maker(Weigher(lambda destination: self._sampling.get(destination, EMPTY)), self._fault)
+        spools = Path(folder) if folder is not None else None
+        self._pipeline = Pipeline(spools, max_bytes, maker, self._answered, apart=True)
+        self._pipeline.start()
+        threading.Thread(target=self._report, args=(self._pipeline,), name="moesif-report", daemon=True).start()
+
+    def _instance(self, key: int, settings: Mapping[str, Any], hooks: bytes | None, current: bool) -> None:
+        instance = self._instances[key] = Instance.compile(protocol.to_settings(settings), hooks)
+        if current:
+            assert self._pipeline is not None
+            self._pipeline.configure(instance)
+
+    def _sample(self, destination: str, config: bytes) -> None:
+        with suppress(GovernanceError):  # the proxy has told its reason
+            self._sampling[destination] = Snapshot(parse_config(config))
+
+    def _exchanges(self, exchanges: list[tuple[int, protocol.Plain]]) -> None:
+        assert self._pipeline is not None
+        for key, plain in exchanges:
+            try:
+                self._pipeline.put(self._instances[key], protocol.to_exchange(plain))
+            except Exception as error:  # noqa: BLE001 - the others must not go with it
+                self._pipeline.refuse("internal_error")
+                self._fault("handing over", error)
+
+    def _drain(self, seconds: float) -> None:
+        """Beside the orders: what comes meanwhile is still taken."""
+
+        def drain(pipeline: Pipeline) -> None:
+            pipeline.drain(seconds)
+            self.say("drained")
+
+        threading.Thread(target=drain, args=(self._pipeline,), name="moesif-drain", daemon=True).start()
+
+    def _abort(self) -> None:
+        assert self._pipeline is not None
+        self._pipeline.abort()
+
+    def _close(self) -> None:
+        assert self._pipeline is not None
+        self._ended = True
+        self._pipeline.close()
+        self._tell(self._pipeline, "closed")
+
+    # --- what is told ---------------------------------------------------------------------------------------------
+
+    def _answered(self, destination: str, headers: Mapping[str, str]) -> None:
+        """Every batch's answer has the tags. Each word to the proxy costs it time: it hears of others, or seldom."""
+        tags, now = {name: headers[name] for name in TAGS if name in headers}, time.monotonic()
+        told, at = self._told.get(destination, ({}, 0.0))
+        if tags and (tags != told or now - at >= TELL_INTERVAL):
+            self._told[destination] = tags, now
+            self.say("answered", destination, tags)
+
+    def _report_now(self, number: int) -> None:
+        assert self._pipeline is not None
+        self._tell(self._pipeline, "report", number)
+
+    def _tell(self, pipeline: Pipeline, kind: str, *more: int) -> None:
+        """How things are, looked at and told in one step: what is told later is never older."""
+        with self._telling:
+            if not self._ended or kind == "closed":
+                self.say(kind, protocol.from_condition(pipeline.condition()), *more)
+
+    def _report(self, pipeline: Pipeline) -> None:
+        changed = pipeline.ledger.changed
+        while not self._ended:
+            changed.clear()
+            try:
+                self._tell(pipeline, "report")
+            except Exception as error:  # noqa: BLE001 - the thread never dies of one error
+                self._fault("report", error)
+            time.sleep(REPORT_INTERVAL)
+            waits = pipeline.reading().waiting or pipeline.store.trouble is not None
+            changed.wait(LOOK_INTERVAL if waits else None)
+
+
+class Forwarded(logging.Handler):
+    """Lines of the log go to the proxy, where people look for them."""
+
+    def __init__(self, helper: Helper) -> None:
+        super().__init__()
+        self._helper = helper
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._helper.say("log", record.levelno, record.getMessage())
+
+
+class Printed:
+    """What an embedder's hook prints becomes lines of the log."""
+
+    def __init__(self) -> None:
+        self._line = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            log.info("moesif: hooks: %s", line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Half a line waits for its end."""
+
+
+def main() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    helper = Helper(socket.socket(fileno=os.dup(sys.stdin.fileno())))
+    for descriptor in (0, 1, 2):  # who reads the proxy's output must not wait for this process to end
+        os.dup2(nowhere, descriptor)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.addHandler(Forwarded(helper))
+    sys.stdout = sys.stderr = Printed()
+    try:
+        helper.run()
+    finally:
+        # At once: threads that still wait for a receiver are of no use any more.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""What the proxy and the delivery process say to each other, and how it is written on their socket.
+
+A message is a length and a marshalled tuple of plain values: both ends run the same interpreter. A frame is a message
+with exchanges, which the proxy keeps until it is told that they are stored.
+"""
+
+from __future__ import annotations
+
+import marshal
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from pydantic import SecretStr
+
+from mitmproxy_moesif.config.settings import Settings, parse_settings
+from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
+from mitmproxy_moesif.delivery.ledger import Reading
+from mitmproxy_moesif.delivery.sender import Health
+from mitmproxy_moesif.event.exchange import NO_BODY, Exchange, Payload
+
+_LENGTH = struct.Struct("!Q")
+_VERSION = 2  # of marshal's format: later ones look for equal objects, which takes longer than writing them twice
+_READ = 1 << 18
+
+type Message = tuple[Any, ...]
+
+
+def packed(message: Message) -> bytes:
+    """Plain values only: None, bool, int, float, str, bytes, and tuples, lists and dicts of them."""
+    content = marshal.dumps(message, _VERSION)
+    return _LENGTH.pack(len(content)) + content
+
+
+def unpacked(data: bytes) -> Message:
+    """What was packed."""
+    return next(_complete(bytearray(data)))
+
+
+def messages(sock: socket.socket) -> Iterator[Message]:
+    """Each message that comes, until the other side is gone. What it had begun to say then is lost."""
+    buffer = bytearray()
+    with suppress(OSError):
+        while data := sock.recv(_READ):
+            buffer += data
+            yield from _complete(buffer)
+
+
+def _complete(buffer: bytearray) -> Iterator[Message]:
+    """The whole messages at the start of `buffer`, which are taken out of it."""
+    position = 0
+    while len(buffer) - position >= _LENGTH.size:
+        (length,) = _LENGTH.unpack_from(buffer, position)
+        end = position + _LENGTH.size + length
+        if len(buffer) < end:
+            break
+        yield marshal.loads(memoryview(buffer)[position + _LENGTH.size : end])  # noqa: S302 - our own process wrote it
+        position = end
+    del buffer[:position]
+
+
+class Frame(NamedTuple):
+    """Exchanges that were handed over: how many, about how many bytes they held, and what was written."""
+
+    events: int
+    size: int
+    data: bytes
+
+
+def one_by_one(frame: Frame) -> Iterator[Frame]:
+    """The same exchanges, each as a frame of its own."""
+    _, exchanges = unpacked(frame.data)
+    for exchange in exchanges:
+        yield Frame(1, frame.size // frame.events, packed(("exchanges", [exchange])))
+
+
+type Plain = tuple[Any, ...]
+
+
+def from_exchange(exchange: Exchange) -> Plain:
+    request, response = exchange.request_body, exchange.response_body
+    return (
+        exchange.transaction_id,
+        exchange.scheme,
+        exchange.authority,
+        exchange.method,
+        exchange.target,
+        exchange.http_version,
+        exchange.peer,
+        exchange.started,
+        exchange.request_headers,
+        None if request is NO_BODY else (request.chunks, request.omitted),
+        exchange.ended,
+        exchange.status,
+        exchange.response_headers,
+        None if response is NO_BODY else (response.chunks, response.omitted),
+        exchange.blocked_by,
+        exchange.kong,
+        exchange.metadata,
+        exchange.size,
+    )
+
+
+def to_exchange(plain: Plain) -> Exchange:
+    exchange = Exchange(*plain)
+    request, response = plain[9], plain[13]
+    exchange.request_body = NO_BODY if request is None else Payload(*request)
+    exchange.response_body = NO_BODY if response is None else Payload(*response)
+    return exchange
+
+
+def from_settings(settings: Settings) -> dict[str, Any]:
+    """The parameters that were given, secrets in clear: it is for the process that sends them, and nothing else."""
+    values = {name: settings.__dict__[name] for name in settings.model_fields_set}
+    return {name: _revealed(value) for name, value in values.items()}
+
+
+def _revealed(value: object) -> object:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def to_settings(plain: Mapping[str, Any]) -> Settings:
+    return parse_settings(plain)
+
+
+def from_condition(condition: Condition) -> dict[str, Any]:
+    return asdict(condition)
+
+
+def to_condition(plain: Mapping[str, Any]) -> Condition:
+    spool = plain["spool"]
+    health = {name: Health(**values) for name, values in plain["health"].items()}
+    return Condition(
+        reading=Reading(**plain["reading"]),
+        health=health,
+        oldest_at=plain["oldest_at"],
+        spool=SpoolCondition(**spool) if spool is not None else None,
+        memory_bytes=plain["memory_bytes"],
+        adopted=plain["adopted"],
+    )

@@ -1,0 +1,58 @@
+"""Batches to a file: one event a line (NDJSON)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from mitmproxy_moesif.delivery.receivers.base import Outcome, Receiver, Verdict
+from mitmproxy_moesif.log import Limited
+
+
+class FileReceiver:
+    """Appends to a file that only its owner reads; a batch is written in one call, so lines stay whole."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def send(self, events: Sequence[bytes]) -> Outcome:
+        try:
+            handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                self._write(handle, b"".join(event + b"\n" for event in events))
+            finally:
+                os.close(handle)
+        except OSError as error:
+            return Outcome(Verdict.UNAVAILABLE, f"cannot write {self._path}: {error.strerror}")
+        return Outcome(Verdict.ACCEPTED)
+
+    def _write(self, handle: int, data: bytes) -> None:
+        start = os.fstat(handle).st_size
+        written = os.write(handle, data)
+        if written < len(data):
+            os.ftruncate(handle, start)  # a full disk: no half line stays behind
+            raise OSError(28, "No space left on device")
+
+    def close(self) -> None:
+        """Nothing is held between two batches, so that the file may be rotated away."""
+
+
+class BesideReceiver:
+    """Moesif decides; what it accepted is written to the file as well."""
+
+    def __init__(self, first: Receiver, file: FileReceiver) -> None:
+        self._first = first
+        self._file = file
+        self._limited = Limited()
+
+    def send(self, events: Sequence[bytes]) -> Outcome:
+        outcome = self._first.send(events)
+        if outcome.verdict is Verdict.ACCEPTED:
+            written = self._file.send(events)
+            if written.verdict is not Verdict.ACCEPTED:
+                self._limited.error("file", "moesif: %s; Moesif has these events, the file lacks them", written.reason)
+        return outcome
+
+    def close(self) -> None:
+        self._first.close()
+        self._file.close()

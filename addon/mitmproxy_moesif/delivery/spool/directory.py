@@ -1,0 +1,205 @@
+"""The folder with the spools of all processes: takes over what dead ones left.
+
+A file is read in full before it is believed: its structure, its log and each row's checksum. A damaged one is set aside
+under another name, and what can be read of it goes on in a new file. Nothing here keeps the addon from starting: what
+cannot be taken over now is told once, left where it is and tried again later. Files not named like a spool's are not
+touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mitmproxy_moesif.delivery.spool import format as spool_format
+from mitmproxy_moesif.delivery.spool import recovery
+from mitmproxy_moesif.delivery.spool.file import (
+    LOCK,
+    NEW,
+    SQLITE_SUFFIXES,
+    WAL,
+    Spool,
+    SpoolError,
+    create_with,
+    is_damage,
+    remove_files,
+    sibling,
+)
+from mitmproxy_moesif.delivery.spool.format import APPLICATION_ID, COLUMNS, VERSION, Header, Row
+from mitmproxy_moesif.delivery.spool.lock import FileLock
+from mitmproxy_moesif.log import log
+
+NAME = re.compile(r"(spool-.*?\.sqlite)(?:\.lock|\.new|-wal)?")
+RETRY_SECONDS = 60.0
+
+
+class NotOurs(Exception):  # noqa: N818 - no fault of anybody
+    """A file that is whole, and that this release has no business with."""
+
+
+class SpoolFolder:
+    """Remembers what it told about, so that `adopt` may be called every few seconds; by one thread at a time."""
+
+    def __init__(self, path: Path, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.path = path
+        self.max_bytes = max_bytes
+        self._clock = clock
+        self._retry_at: dict[str, float] = {}
+
+    def adopt(self) -> Iterator[Spool]:
+        """Take over the files of dead processes, one at a time. Never raises.
+
+        The caller sends what is in them and closes them. Cheap where all belong to living processes; a dead one's is
+        read once in full (about half a second for a gigabyte that is in the page cache).
+        """
+        for name in self._candidates():
+            try:
+                spool = self._adopt(self.path / name)
+            except NotOurs as e:
+                self._leave(name, math.inf, f"{e}; it is left alone")
+            except (OSError, sqlite3.Error, SpoolError) as e:
+                self._leave(name, self._clock() + RETRY_SECONDS, f"cannot be taken over now: {e}")
+            else:
+                if spool is not None:
+                    yield spool
+
+    def _candidates(self) -> list[str]:
+        try:
+            with os.scandir(self.path) as entries:
+                files = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
+        except OSError:
+            return []  # with no folder there is nothing to take over; that it cannot be used, `create` will tell
+        names = {match[1] for name in files if (match := NAME.fullmatch(name))}
+        return sorted(name for name in names if self._retry_at.get(name, -math.inf) <= self._clock())
+
+    def _leave(self, name: str, until: float, reason: str) -> None:
+        if name not in self._retry_at:
+            log.warning("moesif: the spool file %s %s", self.path / name, reason)
+        self._retry_at[name] = until
+
+    def _adopt(self, path: Path) -> Spool | None:
+        lock = FileLock.acquire(sibling(path, LOCK))
+        if lock is None:
+            return None  # its process lives
+        spool = None
+        try:
+            spool = self._take_over(path, lock)
+        finally:
+            if spool is None or spool.path != path:
+                lock.release()
+        return spool
+
+    def _take_over(self, path: Path, lock: FileLock) -> Spool | None:
+        for suffix in ("", *SQLITE_SUFFIXES):  # its process died before the file had its name
+            sibling(path, NEW + suffix).unlink(missing_ok=True)
+        if not any(sibling(path, suffix).exists() for suffix in ("", WAL)):
+            return None
+        header = spool_format.read_header(path) if path.exists() else None
+        if header is not None and header.application_id == APPLICATION_ID and header.version > VERSION:
+            raise NotOurs("was written by a later release")
+        problem = find_problem(path, header)
+        return Spool(path, lock, self.max_bytes) if problem is None else self._rescue(path, header, problem)
+
+    def _rescue(self, path: Path, header: Header | None, problem: str) -> Spool | None:
+        """What can be read, in a new file; None where there is nothing."""
+        unreadable: list[int] = []
+        spool = create_with(self.path, self.max_bytes, _salvaged_rows(path, unreadable))
+        try:
+            if header is not None and header.application_id != APPLICATION_ID and not spool.stored_chunks:
+                raise NotOurs("is another program's database")
+            aside = set_aside(path)
+        except BaseException:
+            remove_files(spool.path)
+            spool.close()
+            raise
+        log.error(
+            "moesif: the spool file %s is damaged (%s). It is set aside as %s; %d of its events can be read and "
+            "will be sent, %d or more cannot",
+            path,
+            problem,
+            aside.name,
+            spool.stored_events,
+            sum(unreadable),
+        )
+        spool.unreadable_chunks, spool.unreadable_events = len(unreadable), sum(unreadable)
+        if not spool.stored_chunks and not unreadable:
+            spool.close()
+            return None
+        return spool
+
+
+def find_problem(path: Path, header: Header | None) -> str | None:
+    """Why a file cannot be trusted, in one line; None where each row can.
+
+    OSError or sqlite3.Error where the disk, or another process that uses the file, does not let us tell.
+    """
+    # SQLite must not see these: beside a database that lost its content, it deletes the log that still has it.
+    if header is None:
+        return "it is no SQLite database"
+    if header.application_id != APPLICATION_ID:
+        return "it is not marked as a spool"
+    if header.layout != spool_format.LAYOUT:
+        return "its header is malformed"
+    last_commit = recovery.last_commit(sibling(path, WAL))
+    try:
+        with closing(spool_format.connect(path)) as connection:
+            return _find_problem_inside(connection, last_commit)
+    except sqlite3.Error as e:
+        if not is_damage(e):
+            raise
+        return str(e)
+    except UnicodeDecodeError:  # of SQLite's message, which quotes what it stumbled over
+        return "its schema is malformed"
+
+
+def _find_problem_inside(connection: sqlite3.Connection, last_commit: int) -> str | None:
+    # A damaged pointer in a row would make its removal free another row's pages: only this check finds it.
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        return " ".join(str(verdict).split())
+    damaged = 0
+    for found in connection.execute(f"SELECT {COLUMNS} FROM chunks"):  # noqa: S608 - a constant
+        try:
+            spool_format.decode(Row(*found))
+        except (ValueError, TypeError, AttributeError):
+            damaged += 1
+    if damaged:
+        return f"{damaged} chunks do not match their checksum"
+    if last_commit and _frames_used(connection) < last_commit:
+        return "its write-ahead log is damaged"
+    return None
+
+
+def _frames_used(connection: sqlite3.Connection) -> float:
+    """How many frames of the log SQLite found good, infinite where it cannot say."""
+    with contextlib.suppress(sqlite3.OperationalError):  # a full disk: no reason to distrust the log
+        _, frames, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return float(frames)
+    return math.inf
+
+
+def _salvaged_rows(path: Path, unreadable: list[int]) -> Iterator[Row]:
+    """The rows that can be read; of the others, adds the number of events to `unreadable`."""
+    for found in recovery.salvage(path, sibling(path, WAL)):
+        if isinstance(found, Row):
+            yield found
+        else:
+            unreadable.append(found)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, and its log with it, so that nobody takes it for a spool. The new path; OSError."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    aside = sibling(path, f".damaged-{stamp}")
+    for suffix in ("", *SQLITE_SUFFIXES):
+        with contextlib.suppress(FileNotFoundError):
+            sibling(path, suffix).rename(sibling(aside, suffix))
+    return aside

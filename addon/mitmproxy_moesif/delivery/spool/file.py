@@ -1,0 +1,421 @@
+"""The durable spool: events on disk between building and sending.
+
+One SQLite file for each process, named `spool-<pid>-<8 hex digits>.sqlite`, with a lock file beside it. What `append`
+stored survives the process (kill -9 as well): it is in the kernel's page cache at the least. A power cut may take the
+last moments, never the file's integrity. The files of dead processes are taken over in spool_folder.
+
+Limits: `max_bytes` bounds the space on disk, log included; past it `append` raises SpoolFull and stores nothing. Every
+trouble with the disk is a SpoolError at once, without waiting; the spool is usable again as soon as the disk is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mitmproxy_moesif.delivery.spool import format as spool_format
+from mitmproxy_moesif.delivery.spool.chunk import Chunk
+from mitmproxy_moesif.delivery.spool.format import COLUMNS, INSERT, PAGE, Row
+from mitmproxy_moesif.delivery.spool.lock import FileLock, identity
+
+LOCK = ".lock"  # what is added to a file's name; SQLite adds "-wal" by itself
+NEW = ".new"
+WAL = "-wal"
+
+LOG_BYTES = 16 << 20  # the log's pages go into the database at this size, and the log starts over
+SPARE_BYTES = 1 << 20  # free space worth keeping: giving it back costs a sync, and the next events need it again
+STEP_PAGES = 256  # given back in one hold of the lock: about 2 ms
+
+SQLITE_SUFFIXES = (WAL, "-shm", "-journal")
+# Result codes that speak of the file's content: primary ones (a missing table is a plain SQLITE_ERROR) ...
+DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
+# ... and extended ones, for the disk's bad sectors.
+UNREADABLE_CODES = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ})
+
+UPDATE = f"UPDATE chunks SET ({COLUMNS}) = (?, ?, ?, ?, ?, ?, ?) WHERE key = ?"  # noqa: S608 - a constant
+SELECT = f"SELECT {COLUMNS} FROM chunks WHERE key = ?"  # noqa: S608 - a constant
+
+
+class SpoolError(Exception):
+    """Trouble with the disk: full, read-only, vanished, damaged. The text is one line for the operator."""
+
+
+class SpoolFull(SpoolError):  # noqa: N818 - a state and not a fault
+    """What was to be stored would take the file over its bound."""
+
+
+class SpoolDamaged(SpoolError):  # noqa: N818
+    """A row or the file itself is not what was written."""
+
+
+class SpoolVanished(SpoolError):  # noqa: N818
+    """The file was removed or replaced while it was open. What it holds can still be read, nothing more be stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkInfo:
+    """A stored chunk without its events: `created` in wall-clock seconds, `bytes` of encoded JSON."""
+
+    key: int
+    destination: str
+    created: float
+    count: int
+    bytes: int
+
+
+class Spool:
+    """One open file. Methods may be called from any thread; each holds the lock for about a transaction.
+
+    In a forked child every method raises SpoolError and `close` does nothing: the file stays the parent's.
+    """
+
+    def __init__(self, path: Path, lock: FileLock, max_bytes: int) -> None:
+        """Open a file whose lock is held. SpoolError; the lock is then still the caller's to release."""
+        self.path = path
+        self.max_bytes = max_bytes  # may be changed at any time
+        self.unreadable_chunks = self.unreadable_events = 0  # what was lost where this replaces a damaged file
+        self._file_lock = lock
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._unremoved: set[int] = set()  # removed for every reader, but the disk would not take it yet
+        self._uncounted: set[int] = set()  # those of them whose size could not be read yet either
+        self._log_pages = max(8, min(LOG_BYTES, max_bytes // 8) // PAGE)
+        self._spare_pages = max(8, min(SPARE_BYTES, max_bytes // 8) // PAGE)
+        with _explained(f"open the spool {path}"):
+            self._connection: sqlite3.Connection | None = spool_format.connect(path)
+            try:
+                self._prepare(self._connection)
+            except BaseException:
+                self._connection.close()
+                raise
+
+    @classmethod
+    def create(cls, folder: Path, max_bytes: int) -> Spool:
+        """A new, empty spool of this process, in a folder that is made where there is none. SpoolError."""
+        return create_with(folder, max_bytes, ())
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {self._log_pages}")
+        connection.execute(f"PRAGMA journal_size_limit = {self._log_pages * PAGE}")
+        totals = "SELECT count(*), coalesce(sum(event_count), 0), coalesce(sum(event_bytes), 0) FROM chunks"
+        self._chunks: int
+        self._events: int
+        self._bytes: int
+        self._chunks, self._events, self._bytes = connection.execute(totals).fetchone()
+        self._files = {path: identity(path) for path in (self.path, sibling(self.path, WAL))}
+
+    # -- Storing and reading
+
+    def append(self, chunks: Sequence[Chunk]) -> None:
+        """Store all of them or, on SpoolError, none; sets their keys. They are on disk on return."""
+        rows = [spool_format.encode(chunk) for chunk in chunks]
+        with self._using("write to") as connection:
+            self._check_in_place()
+            with _transaction(connection):
+                self._delete_pending(connection)
+                self._check_room(connection, rows)
+                keys = [connection.execute(INSERT, row).lastrowid for row in rows]
+            self._unremoved.clear()
+            self._count(map(_size_of, rows), 1)
+        for chunk, key in zip(chunks, keys, strict=True):
+            chunk.key = key
+
+    def load(self, key: int) -> Chunk:
+        """The chunk as it was stored. KeyError: there is none. SpoolDamaged: it is not what was stored. SpoolError."""
+        with self._using("read") as connection:
+            found = None if key in self._unremoved else connection.execute(SELECT, (key,)).fetchone()
+        if found is None:
+            raise KeyError(key)
+        try:
+            return spool_format.decode(Row(*found), key)
+        except (ValueError, TypeError, AttributeError) as e:
+            raise SpoolDamaged(f"cannot read chunk {key} of the spool {self.path}: {e}") from e
+
+    def remove(self, keys: Iterable[int]) -> None:
+        """Drop these chunks; unknown keys are ignored. SpoolError.
+
+        After an error the chunks are gone all the same, for as long as this process lives: the next call that writes
+        takes them from the disk. A full disk also refuses deletions, and what was delivered must not be sent again.
+        """
+        with self._using("write to") as connection:
+            fresh = set(keys) - self._unremoved
+            self._unremoved |= fresh
+            self._uncounted |= fresh
+            try:
+                self._remove_pending(connection)
+            except sqlite3.OperationalError:
+                # The log's pages mostly have their place in the database already: moving them there makes room.
+                _checkpoint(connection)
+                self._remove_pending(connection)
+
+    def replace(self, key: int, chunks: Sequence[Chunk]) -> None:
+        """Put these, in one transaction, in the place of a chunk of which they are parts; sets their keys.
+
+        The first takes over the key, and so the place in the order. KeyError if there is no such chunk; SpoolError,
+        with nothing changed.
+        """
+        if not chunks:
+            self.remove([key])
+            return
+        first, *others = [spool_format.encode(chunk) for chunk in chunks]
+        with self._using("write to") as connection:
+            old = None if key in self._unremoved else self._size(connection, key)
+            if old is None:
+                raise KeyError(key)
+            with _transaction(connection):
+                connection.execute(UPDATE, (*first, key))
+                keys = [key, *(connection.execute(INSERT, row).lastrowid for row in others)]
+            self._count([old], -1)
+            self._count(map(_size_of, (first, *others)), 1)
+        for chunk, its_key in zip(chunks, keys, strict=True):
+            chunk.key = its_key
+
+    def index(self, after: int = 0, limit: int = -1) -> list[ChunkInfo]:
+        """What is stored, oldest first, without events: at most `limit` chunks with keys above `after`. SpoolError."""
+        query = """SELECT key, destination, created, event_count, event_bytes FROM chunks
+                   WHERE key > ? ORDER BY key LIMIT ?"""
+        wanted = limit + len(self._unremoved) if limit >= 0 else -1
+        with self._using("read") as connection:
+            rows = connection.execute(query, (after, wanted)).fetchall()
+            found = [ChunkInfo(*row) for row in rows if row[0] not in self._unremoved]
+        return found if limit < 0 else found[:limit]
+
+    # -- Space
+
+    @property
+    def stored_chunks(self) -> int:
+        """Chunks waiting."""
+        return self._chunks
+
+    @property
+    def stored_events(self) -> int:
+        """Events waiting."""
+        return self._events
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of encoded JSON waiting."""
+        return self._bytes
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes that the file and its log take on the disk, free pages included; 0 once they vanished."""
+        total = 0
+        for path in self._files:
+            with contextlib.suppress(OSError):
+                total += path.stat().st_size
+        return total
+
+    def shrink(self) -> bool:
+        """Give space that was freed back to the disk, at most 16 MiB: True while there is more. SpoolError.
+
+        Cheap while there is less to give than a mebibyte, or less than is in use: those pages are soon needed again.
+        """
+        return all(self._shrink_step() for _ in range(16))
+
+    def _shrink_step(self) -> bool:
+        with self._using("shrink") as connection:
+            self._remove_pending(connection)
+            if self.disk_bytes <= self._spare_pages * PAGE:
+                return False
+            used, free = _pages(connection)
+            if not self._chunks:
+                connection.execute("VACUUM")  # with no rows to copy this costs next to nothing, whatever the size
+                _checkpoint(connection)
+                return False
+            surplus = free - max(used, self._spare_pages)
+            if surplus <= 0:
+                return False
+            connection.execute(f"PRAGMA incremental_vacuum({min(surplus, STEP_PAGES)})").fetchall()
+            if surplus <= STEP_PAGES:
+                _checkpoint(connection)
+            return surplus > STEP_PAGES
+
+    def _check_room(self, connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
+        used, _ = _pages(connection)
+        needed = sum((len(row.payload) + len(row.transaction_ids) + 200) // PAGE + 1 for row in rows)
+        log = self._log_pages * 9 // 8 + needed  # it is emptied only after the transaction that takes it past its size
+        if (used + needed + log) * PAGE > self.max_bytes:
+            raise SpoolFull(f"the spool {self.path} is full: {self.max_bytes} bytes are allowed")
+
+    # -- The end
+
+    @property
+    def in_place(self) -> bool:
+        """Whether its files are where they were: else what it holds ends with this process."""
+        return all(known is not None and known == identity(path) for path, known in self._files.items())
+
+    def check(self, *, write: bool) -> None:
+        """Whether it can be stored in, tried with a commit that changes nothing where `write`. SpoolError if not."""
+        with self._using("write to") as connection:
+            self._check_in_place()
+            if write:
+                with _transaction(connection):
+                    connection.execute(f"PRAGMA user_version = {spool_format.VERSION}")
+
+    def close(self) -> None:
+        """Close the file and let go of it: removed where it is empty, else left to whoever adopts it. Never raises.
+
+        Of a spool that fills the disk itself, this is what gives the space back once all of it was sent and `remove`d.
+        """
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is None:
+                return
+            with contextlib.suppress(sqlite3.Error):
+                self._remove_pending(connection)
+            in_place = self.in_place
+            if in_place and not self._chunks:  # even if a full disk did not take the last removals
+                remove_files(self.path)
+            with contextlib.suppress(sqlite3.Error):
+                connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, not in_place)
+                connection.close()
+            self._file_lock.release()
+
+    # -- Inside
+
+    @contextlib.contextmanager
+    def _using(self, purpose: str) -> Iterator[sqlite3.Connection]:
+        if self._pid != os.getpid():
+            raise SpoolError(f"cannot {purpose} the spool {self.path}: it belongs to the process that forked this one")
+        with self._lock, _explained(f"{purpose} the spool {self.path}"):
+            if self._connection is None:
+                raise SpoolError(f"cannot {purpose} the spool {self.path}: it is closed")
+            yield self._connection
+
+    def _check_in_place(self) -> None:
+        if not (self.in_place and self._file_lock.in_place()):
+            raise SpoolVanished(f"cannot write to the spool {self.path}: its files were removed while it was open")
+
+    def _remove_pending(self, connection: sqlite3.Connection) -> None:
+        if self._unremoved:
+            self._count_pending(connection)
+            with _transaction(connection):
+                self._delete_pending(connection)
+            self._unremoved.clear()
+
+    def _delete_pending(self, connection: sqlite3.Connection) -> None:
+        self._count_pending(connection)
+        for key in self._unremoved:
+            connection.execute("DELETE FROM chunks WHERE key = ?", (key,))
+
+    def _count_pending(self, connection: sqlite3.Connection) -> None:
+        """Before they are deleted, since the size of what is removed is in its row."""
+        for key in list(self._uncounted):
+            size = self._size(connection, key)
+            self._uncounted.discard(key)
+            if size is not None:
+                self._count([size], -1)
+
+    def _size(self, connection: sqlite3.Connection, key: int) -> tuple[int, int] | None:
+        """How many events and bytes a stored chunk has, None where there is no such chunk."""
+        query = "SELECT event_count, event_bytes FROM chunks WHERE key = ?"
+        found: tuple[int, int] | None = connection.execute(query, (key,)).fetchone()
+        return found
+
+    def _count(self, sizes: Iterable[tuple[int, int]], sign: int) -> None:
+        for events, size in sizes:
+            self._chunks += sign
+            self._events += sign * events
+            self._bytes += sign * size
+
+
+def _size_of(row: Row) -> tuple[int, int]:
+    return row.event_count, row.event_bytes
+
+
+def create_with(folder: Path, max_bytes: int, rows: Iterable[Row]) -> Spool:
+    """A new spool with these rows in it, whatever `max_bytes` says of them; nothing is left of it on SpoolError."""
+    with _explained(f"create a spool in {folder}"):
+        _make_private(folder)
+        path, lock = _claim(folder)
+        try:
+            new = sibling(path, NEW)
+            spool_format.build(new, rows)
+            new.rename(path)
+            return Spool(path, lock, max_bytes)
+        except BaseException:
+            remove_files(path)
+            lock.release()
+            raise
+
+
+def sibling(path: Path, suffix: str) -> Path:
+    """The file beside a spool that is named like it with something added."""
+    return path.with_name(path.name + suffix)
+
+
+def remove_files(path: Path) -> None:
+    """Remove a spool's files, all but the lock, as far as they are there and can be removed."""
+    for suffix in ("", *SQLITE_SUFFIXES, NEW, *(NEW + suffix for suffix in SQLITE_SUFFIXES)):
+        with contextlib.suppress(OSError):
+            sibling(path, suffix).unlink()
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error speaks of the file's content, not of the disk or of another process that uses the file."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)
+    return code & 0xFF in DAMAGE_CODES or code in UNREADABLE_CODES
+
+
+def _make_private(folder: Path) -> None:
+    for missing in [parent for parent in (*reversed(folder.parents), folder) if not parent.exists()]:
+        missing.mkdir(mode=0o700, exist_ok=True)
+
+
+def _claim(folder: Path) -> tuple[Path, FileLock]:
+    while True:
+        path = folder / f"spool-{os.getpid()}-{secrets.token_hex(4)}.sqlite"
+        lock = FileLock.acquire(sibling(path, LOCK))
+        if lock is not None:  # else another process took it for a dead one's before we had it: take another name
+            return path, lock
+
+
+@contextlib.contextmanager
+def _explained(purpose: str) -> Iterator[None]:
+    """Turn errors of SQLite and of the file system into SpoolError: cannot `purpose`."""
+    try:
+        yield
+    except sqlite3.Error as e:
+        kind = SpoolDamaged if is_damage(e) else SpoolError
+        raise kind(f"cannot {purpose}: {e}") from e
+    except UnicodeDecodeError as e:  # of SQLite's message, which quotes what it stumbled over
+        raise SpoolDamaged(f"cannot {purpose}: its schema is malformed") from e
+    except OSError as e:
+        raise SpoolError(f"cannot {purpose}: {e.strerror or e}") from e
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    if connection.in_transaction:  # one that could not be rolled back when its disk failed
+        connection.execute("ROLLBACK")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        raise
+
+
+def _pages(connection: sqlite3.Connection) -> tuple[int, int]:
+    """How many pages are in use and how many are free."""
+    count: int = connection.execute("PRAGMA page_count").fetchone()[0]
+    free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    return count - free, free
+
+
+def _checkpoint(connection: sqlite3.Connection) -> None:
+    """Move the log's pages into the database and cut the log to nothing."""
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

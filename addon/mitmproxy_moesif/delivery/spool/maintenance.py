@@ -1,0 +1,51 @@
+"""The thread that keeps the store: takes over what dead processes left, returns to disk, gives disk space back.
+
+A thread of its own, since reading a large file that another process left takes longer than an event may wait for the
+disk.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from mitmproxy_moesif.delivery.ledger import Ledger
+from mitmproxy_moesif.delivery.spool.store import Store
+from mitmproxy_moesif.log import Limited, describe
+
+INTERVAL = 2.0
+
+
+class Keeper:
+    """Looks after the store at once and then every `INTERVAL` seconds, until `stop`.
+
+    `stored` is called with each destination that something to send was found for; `has_looked` once all that was there
+    at the start is taken over.
+    """
+
+    def __init__(self, store: Store, ledger: Ledger, stored: Callable[[str], None]) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._stored = stored
+        self._limited = Limited()
+        self._stopping = threading.Event()
+        self.has_looked = False
+        self._thread = threading.Thread(target=self._run, name="moesif-keep", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                for keep in (self._store.adopt, self._store.maintain):
+                    for destination in keep():
+                        self._stored(destination)
+                    self.has_looked = True
+            except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never dies of one error
+                self._ledger.fault("keeper")
+                self._limited.error("keeper", "moesif: unexpected while keeping the spool: %s", describe(error))
+            self._stopping.wait(INTERVAL)

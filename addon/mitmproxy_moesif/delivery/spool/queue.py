@@ -1,0 +1,148 @@
+"""What waits for one destination, in memory and on disk; knows no lock and no ledger.
+
+The law that no error may break: each of the destination's rows on disk is held by a chunk in memory, or within a
+cursor, or both, and then the cursor passes it over. So a row is never forgotten and never sent twice, in whatever order
+rows were written, moved and given back; a cursor may be widened or set back at any time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from mitmproxy_moesif.delivery.spool.chunk import Chunk
+from mitmproxy_moesif.delivery.spool.file import ChunkInfo, Spool, SpoolError
+
+ALL_KEYS = 2**62
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A chunk that waits. `spool` is None while it is in memory only; `arrived` is monotonic seconds.
+
+    `copy` is where it is stored in case the process ends, while a sender has it that must not see `spool` change.
+    """
+
+    chunk: Chunk
+    spool: Spool | None
+    arrived: float
+    copy: tuple[Spool, int] | None = None
+
+    @property
+    def rows(self) -> list[tuple[Spool, int]]:
+        """The spool and the key of each of its rows on disk."""
+        own = [] if self.spool is None or self.chunk.key is None else [(self.spool, self.chunk.key)]
+        return own if self.copy is None else [*own, self.copy]
+
+    @property
+    def count(self) -> int:
+        return len(self.chunk.events)
+
+
+@dataclass(slots=True, eq=False)
+class Cursor:
+    """The rows of one spool that are still to be read: after `after`, up to `upto`. `paused`: they cannot be, now."""
+
+    spool: Spool
+    after: int
+    upto: int
+    paused: bool = False
+
+    def rows(self, limit: int) -> list[ChunkInfo]:
+        """The next rows, at most `limit` (-1: all), also other destinations'; none once it is read to its end."""
+        return [row for row in self.spool.index(self.after, limit) if row.key <= self.upto]
+
+
+@dataclass(slots=True, eq=False)
+class Lanes:
+    """One destination's. `cursors` in the order in which they are read, one for each spool."""
+
+    destination: str
+    fresh: deque[Waiting] = field(default_factory=deque)
+    backlog: deque[Waiting] = field(default_factory=deque)
+    cursors: dict[Spool, Cursor] = field(default_factory=dict)
+    in_hand: set[Waiting] = field(default_factory=set)
+    held: set[tuple[Spool, int]] = field(default_factory=set)
+    fresh_events: int = 0
+    fresh_bytes: int = 0
+
+    def hold(self, waiting: Waiting) -> None:
+        """To be called for each chunk in memory that has a row: fresh, in the backlog, or in a sender's hand."""
+        self.held.update(waiting.rows)
+
+    def let_go(self, waiting: Waiting) -> None:
+        """Its rows are removed, or covered by a cursor."""
+        self.held.difference_update(waiting.rows)
+
+    def cover(self, spool: Spool, first: int, last: int) -> None:
+        """Have the rows from key `first` to `last` read."""
+        cursor = self.cursors.setdefault(spool, Cursor(spool, first - 1, last))
+        cursor.after, cursor.upto = min(cursor.after, first - 1), max(cursor.upto, last)
+
+    def resume(self) -> bool:
+        """Have paused cursors tried again; whether there are any."""
+        paused = [cursor for cursor in self.cursors.values() if cursor.paused]
+        for cursor in paused:
+            cursor.paused = False
+        return bool(paused)
+
+    def has_backlog(self) -> bool:
+        """Such as can be sent now."""
+        return bool(self.backlog) or not all(cursor.paused for cursor in self.cursors.values())
+
+    def fresh_due(self, batch_size: int, age: float, now: float) -> float | None:
+        """Seconds until a batch of the fresh is full, or its first chunk older than `age`; None where there is none."""
+        if not self.fresh:
+            return None
+        return 0.0 if self.fresh_events >= batch_size else max(0.0, self.fresh[0].arrived + age - now)
+
+    def oldest_age(self, now: float, wall: float) -> float:
+        """Seconds that the oldest event has been waiting, by both clocks; 0 with none waiting."""
+        first = [queue[0] for queue in (self.backlog, self.fresh) if queue]
+        ages = [0.0, *(now - waiting.arrived for waiting in (*self.in_hand, *first))]
+        for cursor in self.cursors.values():
+            with suppress(SpoolError):  # a file that is just being closed, or a disk that cannot be read now
+                ages += [wall - row.created for row in cursor.rows(1)]
+        return max(ages)
+
+    def events_in(self, spools: Collection[Spool]) -> int:
+        """How many events wait that are stored in one of these."""
+        events = sum(one.count for one in (*self.in_hand, *self.backlog, *self.fresh) if one.spool in spools)
+        for cursor in self.cursors.values():
+            if cursor.spool in spools:
+                with suppress(SpoolError):
+                    events += sum(row.count for row in cursor.rows(-1) if self.is_to_be_read(cursor.spool, row))
+        return events
+
+    def is_to_be_read(self, spool: Spool, row: ChunkInfo) -> bool:
+        return row.destination == self.destination and (spool, row.key) not in self.held
+
+    def retreat(self) -> None:
+        """Make what is fresh backlog. Of what is on disk the copy in memory is forgotten."""
+        for waiting in self.fresh:
+            if waiting.spool is None or waiting.chunk.key is None:
+                self.backlog.append(waiting)
+            else:
+                self.cover(waiting.spool, waiting.chunk.key, waiting.chunk.key)
+                self.let_go(waiting)
+        self.fresh.clear()
+        self.fresh_events = self.fresh_bytes = 0
+
+    def take(self, queue: deque[Waiting], max_events: int, max_bytes: int) -> list[Waiting]:
+        """Into a sender's hand."""
+        taken = list(_take(queue, max_events, max_bytes))
+        self.in_hand.update(taken)
+        return taken
+
+
+def _take(queue: deque[Waiting], max_events: int, max_bytes: int) -> Iterator[Waiting]:
+    """Whole chunks from the front of a queue, within both limits; the first one in any case."""
+    events = size = 0
+    while queue:
+        events += queue[0].count
+        size += queue[0].chunk.size
+        if (events > max_events or size > max_bytes) and queue[0].count != events:
+            return
+        yield queue.popleft()

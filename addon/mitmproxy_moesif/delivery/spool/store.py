@@ -1,0 +1,411 @@
+"""What waits to be sent: on disk where there is a spool, in bounded memory where there is none or it is in trouble.
+
+For each destination there are two lanes. *Fresh* holds what came in since the receiver last answered, still in memory
+(and on disk); *backlog* is everything older, read back from disk page by page, so that a day without a receiver costs
+no memory. A failed send turns what is fresh into backlog; after it, both lanes are served in turn, so that a long
+backlog never starves what happens now.
+
+While the process lives nothing is sent twice, whatever the disk does. The next process may send again what was settled
+while the disk took no removals, and of a chunk that was settled in part also that part: by transaction id, the receiver
+can tell.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mitmproxy_moesif.delivery.ledger import Ledger
+from mitmproxy_moesif.delivery.spool.chunk import Chunk
+from mitmproxy_moesif.delivery.spool.file import ChunkInfo, Spool, SpoolDamaged, SpoolError, SpoolFull
+from mitmproxy_moesif.delivery.spool.queue import ALL_KEYS, Cursor, Lanes, Waiting
+from mitmproxy_moesif.delivery.spool.set import Spools
+from mitmproxy_moesif.log import log
+
+FRESH_MAX_BYTES = 8_000_000
+PAGE = 64
+PAGE_MAX_BYTES = 8_000_000
+SAVE_SECONDS = 0.5
+"""What saving from a file that is gone may take at the end."""
+
+
+class Store:
+    """Chunks of all destinations. The builder's thread puts, the keeper's maintains, the senders' take and settle."""
+
+    def __init__(
+        self, ledger: Ledger, folder: Path | None, max_bytes: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._ledger = ledger
+        self._spools = Spools(folder, max_bytes, clock)
+        self._clock = clock
+        self._keeping = threading.Lock()  # held by whoever makes files and moves chunks; taken before `_lock`
+        self._lock = threading.Lock()
+        self._lanes: dict[str, Lanes] = {}
+        self._full = False
+        self.memory_bytes = 0
+
+    @property
+    def has_folder(self) -> bool:
+        return self._spools.folder is not None
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the disk, in one line."""
+        return self._spools.trouble
+
+    @property
+    def max_bytes(self) -> int:
+        """Of disk space; may be changed at any time."""
+        return self._spools.max_bytes
+
+    @max_bytes.setter
+    def max_bytes(self, size: int) -> None:
+        self._spools.max_bytes = size
+
+    def disk_bytes(self) -> int:
+        """Bytes on disk, of this process's spool and of those it took over."""
+        return self._spools.disk_bytes
+
+    # --- the builder's side --------------------------------------------------------------------------------------
+
+    def put(self, chunks: Sequence[Chunk]) -> None:
+        """Store chunks that are in the caller's hand; on disk when it returns, wherever that works."""
+        spool = self._spools.current
+        if spool is not None:
+            try:
+                spool.append(chunks)
+            except SpoolFull:
+                for chunk in chunks:
+                    self._put_if_it_fits(spool, chunk)
+                return
+            except SpoolError as error:
+                self._spools.tell(error, spool)
+                spool = None
+            else:
+                self._full = False
+                self._spools.works()
+        for chunk in chunks:
+            self._take_in(chunk, spool)
+
+    def _put_if_it_fits(self, spool: Spool, chunk: Chunk) -> None:
+        """No room for all that came: the newest, those that do not fit, are dropped."""
+        try:
+            spool.append([chunk])
+        except SpoolFull:
+            self._ledger.drop_from_hand(len(chunk.events), "spool_full")
+            if not self._full:
+                self._full = True
+                log.warning("moesif: the spool is full (moesif_spool_max_bytes); new events are dropped and counted")
+        except SpoolError as error:
+            self._spools.tell(error, spool)
+            self._take_in(chunk, None)
+        else:
+            self._take_in(chunk, spool)
+
+    def _take_in(self, chunk: Chunk, spool: Spool | None) -> None:
+        self._ledger.store(len(chunk.events), on_disk=spool is not None)
+        with self._lock:
+            lanes = self._lane(chunk.destination)
+            waiting = Waiting(chunk, spool, self._clock())
+            lanes.fresh.append(waiting)
+            lanes.hold(waiting)
+            lanes.fresh_events += len(chunk.events)
+            lanes.fresh_bytes += chunk.size
+            if spool is None:
+                self.memory_bytes += chunk.size
+            elif lanes.fresh_bytes > FRESH_MAX_BYTES:
+                lanes.retreat()
+
+    # --- the keeper's side ---------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Open this process's spool."""
+        self._spools.writable()
+
+    def adopt(self) -> list[str]:
+        """Take over the files of processes that ended; returns the destinations of what they hold. Cheap mostly."""
+        found: set[str] = set()
+        for spool in self._spools.left_behind():
+            try:
+                found |= self._adopt(spool)
+            except SpoolError as error:
+                spool.close()  # so that it can be taken over the next time
+                self._spools.tell_unreadable(error, spool)
+        return sorted(found)
+
+    def _adopt(self, spool: Spool) -> set[str]:
+        if spool.unreadable_events:
+            self._ledger.lose(spool.unreadable_events, "spool_damaged")
+        rows = spool.index()
+        if not self._spools.add(spool):
+            spool.close()
+            return set()
+        events, destinations = sum(row.count for row in rows), {row.destination for row in rows}
+        self._ledger.recover(events)
+        with self._lock:
+            for destination in destinations:
+                self._lane(destination).cover(spool, 1, ALL_KEYS)
+        if events:
+            log.info("moesif: found %d events that an earlier process left in the spool", events)
+        return destinations
+
+    def maintain(self) -> list[str]:
+        """Now and then: return to disk what had to stay in memory, and give disk space back.
+
+        Returns the destinations whose backlog could not be read and is worth another try.
+        """
+        if not self.has_folder:
+            return []
+        with self._keeping:
+            self._return_to_disk(math.inf)
+            self._close_drained()
+            self._spools.share_room()
+            return self._resume()
+
+    def _return_to_disk(self, until: float) -> None:
+        """What is in memory alone, and what is in a file that is gone from its folder."""
+        spool = self._spools.writable()
+        gone = self._spools.gone()
+        more = True
+        while spool is not None and more and self._clock() < until:
+            with self._lock:  # let go of between two pages, for those who put and send
+                try:
+                    more = any(self._move_some(lanes, gone, spool) for lanes in self._lanes.values())
+                except SpoolFull:
+                    return
+                except SpoolError as error:
+                    self._spools.tell(error, spool)
+                    return
+
+    def _move_some(self, lanes: Lanes, gone: Collection[Spool], spool: Spool) -> bool:
+        """What is in memory, and of what is on disk a page; whether there may be more of it."""
+        cursors = [cursor for cursor in lanes.cursors.values() if cursor.spool in gone]
+        more = any(self._move_page(lanes, cursor, spool) for cursor in cursors)
+        for waiting in (*lanes.in_hand, *lanes.backlog, *lanes.fresh):
+            where = waiting.spool if waiting.copy is None else waiting.copy[0]
+            if where is None or where in gone:
+                self._copy(lanes, waiting, spool)
+            if waiting not in lanes.in_hand:
+                self._use_copy(lanes, waiting)
+        return more
+
+    def _copy(self, lanes: Lanes, waiting: Waiting, spool: Spool) -> None:
+        former = waiting.copy
+        copy = replace(waiting.chunk, key=None)
+        spool.append([copy])
+        self._spools.works()
+        assert copy.key is not None
+        waiting.copy = spool, copy.key
+        lanes.hold(waiting)
+        if former is not None:
+            self._spools.remove(former[0], [former[1]])
+            lanes.held.discard(former)
+
+    def _use_copy(self, lanes: Lanes, waiting: Waiting) -> None:
+        """From now on it is where its copy is."""
+        if waiting.copy is None:
+            return
+        old, old_key = waiting.spool, waiting.chunk.key
+        (waiting.spool, waiting.chunk.key), waiting.copy = waiting.copy, None
+        if old is None:
+            self.memory_bytes -= waiting.chunk.size
+            self._ledger.move(waiting.count, to_disk=True)
+        elif old_key is not None:
+            self._spools.remove(old, [old_key])
+            lanes.held.discard((old, old_key))
+
+    def _move_page(self, lanes: Lanes, cursor: Cursor, spool: Spool) -> bool:
+        page = self._read_page(lanes, cursor)
+        if page is None:
+            return False
+        chunks, last = page
+        old_keys = [chunk.key for chunk in chunks if chunk.key is not None]
+        if chunks:
+            spool.append(chunks)
+            self._spools.works()
+            for chunk in chunks:
+                assert chunk.key is not None
+                lanes.cover(spool, chunk.key, chunk.key)
+            self._spools.remove(cursor.spool, old_keys)
+        cursor.after = last
+        return True
+
+    def _close_drained(self) -> None:
+        drained = self._spools.take_drained()
+        with self._lock:
+            for lanes in self._lanes.values():
+                for spool in drained:
+                    lanes.cursors.pop(spool, None)
+        for spool in drained:
+            spool.close()
+
+    def _resume(self) -> list[str]:
+        with self._lock:
+            return sorted(lanes.destination for lanes in self._lanes.values() if lanes.resume())
+
+    def close(self) -> None:
+        """Close the files; what is in them is for the next process. Takes no more than a moment."""
+        if self._keeping.acquire(timeout=SAVE_SECONDS):  # else much is just being moved, and goes on to be
+            try:
+                self._save()
+            finally:
+                self._keeping.release()
+        self._spools.close()
+
+    def _save(self) -> None:
+        """What would end with this process goes to disk as far as possible; what was on disk and is not, is counted."""
+        if not self.has_folder or not self._ledger.read().waiting:
+            return
+        self._return_to_disk(self._clock() + SAVE_SECONDS)
+        with self._lock:
+            for lanes in self._lanes.values():
+                for waiting in lanes.in_hand:
+                    self._use_copy(lanes, waiting)
+            gone = self._spools.gone()
+            lost = sum(lanes.events_in(gone) for lanes in self._lanes.values())
+        if lost:
+            self._ledger.drop(lost, "shutdown", on_disk=True)
+
+    # --- the senders' side ---------------------------------------------------------------------------------------
+
+    def destinations(self) -> list[str]:
+        with self._lock:
+            return list(self._lanes)
+
+    def due(self, destination: str, batch_size: int, age: float) -> float | None:
+        """Seconds until something is to be sent: 0 with a full batch, a backlog, or an event older than `age`.
+
+        None also where there is only what cannot be read from disk now: `maintain` tells when to try again.
+        """
+        with self._lock:
+            lanes = self._lane(destination)
+            return 0.0 if lanes.has_backlog() else lanes.fresh_due(batch_size, age, self._clock())
+
+    def fresh_events(self, destination: str) -> int:
+        """A hint, read without the lock."""
+        lanes = self._lanes.get(destination)
+        return lanes.fresh_events if lanes is not None else 0
+
+    def fresh_due(self, destination: str, batch_size: int, age: float) -> bool:
+        with self._lock:
+            return self._lane(destination).fresh_due(batch_size, age, self._clock()) == 0.0
+
+    def take_fresh(self, destination: str, max_events: int, max_bytes: int) -> list[Waiting]:
+        """Whole chunks, oldest first, at least one where there is one. They belong to the caller until settled."""
+        with self._lock:
+            lanes = self._lane(destination)
+            taken = lanes.take(lanes.fresh, max_events, max_bytes)
+            for waiting in taken:
+                lanes.fresh_events -= waiting.count
+                lanes.fresh_bytes -= waiting.chunk.size
+            return taken
+
+    def take_backlog(self, destination: str, max_events: int, max_bytes: int) -> list[Waiting]:
+        with self._lock:
+            lanes = self._lane(destination)
+            if len(lanes.backlog) < PAGE // 2:
+                self._refill(lanes)
+            return lanes.take(lanes.backlog, max_events, max_bytes)
+
+    def retreat(self, destination: str) -> None:
+        """The receiver is in trouble: what is fresh becomes backlog."""
+        with self._lock:
+            self._lane(destination).retreat()
+
+    def give_back(self, destination: str, batch: Sequence[Waiting]) -> None:
+        """Put back what was taken and not settled, ahead of everything else."""
+        with self._lock:
+            lanes = self._lane(destination)
+            for waiting in batch:
+                lanes.in_hand.discard(waiting)
+                self._use_copy(lanes, waiting)
+            lanes.backlog.extendleft(reversed(batch))
+
+    def settle(self, batch: Iterable[Waiting]) -> None:
+        """These chunks need not be kept any longer: all their events are delivered or dropped, and counted so."""
+        batch = list(batch)
+        keys: dict[Spool, list[int]] = {}
+        with self._lock:
+            for waiting in batch:
+                self._lane(waiting.chunk.destination).in_hand.discard(waiting)
+        for waiting in batch:
+            for spool, key in waiting.rows:
+                keys.setdefault(spool, []).append(key)
+        for spool, rows in keys.items():
+            self._spools.remove(spool, rows)
+        with self._lock:
+            for waiting in batch:
+                self._lane(waiting.chunk.destination).let_go(waiting)
+                if waiting.spool is None:
+                    self.memory_bytes -= waiting.chunk.size
+
+    def shrink_chunk(self, waiting: Waiting, rest: Chunk) -> None:
+        """Some of a chunk's events are settled. Its row stays whole until all are: then it goes as one."""
+        with self._lock:
+            if waiting.spool is None:
+                self.memory_bytes -= waiting.chunk.size - rest.size
+            rest.key = waiting.chunk.key  # which may have become another since `rest` was made
+            waiting.chunk = rest
+
+    def oldest_age(self) -> float:
+        """Seconds that the oldest event has been waiting; 0 with none waiting."""
+        with self._lock:
+            now, wall = self._clock(), time.time()
+            return max((lanes.oldest_age(now, wall) for lanes in self._lanes.values()), default=0.0)
+
+    # --- under the lock ------------------------------------------------------------------------------------------
+
+    def _lane(self, destination: str) -> Lanes:
+        return self._lanes.setdefault(destination, Lanes(destination))
+
+    def _refill(self, lanes: Lanes) -> None:
+        size = 0
+        for cursor in list(lanes.cursors.values()):
+            while len(lanes.backlog) < PAGE and size < PAGE_MAX_BYTES:
+                if (page := self._read_page(lanes, cursor)) is None:
+                    break
+                chunks, cursor.after = page
+                for chunk in chunks:
+                    age = max(0.0, time.time() - chunk.created)
+                    waiting = Waiting(chunk, cursor.spool, self._clock() - age)
+                    lanes.backlog.append(waiting)
+                    lanes.hold(waiting)
+                    size += chunk.size
+
+    def _read_page(self, lanes: Lanes, cursor: Cursor) -> tuple[list[Chunk], int] | None:
+        """The cursor's next chunks that nobody holds, and the key up to which they were read.
+
+        None where there are no more, and the cursor is gone then; or where they cannot be read now.
+        """
+        if cursor.paused:
+            return None
+        chunks: list[Chunk] = []
+        after, size = cursor.after, 0
+        try:
+            rows = cursor.rows(PAGE)
+            if not rows:
+                del lanes.cursors[cursor.spool]
+            for row in rows:
+                if lanes.is_to_be_read(cursor.spool, row) and (chunk := self._load(cursor.spool, row)) is not None:
+                    chunks.append(chunk)
+                    size += chunk.size
+                after = row.key
+                if size > PAGE_MAX_BYTES:
+                    break
+        except SpoolError as error:
+            cursor.paused = True
+            self._spools.tell_unreadable(error, cursor.spool)
+        return (chunks, after) if after > cursor.after else None
+
+    def _load(self, spool: Spool, row: ChunkInfo) -> Chunk | None:
+        try:
+            return spool.load(row.key)
+        except (KeyError, SpoolDamaged):
+            self._ledger.drop(row.count, "spool_damaged", on_disk=True)
+            self._spools.remove(spool, [row.key])
+            log.error("moesif: %d events in the spool cannot be read; they are dropped, and counted", row.count)
+            return None

@@ -1,0 +1,291 @@
+"""Keeps Moesif's configuration and rules, and rules of one's own, ready for the request path.
+
+A background thread fetches `GET /v1/config` at start, every minute, and when a batch's answer says that it changed,
+and `GET /v1/rules` likewise. What it gets becomes one immutable snapshot that is swapped in one step; whatever goes
+wrong, the last good one stays. It is kept beside the spool, so that a start without Moesif in reach enforces what was
+last known.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+import requests
+
+from mitmproxy_moesif import __version__
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.config.settings import Settings, SettingsError
+from mitmproxy_moesif.delivery.receivers.moesif import deadline_session
+from mitmproxy_moesif.governance.local_rules import parse_local_rules
+from mitmproxy_moesif.governance.model import GovernanceError, RemoteConfig, RuleSet, parse_config, parse_rules
+from mitmproxy_moesif.governance.snapshot import Snapshot
+from mitmproxy_moesif.log import Limited, describe, log
+
+REFRESH = 60.0
+WATCH = 1.0
+MAX_ANSWER = 10_000_000
+EMPTY = Snapshot()
+
+
+@dataclass(slots=True)
+class Document:
+    """One document of Moesif's: its last good content, the tag of that, and whether another one is known to exist."""
+
+    path: str
+    content: bytes | None = None
+    tag: str | None = None
+    stale: bool = True
+
+
+@dataclass(slots=True)
+class Account:
+    """The state of one destination. `snapshot` is replaced as a whole and never changed."""
+
+    settings: Settings
+    config: Document = field(default_factory=lambda: Document("/v1/config"))
+    rules: Document = field(default_factory=lambda: Document("/v1/rules"))
+    parsed: tuple[RemoteConfig, RuleSet] = field(default_factory=lambda: (RemoteConfig(), RuleSet()))
+    local: RuleSet = field(default_factory=RuleSet)
+    local_stamp: tuple[int, int] | None = None
+    snapshot: Snapshot = EMPTY
+    refreshed: float = float("-inf")
+    trouble: str | None = None
+
+
+class Governor:
+    """`snapshot` may be asked from any thread; it takes no lock and waits for nothing.
+
+    `configured` is told of each destination's configuration from Moesif, as JSON, when there is another one.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        configured: Callable[[str, bytes], None] = lambda *_: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._configured = configured
+        self._folder = folder
+        self._clock = clock
+        self._accounts: dict[str, Account] = {}
+        self._wake = threading.Event()
+        self._stopping = False
+        self._limited = Limited(clock=clock)
+        self._thread = threading.Thread(target=self._run, name="moesif-govern", daemon=True)
+
+    def start(self) -> None:
+        if not self._stopping:
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+
+    def configure(self, instance: Instance, local: RuleSet) -> None:
+        """Use these settings and local rules for this instance's destination from now on."""
+        account = self._accounts.get(instance.destination)
+        if account is None:
+            account = Account(instance.settings)
+            if self._load_cache(account, instance.destination):
+                self._configured(instance.destination, account.config.content or b"{}")
+            self._accounts[instance.destination] = account
+        account.settings = instance.settings
+        account.local = local
+        account.local_stamp = _stamp(instance.settings.rules_file)
+        self._swap(account)
+        self._wake.set()
+
+    def snapshot(self, destination: str) -> Snapshot:
+        account = self._accounts.get(destination)
+        return account.snapshot if account is not None else EMPTY
+
+    def answered(self, destination: str, headers: Mapping[str, str]) -> None:
+        """A batch was answered: its headers tell whether configuration or rules have changed."""
+        account = self._accounts.get(destination)
+        if account is None:
+            return
+        tags = ((account.config, "X-Moesif-Config-Etag"), (account.rules, "X-Moesif-Rules-Tag"))
+        for document, header in tags:
+            tag = headers.get(header)
+            if tag is not None and tag != document.tag:
+                document.stale = True
+                self._wake.set()
+
+    # --- the thread ----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        session = deadline_session()
+        while not self._stopping:
+            self._wake.clear()
+            for destination, account in list(self._accounts.items()):
+                try:
+                    self._refresh(session, destination, account)
+                    self._watch(account)
+                except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never of one error
+                    self._limited.error("governor", "moesif: unexpected while refreshing: %s", describe(error))
+            watching = any(account.settings.rules_file for account in self._accounts.values())
+            self._wake.wait(WATCH if watching else self._until_refresh())
+        session.close()
+
+    def _until_refresh(self) -> float:
+        now, accounts = self._clock(), self._accounts.values()
+        due = [account.refreshed + (WATCH if is_stale(account) else REFRESH) - now for account in accounts]
+        return max(0.1, min(due, default=REFRESH))
+
+    def _refresh(self, session: deadline_session, destination: str, account: Account) -> None:
+        if not account.settings.application_id.get_secret_value():
+            return
+        now = self._clock()
+        regular = now - account.refreshed >= REFRESH
+        if not regular and (not is_stale(account) or now - account.refreshed < WATCH):
+            return
+        account.refreshed = now
+        changed = False
+        for document in (account.config, account.rules):
+            if document.stale or regular:
+                changed |= self._fetch(session, account, document)
+        if changed:
+            self._swap(account)
+            self._configured(destination, account.config.content or b"{}")
+            self._save_cache(account, destination)
+
+    def _fetch(self, session: deadline_session, account: Account, document: Document) -> bool:
+        """Whether there is something new. Any failure leaves what was there."""
+        settings = account.settings
+        headers = {
+            "X-Moesif-Application-Id": settings.application_id.get_secret_value(),
+            "User-Agent": f"mitmproxy-moesif/{__version__}",
+            "Accept-Encoding": "identity",
+            **({"If-None-Match": document.tag} if document.tag else {}),
+        }
+        timeout = (settings.connect_seconds, settings.send_seconds)
+        try:
+            with (
+                session.deadline(sum(timeout)),
+                session.get(
+                    settings.api_endpoint + document.path,
+                    headers=headers,
+                    timeout=timeout,
+                    allow_redirects=False,
+                    stream=True,
+                ) as response,
+            ):
+                content = response.raw.read(MAX_ANSWER + 1)
+            return self._take(account, document, response, content)
+        except (requests.RequestException, OSError, GovernanceError) as error:
+            document.stale = False  # the next regular refresh asks again
+            reason = str(error) if isinstance(error, GovernanceError) else type(error).__name__
+            self._in_trouble(account, f"{document.path}: {reason}")
+            return False
+
+    def _take(self, account: Account, document: Document, response: requests.Response, content: bytes) -> bool:
+        if response.status_code == 304:
+            document.stale = False
+            return False
+        if response.status_code != 200:
+            raise GovernanceError(f"status {response.status_code}")
+        config, rules = account.parsed
+        if document is account.config:
+            config = parse_config(content)
+        else:
+            rules = parse_rules(content)
+        account.parsed = (config, rules)
+        document.content, document.tag, document.stale = content, response.headers.get("ETag"), False
+        if account.trouble is not None:
+            account.trouble = None
+            log.info("moesif: configuration and rules from Moesif are up to date again")
+        return True
+
+    def _in_trouble(self, account: Account, reason: str) -> None:
+        if account.trouble is None:
+            log.warning("moesif: %s could not be refreshed; what was last known stays in force", reason)
+        account.trouble = reason
+
+    def _swap(self, account: Account) -> None:
+        config, rules = account.parsed
+        old = account.snapshot
+        account.snapshot = Snapshot(config, rules, account.local, previous=old)
+        for warning in account.snapshot.warnings:
+            if warning not in old.warnings:
+                log.warning("moesif: %s", warning)
+
+    # --- rules of one's own --------------------------------------------------------------------------------------
+
+    def _watch(self, account: Account) -> None:
+        path = account.settings.rules_file
+        stamp = _stamp(path)
+        if path is None or stamp is None or stamp == account.local_stamp:
+            return
+        account.local_stamp = stamp
+        try:
+            account.local = read_local_rules(path)
+        except SettingsError as error:
+            log.error("moesif: %s; the rules that were there stay in force", error)
+            return
+        self._swap(account)
+        log.info("moesif: %d rules from %s are in force", len(account.local.rules), path)
+
+    # --- on disk -------------------------------------------------------------------------------------------------
+
+    def _cache(self, destination: str) -> Path | None:
+        return self._folder / f"governance-{destination}.json" if self._folder is not None else None
+
+    def _load_cache(self, account: Account, destination: str) -> bool:
+        path = self._cache(destination)
+        if path is None or not path.exists():
+            return False
+        try:
+            kept = orjson.loads(path.read_bytes())
+            account.parsed = (parse_config(kept["config"].encode()), parse_rules(kept["rules"].encode()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, GovernanceError):
+            log.warning("moesif: the configuration kept in %s cannot be read; Moesif is asked for it", path)
+            return False
+        account.config.content, account.rules.content = kept["config"].encode(), kept["rules"].encode()
+        log.info("moesif: rules and configuration kept from an earlier run are in force until Moesif answers")
+        return True
+
+    def _save_cache(self, account: Account, destination: str) -> None:
+        path = self._cache(destination)
+        if path is None:
+            return
+        config = (account.config.content or b"{}").decode()
+        rules = (account.rules.content or b"[]").decode()
+        new = path.with_suffix(f".{os.getpid()}.new")
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(orjson.dumps({"config": config, "rules": rules}))
+            new.replace(path)
+        except OSError as error:
+            self._limited.error("cache", "moesif: %s cannot be written: %s", path, error.strerror)
+
+
+def is_stale(account: Account) -> bool:
+    return account.config.stale or account.rules.stale
+
+
+def read_local_rules(path: str | None) -> RuleSet:
+    """The rules in a file; none without one. Raises `SettingsError` with file, line and reason."""
+    if path is None:
+        return RuleSet()
+    try:
+        return parse_local_rules(Path(path).read_bytes(), path)
+    except OSError as error:
+        raise SettingsError(f"rules_file: {path}: {error.strerror}") from error
+    except GovernanceError as error:
+        raise SettingsError(f"rules_file: {error}") from error
+
+
+def _stamp(path: str | None) -> tuple[int, int] | None:
+    """What changes when a file does; None while there is none."""
+    try:
+        status = Path(path).stat() if path is not None else None
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_size) if status is not None else None

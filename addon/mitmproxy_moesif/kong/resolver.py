@@ -1,0 +1,162 @@
+"""Kong's own configuration as ours: which instance a request is for, and what Kong calls its service and route.
+
+Every `plugins` entry named `moesif` is one instance. Its `config` is validated like the options; what was given as an
+option or in the environment overrides the same field of every instance, and what the Admin API says of an instance
+overrides both. Where the configuration has no instance at all, the options are the global one, beside those that the
+Admin API added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mitmproxy import http
+
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
+from mitmproxy_moesif.event import kong_headers as kong_headers
+from mitmproxy_moesif.event.address import is_trusted, plain_peer
+from mitmproxy_moesif.event.headers import flatten, text
+from mitmproxy_moesif.kong.entities import Consumer, KongConfig, Plugin
+from mitmproxy_moesif.kong.errors import OPTIONS_ID, PLUGIN_NAME
+from mitmproxy_moesif.kong.overlay import LivePlugin
+from mitmproxy_moesif.kong.router import Match
+from mitmproxy_moesif.kong.scopes import AKTO, MOESIF, ScopeConflict, Scopes
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a request belongs: its instance (None: it is not captured), and `metadata.kong` as far as it is known."""
+
+    instance: Instance | None
+    kong: dict[str, object]
+
+
+class Scoping:
+    """A Kong configuration made ready: its router, and its instances compiled by plugin id."""
+
+    def __init__(self, config: KongConfig, given: Mapping[str, Any]) -> None:
+        """`given` are the options and the environment. Raises `SettingsError` with one line."""
+        ours = [plugin for plugin in config.plugins if plugin.name == MOESIF]
+        self.has_instances = any(not is_created(plugin) for plugin in ours)
+        self.instances = {plugin.id: _compile(plugin, given) for plugin in ours if plugin.enabled}
+        if not self.has_instances:
+            config = replace(config, plugins=(*config.plugins, _options_as_plugin(given)))
+        try:
+            self.scopes = Scopes(config)
+        except ScopeConflict as error:
+            raise SettingsError(f"kong_config: {error}") from error
+        self.has_akto = self.scopes.instances.has(AKTO)
+
+    def place(self, flow: http.HTTPFlow, options: Instance) -> Placed:
+        """The instance for a request. Where the configuration has none at all, the options are one."""
+        headers = flatten(flow.request.headers.fields)
+        match, consumer = self._match(flow, headers, options)
+        instance: Instance | None = options
+        if self.instances or self.has_instances:
+            route, service = (match.route, match.service) if match is not None else (None, None)
+            plugin, _ = self.scopes.instances.select(MOESIF, route, service, consumer)
+            if plugin is None or plugin.id != OPTIONS_ID:
+                instance = self.instances.get(plugin.id) if plugin is not None else None
+        return Placed(instance, names(match))
+
+    def _match(
+        self, flow: http.HTTPFlow, headers: dict[str, str], options: Instance
+    ) -> tuple[Match | None, Consumer | None]:
+        policy = options.policy
+        peer = plain_peer(flow.client_conn.peername[0]) if flow.client_conn.peername else ""
+        trusted = policy.trusts_all or is_trusted(peer, policy.trusted)
+        where = kong_headers.position(policy.position, headers, {}, trusted=trusted)
+        scheme = "https" if flow.client_conn.tls else "http"
+        host, path = headers.get("host"), text(flow.request.data.path)
+        if flow.request.data.authority:
+            host = text(flow.request.data.authority)
+        if where is kong_headers.Position.BEHIND and trusted:
+            scheme, host, path = kong_headers.public_parts(headers, scheme, host or "", path)
+        values = {name: [value] for name, value in headers.items()}
+        match = self.scopes.router.match(
+            text(flow.request.data.method), path, host, values, scheme, flow.client_conn.sni
+        )
+        return match, self._consumer(headers, where, trusted=trusted)
+
+    def _consumer(self, headers: dict[str, str], where: kong_headers.Position, *, trusted: bool) -> Consumer | None:
+        for side in kong_headers.believed_consumers(where, headers, {}, trusted=trusted):
+            if side.get("x-anonymous-consumer", "").lower() == "true":
+                return None
+            return self.scopes.config.find_consumer(
+                side.get("x-consumer-id"), side.get("x-consumer-username"), side.get("x-consumer-custom-id")
+            )
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """For status pages; no `config`, which may hold secrets.
+
+        `admin_api` tells of an instance whether it was `created` or `changed` there.
+        """
+        plugins = [plugin for plugin in self.scopes.config.plugins if plugin.name in (MOESIF, AKTO)]
+        return {
+            "services": len(self.scopes.config.services),
+            "routes": len(self.scopes.config.routes),
+            "consumers": len(self.scopes.config.consumers),
+            "instances": [_shown(plugin) for plugin in plugins],
+        }
+
+
+def is_created(plugin: Plugin) -> bool:
+    """Whether it is not from Kong's configuration but was added through the Admin API."""
+    return isinstance(plugin, LivePlugin) and plugin.created
+
+
+def instance_values(plugin: Plugin, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of an enabled instance: what is more special outdoes what is more general."""
+    live = plugin.changes if isinstance(plugin, LivePlugin) else {}
+    return {**plugin.config, **given, **live, "enabled": True}
+
+
+def has_account(settings: Settings) -> bool:
+    """Whether events have somewhere to go."""
+    return bool(settings.application_id.get_secret_value()) or settings.sink_file is not None
+
+
+def _options_as_plugin(given: Mapping[str, Any]) -> Plugin:
+    enabled = parse_settings(given).enabled
+    return Plugin(id=OPTIONS_ID, name=MOESIF, instance_name=PLUGIN_NAME, enabled=enabled)
+
+
+def _compile(plugin: Plugin, given: Mapping[str, Any]) -> Instance:
+    name = plugin.instance_name or plugin.id
+    try:
+        settings = parse_settings(instance_values(plugin, given))
+        if not has_account(settings):
+            raise SettingsError("application_id is missing")
+        return Instance.compile(settings)
+    except SettingsError as error:
+        raise SettingsError(f"kong_config: plugin {name!r}: {error}") from error
+
+
+def _shown(plugin: Plugin) -> dict[str, Any]:
+    return {
+        "id": plugin.id,
+        "name": plugin.name,
+        "instance_name": plugin.instance_name,
+        "enabled": plugin.enabled,
+        "admin_api": plugin.entered if isinstance(plugin, LivePlugin) else None,
+        "service": plugin.service_id,
+        "route": plugin.route_id,
+        "consumer": plugin.consumer_id,
+    }
+
+
+def names(match: Match | None) -> dict[str, object]:
+    """`metadata.kong` from the configuration: what Kong calls the service and the route."""
+    if match is None:
+        return {}
+    known: dict[str, object] = {}
+    if match.service is not None:
+        known["service_name"] = match.service.name or match.service.id
+    known["route_name"] = match.route.name or match.route.id
+    if match.route.hosts:
+        known["route_hosts"] = list(match.route.hosts)
+    return known

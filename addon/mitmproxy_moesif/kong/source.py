@@ -1,0 +1,131 @@
+"""Where Kong's configuration comes from: a declarative file that is watched, or the Admin API that is asked.
+
+A background thread; each configuration that differs from the last is handed to `changed`. What cannot be read, or is
+refused, leaves the last good one in force, with one error line.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+import orjson
+import requests
+
+from mitmproxy_moesif.config.settings import Settings, SettingsError
+from mitmproxy_moesif.delivery.receivers.moesif import deadline_session
+from mitmproxy_moesif.kong.declarative import KongConfigError, from_admin_api, load_declarative
+from mitmproxy_moesif.kong.entities import KongConfig
+from mitmproxy_moesif.log import describe, log
+
+WATCH = 1.0
+REFRESH = 30.0
+CALL_SECONDS = 10.0
+MAX_PAGES = 10_000
+
+type Changed = Callable[[KongConfig], None]
+
+
+def read_kong_config(settings: Settings) -> KongConfig | None:
+    """What the file or the Admin API says now; None where neither is configured. Raises `SettingsError`, one line."""
+    try:
+        if settings.kong_config is not None:
+            return load_declarative(Path(settings.kong_config))
+        if settings.kong_admin_url is not None:
+            return fetch(settings.kong_admin_url, settings.kong_admin_token.get_secret_value())
+    except KongConfigError as error:
+        raise SettingsError(f"kong_config: {error}") from error
+    except requests.RequestException as error:
+        raise SettingsError(f"kong_admin_url: {type(error).__name__}") from error
+    return None
+
+
+def fetch(base: str, token: str) -> KongConfig:
+    """All entities from Kong's Admin API. Raises `KongConfigError` and `requests.RequestException`."""
+    headers = {"Kong-Admin-Token": token} if token else {}
+    with deadline_session() as session:
+        session.headers.update(headers)
+        kinds = {kind: _pages(session, base, kind) for kind in ("services", "routes", "plugins", "consumers")}
+    return from_admin_api(kinds["services"], kinds["routes"], kinds["plugins"], kinds["consumers"])
+
+
+def _pages(session: deadline_session, base: str, kind: str) -> list[dict[str, Any]]:
+    """All entities of a kind: pages are linked by `next`, as path or whole URL of the same Admin API."""
+    found: list[dict[str, Any]] = []
+    url: str | None = f"{base}/{kind}?size=1000"
+    for _ in range(MAX_PAGES):
+        if url is None:
+            return found
+        with session.deadline(CALL_SECONDS):
+            answer = session.get(url, timeout=CALL_SECONDS, allow_redirects=False)
+        if answer.status_code != 200:
+            raise KongConfigError(f"{base}/{kind}: status {answer.status_code}")
+        try:
+            page = orjson.loads(answer.content)
+            found += page["data"]
+            following = page.get("next")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise KongConfigError(f"{base}/{kind}: the answer is not Kong's") from error
+        # Only its path and query count: the token goes to nobody else.
+        url = urljoin(f"{base}/", _relative(following)) if following else None
+    raise KongConfigError(f"{base}/{kind}: more than {MAX_PAGES} pages")
+
+
+def _relative(link: str) -> str:
+    path = link.partition("://")[2].partition("/")[2] if "://" in link else link
+    return path.lstrip("/")
+
+
+class KongSource:
+    """Watches what `settings` name, from `start` until `stop`."""
+
+    def __init__(self, settings: Settings, changed: Changed, current: KongConfig | None) -> None:
+        self._settings = settings
+        self._changed = changed
+        self._current = current
+        # None: it is read once more, since it may have changed between being read and being watched.
+        self._stamp: tuple[int, int] | None = None
+        self._trouble: str | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="moesif-kong", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(WATCH if self._settings.kong_config else REFRESH):
+            if self._settings.kong_config is not None:
+                stamp = _stamp(self._settings.kong_config)
+                if stamp is None or stamp == self._stamp:
+                    continue
+                self._stamp = stamp
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            config = read_kong_config(self._settings)
+            if config is not None and config != self._current:
+                self._changed(config)
+                self._current = config
+                log.info("moesif: Kong's configuration changed and is in force")
+            self._trouble = None
+        except SettingsError as error:
+            if self._trouble != str(error):
+                log.error("moesif: %s; the configuration that was there stays in force", error)
+            self._trouble = str(error)
+        except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never of one error
+            log.error("moesif: unexpected while reading Kong's configuration: %s", describe(error))
+
+
+def _stamp(path: str | None) -> tuple[int, int] | None:
+    try:
+        status = Path(path).stat() if path is not None else None
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_size) if status is not None else None

@@ -1,0 +1,164 @@
+"""The options of `moesif-proxy`: from its command line before a YAML file, at the start and again on SIGHUP.
+
+The file holds mitmproxy's option names, ours with their `moesif_` prefix. What neither gives comes from the
+environment (`MOESIF_...`) or is the default. A file that cannot be taken leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mitmproxy import exceptions, optmanager
+from mitmproxy.utils import typecheck
+
+from mitmproxy_moesif.config import proxy_defaults
+from mitmproxy_moesif.proxy.arguments import Arguments
+
+FILES = ("certs", "jwt_jwks", "jwt_public_key", "moesif_hooks", "moesif_rules_file")
+"""Options that name files which nothing watches, or not at once: on SIGHUP they are read again."""
+
+
+class ConfigurationError(ValueError):
+    """One line that says what cannot be taken. It shows no value: that may be a secret."""
+
+
+class Configuration:
+    """What is given to the options of one proxy."""
+
+    def __init__(self, options: optmanager.OptManager, arguments: Arguments) -> None:
+        self._options = options
+        self._arguments = arguments
+        self._own = dedicated(arguments)
+        self._given = {setting.partition("=")[0] for setting in arguments.settings} | set(self._own)
+        self._from_file: set[str] = set()
+
+    def start(self) -> None:
+        """Set everything for the first time; what no addon has registered yet is kept for it."""
+        wanted = self._read()
+        if self._arguments.upstream is None and "mode" not in wanted:
+            raise ConfigurationError("there is no upstream: give --upstream URL")
+        with refusals(""):
+            self._options.update_defer(**wanted)
+        for name, settings in self._settings().items():
+            with refusals(name):
+                self._options.set(*settings, defer=True)
+        with refusals(""):
+            self._options.update_defer(**self._own)
+        self._from_file = set(wanted)
+
+    def _settings(self) -> dict[str, list[str]]:
+        """The command line's settings by name; a list is given as several."""
+        by_name: dict[str, list[str]] = {}
+        for setting in self._arguments.settings:
+            by_name.setdefault(setting.partition("=")[0], []).append(setting)
+        return by_name
+
+    def reload(self) -> set[str]:
+        """Read the file again and apply it, all of it or nothing. Returns the names of the options that changed."""
+        wanted = self._read()
+        self._check(wanted)
+        known = self._options._options  # noqa: SLF001 - the only way to tell unset from default, and to go back to it
+        gone = {name for name in self._from_file - set(wanted) if name in known}
+        changed = {name for name, value in wanted.items() if known[name].value != value}
+        changed |= {name for name in gone if known[name].value is not optmanager.unset}
+        self._apply({name: wanted.get(name, optmanager.unset) for name in changed})
+        self._from_file = set(wanted)
+        return changed
+
+    def _apply(self, values: Mapping[str, Any]) -> None:
+        known = self._options._options  # noqa: SLF001
+        before = {name: known[name].value for name in values}
+        # What such a file holds may have been renewed in its place: its addon is told as if the name had changed.
+        renewed = {name for name in FILES if name in known and known[name].current()}
+        try:
+            for name, value in values.items():
+                known[name].value = value
+            self._options.changed.send(updated=set(values) | renewed)
+        except exceptions.OptionsError as error:
+            for name, value in before.items():
+                known[name].value = value
+            if values:
+                with suppress(exceptions.OptionsError):  # the file that was refused is refused again
+                    self._options.changed.send(updated=set(values))
+            raise ConfigurationError(one_line(error)) from None
+        proxy_defaults.set_defaults(self._options)
+
+    def _check(self, wanted: Mapping[str, Any]) -> None:
+        for name, value in wanted.items():
+            option = self._options._options.get(name)  # noqa: SLF001
+            if option is None:
+                raise ConfigurationError(unknown(name, self._options.keys()))
+            try:
+                typecheck.check_option_type(name, value, option.typespec)
+            except TypeError:
+                kind = typecheck.typespec_to_str(option.typespec)
+                raise ConfigurationError(f"{name}: must be of type {kind}") from None
+
+    def _read(self) -> dict[str, Any]:
+        """What the file gives and the command line does not."""
+        if self._arguments.config is None:
+            return {}
+        content = read(self._arguments.config)
+        for name in ("listen_host", "listen_port"):
+            if name in content:
+                raise ConfigurationError(f"{name}: is given by --listen")
+        if not is_reverse(content.get("mode", ["reverse:http://"])):
+            raise ConfigurationError("mode: must be a list of one reverse:http://... or reverse:https://...")
+        return {name: value for name, value in content.items() if name not in self._given}
+
+
+def dedicated(arguments: Arguments) -> dict[str, Any]:
+    """The options that arguments of their own stand for."""
+    options: dict[str, Any] = {"listen_host": arguments.listen.host, "listen_port": arguments.listen.port}
+    if arguments.upstream is not None:
+        options["mode"] = [f"reverse:{arguments.upstream}"]
+    if arguments.tls_cert is not None:
+        options["certs"] = [f"*={arguments.tls_cert}"]
+    if arguments.scripts:
+        options["scripts"] = list(arguments.scripts)
+    return options
+
+
+def is_reverse(modes: object) -> bool:
+    match modes:
+        case [str(mode)]:
+            return mode.startswith(("reverse:http://", "reverse:https://"))
+    return False
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The options of a YAML file. Raises `ConfigurationError`."""
+    try:
+        content = optmanager.parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: cannot be read ({type(error).__name__})") from None
+    except exceptions.OptionsError as error:
+        raise ConfigurationError(f"{path}: {one_line(error)}") from None
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise ConfigurationError(f"{path}: must be a mapping of option names to values")
+    if scripts := content.get("scripts"):
+        content["scripts"] = [str(optmanager.relative_path(each, relative_to=path.parent)) for each in scripts]
+    return content
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"{name}: there is no such option{f'; did you mean {close[0]}?' if close else ''}"
+
+
+@contextmanager
+def refusals(name: str) -> Iterator[None]:
+    """Raises `ConfigurationError` for what mitmproxy refuses; not every version of it says for which option."""
+    try:
+        yield
+    except (exceptions.OptionsError, TypeError) as error:
+        reason = one_line(error)
+        raise ConfigurationError(reason if name in reason else f"{name}: {reason}") from None
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,184 @@
+"""What mitmproxy's HTTP/1 gets wrong for a reverse proxy, mended in subclasses of its two ends.
+
+- Trailers end in an exception and a connection that hangs: they are passed on.
+- An interim answer (103) of the upstream is taken for the final one: it is passed on, and the final one awaited.
+- After an interim answer a failing upstream is no 502 any more: it is.
+- An HTTP/2 request without Content-Length reaches an HTTP/1 upstream without its body's framing: it goes in chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import h11
+from h11._readers import ChunkedReader
+from h11._receivebuffer import ReceiveBuffer
+from mitmproxy import http
+from mitmproxy.connection import Connection
+from mitmproxy.net.http.http1 import assemble_response_head
+from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.layers import http as http_layers
+from mitmproxy.proxy.layers.http import _http1
+from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
+from mitmproxy.proxy.layers.http._events import (
+    RequestEndOfMessage,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseEndOfMessage,
+    ResponseHeaders,
+    ResponseTrailers,
+)
+from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Connection, Http1Server
+
+from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
+
+LAST_CHUNK = b"0\r\n\r\n"
+FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host", b"trailer"})
+"""Fields that are never passed on behind a body."""
+
+type Commands = Generator[commands.Command, Any, None]
+
+
+class TrailersReader(ChunkedReader):
+    """Keeps the trailers to itself: what reads the body raises an exception at the sight of them."""
+
+    trailers: http.Headers | None = None
+
+    def __call__(self, buffer: ReceiveBuffer) -> Any:
+        event = super().__call__(buffer)
+        if isinstance(event, h11.EndOfMessage) and event.headers:
+            self.trailers = http.Headers(
+                [
+                    (bytes(name), bytes(value))
+                    for name, value in event.headers.raw_items()
+                    if name.lower() not in FRAMING
+                ]
+            )
+            return h11.EndOfMessage()
+        return event
+
+
+def body_reader(expected_size: int | None) -> Any:
+    return TrailersReader() if expected_size is None else _stock_body_reader(expected_size)
+
+
+_stock_body_reader = _http1.make_body_reader
+
+
+class Server(Http1Server):
+    """Toward the client."""
+
+    trailers: http.Headers | None = None
+
+    def send(self, event: HttpEvent) -> Commands:
+        if isinstance(event, ResponseTrailers):
+            self.trailers = event.trailers
+            return nothing()
+        if isinstance(event, ResponseHeaders) and is_interim(event.response):
+            return interim_head(self.conn, event.response)
+        if isinstance(event, ResponseEndOfMessage) and self.trailers:
+            trailers, self.trailers = self.trailers, None
+            return with_trailers(super().send(event), self.conn, trailers)
+        return super().send(event)
+
+    def read_body(self, event: events.Event) -> Commands:
+        return announcing_trailers(self, super().read_body(event), RequestEndOfMessage, RequestTrailers)
+
+
+class Client(Http1Client):
+    """Toward the upstream."""
+
+    trailers: http.Headers | None = None
+
+    def send(self, event: HttpEvent) -> Commands:
+        if isinstance(event, RequestTrailers):
+            self.trailers = event.trailers
+            return nothing()
+        if isinstance(event, RequestEndOfMessage) and self.trailers:
+            trailers, self.trailers = self.trailers, None
+            return with_trailers(super().send(event), self.conn, trailers)
+        return super().send(framed(event) if isinstance(event, RequestHeaders) else event)
+
+    def read_headers(self, event: events.ConnectionEvent) -> Commands:
+        reading = super().read_headers(event)
+        for command in reading:
+            if (interim := interim_answer(command)) is None:
+                yield command
+                continue
+            reading.close()  # before it takes the answer for final
+            self.response = None
+            if interim.response.status_code != 100 and self.request is not None and not self.request.is_http10:
+                yield http_layers.SendHttp(interim, self.context.client)
+            yield from self.read_headers(events.DataReceived(self.conn, b""))
+            return
+
+    def read_body(self, event: events.Event) -> Commands:
+        return announcing_trailers(self, super().read_body(event), ResponseEndOfMessage, ResponseTrailers)
+
+
+def is_interim(response: http.Response) -> bool:
+    """Whether another answer follows. 100 is mitmproxy's own; 101 is the last that is HTTP."""
+    return 102 <= response.status_code < 200
+
+
+def interim_answer(command: commands.Command) -> ResponseHeaders | None:
+    if isinstance(command, ReceiveHttp) and isinstance(command.event, ResponseHeaders):
+        status = command.event.response.status_code
+        return command.event if is_interim(command.event.response) or status == 100 else None
+    return None
+
+
+def framed(event: RequestHeaders) -> RequestHeaders:
+    """A request that came over HTTP/2 with a body of unknown length, in chunks. The flow's own stays as it is."""
+    request = event.request
+    if event.end_stream or not (request.is_http2 or request.is_http3) or "content-length" in request.headers:
+        return event
+    request = request.copy()
+    request.headers["Transfer-Encoding"] = "chunked"
+    return RequestHeaders(event.stream_id, request, end_stream=False, replay_flow=event.replay_flow)
+
+
+def nothing() -> Commands:
+    yield from ()
+
+
+def interim_head(peer: Connection, response: http.Response) -> Commands:
+    yield commands.SendData(peer, assemble_response_head(response))
+
+
+def announcing_trailers(layer: Http1Connection, reading: Commands, end: type[HttpEvent], kind: Any) -> Commands:
+    """Put the trailers, where there are any, before the end of the message."""
+    reader = layer.body_reader
+    return announced(layer, reading, reader, end, kind) if isinstance(reader, TrailersReader) else reading
+
+
+def announced(
+    layer: Http1Connection, reading: Commands, reader: TrailersReader, end: type[HttpEvent], kind: Any
+) -> Commands:
+    for command in reading:
+        if reader.trailers and isinstance(command, ReceiveHttp) and isinstance(command.event, end):
+            if layer.context.client.alpn == b"h2":  # where names in upper case are an error
+                reader.trailers.fields = tuple((name.lower(), value) for name, value in reader.trailers.fields)
+            yield ReceiveHttp(kind(command.event.stream_id, reader.trailers))
+        yield command
+
+
+def with_trailers(sending: Commands, peer: Connection, trailers: http.Headers) -> Commands:
+    """The end of a body in chunks with its trailers. A body that is not in chunks has no place for them."""
+    for command in sending:
+        if isinstance(command, commands.SendData) and command.data == LAST_CHUNK:
+            yield commands.SendData(peer, b"0\r\n" + bytes(trailers) + b"\r\n")
+        else:
+            yield command
+
+
+REPLACEMENTS = (
+    replacement(http_layers, "Http1Server", Server),
+    replacement(http_layers, "Http1Client", Client),
+    replacement(_http1, "make_body_reader", body_reader),
+)
+
+
+def install() -> None:
+    put_in_place(REPLACEMENTS)

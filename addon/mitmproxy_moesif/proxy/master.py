@@ -1,0 +1,148 @@
+"""The proxy that `moesif-proxy` runs: mitmproxy's core, the capture, and what a reverse proxy needs, no more.
+
+On a mitmproxy that was not tested it is mitmproxy's own DumpMaster, with the same options and the capture.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from mitmproxy import ctx, exceptions, hooks, options
+from mitmproxy.addons import core, disable_h2c, errorcheck, next_layer, proxyserver, script
+from mitmproxy.master import Master
+from mitmproxy.tools.dump import DumpMaster
+
+from mitmproxy_moesif.addon import MoesifAddon
+from mitmproxy_moesif.admin.source import AdminSource
+from mitmproxy_moesif.config.options import OPTION_PREFIX
+from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.delivery.ledger import Reading
+from mitmproxy_moesif.jwt_gate.addon import JwtGate
+from mitmproxy_moesif.jwt_gate.settings import PREFIX
+from mitmproxy_moesif.log import log
+from mitmproxy_moesif.proxy.arguments import Arguments
+from mitmproxy_moesif.proxy.configuration import Configuration, ConfigurationError, one_line, unknown
+from mitmproxy_moesif.proxy.forwarded import Forwarded
+from mitmproxy_moesif.runtime import Listening
+from mitmproxy_moesif.speedups import switch, versions
+
+if TYPE_CHECKING:
+    from mitmproxy_moesif.proxy.drain import Drain
+
+
+class StartCheck(errorcheck.ErrorCheck):
+    """Ends the start where an error was logged: the log has said which. `ready` is called when all has started."""
+
+    name = "errorcheck"
+
+    def __init__(self, ready: Callable[[], None]) -> None:
+        super().__init__()
+        self._ready = ready
+
+    def running(self) -> None:
+        for name in ctx.options.deferred:
+            if not name.startswith((OPTION_PREFIX, PREFIX)):  # those are the capture's and the gate's to tell
+                log.error("moesif-proxy: %s", unknown(name, ctx.options.keys()))
+
+    async def shutdown_if_errored(self) -> None:
+        if self.logger.has_errored:
+            sys.exit(1)
+
+    def finish(self) -> None:
+        errorcheck.ErrorCheck.finish(self)
+        self._ready()
+
+
+class Told(Protocol):
+    """Who is told what happens in a proxy. `shared`: other processes listen on the same port."""
+
+    shared: bool
+
+    def ready(self) -> None:
+        """It listens, and everything has started."""
+
+    def report(self, reading: Reading, /) -> None:
+        """It has ended; the last counts."""
+
+    def listen(self, settings: Settings, source: AdminSource, /) -> Listening:
+        """Give access to the Admin API. Raises `OSError` and `ValueError` with one line."""
+
+
+class Proxy:
+    """One proxy on the running event loop. Raises `ConfigurationError`."""
+
+    def __init__(self, arguments: Arguments, told: Told) -> None:
+        check = StartCheck(told.ready)
+        given = options.Options()
+        self.untested = versions.untested()
+        self.master = (
+            Master(given) if self.untested is None else DumpMaster(given, with_termlog=False, with_dumper=False)
+        )
+        self.configuration = Configuration(given, arguments)
+        self.capture = MoesifAddon(told.report, told.listen, drained=self.untested is None)
+        self._drain: Drain | None = None
+        if self.untested is None:
+            self._add_core(arguments, shared=told.shared)
+        else:
+            log.warning("moesif-proxy: %s: running mitmproxy's own master, which is slower", self.untested)
+            self.master.addons.remove(self.master.addons.get("errorcheck"))
+        self.configuration.start()
+        self._add_capture(arguments, check)
+
+    def _add_core(self, arguments: Arguments, *, shared: bool) -> None:
+        from mitmproxy_moesif.proxy import http1, listening
+        from mitmproxy_moesif.proxy.drain import Drain
+        from mitmproxy_moesif.proxy.tls import Tls
+
+        listening.install(shared=shared)
+        http1.install()
+        self.master.addons.add(core.Core(), proxyserver.Proxyserver(), disable_h2c.DisableH2C())
+        self._drain = Drain(arguments.drain_timeout)
+        self.master.addons.add(Tls(), next_layer.NextLayer(), self._drain)
+        switch.install(self.master)
+
+    def _add_capture(self, arguments: Arguments, check: StartCheck) -> None:
+        self._add_configured(self.capture)
+        self._add_configured(JwtGate())
+        if self.untested is None:  # a DumpMaster has one, before the capture
+            self._add_configured(script.ScriptLoader())
+        if arguments.forwarded:
+            self.master.addons.add(Forwarded())
+        self.master.addons.add(check)
+
+    def _add_configured(self, addon: object) -> None:
+        """Options that were given before an addon is there are not told to it: mitmproxy does so for scripts only."""
+        try:
+            self.master.addons.add(addon)
+            self.master.addons.invoke_addon_sync(addon, hooks.ConfigureHook(self.master.options.keys()))
+        except exceptions.OptionsError as error:
+            raise ConfigurationError(one_line(error)) from None
+
+    async def run(self) -> None:
+        """Until `stop`. Raises `SystemExit` where the start fails."""
+        await self.master.run()
+
+    def stop(self) -> None:
+        """End when exchanges and events are done; while it waits for exchanges, at once.
+
+        From then on the capture has the signals: one more ends its wait for events.
+        """
+        if self._drain is not None and self._drain.draining:
+            self._drain.abort()
+        self.master.shutdown()
+
+    def reload(self) -> str:
+        """Read the configuration again; what changed, in one line. Raises `ConfigurationError`."""
+        changed = self.configuration.reload()
+        return f"{', '.join(sorted(changed))} changed" if changed else "nothing changed"
+
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where it listens."""
+        server: proxyserver.Proxyserver = self.master.addons.get("proxyserver")
+        return [(str(host), int(port)) for host, port, *_ in server.listen_addrs()]
+
+    def reading(self) -> Reading | None:
+        """Where the captured events are; None before the capture has started."""
+        return self.capture.reading()

@@ -1,0 +1,99 @@
+"""The Admin API of a worker: the admin listener's own application, asked by the supervisor instead of over a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from tornado.httputil import HTTPConnection, HTTPHeaders, RequestStartLine, ResponseStartLine
+
+from mitmproxy_moesif.admin.handlers import Parts, admin_app
+from mitmproxy_moesif.admin.source import AdminSource
+from mitmproxy_moesif.web.access import Address, Gate
+from mitmproxy_moesif.workers.messages import Answer, Request
+
+HOST = "127.0.0.1"
+"""As if asked from this machine: the supervisor has judged who asks."""
+
+NOT_PASSED_ON = frozenset(("connection", "content-length", "date", "server", "transfer-encoding"))
+STOP_SECONDS = 2.0
+
+
+class Answering:
+    """Answers in a thread of its own, as the listener does: a change may wait for the proxy's event loop."""
+
+    def __init__(self, source: AdminSource) -> None:
+        self._app = admin_app(Parts(source, Gate(Address(HOST, 0), None)))
+        self._loop: Future[asyncio.AbstractEventLoop] = Future()
+        self._ending = asyncio.Event()
+        self._stopped = False
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="moesif-admin", daemon=True)
+        self._thread.start()
+
+    def ask(self, request: Request, answered: Callable[[Answer], None]) -> None:
+        """`answered` is called in the thread that answers; never after `stop`, which the same thread calls."""
+
+        def done(future: Future[Answer]) -> None:
+            if not future.cancelled():
+                answered(future.result() if future.exception() is None else Answer(500))
+
+        if not self._stopped:
+            asyncio.run_coroutine_threadsafe(self._answer(request), self._loop.result()).add_done_callback(done)
+
+    def stop(self, timeout: float = STOP_SECONDS) -> None:
+        """An answer under way is given up."""
+        if not self._stopped:
+            self._stopped = True
+            self._loop.result().call_soon_threadsafe(self._ending.set)
+            self._thread.join(timeout)
+
+    async def _run(self) -> None:
+        self._loop.set_result(asyncio.get_running_loop())
+        await self._ending.wait()
+
+    async def _answer(self, request: Request) -> Answer:
+        recorded = Recorded()
+        delegate = self._app.start_request(self, recorded)
+        given = {"Host": HOST, "Content-Type": request.content_type, "Accept": request.accept}
+        headers = HTTPHeaders({name: value for name, value in given.items() if value})
+        headers["Content-Length"] = str(len(request.body))
+        if (
+            prepared := delegate.headers_received(RequestStartLine(request.method, request.path, "1.1"), headers)
+        ) is not None:
+            await prepared
+        if not recorded.done.done():
+            if (taken := delegate.data_received(request.body)) is not None:
+                await taken
+            delegate.finish()
+        return await recorded.done
+
+
+class Recorded(HTTPConnection):
+    """The connection that the application writes its answer to; `done` is the answer."""
+
+    def __init__(self) -> None:
+        self.done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._status = 500
+        self._headers: list[tuple[str, str]] = []
+        self._body = bytearray()
+
+    def set_close_callback(self, callback: Callable[[], None] | None) -> None:
+        """It is never closed while an answer is made."""
+
+    def write_headers(self, start_line: Any, headers: HTTPHeaders, chunk: bytes | None = None) -> asyncio.Future[None]:
+        assert isinstance(start_line, ResponseStartLine)
+        self._status = start_line.code
+        self._headers = [each for each in headers.get_all() if each[0].lower() not in NOT_PASSED_ON]
+        return self.write(chunk or b"")
+
+    def write(self, chunk: bytes) -> asyncio.Future[None]:
+        self._body += chunk
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        written.set_result(None)
+        return written
+
+    def finish(self) -> None:
+        self.done.set_result(Answer(self._status, tuple(self._headers), bytes(self._body)))

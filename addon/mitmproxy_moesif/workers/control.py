@@ -1,0 +1,123 @@
+"""A worker as its supervisor sees it: a process that may be another one later, orders to it, and what it tells."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import count
+from typing import Any
+
+from mitmproxy_moesif.delivery.ledger import Reading
+from mitmproxy_moesif.workers.messages import Answer, Request
+
+NOTHING = Reading(0, 0, 0, 0, 0)
+
+READ_SECONDS, CHANGE_SECONDS = 5.0, 15.0
+"""How long a worker may take to answer; a change waits for its event loop."""
+
+LONGEST_LINE = 2**25
+"""Bytes; answers about thousands of plugins go in one line."""
+
+
+class Worker:
+    """One place for a process, and what was told by the process that is in it now.
+
+    `heard` is called with what is not about the process as such. See `worker` for the lines both ways.
+    """
+
+    def __init__(self, number: int, heard: Callable[[Worker, dict[str, Any]], None]) -> None:
+        self.number = number
+        self.reading = NOTHING
+        self.ready = asyncio.Event()
+        self.process: asyncio.subprocess.Process | None = None
+        self._heard = heard
+        self._numbers = count(1)
+        self._asked: dict[int, asyncio.Future[Answer | None]] = {}
+
+    async def run(self, arguments: Sequence[str], *, ending: Callable[[], bool]) -> int:
+        """Start a process and wait for its end; its exit code, negative for a signal."""
+        ours, theirs = os.pipe()
+        with os.fdopen(ours, "rb") as pipe:
+            try:
+                await self._start(theirs, arguments)
+            finally:
+                os.close(theirs)
+            if ending():
+                self.order("end")
+            await self._listen(pipe)
+        assert self.process is not None
+        code = await self.process.wait()
+        self.process = None
+        self.ready.clear()
+        return code
+
+    async def _start(self, pipe: int, arguments: Sequence[str]) -> None:
+        command = [sys.executable, "-m", "mitmproxy_moesif.workers.worker", str(pipe), *arguments]
+        # A session of its own: Ctrl-C goes to the supervisor alone, which tells the workers once.
+        self.process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE, pass_fds=(pipe,), start_new_session=True
+        )
+
+    async def _listen(self, pipe: Any) -> None:
+        """Until the process has closed its end, which it does when it ends."""
+        reader = asyncio.StreamReader(LONGEST_LINE)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
+        )
+        try:
+            async for line in reader:
+                with suppress(ValueError, TypeError, KeyError):  # a line cut by kill -9
+                    self._hear(json.loads(line))
+        finally:
+            transport.close()
+            self._answer_none()
+
+    def _hear(self, said: dict[str, Any]) -> None:
+        if "reading" in said:
+            self.reading = Reading(**said["reading"])
+        elif "answer" in said:
+            asked = self._asked.pop(said["to"], None)
+            if asked is not None and not asked.done():
+                asked.set_result(Answer.from_json(said["answer"]))
+        else:
+            self._heard(self, said)
+
+    def _answer_none(self) -> None:
+        asked, self._asked = self._asked, {}
+        for each in asked.values():
+            if not each.done():
+                each.set_result(None)
+
+    async def ask(self, request: Request) -> Answer | None:
+        """Its answer, before which it has told its reading; None where it ended first, or does not answer in time."""
+        number = next(self._numbers)
+        answer: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
+        if not self._write({"order": "answer", "to": number, "request": request.to_json()}):
+            answer.set_result(None)
+        try:
+            return await asyncio.wait_for(answer, CHANGE_SECONDS if request.is_change else READ_SECONDS)
+        except TimeoutError:
+            return None
+        finally:
+            self._asked.pop(number, None)
+
+    def order(self, what: str) -> None:
+        self._write({"order": what})
+
+    def _write(self, order: dict[str, Any]) -> bool:
+        if self.process is None or self.process.stdin is None or self.process.returncode is not None:
+            return False
+        with suppress(OSError, RuntimeError):
+            self.process.stdin.write(json.dumps(order).encode() + b"\n")
+            return True
+        return False
+
+    def kill(self) -> None:
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                self.process.kill()

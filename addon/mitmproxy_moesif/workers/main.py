@@ -1,0 +1,47 @@
+"""`moesif-proxy`: the production start, in this process or with several workers."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import Sequence
+
+from mitmproxy_moesif.log import log
+from mitmproxy_moesif.proxy.arguments import Arguments, parse
+from mitmproxy_moesif.proxy.console import quiet_log
+from mitmproxy_moesif.speedups import versions
+from mitmproxy_moesif.workers.supervisor import Supervisor
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Until SIGTERM or SIGINT; the exit code. What is wrong with `arguments` ends the process with code 2."""
+    parsed = parse(arguments)
+    quiet_log()
+    if parsed.workers > 1 and (reason := not_shared()) is not None:
+        log.warning("moesif-proxy: %s: running one worker", reason)
+    elif parsed.workers > 1:
+        return supervise(parsed, arguments)
+    from mitmproxy_moesif.workers import worker  # mitmproxy: nothing for a supervisor
+
+    return worker.run(parsed, worker.Alone())
+
+
+def not_shared() -> str | None:
+    """Why several processes cannot listen on one port; None where they can."""
+    return versions.untested() if hasattr(socket, "SO_REUSEPORT") else "this system has no SO_REUSEPORT"
+
+
+def supervise(parsed: Arguments, arguments: Sequence[str]) -> int:
+    async def run() -> int:
+        return await Supervisor(parsed, arguments).run()
+
+    try:
+        return asyncio.run(run())
+    except OSError as error:
+        log.error("moesif-proxy: %s", error)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,223 @@
+"""Several workers on one port: starts them, starts them again when they die, ends them, and adds up what they tell.
+
+Knows nothing of mitmproxy: a process that stays small. It keeps the port bound but does not listen, so that the port
+is ours also while no worker runs. A worker that died leaves its spool; the others adopt it. The Admin API of all of
+them is served here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from mitmproxy_moesif.admin.server import AdminServer
+from mitmproxy_moesif.delivery.ledger import Reading
+from mitmproxy_moesif.log import log
+from mitmproxy_moesif.proxy.arguments import Address, Arguments
+from mitmproxy_moesif.proxy.sockets import close_all, open_sockets
+from mitmproxy_moesif.workers.control import NOTHING, Worker
+from mitmproxy_moesif.workers.listener import admin_server
+from mitmproxy_moesif.workers.relay import Relay
+
+FIRST_DELAY, LONGEST_DELAY = 0.2, 10.0
+"""Seconds until a worker that died is started again; doubled each time."""
+
+SETTLED = 30.0
+"""Seconds after which a worker counts as well, and its next death as its first."""
+
+GRACE = 3.0
+"""Seconds that workers have to end at once, until they are killed."""
+
+
+class Supervisor:
+    """Runs the workers until SIGTERM or SIGINT; `reading` adds up what they tell, at any time."""
+
+    def __init__(self, arguments: Arguments, given: Sequence[str]) -> None:
+        self._arguments = arguments
+        self._given = given
+        self._workers = [Worker(number, self._hear) for number in range(1, arguments.workers + 1)]
+        self._relay = Relay(self._workers, self.reading)
+        self._admin_wanted: dict[str, str] | None = None
+        self._admin: AdminServer | None = None
+        self._greetings: set[asyncio.Task[None]] = set()
+        self._gone = NOTHING
+        self._started = False
+        self._stops = 0
+        self.stopping = asyncio.Event()
+        self._told: set[str] = set()
+
+    async def run(self) -> int:
+        """The exit code. Raises `OSError` with one line where the port is taken."""
+        sockets = reserve(self._arguments.listen)
+        try:
+            address = Address(self._arguments.listen.host, sockets[0].getsockname()[1])
+            return await self._supervise(address)
+        finally:
+            if self._admin is not None:
+                await asyncio.to_thread(self._admin.stop)
+            close_all(sockets)
+
+    async def _supervise(self, address: Address) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        given = [*self._given, "--listen", str(address)]
+        # The first alone: what is wrong is told once, and what all of them need is made by one.
+        keeping: list[asyncio.Future[int]] = []
+        refused = False
+        for workers in (self._workers[:1], self._workers[1:]):
+            if self.stopping.is_set():
+                break
+            keeping += [asyncio.ensure_future(self._keep(worker, given)) for worker in workers]
+            for worker in workers:
+                await either(worker.ready, self.stopping)
+            if not self.stopping.is_set() and not self._open_admin():
+                self.stop()
+                refused = True
+        if not self.stopping.is_set():
+            self._started = True
+            upstream = self._arguments.upstream or "what the configuration says"
+            count = len(self._workers)
+            log.info("moesif-proxy: listening at %s with %d workers, passing to %s", address, count, upstream)
+        codes = await asyncio.gather(*keeping)
+        if self._started or self.reading().captured:
+            sys.stderr.write(f"moesif: {self.reading().line()}\n")
+        return 1 if refused or any(codes) else 0
+
+    def _open_admin(self) -> bool:
+        """Listen where the workers' options say, once; False where that cannot be, after the log has said why."""
+        if self._admin_wanted is not None and self._admin is None:
+            listen, token = self._admin_wanted["listen"], self._admin_wanted["token"]
+            try:
+                server = admin_server(listen, token or None, self._relay.answer)
+                server.start()
+            except (OSError, ValueError) as error:
+                log.error("moesif: %s", error)
+                return False
+            self._admin = server
+            log.info("moesif: status, metrics and Admin API of all workers at %s", server.url)
+        return True
+
+    async def _keep(self, worker: Worker, given: Sequence[str]) -> int:
+        """Keep one running; the exit code of the one that ended as it was told, or never started."""
+        delay, clock = FIRST_DELAY, asyncio.get_running_loop().time
+        while True:
+            began = clock()
+            try:
+                code = await worker.run(given, ending=self.stopping.is_set)
+            except OSError as error:  # no memory or no process left for it now
+                log.error("moesif-proxy: worker %d cannot be started: %s", worker.number, error.strerror)
+                code = 1
+            if self.stopping.is_set():
+                return code
+            if not self._started:
+                self.stop()
+                return code or 1
+            self._gone = total([self._gone, handed_over(worker.reading)])
+            worker.reading = NOTHING
+            delay = FIRST_DELAY if clock() - began > SETTLED else delay
+            log.warning("moesif-proxy: worker %d %s; again in %.1f s", worker.number, how_ended(code), delay)
+            await either(self.stopping, seconds=delay)
+            if self.stopping.is_set():
+                return 0
+            delay = min(delay * 2, LONGEST_DELAY)
+
+    def stop(self) -> None:
+        """End when exchanges and events are done; called again: at once; and again: by force."""
+        self._stops += 1
+        self.stopping.set()
+        for worker in self._workers:
+            worker.order("end" if self._stops == 1 else "abort")
+        if self._stops > 1:
+            asyncio.get_running_loop().call_later(GRACE if self._stops == 2 else 0, self._kill)
+
+    def _kill(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+
+    def reload(self) -> None:
+        self._told.clear()
+        for worker in self._workers:
+            if worker.ready.is_set():
+                worker.order("reload")
+
+    def _hear(self, worker: Worker, said: dict[str, Any]) -> None:
+        if "ready" in said:
+            greeting = asyncio.ensure_future(self._relay.catch_up(worker))
+            self._greetings.add(greeting)
+            greeting.add_done_callback(self._greetings.discard)
+        elif "admin" in said:
+            self._admin_wanted = said["admin"]
+        else:
+            self._hear_of_reload(said)
+
+    def _hear_of_reload(self, said: dict[str, str]) -> None:
+        """Log what workers answer, and what all of them say only once."""
+        for outcome, text in said.items():
+            if text not in self._told:
+                self._told.add(text)
+                log.log(*RELOAD[outcome], text)
+
+    def reading(self) -> Reading:
+        """Where the captured events of all workers are, as of the last second, or the last answer."""
+        return total([self._gone, *(worker.reading for worker in self._workers)])
+
+
+RELOAD = {
+    "reloaded": (logging.INFO, "moesif-proxy: the configuration was read again: %s"),
+    "refused": (logging.ERROR, "moesif-proxy: the configuration was refused, the old one stays: %s"),
+}
+
+
+async def either(*events: asyncio.Event, seconds: float | None = None) -> None:
+    """Until one of them is set, or the time is over."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+
+
+def reserve(listen: Address) -> list[socket.socket]:
+    """The port for all workers. Bound without sharing at first: two proxies must not share one by mistake."""
+    alone = open_sockets(listen.host, listen.port, shared=False)
+    port = alone[0].getsockname()[1]
+    close_all(alone)
+    return open_sockets(listen.host, port, shared=True)
+
+
+def handed_over(reading: Reading) -> Reading:
+    """What stays in the count of a worker that died: others adopt its spool, and count that themselves."""
+    lost = reading.waiting_in_memory
+    dropped = Counter(reading.dropped) + Counter({"worker_died": lost})
+    captured = reading.captured - reading.waiting_on_disk
+    return replace(reading, captured=captured, waiting_in_memory=0, waiting_on_disk=0, dropped=dict(dropped))
+
+
+def total(readings: Sequence[Reading]) -> Reading:
+    dropped: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
+    for reading in readings:
+        dropped.update(reading.dropped)
+        faults.update(reading.faults)
+    return Reading(
+        captured=sum(reading.captured for reading in readings),
+        recovered=sum(reading.recovered for reading in readings),
+        delivered=sum(reading.delivered for reading in readings),
+        waiting_in_memory=sum(reading.waiting_in_memory for reading in readings),
+        waiting_on_disk=sum(reading.waiting_on_disk for reading in readings),
+        dropped=dict(dropped),
+        faults=dict(faults),
+        skipped=sum(reading.skipped for reading in readings),
+    )
+
+
+def how_ended(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"

@@ -1,0 +1,195 @@
+"""One proxy in this process, on its own or as a worker of a supervisor.
+
+A worker's standard input is its supervisor's hand, one JSON object a line: the `order` is to `end`, to `abort` (end at
+once), to `reload` the configuration, or to `answer` a request to the Admin API; its end means that the supervisor has
+gone. What a worker has to say goes back through a pipe in the same form: `admin` (where its options say that the Admin
+API is), `ready`, `reading` (each second, before an answer, and last), `answer`, `reloaded` or `refused`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from mitmproxy_moesif.addon import report
+from mitmproxy_moesif.admin.source import AdminSource
+from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.delivery.ledger import Reading
+from mitmproxy_moesif.log import log
+from mitmproxy_moesif.proxy.arguments import Address, Arguments, parse
+from mitmproxy_moesif.proxy.configuration import ConfigurationError
+from mitmproxy_moesif.proxy.console import quiet_log
+from mitmproxy_moesif.proxy.master import Proxy
+from mitmproxy_moesif.runtime import listen
+from mitmproxy_moesif.workers.answering import Answering
+from mitmproxy_moesif.workers.messages import Answer, Request
+
+TELL_EVERY = 1.0
+"""Seconds between two readings sent to the supervisor."""
+
+
+class Alone:
+    """Who is told what happens: people, through the log."""
+
+    shared = False
+    listen = staticmethod(listen)
+    report = staticmethod(report)
+
+    def start(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+
+    def ready(self) -> None:
+        options = self._proxy.master.options
+        addresses = " and ".join(str(Address(host, port)) for host, port in self._proxy.addresses())
+        log.info(
+            "moesif-proxy: listening at %s%s, passing to %s",
+            addresses,
+            " with TLS" if options.certs else "",
+            options.mode[0].removeprefix("reverse:"),
+        )
+
+    def reloaded(self, what: str) -> None:
+        log.info("moesif-proxy: the configuration was read again: %s", what)
+
+    def refused(self, why: str) -> None:
+        log.error("moesif-proxy: the configuration was refused, the old one stays: %s", why)
+
+    def ended(self) -> None:
+        """The capture's own line has said it."""
+
+
+class Supervised:
+    """Who is told what happens: the supervisor, through a pipe."""
+
+    shared = True
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+        self._telling = threading.RLock()
+        self._orders = bytearray()
+        self._answering: Answering | None = None
+        self._alone = False
+
+    def start(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), self._obey)
+
+    def _obey(self) -> None:
+        said = os.read(sys.stdin.fileno(), 65_536)
+        if not said:
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            log.warning("moesif-proxy: the supervisor has gone, worker %d ends", os.getpid())
+            self._alone = True
+            self._proxy.stop()
+        *orders, self._orders = (self._orders + said).split(b"\n")
+        for order in orders:
+            self._do(json.loads(order))
+
+    def _do(self, order: dict[str, Any]) -> None:
+        match order["order"]:
+            case "end":
+                self._proxy.stop()
+            case "abort":
+                signal.raise_signal(signal.SIGTERM)
+            case "reload":
+                reload(self._proxy, self)
+            case "answer":
+                self._answer(order["to"], Request.from_json(order["request"]))
+
+    def _answer(self, number: int, request: Request) -> None:
+        def answered(answer: Answer) -> None:
+            self.ended()  # its counts first, so that an answer never tells less than they do
+            self._tell(to=number, answer=answer.to_json())
+
+        if self._answering is None:
+            answered(Answer(404))
+        else:
+            self._answering.ask(request, answered)
+
+    def listen(self, settings: Settings, source: AdminSource) -> Answering:
+        """In place of a listener of its own: all workers have one, the supervisor's."""
+        token = settings.admin_token.get_secret_value()
+        self._tell(admin={"listen": settings.admin_listen, "token": token})
+        self._answering = Answering(source)
+        return self._answering
+
+    def report(self, reading: Reading) -> None:
+        """The supervisor says the sum; nobody does where it has gone."""
+        if self._alone:
+            report(reading)
+
+    def ready(self) -> None:
+        self._tell(ready=True)
+        self._tell_regularly()
+
+    def _tell_regularly(self) -> None:
+        self.ended()
+        asyncio.get_running_loop().call_later(TELL_EVERY, self._tell_regularly)
+
+    def reloaded(self, what: str) -> None:
+        self._tell(reloaded=what)
+
+    def refused(self, why: str) -> None:
+        self._tell(refused=why)
+
+    def ended(self) -> None:
+        with self._telling:  # none that is older may be told later
+            if (reading := self._proxy.reading()) is not None:
+                self._tell(reading=dataclasses.asdict(reading))
+
+    def _tell(self, **what: Any) -> None:
+        """From any thread. One pipe takes no more than a few kilobytes at once, and lines must not mix."""
+        line = memoryview(json.dumps(what).encode() + b"\n")
+        with self._telling, suppress(OSError):  # the supervisor has gone, which is told by the other pipe
+            while line:
+                line = line[os.write(self._pipe, line) :]
+
+
+def run(arguments: Arguments, told: Alone | Supervised) -> int:
+    """Until it is told to end; the exit code."""
+    try:
+        asyncio.run(serve(arguments, told))
+    except ConfigurationError as error:
+        log.error("moesif-proxy: %s", error)
+        return 1
+    return 0
+
+
+async def serve(arguments: Arguments, told: Alone | Supervised) -> None:
+    proxy = Proxy(arguments, told)
+    told.start(proxy)
+    on_signal(signal.SIGTERM, proxy.stop)
+    on_signal(signal.SIGINT, proxy.stop)
+    on_signal(signal.SIGHUP, lambda: reload(proxy, told))
+    await proxy.run()
+    told.ended()
+
+
+def reload(proxy: Proxy, told: Alone | Supervised) -> None:
+    try:
+        told.reloaded(proxy.reload())
+    except ConfigurationError as error:
+        told.refused(str(error))
+
+
+def on_signal(number: int, act: Callable[[], None]) -> None:
+    asyncio.get_running_loop().add_signal_handler(number, act)
+
+
+def main(arguments: list[str]) -> int:
+    """As the supervisor starts it: the number of the pipe, and the arguments of `moesif-proxy`."""
+    pipe, *rest = arguments
+    quiet_log()
+    return run(parse(rest), Supervised(int(pipe)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

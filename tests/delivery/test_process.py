@@ -1,0 +1,69 @@
+"""What the two sides say to each other where it depends on the moment."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import pytest
+
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.config.settings import parse_settings
+from mitmproxy_moesif.delivery.api import Condition
+from mitmproxy_moesif.delivery.client import Courier
+from mitmproxy_moesif.delivery.pipeline import Pipeline
+from mitmproxy_moesif.delivery.process import Helper
+from mitmproxy_moesif.delivery.protocol import messages, packed
+from mitmproxy_moesif.event.exchange import Exchange
+
+
+def an_exchange(number: int) -> Exchange:
+    return Exchange(str(number), "http", "h", "GET", b"/", "HTTP/1.1", "127.0.0.1", time.time(), ())
+
+
+def test_what_is_told_later_is_never_older(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread looks, another is asked meanwhile. The proxy takes what it hears last for how things are."""
+    ours, theirs = socket.socketpair()
+    first, second, go_on = threading.Event(), threading.Event(), threading.Event()
+    look = Pipeline.condition
+
+    def slow(pipeline: Pipeline) -> Condition:
+        seen = look(pipeline)
+        if first.is_set():
+            second.set()
+        else:
+            first.set()
+            go_on.wait(10)
+        return seen
+
+    monkeypatch.setattr(Pipeline, "condition", slow)
+    runner = threading.Thread(target=Helper(theirs).run)
+    with ours, theirs:
+        runner.start()
+        ours.sendall(packed(("open", None, 10_000_000)))
+        assert first.wait(10)
+        ours.sendall(packed(("report", 7)))
+        second.wait(0.2)  # in vain where the one who is asked waits its turn
+        go_on.set()
+        ours.sendall(packed(("close",)))
+        runner.join(10)
+        theirs.shutdown(socket.SHUT_WR)
+        said = [(name, more) for name, _, *more in messages(ours)]
+    assert said[0] == ("report", [])
+    assert ("report", [7]) in said
+    assert said[-1] == ("closed", [])
+
+
+def test_one_piece_at_a_time_and_each_once() -> None:
+    courier = Courier(None, 10_000_000, lambda *_: None)
+    instance = Instance.compile(parse_settings({"application_id": "a"}))
+    courier._careful = True
+    for number in range(3):
+        courier._enframe([(instance, an_exchange(number))])
+    sent = courier._unsent
+    assert [frame.data in sent for frame in courier._unsettled] == [True, False, False]
+    courier._go_on()
+    assert [list(sent).count(frame.data) for frame in courier._unsettled] == [1, 0, 0]
+    courier._let_go()
+    assert [list(sent).count(frame.data) for frame in courier._unsettled] == [1, 1, 1]

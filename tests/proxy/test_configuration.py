@@ -1,0 +1,98 @@
+"""What SIGHUP reads again: files that options name, also where the options stay as they are."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.addon import addon_options
+from tests.support.client import exchange
+from tests.support.collector import ScriptedCollector
+from tests.support.moesif_proxy import MoesifProxy
+from tests.support.upstream import ScriptedUpstream
+
+Start = Callable[..., MoesifProxy]
+
+HOOKS = "def identify_user(exchange):\n    return {user!r}\n"
+
+
+def read_again(proxy: MoesifProxy, count: int = 1) -> str:
+    proxy.send_signal(signal.SIGHUP)
+    return proxy.wait_for_output("the configuration was read again: nothing changed", count=count)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_changed_file_of_hooks_is_in_force(
+    workers: int, moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    hooks = tmp_path / "hooks.py"
+    hooks.write_text(HOOKS.format(user="before"))
+    proxy = moesif_proxy(upstream.url, addon_options(collector, hooks=str(hooks)), workers=workers)
+    exchange(proxy.port)
+    hooks.write_text(HOOKS.format(user="after"))
+    (first,) = collector.wait_for(1)
+    assert first["user_id"] == "before"
+    read_again(proxy)
+    asked = 0
+    while True:  # another worker may be a moment later
+        exchange(proxy.port)
+        asked += 1
+        users = [event["user_id"] for event in collector.wait_for(1 + asked)]
+        if users.count("after") >= 5:
+            break
+        assert asked < 200, users
+
+
+def test_a_broken_file_refuses_the_whole_reload(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    hooks, config = tmp_path / "hooks.py", tmp_path / "config.yaml"
+    hooks.write_text(HOOKS.format(user="kept"))
+    config.write_text("moesif_api_version: first\n")
+    options = addon_options(collector, hooks=str(hooks))
+    proxy = moesif_proxy(upstream.url, options, "--config", str(config))
+    hooks.write_text("def identify_user(:\n")
+    config.write_text("moesif_api_version: second\n")
+    for count in (1, 2):
+        proxy.send_signal(signal.SIGHUP)
+        output = proxy.wait_for_output("the configuration was refused, the old one stays: ", count=count)
+    assert "hooks" in output.splitlines()[-1]
+    assert "Traceback" not in output
+    exchange(proxy.port)
+    (event,) = collector.wait_for(1)
+    assert (event["user_id"], event["request"]["api_version"]) == ("kept", "first")
+    hooks.write_text(HOOKS.format(user="mended"))
+    proxy.send_signal(signal.SIGHUP)
+    proxy.wait_for_output("the configuration was read again: moesif_api_version changed")
+    exchange(proxy.port)
+    event = collector.wait_for(2)[1]
+    assert (event["user_id"], event["request"]["api_version"]) == ("mended", "second")
+
+
+def test_addons_hear_of_options_that_name_files(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """The JWT gate reads its keys again when an option of its own is told to it."""
+    heard = tmp_path / "heard.txt"
+    script = tmp_path / "hears.py"
+    script.write_text(f"def configure(updated): open({str(heard)!r}, 'a').write(' '.join(sorted(updated)) + '\\n')\n")
+    keys = tmp_path / "keys.json"
+    keys.write_text('{"keys": []}')
+    options = {**addon_options(collector), "jwt_jwks": str(keys)}
+    proxy = moesif_proxy(upstream.url, options, "-s", str(script))
+    read_again(proxy)
+    assert heard.read_text().splitlines()[-1] == "jwt_jwks"
+
+
+def test_without_a_file_there_is_nothing_to_read_again(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy = moesif_proxy(upstream.url, addon_options(collector))
+    read_again(proxy)
+    read_again(proxy, count=2)
+    exchange(proxy.port)
+    collector.wait_for(1)
+    assert proxy.stop() == 0

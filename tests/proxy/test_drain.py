@@ -1,0 +1,176 @@
+"""The end of `moesif-proxy`: `--drain-timeout`, an end that comes early, and what was captured till then."""
+
+from __future__ import annotations
+
+import signal
+import textwrap
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.proxy.test_proxy import Slow, wait_until_refused
+from tests.support import wire
+from tests.support.addon import addon_options, exit_counts, only_event
+from tests.support.client import Client, encode_request
+from tests.support.collector import ScriptedCollector
+from tests.support.moesif_proxy import MoesifProxy
+from tests.support.proxy import Mitmdump
+from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
+
+Start = Callable[..., MoesifProxy]
+
+# Sends a request through the proxy while that starts, and ends the proxy as soon as it is answered.
+HASTY = textwrap.dedent("""
+    import asyncio
+    from mitmproxy import ctx
+
+    async def running():
+        host, port, *_ = ctx.master.addons.get("proxyserver").listen_addrs()[0]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /early HTTP/1.1\\r\\nHost: h\\r\\nConnection: close\\r\\n\\r\\n")
+        await reader.read()
+        writer.close()
+        ctx.master.shutdown()
+""")
+
+
+@pytest.fixture
+def hasty(tmp_path: Path) -> Path:
+    script = tmp_path / "hasty.py"
+    script.write_text(HASTY)
+    return script
+
+
+def test_what_was_captured_before_the_start_was_over_is_delivered(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, hasty: Path
+) -> None:
+    proxy = moesif_proxy(upstream.url, addon_options(collector), "-s", str(hasty), wait=False)
+    assert proxy.wait_exit() == 0
+    assert only_event(collector)["request"]["uri"].endswith("/early")
+    assert exit_counts(proxy.output)["causes"] == {}
+
+
+def test_what_was_captured_before_the_start_was_over_waits_on_disk(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, hasty: Path, tmp_path: Path
+) -> None:
+    collector.refuse()
+    options = addon_options(collector, shutdown_timeout=300)
+    proxy = moesif_proxy(upstream.url, options, "-s", str(hasty), folder=tmp_path, wait=False)
+    assert proxy.wait_exit() == 0
+    counts = exit_counts(proxy.output)
+    assert (counts["captured"], counts["waiting"], counts["dropped"]) == (1, 1, 0)
+    collector.listen()
+    moesif_proxy(upstream.url, addon_options(collector), folder=tmp_path)
+    assert only_event(collector)["request"]["uri"].endswith("/early")
+
+
+def test_the_same_under_mitmdump(
+    mitmdump: Callable[..., Mitmdump], collector: ScriptedCollector, upstream: ScriptedUpstream, hasty: Path
+) -> None:
+    proxy = mitmdump(upstream.url, addon_options(collector), extra_args=["-s", str(hasty)], wait=False)
+    assert proxy.wait_exit() == 0
+    assert only_event(collector)["request"]["uri"].endswith("/early")
+    assert exit_counts(proxy.output)["delivered"] == 1
+
+
+# --- the drain timeout -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_takes_longer_than_the_drain_timeout_is_cut_and_captured(
+    workers: int, moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    upstream.answer("/slow", Slow())
+    # So long that the proxy would not end in time if exchanges were waited for in that time too.
+    options = addon_options(collector, shutdown_timeout=100_000)
+    proxy = moesif_proxy(upstream.url, options, "--drain-timeout", "0.2", workers=workers)
+    with Client(proxy.port) as client:
+        client.send(encode_request("GET", "/slow"))
+        upstream.wait_for(1)
+        proxy.send_signal(signal.SIGTERM)
+        answer = client.read_response()
+    assert answer is None or answer.status == 502
+    assert proxy.wait_exit() == 0
+    assert only_event(collector)["metadata"]["error"] in ("unfinished", "client_disconnected")
+    assert exit_counts(proxy.output)["delivered"] == 1
+
+
+class Trickle:
+    """Answers a first piece at once, and the second when the test says so."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+
+    def __call__(self, _request: RawRequest, connection: Connection) -> None:
+        connection.send(wire.response(200, [("Content-Length", "8")], b"", reason="OK") + b"half")
+        connection.wait(self.go)
+        connection.send(b"half")
+
+
+def test_a_body_under_way_is_passed_on_to_its_end(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    trickle = Trickle()
+    upstream.answer("/trickle", trickle)
+    proxy = moesif_proxy(upstream.url, addon_options(collector), "--drain-timeout", "30")
+    with Client(proxy.port) as client:
+        client.send(encode_request("GET", "/trickle"))
+        assert client.sock.recv(8, 0x02).startswith(b"HTTP/1.1")  # MSG_PEEK: the answer has begun
+        proxy.send_signal(signal.SIGTERM)
+        wait_until_refused(proxy.port)
+        trickle.go.set()
+        answer = client.read_response()
+    assert answer is not None
+    assert answer.body == b"halfhalf"
+    assert proxy.wait_exit() == 0
+
+
+def test_sighup_while_it_ends_changes_nothing(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    slow = Slow()
+    upstream.answer("/slow", slow)
+    proxy = moesif_proxy(upstream.url, addon_options(collector), "--drain-timeout", "30")
+    with Client(proxy.port) as client:
+        client.send(encode_request("GET", "/slow"))
+        upstream.wait_for(1)
+        proxy.send_signal(signal.SIGTERM)
+        wait_until_refused(proxy.port)
+        proxy.send_signal(signal.SIGHUP)
+        proxy.wait_for_output("the configuration was read again: nothing changed")
+        wait_until_refused(proxy.port)
+        slow.go.set()
+        answer = client.read_response()
+    assert answer is not None
+    assert answer.body == b"late"
+    assert proxy.wait_exit() == 0
+    assert exit_counts(proxy.output)["delivered"] == 1
+
+
+def websocket(_request: RawRequest, connection: Connection) -> None:
+    head = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", ACCEPT)]
+    connection.send(b"HTTP/1.1 101 Switching Protocols\r\n" + wire.encode_headers(head) + b"\r\n", b"\x81\x02hi")
+    connection.hang()
+
+
+KEY, ACCEPT = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+"""The example of RFC 6455."""
+
+
+def test_a_websocket_is_cut_at_the_drain_timeout_and_captured(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    upstream.answer("/ws", websocket)
+    proxy = moesif_proxy(upstream.url, addon_options(collector), "--drain-timeout", "0.2")
+    asks = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Key", KEY)]
+    with Client(proxy.port) as client:
+        client.send(encode_request("GET", "/ws", [*asks, ("Sec-WebSocket-Version", "13")]))
+        head = client.read_head()
+        assert head is not None
+        assert (head.status, client.stream.read(4)) == (101, b"\x81\x02hi")
+        proxy.send_signal(signal.SIGTERM)
+        assert client.stream.read() in (b"", b"\x88\x02\x03\xe8")  # perhaps with a close frame
+    assert proxy.wait_exit() == 0
+    assert only_event(collector)["metadata"]["websocket"]["messages_from_server"] == 1

@@ -1,0 +1,76 @@
+"""A worker's Admin API, asked in its own process."""
+
+from __future__ import annotations
+
+import json
+import queue
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from mitmproxy_moesif.workers.answering import Answering
+from mitmproxy_moesif.workers.messages import Answer, Request
+from tests.admin.sources import FakeSource
+
+type Ask = Callable[[Request], Answer]
+
+
+@pytest.fixture
+def answering() -> Iterator[Answering]:
+    answering = Answering(FakeSource())
+    yield answering
+    answering.stop()
+
+
+@pytest.fixture
+def ask(answering: Answering) -> Ask:
+    answers: queue.Queue[Answer] = queue.Queue()
+
+    def asked(request: Request) -> Answer:
+        answering.ask(request, answers.put)
+        return answers.get(timeout=10)
+
+    return asked
+
+
+def content(answer: Answer) -> Any:
+    return json.loads(answer.body)
+
+
+def test_the_listeners_paths(ask: Ask) -> None:
+    assert ask(Request("GET", "/ping")).body == b"PONG"
+    listed = ask(Request("GET", "/plugins"))
+    assert listed.status == 200
+    assert dict(listed.headers)["Content-Type"].startswith("application/json")
+    assert content(listed)["data"]
+    assert ask(Request("GET", "/no/such/path")).status == 404
+
+
+def test_a_form_and_its_answer(ask: Ask) -> None:
+    one = content(ask(Request("GET", "/plugins")))["data"][0]["id"]
+    form = "application/x-www-form-urlencoded"
+    answer = ask(Request("PATCH", f"/plugins/{one}", form, body=b"config.debug=true"))
+    assert (answer.status, content(answer)["id"]) == (200, one)
+    assert ask(Request("PATCH", f"/plugins/{one}", "text/plain", body=b"x")).status == 415
+
+
+def test_a_body_that_is_too_large_and_a_method_that_is_not_there(ask: Ask) -> None:
+    large = Request("PATCH", "/plugins/x", "application/json", body=b" " * 70_000)
+    assert ask(large).status == 413
+    refused = ask(Request("DELETE", "/status"))
+    assert refused.status == 405
+    assert "GET" in dict(refused.headers)["Allow"]
+
+
+def test_headers_about_a_connection_are_not_passed_on(ask: Ask) -> None:
+    names = {name.lower() for name, _ in ask(Request("GET", "/status")).headers}
+    assert not names & {"content-length", "connection", "date", "server"}
+
+
+def test_after_stop_nothing_is_answered(answering: Answering) -> None:
+    answers: list[Answer] = []
+    answering.stop()
+    answering.ask(Request("GET", "/ping"), answers.append)
+    answering.stop()
+    assert answers == []
