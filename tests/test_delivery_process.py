@@ -1,4 +1,4 @@
-"""The helper process beside the real proxy: killed, orphaned, signalled, and given what it cannot survive."""
+"""The delivery process beside the real proxy: killed, orphaned, signalled, and given what it cannot survive."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_killed_helper_is_replaced_and_nothing_is_lost(
     seen = load.stop()
     collector.wait_for(lambda c: c.unique_ids() >= set(seen), timeout=30)
     assert proxy.stop() == 0
-    assert "the helper process ended (signal 9); another one is started" in proxy.output
+    assert "the delivery process ended (signal 9); another one is started" in proxy.output
     counts = exit_counts(proxy.output)
     assert counts["captured"] == counts["delivered"] + counts["waiting"] + counts["dropped"]
     assert counts["dropped"] == 0
@@ -122,7 +122,7 @@ def test_an_exchange_that_no_helper_survives_is_dropped_alone(
     sent += send_many(proxy.port, 5)
     send_many(proxy.port, 1, target="/poison")
     sent += send_many(proxy.port, 5)
-    proxy.wait_for_output("an event that no helper process survived is dropped", timeout=60)
+    proxy.wait_for_output("an event that no delivery process survived is dropped", timeout=60)
     sent += send_many(proxy.port, 10)
     collector.wait_for(30, timeout=30)
     assert collector.unique_ids() == set(sent)

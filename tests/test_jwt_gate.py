@@ -226,7 +226,7 @@ def test_what_passes_and_what_is_answered(
 def test_claims_become_response_headers_and_moesif_s_user(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    wanted = ["username:JWT-username", "level:X-Level", "https://example.com/org:X-Org", "list:X-List"]
+    wanted = ["username:JWT-username", "level:X-Watermark", "https://example.com/org:X-Org", "list:X-List"]
     options = addon_options(collector, user_id_header="jwt-username") | gate_options(claim_headers=wanted)
     proxy = mitmdump(upstream.url, options, scripts=[script(tmp_path, BOTH[0])])
     upstream.handler = lambda _, connection: connection.send(

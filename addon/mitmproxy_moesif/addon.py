@@ -25,7 +25,7 @@ from mitmproxy.exceptions import OptionsError
 
 from mitmproxy_moesif.admin.service import LiveOptions
 from mitmproxy_moesif.capture import flow as exchanges
-from mitmproxy_moesif.capture.flow import Open, Tee
+from mitmproxy_moesif.capture.flow import PendingExchange, Tee
 from mitmproxy_moesif.config import options, proxy_defaults
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings, SettingsError
@@ -157,7 +157,7 @@ class MoesifAddon:
         except SettingsError as error:
             log.error("moesif: %s", error)
         warn_of_deprecated(settings)
-        if prepared.scoping is not None and prepared.scoping.has_akto:
+        if prepared.resolver is not None and prepared.resolver.has_akto:
             log.info("moesif: akto-api-discovery plugins are read and kept; this release sends nothing to Akto")
         runtime.watch_kong(settings, ctx.master.event_loop, prepared.kong)
         start_when_up(runtime)
@@ -201,7 +201,7 @@ class MoesifAddon:
         def close_if_unclaimed() -> None:
             if master.__dict__.pop(HANDOVER, None) is not None:
                 switch.uninstall(master)
-                self._sweep(runtime, runtime.register.pop_all())
+                self._sweep(runtime, runtime.in_flight.pop_all())
                 # In a thread of its own: the proxy goes on without us.
                 master.event_loop.run_in_executor(None, end)
 
@@ -227,20 +227,20 @@ class MoesifAddon:
             await asyncio.to_thread(runtime.drain, left)
         # From here on the loop does not run, so that no exchange passes unseen.
         # What is still under way keeps its place, so that an answer that comes yet bears its transaction id.
-        self._sweep(runtime, runtime.register.entries())
+        self._sweep(runtime, runtime.in_flight.entries())
         self._ended = True
         self._report(runtime.close())
 
     async def _in_flight(self, runtime: Runtime, abort: asyncio.Event, seconds: float) -> None:
         """Give the exchanges that are under way now `seconds` to end; those that do not are finished as they stand."""
-        awaited = runtime.register.entries()
+        awaited = runtime.in_flight.entries()
         if awaited:
             self._ending = Ending({id(entry) for entry in awaited})
             waits = [asyncio.ensure_future(event.wait()) for event in (self._ending.done, abort)]
             _, unfinished = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             for wait in unfinished:
                 wait.cancel()
-            self._sweep(runtime, [entry for entry in awaited if runtime.register.pop(entry.flow) is not None])
+            self._sweep(runtime, [entry for entry in awaited if runtime.in_flight.pop(entry.flow) is not None])
 
     def _shutdown_seconds(self) -> float:
         return self._prepared.instance.settings.shutdown_timeout / 1000 if self._prepared is not None else 5.0
@@ -256,7 +256,7 @@ class MoesifAddon:
             # The process is about to end and would cut it anyway: better no exchange than one that nobody saw.
             flow.kill()
             return
-        placed = prepared.scoping.place(flow, instance) if prepared.scoping is not None else None
+        placed = prepared.resolver.resolve(flow, instance) if prepared.resolver is not None else None
         if placed is not None:
             instance = placed.instance
         if instance is None:
@@ -264,20 +264,20 @@ class MoesifAddon:
         entry = exchanges.open_exchange(flow, instance)
         if placed is not None:
             entry.kong = placed.kong
-        runtime.register.add(entry)
+        runtime.in_flight.add(entry)
         entry.skipped = prepared.skip is not None and bool(prepared.skip(flow))
-        entry.awaits_body = runtime.enforcer.at_headers(flow, entry, runtime.governor.snapshot(instance.destination))
+        entry.awaits_body = runtime.enforcer.at_headers(flow, entry, runtime.refresher.snapshot(instance.destination))
         if instance.settings.stream and not entry.awaits_body:
             exchanges.stream_request(entry, flow)
 
     @guarded
     def request(self, flow: http.HTTPFlow) -> None:
         runtime = self._runtime
-        entry = runtime.register.get(flow) if runtime is not None else None
+        entry = runtime.in_flight.get(flow) if runtime is not None else None
         if entry is None or runtime is None:
             return
         if entry.awaits_body:
-            runtime.enforcer.at_body(flow, entry, runtime.governor.snapshot(entry.instance.destination))
+            runtime.enforcer.at_body(flow, entry, runtime.refresher.snapshot(entry.instance.destination))
         if self._show_bodies:
             show_body(flow.request, entry.request_tee)
 
@@ -285,7 +285,7 @@ class MoesifAddon:
 
     @guarded
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        if self._runtime is not None and (entry := self._runtime.register.get(flow)) is not None:
+        if self._runtime is not None and (entry := self._runtime.in_flight.get(flow)) is not None:
             exchanges.open_response(entry, flow, stream=entry.instance.settings.stream)
 
     # --- log -----------------------------------------------------------------------------------------------------
@@ -293,28 +293,28 @@ class MoesifAddon:
     @guarded
     def response(self, flow: http.HTTPFlow) -> None:
         runtime = self._runtime
-        entry = runtime.register.get(flow) if runtime is not None else None
+        entry = runtime.in_flight.get(flow) if runtime is not None else None
         if entry is None or runtime is None or (flow.websocket is not None and entry.live):
             return
-        runtime.register.pop(flow)
+        runtime.in_flight.pop(flow)
         self._finish(runtime, entry, failed=False)
         if self._show_bodies and flow.response is not None:
             show_body(flow.response, entry.response_tee)
 
     @guarded
     def error(self, flow: http.HTTPFlow) -> None:
-        if (runtime := self._runtime) is not None and (entry := runtime.register.pop(flow)) is not None:
+        if (runtime := self._runtime) is not None and (entry := runtime.in_flight.pop(flow)) is not None:
             self._finish(runtime, entry, failed=True)
 
     @guarded
     def websocket_end(self, flow: http.HTTPFlow) -> None:
-        if (runtime := self._runtime) is not None and (entry := runtime.register.pop(flow)) is not None:
+        if (runtime := self._runtime) is not None and (entry := runtime.in_flight.pop(flow)) is not None:
             self._finish(runtime, entry, failed=False)
 
     @guarded
     def client_disconnected(self, client: connection.Client) -> None:
         if (runtime := self._runtime) is not None:
-            self._sweep(runtime, runtime.register.pop_client(client.id), "client_disconnected")
+            self._sweep(runtime, runtime.in_flight.pop_client(client.id), "client_disconnected")
 
     @guarded
     def update(self, flows: Sequence[flow_type.Flow]) -> None:
@@ -324,24 +324,24 @@ class MoesifAddon:
                 self._unstream(flow)
 
     def _unstream(self, flow: http.HTTPFlow) -> None:
-        entry = self._runtime.register.get(flow) if self._runtime is not None else None
+        entry = self._runtime.in_flight.get(flow) if self._runtime is not None else None
         if entry is not None and entry.request_tee is not None and not entry.request_tee.size:
             flow.request.stream = False
 
-    def _sweep(self, runtime: Runtime, entries: Iterable[Open], reason: str = "unfinished") -> None:
+    def _sweep(self, runtime: Runtime, entries: Iterable[PendingExchange], reason: str = "unfinished") -> None:
         for entry in entries:
             try:
                 self._finish(runtime, entry, failed=True, left_over=reason)
             except Exception as error:  # noqa: BLE001 - one strange exchange must not take the others along
                 runtime.fault("sweep", error)
 
-    def _finish(self, runtime: Runtime, entry: Open, *, failed: bool, left_over: str = "unfinished") -> None:
+    def _finish(self, runtime: Runtime, entry: PendingExchange, *, failed: bool, left_over: str = "unfinished") -> None:
         if self._ended:
             return  # its event was made when the proxy ended
         if entry.skipped:
             runtime.delivery.skip()
         else:
-            runtime.delivery.put(entry.instance, exchanges.finish(entry, failed=failed, left_over=left_over))
+            runtime.delivery.put(entry.instance, exchanges.snapshot(entry, failed=failed, left_over=left_over))
         if self._ending is not None:
             self._ending.finished(entry)
 
@@ -360,7 +360,7 @@ class MoesifAddon:
     @command.command("moesif.kong")  # type: ignore[untyped-decorator]
     def kong(self, method: str, host: str, path: str) -> str:
         """Which instance of Kong's configuration applies to such a request, and why."""
-        scoping = self._prepared.scoping if self._prepared is not None else None
+        scoping = self._prepared.resolver if self._prepared is not None else None
         if scoping is None:
             return "no Kong configuration is loaded: the options are one global instance"
         return json.dumps({"loaded": scoping.describe(), "request": scoping.scopes.explain(method, host or None, path)})
@@ -377,7 +377,7 @@ class Ending:
         self.done = asyncio.Event()
         self._awaited = awaited
 
-    def finished(self, entry: Open) -> None:
+    def finished(self, entry: PendingExchange) -> None:
         self._awaited.discard(id(entry))
         if not self._awaited:
             self.done.set()
@@ -396,7 +396,7 @@ def unchangeable(current: Prepared, wanted: Prepared) -> str | None:
 def missing_account(prepared: Prepared) -> str | None:
     """What to do where events have nowhere to go."""
     settings = prepared.instance.settings
-    if prepared.scoping is not None and prepared.scoping.has_instances:
+    if prepared.resolver is not None and prepared.resolver.has_instances:
         return None  # each of Kong's was checked when it was read
     if settings.application_id.get_secret_value() or settings.sink_file is not None or not settings.enabled:
         return None

@@ -11,7 +11,7 @@ from pathlib import Path
 log = logging.getLogger("moesif")
 
 
-class Limited:
+class RateLimitedLog:
     """Logs each kind of message once in `interval` seconds, so that a fault on every request does not flood."""
 
     def __init__(self, interval: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:

@@ -15,22 +15,22 @@ from mitmproxy_moesif.admin.service import LiveOptions, Operations
 from mitmproxy_moesif.admin.source import AdminSource
 from mitmproxy_moesif.admin.state import StateError
 from mitmproxy_moesif.capture.enforcement import Enforcer
-from mitmproxy_moesif.capture.flow import Register
+from mitmproxy_moesif.capture.flow import InFlight
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
 from mitmproxy_moesif.delivery.api import Delivery
-from mitmproxy_moesif.delivery.client import Courier
+from mitmproxy_moesif.delivery.client import DeliveryClient
 from mitmproxy_moesif.delivery.keeper import unavailable
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.pipeline import Pipeline
-from mitmproxy_moesif.event.pipeline import Maker, Weigher
+from mitmproxy_moesif.event.pipeline import EventBuilder, Sampler
 from mitmproxy_moesif.governance.model import RuleSet
-from mitmproxy_moesif.governance.refresh import Governor, read_local_rules
+from mitmproxy_moesif.governance.refresh import Refresher, read_local_rules
 from mitmproxy_moesif.kong.entities import KongConfig
-from mitmproxy_moesif.kong.overlay import LiveKong
-from mitmproxy_moesif.kong.resolver import Scoping
+from mitmproxy_moesif.kong.overlay import LiveOverlay
+from mitmproxy_moesif.kong.resolver import Resolver
 from mitmproxy_moesif.kong.source import KongSource, read_kong_config
-from mitmproxy_moesif.log import Limited, describe, log
+from mitmproxy_moesif.log import RateLimitedLog, describe, log
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Prepared:
     local_rules: RuleSet
     skip: flowfilter.TFilter | None
     kong: KongConfig | None = None
-    scoping: Scoping | None = None
+    resolver: Resolver | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any], previous: Prepared | None = None) -> Prepared:
@@ -53,13 +53,13 @@ class Prepared:
         instance = Instance.compile(parse_settings(given))
         settings = instance.settings
         kong = previous.kong if previous is not None else read_kong_config(settings)
-        scoping = Scoping(kong, given) if kong is not None else None
+        resolver = Resolver(kong, given) if kong is not None else None
         rules, skip = read_local_rules(settings.rules_file), parse_filter(settings.skip)
-        return cls(given, instance, rules, skip, kong, scoping)
+        return cls(given, instance, rules, skip, kong, resolver)
 
     def with_kong(self, kong: KongConfig) -> Prepared:
         """The same with another Kong configuration. Raises `SettingsError`."""
-        return replace(self, kong=kong, scoping=Scoping(kong, self.given))
+        return replace(self, kong=kong, resolver=Resolver(kong, self.given))
 
     @property
     def instances(self) -> list[Instance]:
@@ -67,10 +67,10 @@ class Prepared:
 
         The options come last, so that they decide about an account that they share with others.
         """
-        if self.scoping is None:
+        if self.resolver is None:
             return [self.instance]
-        options = [] if self.scoping.has_instances else [self.instance]
-        return [*self.scoping.instances.values(), *options]
+        options = [] if self.resolver.has_instances else [self.instance]
+        return [*self.resolver.instances.values(), *options]
 
 
 def parse_filter(expression: str | None) -> flowfilter.TFilter | None:
@@ -102,25 +102,25 @@ def listen(settings: Settings, source: AdminSource) -> AdminServer:
 
 
 class Runtime:
-    """Register, delivery, rules: made once for a proxy.
+    """InFlight, delivery, rules: made once for a proxy.
 
     `prepared` is what is in force. `take` puts another one in force, on the event loop: it is the addon's, and after a
     reload of the script its successor's.
     """
 
     def __init__(self, folder: Path | None, max_bytes: int, *, threads: bool) -> None:
-        self._limited = Limited()
-        self.register = Register()
-        self.governor = Governor(folder, lambda destination, config: self.delivery.sample(destination, config))
-        maker = Maker(Weigher(self.governor.snapshot), self.fault)
+        self._limited = RateLimitedLog()
+        self.in_flight = InFlight()
+        self.refresher = Refresher(folder, lambda destination, config: self.delivery.sample(destination, config))
+        maker = EventBuilder(Sampler(self.refresher.snapshot), self.fault)
         self.enforcer = Enforcer(maker.identify, self.fault)
         if not threads and (reason := unavailable()) is not None:
             log.info("moesif: events are built in threads of the proxy: %s", reason)
             threads = True
         self.delivery: Delivery = (
-            Pipeline(folder, max_bytes, maker, self.governor.answered)
+            Pipeline(folder, max_bytes, maker, self.refresher.answered)
             if threads
-            else Courier(folder, max_bytes, self.governor.answered)
+            else DeliveryClient(folder, max_bytes, self.refresher.answered)
         )
         self.prepared: Prepared | None = None
         self.take: Callable[[Prepared], None] = self.configure
@@ -135,7 +135,7 @@ class Runtime:
         if not self._started:
             self._started = True
             self.delivery.start()
-            self.governor.start()
+            self.refresher.start()
 
     def open_admin(self, settings: Settings, change: LiveOptions, listen: Listen) -> None:
         """Start the admin listener where one is configured. Raises `SettingsError` with one line."""
@@ -145,7 +145,7 @@ class Runtime:
             self.delivery,
             lambda: self._now().instance.settings,
             change,
-            lambda: self._now().scoping,
+            lambda: self._now().resolver,
             lambda: self._now().given,
         )
         try:
@@ -163,7 +163,7 @@ class Runtime:
         self.prepared = prepared
         for instance in prepared.instances:
             self.delivery.configure(instance)
-            self.governor.configure(instance, prepared.local_rules)
+            self.refresher.configure(instance, prepared.local_rules)
 
     def watch_kong(self, settings: Settings, loop: AbstractEventLoop, current: KongConfig | None) -> None:
         """Follow Kong's configuration, and what the Admin API changes of it."""
@@ -172,7 +172,7 @@ class Runtime:
             """From the source's thread. Raises `SettingsError` where an instance is wrong: the old ones stay."""
             loop.call_soon_threadsafe(self._kong_changed, self._now().with_kong(kong))
 
-        live = LiveKong(changed, self._settle, current or KongConfig())
+        live = LiveOverlay(changed, self._settle, current or KongConfig())
         if self._operations is not None:
             try:
                 self._operations.follow(live)
@@ -189,11 +189,11 @@ class Runtime:
         self.take(prepared)
 
     def drain(self, seconds: float) -> None:
-        self.governor.stop()
+        self.refresher.stop()
         self.delivery.drain(seconds)
 
     def close(self) -> Reading:
-        self.governor.stop()
+        self.refresher.stop()
         if self._admin is not None:
             self._admin.stop()
         if self._kong is not None:

@@ -26,8 +26,8 @@ from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.kong.declarative import parse_declarative
 from mitmproxy_moesif.kong.entities import KongConfig
 from mitmproxy_moesif.kong.errors import OPTIONS_ID
-from mitmproxy_moesif.kong.overlay import LiveKong
-from mitmproxy_moesif.kong.resolver import Scoping
+from mitmproxy_moesif.kong.overlay import LiveOverlay
+from mitmproxy_moesif.kong.resolver import Resolver
 
 SECRET = "5ecre7-of-orders"
 
@@ -61,14 +61,14 @@ class Proxy:
 
     def __init__(self, base: KongConfig, state: StateFile | None = None, **given: Any) -> None:
         self.given = given
-        self.scoping = Scoping(base, given)
+        self.resolver = Resolver(base, given)
         self.taken = 0
         self.busy = False
-        self.live = LiveKong(self._changed, self._settle, base)
+        self.live = LiveOverlay(self._changed, self._settle, base)
         self.source = KongPluginSource(self.live, lambda: self.given, state, clock=lambda: 1_700_000_000.5)
 
     def _changed(self, config: KongConfig) -> None:
-        self.scoping = Scoping(config, self.given)
+        self.resolver = Resolver(config, self.given)
         self.taken += 1
 
     def _settle(self) -> None:
@@ -76,7 +76,7 @@ class Proxy:
             raise SettingsError("the proxy is too busy to take the change now")
 
     def account(self, plugin_id: str) -> str | None:
-        instance = self.scoping.instances.get(plugin_id)
+        instance = self.resolver.instances.get(plugin_id)
         return instance.settings.application_id.get_secret_value() if instance is not None else None
 
     def entity(self, plugin_id: str) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def test_what_is_shown_is_what_is_in_force() -> None:
     assert proxy.entity("p-orders")["config"]["api_version"] == "by-option"
     changed = proxy.source.patch_plugin("p-orders", {"config": {"api_version": "patched"}})
     assert changed["config"]["api_version"] == "patched"
-    assert proxy.scoping.instances["p-orders"].settings.api_version == "patched"
+    assert proxy.resolver.instances["p-orders"].settings.api_version == "patched"
     proxy.given = {"api_version": "another option", "debug": True}
     config = proxy.entity("p-orders")["config"]
     assert (config["api_version"], config["debug"]) == ("patched", True)
@@ -224,7 +224,7 @@ def test_a_proxy_too_busy_keeps_what_it_had(proxy: Proxy) -> None:
     error = refused(SchemaViolation, lambda: proxy.source.patch_plugin("p-orders", {"config": {"debug": True}}))
     assert "too busy" in str(error)
     assert proxy.taken == 2, "the former configuration was handed over after it"
-    assert proxy.scoping.instances["p-orders"].settings.debug is False
+    assert proxy.resolver.instances["p-orders"].settings.debug is False
     assert proxy.entity("p-orders")["config"]["debug"] is False
 
 
@@ -294,7 +294,7 @@ def test_an_added_instance_yields_to_the_configuration(
     proxy.live.replaced(kong(ORDERS, {**GLOBAL, "id": "g"}))
     assert proxy.account(plugin_id) == "g-5ecre7"
     proxy.live.replaced(version)
-    assert plugin_id not in proxy.scoping.instances
+    assert plugin_id not in proxy.resolver.instances
     assert why in caplog.text
 
 
@@ -370,14 +370,14 @@ def test_what_the_configuration_has_is_not_deleted(proxy: Proxy) -> None:
 
 def test_beside_an_added_instance_the_options_stay_the_global_one() -> None:
     proxy = Proxy(kong(AKTO), application_id="options-5ecre7")
-    assert [plugin["id"] for plugin in proxy.scoping.describe()["instances"]] == ["p-akto", OPTIONS_ID]
+    assert [plugin["id"] for plugin in proxy.resolver.describe()["instances"]] == ["p-akto", OPTIONS_ID]
     added = proxy.source.add_plugin({"name": "moesif", "service": {"name": "orders"}})["id"]
-    assert not proxy.scoping.has_instances
+    assert not proxy.resolver.has_instances
     assert proxy.account(added) == "options-5ecre7"
-    on = proxy.scoping.scopes.explain("GET", "h", "/orders")
+    on = proxy.resolver.scopes.explain("GET", "h", "/orders")
     assert (on["instance"]["id"], on["why"]) == (added, 'service "orders" (more specific than: global)')
-    assert proxy.scoping.scopes.explain("GET", "h", "/x")["instance"] == {"id": OPTIONS_ID, "instance_name": "moesif"}
-    shown = {plugin["id"]: plugin["admin_api"] for plugin in proxy.scoping.describe()["instances"]}
+    assert proxy.resolver.scopes.explain("GET", "h", "/x")["instance"] == {"id": OPTIONS_ID, "instance_name": "moesif"}
+    shown = {plugin["id"]: plugin["admin_api"] for plugin in proxy.resolver.describe()["instances"]}
     assert shown == {"p-akto": None, added: "created", OPTIONS_ID: None}
 
 
@@ -415,7 +415,7 @@ def test_changes_are_kept_across_restarts_but_for_secrets(tmp_path: Path, caplog
     assert "it stays disabled until a PATCH gives config.application_id" in caplog.text
     proxy.source.patch_plugin(own["id"], {"enabled": "true", "config": {"application_id": "g-5ecre7"}})
     assert proxy.account(own["id"]) == "g-5ecre7"
-    assert gone not in proxy.scoping.instances
+    assert gone not in proxy.resolver.instances
 
 
 def test_what_has_lost_its_place_is_told_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -26,7 +26,7 @@ from mitmproxy_moesif.delivery.receivers.moesif import MoesifReceiver
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.store import Store
 from mitmproxy_moesif.event.exchange import Exchange
-from mitmproxy_moesif.event.pipeline import Maker
+from mitmproxy_moesif.event.pipeline import EventBuilder
 from mitmproxy_moesif.governance.model import parse_rules
 from mitmproxy_moesif.governance.snapshot import Snapshot
 from mitmproxy_moesif.kong.entities import Route
@@ -87,7 +87,7 @@ def all_parts(collector: str, folder: Path) -> Iterator[Part]:
     for size in (1_000, 100_000):
         label = f"{size // 1000} KB"
         plain, masked = _instance({}), _instance(MASKS)
-        flow, body, maker = _flow(size), document(size), Maker(lambda *_: 1, _refuse)
+        flow, body, maker = _flow(size), document(size), EventBuilder(lambda *_: 1, _refuse)
         yield timed(f"hooks and body copy ({label})", partial(_captured, flow, plain, body))
         yield timed(f"building and encoding ({label})", partial(maker, _captured(flow, plain, body), plain))
         yield timed(f"building and encoding, masks ({label})", partial(maker, _captured(flow, masked, body), masked))

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mitmproxy_moesif.kong.declarative import KongConfigError, parse_declarative
-from mitmproxy_moesif.kong.resolver import Scoping
+from mitmproxy_moesif.kong.resolver import Resolver
 from tests.compose.tools import COMPOSE, fenced, parsed
 
 Texts = Annotated[list[str], Field(min_length=1)]
@@ -110,17 +110,17 @@ def test_the_plugins_entries_in_the_document_apply_as_it_says() -> None:
     with pytest.raises(KongConfigError):
         parse_declarative(entries.encode(), "moesif.yml")  # alone, its services are nobody's
     config = parse_declarative(merged((COMPOSE / "kong.yml").read_text(), entries), "addon.yml")
-    scoping = Scoping(config, {})
+    resolver = Resolver(config, {})
     consumers = {consumer.username: consumer for consumer in config.consumers}
 
     def why(path: str, consumer: str) -> str:
-        text: str = scoping.scopes.explain("GET", "localhost:8000", path, consumer=consumers[consumer])["why"]
+        text: str = resolver.scopes.explain("GET", "localhost:8000", path, consumer=consumers[consumer])["why"]
         return text
 
     assert why("/orders/7", "guest") == 'service "orders"'
     assert why("/orders/7", "ada").startswith('service "orders" + consumer "ada" (more specific than: service')
     assert why("/catalogue", "ada").startswith("none of the 2")
-    settings = [instance.settings for instance in scoping.instances.values()]
+    settings = [instance.settings for instance in resolver.instances.values()]
     assert [one.request_body_masks for one in settings] == [("password",), ()]
     assert [one.disable_capture_request_body for one in settings] == [False, True]
     assert {one.application_id.get_secret_value() for one in settings} == {"YOUR_ID"}

@@ -14,7 +14,7 @@ import pytest
 from mitmproxy_moesif.config.options import given_environment
 from mitmproxy_moesif.config.settings import Settings, parse_settings
 from mitmproxy_moesif.kong.declarative import load_declarative
-from mitmproxy_moesif.kong.resolver import Scoping
+from mitmproxy_moesif.kong.resolver import Resolver
 from mitmproxy_moesif.kong.resolver import names as scoping_names
 from mitmproxy_moesif.kong.router import Router
 from mitmproxy_moesif.proxy.arguments import parse
@@ -284,9 +284,9 @@ def test_the_addon_reads_the_file_that_kong_reads(stacks: Configs, stack: str) -
     addon, kong = (stacks[stack]["services"][name] for name in ("addon", "kong"))
     path = settings_of(addon).kong_config
     assert mounts(addon)[str(path)] == mounts(kong)[kong["environment"]["KONG_DECLARATIVE_CONFIG"]]
-    scoping = Scoping(load_declarative(Path(mounts(addon)[str(path)])), {})
-    assert not scoping.has_instances, "Kong refuses a file with plugins that it does not have"
-    match = scoping.scopes.router.match("GET", "/orders/7", "localhost:8000", {})
+    resolver = Resolver(load_declarative(Path(mounts(addon)[str(path)])), {})
+    assert not resolver.has_instances, "Kong refuses a file with plugins that it does not have"
+    match = resolver.scopes.router.match("GET", "/orders/7", "localhost:8000", {})
     assert scoping_names(match) == {"service_name": "orders", "route_name": "orders"}
 
 

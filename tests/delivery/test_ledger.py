@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.delivery.ledger import Ledger, Past, Reading
+from mitmproxy_moesif.delivery.ledger import FormerProcesses, Ledger, Reading
 
 MOVES = ("enter", "take", "store", "memory", "drop", "deliver", "recover")
 
@@ -41,7 +41,7 @@ def read_after(moves: list[str]) -> Reading:
 
 @given(st.lists(st.lists(st.sampled_from(MOVES), max_size=40), max_size=4))
 def test_settled_and_recovered_are_delivered_dropped_or_left(helpers: list[list[str]]) -> None:
-    past = Past()
+    past = FormerProcesses()
     for moves in helpers:
         past = past.and_then(read_after(moves))
     assert past.settled + past.recovered == past.delivered + past.dropped.total() + past.left
@@ -49,5 +49,5 @@ def test_settled_and_recovered_are_delivered_dropped_or_left(helpers: list[list[
 
 def test_what_was_stored_in_memory_alone_is_lost_and_the_rest_is_left() -> None:
     moves = ["enter", "take"] * 5 + ["store"] * 2 + ["memory"] * 3 + ["enter", "deliver"]
-    past = Past().and_then(read_after(moves))
+    past = FormerProcesses().and_then(read_after(moves))
     assert (past.settled, past.delivered, past.left, dict(past.dropped)) == (5, 1, 1, {"helper_died": 3})

@@ -11,7 +11,7 @@ import pytest
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import parse_settings
 from mitmproxy_moesif.delivery.api import Condition
-from mitmproxy_moesif.delivery.client import Courier
+from mitmproxy_moesif.delivery.client import DeliveryClient
 from mitmproxy_moesif.delivery.pipeline import Pipeline
 from mitmproxy_moesif.delivery.process import Helper
 from mitmproxy_moesif.delivery.protocol import messages, packed
@@ -56,7 +56,7 @@ def test_what_is_told_later_is_never_older(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_one_piece_at_a_time_and_each_once() -> None:
-    courier = Courier(None, 10_000_000, lambda *_: None)
+    courier = DeliveryClient(None, 10_000_000, lambda *_: None)
     instance = Instance.compile(parse_settings({"application_id": "a"}))
     courier._careful = True
     for number in range(3):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mitmproxy_moesif.config.settings import parse_settings
-from mitmproxy_moesif.event.attributes import read_facts
+from mitmproxy_moesif.event.attributes import read_attributes
 from mitmproxy_moesif.event.build import build_event, encode
 from mitmproxy_moesif.event.exchange import Exchange, Payload
 from mitmproxy_moesif.event.policy import compile_policy
@@ -47,7 +47,7 @@ def an_exchange(
 def event_of(exchange: Exchange, **parameters: Any) -> dict[str, Any]:
     """The event as Moesif reads it."""
     policy = compile_policy(parse_settings(parameters))
-    facts = read_facts(exchange.request_headers, exchange.response_headers, exchange.peer, policy)
+    facts = read_attributes(exchange.request_headers, exchange.response_headers, exchange.peer, policy)
     return json.loads(encode(build_event(exchange, facts, policy)))
 
 

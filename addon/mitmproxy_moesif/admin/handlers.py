@@ -31,7 +31,7 @@ from mitmproxy_moesif.admin.source import (
     Unsupported,
 )
 from mitmproxy_moesif.kong.errors import reference
-from mitmproxy_moesif.log import Limited, describe
+from mitmproxy_moesif.log import RateLimitedLog, describe
 from mitmproxy_moesif.web.access import Gate
 
 MAX_BODY_BYTES = 65_536
@@ -46,7 +46,7 @@ class Parts:
 
     source: AdminSource
     gate: Gate
-    limited: Limited = field(default_factory=Limited)
+    limited: RateLimitedLog = field(default_factory=RateLimitedLog)
 
 
 @stream_request_body

@@ -1,8 +1,8 @@
 """The instances of Kong's configuration, and those that were added, as plugin entities of the Admin API.
 
-Called from the listener's thread. Every change is checked as a whole, put in force on the event loop, and answered only
-then (`LiveKong`). A change of an instance lies over what Kong's configuration says of it: it outlives new versions of
-that as long as the entry with this id stays, and a restart where `admin_state` names a file.
+Called from the listener's thread. Every change is checked as a whole, put in force on the event loop, and only then
+answered (`LiveOverlay`). It overlays Kong's configuration: it outlives new versions of that for as long as the entry
+with this id stays, and a restart where `admin_state` names a file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mitmproxy_moesif.admin.state import StateError, StateFile, put_in_force_and
 from mitmproxy_moesif.config.settings import SettingsError, parse_settings
 from mitmproxy_moesif.kong.entities import KongConfig, Plugin
 from mitmproxy_moesif.kong.errors import PLUGIN_NAME, reference, scope_key
-from mitmproxy_moesif.kong.overlay import REFERENCES, Changes, LiveKong, LivePlugin, Make, entities, scope
+from mitmproxy_moesif.kong.overlay import REFERENCES, LiveOverlay, LivePlugin, Make, Overlay, entities, scope
 from mitmproxy_moesif.kong.resolver import has_account, instance_values
 from mitmproxy_moesif.kong.scopes import CAPTURING, InstanceTable, ScopeConflict
 from mitmproxy_moesif.log import log
@@ -48,7 +48,7 @@ class KongPluginSource:
 
     def __init__(
         self,
-        live: LiveKong,
+        live: LiveOverlay,
         given: Callable[[], Mapping[str, Any]],
         state: StateFile | None = None,
         *,
@@ -68,7 +68,7 @@ class KongPluginSource:
         """Raises as `PluginSource.patch_plugin` does."""
         before = self._live.changes
 
-        def make(changes: Changes, base: KongConfig) -> Changes:
+        def make(changes: Overlay, base: KongConfig) -> Overlay:
             plugin = _find(changes.over(base), plugin_id)
             if plugin.name != PLUGIN_NAME:
                 raise Unsupported(f"cannot update a '{plugin.name}' plugin here: change Kong's configuration instead")
@@ -85,7 +85,7 @@ class KongPluginSource:
         check_name(given)
         added: list[LivePlugin] = []
 
-        def make(changes: Changes, base: KongConfig) -> Changes:
+        def make(changes: Overlay, base: KongConfig) -> Overlay:
             plugin = self._created(given, base)
             _check_unique(plugin, changes.over(base))
             added.append(plugin)
@@ -151,7 +151,7 @@ class KongPluginSource:
     # --- what is changed -----------------------------------------------------------------------------------------
 
     def _change(self, make: Make) -> None:
-        def checked(changes: Changes, base: KongConfig) -> Changes:
+        def checked(changes: Overlay, base: KongConfig) -> Overlay:
             try:
                 made = make(changes, base)
                 InstanceTable(plugin for plugin in made.over(base).plugins if plugin.name in CAPTURING)
@@ -166,7 +166,7 @@ class KongPluginSource:
         except SettingsError as error:
             raise SchemaViolation({"@entity": [str(error)]}) from None
 
-    def _keep(self, changes: Changes, put_in_force: Callable[[], None]) -> None:
+    def _keep(self, changes: Overlay, put_in_force: Callable[[], None]) -> None:
         if changes is self._live.changes:
             return
         keeping = None if self._state is None else self._state.keeping(kept_changes(changes))
@@ -218,7 +218,7 @@ class KongPluginSource:
 
     # --- what was kept -------------------------------------------------------------------------------------------
 
-    def _restored(self, changes: Changes, base: KongConfig) -> Changes:
+    def _restored(self, changes: Overlay, base: KongConfig) -> Overlay:
         kept = self._state.instances if self._state is not None else {}
         for plugin_id, entity in kept.get("created", {}).items():
             changes = changes.adding(self._restored_entity(plugin_id, entity))

@@ -1,4 +1,4 @@
-"""Changes made through the Admin API as the state file keeps them: without secrets, but with the names of those."""
+"""Overlay made through the Admin API as the state file keeps them: without secrets, but with the names of those."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from mitmproxy_moesif.admin.redact import is_secret
-from mitmproxy_moesif.kong.overlay import Changes, LivePlugin
+from mitmproxy_moesif.kong.overlay import LivePlugin, Overlay
 
 SECRETS = "secrets"
 """The field that names parameters which were given, and are not kept."""
 
 
-def kept_changes(changes: Changes) -> dict[str, dict[str, Any]]:
+def kept_changes(changes: Overlay) -> dict[str, dict[str, Any]]:
     """`plugins`: fields of entries that were changed; `created`: entries that were added; both by id."""
     return {
         "plugins": {id_: _kept(patch, patch.get("config", {})) for id_, patch in changes.patches.items()},

@@ -19,14 +19,14 @@ from mitmproxy_moesif.admin.local_plugins import LocalPluginSource
 from mitmproxy_moesif.admin.source import Destination, NotFound, SpoolStatus, Status
 from mitmproxy_moesif.config.settings import Settings, SettingsError
 from mitmproxy_moesif.kong.errors import OPTIONS_ID, PLUGIN_NAME
-from mitmproxy_moesif.kong.overlay import REFERENCES, LiveKong
+from mitmproxy_moesif.kong.overlay import REFERENCES, LiveOverlay
 
 if TYPE_CHECKING:
     from mitmproxy.master import Master
 
     from mitmproxy_moesif.delivery.api import Condition, Delivery, SpoolCondition
     from mitmproxy_moesif.delivery.sender import Health
-    from mitmproxy_moesif.kong.resolver import Scoping
+    from mitmproxy_moesif.kong.resolver import Resolver
 
 UNHEALTHY_AFTER = 300.0
 """Seconds that an event may wait before health says so; Moesif counts later events as late."""
@@ -42,18 +42,18 @@ class Operations:
         delivery: Delivery,
         read: Callable[[], Settings],
         change: LiveOptions,
-        scoping: Callable[[], Scoping | None],
+        resolver: Callable[[], Resolver | None],
         given: Callable[[], Mapping[str, Any]],
     ) -> None:
         self._delivery = delivery
-        self._scoping = scoping
+        self._resolver = resolver
         self._given = given
         self._began = time.monotonic()
         state = read().admin_state
         self.local = LocalPluginSource(read, change, Path(state) if state is not None else None)
         self._kong: KongPluginSource | None = None
 
-    def follow(self, live: LiveKong) -> None:
+    def follow(self, live: LiveOverlay) -> None:
         """Show and change these instances too, from now on; changes that were kept are restored.
 
         Raises `StateError` with one line.
@@ -65,7 +65,7 @@ class Operations:
     def status(self) -> Status:
         condition = self._delivery.condition()
         reading = condition.reading
-        scoping = self._scoping()
+        resolver = self._resolver()
         status = Status(
             version=__version__,
             uptime=round(time.monotonic() - self._began, 3),
@@ -80,8 +80,8 @@ class Operations:
             destinations={name: _destination(health) for name, health in condition.health.items()},
             spool=_spool(condition.spool),
         )
-        if scoping is not None:
-            status["kong"] = scoping.describe()
+        if resolver is not None:
+            status["kong"] = resolver.describe()
         return status
 
     def health(self) -> tuple[bool, str]:
@@ -103,9 +103,9 @@ class Operations:
 
     def add_plugin(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """A global one only where the options are none, since Kong's configuration has instances."""
-        scoping = self._scoping()
+        resolver = self._resolver()
         scoped = any(given.get(name) for name in REFERENCES)
-        if self._kong is not None and (scoped or (scoping is not None and scoping.has_instances)):
+        if self._kong is not None and (scoped or (resolver is not None and resolver.has_instances)):
             return self._kong.add_plugin(given)
         return self.local.add_plugin(given)
 
@@ -121,17 +121,17 @@ class Operations:
         return self.local if self._kong is None or plugin_id == OPTIONS_ID else self._kong
 
     def explain(self, method: str, host: str | None, path: str) -> Mapping[str, Any]:
-        scoping = self._scoping()
-        if scoping is None:
+        resolver = self._resolver()
+        if resolver is None:
             return {
                 "instance": {"id": OPTIONS_ID, "instance_name": PLUGIN_NAME},
                 "why": "the options are one global instance",
             }
-        return scoping.scopes.explain(method, host, path)
+        return resolver.scopes.explain(method, host, path)
 
 
 class LiveOptions:
-    """Changes mitmproxy's options from another thread, on its event loop. Raises `SettingsError` where refused."""
+    """Overlay mitmproxy's options from another thread, on its event loop. Raises `SettingsError` where refused."""
 
     def __init__(self, master: Master, prefix: str) -> None:
         self._master = master

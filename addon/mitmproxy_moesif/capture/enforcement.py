@@ -12,10 +12,10 @@ from collections.abc import Callable
 from mitmproxy import http
 from mitmproxy.net.http import status_codes
 
-from mitmproxy_moesif.capture.flow import Open
+from mitmproxy_moesif.capture.flow import PendingExchange
 from mitmproxy_moesif.config.user_hooks import HookExchange, UserHooks
 from mitmproxy_moesif.event.address import plain_peer
-from mitmproxy_moesif.event.attributes import Facts, RequestFacts, read_facts
+from mitmproxy_moesif.event.attributes import Attributes, RequestAttributes, read_attributes
 from mitmproxy_moesif.event.headers import text
 from mitmproxy_moesif.event.identity import Caller
 from mitmproxy_moesif.governance.rules import Blocked, Decision
@@ -33,7 +33,7 @@ class Enforcer:
         self._identify = identify
         self._fault = fault
 
-    def at_headers(self, flow: http.HTTPFlow, entry: Open, snapshot: Snapshot) -> bool:
+    def at_headers(self, flow: http.HTTPFlow, entry: PendingExchange, snapshot: Snapshot) -> bool:
         """Decide what can be decided; true where the body has to be known for it."""
         if not snapshot.rules.active or not entry.live or entry.instance.settings.governance == "off":
             return False
@@ -51,7 +51,7 @@ class Enforcer:
             self._failed(flow, entry, error)
         return False
 
-    def at_body(self, flow: http.HTTPFlow, entry: Open, snapshot: Snapshot) -> None:
+    def at_body(self, flow: http.HTTPFlow, entry: PendingExchange, snapshot: Snapshot) -> None:
         """Decide a request that was held back, its body known."""
         try:
             view, caller = self._read(flow, entry, lambda: flow.request.raw_content)
@@ -60,16 +60,16 @@ class Enforcer:
             self._failed(flow, entry, error)
 
     def _read(
-        self, flow: http.HTTPFlow, entry: Open, content: Callable[[], bytes | None]
-    ) -> tuple[RequestFacts, Caller]:
+        self, flow: http.HTTPFlow, entry: PendingExchange, content: Callable[[], bytes | None]
+    ) -> tuple[RequestAttributes, Caller]:
         policy, request = entry.instance.policy, flow.request
         peer = plain_peer(flow.client_conn.peername[0]) if flow.client_conn.peername else ""
-        facts = read_facts(entry.request_headers, (), peer, policy)
+        facts = read_attributes(entry.request_headers, (), peer, policy)
         method = text(request.data.method)
-        view = RequestFacts(facts, method, request.data.path, content, policy.request.body.limit)
+        view = RequestAttributes(facts, method, request.data.path, content, policy.request.body.limit)
         return view, self._caller(entry, facts, method, request.data.path)
 
-    def _caller(self, entry: Open, facts: Facts, method: str, target: bytes) -> Caller:
+    def _caller(self, entry: PendingExchange, facts: Attributes, method: str, target: bytes) -> Caller:
         hooks, caller = entry.instance.hooks, facts.caller
         if hooks is None:
             return caller
@@ -78,21 +78,21 @@ class Enforcer:
         )
         return self._identify(hooks, seen, caller)
 
-    def _may_wait(self, flow: http.HTTPFlow, entry: Open) -> bool:
+    def _may_wait(self, flow: http.HTTPFlow, entry: PendingExchange) -> bool:
         """Whether there can be a body, and one that is not over the limit."""
         length = flow.request.headers.get("content-length")
         if length is None:
             return "transfer-encoding" in flow.request.headers or flow.request.is_http2
         return length.isdigit() and 0 < int(length) <= entry.instance.policy.request.body.limit
 
-    def _apply(self, flow: http.HTTPFlow, entry: Open, decision: Decision) -> None:
+    def _apply(self, flow: http.HTTPFlow, entry: PendingExchange, decision: Decision) -> None:
         if decision.block is not None:
             entry.blocked_by = decision.block.rule_id
             flow.response = blocked_response(decision.block, head=flow.request.method.upper() == "HEAD")
         else:
             entry.rule_headers = tuple((name.encode(), value.encode()) for name, value in decision.headers)
 
-    def _failed(self, flow: http.HTTPFlow, entry: Open, error: Exception) -> None:
+    def _failed(self, flow: http.HTTPFlow, entry: PendingExchange, error: Exception) -> None:
         self._fault("governance", error)
         if entry.instance.settings.governance_fail == "closed":
             answer = Blocked("", 503, (("Content-Type", "text/plain"),), b"the request could not be checked")

@@ -64,7 +64,7 @@ class Tee:
 
 
 @dataclass(slots=True)
-class Open:
+class PendingExchange:
     """An exchange under way. `live` tells it from a saved one that is only read; killing ends the flow's own flag."""
 
     flow: http.HTTPFlow
@@ -84,20 +84,20 @@ class Open:
     metadata: dict[str, object] = field(default_factory=dict)
 
 
-class Register:
+class InFlight:
     """The exchanges under way, by client connection and flow. Used from the event loop's thread alone."""
 
     def __init__(self) -> None:
-        self._by_client: dict[str, dict[str, Open]] = {}
+        self._by_client: dict[str, dict[str, PendingExchange]] = {}
 
-    def add(self, entry: Open) -> None:
+    def add(self, entry: PendingExchange) -> None:
         self._by_client.setdefault(entry.flow.client_conn.id, {})[entry.flow.id] = entry
 
-    def get(self, flow: http.HTTPFlow) -> Open | None:
+    def get(self, flow: http.HTTPFlow) -> PendingExchange | None:
         flows = self._by_client.get(flow.client_conn.id)
         return flows.get(flow.id) if flows else None
 
-    def pop(self, flow: http.HTTPFlow) -> Open | None:
+    def pop(self, flow: http.HTTPFlow) -> PendingExchange | None:
         """Close an exchange: only the first caller gets it."""
         client = flow.client_conn.id
         flows = self._by_client.get(client)
@@ -108,23 +108,25 @@ class Register:
             del self._by_client[client]
         return entry
 
-    def entries(self) -> list[Open]:
+    def entries(self) -> list[PendingExchange]:
         return [entry for flows in self._by_client.values() for entry in flows.values()]
 
-    def pop_client(self, client_id: str) -> Iterable[Open]:
+    def pop_client(self, client_id: str) -> Iterable[PendingExchange]:
         return self._by_client.pop(client_id, {}).values()
 
-    def pop_all(self) -> Iterator[Open]:
+    def pop_all(self) -> Iterator[PendingExchange]:
         while self._by_client:
             yield from self._by_client.popitem()[1].values()
 
 
-def open_exchange(flow: http.HTTPFlow, instance: Instance) -> Open:
+def open_exchange(flow: http.HTTPFlow, instance: Instance) -> PendingExchange:
     """The access phase: the transaction id on the request."""
     fields = flow.request.headers.fields
     sent = _sent_id(fields)
     transaction_id = sent if sent is not None and _is_uuid(sent) else flow.id  # mitmproxy's own, a random UUID too
-    entry = Open(flow, instance, transaction_id, None, fields, live=flow.live, refused=flow.error is not None)
+    entry = PendingExchange(
+        flow, instance, transaction_id, None, fields, live=flow.live, refused=flow.error is not None
+    )
     if not instance.settings.disable_transaction_id:
         entry.header = (sent or transaction_id).encode()
         if entry.live:
@@ -132,7 +134,7 @@ def open_exchange(flow: http.HTTPFlow, instance: Instance) -> Open:
     return entry
 
 
-def stream_request(entry: Open, flow: http.HTTPFlow) -> None:
+def stream_request(entry: PendingExchange, flow: http.HTTPFlow) -> None:
     """A tee on the request's body. With an answer already set, streaming it would crash the engine.
 
     None where there cannot be a body: what other addons do to such a request in `request` still counts then.
@@ -151,7 +153,7 @@ def has_body(flow: http.HTTPFlow) -> bool:
     return False
 
 
-def open_response(entry: Open, flow: http.HTTPFlow, *, stream: bool) -> None:
+def open_response(entry: PendingExchange, flow: http.HTTPFlow, *, stream: bool) -> None:
     """The header_filter phase: transaction id and the rules' headers on the answer, and a tee on its body."""
     response = flow.response
     if response is None or not entry.live:
@@ -196,7 +198,7 @@ def _is_uuid(value: str) -> bool:
         return False
 
 
-def finish(entry: Open, *, failed: bool = False, left_over: str = "unfinished") -> Exchange:
+def snapshot(entry: PendingExchange, *, failed: bool = False, left_over: str = "unfinished") -> Exchange:
     """The log phase: the snapshot of an exchange that ended, whichever way. References only, nothing is parsed.
 
     `failed`: it ended in the `error` hook or was left over, and for what reason then.
@@ -227,7 +229,7 @@ def finish(entry: Open, *, failed: bool = False, left_over: str = "unfinished") 
     return exchange
 
 
-def _add_response(exchange: Exchange, entry: Open, status: int | None, cause: str | None) -> None:
+def _add_response(exchange: Exchange, entry: PendingExchange, status: int | None, cause: str | None) -> None:
     response = entry.flow.response
     if status is None:
         return
@@ -254,7 +256,7 @@ def _payload(tee: Tee | None, message: http.Message, limit: int) -> Payload:
     return Payload([content]) if len(content) <= limit else Payload((), "too_large")
 
 
-def failure(entry: Open) -> str | None:
+def failure(entry: PendingExchange) -> str | None:
     """Why an exchange failed, in one word. The engine's own message may quote headers, so it is not used."""
     flow, error = entry.flow, entry.flow.error
     if error is None:
@@ -281,7 +283,7 @@ def _left_by_client(flow: http.HTTPFlow, message: str) -> bool:
     return message.startswith("Client disconnected")
 
 
-def status_seen(entry: Open, cause: str | None, *, failed: bool) -> int | None:
+def status_seen(entry: PendingExchange, cause: str | None, *, failed: bool) -> int | None:
     """The status that the client saw; None where no answer was sent."""
     flow, response = entry.flow, entry.flow.response
     if cause is None or not entry.live:

@@ -1,4 +1,4 @@
-"""What the proxy sees of delivery, wherever it runs: `Pipeline` in threads of the proxy, `Courier` in a process."""
+"""What the proxy sees of delivery: `Pipeline` in its own threads, `DeliveryClient` for the delivery process."""
 
 from __future__ import annotations
 

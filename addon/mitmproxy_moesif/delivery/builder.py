@@ -18,11 +18,11 @@ from enum import Enum
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery.batch import OLDEST
 from mitmproxy_moesif.delivery.ledger import Ledger
-from mitmproxy_moesif.delivery.queue import Captured, Door
+from mitmproxy_moesif.delivery.queue import Captured, ExchangeQueue
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.store import Store
 from mitmproxy_moesif.event.exchange import Exchange
-from mitmproxy_moesif.log import Limited, describe, log
+from mitmproxy_moesif.log import RateLimitedLog, describe, log
 
 GATHER_INTERVAL = 0.02
 COMMIT_INTERVAL = 0.04
@@ -43,7 +43,7 @@ type Make = Callable[[Exchange, Instance], bytes | NotSent]
 
 
 class Builder:
-    """Takes from the door until `stop`.
+    """Takes from the queue until `stop`.
 
     `make` gives an exchange's encoded event, or why there is none; `stored` is called with a destination that has
     something new to send. `apart`: in a process beside the proxy's, where exchanges come in groups and nobody else
@@ -52,7 +52,7 @@ class Builder:
 
     def __init__(
         self,
-        door: Door,
+        queue: ExchangeQueue,
         store: Store,
         ledger: Ledger,
         make: Make,
@@ -62,13 +62,13 @@ class Builder:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._apart = apart
-        self._door = door
+        self._queue = queue
         self._store = store
         self._ledger = ledger
         self._make = make
         self._stored = stored
         self._clock = clock
-        self._limited = Limited(clock=clock)
+        self._limited = RateLimitedLog(clock=clock)
         self._built: dict[str, list[tuple[str, bytes, float]]] = {}
         self._since = 0.0
         self._bytes = 0
@@ -84,13 +84,13 @@ class Builder:
         """Store what was captured so far without waiting for more; returns when it is done, or after `seconds`."""
         if self._thread.is_alive():
             self._flushed.clear()
-            self._door.wake.set()
+            self._queue.wake.set()
             self._flushed.wait(seconds)
 
     def stop(self) -> None:
         """Build and store what was captured so far, then end."""
         self._stopping = True
-        self._door.wake.set()
+        self._queue.wake.set()
 
     def join(self, deadline: float) -> bool:
         """Whether the thread ended by `deadline` (monotonic), or never began."""
@@ -109,17 +109,17 @@ class Builder:
             if stopping:
                 return
             if not self._stopping:
-                self._door.wait()
+                self._queue.wait()
                 # What comes now waits for a moment, so that under load one wake-up serves many.
                 if not self._apart:
-                    self._door.wake.wait(GATHER_INTERVAL)
+                    self._queue.wake.wait(GATHER_INTERVAL)
 
     def _turn(self) -> None:
         """Build and store everything that was put so far."""
         flushing = not self._flushed.is_set()
         try:
             since_yield = 0
-            while (captured := self._door.take()) is not None:
+            while (captured := self._queue.take()) is not None:
                 self._build(captured)
                 if self._built and self._is_due():
                     self._commit()

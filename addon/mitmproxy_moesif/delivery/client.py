@@ -1,4 +1,4 @@
-"""`Delivery` by a helper process: the proxy's side.
+"""`Delivery` by a delivery process: the proxy's side.
 
 Exchanges are gathered for `GATHER_INTERVAL` and handed over by the event loop in one write that never waits. What was
 handed over is kept until the helper reports it stored: a helper that dies is replaced, and its successor gets what was
@@ -26,12 +26,12 @@ from typing import Any
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
-from mitmproxy_moesif.delivery.keeper import Process
-from mitmproxy_moesif.delivery.ledger import Past, Reading
+from mitmproxy_moesif.delivery.keeper import ChildProcess
+from mitmproxy_moesif.delivery.ledger import FormerProcesses, Reading
 from mitmproxy_moesif.delivery.protocol import Frame, Message, one_by_one, packed
-from mitmproxy_moesif.delivery.watermark import Level
+from mitmproxy_moesif.delivery.watermark import Watermark
 from mitmproxy_moesif.event.exchange import Exchange
-from mitmproxy_moesif.log import Limited, describe, log
+from mitmproxy_moesif.log import RateLimitedLog, describe, log
 
 GATHER_INTERVAL = 0.02
 CLOSE_SECONDS = 2.0
@@ -41,7 +41,7 @@ ANSWER_SECONDS = 1.0
 """What the helper may take to say how it does; after that, what it said last has to do."""
 
 LONGEST_PAUSE = 60.0
-FRUITLESS = 3
+CRASH_LOOP = 3
 """Helpers that may die in turn with nothing done before what they were given is dropped."""
 
 KEPT_INSTANCES = 64
@@ -49,7 +49,7 @@ KEPT_INSTANCES = 64
 type Answered = Callable[[str, Mapping[str, str]], None]
 
 
-class Courier:
+class DeliveryClient:
     """See `Delivery`. `answered` is told, in another thread, of the headers of the receivers' answers."""
 
     def __init__(self, folder: Path | None, max_bytes: int, answered: Answered) -> None:
@@ -59,7 +59,7 @@ class Courier:
         self._answered = answered
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.get_ident()
-        self._process: Process | None = None
+        self._process: ChildProcess | None = None
         self._queue: list[tuple[Instance, Exchange]] = []
         self._due = False
         self._unsent: deque[bytes | memoryview] = deque()
@@ -73,12 +73,12 @@ class Courier:
         self._entered = self._skipped = self._bytes = self._released = 0
         self._turned_away: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
-        self._level = Level()
-        self._limited = Limited()
-        self._deaths = self._fruitless = 0
-        self._careful = False
-        self._tried: Frame | None = None
-        self._said: tuple[Past, Condition] = (Past(), self._nothing)
+        self._watermark = Watermark()
+        self._limited = RateLimitedLog()
+        self._deaths = self._deaths_in_a_row = 0
+        self._in_crash_loop = False
+        self._suspect: Frame | None = None
+        self._said: tuple[FormerProcesses, Condition] = (FormerProcesses(), self._nothing)
         self._released_for = self._said
         self._drain_until: float | None = None
         self._asking = threading.Lock()
@@ -103,8 +103,8 @@ class Courier:
             self._hand_over()
             if len(self._keys) >= KEPT_INSTANCES and not self._unsettled:
                 self._keys.clear()
-                self._order("forget")
-            self._introduce(instance)
+                self._command("forget")
+            self._register(instance)
             self._pump()
 
     def put(self, instance: Instance, exchange: Exchange) -> None:
@@ -118,7 +118,7 @@ class Courier:
             if not self._due and self._loop is not None:
                 self._due = True
                 self._loop.call_later(GATHER_INTERVAL, self._hand_over_now)
-        self._level.tell(self._in_memory(), self._max_events, dropped=cause is not None)
+        self._watermark.tell(self._in_memory(), self._max_events, dropped=cause is not None)
 
     def skip(self) -> None:
         self._skipped += 1
@@ -160,15 +160,15 @@ class Courier:
                     self._refuse(captured[1], error)
 
     def _enframe(self, captured: Sequence[tuple[Instance, Exchange]]) -> None:
-        keys = [(self._keys.get(instance) or self._introduce(instance)) for instance, _ in captured]
+        keys = [(self._keys.get(instance) or self._register(instance)) for instance, _ in captured]
         exchanges = [exchange for _, exchange in captured]
         plain = [(key, protocol.from_exchange(exchange)) for key, exchange in zip(keys, exchanges, strict=True)]
         frame = Frame(len(captured), sum(exchange.size for exchange in exchanges), packed(("exchanges", plain)))
         self._unsettled.append(frame)
-        if not self._careful:
+        if not self._in_crash_loop:
             self._unsent.append(frame.data)
         elif len(self._unsettled) == 1:
-            self._tried = frame
+            self._suspect = frame
             self._unsent.append(frame.data)
 
     def _refuse(self, exchange: Exchange, error: Exception) -> None:
@@ -180,7 +180,7 @@ class Courier:
             "handing over", "moesif: an exchange could not be handed over, it is dropped: %s", describe(error)
         )
 
-    def _introduce(self, instance: Instance) -> int:
+    def _register(self, instance: Instance) -> int:
         """Tell the helper of an instance; returns the key that stands for it from now on."""
         key = self._keys.get(instance)
         if key is None:
@@ -188,10 +188,10 @@ class Courier:
             key = self._keys[instance] = self._next_key
         current = self._current.get(instance.destination) is instance
         hooks = instance.hooks.source if instance.hooks is not None else None
-        self._order("instance", key, protocol.from_settings(instance.settings), hooks, current)
+        self._command("instance", key, protocol.from_settings(instance.settings), hooks, current)
         return key
 
-    def _order(self, *message: Any) -> None:
+    def _command(self, *message: Any) -> None:
         self._unsent.append(packed(message))
 
     def _pump(self) -> None:
@@ -216,7 +216,7 @@ class Courier:
         self.fault("writing")
         self._limited.error("writing", "moesif: exchanges could not be handed over: %s", describe(error))
 
-    def _write(self, process: Process) -> None:
+    def _write(self, process: ChildProcess) -> None:
         unsent = self._unsent
         while unsent:
             written = process.send(unsent[0])
@@ -246,58 +246,58 @@ class Courier:
         if self._closing:
             return
         try:
-            self._process = Process(self._heard, self._ended)
+            self._process = ChildProcess(self._heard, self._ended)
         except OSError as error:
             self._limited.error(
                 "helper",
-                "moesif: the helper process cannot be started (%s): set moesif_background=threads to do without",
+                "moesif: the delivery process cannot be started (%s): set moesif_background=threads to do without",
                 error.strerror,
             )
             self._try_later()
             return
         self._unsent.clear()
-        self._order(*self._open)
+        self._command(*self._open)
         for destination, config in self._sampling.items():
-            self._order("sample", destination, config)
+            self._command("sample", destination, config)
         for instance in [*self._keys, *self._current.values()]:
-            self._introduce(instance)
-        self._careful = self._fruitless > 0
-        self._tried = self._unsettled[0] if self._unsettled else None
-        self._unsent.extend(frame.data for frame in islice(self._unsettled, 1 if self._careful else None))
+            self._register(instance)
+        self._in_crash_loop = self._deaths_in_a_row > 0
+        self._suspect = self._unsettled[0] if self._unsettled else None
+        self._unsent.extend(frame.data for frame in islice(self._unsettled, 1 if self._in_crash_loop else None))
         if self._drain_until is not None:
-            self._order("drain", max(0.0, self._drain_until - time.monotonic()))
+            self._command("drain", max(0.0, self._drain_until - time.monotonic()))
         self._hand_over()
         self._pump()
 
-    def _give_up_on_the_first(self) -> None:
+    def _drop_poison_event(self) -> None:
         """Helpers died one after the other with nothing done: what the next one would begin with is the cause."""
         frame = self._unsettled.popleft()
         if frame.events > 1:
             self._unsettled.extendleft(reversed(list(one_by_one(frame))))
-            self._fruitless = 1
+            self._deaths_in_a_row = 1
             return
-        self._fruitless = 0
+        self._deaths_in_a_row = 0
         self._bytes -= frame.size
         past, condition = self._said
         dropped = past.dropped + Counter({"helper_died": frame.events})
         self._said = (replace(past, settled=past.settled + frame.events, dropped=dropped), condition)
-        log.error("moesif: an event that no helper process survived is dropped, and counted")
+        log.error("moesif: an event that no delivery process survived is dropped, and counted")
 
-    def _go_on(self) -> None:
+    def _send_next_suspect(self) -> None:
         """While it is looked for what helpers die of: the next frame when the one before is settled."""
         self._release()
         if not self._unsettled:
-            self._careful = False
-        elif self._unsettled[0] is not self._tried:
-            self._tried = self._unsettled[0]
-            self._unsent.append(self._tried.data)
+            self._in_crash_loop = False
+        elif self._unsettled[0] is not self._suspect:
+            self._suspect = self._unsettled[0]
+            self._unsent.append(self._suspect.data)
             self._pump()
 
-    def _let_go(self) -> None:
+    def _leave_crash_loop(self) -> None:
         """The proxy ends: what was held back to look for a cause goes too."""
-        if self._careful:
-            self._careful = False
-            first_was_sent = bool(self._unsettled) and self._unsettled[0] is self._tried
+        if self._in_crash_loop:
+            self._in_crash_loop = False
+            first_was_sent = bool(self._unsettled) and self._unsettled[0] is self._suspect
             self._unsent.extend(frame.data for frame in islice(self._unsettled, int(first_was_sent), None))
 
     def _try_later(self) -> None:
@@ -305,7 +305,7 @@ class Courier:
         assert self._loop is not None
         self._loop.call_later(min(LONGEST_PAUSE, 0.1 * 2 ** min(self._deaths, 20)), self._spawn)
 
-    def _replace(self, process: Process, code: int) -> None:
+    def _replace(self, process: ChildProcess, code: int) -> None:
         if self._closing or process is not self._process:
             return
         self._stop_writing()
@@ -316,15 +316,15 @@ class Courier:
         self._said = (past.and_then(condition.reading), self._nothing)
         if condition is not self._nothing:
             self._deaths = 0
-            self._fruitless = 0 if self._released or not self._unsettled else self._fruitless + 1
-        if self._fruitless >= FRUITLESS:
-            self._give_up_on_the_first()
+            self._deaths_in_a_row = 0 if self._released or not self._unsettled else self._deaths_in_a_row + 1
+        if self._deaths_in_a_row >= CRASH_LOOP:
+            self._drop_poison_event()
         self._released = 0
         self._faults["helper"] += 1
         waiting = sum(frame.events for frame in self._unsettled)
         self._limited.error(
             "died",
-            "moesif: the helper process ended (%s); another one is started and gets the %d events it had not stored",
+            "moesif: the delivery process ended (%s); another one is started and gets the %d events it had not stored",
             f"signal {-code}" if code < 0 else f"exit code {code}",
             waiting,
         )
@@ -338,7 +338,7 @@ class Courier:
     def _sample(self, destination: str, config: bytes) -> None:
         self._sampling[destination] = config
         if self._process is not None:
-            self._order("sample", destination, config)
+            self._command("sample", destination, config)
             self._pump()
 
     def fault(self, kind: str) -> None:
@@ -396,19 +396,19 @@ class Courier:
     def _ask(self, *message: Any) -> None:
         if self._process is not None:
             self._hand_over()
-            self._order(*message)
+            self._command(*message)
             self._pump()
 
     def _say_drain(self, seconds: float) -> None:
-        self._let_go()
+        self._leave_crash_loop()
         self._ask("drain", seconds)
 
     def _say_close(self) -> None:
-        self._let_go()
+        self._leave_crash_loop()
         self._ask("close")
         self._closing = True
 
-    def _write_all(self, process: Process, deadline: float) -> None:
+    def _write_all(self, process: ChildProcess, deadline: float) -> None:
         """The event loop is not running any more."""
         while self._unsent and time.monotonic() < deadline and not self._closed.is_set():
             try:
@@ -436,8 +436,8 @@ class Courier:
                 self._closed.set()
             if arguments[1:] == [self._asked]:
                 self._told.set()
-            if self._careful:
-                self._in_loop(self._go_on)
+            if self._in_crash_loop:
+                self._in_loop(self._send_next_suspect)
         elif name == "log":
             log.log(*arguments)
         elif name == "answered":
@@ -445,7 +445,7 @@ class Courier:
         elif name == "drained":
             self._drained.set()
 
-    def _ended(self, process: Process, code: int) -> None:
+    def _ended(self, process: ChildProcess, code: int) -> None:
         if self._closing:
             self._closed.set()
         else:

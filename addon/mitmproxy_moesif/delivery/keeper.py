@@ -45,13 +45,13 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Process:
+class ChildProcess:
     """A helper. `heard` gets each message and `ended` the exit code, both in a thread of this class.
 
     Raises `OSError` where no process can be started.
     """
 
-    def __init__(self, heard: Callable[[Message], None], ended: Callable[[Process, int], None]) -> None:
+    def __init__(self, heard: Callable[[Message], None], ended: Callable[[ChildProcess, int], None]) -> None:
         self._heard = heard
         self._ended = ended
         self.sock, theirs = socket.socketpair()

@@ -171,7 +171,7 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class FormerProcesses:
     """What helpers that died had done. `left` events were on disk then, for the successor to find."""
 
     settled: int = 0
@@ -181,13 +181,13 @@ class Past:
     dropped: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
 
-    def and_then(self, last: Reading) -> Past:
+    def and_then(self, last: Reading) -> FormerProcesses:
         """With a helper that died after this report. What was stored in its memory alone is lost."""
         entered = last.captured - last.recovered
         in_memory = max(0, last.waiting_in_memory - (entered - last.settled))
         done = last.delivered + last.dropped_total + in_memory
         lost = Counter({"helper_died": in_memory}) if in_memory else Counter[str]()
-        return Past(
+        return FormerProcesses(
             self.settled + last.settled,
             self.recovered + last.recovered,
             self.delivered + last.delivered,

@@ -1,7 +1,7 @@
-"""Delivery as a whole: door -> builder -> store -> senders.
+"""Delivery as a whole: queue -> builder -> store -> senders.
 
 `put` is called from the event loop's thread and never waits. Everything else happens in threads: one builder, one
-keeper of the store, and one sender for each account that events go to.
+maintenance of the store, and one sender for each account that events go to.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
 from mitmproxy_moesif.delivery.builder import Builder, Make
 from mitmproxy_moesif.delivery.ledger import Ledger, Reading
-from mitmproxy_moesif.delivery.queue import Door
+from mitmproxy_moesif.delivery.queue import ExchangeQueue
 from mitmproxy_moesif.delivery.receivers.base import Receiver
 from mitmproxy_moesif.delivery.receivers.moesif import AnswerHeaders, MoesifReceiver
 from mitmproxy_moesif.delivery.receivers.ndjson import BesideReceiver, FileReceiver
 from mitmproxy_moesif.delivery.sender import Sender, SenderLimits
-from mitmproxy_moesif.delivery.spool.maintenance import Keeper
+from mitmproxy_moesif.delivery.spool.maintenance import Maintenance
 from mitmproxy_moesif.delivery.spool.store import Store
-from mitmproxy_moesif.delivery.watermark import Level
+from mitmproxy_moesif.delivery.watermark import Watermark
 from mitmproxy_moesif.event.exchange import Exchange
 
 CLOSE_SECONDS = 1.0
@@ -32,7 +32,7 @@ CLOSE_SECONDS = 1.0
 
 
 type Answered = Callable[[str, Mapping[str, str]], None]
-"""Told of each answer of a receiver: the destination, and the answer's headers."""
+"""Observer of each answer of a receiver: the destination, and the answer's headers."""
 
 
 class Pipeline:
@@ -50,29 +50,29 @@ class Pipeline:
         self.ledger = Ledger()
         self._answered = answered
         self.store = Store(self.ledger, folder, max_bytes)
-        self._door = Door(self.ledger, lambda: self.store.memory_bytes)
-        self._builder = Builder(self._door, self.store, self.ledger, make, self._notify, apart=apart)
+        self._queue = ExchangeQueue(self.ledger, lambda: self.store.memory_bytes)
+        self._builder = Builder(self._queue, self.store, self.ledger, make, self._notify, apart=apart)
         self._bounded = not apart
-        self._keeper = Keeper(self.store, self.ledger, self._notify)
+        self._maintenance = Maintenance(self.store, self.ledger, self._notify)
         self._senders: dict[str, Sender] = {}
         self._aborted = threading.Event()
         self._closed = False
-        self._level = Level()
+        self._watermark = Watermark()
 
     def start(self) -> None:
         if self._closed:
             return
         self.store.open()
         self._builder.start()
-        self._keeper.start()
+        self._maintenance.start()
 
     def configure(self, instance: Instance) -> None:
         settings = instance.settings
         if self._bounded:
-            self._door.max_events = settings.event_queue_size
-            self._door.max_bytes = settings.queue_max_bytes
+            self._queue.max_events = settings.event_queue_size
+            self._queue.max_bytes = settings.queue_max_bytes
         else:
-            self._door.max_events = self._door.max_bytes = sys.maxsize
+            self._queue.max_events = self._queue.max_bytes = sys.maxsize
         limits = sender_limits(settings)
         sender = self._senders.get(instance.destination)
         if sender is None:
@@ -88,8 +88,8 @@ class Pipeline:
         return receiver_for(instance.settings, lambda answer: self._answered(destination, answer.headers))
 
     def put(self, instance: Instance, exchange: Exchange) -> None:
-        cause = self._door.put(instance, exchange)
-        self._level.tell(self.ledger.in_memory(), self._door.max_events, dropped=cause is not None)
+        cause = self._queue.put(instance, exchange)
+        self._watermark.tell(self.ledger.in_memory(), self._queue.max_events, dropped=cause is not None)
 
     def refuse(self, cause: str) -> None:
         """Count an exchange that was handed over and cannot be read."""
@@ -122,12 +122,12 @@ class Pipeline:
             oldest_at=time.monotonic() - store.oldest_age() if reading.waiting else None,
             spool=spool,
             memory_bytes=store.memory_bytes,
-            adopted=self._keeper.has_looked,
+            adopted=self._maintenance.has_looked,
         )
 
     def drain(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        self._keeper.stop()
+        self._maintenance.stop()
         self._builder.flush(seconds)
         for sender in self._senders.values():
             sender.stop(deadline)

@@ -24,10 +24,10 @@ from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.keeper import SIGNALS
 from mitmproxy_moesif.delivery.pipeline import Pipeline
 from mitmproxy_moesif.delivery.protocol import messages, packed
-from mitmproxy_moesif.event.pipeline import Maker, Weigher
+from mitmproxy_moesif.event.pipeline import EventBuilder, Sampler
 from mitmproxy_moesif.governance.model import GovernanceError, parse_config
 from mitmproxy_moesif.governance.snapshot import Snapshot
-from mitmproxy_moesif.log import Limited, describe, log
+from mitmproxy_moesif.log import RateLimitedLog, describe, log
 
 REPORT_INTERVAL = 0.1
 """Seconds between two reports while there is something to tell."""
@@ -45,14 +45,14 @@ TAGS = ("X-Moesif-Config-Etag", "X-Moesif-Rules-Tag")
 EMPTY = Snapshot()
 
 
-class Helper:
+class DeliveryProcess:
     """Carries out the orders that come over `sock`."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._sending = threading.Lock()
         self._telling = threading.Lock()
-        self._limited = Limited()
+        self._limited = RateLimitedLog()
         self._pipeline: Pipeline | None = None
         self._instances: dict[int, Instance] = {}
         self._sampling: dict[str, Snapshot] = {}
@@ -97,7 +97,7 @@ class Helper:
     # --- orders --------------------------------------------------------------------------------------------------
 
     def _open(self, folder: str | None, max_bytes: int) -> None:
-        maker = Maker(Weigher(lambda destination: self._sampling.get(destination, EMPTY)), self._fault)
+        maker = EventBuilder(Sampler(lambda destination: self._sampling.get(destination, EMPTY)), self._fault)
         spools = Path(folder) if folder is not None else None
         self._pipeline = Pipeline(spools, max_bytes, maker, self._answered, apart=True)
         self._pipeline.start()
@@ -177,7 +177,7 @@ class Helper:
 class Forwarded(logging.Handler):
     """Lines of the log go to the proxy, where people look for them."""
 
-    def __init__(self, helper: Helper) -> None:
+    def __init__(self, helper: DeliveryProcess) -> None:
         super().__init__()
         self._helper = helper
 
@@ -206,7 +206,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     nowhere = os.open(os.devnull, os.O_RDWR)
-    helper = Helper(socket.socket(fileno=os.dup(sys.stdin.fileno())))
+    helper = DeliveryProcess(socket.socket(fileno=os.dup(sys.stdin.fileno())))
     for descriptor in (0, 1, 2):  # who reads the proxy's output must not wait for this process to end
         os.dup2(nowhere, descriptor)
     log.setLevel(logging.INFO)

@@ -17,7 +17,7 @@ from mitmproxy_moesif.event.exchange import Exchange
 Captured = tuple[Instance, Exchange]
 
 
-class Door:
+class ExchangeQueue:
     """`max_events` and `max_bytes` bound all that waits in memory, also behind this queue (`stored_bytes` tells)."""
 
     def __init__(self, ledger: Ledger, stored_bytes: Callable[[], int] = lambda: 0) -> None:

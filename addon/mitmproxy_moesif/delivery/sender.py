@@ -23,7 +23,7 @@ from mitmproxy_moesif.delivery.batch import Batch
 from mitmproxy_moesif.delivery.ledger import Ledger
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Receiver, Verdict
 from mitmproxy_moesif.delivery.spool.store import Store
-from mitmproxy_moesif.log import Limited, describe, log
+from mitmproxy_moesif.log import RateLimitedLog, describe, log
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 60.0
@@ -76,7 +76,7 @@ class Sender:
         self._ledger = ledger
         self._clock = clock
         self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
-        self._limited = Limited(clock=clock)
+        self._limited = RateLimitedLog(clock=clock)
         self._wake = threading.Event()
         self._idle = False
         self._drain_until: float | None = None
@@ -176,7 +176,7 @@ class Sender:
         if began < self._backlog_due or began < self.health.not_before:
             return False
         if self.health.down_since is not None:
-            self._store.retreat(self.destination)  # the probe is the oldest of all
+            self._store.demote(self.destination)  # the probe is the oldest of all
         limits = self.limits
         taken = self._store.take_backlog(self.destination, limits.batch_size, limits.batch_max_bytes)
         if not taken:
@@ -257,7 +257,7 @@ class Sender:
         health.failures += 1
         health.unauthorized = outcome.verdict is Verdict.UNAUTHORIZED
         health.reason = outcome.reason
-        self._store.retreat(self.destination)
+        self._store.demote(self.destination)
         if outcome.verdict is Verdict.UNAUTHORIZED:
             health.not_before = now + UNAUTHORIZED_PAUSE
             self._limited.error(

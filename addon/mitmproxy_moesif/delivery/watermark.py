@@ -5,7 +5,7 @@ from __future__ import annotations
 from mitmproxy_moesif.log import log
 
 
-class Level:
+class Watermark:
     """Between the two lines lies a wide gap, so that a queue at its limit does not flood the log."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from mitmproxy_moesif.event.policy import EventPolicy
 
 
 @dataclass(slots=True)
-class Facts:
+class Attributes:
     """Headers as flat maps with lower-case names, who called, from where, and where Kong stands.
 
     Before there is an answer, `response_headers` is empty and the rest is known from the request alone.
@@ -31,13 +31,13 @@ class Facts:
     address: str
 
 
-def read_facts(request: Fields, response: Fields, peer: str, policy: EventPolicy) -> Facts:
+def read_attributes(request: Fields, response: Fields, peer: str, policy: EventPolicy) -> Attributes:
     request_headers, response_headers = flatten(request), flatten(response)
     trusted = policy.trusts_all or is_trusted(peer, policy.trusted)
     where = kong_headers.position(policy.position, request_headers, response_headers, trusted=trusted)
     consumers = kong_headers.believed_consumers(where, request_headers, response_headers, trusted=trusted)
     kongs_view = where is kong_headers.Position.BEHIND and not policy.trusts_all
-    return Facts(
+    return Attributes(
         request_headers,
         response_headers,
         where,
@@ -47,13 +47,13 @@ def read_facts(request: Fields, response: Fields, peer: str, policy: EventPolicy
     )
 
 
-class RequestFacts:
+class RequestAttributes:
     """A request as the conditions of rules see it. The body is read and parsed only if one asks for it."""
 
     __slots__ = ("_content", "_facts", "_limit", "_parsed", "route", "verb")
 
     def __init__(
-        self, facts: Facts, method: str, target: bytes, content: Callable[[], bytes | None], limit: int
+        self, facts: Attributes, method: str, target: bytes, content: Callable[[], bytes | None], limit: int
     ) -> None:
         self._facts = facts
         self.verb = method
@@ -91,5 +91,5 @@ class RequestFacts:
             return None
 
 
-def request_facts(exchange: Exchange, facts: Facts, limit: int) -> RequestFacts:
-    return RequestFacts(facts, exchange.method, exchange.target, exchange.request_body.content, limit)
+def request_attributes(exchange: Exchange, facts: Attributes, limit: int) -> RequestAttributes:
+    return RequestAttributes(facts, exchange.method, exchange.target, exchange.request_body.content, limit)

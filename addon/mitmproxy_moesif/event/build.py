@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from mitmproxy_moesif.event import kong_headers
-from mitmproxy_moesif.event.attributes import Facts
+from mitmproxy_moesif.event.attributes import Attributes
 from mitmproxy_moesif.event.bodies import Rendered, render
 from mitmproxy_moesif.event.exchange import Exchange, Payload
 from mitmproxy_moesif.event.headers import text
@@ -26,7 +26,7 @@ MAX_EVENT_BYTES = 1_000_000
 """Moesif refuses larger events; ours leave their bodies out instead."""
 
 
-def build_event(exchange: Exchange, facts: Facts, policy: EventPolicy, weight: int = 1) -> dict[str, Any]:
+def build_event(exchange: Exchange, facts: Attributes, policy: EventPolicy, weight: int = 1) -> dict[str, Any]:
     """The event of one exchange. Its bodies may be `orjson.Fragment`s, so it is for `encode` alone."""
     metadata = dict(exchange.metadata)
     if facts.position is not kong_headers.Position.DIRECT:
@@ -59,7 +59,7 @@ def build_event(exchange: Exchange, facts: Facts, policy: EventPolicy, weight: i
     return event
 
 
-def _request(exchange: Exchange, facts: Facts, policy: EventPolicy, metadata: dict[str, Any]) -> dict[str, Any]:
+def _request(exchange: Exchange, facts: Attributes, policy: EventPolicy, metadata: dict[str, Any]) -> dict[str, Any]:
     headers = facts.request_headers
     return {
         "time": iso_time(exchange.started),
@@ -73,7 +73,7 @@ def _request(exchange: Exchange, facts: Facts, policy: EventPolicy, metadata: di
 
 
 def _response(
-    exchange: Exchange, status: int, facts: Facts, policy: EventPolicy, metadata: dict[str, Any]
+    exchange: Exchange, status: int, facts: Attributes, policy: EventPolicy, metadata: dict[str, Any]
 ) -> dict[str, Any]:
     headers = facts.response_headers
     return {
@@ -111,7 +111,7 @@ def _iso_second(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
-def _uri(exchange: Exchange, facts: Facts, policy: EventPolicy) -> str:
+def _uri(exchange: Exchange, facts: Attributes, policy: EventPolicy) -> str:
     target = text(exchange.target)
     if facts.position is kong_headers.Position.BEHIND and facts.trusted:
         uri = kong_headers.public_uri(facts.request_headers, exchange.scheme, exchange.authority, target)

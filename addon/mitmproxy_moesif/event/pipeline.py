@@ -13,27 +13,27 @@ import orjson
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.user_hooks import HookExchange, UserHooks
 from mitmproxy_moesif.delivery.builder import NotSent
-from mitmproxy_moesif.event.attributes import Facts, read_facts, request_facts
+from mitmproxy_moesif.event.attributes import Attributes, read_attributes, request_attributes
 from mitmproxy_moesif.event.build import build_event, encode
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.event.identity import Caller
 from mitmproxy_moesif.governance.sampling import keep, weight
 from mitmproxy_moesif.governance.snapshot import Snapshot
 
-type Weigh = Callable[[Instance, Exchange, Facts], int | None]
+type Sample = Callable[[Instance, Exchange, Attributes], int | None]
 type Fault = Callable[[str, Exception], None]
 
 
-class Maker:
+class EventBuilder:
     """Makes events in the background; `weigh` samples, `fault` is told of an error in a hook of the embedder."""
 
-    def __init__(self, weigh: Weigh, fault: Fault) -> None:
+    def __init__(self, weigh: Sample, fault: Fault) -> None:
         self._weigh = weigh
         self._fault = fault
 
     def __call__(self, exchange: Exchange, instance: Instance) -> bytes | NotSent:
         policy, hooks = instance.policy, instance.hooks
-        facts = read_facts(exchange.request_headers, exchange.response_headers, exchange.peer, policy)
+        facts = read_attributes(exchange.request_headers, exchange.response_headers, exchange.peer, policy)
         if hooks is not None:
             seen = hook_exchange(exchange, facts)
             if self._skips(hooks, seen):
@@ -89,18 +89,18 @@ class Maker:
             self._fault("hook metadata", error)
 
 
-class Weigher:
+class Sampler:
     """Samples by the configuration of the account that `snapshot` tells for a destination."""
 
     def __init__(self, snapshot: Callable[[str], Snapshot]) -> None:
         self._snapshot = snapshot
         self._random = random.Random()  # noqa: S311 - chooses samples, no secret
 
-    def __call__(self, instance: Instance, exchange: Exchange, facts: Facts) -> int | None:
+    def __call__(self, instance: Instance, exchange: Exchange, facts: Attributes) -> int | None:
         """The weight of this exchange's event; None where it is not sampled."""
         rate: float | None = instance.settings.sample_rate
         if rate is None:
-            view = request_facts(exchange, facts, instance.policy.request.body.limit)
+            view = request_attributes(exchange, facts, instance.policy.request.body.limit)
             caller, snapshot = facts.caller, self._snapshot(instance.destination)
             rate = snapshot.sample_rate(view, exchange.status, caller.user_id, caller.company_id)
         if rate >= 100:
@@ -108,7 +108,7 @@ class Weigher:
         return weight(rate) if keep(rate, self._random.random()) else None
 
 
-def hook_exchange(exchange: Exchange, facts: Facts) -> HookExchange:
+def hook_exchange(exchange: Exchange, facts: Attributes) -> HookExchange:
     return HookExchange(
         method=exchange.method,
         target=exchange.target.decode("latin-1"),

@@ -25,7 +25,7 @@ from mitmproxy_moesif.delivery.receivers.moesif import deadline_session
 from mitmproxy_moesif.governance.local_rules import parse_local_rules
 from mitmproxy_moesif.governance.model import GovernanceError, RemoteConfig, RuleSet, parse_config, parse_rules
 from mitmproxy_moesif.governance.snapshot import Snapshot
-from mitmproxy_moesif.log import Limited, describe, log
+from mitmproxy_moesif.log import RateLimitedLog, describe, log
 
 REFRESH = 60.0
 WATCH = 1.0
@@ -58,7 +58,7 @@ class Account:
     trouble: str | None = None
 
 
-class Governor:
+class Refresher:
     """`snapshot` may be asked from any thread; it takes no lock and waits for nothing.
 
     `configured` is told of each destination's configuration from Moesif, as JSON, when there is another one.
@@ -76,7 +76,7 @@ class Governor:
         self._accounts: dict[str, Account] = {}
         self._wake = threading.Event()
         self._stopping = False
-        self._limited = Limited(clock=clock)
+        self._limited = RateLimitedLog(clock=clock)
         self._thread = threading.Thread(target=self._run, name="moesif-govern", daemon=True)
 
     def start(self) -> None:
@@ -128,7 +128,7 @@ class Governor:
                     self._refresh(session, destination, account)
                     self._watch(account)
                 except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never of one error
-                    self._limited.error("governor", "moesif: unexpected while refreshing: %s", describe(error))
+                    self._limited.error("refresher", "moesif: unexpected while refreshing: %s", describe(error))
             watching = any(account.settings.rules_file for account in self._accounts.values())
             self._wake.wait(WATCH if watching else self._until_refresh())
         session.close()

@@ -24,7 +24,7 @@ from mitmproxy_moesif.jwt_gate.keys import load_keys
 from mitmproxy_moesif.jwt_gate.settings import GateSettings, parse_gate_settings
 from mitmproxy_moesif.jwt_gate.tokens import Refusal, Rules, claim_texts
 from mitmproxy_moesif.jwt_gate.watch import KeyFileWatch, Stamp, stamp_of
-from mitmproxy_moesif.log import Limited, describe, log
+from mitmproxy_moesif.log import RateLimitedLog, describe, log
 
 DECIDED = "jwt_gate"
 """In a flow's metadata: the response headers that its claims become; there as soon as the flow was decided on."""
@@ -51,7 +51,7 @@ class JwtGate:
         self._closed = False
         self._running = False
         self._problems: list[str] = []
-        self._faults = Limited()
+        self._faults = RateLimitedLog()
         self._stamp: Stamp = None  # of the file of keys, when it was read
         self._watch: KeyFileWatch | None = None
 

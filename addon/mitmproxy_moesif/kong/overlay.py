@@ -1,6 +1,6 @@
 """What the Admin API changed of Kong's configuration: kept apart from it, and laid over whatever version of it comes.
 
-    changes = Changes().patched("id-1", {"enabled": False, "config": {"debug": True}})
+    changes = Overlay().patched("id-1", {"enabled": False, "config": {"debug": True}})
     changes.over(config)     the configuration with the changes
     changes.fitting(config)  the changes as far as they fit another version, and what is lost
 
@@ -37,13 +37,13 @@ class LivePlugin(Plugin):
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class Overlay:
     """Entries changed, by id, and entries added, by id. Immutable: each change makes another one."""
 
     patches: Mapping[str, Patch] = field(default_factory=dict, repr=False)
     created: Mapping[str, LivePlugin] = field(default_factory=dict, repr=False)
 
-    def patched(self, plugin_id: str, patch: Patch) -> Changes:
+    def patched(self, plugin_id: str, patch: Patch) -> Overlay:
         """With more changed. Raises pydantic's `ValidationError` where an added entry cannot be so."""
         if plugin_id in self.created:
             return replace(self, created={**self.created, plugin_id: _patched(self.created[plugin_id], patch)})
@@ -51,10 +51,10 @@ class Changes:
         config = {**before.get("config", {}), **patch.get("config", {})}
         return replace(self, patches={**self.patches, plugin_id: {**before, **patch, "config": config}})
 
-    def adding(self, plugin: LivePlugin) -> Changes:
+    def adding(self, plugin: LivePlugin) -> Overlay:
         return replace(self, created={**self.created, plugin.id: plugin})
 
-    def removing(self, plugin_id: str) -> Changes:
+    def removing(self, plugin_id: str) -> Overlay:
         """Without an entry that was added."""
         return replace(self, created={id_: plugin for id_, plugin in self.created.items() if id_ != plugin_id})
 
@@ -68,7 +68,7 @@ class Changes:
         ]
         return replace(config, plugins=(*plugins, *self.created.values()))
 
-    def fitting(self, config: KongConfig) -> tuple[Changes, list[str]]:
+    def fitting(self, config: KongConfig) -> tuple[Overlay, list[str]]:
         """Without what has lost its place in this configuration, and a line for each of those.
 
         A change goes with its entry. An added entry goes with what it is for, and yields to one of the configuration
@@ -84,11 +84,11 @@ class Changes:
                 created[plugin.id] = plugin
             else:
                 lost.append(f"plugin {plugin.instance_name or plugin.id!r}, which was created there, is gone: {reason}")
-        return Changes(patches, created), lost
+        return Overlay(patches, created), lost
 
 
-type Make = Callable[[Changes, KongConfig], Changes]
-type Keep = Callable[[Changes, Callable[[], None]], None]
+type Make = Callable[[Overlay, KongConfig], Overlay]
+type Keep = Callable[[Overlay, Callable[[], None]], None]
 
 
 def scope(plugin: Plugin) -> tuple[str, str | None, str | None, str | None]:
@@ -125,7 +125,7 @@ def _patched(plugin: Plugin, patch: Patch) -> LivePlugin:
     return LivePlugin.model_validate(given)
 
 
-class LiveKong:
+class LiveOverlay:
     """Kong's configuration and its changes, put in force together. From any thread but mitmproxy's event loop.
 
     `changed` puts a configuration in force soon, on the loop; it raises `SettingsError` where that cannot be. `settle`
@@ -138,7 +138,7 @@ class LiveKong:
         self._lock = threading.Lock()
         self.base = base
         self.config = base
-        self.changes = Changes()
+        self.changes = Overlay()
 
     def replaced(self, base: KongConfig) -> None:
         """There is another version of the configuration. What `changed` raises is raised; the old one stays then."""
@@ -160,7 +160,7 @@ class LiveKong:
             changes = make(self.changes, self.base)
             keep(changes, lambda: self._take(changes))
 
-    def _take(self, changes: Changes) -> None:
+    def _take(self, changes: Overlay) -> None:
         config = changes.over(self.base)
         self._changed(config)
         try:

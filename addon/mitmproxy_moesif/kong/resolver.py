@@ -27,14 +27,14 @@ from mitmproxy_moesif.kong.scopes import AKTO, MOESIF, ScopeConflict, Scopes
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class Resolution:
     """Where a request belongs: its instance (None: it is not captured), and `metadata.kong` as far as it is known."""
 
     instance: Instance | None
     kong: dict[str, object]
 
 
-class Scoping:
+class Resolver:
     """A Kong configuration made ready: its router, and its instances compiled by plugin id."""
 
     def __init__(self, config: KongConfig, given: Mapping[str, Any]) -> None:
@@ -50,7 +50,7 @@ class Scoping:
             raise SettingsError(f"kong_config: {error}") from error
         self.has_akto = self.scopes.instances.has(AKTO)
 
-    def place(self, flow: http.HTTPFlow, options: Instance) -> Placed:
+    def resolve(self, flow: http.HTTPFlow, options: Instance) -> Resolution:
         """The instance for a request. Where the configuration has none at all, the options are one."""
         headers = flatten(flow.request.headers.fields)
         match, consumer = self._match(flow, headers, options)
@@ -60,7 +60,7 @@ class Scoping:
             plugin, _ = self.scopes.instances.select(MOESIF, route, service, consumer)
             if plugin is None or plugin.id != OPTIONS_ID:
                 instance = self.instances.get(plugin.id) if plugin is not None else None
-        return Placed(instance, names(match))
+        return Resolution(instance, names(match))
 
     def _match(
         self, flow: http.HTTPFlow, headers: dict[str, str], options: Instance

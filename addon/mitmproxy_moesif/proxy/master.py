@@ -55,7 +55,7 @@ class StartCheck(errorcheck.ErrorCheck):
         self._ready()
 
 
-class Told(Protocol):
+class Observer(Protocol):
     """Who is told what happens in a proxy. `shared`: other processes listen on the same port."""
 
     shared: bool
@@ -73,7 +73,7 @@ class Told(Protocol):
 class Proxy:
     """One proxy on the running event loop. Raises `ConfigurationError`."""
 
-    def __init__(self, arguments: Arguments, told: Told) -> None:
+    def __init__(self, arguments: Arguments, told: Observer) -> None:
         check = StartCheck(told.ready)
         given = options.Options()
         self.untested = versions.untested()

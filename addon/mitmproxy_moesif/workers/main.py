@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         return supervise(parsed, arguments)
     from mitmproxy_moesif.workers import worker  # mitmproxy: nothing for a supervisor
 
-    return worker.run(parsed, worker.Alone())
+    return worker.run(parsed, worker.Standalone())
 
 
 def not_shared() -> str | None:

@@ -36,7 +36,7 @@ TELL_EVERY = 1.0
 """Seconds between two readings sent to the supervisor."""
 
 
-class Alone:
+class Standalone:
     """Who is told what happens: people, through the log."""
 
     shared = False
@@ -153,7 +153,7 @@ class Supervised:
                 line = line[os.write(self._pipe, line) :]
 
 
-def run(arguments: Arguments, told: Alone | Supervised) -> int:
+def run(arguments: Arguments, told: Standalone | Supervised) -> int:
     """Until it is told to end; the exit code."""
     try:
         asyncio.run(serve(arguments, told))
@@ -163,7 +163,7 @@ def run(arguments: Arguments, told: Alone | Supervised) -> int:
     return 0
 
 
-async def serve(arguments: Arguments, told: Alone | Supervised) -> None:
+async def serve(arguments: Arguments, told: Standalone | Supervised) -> None:
     proxy = Proxy(arguments, told)
     told.start(proxy)
     on_signal(signal.SIGTERM, proxy.stop)
@@ -173,7 +173,7 @@ async def serve(arguments: Arguments, told: Alone | Supervised) -> None:
     told.ended()
 
 
-def reload(proxy: Proxy, told: Alone | Supervised) -> None:
+def reload(proxy: Proxy, told: Standalone | Supervised) -> None:
     try:
         told.reloaded(proxy.reload())
     except ConfigurationError as error:

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mitmproxy_moesif.delivery.spool.directory import SpoolFolder
-from mitmproxy_moesif.delivery.spool.file import Spool, SpoolError
+from mitmproxy_moesif.delivery.spool.directory import SpoolDirectory
+from mitmproxy_moesif.delivery.spool.file import SpoolError, SpoolFile
 from tests.delivery.spool.spools import MIB, a_chunk
 
 NOBODY = 65534
@@ -29,7 +29,7 @@ def wait_for_a_line() -> None:
 
 def append(folder: str, size: str) -> None:
     """Append without end; each id is told once its chunk is on disk. Every other chunk is then removed, and told."""
-    spool = Spool.create(Path(folder), 64 * MIB)
+    spool = SpoolFile.create(Path(folder), 64 * MIB)
     number = 0
     while True:
         chunk = a_chunk(2, int(size))
@@ -43,7 +43,7 @@ def append(folder: str, size: str) -> None:
 
 def hold(folder: str, chunks: str) -> None:
     """Append so many chunks, tell their ids, and stay."""
-    spool = Spool.create(Path(folder), 64 * MIB)
+    spool = SpoolFile.create(Path(folder), 64 * MIB)
     for _ in range(int(chunks)):
         chunk = a_chunk(2)
         spool.append([chunk])
@@ -56,7 +56,7 @@ def adopt(folder: str) -> None:
     """At a sign, take over what there is and tell its ids; keep it until the next sign."""
     tell("ready")
     wait_for_a_line()
-    for spool in SpoolFolder(Path(folder), 64 * MIB).adopt():
+    for spool in SpoolDirectory(Path(folder), 64 * MIB).adopt():
         for info in spool.index():
             tell("adopted", *spool.load(info.key).transaction_ids)
     tell("done")
@@ -65,7 +65,7 @@ def adopt(folder: str) -> None:
 
 def fork(folder: str) -> None:
     """Own a spool, fork, and let the child try to use it; the child then outlives its parent."""
-    spool = Spool.create(Path(folder), 64 * MIB)
+    spool = SpoolFile.create(Path(folder), 64 * MIB)
     chunk = a_chunk(2)
     spool.append([chunk])
     ready, go = os.pipe()
@@ -92,7 +92,7 @@ def fork(folder: str) -> None:
 
 def execute(folder: str) -> None:
     """Own a spool, start another program, and die; the program stays."""
-    spool = Spool.create(Path(folder), 64 * MIB)
+    spool = SpoolFile.create(Path(folder), 64 * MIB)
     spool.append([a_chunk(2)])
     program = subprocess.Popen([sys.executable, "-c", "input()"], close_fds=False)
     tell("program", program.pid)
@@ -101,7 +101,7 @@ def execute(folder: str) -> None:
 
 def fill_the_disk(folder: str, room: str) -> None:
     """Append until files may grow no further, then with room again."""
-    spool = Spool.create(Path(folder), 64 * MIB)
+    spool = SpoolFile.create(Path(folder), 64 * MIB)
     kept = []
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(room), most))
@@ -133,7 +133,7 @@ def fill_the_disk(folder: str, room: str) -> None:
 
 def remove_with_a_full_log(folder: str) -> None:
     """The log may grow no further, but its pages have their place in the database."""
-    spool = Spool.create(Path(folder), 64 * MIB)
+    spool = SpoolFile.create(Path(folder), 64 * MIB)
     chunks = [a_chunk(20, 1000) for _ in range(10)]
     spool.append(chunks)
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -145,7 +145,7 @@ def remove_with_a_full_log(folder: str) -> None:
 
 def close_on_a_full_disk(folder: str) -> None:
     """All that a spool held was sent, and the disk, full of this very spool, does not take the removals."""
-    spool = Spool.create(Path(folder), 64 * MIB)
+    spool = SpoolFile.create(Path(folder), 64 * MIB)
     chunks = [a_chunk(20, 1000) for _ in range(10)]
     spool.append(chunks)
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -161,7 +161,7 @@ def close_on_a_full_disk(folder: str) -> None:
 def adopt_on_a_full_disk(folder: str) -> None:
     """What is whole is taken over and read; what is damaged waits until its rows can be copied."""
     now = 0.0
-    keeper = SpoolFolder(Path(folder), 64 * MIB, clock=lambda: now)
+    keeper = SpoolDirectory(Path(folder), 64 * MIB, clock=lambda: now)
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit in (0, 0, most):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
@@ -182,12 +182,12 @@ def use_as_an_ordinary_user(folder: str) -> None:
     for mode in (0o500, 0o700):
         Path(folder).chmod(mode)
         try:
-            Spool.create(Path(folder), MIB).close()
+            SpoolFile.create(Path(folder), MIB).close()
         except SpoolError as e:
             tell("refused", e)
         else:
             tell("created")
-        tell("adopted", len(list(SpoolFolder(Path(folder), MIB).adopt())))
+        tell("adopted", len(list(SpoolDirectory(Path(folder), MIB).adopt())))
 
 
 CHILDREN: dict[str, Callable[..., None]] = {

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
-from mitmproxy_moesif.delivery.spool.directory import SpoolFolder
-from mitmproxy_moesif.delivery.spool.file import Spool
+from mitmproxy_moesif.delivery.spool.directory import SpoolDirectory
+from mitmproxy_moesif.delivery.spool.file import SpoolFile
 
 MIB = 1 << 20
 
@@ -26,12 +26,12 @@ def content(chunk: Chunk) -> tuple[object, ...]:
     return chunk.destination, chunk.created, chunk.transaction_ids, chunk.events
 
 
-def stored(spool: Spool) -> list[tuple[object, ...]]:
+def stored(spool: SpoolFile) -> list[tuple[object, ...]]:
     """What a spool holds, in its order."""
     return [content(spool.load(info.key)) for info in spool.index()]
 
 
-def leave_behind(spool: Spool, folder: Path) -> Path:
+def leave_behind(spool: SpoolFile, folder: Path) -> Path:
     """Put into `folder` what would be left of the spool if its process were killed now; the database's new path."""
     folder.mkdir(exist_ok=True)
     for file in files_of(spool.path):
@@ -46,7 +46,7 @@ def files_of(path: Path) -> list[Path]:
 
 def dead_spool(folder: Path, chunks: Iterable[Chunk]) -> Path:
     """The file that a killed process left in `folder`, with these chunks appended one by one."""
-    spool = Spool.create(folder.with_name(folder.name + "-living"), 64 * MIB)
+    spool = SpoolFile.create(folder.with_name(folder.name + "-living"), 64 * MIB)
     for chunk in chunks:
         spool.append([chunk])
     path = leave_behind(spool, folder)
@@ -55,5 +55,5 @@ def dead_spool(folder: Path, chunks: Iterable[Chunk]) -> Path:
     return path
 
 
-def adopted(folder: Path, max_bytes: int = 64 * MIB) -> Iterator[Spool]:
-    return SpoolFolder(folder, max_bytes).adopt()
+def adopted(folder: Path, max_bytes: int = 64 * MIB) -> Iterator[SpoolFile]:
+    return SpoolDirectory(folder, max_bytes).adopt()

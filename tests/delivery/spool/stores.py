@@ -64,7 +64,7 @@ class Connection:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Checkpoint:
         if sql != "ROLLBACK":
             self._disk.use()
         return self._connection.execute(sql, parameters)
@@ -81,7 +81,7 @@ class World:
         self.store = Store(self.ledger, folder, max_bytes, clock=lambda: self.now)
         self.put_ids: list[str] = []
         self.delivered: Counter[str] = Counter()
-        self.in_hand: list[tuple[str, Batch]] = []
+        self.leased: list[tuple[str, Batch]] = []
         self.store.open()
 
     # -- What the threads do
@@ -112,14 +112,14 @@ class World:
         take = self.store.take_fresh if fresh else self.store.take_backlog
         taken = take(destination, most, MIB)
         if taken:
-            self.in_hand.append((destination, Batch(taken)))
+            self.leased.append((destination, Batch(taken)))
         return bool(taken)
 
     def settle(self, answer: Answer = "accepted") -> None:
         """As the sender does it, once the receiver has answered to what was taken first; nothing without that."""
-        if not self.in_hand:
+        if not self.leased:
             return
-        destination, batch = self.in_hand.pop(0)
+        destination, batch = self.leased.pop(0)
         count = len(batch.events(0, sum(part.waiting.count for part in batch.parts)))
         reached = {"unavailable": 0, "half": count // 2}.get(answer, count)
         if answer == "refused":
@@ -129,7 +129,7 @@ class World:
                 self.delivered[batch.first_id(position, position + 1)] += 1
             batch.mark_delivered(0, reached)
         if reached < count:
-            self.store.retreat(destination)
+            self.store.demote(destination)
         done, rest = [], []
         for part in batch.parts:
             on_disk = part.waiting.spool is not None
@@ -160,7 +160,7 @@ class World:
 
     def deliver_all(self) -> Reading:
         """The disk and the receiver are well: after some rounds, nothing waits any more."""
-        while self.in_hand:
+        while self.leased:
             self.settle()
         for _ in range(ROUNDS):
             self.now += RETRY_SECONDS
@@ -182,7 +182,7 @@ class World:
         assert [self.store.due(destination, 1, 0.0) for destination in self.store.destinations()].count(0.0) == 0
         assert self.store.trouble is None
         for lanes in self.store._lanes.values():  # else what was sent would fill the memory, seen by nobody
-            assert (lanes.held, lanes.in_hand, lanes.cursors) == (set(), set(), {})
+            assert (lanes.held, lanes.leased, lanes.checkpoints) == (set(), set(), {})
             assert (lanes.fresh_bytes, lanes.fresh_events) == (0, 0)
         self.store.close()
         assert sorted(self.folder.glob("*")) == []

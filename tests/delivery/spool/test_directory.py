@@ -17,8 +17,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
-from mitmproxy_moesif.delivery.spool.directory import SpoolFolder
-from mitmproxy_moesif.delivery.spool.file import Spool
+from mitmproxy_moesif.delivery.spool.directory import SpoolDirectory
+from mitmproxy_moesif.delivery.spool.file import SpoolFile
 from tests.delivery.spool.spools import MIB, a_chunk, adopted, content, dead_spool, files_of, leave_behind, stored
 
 PAGE = 4096
@@ -38,7 +38,7 @@ def sizes(count: int) -> list[Chunk]:
 
 
 @contextmanager
-def taken_over(folder: Path) -> Iterator[list[Spool]]:
+def taken_over(folder: Path) -> Iterator[list[SpoolFile]]:
     spools = list(adopted(folder))
     yield spools
     for spool in spools:
@@ -70,9 +70,9 @@ def test_a_dead_process_s_file_is_taken_over_once(folder: Path) -> None:
 
 def test_a_living_spool_is_nobody_else_s(folder: Path) -> None:
     """Not even for the process that owns it, and not once it is older than its process's other spool."""
-    living = Spool.create(folder, 64 * MIB)
+    living = SpoolFile.create(folder, 64 * MIB)
     living.append([a_chunk()])
-    another = Spool.create(folder, 64 * MIB)
+    another = SpoolFile.create(folder, 64 * MIB)
     before = names(folder)
     dead = dead_spool(folder, [a_chunk()])
     with taken_over(folder) as spools:
@@ -88,11 +88,11 @@ def test_a_living_spool_whose_lock_file_was_removed_is_left_alone(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A second guard: SQLite's own lock. What a cleaner of temporary files does must not make two owners."""
-    living = Spool.create(folder, 64 * MIB)
+    living = SpoolFile.create(folder, 64 * MIB)
     chunk = a_chunk()
     living.append([chunk])
     living.path.with_name(living.path.name + ".lock").unlink()
-    keeper = SpoolFolder(folder, 64 * MIB)
+    keeper = SpoolDirectory(folder, 64 * MIB)
     assert list(keeper.adopt()) == []
     assert list(keeper.adopt()) == []
     assert len(messages(caplog, logging.WARNING)) == 1
@@ -130,7 +130,7 @@ def test_a_file_left_by_a_later_release_is_kept_for_it(folder: Path, caplog: pyt
         file.seek(60)
         file.write(struct.pack(">I", 2))
     before = {file.name: file.read_bytes() for file in files_of(path)}
-    keeper = SpoolFolder(folder, 64 * MIB)
+    keeper = SpoolDirectory(folder, 64 * MIB)
     assert list(keeper.adopt()) == []
     assert list(keeper.adopt()) == []
     assert {file.name: file.read_bytes() for file in files_of(path)} == before
@@ -146,7 +146,7 @@ def test_another_program_s_database_is_left_alone(folder: Path, caplog: pytest.L
         connection.executemany("INSERT INTO notes VALUES (?)", [("not ours" * 100,)] * 100)
         connection.commit()
     before = path.read_bytes()
-    keeper = SpoolFolder(folder, 64 * MIB)
+    keeper = SpoolDirectory(folder, 64 * MIB)
     assert list(keeper.adopt()) == []
     assert list(keeper.adopt()) == []
     assert names(folder) == {FOREIGN_NAME}
@@ -160,7 +160,7 @@ def test_a_file_in_use_elsewhere_is_taken_over_when_it_is_free(folder: Path, cap
     chunk = a_chunk()
     path = dead_spool(folder, [chunk])
     now = 0.0
-    keeper = SpoolFolder(folder, 64 * MIB, clock=lambda: now)
+    keeper = SpoolDirectory(folder, 64 * MIB, clock=lambda: now)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         assert list(keeper.adopt()) == []
@@ -283,7 +283,7 @@ def test_damage_that_only_a_removal_would_meet_is_found_before_it(folder: Path) 
 
 
 def test_what_was_removed_does_not_come_back_out_of_a_damaged_file(folder: Path) -> None:
-    spool = Spool.create(folder.with_name("living"), 64 * MIB)
+    spool = SpoolFile.create(folder.with_name("living"), 64 * MIB)
     chunks = sizes(60)
     spool.append(chunks)
     spool.remove([chunk.key or 0 for chunk in chunks[5:50]])
@@ -298,7 +298,7 @@ def test_what_was_removed_does_not_come_back_out_of_a_damaged_file(folder: Path)
 
 def test_a_file_that_was_shrunk_halfway_gives_each_row_once(folder: Path) -> None:
     """The pages behind the new end of the database still hold what was moved from there."""
-    spool = Spool.create(folder.with_name("living"), 64 * MIB)
+    spool = SpoolFile.create(folder.with_name("living"), 64 * MIB)
     chunks = [a_chunk(50, 1000) for _ in range(120)]
     spool.append(chunks)
     spool.remove([chunk.key or 0 for chunk in chunks[:110]])
@@ -334,7 +334,7 @@ def test_a_flipped_bit_costs_a_page_at_most(data: st.DataObject) -> None:
         # How long the database is after a commit is told in four bytes of the log, and nowhere else.
         assume(not (file.name.endswith("-wal") and 4 <= (at - 32) % (24 + PAGE) < 8))
         flip(file, at, 1 << data.draw(st.integers(0, 7)))
-        keeper = SpoolFolder(path.parent, 64 * MIB)
+        keeper = SpoolDirectory(path.parent, 64 * MIB)
         spools = list(keeper.adopt())
         found = [row for spool in spools for row in stored(spool)]
         assert_each_at_most_once(found, chunks + gone)
@@ -371,7 +371,7 @@ def assert_each_at_most_once(found: list[tuple[object, ...]], chunks: list[Chunk
 def damaged_copy(data: st.DataObject) -> Iterator[tuple[Path, list[Chunk], list[Chunk]]]:
     """A dead process's spool to be damaged: what it holds (half of it in the log, all or nothing) and what it held."""
     with tempfile.TemporaryDirectory() as home:
-        spool = Spool.create(Path(home) / "living", 64 * MIB)
+        spool = SpoolFile.create(Path(home) / "living", 64 * MIB)
         chunks, gone = sizes(50), sizes(20)
         spool.append([*gone[:10], *chunks[:25]])
         if data.draw(st.booleans(), label="half of it in the database"):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mitmproxy_moesif.delivery.spool.file import Spool
+from mitmproxy_moesif.delivery.spool.file import SpoolFile
 from tests.delivery.spool.spools import MIB, a_chunk, adopted, dead_spool
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ def test_whatever_was_stored_outlives_a_kill(start: Start, folder: Path, size: i
 
 
 def test_a_dead_neighbour_s_events_are_taken_over_while_running(start: Start, folder: Path) -> None:
-    ours = Spool.create(folder, 64 * MIB)
+    ours = SpoolFile.create(folder, 64 * MIB)
     ours.append([a_chunk()])
     neighbour, survivor = start("hold", folder, 5), start("hold", folder, 3)
     theirs = ids(lines_until(neighbour, "ready"), "appended")

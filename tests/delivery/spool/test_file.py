@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
-from mitmproxy_moesif.delivery.spool.file import LOG_BYTES, Spool, SpoolDamaged, SpoolError, SpoolFull, SpoolVanished
+from mitmproxy_moesif.delivery.spool.file import (
+    LOG_BYTES,
+    SpoolDamaged,
+    SpoolError,
+    SpoolFile,
+    SpoolFull,
+    SpoolVanished,
+)
 from tests.delivery.spool.spools import MIB, a_chunk, adopted, content, files_of, leave_behind, stored
 
 
@@ -26,13 +33,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def spool(folder: Path) -> Iterator[Spool]:
-    spool = Spool.create(folder, 64 * MIB)
+def spool(folder: Path) -> Iterator[SpoolFile]:
+    spool = SpoolFile.create(folder, 64 * MIB)
     yield spool
     spool.close()
 
 
-def fill(spool: Spool, chunks: int, size: int = 1000) -> list[Chunk]:
+def fill(spool: SpoolFile, chunks: int, size: int = 1000) -> list[Chunk]:
     """Append chunks of 50 events one by one."""
     added = [a_chunk(50, size) for _ in range(chunks)]
     for chunk in added:
@@ -40,7 +47,7 @@ def fill(spool: Spool, chunks: int, size: int = 1000) -> list[Chunk]:
     return added
 
 
-def has_room(spool: Spool, chunk: Chunk) -> bool:
+def has_room(spool: SpoolFile, chunk: Chunk) -> bool:
     try:
         spool.append([chunk])
     except SpoolFull:
@@ -48,7 +55,7 @@ def has_room(spool: Spool, chunk: Chunk) -> bool:
     return True
 
 
-def keys_of(spool: Spool) -> list[int]:
+def keys_of(spool: SpoolFile) -> list[int]:
     return [info.key for info in spool.index()]
 
 
@@ -59,7 +66,7 @@ def size_on_disk(folder: Path) -> int:
 # -- Storing and reading
 
 
-def test_what_was_appended_is_read_back_as_it_was(spool: Spool) -> None:
+def test_what_was_appended_is_read_back_as_it_was(spool: SpoolFile) -> None:
     chunks = [a_chunk(1), a_chunk(50, 1200, created=1234567890.125), a_chunk(2, destination="fedcba9876543210")]
     spool.append(chunks[:2])
     spool.append(chunks[2:])
@@ -67,7 +74,7 @@ def test_what_was_appended_is_read_back_as_it_was(spool: Spool) -> None:
     assert [chunk.key for chunk in chunks] == keys_of(spool)
 
 
-def test_the_index_tells_of_each_chunk_without_its_events(spool: Spool) -> None:
+def test_the_index_tells_of_each_chunk_without_its_events(spool: SpoolFile) -> None:
     chunks = fill(spool, 5)
     assert [(i.destination, i.created, i.count, i.bytes) for i in spool.index()] == [
         (chunk.destination, chunk.created, 50, chunk.size) for chunk in chunks
@@ -76,7 +83,7 @@ def test_the_index_tells_of_each_chunk_without_its_events(spool: Spool) -> None:
     assert [info.key for info in spool.index(after=first, limit=2)] == [second, third]
 
 
-def test_totals_follow_what_is_stored(spool: Spool) -> None:
+def test_totals_follow_what_is_stored(spool: SpoolFile) -> None:
     one, two = a_chunk(3), a_chunk(4)
     spool.append([one, two])
     assert (spool.stored_chunks, spool.stored_events, spool.stored_bytes) == (2, 7, one.size + two.size)
@@ -84,7 +91,7 @@ def test_totals_follow_what_is_stored(spool: Spool) -> None:
     assert (spool.stored_chunks, spool.stored_events, spool.stored_bytes) == (1, 4, two.size)
 
 
-def test_a_removed_chunk_is_gone_and_its_key_is_never_used_again(spool: Spool) -> None:
+def test_a_removed_chunk_is_gone_and_its_key_is_never_used_again(spool: SpoolFile) -> None:
     gone = a_chunk()
     spool.append([gone])
     assert gone.key is not None
@@ -97,7 +104,7 @@ def test_a_removed_chunk_is_gone_and_its_key_is_never_used_again(spool: Spool) -
     assert later.key > gone.key
 
 
-def test_the_parts_of_a_chunk_take_its_place(spool: Spool) -> None:
+def test_the_parts_of_a_chunk_take_its_place(spool: SpoolFile) -> None:
     first, whole, last = a_chunk(), a_chunk(6), a_chunk()
     spool.append([first, whole, last])
     assert whole.key is not None
@@ -121,13 +128,13 @@ def test_the_parts_of_a_chunk_take_its_place(spool: Spool) -> None:
     ],
     ids=["a raw newline", "more ids than events", "no event"],
 )
-def test_a_chunk_that_could_not_be_taken_apart_again_is_refused(spool: Spool, chunk: Chunk) -> None:
+def test_a_chunk_that_could_not_be_taken_apart_again_is_refused(spool: SpoolFile, chunk: Chunk) -> None:
     with pytest.raises(ValueError, match="transaction id"):
         spool.append([a_chunk(), chunk])
     assert spool.index() == []
 
 
-def test_a_row_that_is_not_what_was_stored_is_damaged_and_the_others_are_not(spool: Spool) -> None:
+def test_a_row_that_is_not_what_was_stored_is_damaged_and_the_others_are_not(spool: SpoolFile) -> None:
     bad, good = a_chunk(), a_chunk()
     spool.append([bad, good])
     assert bad.key is not None
@@ -141,7 +148,7 @@ def test_a_row_that_is_not_what_was_stored_is_damaged_and_the_others_are_not(spo
     assert keys_of(spool) == [good.key]
 
 
-def test_two_threads_may_use_it_at_once(spool: Spool) -> None:
+def test_two_threads_may_use_it_at_once(spool: SpoolFile) -> None:
     keys: list[int] = []
     done = threading.Event()
 
@@ -170,7 +177,7 @@ def test_two_threads_may_use_it_at_once(spool: Spool) -> None:
 
 
 def test_past_the_bound_nothing_is_stored_until_there_is_room(folder: Path) -> None:
-    spool = Spool.create(folder, 1 * MIB)
+    spool = SpoolFile.create(folder, 1 * MIB)
     with pytest.raises(SpoolFull):
         fill(spool, 100)
     before = stored(spool)
@@ -186,7 +193,7 @@ def test_past_the_bound_nothing_is_stored_until_there_is_room(folder: Path) -> N
 def test_the_disk_never_holds_more_than_the_bound(folder: Path) -> None:
     """Whatever the sizes of the chunks, log included."""
     for size in (30, 400, 3000):
-        spool = Spool.create(folder, 2 * MIB)
+        spool = SpoolFile.create(folder, 2 * MIB)
         while has_room(spool, a_chunk(2, size)):
             assert size_on_disk(folder) <= 2 * MIB
         for key in keys_of(spool)[::2]:
@@ -196,7 +203,7 @@ def test_the_disk_never_holds_more_than_the_bound(folder: Path) -> None:
         spool.close()
 
 
-def test_the_disk_gets_its_space_back_after_a_drain(folder: Path, spool: Spool) -> None:
+def test_the_disk_gets_its_space_back_after_a_drain(folder: Path, spool: SpoolFile) -> None:
     fill(spool, 300)
     spool.remove(keys_of(spool))
     assert size_on_disk(folder) > 15 * MIB
@@ -206,7 +213,7 @@ def test_the_disk_gets_its_space_back_after_a_drain(folder: Path, spool: Spool) 
     assert spool.disk_bytes == size_on_disk(folder)
 
 
-def test_space_comes_back_while_fresh_events_keep_coming(folder: Path, spool: Spool) -> None:
+def test_space_comes_back_while_fresh_events_keep_coming(folder: Path, spool: SpoolFile) -> None:
     fill(spool, 400)
     fresh = fill(spool, 3)
     spool.remove(keys_of(spool)[:-3])
@@ -218,7 +225,7 @@ def test_space_comes_back_while_fresh_events_keep_coming(folder: Path, spool: Sp
     assert steps > 1, "one call should not take long, whatever there is to give back"
 
 
-def test_shrinking_leaves_alone_what_the_next_events_need(folder: Path, spool: Spool) -> None:
+def test_shrinking_leaves_alone_what_the_next_events_need(folder: Path, spool: SpoolFile) -> None:
     fill(spool, 12)
     spool.remove(keys_of(spool)[:6])
     before = [(file.name, file.stat().st_mtime_ns) for file in files_of(spool.path)]
@@ -226,7 +233,7 @@ def test_shrinking_leaves_alone_what_the_next_events_need(folder: Path, spool: S
     assert [(file.name, file.stat().st_mtime_ns) for file in files_of(spool.path)] == before
 
 
-def test_the_log_does_not_grow_with_what_passes_through(folder: Path, spool: Spool) -> None:
+def test_the_log_does_not_grow_with_what_passes_through(folder: Path, spool: SpoolFile) -> None:
     passed = 0
     while passed < 3 * LOG_BYTES:
         fill(spool, 30)
@@ -236,7 +243,7 @@ def test_the_log_does_not_grow_with_what_passes_through(folder: Path, spool: Spo
 
 
 def test_a_large_transaction_does_not_leave_a_large_log(folder: Path) -> None:
-    spool = Spool.create(folder, 256 * MIB)
+    spool = SpoolFile.create(folder, 256 * MIB)
     chunks = [a_chunk(50, 1000) for _ in range(600)]
     assert sum(chunk.size for chunk in chunks) > LOG_BYTES + 4 * MIB
     spool.append(chunks)
@@ -253,7 +260,7 @@ def test_a_large_transaction_does_not_leave_a_large_log(folder: Path) -> None:
 def test_nobody_else_may_read_whatever_the_umask(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
-        spool = Spool.create(tmp_path / "above" / "spool", MIB)
+        spool = SpoolFile.create(tmp_path / "above" / "spool", MIB)
         spool.append([a_chunk()])
     finally:
         os.umask(before)
@@ -269,7 +276,7 @@ def test_nobody_else_may_read_whatever_the_umask(tmp_path: Path, umask: int) -> 
 
 
 def test_an_empty_spool_leaves_nothing_behind(folder: Path) -> None:
-    spool = Spool.create(folder, MIB)
+    spool = SpoolFile.create(folder, MIB)
     chunk = a_chunk()
     spool.append([chunk])
     spool.remove([chunk.key or 0])
@@ -279,7 +286,7 @@ def test_an_empty_spool_leaves_nothing_behind(folder: Path) -> None:
 
 
 def test_what_is_left_is_one_whole_file(folder: Path) -> None:
-    spool = Spool.create(folder, 64 * MIB)
+    spool = SpoolFile.create(folder, 64 * MIB)
     chunks = fill(spool, 3)
     spool.close()
     assert list(folder.iterdir()) == [spool.path]
@@ -289,7 +296,7 @@ def test_what_is_left_is_one_whole_file(folder: Path) -> None:
     again.close()
 
 
-def test_a_closed_spool_says_so(spool: Spool) -> None:
+def test_a_closed_spool_says_so(spool: SpoolFile) -> None:
     spool.close()
     for use in (lambda: spool.append([a_chunk()]), lambda: spool.load(1), spool.index, spool.shrink):
         with pytest.raises(SpoolError, match="closed"):
@@ -302,15 +309,15 @@ def test_a_closed_spool_says_so(spool: Spool) -> None:
 def test_a_folder_that_cannot_be_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(SpoolError) as caught:
-        Spool.create(tmp_path / "file" / "spool", MIB)
+        SpoolFile.create(tmp_path / "file" / "spool", MIB)
     assert "\n" not in str(caught.value)
     with pytest.raises(SpoolError):
-        Spool.create(tmp_path / "file", MIB)
+        SpoolFile.create(tmp_path / "file", MIB)
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal", ".lock"])
 @pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
-def test_a_file_that_vanished_is_noticed_and_can_still_be_read(spool: Spool, suffix: str, replaced: bool) -> None:
+def test_a_file_that_vanished_is_noticed_and_can_still_be_read(spool: SpoolFile, suffix: str, replaced: bool) -> None:
     chunk = a_chunk()
     spool.append([chunk])
     file = spool.path.with_name(spool.path.name + suffix)
@@ -328,13 +335,13 @@ def test_a_file_that_vanished_is_noticed_and_can_still_be_read(spool: Spool, suf
 
 
 def test_a_folder_removed_while_running_loses_nothing_that_the_caller_moves(folder: Path) -> None:
-    spool = Spool.create(folder, 64 * MIB)
+    spool = SpoolFile.create(folder, 64 * MIB)
     chunks = fill(spool, 30, 4000)
     shutil.rmtree(folder)
     with pytest.raises(SpoolVanished):
         spool.append([a_chunk()])
     assert spool.disk_bytes == 0
-    successor = Spool.create(folder, 64 * MIB)
+    successor = SpoolFile.create(folder, 64 * MIB)
     successor.append([spool.load(info.key) for info in spool.index()])
     spool.close()
     assert stored(successor) == [content(chunk) for chunk in chunks]
@@ -352,7 +359,7 @@ class SpoolModel(RuleBasedStateMachine):
         super().__init__()
         self.home = Path(tempfile.mkdtemp())
         self.folders = (self.home / str(n) for n in range(1000))
-        self.spool = Spool.create(next(self.folders), 64 * MIB)
+        self.spool = SpoolFile.create(next(self.folders), 64 * MIB)
         self.model: dict[int, Chunk] = {}
 
     @rule(shapes=st.lists(st.tuples(st.integers(1, 5), st.sampled_from([20, 300, 5000, 60_000])), max_size=4))

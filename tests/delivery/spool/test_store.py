@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mitmproxy_moesif.delivery.ledger import Ledger
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.directory import RETRY_SECONDS
-from mitmproxy_moesif.delivery.spool.file import ChunkInfo, Spool, SpoolDamaged, SpoolError, SpoolFull
+from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolDamaged, SpoolError, SpoolFile, SpoolFull
 from mitmproxy_moesif.delivery.spool.maintenance import Keeper
 from mitmproxy_moesif.delivery.spool.store import Store
 from tests.delivery.spool.spools import MIB
@@ -205,7 +205,7 @@ def act(world: World, name: str, *arguments: Any) -> None:
             world.put(*destinations, size=size)
         case "take":
             destination, fresh, most = arguments
-            if not any(taken_for == destination for taken_for, _ in world.in_hand):  # each sender has one batch
+            if not any(taken_for == destination for taken_for, _ in world.leased):  # each sender has one batch
                 world.take(destination, fresh=fresh, most=most)
         case "settle":
             world.settle(*arguments)
@@ -260,7 +260,7 @@ def test_what_reached_the_disk_in_another_order_than_it_came_is_not_forgotten(fo
     disk.bad = range(0)
     world.put()
     world.keep()
-    world.store.retreat(ONE)
+    world.store.demote(ONE)
     world.everything_arrived()
 
 
@@ -314,7 +314,7 @@ def test_a_process_that_ends_right_after_its_folder_was_lost_saves_what_waits(fo
 def test_what_cannot_be_saved_from_a_lost_folder_is_counted(folder: Path, disk: Disk) -> None:
     world = World(folder, disk)
     world.put(ONE, TWO, ONE)
-    world.store.retreat(ONE)
+    world.store.demote(ONE)
     world.take(TWO, fresh=True)
     world.remove_folder()
     folder.write_bytes(b"in the way")
@@ -338,7 +338,7 @@ def test_a_lost_folder_is_noticed_without_traffic(folder: Path, caplog: pytest.L
     caplog.set_level(logging.INFO, "moesif")
     world = World(folder)
     world.put()
-    world.store.retreat(ONE)
+    world.store.demote(ONE)
     world.remove_folder()
     world.keep()
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
@@ -356,13 +356,13 @@ def test_trouble_with_another_s_file_is_not_trouble_with_ours(
     world.keep()
     ours = set(folder.glob("*.sqlite"))
 
-    def shrink(spool: Spool) -> bool:
+    def shrink(spool: SpoolFile) -> bool:
         if spool.max_bytes == 128 * MIB:
             raise SpoolDamaged("cannot shrink the spool")
         return False
 
     with monkeypatch.context() as patch:
-        patch.setattr(Spool, "shrink", shrink)
+        patch.setattr(SpoolFile, "shrink", shrink)
         for _ in range(5):
             world.keep()
             world.put()
@@ -396,19 +396,19 @@ def test_a_file_that_cannot_be_read_keeps_back_nothing_else(
     world = World(folder)
     world.inherit(ONE, ONE)
     world.keep()
-    index = Spool.index
+    index = SpoolFile.index
 
-    def fail(spool: Spool, after: int = 0, limit: int = -1) -> list[ChunkInfo]:
+    def fail(spool: SpoolFile, after: int = 0, limit: int = -1) -> list[ChunkInfo]:
         if spool.stored_chunks == 2:
             raise SpoolError("cannot read the spool")
         return index(spool, after, limit)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Spool, "index", fail)
+        patch.setattr(SpoolFile, "index", fail)
         assert not world.take()
         assert world.store.due(ONE, 1, 0.0) is None
         world.put()
-        world.store.retreat(ONE)
+        world.store.demote(ONE)
         assert world.store.due(ONE, 1, 0.0) == 0.0
         assert world.take()
         world.settle()
@@ -437,11 +437,11 @@ def test_what_meets_another_error_while_there_is_little_room_is_not_dropped(
     world = World(folder)
     errors = iter([SpoolFull("full"), SpoolError("cannot write")])
 
-    def append(_spool: Spool, _chunks: object) -> None:
+    def append(_spool: SpoolFile, _chunks: object) -> None:
         raise next(errors)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Spool, "append", append)
+        patch.setattr(SpoolFile, "append", append)
         world.put()
     world.everything_arrived()
 
@@ -450,16 +450,16 @@ def test_a_backlog_of_large_events_is_read_a_few_megabytes_at_a_time(folder: Pat
     world = World(folder, max_bytes=256 * MIB)
     for _ in range(30):
         world.put(events=1, size=1_000_000)
-    world.store.retreat(ONE)
+    world.store.demote(ONE)
     loaded = []
-    load = Spool.load
+    load = SpoolFile.load
 
-    def count(spool: Spool, key: int) -> Chunk:
+    def count(spool: SpoolFile, key: int) -> Chunk:
         loaded.append(key)
         return load(spool, key)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Spool, "load", count)
+        patch.setattr(SpoolFile, "load", count)
         world.take()
     assert len(loaded) <= 10
     world.everything_arrived()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Receiver, Verdict
-from mitmproxy_moesif.log import Limited
+from mitmproxy_moesif.log import RateLimitedLog
 
 
 class FileReceiver:
@@ -43,7 +43,7 @@ class BesideReceiver:
     def __init__(self, first: Receiver, file: FileReceiver) -> None:
         self._first = first
         self._file = file
-        self._limited = Limited()
+        self._limited = RateLimitedLog()
 
     def send(self, events: Sequence[bytes]) -> Outcome:
         outcome = self._first.send(events)

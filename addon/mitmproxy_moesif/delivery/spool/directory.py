@@ -26,8 +26,8 @@ from mitmproxy_moesif.delivery.spool.file import (
     NEW,
     SQLITE_SUFFIXES,
     WAL,
-    Spool,
     SpoolError,
+    SpoolFile,
     create_with,
     is_damage,
     remove_files,
@@ -45,7 +45,7 @@ class NotOurs(Exception):  # noqa: N818 - no fault of anybody
     """A file that is whole, and that this release has no business with."""
 
 
-class SpoolFolder:
+class SpoolDirectory:
     """Remembers what it told about, so that `adopt` may be called every few seconds; by one thread at a time."""
 
     def __init__(self, path: Path, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -54,7 +54,7 @@ class SpoolFolder:
         self._clock = clock
         self._retry_at: dict[str, float] = {}
 
-    def adopt(self) -> Iterator[Spool]:
+    def adopt(self) -> Iterator[SpoolFile]:
         """Take over the files of dead processes, one at a time. Never raises.
 
         The caller sends what is in them and closes them. Cheap where all belong to living processes; a dead one's is
@@ -85,7 +85,7 @@ class SpoolFolder:
             log.warning("moesif: the spool file %s %s", self.path / name, reason)
         self._retry_at[name] = until
 
-    def _adopt(self, path: Path) -> Spool | None:
+    def _adopt(self, path: Path) -> SpoolFile | None:
         lock = FileLock.acquire(sibling(path, LOCK))
         if lock is None:
             return None  # its process lives
@@ -97,7 +97,7 @@ class SpoolFolder:
                 lock.release()
         return spool
 
-    def _take_over(self, path: Path, lock: FileLock) -> Spool | None:
+    def _take_over(self, path: Path, lock: FileLock) -> SpoolFile | None:
         for suffix in ("", *SQLITE_SUFFIXES):  # its process died before the file had its name
             sibling(path, NEW + suffix).unlink(missing_ok=True)
         if not any(sibling(path, suffix).exists() for suffix in ("", WAL)):
@@ -106,9 +106,9 @@ class SpoolFolder:
         if header is not None and header.application_id == APPLICATION_ID and header.version > VERSION:
             raise NotOurs("was written by a later release")
         problem = find_problem(path, header)
-        return Spool(path, lock, self.max_bytes) if problem is None else self._rescue(path, header, problem)
+        return SpoolFile(path, lock, self.max_bytes) if problem is None else self._rescue(path, header, problem)
 
-    def _rescue(self, path: Path, header: Header | None, problem: str) -> Spool | None:
+    def _rescue(self, path: Path, header: Header | None, problem: str) -> SpoolFile | None:
         """What can be read, in a new file; None where there is nothing."""
         unreadable: list[int] = []
         spool = create_with(self.path, self.max_bytes, _salvaged_rows(path, unreadable))

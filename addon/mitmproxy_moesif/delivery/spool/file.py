@@ -69,7 +69,7 @@ class ChunkInfo:
     bytes: int
 
 
-class Spool:
+class SpoolFile:
     """One open file. Methods may be called from any thread; each holds the lock for about a transaction.
 
     In a forked child every method raises SpoolError and `close` does nothing: the file stays the parent's.
@@ -96,7 +96,7 @@ class Spool:
                 raise
 
     @classmethod
-    def create(cls, folder: Path, max_bytes: int) -> Spool:
+    def create(cls, folder: Path, max_bytes: int) -> SpoolFile:
         """A new, empty spool of this process, in a folder that is made where there is none. SpoolError."""
         return create_with(folder, max_bytes, ())
 
@@ -333,7 +333,7 @@ def _size_of(row: Row) -> tuple[int, int]:
     return row.event_count, row.event_bytes
 
 
-def create_with(folder: Path, max_bytes: int, rows: Iterable[Row]) -> Spool:
+def create_with(folder: Path, max_bytes: int, rows: Iterable[Row]) -> SpoolFile:
     """A new spool with these rows in it, whatever `max_bytes` says of them; nothing is left of it on SpoolError."""
     with _explained(f"create a spool in {folder}"):
         _make_private(folder)
@@ -342,7 +342,7 @@ def create_with(folder: Path, max_bytes: int, rows: Iterable[Row]) -> Spool:
             new = sibling(path, NEW)
             spool_format.build(new, rows)
             new.rename(path)
-            return Spool(path, lock, max_bytes)
+            return SpoolFile(path, lock, max_bytes)
         except BaseException:
             remove_files(path)
             lock.release()

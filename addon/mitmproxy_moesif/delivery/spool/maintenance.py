@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 from mitmproxy_moesif.delivery.ledger import Ledger
 from mitmproxy_moesif.delivery.spool.store import Store
-from mitmproxy_moesif.log import Limited, describe
+from mitmproxy_moesif.log import RateLimitedLog, describe
 
 INTERVAL = 2.0
 
 
-class Keeper:
+class Maintenance:
     """Looks after the store at once and then every `INTERVAL` seconds, until `stop`.
 
     `stored` is called with each destination that something to send was found for; `has_looked` once all that was there
@@ -27,7 +27,7 @@ class Keeper:
         self._store = store
         self._ledger = ledger
         self._stored = stored
-        self._limited = Limited()
+        self._limited = RateLimitedLog()
         self._stopping = threading.Event()
         self.has_looked = False
         self._thread = threading.Thread(target=self._run, name="moesif-keep", daemon=True)

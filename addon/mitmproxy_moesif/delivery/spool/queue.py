@@ -1,8 +1,8 @@
 """What waits for one destination, in memory and on disk; knows no lock and no ledger.
 
-The law that no error may break: each of the destination's rows on disk is held by a chunk in memory, or within a
-cursor, or both, and then the cursor passes it over. So a row is never forgotten and never sent twice, in whatever order
-rows were written, moved and given back; a cursor may be widened or set back at any time.
+The law that no error may break: each of the destination's rows on disk is held by a chunk in memory, or lies within a
+checkpoint, or both, and then the checkpoint passes it over. So a row is never forgotten and never sent twice, in
+whatever order rows were written, moved and given back; a checkpoint may be widened or set back at any time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
-from mitmproxy_moesif.delivery.spool.file import ChunkInfo, Spool, SpoolError
+from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolError, SpoolFile
 
 ALL_KEYS = 2**62
 
@@ -26,12 +26,12 @@ class Waiting:
     """
 
     chunk: Chunk
-    spool: Spool | None
+    spool: SpoolFile | None
     arrived: float
-    copy: tuple[Spool, int] | None = None
+    copy: tuple[SpoolFile, int] | None = None
 
     @property
-    def rows(self) -> list[tuple[Spool, int]]:
+    def rows(self) -> list[tuple[SpoolFile, int]]:
         """The spool and the key of each of its rows on disk."""
         own = [] if self.spool is None or self.chunk.key is None else [(self.spool, self.chunk.key)]
         return own if self.copy is None else [*own, self.copy]
@@ -42,10 +42,10 @@ class Waiting:
 
 
 @dataclass(slots=True, eq=False)
-class Cursor:
+class Checkpoint:
     """The rows of one spool that are still to be read: after `after`, up to `upto`. `paused`: they cannot be, now."""
 
-    spool: Spool
+    spool: SpoolFile
     after: int
     upto: int
     paused: bool = False
@@ -56,15 +56,15 @@ class Cursor:
 
 
 @dataclass(slots=True, eq=False)
-class Lanes:
-    """One destination's. `cursors` in the order in which they are read, one for each spool."""
+class EventQueue:
+    """One destination's. `checkpoints` in the order in which they are read, one for each spool."""
 
     destination: str
     fresh: deque[Waiting] = field(default_factory=deque)
     backlog: deque[Waiting] = field(default_factory=deque)
-    cursors: dict[Spool, Cursor] = field(default_factory=dict)
-    in_hand: set[Waiting] = field(default_factory=set)
-    held: set[tuple[Spool, int]] = field(default_factory=set)
+    checkpoints: dict[SpoolFile, Checkpoint] = field(default_factory=dict)
+    leased: set[Waiting] = field(default_factory=set)
+    held: set[tuple[SpoolFile, int]] = field(default_factory=set)
     fresh_events: int = 0
     fresh_bytes: int = 0
 
@@ -72,25 +72,25 @@ class Lanes:
         """To be called for each chunk in memory that has a row: fresh, in the backlog, or in a sender's hand."""
         self.held.update(waiting.rows)
 
-    def let_go(self, waiting: Waiting) -> None:
-        """Its rows are removed, or covered by a cursor."""
+    def release(self, waiting: Waiting) -> None:
+        """Its rows are removed, or covered by a checkpoint."""
         self.held.difference_update(waiting.rows)
 
-    def cover(self, spool: Spool, first: int, last: int) -> None:
+    def cover(self, spool: SpoolFile, first: int, last: int) -> None:
         """Have the rows from key `first` to `last` read."""
-        cursor = self.cursors.setdefault(spool, Cursor(spool, first - 1, last))
-        cursor.after, cursor.upto = min(cursor.after, first - 1), max(cursor.upto, last)
+        checkpoint = self.checkpoints.setdefault(spool, Checkpoint(spool, first - 1, last))
+        checkpoint.after, checkpoint.upto = min(checkpoint.after, first - 1), max(checkpoint.upto, last)
 
     def resume(self) -> bool:
-        """Have paused cursors tried again; whether there are any."""
-        paused = [cursor for cursor in self.cursors.values() if cursor.paused]
-        for cursor in paused:
-            cursor.paused = False
+        """Have paused checkpoints tried again; whether there are any."""
+        paused = [checkpoint for checkpoint in self.checkpoints.values() if checkpoint.paused]
+        for checkpoint in paused:
+            checkpoint.paused = False
         return bool(paused)
 
     def has_backlog(self) -> bool:
         """Such as can be sent now."""
-        return bool(self.backlog) or not all(cursor.paused for cursor in self.cursors.values())
+        return bool(self.backlog) or not all(checkpoint.paused for checkpoint in self.checkpoints.values())
 
     def fresh_due(self, batch_size: int, age: float, now: float) -> float | None:
         """Seconds until a batch of the fresh is full, or its first chunk older than `age`; None where there is none."""
@@ -101,39 +101,39 @@ class Lanes:
     def oldest_age(self, now: float, wall: float) -> float:
         """Seconds that the oldest event has been waiting, by both clocks; 0 with none waiting."""
         first = [queue[0] for queue in (self.backlog, self.fresh) if queue]
-        ages = [0.0, *(now - waiting.arrived for waiting in (*self.in_hand, *first))]
-        for cursor in self.cursors.values():
+        ages = [0.0, *(now - waiting.arrived for waiting in (*self.leased, *first))]
+        for checkpoint in self.checkpoints.values():
             with suppress(SpoolError):  # a file that is just being closed, or a disk that cannot be read now
-                ages += [wall - row.created for row in cursor.rows(1)]
+                ages += [wall - row.created for row in checkpoint.rows(1)]
         return max(ages)
 
-    def events_in(self, spools: Collection[Spool]) -> int:
+    def events_in(self, spools: Collection[SpoolFile]) -> int:
         """How many events wait that are stored in one of these."""
-        events = sum(one.count for one in (*self.in_hand, *self.backlog, *self.fresh) if one.spool in spools)
-        for cursor in self.cursors.values():
-            if cursor.spool in spools:
+        events = sum(one.count for one in (*self.leased, *self.backlog, *self.fresh) if one.spool in spools)
+        for checkpoint in self.checkpoints.values():
+            if checkpoint.spool in spools:
                 with suppress(SpoolError):
-                    events += sum(row.count for row in cursor.rows(-1) if self.is_to_be_read(cursor.spool, row))
+                    events += sum(row.count for row in checkpoint.rows(-1) if self.is_to_be_read(checkpoint.spool, row))
         return events
 
-    def is_to_be_read(self, spool: Spool, row: ChunkInfo) -> bool:
+    def is_to_be_read(self, spool: SpoolFile, row: ChunkInfo) -> bool:
         return row.destination == self.destination and (spool, row.key) not in self.held
 
-    def retreat(self) -> None:
+    def demote(self) -> None:
         """Make what is fresh backlog. Of what is on disk the copy in memory is forgotten."""
         for waiting in self.fresh:
             if waiting.spool is None or waiting.chunk.key is None:
                 self.backlog.append(waiting)
             else:
                 self.cover(waiting.spool, waiting.chunk.key, waiting.chunk.key)
-                self.let_go(waiting)
+                self.release(waiting)
         self.fresh.clear()
         self.fresh_events = self.fresh_bytes = 0
 
     def take(self, queue: deque[Waiting], max_events: int, max_bytes: int) -> list[Waiting]:
         """Into a sender's hand."""
         taken = list(_take(queue, max_events, max_bytes))
-        self.in_hand.update(taken)
+        self.leased.update(taken)
         return taken
 
 

@@ -11,29 +11,29 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mitmproxy_moesif.delivery.spool.directory import SpoolFolder
-from mitmproxy_moesif.delivery.spool.file import Spool, SpoolDamaged, SpoolError, SpoolVanished
-from mitmproxy_moesif.log import Limited, log
+from mitmproxy_moesif.delivery.spool.directory import SpoolDirectory
+from mitmproxy_moesif.delivery.spool.file import SpoolDamaged, SpoolError, SpoolFile, SpoolVanished
+from mitmproxy_moesif.log import RateLimitedLog, log
 
 
-class Spools:
+class SpoolSet:
     """Where there is no folder there are none. `trouble` is what is wrong with the disk, in one line."""
 
     def __init__(self, folder: Path | None, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder = folder
         self.max_bytes = max_bytes  # may be changed at any time
-        self.current: Spool | None = None
+        self.current: SpoolFile | None = None
         self.trouble: str | None = None
-        self._others: list[Spool] = []
-        self._left_behind = SpoolFolder(folder, max_bytes, clock) if folder is not None else None
-        self._limited = Limited(clock=clock)
+        self._others: list[SpoolFile] = []
+        self._left_behind = SpoolDirectory(folder, max_bytes, clock) if folder is not None else None
+        self._limited = RateLimitedLog(clock=clock)
         self._lock = threading.Lock()
         self._lost = False  # the current one takes nothing more
         self._failed_lately = False
         self._closed = False
 
     @property
-    def all(self) -> list[Spool]:
+    def all(self) -> list[SpoolFile]:
         with self._lock:
             return [*self._others, *([self.current] if self.current is not None else [])]
 
@@ -41,22 +41,22 @@ class Spools:
     def disk_bytes(self) -> int:
         return sum(spool.disk_bytes for spool in self.all)
 
-    def gone(self) -> list[Spool]:
+    def gone(self) -> list[SpoolFile]:
         """Those whose rows end with this process."""
         return [spool for spool in self.all if not spool.in_place]
 
-    def left_behind(self) -> Iterator[Spool]:
+    def left_behind(self) -> Iterator[SpoolFile]:
         """What ended processes left; the caller `add`s each, or closes it."""
         return iter(()) if self._left_behind is None else self._left_behind.adopt()
 
-    def add(self, spool: Spool) -> bool:
+    def add(self, spool: SpoolFile) -> bool:
         """False after `close`: it is for another to take over."""
         with self._lock:
             if not self._closed:
                 self._others.append(spool)
             return not self._closed
 
-    def writable(self) -> Spool | None:
+    def writable(self) -> SpoolFile | None:
         """A spool that takes chunks: this process's, or a new one where that is lost. None where that does not work."""
         self._try_out()
         if self.folder is not None and not self._closed and (self.current is None or self._lost):
@@ -79,7 +79,7 @@ class Spools:
     def _create(self, folder: Path) -> None:
         """The one that was lost stays open for as long as it holds something."""
         try:
-            spool = Spool.create(folder, self.max_bytes)
+            spool = SpoolFile.create(folder, self.max_bytes)
         except SpoolError as error:
             self.tell(error, None)
             return
@@ -93,14 +93,14 @@ class Spools:
         else:
             self.works()
 
-    def remove(self, spool: Spool, keys: Sequence[int]) -> None:
+    def remove(self, spool: SpoolFile, keys: Sequence[int]) -> None:
         """Where the disk does not take it, the rows are gone for this process all the same."""
         try:
             spool.remove(keys)
         except SpoolError as error:
             self.tell(error, spool)
 
-    def take_drained(self) -> list[Spool]:
+    def take_drained(self) -> list[SpoolFile]:
         """The others that hold nothing any more; the caller's to close."""
         with self._lock:
             drained = [spool for spool in self._others if not spool.stored_chunks]
@@ -119,7 +119,7 @@ class Spools:
             except SpoolError as error:
                 self.tell(error, spool)
 
-    def tell(self, error: SpoolError, spool: Spool | None) -> None:
+    def tell(self, error: SpoolError, spool: SpoolFile | None) -> None:
         """Trouble with writing; `spool` is None where none could be made. Only that of the current one is `trouble`."""
         if spool is not None and spool is not self.current:
             self.tell_unreadable(error, spool)
@@ -133,7 +133,7 @@ class Spools:
             log.error("moesif: %s; events stay in memory until the disk works again", error)
         self.trouble = str(error)
 
-    def tell_unreadable(self, error: SpoolError, spool: Spool) -> None:
+    def tell_unreadable(self, error: SpoolError, spool: SpoolFile) -> None:
         """Trouble that keeps nothing new from the disk."""
         if spool is self.current and isinstance(error, SpoolDamaged):
             self._lost = True

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from mitmproxy_moesif.delivery.ledger import Ledger
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
-from mitmproxy_moesif.delivery.spool.file import ChunkInfo, Spool, SpoolDamaged, SpoolError, SpoolFull
-from mitmproxy_moesif.delivery.spool.queue import ALL_KEYS, Cursor, Lanes, Waiting
-from mitmproxy_moesif.delivery.spool.set import Spools
+from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolDamaged, SpoolError, SpoolFile, SpoolFull
+from mitmproxy_moesif.delivery.spool.queue import ALL_KEYS, Checkpoint, EventQueue, Waiting
+from mitmproxy_moesif.delivery.spool.set import SpoolSet
 from mitmproxy_moesif.log import log
 
 FRESH_MAX_BYTES = 8_000_000
@@ -40,11 +40,11 @@ class Store:
         self, ledger: Ledger, folder: Path | None, max_bytes: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._ledger = ledger
-        self._spools = Spools(folder, max_bytes, clock)
+        self._spools = SpoolSet(folder, max_bytes, clock)
         self._clock = clock
         self._keeping = threading.Lock()  # held by whoever makes files and moves chunks; taken before `_lock`
         self._lock = threading.Lock()
-        self._lanes: dict[str, Lanes] = {}
+        self._lanes: dict[str, EventQueue] = {}
         self._full = False
         self.memory_bytes = 0
 
@@ -91,7 +91,7 @@ class Store:
         for chunk in chunks:
             self._take_in(chunk, spool)
 
-    def _put_if_it_fits(self, spool: Spool, chunk: Chunk) -> None:
+    def _put_if_it_fits(self, spool: SpoolFile, chunk: Chunk) -> None:
         """No room for all that came: the newest, those that do not fit, are dropped."""
         try:
             spool.append([chunk])
@@ -106,7 +106,7 @@ class Store:
         else:
             self._take_in(chunk, spool)
 
-    def _take_in(self, chunk: Chunk, spool: Spool | None) -> None:
+    def _take_in(self, chunk: Chunk, spool: SpoolFile | None) -> None:
         self._ledger.store(len(chunk.events), on_disk=spool is not None)
         with self._lock:
             lanes = self._lane(chunk.destination)
@@ -118,7 +118,7 @@ class Store:
             if spool is None:
                 self.memory_bytes += chunk.size
             elif lanes.fresh_bytes > FRESH_MAX_BYTES:
-                lanes.retreat()
+                lanes.demote()
 
     # --- the keeper's side ---------------------------------------------------------------------------------------
 
@@ -137,7 +137,7 @@ class Store:
                 self._spools.tell_unreadable(error, spool)
         return sorted(found)
 
-    def _adopt(self, spool: Spool) -> set[str]:
+    def _adopt(self, spool: SpoolFile) -> set[str]:
         if spool.unreadable_events:
             self._ledger.lose(spool.unreadable_events, "spool_damaged")
         rows = spool.index()
@@ -181,19 +181,19 @@ class Store:
                     self._spools.tell(error, spool)
                     return
 
-    def _move_some(self, lanes: Lanes, gone: Collection[Spool], spool: Spool) -> bool:
+    def _move_some(self, lanes: EventQueue, gone: Collection[SpoolFile], spool: SpoolFile) -> bool:
         """What is in memory, and of what is on disk a page; whether there may be more of it."""
-        cursors = [cursor for cursor in lanes.cursors.values() if cursor.spool in gone]
-        more = any(self._move_page(lanes, cursor, spool) for cursor in cursors)
-        for waiting in (*lanes.in_hand, *lanes.backlog, *lanes.fresh):
+        checkpoints = [checkpoint for checkpoint in lanes.checkpoints.values() if checkpoint.spool in gone]
+        more = any(self._move_page(lanes, checkpoint, spool) for checkpoint in checkpoints)
+        for waiting in (*lanes.leased, *lanes.backlog, *lanes.fresh):
             where = waiting.spool if waiting.copy is None else waiting.copy[0]
             if where is None or where in gone:
                 self._copy(lanes, waiting, spool)
-            if waiting not in lanes.in_hand:
+            if waiting not in lanes.leased:
                 self._use_copy(lanes, waiting)
         return more
 
-    def _copy(self, lanes: Lanes, waiting: Waiting, spool: Spool) -> None:
+    def _copy(self, lanes: EventQueue, waiting: Waiting, spool: SpoolFile) -> None:
         former = waiting.copy
         copy = replace(waiting.chunk, key=None)
         spool.append([copy])
@@ -205,7 +205,7 @@ class Store:
             self._spools.remove(former[0], [former[1]])
             lanes.held.discard(former)
 
-    def _use_copy(self, lanes: Lanes, waiting: Waiting) -> None:
+    def _use_copy(self, lanes: EventQueue, waiting: Waiting) -> None:
         """From now on it is where its copy is."""
         if waiting.copy is None:
             return
@@ -218,8 +218,8 @@ class Store:
             self._spools.remove(old, [old_key])
             lanes.held.discard((old, old_key))
 
-    def _move_page(self, lanes: Lanes, cursor: Cursor, spool: Spool) -> bool:
-        page = self._read_page(lanes, cursor)
+    def _move_page(self, lanes: EventQueue, checkpoint: Checkpoint, spool: SpoolFile) -> bool:
+        page = self._read_page(lanes, checkpoint)
         if page is None:
             return False
         chunks, last = page
@@ -230,8 +230,8 @@ class Store:
             for chunk in chunks:
                 assert chunk.key is not None
                 lanes.cover(spool, chunk.key, chunk.key)
-            self._spools.remove(cursor.spool, old_keys)
-        cursor.after = last
+            self._spools.remove(checkpoint.spool, old_keys)
+        checkpoint.after = last
         return True
 
     def _close_drained(self) -> None:
@@ -239,7 +239,7 @@ class Store:
         with self._lock:
             for lanes in self._lanes.values():
                 for spool in drained:
-                    lanes.cursors.pop(spool, None)
+                    lanes.checkpoints.pop(spool, None)
         for spool in drained:
             spool.close()
 
@@ -263,7 +263,7 @@ class Store:
         self._return_to_disk(self._clock() + SAVE_SECONDS)
         with self._lock:
             for lanes in self._lanes.values():
-                for waiting in lanes.in_hand:
+                for waiting in lanes.leased:
                     self._use_copy(lanes, waiting)
             gone = self._spools.gone()
             lost = sum(lanes.events_in(gone) for lanes in self._lanes.values())
@@ -311,27 +311,27 @@ class Store:
                 self._refill(lanes)
             return lanes.take(lanes.backlog, max_events, max_bytes)
 
-    def retreat(self, destination: str) -> None:
+    def demote(self, destination: str) -> None:
         """The receiver is in trouble: what is fresh becomes backlog."""
         with self._lock:
-            self._lane(destination).retreat()
+            self._lane(destination).demote()
 
     def give_back(self, destination: str, batch: Sequence[Waiting]) -> None:
         """Put back what was taken and not settled, ahead of everything else."""
         with self._lock:
             lanes = self._lane(destination)
             for waiting in batch:
-                lanes.in_hand.discard(waiting)
+                lanes.leased.discard(waiting)
                 self._use_copy(lanes, waiting)
             lanes.backlog.extendleft(reversed(batch))
 
     def settle(self, batch: Iterable[Waiting]) -> None:
         """These chunks need not be kept any longer: all their events are delivered or dropped, and counted so."""
         batch = list(batch)
-        keys: dict[Spool, list[int]] = {}
+        keys: dict[SpoolFile, list[int]] = {}
         with self._lock:
             for waiting in batch:
-                self._lane(waiting.chunk.destination).in_hand.discard(waiting)
+                self._lane(waiting.chunk.destination).leased.discard(waiting)
         for waiting in batch:
             for spool, key in waiting.rows:
                 keys.setdefault(spool, []).append(key)
@@ -339,7 +339,7 @@ class Store:
             self._spools.remove(spool, rows)
         with self._lock:
             for waiting in batch:
-                self._lane(waiting.chunk.destination).let_go(waiting)
+                self._lane(waiting.chunk.destination).release(waiting)
                 if waiting.spool is None:
                     self.memory_bytes -= waiting.chunk.size
 
@@ -359,49 +359,52 @@ class Store:
 
     # --- under the lock ------------------------------------------------------------------------------------------
 
-    def _lane(self, destination: str) -> Lanes:
-        return self._lanes.setdefault(destination, Lanes(destination))
+    def _lane(self, destination: str) -> EventQueue:
+        return self._lanes.setdefault(destination, EventQueue(destination))
 
-    def _refill(self, lanes: Lanes) -> None:
+    def _refill(self, lanes: EventQueue) -> None:
         size = 0
-        for cursor in list(lanes.cursors.values()):
+        for checkpoint in list(lanes.checkpoints.values()):
             while len(lanes.backlog) < PAGE and size < PAGE_MAX_BYTES:
-                if (page := self._read_page(lanes, cursor)) is None:
+                if (page := self._read_page(lanes, checkpoint)) is None:
                     break
-                chunks, cursor.after = page
+                chunks, checkpoint.after = page
                 for chunk in chunks:
                     age = max(0.0, time.time() - chunk.created)
-                    waiting = Waiting(chunk, cursor.spool, self._clock() - age)
+                    waiting = Waiting(chunk, checkpoint.spool, self._clock() - age)
                     lanes.backlog.append(waiting)
                     lanes.hold(waiting)
                     size += chunk.size
 
-    def _read_page(self, lanes: Lanes, cursor: Cursor) -> tuple[list[Chunk], int] | None:
-        """The cursor's next chunks that nobody holds, and the key up to which they were read.
+    def _read_page(self, lanes: EventQueue, checkpoint: Checkpoint) -> tuple[list[Chunk], int] | None:
+        """The checkpoint's next chunks that nobody holds, and the key up to which they were read.
 
-        None where there are no more, and the cursor is gone then; or where they cannot be read now.
+        None where there are no more, and the checkpoint is gone then; or where they cannot be read now.
         """
-        if cursor.paused:
+        if checkpoint.paused:
             return None
         chunks: list[Chunk] = []
-        after, size = cursor.after, 0
+        after, size = checkpoint.after, 0
         try:
-            rows = cursor.rows(PAGE)
+            rows = checkpoint.rows(PAGE)
             if not rows:
-                del lanes.cursors[cursor.spool]
+                del lanes.checkpoints[checkpoint.spool]
             for row in rows:
-                if lanes.is_to_be_read(cursor.spool, row) and (chunk := self._load(cursor.spool, row)) is not None:
+                if (
+                    lanes.is_to_be_read(checkpoint.spool, row)
+                    and (chunk := self._load(checkpoint.spool, row)) is not None
+                ):
                     chunks.append(chunk)
                     size += chunk.size
                 after = row.key
                 if size > PAGE_MAX_BYTES:
                     break
         except SpoolError as error:
-            cursor.paused = True
-            self._spools.tell_unreadable(error, cursor.spool)
-        return (chunks, after) if after > cursor.after else None
+            checkpoint.paused = True
+            self._spools.tell_unreadable(error, checkpoint.spool)
+        return (chunks, after) if after > checkpoint.after else None
 
-    def _load(self, spool: Spool, row: ChunkInfo) -> Chunk | None:
+    def _load(self, spool: SpoolFile, row: ChunkInfo) -> Chunk | None:
         try:
             return spool.load(row.key)
         except (KeyError, SpoolDamaged):
