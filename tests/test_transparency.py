@@ -149,34 +149,34 @@ def without_streaming(name: str, content: bytes) -> bytes:
 
 
 FAULTS = {
-    "opening": "exchange.open_exchange",
-    "streaming": "exchange.stream_request",
-    "governance": "enforcement.Enforcer.at_headers",
-    "header filter": "exchange.open_response",
-    "body filter": "exchange.Tee.keep",
-    "register": "exchange.Register.get",
-    "snapshot": "exchange.finish",
-    "queue": "background.courier.DeliveryClient.put",
-    "handing over": "background.wire.from_exchange",
-    "writing": "background.courier.DeliveryClient._write",
-    "reading": "background.wire.to_exchange",
-    "door": "delivery.door.ExchangeQueue.put",
-    "facts": "event.facts.flatten",
-    "identity": "event.facts.identify",
+    "opening": "capture.flow.open_exchange",
+    "streaming": "capture.flow.stream_request",
+    "governance": "capture.enforcement.Enforcer.at_headers",
+    "header filter": "capture.flow.open_response",
+    "body filter": "capture.tee.Tee.keep",
+    "in flight": "capture.in_flight.InFlight.get",
+    "snapshot": "capture.flow.snapshot",
+    "queue": "delivery.client.DeliveryClient.put",
+    "handing over": "delivery.protocol.from_exchange",
+    "writing": "delivery.client.DeliveryClient._write",
+    "reading": "delivery.protocol.to_exchange",
+    "exchange queue": "delivery.queue.ExchangeQueue.put",
+    "attributes": "event.attributes.flatten",
+    "identity": "event.attributes.identify",
     "mask and body": "event.build.render",
-    "sampling": "making.Sampler.__call__",
-    "commit": "delivery.store.Store.put",
-    "spool": "delivery.spool.SpoolFile.append",
-    "keeping": "delivery.store.Store.maintain",
-    "sending": "delivery.moesif.MoesifReceiver.send",
-    "settling": "delivery.store.Store.settle",
+    "sampling": "governance.sampler.Sampler.__call__",
+    "commit": "delivery.spool.store.Store.put",
+    "spool": "delivery.spool.file.SpoolFile.append",
+    "keeping": "delivery.spool.store.Store.maintain",
+    "sending": "delivery.receivers.moesif.MoesifReceiver.send",
+    "settling": "delivery.spool.store.Store.settle",
 }
 
 SABOTAGE = """
 import importlib
 import sys
 
-# The process beside the proxy gets the proxy's paths, and Python starts with what it finds there under this name.
+# The delivery process gets the proxy's paths, and Python starts with what it finds there under this name.
 sys.path.insert(0, {folder!r})
 
 def broken(*args, **kwargs):
@@ -214,5 +214,5 @@ def test_a_fault_at_any_step_does_not_reach_the_traffic(
     assert proxy.stop() == 0
     counts = exit_counts(proxy.output)
     assert counts["captured"] == counts["delivered"] + counts["waiting"] + counts["dropped"]
-    if where != "exchange.Tee.keep":  # of that the event tells
+    if where != "capture.tee.Tee.keep":  # of that the event tells
         assert "RuntimeError at sitecustomize.py" in proxy.output

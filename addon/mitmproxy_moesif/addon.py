@@ -23,11 +23,12 @@ from mitmproxy import flow as flow_type
 from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
 
-from mitmproxy_moesif.admin.service import LiveOptions
 from mitmproxy_moesif.capture import flow as exchanges
-from mitmproxy_moesif.capture.flow import PendingExchange, Tee
+from mitmproxy_moesif.capture.in_flight import PendingExchange
+from mitmproxy_moesif.capture.tee import Tee
 from mitmproxy_moesif.config import options, proxy_defaults
 from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.config.live import LiveOptions
 from mitmproxy_moesif.config.settings import Settings, SettingsError
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.log import log

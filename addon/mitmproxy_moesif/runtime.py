@@ -11,21 +11,23 @@ from typing import Any, Protocol
 from mitmproxy import exceptions, flowfilter
 
 from mitmproxy_moesif.admin.server import AdminServer
-from mitmproxy_moesif.admin.service import LiveOptions, Operations
+from mitmproxy_moesif.admin.service import Operations
 from mitmproxy_moesif.admin.source import AdminSource
 from mitmproxy_moesif.admin.state import StateError
 from mitmproxy_moesif.capture.enforcement import Enforcer
-from mitmproxy_moesif.capture.flow import InFlight
+from mitmproxy_moesif.capture.in_flight import InFlight
 from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.config.live import LiveOptions
 from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
 from mitmproxy_moesif.delivery.api import Delivery
 from mitmproxy_moesif.delivery.client import DeliveryClient
 from mitmproxy_moesif.delivery.keeper import unavailable
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.pipeline import Pipeline
-from mitmproxy_moesif.event.pipeline import EventBuilder, Sampler
+from mitmproxy_moesif.event.pipeline import EventBuilder
 from mitmproxy_moesif.governance.model import RuleSet
 from mitmproxy_moesif.governance.refresh import Refresher, read_local_rules
+from mitmproxy_moesif.governance.sampler import Sampler
 from mitmproxy_moesif.kong.entities import KongConfig
 from mitmproxy_moesif.kong.overlay import LiveOverlay
 from mitmproxy_moesif.kong.resolver import Resolver

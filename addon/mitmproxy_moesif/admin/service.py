@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from mitmproxy.exceptions import OptionsError
 
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.admin.kong_plugins import KongPluginSource
 from mitmproxy_moesif.admin.local_plugins import LocalPluginSource
 from mitmproxy_moesif.admin.source import Destination, NotFound, SpoolStatus, Status
-from mitmproxy_moesif.config.settings import Settings, SettingsError
+from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.kong.errors import OPTIONS_ID, PLUGIN_NAME
 from mitmproxy_moesif.kong.overlay import REFERENCES, LiveOverlay
 
 if TYPE_CHECKING:
-    from mitmproxy.master import Master
-
+    from mitmproxy_moesif.config.live import LiveOptions
     from mitmproxy_moesif.delivery.api import Condition, Delivery, SpoolCondition
     from mitmproxy_moesif.delivery.sender import Health
     from mitmproxy_moesif.kong.resolver import Resolver
 
 UNHEALTHY_AFTER = 300.0
 """Seconds that an event may wait before health says so; Moesif counts later events as late."""
-
-APPLY_SECONDS = 5.0
 
 
 class Operations:
@@ -128,48 +120,6 @@ class Operations:
                 "why": "the options are one global instance",
             }
         return resolver.scopes.explain(method, host, path)
-
-
-class LiveOptions:
-    """Overlay mitmproxy's options from another thread, on its event loop. Raises `SettingsError` where refused."""
-
-    def __init__(self, master: Master, prefix: str) -> None:
-        self._master = master
-        self._prefix = prefix
-        self._loop_thread = threading.get_ident()
-
-    def __call__(self, changes: dict[str, Any]) -> None:
-        self._on_loop(lambda: self._update(changes))
-
-    def settle(self) -> None:
-        """Wait until the loop has done what it was given before. Raises `SettingsError` where that takes too long."""
-        self._on_loop(lambda: None)
-
-    def _on_loop(self, work: Callable[[], None]) -> None:
-        if threading.get_ident() == self._loop_thread:
-            work()
-            return
-        done: Future[None] = Future()
-
-        def run() -> None:
-            try:
-                work()
-            except Exception as error:  # noqa: BLE001 - raised again in the thread that asked
-                done.set_exception(error)
-            else:
-                done.set_result(None)
-
-        self._master.event_loop.call_soon_threadsafe(run)
-        try:
-            done.result(APPLY_SECONDS)
-        except FutureTimeoutError:
-            raise SettingsError("the proxy is too busy to take the change now") from None
-
-    def _update(self, changes: dict[str, Any]) -> None:
-        try:
-            self._master.options.update(**{self._prefix + name: value for name, value in changes.items()})
-        except OptionsError as error:
-            raise SettingsError(str(error).removeprefix("moesif: ")) from None
 
 
 def age_of(condition: Condition) -> float:

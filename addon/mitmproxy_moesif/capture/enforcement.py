@@ -6,13 +6,12 @@ concern is held back until its body is known, up to the limit for request bodies
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from mitmproxy import http
-from mitmproxy.net.http import status_codes
 
-from mitmproxy_moesif.capture.flow import PendingExchange
+from mitmproxy_moesif.capture.in_flight import PendingExchange
+from mitmproxy_moesif.capture.responses import blocked_response
 from mitmproxy_moesif.config.user_hooks import HookExchange, UserHooks
 from mitmproxy_moesif.event.address import plain_peer
 from mitmproxy_moesif.event.attributes import Attributes, RequestAttributes, read_attributes
@@ -22,8 +21,6 @@ from mitmproxy_moesif.governance.rules import Blocked, Decision
 from mitmproxy_moesif.governance.snapshot import Snapshot
 
 type Identify = Callable[[UserHooks, HookExchange, Caller], Caller]
-
-BODILESS = frozenset({204, 205, 304})
 
 
 class Enforcer:
@@ -97,15 +94,3 @@ class Enforcer:
         if entry.instance.settings.governance_fail == "closed":
             answer = Blocked("", 503, (("Content-Type", "text/plain"),), b"the request could not be checked")
             flow.response = blocked_response(answer, head=flow.request.method.upper() == "HEAD")
-
-
-def blocked_response(block: Blocked, *, head: bool) -> http.Response:
-    """A whole answer with the framing that belongs to it; to HEAD without the body that its length tells of."""
-    fields = [(name.encode(), value.encode()) for name, value in block.headers]
-    body = b"" if block.status in BODILESS else block.body
-    if block.status not in BODILESS:
-        fields.append((b"Content-Length", b"%d" % len(body)))
-    now = time.time()
-    reason = status_codes.RESPONSES.get(block.status, "").encode()
-    content = b"" if head else body
-    return http.Response(b"HTTP/1.1", block.status, reason, http.Headers(fields), content, None, now, now)

@@ -1,4 +1,4 @@
-"""mitmproxy's flows to plain exchanges: the body tee, the register of what is under way, and the one finish of each.
+"""mitmproxy's flows to plain exchanges: what is done to a flow in each phase, and the snapshot at its end.
 
 Which hooks fire differs from case to case (an upstream that refuses, a client that leaves, a flow that is killed, an
 answer set by another addon). The rule that gives exactly one event per exchange: an exchange is opened in
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import chain
 
-from mitmproxy import flow as mitm_flow
 from mitmproxy import http
 
+from mitmproxy_moesif.capture.failure import failure, is_complete, status_seen
+from mitmproxy_moesif.capture.in_flight import PendingExchange
+from mitmproxy_moesif.capture.tee import Tee
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.event.address import plain_peer
 from mitmproxy_moesif.event.exchange import NO_BODY, Exchange, Fields, Payload
@@ -27,96 +27,6 @@ _TRANSACTION_KEY = TRANSACTION_HEADER.lower()
 
 BODY_FIELDS = frozenset({b"content-length", b"transfer-encoding"})
 BODY_FIELD_LENGTHS = frozenset(map(len, BODY_FIELDS))
-
-
-class Tee:
-    """A stream callable that passes every chunk on at once and keeps a copy up to `limit` bytes."""
-
-    __slots__ = ("chunks", "ended", "limit", "size")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.chunks: list[bytes] = []
-        self.size = 0
-        self.ended = False
-
-    def __call__(self, data: bytes) -> bytes:
-        # An exception here would hang the body ("mitmproxy has crashed!"): whatever happens, the data goes on.
-        try:
-            self.keep(data)
-        except Exception:  # noqa: BLE001
-            self.size = self.limit + 1
-        return data
-
-    def keep(self, data: bytes) -> None:
-        self.size += len(data)
-        if self.size > self.limit:
-            self.chunks = []
-        elif data:
-            self.chunks.append(data)
-        else:
-            self.ended = True
-
-    def payload(self) -> Payload:
-        if self.size > self.limit:
-            return Payload((), "too_large")
-        return Payload(self.chunks, None if self.ended else "incomplete")
-
-
-@dataclass(slots=True)
-class PendingExchange:
-    """An exchange under way. `live` tells it from a saved one that is only read; killing ends the flow's own flag."""
-
-    flow: http.HTTPFlow
-    instance: Instance
-    transaction_id: str
-    header: bytes | None
-    request_headers: Fields
-    request_tee: Tee | None = None
-    response_tee: Tee | None = None
-    live: bool = True
-    refused: bool = False
-    skipped: bool = False
-    awaits_body: bool = False
-    blocked_by: str | None = None
-    rule_headers: Fields = ()
-    kong: dict[str, object] = field(default_factory=dict)
-    metadata: dict[str, object] = field(default_factory=dict)
-
-
-class InFlight:
-    """The exchanges under way, by client connection and flow. Used from the event loop's thread alone."""
-
-    def __init__(self) -> None:
-        self._by_client: dict[str, dict[str, PendingExchange]] = {}
-
-    def add(self, entry: PendingExchange) -> None:
-        self._by_client.setdefault(entry.flow.client_conn.id, {})[entry.flow.id] = entry
-
-    def get(self, flow: http.HTTPFlow) -> PendingExchange | None:
-        flows = self._by_client.get(flow.client_conn.id)
-        return flows.get(flow.id) if flows else None
-
-    def pop(self, flow: http.HTTPFlow) -> PendingExchange | None:
-        """Close an exchange: only the first caller gets it."""
-        client = flow.client_conn.id
-        flows = self._by_client.get(client)
-        if flows is None:
-            return None
-        entry = flows.pop(flow.id, None)
-        if not flows:
-            del self._by_client[client]
-        return entry
-
-    def entries(self) -> list[PendingExchange]:
-        return [entry for flows in self._by_client.values() for entry in flows.values()]
-
-    def pop_client(self, client_id: str) -> Iterable[PendingExchange]:
-        return self._by_client.pop(client_id, {}).values()
-
-    def pop_all(self) -> Iterator[PendingExchange]:
-        while self._by_client:
-            yield from self._by_client.popitem()[1].values()
 
 
 def open_exchange(flow: http.HTTPFlow, instance: Instance) -> PendingExchange:
@@ -204,7 +114,7 @@ def snapshot(entry: PendingExchange, *, failed: bool = False, left_over: str = "
     `failed`: it ended in the `error` hook or was left over, and for what reason then.
     """
     flow, request = entry.flow, entry.flow.request
-    cause = failure(entry) or (left_over if failed and flow.error is None and not _is_complete(flow) else None)
+    cause = failure(entry) or (left_over if failed and flow.error is None and not is_complete(flow) else None)
     if cause is not None:
         entry.metadata["error"] = cause
     if flow.websocket is not None:
@@ -254,50 +164,6 @@ def _payload(tee: Tee | None, message: http.Message, limit: int) -> Payload:
     if not content:
         return NO_BODY
     return Payload([content]) if len(content) <= limit else Payload((), "too_large")
-
-
-def failure(entry: PendingExchange) -> str | None:
-    """Why an exchange failed, in one word. The engine's own message may quote headers, so it is not used."""
-    flow, error = entry.flow, entry.flow.error
-    if error is None:
-        return None
-    if error.msg == mitm_flow.Error.KILLED_MESSAGE:
-        return "killed"
-    if entry.refused or error.msg.startswith("Request body exceeds"):
-        return "request_refused"
-    if error.msg.startswith("Response body exceeds"):
-        return "response_refused"
-    if not flow.client_conn.connected or _left_by_client(flow, error.msg):
-        return "client_disconnected"
-    return "upstream_failed"
-
-
-def _is_complete(flow: http.HTTPFlow) -> bool:
-    return flow.response is not None and flow.response.timestamp_end is not None
-
-
-def _left_by_client(flow: http.HTTPFlow, message: str) -> bool:
-    """The engine says `stream reset by client` of either side; with HTTP/1 on one side it was the other."""
-    if message.startswith("stream reset by client"):
-        return flow.request.is_http2 and (flow.server_conn.alpn != b"h2" or "CANCEL" in message)
-    return message.startswith("Client disconnected")
-
-
-def status_seen(entry: PendingExchange, cause: str | None, *, failed: bool) -> int | None:
-    """The status that the client saw; None where no answer was sent."""
-    flow, response = entry.flow, entry.flow.response
-    if cause is None or not entry.live:
-        return response.status_code if response is not None else None
-    if cause == "killed" and failed:
-        return None  # hooks kill before the head is passed on
-    if cause == "response_refused":
-        return 502
-    if response is not None and (response.stream or flow.websocket is not None):
-        return response.status_code  # its head was passed on before things went wrong
-    if cause == "request_refused":
-        return 400 if entry.refused else 413
-    reset = flow.error is not None and "CANCEL" in flow.error.msg
-    return 502 if cause == "upstream_failed" and not reset else None
 
 
 def _weigh(exchange: Exchange) -> int:

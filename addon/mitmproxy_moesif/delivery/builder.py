@@ -13,7 +13,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from enum import Enum
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery.batch import OLDEST
@@ -22,6 +21,7 @@ from mitmproxy_moesif.delivery.queue import Captured, ExchangeQueue
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.store import Store
 from mitmproxy_moesif.event.exchange import Exchange
+from mitmproxy_moesif.event.pipeline import NotSent
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
 
 GATHER_INTERVAL = 0.02
@@ -29,14 +29,6 @@ COMMIT_INTERVAL = 0.04
 YIELD_BYTES = 20_000
 CHUNK_EVENTS = 25
 CHUNK_BYTES = 1_000_000
-
-
-class NotSent(Enum):
-    """Why an exchange that was captured becomes no event."""
-
-    SAMPLED_OUT = "sampled_out"
-    SKIPPED = "skipped"
-    MASK_FAILED = "mask_failed"
 
 
 type Make = Callable[[Exchange, Instance], bytes | NotSent]

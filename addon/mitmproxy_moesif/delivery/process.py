@@ -24,8 +24,9 @@ from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.keeper import SIGNALS
 from mitmproxy_moesif.delivery.pipeline import Pipeline
 from mitmproxy_moesif.delivery.protocol import messages, packed
-from mitmproxy_moesif.event.pipeline import EventBuilder, Sampler
+from mitmproxy_moesif.event.pipeline import EventBuilder
 from mitmproxy_moesif.governance.model import GovernanceError, parse_config
+from mitmproxy_moesif.governance.sampler import Sampler
 from mitmproxy_moesif.governance.snapshot import Snapshot
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
 

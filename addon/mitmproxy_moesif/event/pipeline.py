@@ -1,34 +1,42 @@
-"""From a captured exchange to the bytes that are sent: facts, the embedder's hooks, sampling, masking, encoding."""
+"""From a captured exchange to the bytes that are sent: attributes, user hooks, sampling, masking, encoding."""
 
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable
 from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 import orjson
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.user_hooks import HookExchange, UserHooks
-from mitmproxy_moesif.delivery.builder import NotSent
-from mitmproxy_moesif.event.attributes import Attributes, read_attributes, request_attributes
+from mitmproxy_moesif.event.attributes import Attributes, read_attributes
 from mitmproxy_moesif.event.build import build_event, encode
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.event.identity import Caller
-from mitmproxy_moesif.governance.sampling import keep, weight
-from mitmproxy_moesif.governance.snapshot import Snapshot
 
 type Sample = Callable[[Instance, Exchange, Attributes], int | None]
 type Fault = Callable[[str, Exception], None]
 
 
-class EventBuilder:
-    """Makes events in the background; `weigh` samples, `fault` is told of an error in a hook of the embedder."""
+class NotSent(Enum):
+    """Why an exchange that was captured becomes no event."""
 
-    def __init__(self, weigh: Sample, fault: Fault) -> None:
-        self._weigh = weigh
+    SAMPLED_OUT = "sampled_out"
+    SKIPPED = "skipped"
+    MASK_FAILED = "mask_failed"
+
+
+class EventBuilder:
+    """Builds events in the background.
+
+    `sample` gives the weight of an event, None for one that is left out; `fault` is told of an error in a user hook.
+    """
+
+    def __init__(self, sample: Sample, fault: Fault) -> None:
+        self._sample = sample
         self._fault = fault
 
     def __call__(self, exchange: Exchange, instance: Instance) -> bytes | NotSent:
@@ -39,7 +47,7 @@ class EventBuilder:
             if self._skips(hooks, seen):
                 return NotSent.SKIPPED
             facts = replace(facts, caller=self.identify(hooks, seen, facts.caller))
-        weight = self._weigh(instance, exchange, facts)
+        weight = self._sample(instance, exchange, facts)
         if weight is None:
             return NotSent.SAMPLED_OUT
         event = build_event(exchange, facts, policy, weight)
@@ -87,25 +95,6 @@ class EventBuilder:
                 event["metadata"] = {**event.get("metadata", {}), **added}
         except Exception as error:  # noqa: BLE001 - other people's code
             self._fault("hook metadata", error)
-
-
-class Sampler:
-    """Samples by the configuration of the account that `snapshot` tells for a destination."""
-
-    def __init__(self, snapshot: Callable[[str], Snapshot]) -> None:
-        self._snapshot = snapshot
-        self._random = random.Random()  # noqa: S311 - chooses samples, no secret
-
-    def __call__(self, instance: Instance, exchange: Exchange, facts: Attributes) -> int | None:
-        """The weight of this exchange's event; None where it is not sampled."""
-        rate: float | None = instance.settings.sample_rate
-        if rate is None:
-            view = request_attributes(exchange, facts, instance.policy.request.body.limit)
-            caller, snapshot = facts.caller, self._snapshot(instance.destination)
-            rate = snapshot.sample_rate(view, exchange.status, caller.user_id, caller.company_id)
-        if rate >= 100:
-            return 1
-        return weight(rate) if keep(rate, self._random.random()) else None
 
 
 def hook_exchange(exchange: Exchange, facts: Attributes) -> HookExchange:

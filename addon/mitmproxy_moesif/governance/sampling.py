@@ -23,7 +23,7 @@ def weight(rate: float) -> int:
     return math.floor(100 / rate) if rate > 0 else 1
 
 
-class Sampler:
+class SamplingRates:
     """The rates of one configuration. `warnings` names the entries that cannot be used, one line each."""
 
     def __init__(self, config: RemoteConfig) -> None:

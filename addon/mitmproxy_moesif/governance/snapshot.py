@@ -21,7 +21,7 @@ from mitmproxy_moesif.governance.rules import (
     decision,
     in_cohorts,
 )
-from mitmproxy_moesif.governance.sampling import Sampler
+from mitmproxy_moesif.governance.sampling import SamplingRates
 
 
 class RuleBook:
@@ -59,7 +59,7 @@ class Snapshot:
         remote, local = remote_rules or RuleSet(), local_rules or RuleSet()
         unchanged = previous is not None and previous.rules.is_of(remote, local)
         self.rules: RuleBook = previous.rules if previous and unchanged else RuleBook(remote, local)
-        self._sampler = Sampler(self.config)
+        self._sampler = SamplingRates(self.config)
         self.warnings = (*self.rules.warnings, *self._sampler.warnings)
 
     def needs_body(self, view: RequestView, user_id: str | None, company_id: str | None) -> bool:

@@ -16,7 +16,7 @@ from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
 
-from mitmproxy_moesif.capture.enforcement import blocked_response
+from mitmproxy_moesif.capture.responses import blocked_response
 from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.governance.rules import Blocked
 from mitmproxy_moesif.jwt_gate import options

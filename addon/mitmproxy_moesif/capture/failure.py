@@ -1,0 +1,52 @@
+"""How an exchange ended where it did not end well: why, in one word, and the status that the client saw."""
+
+from __future__ import annotations
+
+from mitmproxy import flow as mitm_flow
+from mitmproxy import http
+
+from mitmproxy_moesif.capture.in_flight import PendingExchange
+
+
+def failure(entry: PendingExchange) -> str | None:
+    """Why an exchange failed, in one word. The engine's own message may quote headers, so it is not used."""
+    flow, error = entry.flow, entry.flow.error
+    if error is None:
+        return None
+    if error.msg == mitm_flow.Error.KILLED_MESSAGE:
+        return "killed"
+    if entry.refused or error.msg.startswith("Request body exceeds"):
+        return "request_refused"
+    if error.msg.startswith("Response body exceeds"):
+        return "response_refused"
+    if not flow.client_conn.connected or _left_by_client(flow, error.msg):
+        return "client_disconnected"
+    return "upstream_failed"
+
+
+def is_complete(flow: http.HTTPFlow) -> bool:
+    return flow.response is not None and flow.response.timestamp_end is not None
+
+
+def _left_by_client(flow: http.HTTPFlow, message: str) -> bool:
+    """The engine says `stream reset by client` of either side; with HTTP/1 on one side it was the other."""
+    if message.startswith("stream reset by client"):
+        return flow.request.is_http2 and (flow.server_conn.alpn != b"h2" or "CANCEL" in message)
+    return message.startswith("Client disconnected")
+
+
+def status_seen(entry: PendingExchange, cause: str | None, *, failed: bool) -> int | None:
+    """The status that the client saw; None where no answer was sent."""
+    flow, response = entry.flow, entry.flow.response
+    if cause is None or not entry.live:
+        return response.status_code if response is not None else None
+    if cause == "killed" and failed:
+        return None  # hooks kill before the head is passed on
+    if cause == "response_refused":
+        return 502
+    if response is not None and (response.stream or flow.websocket is not None):
+        return response.status_code  # its head was passed on before things went wrong
+    if cause == "request_refused":
+        return 400 if entry.refused else 413
+    reset = flow.error is not None and "CANCEL" in flow.error.msg
+    return 502 if cause == "upstream_failed" and not reset else None

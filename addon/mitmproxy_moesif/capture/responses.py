@@ -1,0 +1,24 @@
+"""Answers in place of the upstream's."""
+
+from __future__ import annotations
+
+import time
+
+from mitmproxy import http
+from mitmproxy.net.http import status_codes
+
+from mitmproxy_moesif.governance.rules import Blocked
+
+BODILESS = frozenset({204, 205, 304})
+
+
+def blocked_response(block: Blocked, *, head: bool) -> http.Response:
+    """A whole answer with the framing that belongs to it; to HEAD without the body that its length tells of."""
+    fields = [(name.encode(), value.encode()) for name, value in block.headers]
+    body = b"" if block.status in BODILESS else block.body
+    if block.status not in BODILESS:
+        fields.append((b"Content-Length", b"%d" % len(body)))
+    now = time.time()
+    reason = status_codes.RESPONSES.get(block.status, "").encode()
+    content = b"" if head else body
+    return http.Response(b"HTTP/1.1", block.status, reason, http.Headers(fields), content, None, now, now)

@@ -1,0 +1,31 @@
+"""Which events are kept, and their weight: the operator's rate, else those of the account's configuration."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.event.attributes import Attributes, request_attributes
+from mitmproxy_moesif.event.exchange import Exchange
+from mitmproxy_moesif.governance.sampling import keep, weight
+from mitmproxy_moesif.governance.snapshot import Snapshot
+
+
+class Sampler:
+    """Samples by the configuration of the account that `snapshot` tells for a destination."""
+
+    def __init__(self, snapshot: Callable[[str], Snapshot]) -> None:
+        self._snapshot = snapshot
+        self._random = random.Random()  # noqa: S311 - chooses samples, no secret
+
+    def __call__(self, instance: Instance, exchange: Exchange, facts: Attributes) -> int | None:
+        """The weight of this exchange's event; None where it is not sampled."""
+        rate: float | None = instance.settings.sample_rate
+        if rate is None:
+            view = request_attributes(exchange, facts, instance.policy.request.body.limit)
+            caller, snapshot = facts.caller, self._snapshot(instance.destination)
+            rate = snapshot.sample_rate(view, exchange.status, caller.user_id, caller.company_id)
+        if rate >= 100:
+            return 1
+        return weight(rate) if keep(rate, self._random.random()) else None
