@@ -257,7 +257,9 @@ class MoesifAddon:
             # The process is about to end and would cut it anyway: better no exchange than one that nobody saw.
             flow.kill()
             return
-        placed = prepared.resolver.resolve(flow, instance) if prepared.resolver is not None else None
+        placed = (
+            prepared.resolver.resolve(exchanges.routable(flow), instance) if prepared.resolver is not None else None
+        )
         if placed is not None:
             instance = placed.instance
         if instance is None:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from mitmproxy import http
 
+from mitmproxy_moesif.capture.flow import peer_of
 from mitmproxy_moesif.capture.in_flight import PendingExchange
 from mitmproxy_moesif.capture.responses import blocked_response
 from mitmproxy_moesif.config.user_hooks import HookExchange, UserHooks
-from mitmproxy_moesif.event.address import plain_peer
 from mitmproxy_moesif.event.attributes import Attributes, RequestAttributes, read_attributes
 from mitmproxy_moesif.event.headers import text
 from mitmproxy_moesif.event.identity import Caller
@@ -60,8 +60,7 @@ class Enforcer:
         self, flow: http.HTTPFlow, entry: PendingExchange, content: Callable[[], bytes | None]
     ) -> tuple[RequestAttributes, Caller]:
         policy, request = entry.instance.policy, flow.request
-        peer = plain_peer(flow.client_conn.peername[0]) if flow.client_conn.peername else ""
-        facts = read_attributes(entry.request_headers, (), peer, policy)
+        facts = read_attributes(entry.request_headers, (), peer_of(flow), policy)
         method = text(request.data.method)
         view = RequestAttributes(facts, method, request.data.path, content, policy.request.body.limit)
         return view, self._caller(entry, facts, method, request.data.path)

@@ -19,7 +19,7 @@ from mitmproxy_moesif.capture.in_flight import PendingExchange
 from mitmproxy_moesif.capture.tee import Tee
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.event.address import plain_peer
-from mitmproxy_moesif.event.exchange import NO_BODY, Exchange, Fields, Payload
+from mitmproxy_moesif.event.exchange import NO_BODY, Exchange, Fields, Payload, RoutableRequest
 from mitmproxy_moesif.event.headers import text
 
 TRANSACTION_HEADER = b"X-Moesif-Transaction-Id"
@@ -42,6 +42,20 @@ def open_exchange(flow: http.HTTPFlow, instance: Instance) -> PendingExchange:
         if entry.live:
             entry.request_headers = flow.request.headers.fields = with_transaction_id(fields, entry.header)
     return entry
+
+
+def routable(flow: http.HTTPFlow) -> RoutableRequest:
+    """What decides the route of the flow's request."""
+    data = flow.request.data
+    scheme, sni = "https" if flow.client_conn.tls else "http", flow.client_conn.sni
+    return RoutableRequest(
+        data.method, data.path, data.authority, flow.request.headers.fields, peer_of(flow), scheme, sni
+    )
+
+
+def peer_of(flow: http.HTTPFlow) -> str:
+    """The address that the connection came from; empty where there is none, as in a saved flow."""
+    return plain_peer(flow.client_conn.peername[0]) if flow.client_conn.peername else ""
 
 
 def stream_request(entry: PendingExchange, flow: http.HTTPFlow) -> None:
@@ -126,7 +140,7 @@ def snapshot(entry: PendingExchange, *, failed: bool = False, left_over: str = "
         method=text(request.data.method),
         target=request.data.path,
         http_version=text(request.data.http_version),
-        peer=plain_peer(flow.client_conn.peername[0]) if flow.client_conn.peername else "",
+        peer=peer_of(flow),
         started=request.timestamp_start,
         request_headers=entry.request_headers,
         request_body=_payload(entry.request_tee, request, _limit(entry.instance, request=True)),

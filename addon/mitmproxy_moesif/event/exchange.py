@@ -54,3 +54,15 @@ class Exchange:
     kong: dict[str, object] = field(default_factory=dict)
     metadata: dict[str, object] = field(default_factory=dict)
     size: int = 0
+
+
+class RoutableRequest(NamedTuple):
+    """What decides the route of a request. `fields` are its headers; `authority` is empty where it names none."""
+
+    method: bytes
+    target: bytes
+    authority: bytes
+    fields: Fields
+    peer: str
+    scheme: str
+    sni: str | None

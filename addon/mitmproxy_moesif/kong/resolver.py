@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mitmproxy import http
-
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
 from mitmproxy_moesif.event import kong_headers as kong_headers
-from mitmproxy_moesif.event.address import is_trusted, plain_peer
+from mitmproxy_moesif.event.address import is_trusted
+from mitmproxy_moesif.event.exchange import RoutableRequest
 from mitmproxy_moesif.event.headers import flatten, text
 from mitmproxy_moesif.kong.entities import Consumer, KongConfig, Plugin
 from mitmproxy_moesif.kong.errors import OPTIONS_ID, PLUGIN_NAME
@@ -50,10 +49,10 @@ class Resolver:
             raise SettingsError(f"kong_config: {error}") from error
         self.has_akto = self.scopes.instances.has(AKTO)
 
-    def resolve(self, flow: http.HTTPFlow, options: Instance) -> Resolution:
+    def resolve(self, request: RoutableRequest, options: Instance) -> Resolution:
         """The instance for a request. Where the configuration has none at all, the options are one."""
-        headers = flatten(flow.request.headers.fields)
-        match, consumer = self._match(flow, headers, options)
+        headers = flatten(request.fields)
+        match, consumer = self._match(request, headers, options)
         instance: Instance | None = options
         if self.instances or self.has_instances:
             route, service = (match.route, match.service) if match is not None else (None, None)
@@ -63,22 +62,18 @@ class Resolver:
         return Resolution(instance, names(match))
 
     def _match(
-        self, flow: http.HTTPFlow, headers: dict[str, str], options: Instance
+        self, request: RoutableRequest, headers: dict[str, str], options: Instance
     ) -> tuple[Match | None, Consumer | None]:
         policy = options.policy
-        peer = plain_peer(flow.client_conn.peername[0]) if flow.client_conn.peername else ""
-        trusted = policy.trusts_all or is_trusted(peer, policy.trusted)
+        trusted = policy.trusts_all or is_trusted(request.peer, policy.trusted)
         where = kong_headers.position(policy.position, headers, {}, trusted=trusted)
-        scheme = "https" if flow.client_conn.tls else "http"
-        host, path = headers.get("host"), text(flow.request.data.path)
-        if flow.request.data.authority:
-            host = text(flow.request.data.authority)
+        scheme, host, path = request.scheme, headers.get("host"), text(request.target)
+        if request.authority:
+            host = text(request.authority)
         if where is kong_headers.Position.BEHIND and trusted:
             scheme, host, path = kong_headers.public_parts(headers, scheme, host or "", path)
         values = {name: [value] for name, value in headers.items()}
-        match = self.scopes.router.match(
-            text(flow.request.data.method), path, host, values, scheme, flow.client_conn.sni
-        )
+        match = self.scopes.router.match(text(request.method), path, host, values, scheme, request.sni)
         return match, self._consumer(headers, where, trusted=trusted)
 
     def _consumer(self, headers: dict[str, str], where: kong_headers.Position, *, trusted: bool) -> Consumer | None:
@@ -110,7 +105,7 @@ def is_created(plugin: Plugin) -> bool:
 
 
 def instance_values(plugin: Plugin, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of an enabled instance: what is more special outdoes what is more general."""
+    """The parameters of an enabled instance: more specific settings override general ones."""
     live = plugin.changes if isinstance(plugin, LivePlugin) else {}
     return {**plugin.config, **given, **live, "enabled": True}
 
