@@ -17,7 +17,7 @@ from mitmproxy.net.tls import starts_like_tls_record
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.modes import ReverseProxy
 
-AUTHORITY = frozenset({"certs", "confdir", "key_size", "cert_passphrase"})
+AUTHORITY = frozenset({"certs", "confdir", "key_size", "cert_passphrase", "emudhra", "emudhra_old"})
 """Options at whose change mitmproxy makes or reads its authority."""
 
 PLAIN_ON_TLS = (
