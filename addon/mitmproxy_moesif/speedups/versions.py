@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mitmproxy import version
 
-TESTED = ("12.1.0", "12.1.1", "12.1.2", "12.2.0", "12.2.1", "12.2.2", "12.2.3")
+TESTED = ("12.1.0", "12.1.1", "12.1.2", "12.2.0", "12.2.1", "12.2.2", "12.2.3", "12.3.0", "12.3.1")
 
 
 def untested(running: str = version.VERSION) -> str | None:
