@@ -7,7 +7,11 @@ UPSTREAM ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install run test lint types bench soak clean
+# The oldest mitmproxy that is supported, one between, the newest that was tested (engine/versions.py).
+ENGINES := 12.1.0 12.2.3 12.3.1
+ENGINE_TESTS := tests/proxy tests/speedups tests/workers tests/test_phases.py tests/test_streams.py tests/test_transparency.py
+
+.PHONY: install run test test-engines $(ENGINES:%=test-engine-%) lint types bench soak clean
 
 install: $(VENV)/.installed
 
@@ -30,6 +34,18 @@ run: install
 test: lint types
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+# What depends on mitmproxy's private interfaces, on each of ENGINES; not part of `make test`.
+test-engines: $(ENGINES:%=test-engine-%)
+
+$(ENGINES:%=test-engine-%): test-engine-%: .venv-engines/%/.tools
+	.venv-engines/$*/bin/python -m pytest --numprocesses 2 --dist loadfile $(ENGINE_TESTS)
+
+.venv-engines/%/.tools: pyproject.toml
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group test mitmproxy==$*
+	touch $@
+
 lint: $(VENV)/.tools
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -47,4 +63,4 @@ soak: $(VENV)/.tools
 	MOESIF_TEST_KILLS=100 $(BIN)/python -m pytest -q tests/test_delivery.py -k kill_9
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf $(VENV) .venv-engines .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

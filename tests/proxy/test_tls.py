@@ -1,4 +1,4 @@
-"""The laws of engine/tls.py that need no connection; test_proxy.py has the others."""
+"""The laws of proxy/tls.py that need no connection; test_proxy.py has the others."""
 
 from __future__ import annotations
 
