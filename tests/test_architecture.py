@@ -1,10 +1,12 @@
-"""Which room may import which: the contracts of `[tool.importlinter]` in pyproject.toml."""
+"""Which room may import which: the contracts of `[tool.importlinter]` in pyproject.toml, and the picture of them."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import re
 import tomllib
+from itertools import pairwise
 from typing import Any
 
 import grimp
@@ -16,11 +18,12 @@ from tests.support import REPOSITORY
 
 configure()
 CONFIGURATION = REPOSITORY / "pyproject.toml"
-
-
-CONTRACTS = [
-    str(contract["id"]) for contract in tomllib.loads(CONFIGURATION.read_text())["tool"]["importlinter"]["contracts"]
-]
+CONTRACTS: dict[str, dict[str, Any]] = {
+    contract["id"]: contract
+    for contract in tomllib.loads(CONFIGURATION.read_text())["tool"]["importlinter"]["contracts"]
+}
+NOT_DRAWN = ("config", "web", "log", "mitmproxy_moesif")
+"""What every room may import."""
 
 
 def broken(contract: str) -> str | None:
@@ -61,3 +64,36 @@ def test_an_import_against_it_is_found(
     found = broken(contract)
     assert found is not None
     assert importer in found
+
+
+def test_every_arrow_is_in_the_picture_or_follows_from_it() -> None:
+    """What the contract lists as an exception is not drawn."""
+    graph = grimp.build_graph("mitmproxy_moesif")
+    ignored = {tuple(one.split(" -> ")) for one in CONTRACTS["rooms"].get("ignore_imports", [])}
+    found = {
+        (room(importer), room(imported))
+        for importer in graph.modules
+        for imported in graph.find_modules_directly_imported_by(importer)
+        if (importer, imported) not in ignored
+    }
+    missing = {(above, below) for above, below in found if below not in reached_from(above) | {above, *NOT_DRAWN}}
+    assert not missing
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else module
+
+
+def reached_from(start: str) -> set[str]:
+    """The rooms that arrows of the picture lead to."""
+    page = (REPOSITORY / "addon" / "README.md").read_text()
+    picture = page.split("```mermaid")[1].split("```")[0].splitlines()
+    arrows = set()
+    for line in picture:
+        steps = [step.strip().split(" & ") for step in re.split(r"--(?: \w+ --)?>", line)]
+        arrows |= {(one, other) for above, below in pairwise(steps) for one in above for other in below}
+    reached, wanted = set[str](), {start}
+    while wanted:
+        reached |= wanted
+        wanted = {below for above, below in arrows if above in reached} - reached
+    return reached - {start}

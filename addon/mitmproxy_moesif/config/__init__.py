@@ -1,0 +1,9 @@
+"""Every setting: its type, bounds and default, and where its value comes from.
+
+instance        one configured instance: its settings, and what is compiled from them (test: test_kong_config.py)
+options         the parameter table as mitmproxy options and environment variables (test: test_options.py)
+proxy_defaults  mitmproxy's own options that a transparent proxy needs (test: test_transparency.py)
+reference       the parameter table as Markdown (test: test_options.py)
+settings        the parameter table: the pydantic model `Settings` (test: test_options.py)
+user_hooks      Python functions of the operator: `moesif_hooks` (test: test_governance.py)
+"""

@@ -1,0 +1,15 @@
+"""From an exchange to the event that Moesif gets. Pure: no mitmproxy, no threads, no I/O.
+
+address       the client's address: believed headers, else the peer
+attributes    what the headers say, read once for event, rules and sampling (test: event/test_build.py)
+bodies        what the event shows of a body
+build         the event: its JSON object, masked
+decoding      Content-Encoding undone, within a bound
+exchange      `Exchange`, the plain snapshot that all of this reads (test: event/test_build.py)
+headers       header fields as text (test: event/test_build.py)
+identity      who called: user and company, from headers and tokens
+kong_headers  what Kong's headers say: position, consumers, public URI
+pipeline      `EventBuilder`: attributes, user hooks, sampling, build, encode (test: test_governance.py)
+policy        the settings that shape an event, compiled once (test: event/test_build.py)
+trace         W3C trace context of a request (test: event/test_build.py)
+"""

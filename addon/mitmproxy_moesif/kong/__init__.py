@@ -1,0 +1,15 @@
+"""Kong's configuration as ours: services, routes, consumers, and the `moesif` plugins that are our instances.
+
+declarative  Kong's file, and the Admin API's listings, as one `KongConfig`
+document     a file read into plain values that know their lines
+entities     Kong's entities, validated and immutable (test: kong/test_declarative.py)
+errors       Kong's constraints in Kong's own words (test: admin/test_source.py)
+indexes      which conditions of the routes a request meets
+normalize    the path as Kong's router sees it
+overlay      what the Admin API lays over Kong's configuration (test: admin/test_kong_plugins.py)
+patterns     regular expressions of a Kong file
+resolver     which instance a request is for (test: test_kong_config.py)
+router       which route a request is on: Kong's `traditional` router
+scopes       which plugin applies: Kong's scopes and precedence
+source       watches the file, or asks Kong's Admin API (test: test_kong_config.py)
+"""

@@ -1,0 +1,13 @@
+"""`moesif-proxy` in one process: the addon on a mitmproxy that carries only what a reverse proxy needs.
+
+arguments      the command line
+configuration  options from command line and file, at the start and on SIGHUP
+console        what is said on stderr (test: proxy/test_proxy.py)
+drain          the end: in-flight requests finish, idle connections close
+forwarded      `X-Forwarded-*` toward the upstream
+http1          trailers, interim answers and framing that mitmproxy's HTTP/1 gets wrong
+listening      how the port is opened: shared, TCP alone (test: proxy/test_sockets.py)
+master         `Proxy`: mitmproxy's core with our addons (test: proxy/test_proxy.py)
+sockets        the listening sockets
+tls            TLS toward clients (test: proxy/test_proxy.py)
+"""

@@ -1,4 +1,12 @@
-"""mitmproxy's insides: all that relies on interfaces it does not promise, and the start that replaces its own.
+"""Everything that replaces mitmproxy's own code to make it faster, behind one version check.
 
-`versions` pins what this was tested with; elsewhere everything here stays off, and says so.
+On versions of mitmproxy that were not tested, all of it stays off, and the log says so.
+
+    catalog    all replacements in one list (test: speedups/test_switch.py)
+    dispatch   mitmproxy's hooks called through a prepared table
+    inline     hooks run where a connection asks for them; small writes go out together
+    replacing  puts a replacement in place and back (test: speedups/test_switch.py)
+    savings    what mitmproxy does for every exchange and need not
+    switch     `moesif_fast_dispatch`: on and off while the proxy runs
+    versions   the tested versions of mitmproxy (test: speedups/test_switch.py)
 """

@@ -2,6 +2,15 @@
 
 `BodyMask` holds the names of one side compiled once. A body that cannot be read with certainty raises
 `UnmaskableError`: what cannot be masked must not be sent.
+
+    body_mask       finds the format of a body and applies the masks of one side (test: event/test_masking.py)
+    form_mask       URL-encoded forms (test: event/test_masking.py)
+    json_mask       JSON members, cut out of the text itself (test: event/test_masking.py)
+    json_text       whether bytes are a JSON document (test: event/test_masking.py)
+    multipart_mask  multipart forms (test: event/test_masking.py)
+    names           comparing names, media types, header parameters (test: event/test_masking.py)
+    query_mask      parameters of a query string (test: event/test_masking.py)
+    xml_mask        elements and attributes of XML (test: event/test_masking.py)
 """
 
 from mitmproxy_moesif.event.masking.body_mask import BodyMask
