@@ -29,7 +29,7 @@ from mitmproxy_moesif.capture.tee import Tee
 from mitmproxy_moesif.config import options, proxy_defaults
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.live import LiveOptions
-from mitmproxy_moesif.config.settings import Settings, SettingsError
+from mitmproxy_moesif.config.settings import START_ONLY, Settings, SettingsError
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.runtime import Listen, Prepared, Runtime, listen
@@ -37,17 +37,6 @@ from mitmproxy_moesif.speedups import switch
 
 IN_FLIGHT_SHARE = 0.4
 """Of the time to shut down, how long exchanges under way may take to end."""
-
-AT_START = (
-    "background",
-    "spool_dir",
-    "admin_listen",
-    "admin_token",
-    "admin_state",
-    "kong_config",
-    "kong_admin_url",
-    "kong_admin_token",
-)
 
 HANDOVER = "moesif_handover"
 """Where, on mitmproxy's master, the runtime waits for the addon's successor while the script is reloaded."""
@@ -390,7 +379,7 @@ def unchangeable(current: Prepared, wanted: Prepared) -> str | None:
     """Why a live change cannot be taken; None where it can."""
     if missing := missing_account(wanted):
         return missing
-    for name in AT_START:
+    for name in sorted(START_ONLY):
         if getattr(wanted.instance.settings, name) != getattr(current.instance.settings, name):
             return f"{name}: can only be set at the start"
     return None
@@ -412,7 +401,7 @@ def missing_account(prepared: Prepared) -> str | None:
 def spool_folder(settings: Settings) -> Path | None:
     """Where the spool lies; None: in memory only."""
     if settings.spool_dir is not None:
-        return None if settings.spool_dir == "off" else Path(settings.spool_dir).expanduser()
+        return None if settings.spool_dir == "off" else Path(settings.spool_dir)
     return Path(ctx.options.confdir).expanduser() / "moesif-spool"
 
 
@@ -426,14 +415,9 @@ def start_when_up(runtime: Runtime) -> None:
 
 
 def warn_of_deprecated(settings: Settings) -> None:
-    replaced = {
-        "timeout": "connect_timeout and send_timeout",
-        "request_masks": "request_body_masks",
-        "response_masks": "response_body_masks",
-    }
-    for name, better in replaced.items():
-        if name in settings.model_fields_set:
-            log.warning("moesif: %s is deprecated: use %s", name, better)
+    for name, field in Settings.model_fields.items():
+        if field.deprecated and name in settings.model_fields_set:
+            log.warning("moesif: %s is deprecated: %s", name, field.deprecated)
 
 
 def shows_bodies() -> bool:

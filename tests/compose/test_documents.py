@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mitmproxy_moesif.config.options import given_environment
-from mitmproxy_moesif.config.reference import default_text
+from mitmproxy_moesif.config.reference import markdown
 from mitmproxy_moesif.config.settings import Settings, parse_settings
 from mitmproxy_moesif.kong.declarative import load_declarative
 from mitmproxy_moesif.proxy.arguments import parse
@@ -77,8 +77,13 @@ def test_the_table_has_every_parameter_of_the_plugin_and_this_packages_defaults(
         shown = "`enabled`" if name == "enabled" else f"`config.{name}`"
         if Settings.model_fields[name].deprecated:
             shown += " (deprecated)"
-        expected.append([shown, f"`moesif_{name}`", f"`MOESIF_{name.upper()}`", default_text(name)])
+        expected.append([shown, f"`moesif_{name}`", f"`MOESIF_{name.upper()}`", documented_default(name)])
     assert rows(section(MIGRATION, "Parameters")) == expected
+
+
+def documented_default(name: str) -> str:
+    (row,) = [row for row in markdown(Settings).splitlines() if row.startswith(f"| `{name}` |")]
+    return row.split(" | ")[1]
 
 
 @DOCUMENTS

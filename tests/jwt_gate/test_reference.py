@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 
-from mitmproxy_moesif.jwt_gate.reference import table
+from mitmproxy_moesif.config.reference import markdown
 from mitmproxy_moesif.jwt_gate.settings import GateSettings
 from tests.support import REPOSITORY
 
@@ -14,7 +14,7 @@ SECTION = (REPOSITORY / "README.md").read_text().split("\n## JWT gate\n")[1].spl
 
 
 def test_the_table_in_the_readme_is_the_one_that_is_made() -> None:
-    assert table() in SECTION
+    assert markdown(GateSettings) in SECTION
 
 
 def test_every_option_is_in_it_with_its_default() -> None:
@@ -26,4 +26,4 @@ def test_every_option_is_in_it_with_its_default() -> None:
 def test_it_is_printed() -> None:
     command = [sys.executable, "-m", "mitmproxy_moesif.jwt_gate.reference"]
     told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY / "addon", timeout=60)
-    assert told.stdout == table() + "\n"
+    assert told.stdout == markdown(GateSettings) + "\n"

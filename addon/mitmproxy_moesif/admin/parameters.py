@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from mitmproxy_moesif.admin.redact import SHOWN
 from mitmproxy_moesif.admin.source import SchemaViolation
+from mitmproxy_moesif.config.fields import Property, parameters_with
 from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
 
 TOP_LEVEL = "enabled"
@@ -18,13 +19,10 @@ TOP_LEVEL = "enabled"
 PROTOCOLS = ("grpc", "grpcs", "http", "https")
 """What Kong says where an instance does not name its own."""
 
-_FILES = ("hooks", "rules_file", "sink_file", "spool_dir")
-_TRUSTED = ("kong_config", "kong_admin_url", "jwt_key", "jwt_public_key", "jwt_jwks")
-FIXED = frozenset((*_FILES, *_TRUSTED, "spool_max_bytes"))
-"""Parameters that a client cannot change, whichever of them there are.
+FIXED = parameters_with(Settings, Property.FILE, Property.START_ONLY, Property.LOCAL)
+"""Parameters that a client cannot change.
 
-Files come first: whoever reaches the listener could have code run from them, or have them written anywhere. Then what
-others' trust hangs on, then what only counts at the start.
+Files: whoever reaches the listener could have code run from them, or have them written anywhere.
 """
 
 HIDDEN_PREFIX = "admin_"

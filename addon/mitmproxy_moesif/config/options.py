@@ -5,7 +5,6 @@ Precedence: `--set`, then mitmproxy's config.yaml (both arrive as options), then
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from mitmproxy.utils import typecheck
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from mitmproxy_moesif.config.settings import SECRETS, Settings, SettingsError
+from mitmproxy_moesif.config.fields import Property, SettingsError, parameters_with, plain_types, shown
+from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.config.text import did_you_mean
 
 OPTION_PREFIX = "moesif_"
 ENVIRONMENT_PREFIX = "MOESIF_"
@@ -31,14 +32,17 @@ _SERVICE_LINK = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT(_\d+_(T
 class OptionTable:
     """The fields of a pydantic model as mitmproxy options: the field `name` is the option `prefix + name`.
 
-    `family` is what all of these options' names begin with, misspelt ones too; `secrets` are fields whose values no
-    message may show.
+    `family` is what all of these options' names begin with, misspelt ones too.
     """
 
     model: type[BaseModel]
     prefix: str
     family: str
-    secrets: frozenset[str]
+
+    @property
+    def files(self) -> frozenset[str]:
+        """The options that name files."""
+        return frozenset(self.prefix + name for name in parameters_with(self.model, Property.FILE))
 
     def register(self, loader: Loader) -> None:
         """Add every parameter as a typed option with its help."""
@@ -74,19 +78,15 @@ class OptionTable:
                     typecheck.check_option_type(key, value, typespec)
             except (OptionsError, TypeError):
                 del options.deferred[key]
-                shown = "a value not shown here" if name in self.secrets else repr(given)[:200]
-                yield f"{name}: must be {_expected(typespec)}, {shown} was given"
+                yield f"{name}: must be {_expected(typespec)}, {shown(self.model, name, given)} was given"
 
     def unknown_options(self, options: optmanager.OptManager) -> Iterator[str]:
         """Names of the family that are no parameter stay deferred for ever."""
         for key in options.deferred:
             if key.startswith(self.family):
-                yield f"{key}: there is no such option{self.close(key.removeprefix(self.prefix), self.prefix)}"
-
-    def close(self, name: str, prefix: str = "") -> str:
-        """What a misspelt name may have meant, with `prefix` before it; empty where nothing is close."""
-        close = difflib.get_close_matches(name, self.model.model_fields, n=1)
-        return f"; did you mean {prefix}{close[0]}?" if close else ""
+                name = key.removeprefix(self.prefix)
+                meant = did_you_mean(name, self.model.model_fields, self.prefix)
+                yield f"{key}: there is no such option{meant}"
 
 
 def option_type(field: FieldInfo) -> tuple[Any, Any]:
@@ -97,14 +97,8 @@ def option_type(field: FieldInfo) -> tuple[Any, Any]:
     if isinstance(default, tuple):
         return Sequence[str], list(default)
     if default is None:
-        return (int | None if int in _parts(field.annotation) else str | None), None
+        return (int | None if int in plain_types(field.annotation) else str | None), None
     return type(default), default
-
-
-def _parts(annotation: Any) -> set[Any]:
-    """The plain types inside `Annotated` and unions."""
-    inner = get_args(annotation)
-    return set().union(*map(_parts, inner)) if inner else {annotation}
 
 
 def choices(field: FieldInfo) -> list[str] | None:
@@ -131,7 +125,7 @@ def given_environment(environ: Mapping[str, str]) -> dict[str, str]:
         if name.lower() in Settings.model_fields and name == name.upper():
             given[name.lower()] = value
         elif not _SERVICE_LINK.fullmatch(name):
-            meant = PARAMETERS.close(name.lower())
+            meant = did_you_mean(name.lower(), Settings.model_fields)
             raise SettingsError(f"environment variable {key}: there is no such parameter{meant}")
     return given
 
@@ -149,7 +143,7 @@ def _expected(typespec: Any) -> str:
     return "a list of texts" if typespec == Sequence[str] else "one text"
 
 
-PARAMETERS = OptionTable(Settings, OPTION_PREFIX, OPTION_PREFIX, SECRETS)
+PARAMETERS = OptionTable(Settings, OPTION_PREFIX, OPTION_PREFIX)
 
 register = PARAMETERS.register
 prefer_command_line = PARAMETERS.prefer_command_line

@@ -1,18 +1,28 @@
-"""The parameter table as Markdown, for the README: `python -m mitmproxy_moesif.config.reference`."""
+"""A table of parameters as Markdown, for the README: `python -m mitmproxy_moesif.config.reference`."""
 
 from __future__ import annotations
 
 import sys
 
-from mitmproxy_moesif.config.settings import SECRETS, Settings
+from pydantic import BaseModel
+
+from mitmproxy_moesif.config.fields import secrets_of
+from mitmproxy_moesif.config.settings import Settings
 
 
-def default_text(name: str) -> str:
-    """A parameter's default as the README shows it."""
-    if name in SECRETS:
-        return "none"
-    match Settings.model_fields[name].default:
-        case None | ():
+def markdown(table: type[BaseModel]) -> str:
+    """One row for each parameter: name, default, meaning."""
+    secrets = secrets_of(table)
+    rows = [
+        f"| `{name}` | {'none' if name in secrets else default_text(field.default)} | {field.description} |"
+        for name, field in table.model_fields.items()
+    ]
+    return "\n".join(["| parameter | default | meaning |", "|---|---|---|", *rows])
+
+
+def default_text(default: object) -> str:
+    match default:
+        case None | () | "":
             return "none"
         case bool() as flag:
             return str(flag).lower()
@@ -24,12 +34,5 @@ def default_text(name: str) -> str:
             return str(other)
 
 
-def table() -> str:
-    rows = [
-        f"| `{name}` | {default_text(name)} | {field.description} |" for name, field in Settings.model_fields.items()
-    ]
-    return "\n".join(["| parameter | default | meaning |", "|---|---|---|", *rows])
-
-
 if __name__ == "__main__":
-    sys.stdout.write(table() + "\n")
+    sys.stdout.write(markdown(Settings) + "\n")

@@ -10,12 +10,24 @@ Units: milliseconds and bytes, as in Kong. Lists are given comma-separated or re
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from mitmproxy_moesif.config.fields import (
+    Names,
+    OptionalName,
+    OptionalPath,
+    Property,
+    SettingsError,
+    parameters_with,
+    parse_table,
+    secrets_of,
+)
+
+__all__ = ["SECRETS", "START_ONLY", "Settings", "SettingsError", "parse_settings"]
 
 MAX_MS = 2**31 - 2
 MAX_BYTES = 2**53
@@ -23,25 +35,6 @@ MAX_BYTES = 2**53
 Milliseconds = Annotated[int, Field(ge=0, le=MAX_MS)]
 Percent = Annotated[int, Field(ge=0, le=100)]
 Bytes = Annotated[int, Field(ge=0, le=MAX_BYTES)]
-
-
-def _split_commas(given: object) -> object:
-    """`["a,b", "c"]` and `"a, b, c"` are the same list: a header, field or parameter name holds no comma."""
-    if isinstance(given, str):
-        given = [given]
-    if isinstance(given, list | tuple) and all(isinstance(item, str) for item in given):
-        return tuple(part for item in given for raw in item.split(",") if (part := raw.strip()))
-    return given
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
-
-
-def _blank_is_none(given: object) -> object:
-    return None if isinstance(given, str) and not given.strip() else given
-
-
-OptionalName = Annotated[str | None, BeforeValidator(_blank_is_none)]
 
 
 class Settings(BaseModel):
@@ -58,7 +51,9 @@ class Settings(BaseModel):
         description="Base URL of the collector; also Moesif's secure proxy (http://localhost:9500/collector).",
     )
     timeout: Milliseconds = Field(
-        1000, description="Deprecated: serves for both timeouts below where they are not given.", deprecated=True
+        1000,
+        description="Deprecated: serves for both timeouts below where they are not given.",
+        deprecated="use connect_timeout and send_timeout",
     )
     connect_timeout: Milliseconds = Field(1000, gt=0, description="ms to connect to the collector.")
     send_timeout: Milliseconds = Field(5000, gt=0, description="ms to send a batch and to read the answer.")
@@ -73,10 +68,14 @@ class Settings(BaseModel):
     request_body_masks: Names = Field((), description="Fields removed from the request body, at any depth.")
     response_body_masks: Names = Field((), description="Fields removed from the response body, at any depth.")
     request_masks: Names = Field(
-        (), description="Deprecated name of request_body_masks; used where that is empty.", deprecated=True
+        (),
+        description="Deprecated name of request_body_masks; used where that is empty.",
+        deprecated="use request_body_masks",
     )
     response_masks: Names = Field(
-        (), description="Deprecated name of response_body_masks; used where that is empty.", deprecated=True
+        (),
+        description="Deprecated name of response_body_masks; used where that is empty.",
+        deprecated="use response_body_masks",
     )
     request_query_masks: Names = Field((), description="Query parameters whose values become `*****`.")
     batch_size: int = Field(50, ge=1, le=1000, description="Most events in one request to the collector.")
@@ -124,16 +123,16 @@ class Settings(BaseModel):
     unmaskable_bodies: Literal["drop", "send"] = Field(
         "drop", description="What happens to a body that cannot be parsed while body masks are set."
     )
-    sink_file: OptionalName = Field(
+    sink_file: OptionalPath = Field(
         None, description="Events also go to this file as NDJSON; without an application id, only there."
     )
-    spool_dir: OptionalName = Field(
+    spool_dir: Annotated[OptionalPath, Property.START_ONLY] = Field(
         None, description="Folder of the spool; default: moesif-spool in mitmproxy's confdir; `off`: memory only."
     )
-    background: Literal["process", "threads"] = Field(
+    background: Annotated[Literal["process", "threads"], Property.START_ONLY] = Field(
         "process", description="Where events are built, kept and sent: a process beside the proxy's, or its threads."
     )
-    spool_max_bytes: Bytes = Field(
+    spool_max_bytes: Annotated[Bytes, Property.LOCAL] = Field(
         1_073_741_824, ge=1_000_000, description="Most bytes on disk; past it new events are dropped, counted."
     )
     stream: bool = Field(
@@ -146,7 +145,7 @@ class Settings(BaseModel):
     governance_fail: Literal["open", "closed"] = Field(
         "open", description="What an error while rules are evaluated does: the request passes, or it gets 503."
     )
-    rules_file: OptionalName = Field(
+    rules_file: OptionalPath = Field(
         None, description="File of rules of one's own (JSON or YAML), ahead of Moesif's; watched."
     )
     sample_rate: Percent | None = Field(
@@ -156,21 +155,25 @@ class Settings(BaseModel):
         None,
         description="mitmproxy filter of requests that are not captured: `~u /health | ~m OPTIONS`.",
     )
-    hooks: OptionalName = Field(
+    hooks: OptionalPath = Field(
         None, description="Python file with functions that identify, mask, skip or add metadata."
     )
-    kong_config: OptionalName = Field(
+    kong_config: Annotated[OptionalPath, Property.START_ONLY] = Field(
         None, description="Kong's declarative file (YAML or JSON): its `moesif` plugins are our instances; watched."
     )
-    kong_admin_url: OptionalName = Field(None, description="Kong's Admin API, in place of a file; asked every 30 s.")
-    kong_admin_token: SecretStr = Field(SecretStr(""), description="Sent to it as Kong-Admin-Token. A secret.")
-    admin_listen: OptionalName = Field(
+    kong_admin_url: Annotated[OptionalName, Property.START_ONLY] = Field(
+        None, description="Kong's Admin API, in place of a file; asked every 30 s."
+    )
+    kong_admin_token: Annotated[SecretStr, Property.START_ONLY] = Field(
+        SecretStr(""), description="Sent to it as Kong-Admin-Token. A secret."
+    )
+    admin_listen: Annotated[OptionalName, Property.START_ONLY] = Field(
         None, description="host:port of status, metrics, health and the Admin API, e.g. 127.0.0.1:8095; none: off."
     )
-    admin_token: SecretStr = Field(
+    admin_token: Annotated[SecretStr, Property.START_ONLY] = Field(
         SecretStr(""), description="Token that the Admin API asks for; required beyond loopback. A secret."
     )
-    admin_state: OptionalName = Field(
+    admin_state: Annotated[OptionalPath, Property.START_ONLY] = Field(
         None, description="File that keeps changes made through the Admin API across restarts."
     )
     shutdown_timeout: Milliseconds = Field(5000, description="ms to deliver what waits when the proxy ends.")
@@ -208,11 +211,6 @@ class Settings(BaseModel):
             raise ValueError("must be printable ASCII, as the application id in Moesif's settings is")
         return SecretStr(value)
 
-    @field_validator("sink_file", "rules_file", "hooks", "admin_state", "kong_config")
-    @classmethod
-    def _is_expanded(cls, path: str | None) -> str | None:
-        return None if path is None else str(Path(path).expanduser())
-
     @property
     def connect_seconds(self) -> float:
         return self._either("connect_timeout") / 1000
@@ -232,34 +230,10 @@ def name_given(given: set[str]) -> bool:
     return bool(given & {"connect_timeout", "send_timeout"})
 
 
-SECRETS = frozenset(name for name, field in Settings.model_fields.items() if field.annotation is SecretStr)
-
-
-class SettingsError(ValueError):
-    """A parameter that cannot be taken; its text is one line that names it and what is allowed."""
+SECRETS = secrets_of(Settings)
+START_ONLY = parameters_with(Settings, Property.START_ONLY)
 
 
 def parse_settings(given: Mapping[str, Any]) -> Settings:
     """`Settings` from plain values. Raises `SettingsError` with one line for all that is wrong; shows no secret."""
-    try:
-        return Settings.model_validate(dict(given))
-    except ValidationError as error:
-        raise SettingsError("; ".join(_reasons(error, given))) from None
-
-
-def _reasons(error: ValidationError, given: Mapping[str, Any]) -> Iterable[str]:
-    for fault in error.errors(include_url=False, include_context=False, include_input=False):
-        name = str(fault["loc"][0])
-        if fault["type"] == "extra_forbidden":
-            yield f"{name}: there is no such parameter{_did_you_mean(name)}"
-            continue
-        message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        shown = "a value not shown here" if name in SECRETS else repr(given.get(name))
-        yield f"{name}: {message[:1].lower()}{message[1:]}, {shown[:200]} was given"
-
-
-def _did_you_mean(name: str) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, Settings.model_fields, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return parse_table(Settings, given)

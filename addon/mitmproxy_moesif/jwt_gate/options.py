@@ -7,11 +7,11 @@ from typing import Any
 from mitmproxy import optmanager
 
 from mitmproxy_moesif.config.options import OptionTable
-from mitmproxy_moesif.jwt_gate.settings import PREFIX, SECRETS, GateSettings
+from mitmproxy_moesif.jwt_gate.settings import PREFIX, GateSettings
 
 NAMES = frozenset(GateSettings.model_fields)
 
-PARAMETERS = OptionTable(GateSettings, "", PREFIX, SECRETS)
+PARAMETERS = OptionTable(GateSettings, "", PREFIX)
 """The fields have their options' whole names."""
 
 

@@ -6,12 +6,12 @@ Values are checked always, keys and what goes together with them only where the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from mitmproxy_moesif.config.settings import Names, SettingsError
+from mitmproxy_moesif.config.fields import FilePath, Names, parse_table
 
 PREFIX = "jwt_"
 
@@ -46,10 +46,10 @@ class GateSettings(BaseModel):
         (), description="List of claim:Header-Name; these claims are copied into response headers."
     )
     jwt_key: SecretStr | None = Field(None, description="Shared key that HMAC tokens are verified with. A secret.")
-    jwt_public_key: str | None = Field(
+    jwt_public_key: FilePath = Field(
         None, description="PEM file of public keys or certificates that tokens are verified with."
     )
-    jwt_jwks: str | None = Field(None, description="JWKS file of public keys that tokens are verified with.")
+    jwt_jwks: FilePath = Field(None, description="JWKS file of public keys that tokens are verified with.")
     jwt_algorithms: Names = Field(
         (), description="Algorithms that are accepted; default: HS256 for jwt_key, all for public keys."
     )
@@ -102,24 +102,6 @@ def _split(pair: str) -> tuple[str, str]:
     return claim.strip(), header.strip()
 
 
-SECRETS = frozenset({"jwt_key"})
-
-
 def parse_gate_settings(given: Mapping[str, Any]) -> GateSettings:
     """`GateSettings` from plain values. Raises `SettingsError` with one line for all that is wrong; shows no secret."""
-    try:
-        return GateSettings.model_validate(dict(given))
-    except ValidationError as error:
-        raise SettingsError("; ".join(_reasons(error, given))) from None
-
-
-def _reasons(error: ValidationError, given: Mapping[str, Any]) -> Iterable[str]:
-    for fault in error.errors(include_url=False, include_context=False, include_input=False):
-        name = str(fault["loc"][0])
-        message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        yield f"{name}: {message}, {shown(name, given.get(name))} was given"
-
-
-def shown(name: str, value: object) -> str:
-    """A value as a message may quote it."""
-    return "a value not shown here" if name in SECRETS else repr(value)[:200]
+    return parse_table(GateSettings, given)

@@ -10,7 +10,6 @@ Source: Kong's declarative format, versions 1.1, 2.1 and 3.0, and what decK adds
 
 from __future__ import annotations
 
-import difflib
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mitmproxy_moesif.config.text import closest
 from mitmproxy_moesif.kong.document import MAX_JSON, Document, KongConfigError, Path, parse_document, without_lines
 from mitmproxy_moesif.kong.entities import Consumer, Entity, KongConfig, Plugin, Route, Service
 from mitmproxy_moesif.kong.normalize import RESERVED, from_text, normalize
@@ -131,9 +131,9 @@ def _format_version(document: Document) -> str:
 def _check_kinds(document: Document) -> None:
     """Kong has more kinds of entities than are read here, and plugins add others; a misspelt kind is none of them."""
     for key in document.root:
-        close = difflib.get_close_matches(key, NESTED, n=1, cutoff=0.85)
-        if close and key not in NESTED:
-            raise document.error((key,), f"{key}: unknown field; did you mean {close[0]}?")
+        meant = closest(key, NESTED, cutoff=0.85)
+        if meant is not None and key not in NESTED:
+            raise document.error((key,), f"{key}: unknown field; did you mean {meant}?")
 
 
 class _Assembly:

@@ -6,7 +6,6 @@ environment (`MOESIF_...`) or is the default. A file that cannot be taken leaves
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,10 +15,13 @@ from mitmproxy import exceptions, optmanager
 from mitmproxy.utils import typecheck
 
 from mitmproxy_moesif.config import proxy_defaults
+from mitmproxy_moesif.config.options import PARAMETERS
+from mitmproxy_moesif.config.text import did_you_mean
+from mitmproxy_moesif.jwt_gate.options import PARAMETERS as GATE_PARAMETERS
 from mitmproxy_moesif.proxy.arguments import Arguments
 
-FILES = ("certs", "jwt_jwks", "jwt_public_key", "moesif_hooks", "moesif_rules_file")
-"""Options that name files which nothing watches, or not at once: on SIGHUP they are read again."""
+FILES = frozenset({"certs"}) | PARAMETERS.files | GATE_PARAMETERS.files
+"""Options that name files: on SIGHUP those are read again, since nothing watches some, and others not at once."""
 
 
 class ConfigurationError(ValueError):
@@ -146,8 +148,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"{name}: there is no such option{f'; did you mean {close[0]}?' if close else ''}"
+    return f"{name}: there is no such option{did_you_mean(name, known)}"
 
 
 @contextmanager

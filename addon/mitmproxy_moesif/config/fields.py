@@ -1,0 +1,103 @@
+"""What a table of parameters is made of: types, properties of a field, and errors about its values.
+
+A table is a pydantic model. Everything that is true of a parameter stands on its field: type, bounds, default and help
+as in any model, and besides them that it is secret (its type is `SecretStr`) or has a `Property`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, SecretStr, ValidationError
+
+from mitmproxy_moesif.config.text import did_you_mean
+
+
+class Property(Enum):
+    """Given as `Annotated[type, Property.X]`."""
+
+    START_ONLY = "takes effect at the start only: a live change is refused"
+    LOCAL = "belongs to this machine: no client of the Admin API may change it"
+    FILE = "names a file or folder: `~` is expanded, and no client of the Admin API may change it"
+
+
+def parameters_with(table: type[BaseModel], *properties: Property) -> frozenset[str]:
+    """The parameters that have any of these properties."""
+    return frozenset(
+        name for name, field in table.model_fields.items() if any(item in properties for item in field.metadata)
+    )
+
+
+def secrets_of(table: type[BaseModel]) -> frozenset[str]:
+    """The parameters whose values no message, page or file may show."""
+    return frozenset(name for name, field in table.model_fields.items() if SecretStr in plain_types(field.annotation))
+
+
+def plain_types(annotation: Any) -> set[Any]:
+    """The types inside unions and `Annotated`."""
+    inner = get_args(annotation)
+    return set().union(*map(plain_types, inner)) if inner else {annotation}
+
+
+def _split_commas(given: object) -> object:
+    """`["a,b", "c"]` and `"a, b, c"` are the same list: a header, field or parameter name holds no comma."""
+    if isinstance(given, str):
+        given = [given]
+    if isinstance(given, list | tuple) and all(isinstance(item, str) for item in given):
+        return tuple(part for item in given for raw in item.split(",") if (part := raw.strip()))
+    return given
+
+
+def _blank_is_none(given: object) -> object:
+    return None if isinstance(given, str) and not given.strip() else given
+
+
+def _expand_user(path: str | None) -> str | None:
+    if path is None or not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        raise ValueError("must not begin with ~ and a name that is no user's") from None
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+OptionalName = Annotated[str | None, BeforeValidator(_blank_is_none)]
+FilePath = Annotated[str | None, AfterValidator(_expand_user), Property.FILE]
+OptionalPath = Annotated[FilePath, BeforeValidator(_blank_is_none)]
+
+
+class SettingsError(ValueError):
+    """A parameter that cannot be taken; its text is one line that names it and what is allowed."""
+
+
+def parse_table[Table: BaseModel](table: type[Table], given: Mapping[str, Any]) -> Table:
+    """A table from plain values. Raises `SettingsError` with one line for all that is wrong; shows no secret."""
+    try:
+        return table.model_validate(dict(given))
+    except ValidationError as error:
+        raise SettingsError("; ".join(_reasons(table, error, given))) from None
+
+
+def _reasons(table: type[BaseModel], error: ValidationError, given: Mapping[str, Any]) -> Iterable[str]:
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        name = str(fault["loc"][0])
+        if fault["type"] == "extra_forbidden":
+            yield f"{name}: there is no such parameter{did_you_mean(name, table.model_fields)}"
+        else:
+            yield f"{name}: {_reason(fault['msg'])}, {shown(table, name, given.get(name))} was given"
+
+
+def _reason(message: str) -> str:
+    if message.startswith("Value error, "):
+        return message.removeprefix("Value error, ")
+    message = message.removeprefix("Input ")
+    return message[:1].lower() + message[1:]
+
+
+def shown(table: type[BaseModel], name: str, value: object) -> str:
+    """A value as a message may quote it."""
+    return "a value not shown here" if name in secrets_of(table) else repr(value)[:200]

@@ -1,0 +1,17 @@
+"""Words for messages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that a misspelt one most resembles; None where nothing is close."""
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """A suggestion to append to an error message, with `prefix` before the name; empty where nothing is close."""
+    found = closest(name, known)
+    return f"; did you mean {prefix}{found}?" if found else ""
