@@ -1,4 +1,4 @@
-"""The parameter table at work: options, environment, validation, live changes, and the README."""
+"""The parameter table at work: options, environment, validation, live changes, and the page of options."""
 
 from __future__ import annotations
 
@@ -200,8 +200,8 @@ def test_a_secret_is_in_no_error_and_no_repr() -> None:
     assert {"application_id"} <= SECRETS
 
 
-def test_the_readme_has_the_table_that_is_made_from_the_fields() -> None:
-    assert f"\n{markdown(Settings)}\n" in (REPOSITORY / "README.md").read_text()
+def test_the_options_page_has_the_table_that_is_made_from_the_fields() -> None:
+    assert f"\n{markdown(Settings)}\n" in (REPOSITORY / "compose" / "OPTIONS.md").read_text()
 
 
 def test_the_table_is_printed() -> None:

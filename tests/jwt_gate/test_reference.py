@@ -1,4 +1,4 @@
-"""The README's table of the gate's options is the one that is made from them."""
+"""The gate's table on the page of options is the one that is made from them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from mitmproxy_moesif.config.reference import markdown
 from mitmproxy_moesif.jwt_gate.settings import GateSettings
 from tests.support import REPOSITORY
 
-SECTION = (REPOSITORY / "README.md").read_text().split("\n## JWT gate\n")[1].split("\n## ")[0]
+SECTION = (REPOSITORY / "compose" / "OPTIONS.md").read_text().split("\n## JWT gate\n")[1].split("\n## ")[0]
 
 
-def test_the_table_in_the_readme_is_the_one_that_is_made() -> None:
+def test_the_table_on_the_page_is_the_one_that_is_made() -> None:
     assert markdown(GateSettings) in SECTION
 
 

@@ -1,4 +1,4 @@
-"""A table of parameters as Markdown, for the README: `python -m mitmproxy_moesif.config.reference`."""
+"""A table of parameters as Markdown, for compose/OPTIONS.md: `python -m mitmproxy_moesif.config.reference`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate's options as Markdown, for the README: `python -m mitmproxy_moesif.jwt_gate.reference`."""
+"""The gate's options as Markdown, for compose/OPTIONS.md: `python -m mitmproxy_moesif.jwt_gate.reference`."""
 
 import sys
 
