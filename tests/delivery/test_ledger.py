@@ -1,4 +1,4 @@
-"""The accounts of helpers that died, whatever they had reported last."""
+"""The accounts of delivery processes that died, whatever they had reported last."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def read_after(moves: list[str]) -> Reading:
 
 
 @given(st.lists(st.lists(st.sampled_from(MOVES), max_size=40), max_size=4))
-def test_settled_and_recovered_are_delivered_dropped_or_left(helpers: list[list[str]]) -> None:
+def test_settled_and_recovered_are_delivered_dropped_or_left(processes: list[list[str]]) -> None:
     past = FormerProcesses()
-    for moves in helpers:
+    for moves in processes:
         past = past.and_then(read_after(moves))
     assert past.settled + past.recovered == past.delivered + past.dropped.total() + past.left
 

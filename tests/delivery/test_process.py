@@ -13,7 +13,7 @@ from mitmproxy_moesif.config.settings import parse_settings
 from mitmproxy_moesif.delivery.api import Condition
 from mitmproxy_moesif.delivery.client import DeliveryClient
 from mitmproxy_moesif.delivery.pipeline import Pipeline
-from mitmproxy_moesif.delivery.process import Helper
+from mitmproxy_moesif.delivery.process import DeliveryProcess
 from mitmproxy_moesif.delivery.protocol import messages, packed
 from mitmproxy_moesif.event.exchange import Exchange
 
@@ -38,7 +38,7 @@ def test_what_is_told_later_is_never_older(monkeypatch: pytest.MonkeyPatch) -> N
         return seen
 
     monkeypatch.setattr(Pipeline, "condition", slow)
-    runner = threading.Thread(target=Helper(theirs).run)
+    runner = threading.Thread(target=DeliveryProcess(theirs).run)
     with ours, theirs:
         runner.start()
         ours.sendall(packed(("open", None, 10_000_000)))

@@ -1,4 +1,4 @@
-"""Whatever goes to the helper or comes from it is the same there."""
+"""Whatever goes to the delivery process or comes from it is the same there."""
 
 from __future__ import annotations
 

@@ -238,7 +238,9 @@ def forms(draw: st.DrawFn) -> tuple[bytes, bytes]:
             fields.append(f"{encoded(outer, random)}={encoded(SECRET + draw(texts), random)}")
         else:
             name = draw(texts.filter(lambda text: "[" not in text and text not in MASKS))
-            fields.append(f"{encoded(name, random)}={encoded(draw(texts), random)}")
+            # A value that resembles JSON may be left out with the whole body: other tests are about those.
+            value = draw(texts.filter(lambda text: text.lstrip()[:1] not in ("[", "{")))
+            fields.append(f"{encoded(name, random)}={encoded(value, random)}")
             kept.append(fields[-1])
     return "&".join(fields).encode(), "&".join(kept).encode()
 

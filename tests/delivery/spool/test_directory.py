@@ -92,9 +92,9 @@ def test_a_living_spool_whose_lock_file_was_removed_is_left_alone(
     chunk = a_chunk()
     living.append([chunk])
     living.path.with_name(living.path.name + ".lock").unlink()
-    keeper = SpoolDirectory(folder, 64 * MIB)
-    assert list(keeper.adopt()) == []
-    assert list(keeper.adopt()) == []
+    directory = SpoolDirectory(folder, 64 * MIB)
+    assert list(directory.adopt()) == []
+    assert list(directory.adopt()) == []
     assert len(messages(caplog, logging.WARNING)) == 1
     assert stored(living) == [content(chunk)]
     living.close()
@@ -130,9 +130,9 @@ def test_a_file_left_by_a_later_release_is_kept_for_it(folder: Path, caplog: pyt
         file.seek(60)
         file.write(struct.pack(">I", 2))
     before = {file.name: file.read_bytes() for file in files_of(path)}
-    keeper = SpoolDirectory(folder, 64 * MIB)
-    assert list(keeper.adopt()) == []
-    assert list(keeper.adopt()) == []
+    directory = SpoolDirectory(folder, 64 * MIB)
+    assert list(directory.adopt()) == []
+    assert list(directory.adopt()) == []
     assert {file.name: file.read_bytes() for file in files_of(path)} == before
     (warning,) = messages(caplog, logging.WARNING)
     assert "later release" in warning
@@ -146,9 +146,9 @@ def test_another_program_s_database_is_left_alone(folder: Path, caplog: pytest.L
         connection.executemany("INSERT INTO notes VALUES (?)", [("not ours" * 100,)] * 100)
         connection.commit()
     before = path.read_bytes()
-    keeper = SpoolDirectory(folder, 64 * MIB)
-    assert list(keeper.adopt()) == []
-    assert list(keeper.adopt()) == []
+    directory = SpoolDirectory(folder, 64 * MIB)
+    assert list(directory.adopt()) == []
+    assert list(directory.adopt()) == []
     assert names(folder) == {FOREIGN_NAME}
     assert path.read_bytes() == before
     (warning,) = messages(caplog, logging.WARNING)
@@ -160,17 +160,17 @@ def test_a_file_in_use_elsewhere_is_taken_over_when_it_is_free(folder: Path, cap
     chunk = a_chunk()
     path = dead_spool(folder, [chunk])
     now = 0.0
-    keeper = SpoolDirectory(folder, 64 * MIB, clock=lambda: now)
+    directory = SpoolDirectory(folder, 64 * MIB, clock=lambda: now)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        assert list(keeper.adopt()) == []
+        assert list(directory.adopt()) == []
         now = 61.0
-        assert list(keeper.adopt()) == []
+        assert list(directory.adopt()) == []
     assert len(messages(caplog, logging.WARNING)) == 1
     now = 100.0
-    assert list(keeper.adopt()) == []
+    assert list(directory.adopt()) == []
     now = 200.0
-    (spool,) = keeper.adopt()
+    (spool,) = directory.adopt()
     assert stored(spool) == [content(chunk)]
     spool.close()
 
@@ -334,8 +334,8 @@ def test_a_flipped_bit_costs_a_page_at_most(data: st.DataObject) -> None:
         # How long the database is after a commit is told in four bytes of the log, and nowhere else.
         assume(not (file.name.endswith("-wal") and 4 <= (at - 32) % (24 + PAGE) < 8))
         flip(file, at, 1 << data.draw(st.integers(0, 7)))
-        keeper = SpoolDirectory(path.parent, 64 * MIB)
-        spools = list(keeper.adopt())
+        directory = SpoolDirectory(path.parent, 64 * MIB)
+        spools = list(directory.adopt())
         found = [row for spool in spools for row in stored(spool)]
         assert_each_at_most_once(found, chunks + gone)
         version = 60 <= at < 64 and not file.name.endswith("-wal")

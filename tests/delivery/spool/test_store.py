@@ -19,7 +19,7 @@ from mitmproxy_moesif.delivery.ledger import Ledger
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.directory import RETRY_SECONDS
 from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolDamaged, SpoolError, SpoolFile, SpoolFull
-from mitmproxy_moesif.delivery.spool.maintenance import Keeper
+from mitmproxy_moesif.delivery.spool.maintenance import Maintenance
 from mitmproxy_moesif.delivery.spool.store import Store
 from tests.delivery.spool.spools import MIB
 from tests.delivery.spool.stores import ONE, TWO, Disk, Script, World
@@ -466,7 +466,7 @@ def test_a_backlog_of_large_events_is_read_a_few_megabytes_at_a_time(folder: Pat
 
 
 def test_what_is_taken_over_after_the_end_is_left_to_the_next(folder: Path) -> None:
-    """A keeper that was just reading a large file: the same process may go on with another store."""
+    """Maintenance that was just reading a large file: the same process may go on with another store."""
     world = World(folder)
     world.inherit(ONE)
     found = world.store._spools.left_behind()
@@ -480,17 +480,19 @@ def test_what_is_taken_over_after_the_end_is_left_to_the_next(folder: Path) -> N
     after.store.close()
 
 
-def test_the_keeper_wakes_those_whose_backlog_can_be_read_again() -> None:
+def test_maintenance_wakes_those_whose_backlog_can_be_read_again() -> None:
     ledger, told = Ledger(), threading.Event()
 
     class Resuming(Store):
         def maintain(self) -> list[str]:
             return [ONE]
 
-    keeper = Keeper(Resuming(ledger, None, MIB), ledger, lambda destination: told.set() if destination == ONE else None)
-    keeper.start()
+    maintenance = Maintenance(
+        Resuming(ledger, None, MIB), ledger, lambda destination: told.set() if destination == ONE else None
+    )
+    maintenance.start()
     assert told.wait(10)
-    keeper.stop()
+    maintenance.stop()
 
 
 def test_the_oldest_event_ages_wherever_it_waits(folder: Path) -> None:
