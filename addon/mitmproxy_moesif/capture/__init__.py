@@ -3,5 +3,9 @@
 Nothing here waits, parses or takes a lock.
 
     enforcement  rules: an answer in place of the upstream's, or headers on it (test: test_governance.py)
-    flow         body tee, exchanges in flight, the snapshot at the end (tests: test_phases.py, test_streams.py)
+    failure      how an exchange failed, and the status that the client saw (test: test_phases.py)
+    flow         what is done to a flow in each phase, and the snapshot at its end (test: test_phases.py)
+    in_flight    the exchanges under way (test: test_phases.py)
+    responses    answers in place of the upstream's (test: test_governance.py)
+    tee          a streamed body: passed on, and kept up to a limit (test: test_streams.py)
 """

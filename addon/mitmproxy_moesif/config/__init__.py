@@ -1,6 +1,7 @@
 """Every setting: its type, bounds and default, and where its value comes from.
 
 instance        one configured instance: its settings, and what is compiled from them (test: test_kong_config.py)
+live            options changed while the proxy runs, from another thread (test: test_admin.py)
 options         the parameter table as mitmproxy options and environment variables (test: test_options.py)
 proxy_defaults  mitmproxy's own options that a transparent proxy needs (test: test_transparency.py)
 reference       the parameter table as Markdown (test: test_options.py)

@@ -7,7 +7,8 @@ Pure but for `refresh`, which fetches and watches in a thread.
     model        Moesif's configuration and rules, validated and immutable
     refresh      fetches Moesif's configuration, watches the file, swaps the snapshot (test: test_governance.py)
     rules        whom a rule concerns, and the answer or headers that it gives
-    sampling     which share of the events is kept, and what the kept ones weigh
+    sampler      which events are kept: the operator's rate, else the account's (test: test_governance.py)
+    sampling     the rates of one configuration, and what the kept events weigh
     snapshot     configuration and rules at one moment, ready to decide requests
     template     merge tags `{{0}}` in a rule's headers and body
 """
