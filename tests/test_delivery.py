@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import ADDON_SCRIPT, wire
-from tests.support.addon import addon_options, exit_counts
+from tests.support.addon import addon_options, exit_counts, option_changer
 from tests.support.client import exchange
 from tests.support.collector import (
     LOST_AFTER_ACCEPT,
@@ -284,6 +284,34 @@ def test_a_full_spool_drops_the_newest_and_counts_them(
         assert counts["causes"] == {"spool_full": 40 - len(kept)}
         assert set(kept) < set(sent)
         assert proxy.output.count("the spool is full") == 1
+
+
+@pytest.mark.parametrize("background", ["process", "threads"])
+def test_a_live_bound_of_the_spool_counts_at_once(
+    background: str, mitmdump: Start, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    upstream.handler = lambda _, connection: connection.send(wire.response(200, [], b"y" * 90_000))
+    with ScriptedCollector(refusing=True) as collector:
+        options = addon_options(collector, background=background, shutdown_timeout=300)
+        scripts = [ADDON_SCRIPT, option_changer(tmp_path)]
+        proxy = mitmdump(upstream.url, options, scripts=scripts, folder=tmp_path)
+
+        def bound(size: int) -> None:
+            answer = exchange(proxy.port, headers=[("X-Change", f"moesif_spool_max_bytes={size}")])
+            assert answer is not None
+            assert answer.body == b"taken"
+
+        bound(1_000_000)
+        send_many(proxy.port, 30)
+        proxy.wait_for_output("the spool is full (moesif_spool_max_bytes); new events are dropped and counted")
+        bound(10_000_000)
+        sent = send_many(proxy.port, 10)
+        assert proxy.stop() == 0
+        counts, kept = exit_counts(proxy.output), spooled_ids(tmp_path)
+        assert set(sent) <= set(kept)
+        assert len(kept) < 30
+        assert counts["captured"] == 42
+        assert counts["causes"] == {"spool_full": 42 - len(kept)}
 
 
 def test_a_folder_removed_while_running(mitmdump: Start, upstream: ScriptedUpstream, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from mitmproxy_moesif.config.reference import markdown
 from mitmproxy_moesif.config.settings import SECRETS, Settings, SettingsError, parse_settings
 from tests.support import APPLICATION_ID, REPOSITORY
-from tests.support.addon import addon_options
+from tests.support.addon import addon_options, option_changer
 from tests.support.client import exchange
 from tests.support.collector import ScriptedCollector
 from tests.support.proxy import BIN, Mitmdump, failed_start
@@ -105,28 +105,10 @@ def test_precedence_set_then_file_then_environment(
     assert collector.posts()[0].headers["x-moesif-application-id"] == APPLICATION_ID
 
 
-LIVE = """
-import asyncio
-from mitmproxy import ctx, exceptions, http
-
-def request(flow):
-    change = flow.request.headers.get("x-change")
-    if change:
-        name, _, value = change.partition("=")
-        try:
-            ctx.options.set(f"{name}={value}")
-            answer = "taken"
-        except exceptions.OptionsError as error:
-            answer = str(error)
-        flow.response = http.Response.make(200, answer.encode())
-"""
-
-
 def test_live_changes_count_at_once_or_are_refused(
     mitmdump: Callable[..., Mitmdump], collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    changer = tmp_path / "changer.py"
-    changer.write_text(LIVE)
+    changer = option_changer(tmp_path)
     proxy = mitmdump(upstream.url, addon_options(collector), scripts=[REPOSITORY / "addon" / "moesif.py", changer])
 
     def change(text: str) -> str:

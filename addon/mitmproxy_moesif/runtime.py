@@ -163,6 +163,7 @@ class Runtime:
 
     def configure(self, prepared: Prepared) -> None:
         self.prepared = prepared
+        self.delivery.bound_spool(prepared.instance.settings.spool_max_bytes)
         for instance in prepared.instances:
             self.delivery.configure(instance)
             self.refresher.configure(instance, prepared.local_rules)

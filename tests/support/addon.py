@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tests.support import APPLICATION_ID
@@ -31,3 +32,26 @@ def exit_counts(output: str) -> dict[str, Any]:
     numbers: dict[str, Any] = {word: int(number) for word, number in (part.split(" ") for part in counts.split(", "))}
     numbers["causes"] = {word: int(number) for word, number in (part.split(" ") for part in causes.split(", ") if part)}
     return numbers
+
+
+def option_changer(folder: Path) -> Path:
+    """A script that sets the option a request names in `X-Change`, and answers `taken` or why it was refused."""
+    script = folder / "changer.py"
+    script.write_text(_CHANGER)
+    return script
+
+
+_CHANGER = """
+from mitmproxy import ctx, exceptions, http
+
+def request(flow):
+    change = flow.request.headers.get("x-change")
+    if change:
+        name, _, value = change.partition("=")
+        try:
+            ctx.options.set(f"{name}={value}")
+            answer = "taken"
+        except exceptions.OptionsError as error:
+            answer = str(error)
+        flow.response = http.Response.make(200, answer.encode())
+"""

@@ -49,6 +49,9 @@ class Delivery(Protocol):
     def sample(self, destination: str, config: bytes) -> None:
         """Moesif's configuration for this destination, JSON: it says which share of the events is kept."""
 
+    def bound_spool(self, max_bytes: int) -> None:
+        """Let the spool take so many bytes of disk space from now on; what is stored stays."""
+
     def put(self, instance: Instance, exchange: Exchange) -> None:
         """Hand over an exchange. Never waits; without room it is dropped and counted."""
 

@@ -107,6 +107,12 @@ class DeliveryClient:
             self._register(instance)
             self._pump()
 
+    def bound_spool(self, max_bytes: int) -> None:
+        self._open = (*self._open[:2], max_bytes)
+        if self._process is not None:
+            self._command("bound_spool", max_bytes)
+            self._pump()
+
     def put(self, instance: Instance, exchange: Exchange) -> None:
         cause = self._full(exchange.size)
         if cause is not None:

@@ -83,6 +83,9 @@ class Pipeline:
             sender.receiver, sender.limits = self._receiver(instance), limits
         sender.notify()
 
+    def bound_spool(self, max_bytes: int) -> None:
+        self.store.max_bytes = max_bytes
+
     def _receiver(self, instance: Instance) -> Receiver:
         destination = instance.destination
         return receiver_for(instance.settings, lambda answer: self._answered(destination, answer.headers))

@@ -61,6 +61,7 @@ class DeliveryProcess:
         self._ended = False
         self._orders: Mapping[str, Callable[..., None]] = {
             "open": self._open,
+            "bound_spool": self._bound_spool,
             "instance": self._instance,
             "forget": self._instances.clear,
             "sample": self._sample,
@@ -103,6 +104,10 @@ class DeliveryProcess:
         self._pipeline = Pipeline(spools, max_bytes, maker, self._answered, apart=True)
         self._pipeline.start()
         threading.Thread(target=self._report, args=(self._pipeline,), name="moesif-report", daemon=True).start()
+
+    def _bound_spool(self, max_bytes: int) -> None:
+        assert self._pipeline is not None
+        self._pipeline.bound_spool(max_bytes)
 
     def _instance(self, key: int, settings: Mapping[str, Any], hooks: bytes | None, current: bool) -> None:
         instance = self._instances[key] = Instance.compile(protocol.to_settings(settings), hooks)

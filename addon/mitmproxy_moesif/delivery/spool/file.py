@@ -85,8 +85,7 @@ class SpoolFile:
         self._lock = threading.Lock()
         self._unremoved: set[int] = set()  # removed for every reader, but the disk would not take it yet
         self._uncounted: set[int] = set()  # those of them whose size could not be read yet either
-        self._log_pages = max(8, min(LOG_BYTES, max_bytes // 8) // PAGE)
-        self._spare_pages = max(8, min(SPARE_BYTES, max_bytes // 8) // PAGE)
+        self._log_pages = 0
         with _explained(f"open the spool {path}"):
             self._connection: sqlite3.Connection | None = spool_format.connect(path)
             try:
@@ -102,14 +101,27 @@ class SpoolFile:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {self._log_pages}")
-        connection.execute(f"PRAGMA journal_size_limit = {self._log_pages * PAGE}")
+        self._bound_log(connection)
         totals = "SELECT count(*), coalesce(sum(event_count), 0), coalesce(sum(event_bytes), 0) FROM chunks"
         self._chunks: int
         self._events: int
         self._bytes: int
         self._chunks, self._events, self._bytes = connection.execute(totals).fetchone()
         self._files = {path: identity(path) for path in (self.path, sibling(self.path, WAL))}
+
+    def _bound_log(self, connection: sqlite3.Connection) -> None:
+        """The log's share follows `max_bytes`."""
+        pages = self._pages_for(LOG_BYTES)
+        if pages == self._log_pages:
+            return
+        connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
+        connection.execute(f"PRAGMA journal_size_limit = {pages * PAGE}")
+        if pages < self._log_pages:
+            _checkpoint(connection)
+        self._log_pages = pages
+
+    def _pages_for(self, size: int) -> int:
+        return max(8, min(size, self.max_bytes // 8) // PAGE)
 
     # -- Storing and reading
 
@@ -118,6 +130,7 @@ class SpoolFile:
         rows = [spool_format.encode(chunk) for chunk in chunks]
         with self._using("write to") as connection:
             self._check_in_place()
+            self._bound_log(connection)
             with _transaction(connection):
                 self._delete_pending(connection)
                 self._check_room(connection, rows)
@@ -223,14 +236,15 @@ class SpoolFile:
     def _shrink_step(self) -> bool:
         with self._using("shrink") as connection:
             self._remove_pending(connection)
-            if self.disk_bytes <= self._spare_pages * PAGE:
+            spare = self._pages_for(SPARE_BYTES)
+            if self.disk_bytes <= spare * PAGE:
                 return False
             used, free = _pages(connection)
             if not self._chunks:
                 connection.execute("VACUUM")  # with no rows to copy this costs next to nothing, whatever the size
                 _checkpoint(connection)
                 return False
-            surplus = free - max(used, self._spare_pages)
+            surplus = free - max(used, spare)
             if surplus <= 0:
                 return False
             connection.execute(f"PRAGMA incremental_vacuum({min(surplus, STEP_PAGES)})").fetchall()

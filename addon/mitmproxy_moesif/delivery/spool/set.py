@@ -21,7 +21,7 @@ class SpoolSet:
 
     def __init__(self, folder: Path | None, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder = folder
-        self.max_bytes = max_bytes  # may be changed at any time
+        self.max_bytes = max_bytes
         self.current: SpoolFile | None = None
         self.trouble: str | None = None
         self._others: list[SpoolFile] = []
@@ -107,12 +107,21 @@ class SpoolSet:
             self._others = [spool for spool in self._others if spool not in drained]
             return drained
 
-    def share_room(self) -> None:
+    def bound(self, max_bytes: int) -> None:
+        """From now on; may be called at any time."""
+        if max_bytes != self.max_bytes:
+            self.max_bytes = max_bytes
+            self._bound_current()
+
+    def _bound_current(self) -> None:
         """What other processes left counts against the bound; a quarter of it is always for what is new."""
         current = self.current
         if current is not None:
             taken = sum(spool.disk_bytes for spool in self.all if spool is not current)
             current.max_bytes = max(self.max_bytes - taken, self.max_bytes // 4)
+
+    def share_room(self) -> None:
+        self._bound_current()
         for spool in self.all:
             try:
                 spool.shrink()

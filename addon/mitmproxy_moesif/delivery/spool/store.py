@@ -64,7 +64,7 @@ class Store:
 
     @max_bytes.setter
     def max_bytes(self, size: int) -> None:
-        self._spools.max_bytes = size
+        self._spools.bound(size)
 
     def disk_bytes(self) -> int:
         """Bytes on disk, of this process's spool and of those it took over."""
