@@ -60,8 +60,8 @@ def _expand_user(path: str | None) -> str | None:
         return path
     try:
         return str(Path(path).expanduser())
-    except RuntimeError:
-        raise ValueError("must not begin with ~ and a name that is no user's") from None
+    except RuntimeError:  # the home of nobody: as in a shell, whoever opens it says that it is not there
+        return path
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
