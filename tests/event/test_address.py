@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.event.address import client_address, is_trusted, parse_networks, plain_peer
+from mitmproxy_moesif.config.policy import parse_networks
+from mitmproxy_moesif.event.address import client_address, is_trusted, plain_peer
 
 PEER = "192.0.2.1"
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.event.bodies import BodyPolicy, Rendered, render
+from mitmproxy_moesif.config.policy import BodyPolicy
+from mitmproxy_moesif.event.bodies import Rendered, render
 
 NOTHING = Rendered(None, None, None)
 TOO_LARGE = Rendered(None, None, "too_large")

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.event.identity import Caller, IdentityPolicy, Token, identify
+from mitmproxy_moesif.config.policy import IdentityPolicy
+from mitmproxy_moesif.event.identity import Caller, Token, identify
 
 POLICY = IdentityPolicy(
     user_header="x-user-id",

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.event.bodies import BodyPolicy, render
+from mitmproxy_moesif.config.policy import BodyPolicy
+from mitmproxy_moesif.event.bodies import render
 from mitmproxy_moesif.event.masking import mask_query
 
 SECRET = "s3cr3t-7f21"

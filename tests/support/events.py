@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from mitmproxy_moesif.config.policy import compile_policy
 from mitmproxy_moesif.config.settings import parse_settings
 from mitmproxy_moesif.event.attributes import read_attributes
 from mitmproxy_moesif.event.build import build_event, encode
 from mitmproxy_moesif.event.exchange import Exchange, Payload
-from mitmproxy_moesif.event.policy import compile_policy
 
 Pairs = Iterable[tuple[str, str]]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from mitmproxy_moesif.config.policy import EventPolicy, compile_policy
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.config.user_hooks import UserHooks
-from mitmproxy_moesif.event.policy import EventPolicy, compile_policy
 
 
 @dataclass(frozen=True, slots=True, eq=False)

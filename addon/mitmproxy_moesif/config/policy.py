@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
+from typing import Literal
 
 from mitmproxy_moesif.config.settings import Settings
-from mitmproxy_moesif.event.address import Network, parse_networks
-from mitmproxy_moesif.event.bodies import BodyPolicy
-from mitmproxy_moesif.event.identity import IdentityPolicy
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityPolicy:
+    """Which headers and claims name user and company; header names are lower-case."""
+
+    user_header: str | None
+    company_header: str | None
+    token_headers: tuple[str, ...]
+    user_claim: str
+    company_claim: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BodyPolicy:
+    """How the bodies of one side (requests or responses) are shown."""
+
+    capture: bool
+    limit: int  # bytes, before and after decoding
+    masks: frozenset[str]  # field names, exact case
+    decompress: bool
+    send_unmaskable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,33 +70,23 @@ def compile_policy(settings: Settings) -> EventPolicy:
             company_claim=settings.authorization_company_id_field,
         ),
         query_masks=frozenset(settings.request_query_masks),
-        request=_request_side(settings),
-        response=_response_side(settings),
+        request=_side(settings, "request"),
+        response=_side(settings, "response"),
     )
 
 
-def _request_side(settings: Settings) -> SidePolicy:
-    masks = settings.request_body_masks or settings.__dict__["request_masks"]
-    return SidePolicy(
-        frozenset(settings.request_header_masks),
-        BodyPolicy(
-            capture=not settings.disable_capture_request_body,
-            limit=settings.request_max_body_size_limit,
-            masks=frozenset(masks),
-            decompress=not settings.disable_gzip_payload_decompression,
-            send_unmaskable=settings.unmaskable_bodies == "send",
-        ),
-    )
+def parse_networks(networks: tuple[str, ...]) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(network, strict=False) for network in networks)
 
 
-def _response_side(settings: Settings) -> SidePolicy:
-    masks = settings.response_body_masks or settings.__dict__["response_masks"]
+def _side(settings: Settings, side: Literal["request", "response"]) -> SidePolicy:
+    value = settings.__dict__  # the attribute of a deprecated parameter would warn
     return SidePolicy(
-        frozenset(settings.response_header_masks),
+        frozenset(value[f"{side}_header_masks"]),
         BodyPolicy(
-            capture=not settings.disable_capture_response_body,
-            limit=settings.response_max_body_size_limit,
-            masks=frozenset(masks),
+            capture=not value[f"disable_capture_{side}_body"],
+            limit=value[f"{side}_max_body_size_limit"],
+            masks=frozenset(value[f"{side}_body_masks"] or value[f"{side}_masks"]),
             decompress=not settings.disable_gzip_payload_decompression,
             send_unmaskable=settings.unmaskable_bodies == "send",
         ),

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from mitmproxy_moesif.config.policy import Network
 
 # In the order of Moesif's plugins; the leftmost valid entry of the lists, a literal in the others.
 _LITERAL_BEFORE = ("x-client-ip",)
@@ -72,10 +72,6 @@ def valid_ip(candidate: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def parse_networks(networks: tuple[str, ...]) -> tuple[Network, ...]:
-    return tuple(ipaddress.ip_network(network, strict=False) for network in networks)
 
 
 @lru_cache(maxsize=4096)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import orjson
 
+from mitmproxy_moesif.config.policy import EventPolicy
 from mitmproxy_moesif.event import kong_headers
 from mitmproxy_moesif.event.address import client_address, is_trusted
 from mitmproxy_moesif.event.decoding import Failure, decode
 from mitmproxy_moesif.event.exchange import Exchange, Fields
 from mitmproxy_moesif.event.headers import flatten, text
 from mitmproxy_moesif.event.identity import Caller, identify
-from mitmproxy_moesif.event.policy import EventPolicy
 
 
 @dataclass(slots=True)

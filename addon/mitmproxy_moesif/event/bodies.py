@@ -8,11 +8,12 @@ breaks, which become spaces: events are stored one per line.
 from __future__ import annotations
 
 from binascii import b2a_base64
-from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import orjson
 
+from mitmproxy_moesif.config.policy import BodyPolicy
 from mitmproxy_moesif.event import decoding
 from mitmproxy_moesif.event.masking import BodyMask, UnmaskableError
 from mitmproxy_moesif.event.masking.json_text import is_json
@@ -20,19 +21,10 @@ from mitmproxy_moesif.event.masking.json_text import is_json
 _LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
-@dataclass(frozen=True, slots=True)
-class BodyPolicy:
-    """How the bodies of one side (requests or responses) are shown. Built once per configuration."""
-
-    capture: bool
-    limit: int  # bytes, before and after decoding
-    masks: frozenset[str]  # field names, exact case
-    decompress: bool
-    send_unmaskable: bool
-    mask: BodyMask | None = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "mask", BodyMask(self.masks) if self.masks else None)
+@lru_cache(maxsize=256)
+def _compiled(names: frozenset[str]) -> BodyMask:
+    """Instances share what masks the same fields; a set keeps its hash, so that finding it costs next to nothing."""
+    return BodyMask(names)
 
 
 class Rendered(NamedTuple):
@@ -74,12 +66,13 @@ def render(raw: bytes | None, content_type: str, content_encoding: str, policy: 
 def _decoded(raw: bytes, content_type: str, policy: BodyPolicy) -> Rendered:
     if not raw:
         return _NOTHING
+    mask = _compiled(policy.masks) if policy.masks else None
     if is_json(raw):
-        return _json(raw if policy.mask is None else policy.mask.json(raw))
-    if policy.mask is None:
+        return _json(raw if mask is None else mask.json(raw))
+    if mask is None:
         return _base64(raw)
     try:
-        return _base64(policy.mask.other(raw, content_type))
+        return _base64(mask.other(raw, content_type))
     except UnmaskableError:
         return _opaque(raw, policy)
 
@@ -96,4 +89,4 @@ def _base64(raw: bytes) -> Rendered:
 
 def _opaque(raw: bytes, policy: BodyPolicy) -> Rendered:
     """Bytes in which no field can be found."""
-    return _UNMASKABLE if policy.mask is not None and not policy.send_unmaskable else _base64(raw)
+    return _UNMASKABLE if policy.masks and not policy.send_unmaskable else _base64(raw)

@@ -13,13 +13,13 @@ from typing import Any
 
 import orjson
 
+from mitmproxy_moesif.config.policy import EventPolicy, SidePolicy
 from mitmproxy_moesif.event import kong_headers
 from mitmproxy_moesif.event.attributes import Attributes
 from mitmproxy_moesif.event.bodies import Rendered, render
 from mitmproxy_moesif.event.exchange import Exchange, Payload
 from mitmproxy_moesif.event.headers import text
 from mitmproxy_moesif.event.masking import mask_query
-from mitmproxy_moesif.event.policy import EventPolicy, SidePolicy
 from mitmproxy_moesif.event.trace import parse_traceparent
 
 MAX_EVENT_BYTES = 1_000_000

@@ -11,23 +11,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from mitmproxy_moesif.config.policy import IdentityPolicy
+
 Headers = Mapping[str, str]
 
 KEPT_LENGTH = 4096
 """Characters of a token that is worth remembering: a thousand of them are remembered."""
 
 CONSUMER_HEADERS = ("x-consumer-custom-id", "x-consumer-username", "x-consumer-id")
-
-
-@dataclass(frozen=True, slots=True)
-class IdentityPolicy:
-    """Which headers and claims name user and company; header names are lower-case."""
-
-    user_header: str | None
-    company_header: str | None
-    token_headers: tuple[str, ...]
-    user_claim: str
-    company_claim: str | None
 
 
 @dataclass(frozen=True, slots=True)
