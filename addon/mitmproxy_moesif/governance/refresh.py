@@ -21,11 +21,11 @@ import requests
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings, SettingsError
-from mitmproxy_moesif.delivery.receivers.moesif import deadline_session
 from mitmproxy_moesif.governance.local_rules import parse_local_rules
 from mitmproxy_moesif.governance.model import GovernanceError, RemoteConfig, RuleSet, parse_config, parse_rules
 from mitmproxy_moesif.governance.snapshot import Snapshot
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
+from mitmproxy_moesif.web.session import DeadlineSession
 
 REFRESH = 60.0
 WATCH = 1.0
@@ -120,7 +120,7 @@ class Refresher:
     # --- the thread ----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        session = deadline_session()
+        session = DeadlineSession()
         while not self._stopping:
             self._wake.clear()
             for destination, account in list(self._accounts.items()):
@@ -138,7 +138,7 @@ class Refresher:
         due = [account.refreshed + (WATCH if is_stale(account) else REFRESH) - now for account in accounts]
         return max(0.1, min(due, default=REFRESH))
 
-    def _refresh(self, session: deadline_session, destination: str, account: Account) -> None:
+    def _refresh(self, session: DeadlineSession, destination: str, account: Account) -> None:
         if not account.settings.application_id.get_secret_value():
             return
         now = self._clock()
@@ -155,7 +155,7 @@ class Refresher:
             self._configured(destination, account.config.content or b"{}")
             self._save_cache(account, destination)
 
-    def _fetch(self, session: deadline_session, account: Account, document: Document) -> bool:
+    def _fetch(self, session: DeadlineSession, account: Account, document: Document) -> bool:
         """Whether there is something new. Any failure leaves what was there."""
         settings = account.settings
         headers = {

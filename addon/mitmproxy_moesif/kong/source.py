@@ -16,10 +16,10 @@ import orjson
 import requests
 
 from mitmproxy_moesif.config.settings import Settings, SettingsError
-from mitmproxy_moesif.delivery.receivers.moesif import deadline_session
 from mitmproxy_moesif.kong.declarative import KongConfigError, from_admin_api, load_declarative
 from mitmproxy_moesif.kong.entities import KongConfig
 from mitmproxy_moesif.log import describe, log
+from mitmproxy_moesif.web.session import DeadlineSession
 
 WATCH = 1.0
 REFRESH = 30.0
@@ -46,13 +46,13 @@ def read_kong_config(settings: Settings) -> KongConfig | None:
 def fetch(base: str, token: str) -> KongConfig:
     """All entities from Kong's Admin API. Raises `KongConfigError` and `requests.RequestException`."""
     headers = {"Kong-Admin-Token": token} if token else {}
-    with deadline_session() as session:
+    with DeadlineSession() as session:
         session.headers.update(headers)
         kinds = {kind: _pages(session, base, kind) for kind in ("services", "routes", "plugins", "consumers")}
     return from_admin_api(kinds["services"], kinds["routes"], kinds["plugins"], kinds["consumers"])
 
 
-def _pages(session: deadline_session, base: str, kind: str) -> list[dict[str, Any]]:
+def _pages(session: DeadlineSession, base: str, kind: str) -> list[dict[str, Any]]:
     """All entities of a kind: pages are linked by `next`, as path or whole URL of the same Admin API."""
     found: list[dict[str, Any]] = []
     url: str | None = f"{base}/{kind}?size=1000"

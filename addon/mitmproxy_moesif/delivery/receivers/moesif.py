@@ -1,31 +1,24 @@
 """Batches to Moesif's collector: POST {api_endpoint}/v1/events/batch.
 
-Each call has one deadline over all of it (`connect_timeout` + `send_timeout`): the library's timeouts are per read, so
-a server that drips a byte a second would hold the sender for ever. At the deadline the connection is shut down.
+Each call has one deadline over all of it: `connect_timeout` + `send_timeout`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Verdict
+from mitmproxy_moesif.web.session import DeadlineSession
 
 REFUSED = frozenset({400, 413, 422})
 UNAUTHORIZED = frozenset({401, 402, 403})
@@ -50,7 +43,7 @@ class MoesifReceiver:
             "User-Agent": f"mitmproxy-moesif/{__version__}",
             **({"Content-Encoding": "deflate"} if self._compress else {}),
         }
-        self._session = deadline_session()
+        self._session = DeadlineSession()
         # Prepared once: what stays the same from batch to batch takes longer than to send one.
         self._request = self._session.prepare_request(requests.Request("POST", self._url, headers=headers))
         self._connection: dict[str, Any] = dict(
@@ -151,135 +144,3 @@ def _drain(response: requests.Response) -> None:
     response.raw.read(MAX_ANSWER_BYTES)
     if response.raw.closed or not response.raw.isclosed():
         response.close()
-
-
-class deadline_session(requests.Session):  # noqa: N801 - used as a factory
-    """A session whose calls end at a deadline over connecting, sending and reading."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._sockets = _Sockets()
-        self._watchdog = _Watchdog(self._sockets.shut_down)
-        adapter = _Adapter(self._sockets)
-        self.mount("http://", adapter)
-        self.mount("https://", adapter)
-
-    @property
-    def connected(self) -> bool:
-        return self._sockets.any()
-
-    @contextmanager
-    def deadline(self, seconds: float) -> Iterator[None]:
-        self._watchdog.watch(seconds)
-        try:
-            yield
-        finally:
-            self._watchdog.rest()
-
-    def close(self) -> None:
-        super().close()
-        self._sockets.forget()
-
-
-class _Watchdog:
-    """Calls `act` when what began with `watch` did not come to `rest` in time. One call at a time.
-
-    Its thread outlives a call, since starting one takes as long as sending a batch, and ends when none came for long.
-    """
-
-    IDLE_SECONDS = 60.0
-
-    def __init__(self, act: Callable[[], None]) -> None:
-        self._act = act
-        self._condition = threading.Condition()
-        self._due: float | None = None
-        self._wakes = 0.0  # when the thread looks again
-        self._running = False
-
-    def watch(self, seconds: float) -> None:
-        with self._condition:
-            self._due = time.monotonic() + seconds
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._run, name="moesif-watch", daemon=True).start()
-            elif self._due < self._wakes:
-                self._condition.notify()
-
-    def rest(self) -> None:
-        with self._condition:
-            self._due = None
-
-    def _run(self) -> None:
-        with self._condition:
-            end = time.monotonic() + self.IDLE_SECONDS
-            while self._due is not None or time.monotonic() < end:
-                now = time.monotonic()
-                if self._due is not None and self._due <= now:
-                    self._due = None
-                    self._act()
-                if self._due is not None:
-                    end = self._due + self.IDLE_SECONDS
-                self._wakes = end if self._due is None else self._due
-                self._condition.wait(self._wakes - now)
-            self._running = False
-
-
-class _Sockets:
-    """Duplicates of the sockets under a session's connections: TLS hides the original while it shakes hands."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._duplicates: list[socket.socket] = []
-
-    def add(self, sock: socket.socket) -> None:
-        with self._lock:
-            self._forget()  # one connection at a time
-            self._duplicates.append(socket.socket(fileno=os.dup(sock.fileno())))
-
-    def any(self) -> bool:
-        return bool(self._duplicates)
-
-    def shut_down(self) -> None:
-        with self._lock:
-            for duplicate in self._duplicates:
-                with suppress(OSError):
-                    duplicate.shutdown(socket.SHUT_RDWR)
-
-    def forget(self) -> None:
-        with self._lock:
-            self._forget()
-
-    def _forget(self) -> None:
-        for duplicate in self._duplicates:
-            duplicate.close()
-        self._duplicates = []
-
-
-class _Adapter(HTTPAdapter):
-    def __init__(self, sockets: _Sockets) -> None:
-        self._moesif_sockets = sockets
-        super().__init__(pool_connections=1, pool_maxsize=1)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        sockets = self._moesif_sockets
-
-        class Plain(HTTPConnection):
-            def _new_conn(self) -> socket.socket:
-                sock = super()._new_conn()
-                sockets.add(sock)
-                return sock
-
-        class Secure(HTTPSConnection):
-            def _new_conn(self) -> socket.socket:
-                sock = super()._new_conn()
-                sockets.add(sock)
-                return sock
-
-        class PlainPool(HTTPConnectionPool):
-            ConnectionCls = Plain
-
-        class SecurePool(HTTPSConnectionPool):
-            ConnectionCls = Secure
-
-        self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
