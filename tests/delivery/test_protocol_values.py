@@ -84,7 +84,7 @@ def test_every_default_can_be_given(name: str) -> None:
 @pytest.mark.parametrize("spool", [None, SpoolCondition(1, 2, "the disk is full")])
 def test_conditions(spool: SpoolCondition | None) -> None:
     reading = Reading(9, 1, 2, 3, 3, {"refused": 1}, {"sender": 1}, 4, 5)
-    health = {"abc": Health(2, 1.5, "status 503", 9.5, unauthorized=True), "def": Health()}
+    health = {"abc": Health(1.5, "status 503", 9.5, unauthorized=True), "def": Health()}
     condition = Condition(reading, health, 7.5, spool, 99, adopted=True)
     plain = protocol.from_condition(condition)
     assert packed((plain,))

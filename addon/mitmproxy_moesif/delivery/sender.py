@@ -13,12 +13,12 @@ Timers use the monotonic clock: a wall clock that jumps changes nothing.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mitmproxy_moesif.backoff import Backoff
 from mitmproxy_moesif.delivery.batch import Batch
 from mitmproxy_moesif.delivery.ledger import Ledger
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Receiver, Verdict
@@ -46,7 +46,6 @@ class SenderLimits:
 class Health:
     """Whether the receiver takes events; times are monotonic seconds, `not_before` forbids a request until then."""
 
-    failures: int = 0
     down_since: float | None = None
     reason: str = ""
     not_before: float = 0.0
@@ -75,7 +74,7 @@ class Sender:
         self._store = store
         self._ledger = ledger
         self._clock = clock
-        self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
+        self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         self._limited = RateLimitedLog(clock=clock)
         self._wake = threading.Event()
         self._idle = False
@@ -252,9 +251,9 @@ class Sender:
     def _failed(self, outcome: Outcome) -> None:
         health, now = self.health, self._clock()
         was_up = health.down_since is None
+        pause = self._backoff.failed()
         if was_up:
             health.down_since = now
-        health.failures += 1
         health.unauthorized = outcome.verdict is Verdict.UNAUTHORIZED
         health.reason = outcome.reason
         self._store.demote(self.destination)
@@ -267,14 +266,9 @@ class Sender:
                 outcome.reason,
             )
         else:
-            health.not_before = now + (self._backoff() if outcome.retry_after is None else outcome.retry_after)
+            health.not_before = now + (pause if outcome.retry_after is None else outcome.retry_after)
             if was_up:
                 log.warning("moesif: the receiver is unavailable (%s); events are kept and sent later", outcome.reason)
-
-    def _backoff(self) -> float:
-        """Doubles with each failure up to a minute; between half and all of it, so that many proxies spread out."""
-        pause: float = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self.health.failures - 1, 20))
-        return pause * self._jitter.uniform(0.5, 1.0)
 
     def _recovered(self) -> None:
         health = self.health
@@ -285,5 +279,5 @@ class Sender:
                 self._clock() - health.down_since,
                 reading.waiting,
             )
-        health.failures, health.down_since, health.reason, health.not_before = 0, None, "", 0.0
-        health.unauthorized = False
+        health.down_since, health.reason, health.not_before, health.unauthorized = None, "", 0.0, False
+        self._backoff.reset()
