@@ -1,10 +1,13 @@
 """Every setting: its type, bounds and default, and where its value comes from.
 
+fields          what a parameter table is made of: types, properties, errors (test: test_options.py)
 instance        one configured instance: its settings, and what is compiled from them (test: test_kong_config.py)
 live            options changed while the proxy runs, from another thread (test: test_admin.py)
 options         the parameter table as mitmproxy options and environment variables (test: test_options.py)
+policy          the settings that shape an event, compiled once (test: event/test_build.py)
 proxy_defaults  mitmproxy's own options that a transparent proxy needs (test: test_transparency.py)
 reference       the parameter table as Markdown (test: test_options.py)
 settings        the parameter table: the pydantic model `Settings` (test: test_options.py)
+text            words for messages: did you mean (test: test_options.py)
 user_hooks      Python functions of the operator: `moesif_hooks` (test: test_governance.py)
 """

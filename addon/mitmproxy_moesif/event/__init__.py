@@ -10,6 +10,5 @@ headers       header fields as text (test: event/test_build.py)
 identity      who called: user and company, from headers and tokens
 kong_headers  what Kong's headers say: position, consumers, public URI
 pipeline      `EventBuilder`: attributes, user hooks, sampling, build, encode (test: test_governance.py)
-policy        the settings that shape an event, compiled once (test: event/test_build.py)
 trace         W3C trace context of a request (test: event/test_build.py)
 """
