@@ -7,13 +7,16 @@ UPSTREAM ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-# The oldest mitmproxy that is supported, one between, the newest that was tested (engine/versions.py).
+# The oldest mitmproxy that is supported, one between, the newest that was tested (speedups/versions.py).
 ENGINES := 12.1.0 12.2.3 12.3.1
 ENGINE_TESTS := tests/proxy tests/speedups tests/workers tests/test_phases.py tests/test_streams.py tests/test_transparency.py
 
-.PHONY: install run test test-engines $(ENGINES:%=test-engine-%) lint types bench soak clean
+.PHONY: help install run test test-engines $(ENGINES:%=test-engine-%) lint types bench soak clean
 
-install: $(VENV)/.installed
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## The package and its dependencies in .venv
 
 # The package and its dependencies suffice to run; the tools of the tests come when they are needed.
 $(VENV)/.installed: pyproject.toml
@@ -28,14 +31,14 @@ $(VENV)/.tools: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group test
 	touch $@
 
-run: install
+run: install ## Proxy, echo upstream, collector and events page; see PORT, PAGE_PORT and UPSTREAM
 	@exec $(BIN)/python -m mitmproxy_moesif run --port $(PORT) --page-port $(PAGE_PORT) --upstream '$(UPSTREAM)'
 
-test: lint types
+test: lint types ## Lint, types and all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # What depends on mitmproxy's private interfaces, on each of ENGINES; not part of `make test`.
-test-engines: $(ENGINES:%=test-engine-%)
+test-engines: $(ENGINES:%=test-engine-%) ## The engine's tests on each mitmproxy of ENGINES
 
 $(ENGINES:%=test-engine-%): test-engine-%: .venv-engines/%/.tools
 	.venv-engines/$*/bin/python -m pytest --numprocesses 2 --dist loadfile $(ENGINE_TESTS)
@@ -46,21 +49,19 @@ $(ENGINES:%=test-engine-%): test-engine-%: .venv-engines/%/.tools
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group test mitmproxy==$*
 	touch $@
 
-lint: $(VENV)/.tools
+lint: $(VENV)/.tools ## Ruff
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-types: $(VENV)/.tools
+types: $(VENV)/.tools ## Mypy, strict
 	$(BIN)/mypy
 
-# What else it measures: make bench ARGS=--help
-bench: $(VENV)/.tools
+bench: $(VENV)/.tools ## Speed; what else it measures: make bench ARGS=--help
 	$(BIN)/python -m tests.bench $(ARGS)
 
-# Ten minutes with random faults; not part of `make test`.
-soak: $(VENV)/.tools
+soak: $(VENV)/.tools ## Ten minutes with random faults; not part of `make test`
 	$(BIN)/python -m tests.soak
 	MOESIF_TEST_KILLS=100 $(BIN)/python -m pytest -q tests/test_delivery.py -k kill_9
 
-clean:
+clean: ## Takes away .venv and all that was built or cached
 	rm -rf $(VENV) .venv-engines .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
