@@ -49,9 +49,11 @@ $(ENGINES:%=test-engine-%): test-engine-%: .venv-engines/%/.tools
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group test mitmproxy==$*
 	touch $@
 
-lint: $(VENV)/.tools ## Ruff
+lint: $(VENV)/.tools ## Ruff, and the schemas of the files that the forge reads
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 
 types: $(VENV)/.tools ## Mypy, strict
 	$(BIN)/mypy

@@ -4,12 +4,46 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
+from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
+from mitmproxy_moesif.speedups.versions import TESTED
 from tests.support import REPOSITORY
 
+WORKFLOW = ".github/workflows/ci.yml"
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
+
+
+def parsed(path: str) -> Any:
+    return YAML(typ="safe").load(REPOSITORY / path)
+
+
+def test_the_workflow_runs_every_supported_python_on_the_oldest_and_the_newest_mitmproxy() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    pythons = [found[1] for line in project["classifiers"] if (found := re.search(r"Python :: (3\.\d+)$", line))]
+    matrix = parsed(WORKFLOW)["jobs"]["test"]["strategy"]["matrix"]
+    assert pythons
+    assert matrix == {"python": pythons, "mitmproxy": [TESTED[0], TESTED[-1]]}
+
+
+def test_the_workflow_may_only_read_and_runs_what_anybody_can_run() -> None:
+    workflow = parsed(WORKFLOW)
+    assert workflow["permissions"] == {"contents": "read"}
+    steps = workflow["jobs"]["test"]["steps"]
+    assert steps[-1]["run"] == ".ci/run"
+    assert "exec make test" in (REPOSITORY / ".ci" / "run").read_text()
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
+
+
+def test_dependencies_and_actions_are_looked_at_each_week() -> None:
+    updates = parsed(".github/dependabot.yml")["updates"]
+    assert {one["package-ecosystem"]: one["schedule"]["interval"] for one in updates} == {
+        "pip": "weekly",
+        "github-actions": "weekly",
+    }
 
 
 @pytest.mark.parametrize("arguments", [[], ["help"]])
