@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import tomllib
 from typing import Any
@@ -19,6 +20,13 @@ MAKEFILE = (REPOSITORY / "Makefile").read_text()
 
 def parsed(path: str) -> Any:
     return YAML(typ="safe").load(REPOSITORY / path)
+
+
+def recipes(*targets: str) -> list[list[str]]:
+    """The commands that `make` runs for targets, each as its words."""
+    found = (re.search(rf"^{target}:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE) for target in targets)
+    lines = [line for match in found if match for line in match[1].replace("$(BIN)", ".venv/bin").splitlines()]
+    return [shlex.split(line) for line in lines]
 
 
 def test_the_workflow_runs_every_supported_python_on_the_oldest_and_the_newest_mitmproxy() -> None:
@@ -44,6 +52,14 @@ def test_dependencies_and_actions_are_looked_at_each_week() -> None:
         "pip": "weekly",
         "github-actions": "weekly",
     }
+
+
+def test_before_a_commit_the_same_runs_as_make_lint_types() -> None:
+    (local,) = parsed(".pre-commit-config.yaml")["repos"]
+    assert local["repo"] == "local"
+    assert [shlex.split(hook["entry"]) for hook in local["hooks"]] == recipes("lint", "types")
+    for hook in local["hooks"]:
+        assert (hook["language"], hook["pass_filenames"]) == ("system", False)
 
 
 @pytest.mark.parametrize("arguments", [[], ["help"]])
