@@ -15,7 +15,10 @@ from mitmproxy_moesif.speedups.versions import TESTED
 from tests.support import REPOSITORY
 
 WORKFLOW = ".github/workflows/ci.yml"
+CONTRIBUTING = REPOSITORY / ".github" / "CONTRIBUTING.md"
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
+
+_PATH = re.compile(r"(?<![\w./-])(?:(?:\.ci|\.github|addon|tests)/[\w./-]*|[A-Z]+\.md)")
 
 
 def parsed(path: str) -> Any:
@@ -60,6 +63,12 @@ def test_before_a_commit_the_same_runs_as_make_lint_types() -> None:
     assert [shlex.split(hook["entry"]) for hook in local["hooks"]] == recipes("lint", "types")
     for hook in local["hooks"]:
         assert (hook["language"], hook["pass_filenames"]) == ("system", False)
+
+
+def test_what_the_guide_for_contributors_names_exists() -> None:
+    named = {path.rstrip(".") for path in _PATH.findall(CONTRIBUTING.read_text())}
+    assert {"addon/README.md", ".ci/run", WORKFLOW} <= named
+    assert [path for path in sorted(named) if not (REPOSITORY / path).exists()] == []
 
 
 @pytest.mark.parametrize("arguments", [[], ["help"]])
