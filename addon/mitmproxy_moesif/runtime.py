@@ -25,8 +25,7 @@ from mitmproxy_moesif.delivery.keeper import unavailable
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.pipeline import Pipeline
 from mitmproxy_moesif.event.pipeline import EventBuilder
-from mitmproxy_moesif.governance.model import RuleSet
-from mitmproxy_moesif.governance.refresh import Refresher, read_local_rules
+from mitmproxy_moesif.governance.refresh import Refresher, RulesFile
 from mitmproxy_moesif.governance.sampler import Sampler
 from mitmproxy_moesif.kong.entities import KongConfig
 from mitmproxy_moesif.kong.overlay import LiveOverlay
@@ -41,7 +40,7 @@ class Prepared:
 
     given: Mapping[str, Any]
     instance: Instance
-    local_rules: RuleSet
+    local_rules: RulesFile
     skip: flowfilter.TFilter | None
     kong: KongConfig | None = None
     resolver: Resolver | None = None
@@ -50,18 +49,25 @@ class Prepared:
     def of(cls, given: Mapping[str, Any], previous: Prepared | None = None) -> Prepared:
         """Raises `SettingsError` with one line for a file that cannot be taken or a filter that is none.
 
-        `previous` saves reading Kong's configuration again, which its source watches.
+        What has not changed since `previous` is kept, so that a live change does not hold the event loop: rules, hooks
+        and the router are compiled again only where what they are made of is another. Kong's configuration is not read
+        again; its source watches it.
         """
-        instance = Instance.compile(parse_settings(given))
-        settings = instance.settings
-        kong = previous.kong if previous is not None else read_kong_config(settings)
-        resolver = Resolver(kong, given) if kong is not None else None
-        rules, skip = read_local_rules(settings.rules_file), parse_filter(settings.skip)
-        return cls(given, instance, rules, skip, kong, resolver)
+        settings = parse_settings(given)
+        if previous is None:
+            kong = read_kong_config(settings)
+            resolver = Resolver(kong, given) if kong is not None else None
+            instance, rules = Instance.compile(settings), RulesFile.read(settings.rules_file)
+        else:
+            kong = previous.kong
+            resolver = Resolver(kong, given, previous.resolver) if kong is not None else None
+            instance = Instance.compile(settings, previous=previous.instance)
+            rules = RulesFile.read(settings.rules_file, previous.local_rules)
+        return cls(given, instance, rules, parse_filter(settings.skip), kong, resolver)
 
-    def with_kong(self, kong: KongConfig) -> Prepared:
-        """The same with another Kong configuration. Raises `SettingsError`."""
-        return replace(self, kong=kong, resolver=Resolver(kong, self.given))
+    def with_kong(self, kong: KongConfig, previous: Resolver | None = None) -> Prepared:
+        """The same with another Kong configuration; `previous` was made for it already. Raises `SettingsError`."""
+        return replace(self, kong=kong, resolver=Resolver(kong, self.given, previous or self.resolver))
 
     @property
     def instances(self) -> list[Instance]:
@@ -166,7 +172,7 @@ class Runtime:
         self.delivery.bound_spool(prepared.instance.settings.spool_max_bytes)
         for instance in prepared.instances:
             self.delivery.configure(instance)
-            self.refresher.configure(instance, prepared.local_rules)
+            self.refresher.configure(instance, prepared.local_rules.rules)
 
     def watch_kong(self, settings: Settings, loop: AbstractEventLoop, current: KongConfig | None) -> None:
         """Follow Kong's configuration, and what the Admin API changes of it."""
@@ -188,7 +194,7 @@ class Runtime:
     def _kong_changed(self, prepared: Prepared) -> None:
         now = self._now()
         if prepared.given is not now.given and prepared.kong is not None:
-            prepared = now.with_kong(prepared.kong)  # the options have changed meanwhile
+            prepared = now.with_kong(prepared.kong, prepared.resolver)  # the options have changed meanwhile
         self.take(prepared)
 
     def drain(self, seconds: float) -> None:

@@ -20,12 +20,19 @@ class Instance:
     hooks: UserHooks | None = None
 
     @classmethod
-    def compile(cls, settings: Settings, hooks_source: bytes | None = None) -> Instance:
+    def compile(
+        cls, settings: Settings, hooks_source: bytes | None = None, previous: Instance | None = None
+    ) -> Instance:
         """`hooks_source`: what the file of hooks held, where it was read already.
 
-        Raises `SettingsError` where the hooks cannot be loaded.
+        `previous` is returned where nothing has changed, and keeps its hooks where their file has not. Raises
+        `SettingsError` where the hooks cannot be loaded.
         """
-        hooks = UserHooks.load(settings.hooks, hooks_source) if settings.hooks is not None else None
+        hooks = None
+        if settings.hooks is not None:
+            hooks = UserHooks.load(settings.hooks, hooks_source, previous.hooks if previous is not None else None)
+        if previous is not None and previous.hooks is hooks and previous.settings == settings:
+            return previous
         return cls(settings, compile_policy(settings), destination_of(settings), hooks)
 
 

@@ -54,16 +54,19 @@ class UserHooks:
 
     functions: Mapping[str, Hook]
     source: bytes = b""
+    path: str = ""
 
     @classmethod
-    def load(cls, path: str, source: bytes | None = None) -> UserHooks:
-        """From a file, or from what it held when another process read it.
+    def load(cls, path: str, source: bytes | None = None, previous: UserHooks | None = None) -> UserHooks:
+        """From a file, or from what it held when another process read it; `previous` where that has not changed.
 
         Raises `SettingsError` with one line where it cannot be loaded or defines none of the functions.
         """
         try:
             if source is None:
                 source = Path(path).read_bytes()
+            if previous is not None and (previous.path, previous.source) == (path, source):
+                return previous
             module = ModuleType("moesif_hooks_file")
             module.__file__ = path
             exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 - the operator's own file
@@ -72,7 +75,7 @@ class UserHooks:
         functions = {name: function for name in NAMES if callable(function := getattr(module, name, None))}
         if not functions:
             raise SettingsError(f"hooks: {path} defines none of {', '.join(NAMES)}")
-        return cls(functions, source)
+        return cls(functions, source, path)
 
     def __contains__(self, name: str) -> bool:
         return name in self.functions

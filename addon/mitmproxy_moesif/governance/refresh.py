@@ -52,10 +52,33 @@ class Account:
     rules: Document = field(default_factory=lambda: Document("/v1/rules"))
     parsed: tuple[RemoteConfig, RuleSet] = field(default_factory=lambda: (RemoteConfig(), RuleSet()))
     local: RuleSet = field(default_factory=RuleSet)
+    configured: RuleSet | None = None
     local_stamp: tuple[int, int] | None = None
     snapshot: Snapshot = EMPTY
     refreshed: float = float("-inf")
     trouble: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RulesFile:
+    """A file of rules as it was read; `path` is None where there is none."""
+
+    path: str | None = None
+    content: bytes = b""
+    rules: RuleSet = field(default_factory=RuleSet)
+
+    @classmethod
+    def read(cls, path: str | None, previous: RulesFile | None = None) -> RulesFile:
+        """`previous` where nothing has changed. Raises `SettingsError` with file, line and reason."""
+        try:
+            content = Path(path).read_bytes() if path is not None else b""
+            if previous is not None and (previous.path, previous.content) == (path, content):
+                return previous
+            return cls(path, content, parse_local_rules(content, path)) if path is not None else cls()
+        except OSError as error:
+            raise SettingsError(f"rules_file: {path}: {error.strerror}") from error
+        except GovernanceError as error:
+            raise SettingsError(f"rules_file: {error}") from error
 
 
 class Refresher:
@@ -96,8 +119,9 @@ class Refresher:
                 self._configured(instance.destination, account.config.content or b"{}")
             self._accounts[instance.destination] = account
         account.settings = instance.settings
-        account.local = local
-        account.local_stamp = _stamp(instance.settings.rules_file)
+        if local is not account.configured:  # else what was read from the file since then stays in force
+            account.local = account.configured = local
+            account.local_stamp = _stamp(instance.settings.rules_file)
         self._swap(account)
         self._wake.set()
 
@@ -210,7 +234,9 @@ class Refresher:
     def _swap(self, account: Account) -> None:
         config, rules = account.parsed
         old = account.snapshot
-        account.snapshot = Snapshot(config, rules, account.local, previous=old)
+        others = (other.snapshot for other in list(self._accounts.values()))
+        same = next((snapshot for snapshot in others if snapshot.rules.is_of(rules, account.local)), old)
+        account.snapshot = Snapshot(config, rules, account.local, previous=same)
         for warning in account.snapshot.warnings:
             if warning not in old.warnings:
                 log.warning("moesif: %s", warning)
@@ -224,7 +250,7 @@ class Refresher:
             return
         account.local_stamp = stamp
         try:
-            account.local = read_local_rules(path)
+            account.local = RulesFile.read(path).rules
         except SettingsError as error:
             log.error("moesif: %s; the rules that were there stay in force", error)
             return
@@ -268,18 +294,6 @@ class Refresher:
 
 def is_stale(account: Account) -> bool:
     return account.config.stale or account.rules.stale
-
-
-def read_local_rules(path: str | None) -> RuleSet:
-    """The rules in a file; none without one. Raises `SettingsError` with file, line and reason."""
-    if path is None:
-        return RuleSet()
-    try:
-        return parse_local_rules(Path(path).read_bytes(), path)
-    except OSError as error:
-        raise SettingsError(f"rules_file: {path}: {error.strerror}") from error
-    except GovernanceError as error:
-        raise SettingsError(f"rules_file: {error}") from error
 
 
 def _stamp(path: str | None) -> tuple[int, int] | None:

@@ -37,15 +37,15 @@ class RuleBook:
         self.index = ConditionIndex([rule.sets for rule in self.active])
 
     def is_of(self, remote: RuleSet, local: RuleSet) -> bool:
-        """Whether it was compiled from these very objects."""
-        return self.remote is remote and self.local is local
+        """Whether it was compiled from the same rules. Cheap: those that are the same objects are not looked into."""
+        return self.remote == remote and self.local == local
 
 
 class Snapshot:
     """Decides requests and sampling. `warnings` has one line for each rule or sampling entry that is at fault.
 
     `previous` saves compiling rules again that have not changed: the cohorts in the configuration change far more
-    often than the rules. Rules count as unchanged where they are the same objects.
+    often than the rules.
     """
 
     def __init__(

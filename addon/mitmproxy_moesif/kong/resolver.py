@@ -36,17 +36,20 @@ class Resolution:
 class Resolver:
     """A Kong configuration made ready: its router, and its instances compiled by plugin id."""
 
-    def __init__(self, config: KongConfig, given: Mapping[str, Any]) -> None:
-        """`given` are the options and the environment. Raises `SettingsError` with one line."""
+    def __init__(self, config: KongConfig, given: Mapping[str, Any], previous: Resolver | None = None) -> None:
+        """`given` are the options and the environment. Raises `SettingsError` with one line.
+
+        `previous` saves compiling again what has not changed: the router of the same configuration, the same instances.
+        """
         ours = [plugin for plugin in config.plugins if plugin.name == MOESIF]
         self.has_instances = any(not is_created(plugin) for plugin in ours)
-        self.instances = {plugin.id: _compile(plugin, given) for plugin in ours if plugin.enabled}
-        if not self.has_instances:
-            config = replace(config, plugins=(*config.plugins, _options_as_plugin(given)))
-        try:
-            self.scopes = Scopes(config)
-        except ScopeConflict as error:
-            raise SettingsError(f"kong_config: {error}") from error
+        known = previous.instances if previous is not None else {}
+        self.instances: dict[str, Instance] = {p.id: _compile(p, given, known.get(p.id)) for p in ours if p.enabled}
+        self.config, self.options = config, () if self.has_instances else (_options_as_plugin(given),)
+        if previous is not None and previous.config is config and previous.options == self.options:
+            self.scopes: Scopes = previous.scopes
+        else:
+            self.scopes = _scopes(config, self.options)
         self.has_akto = self.scopes.instances.has(AKTO)
 
     def resolve(self, request: RoutableRequest, options: Instance) -> Resolution:
@@ -120,13 +123,20 @@ def _options_as_plugin(given: Mapping[str, Any]) -> Plugin:
     return Plugin(id=OPTIONS_ID, name=MOESIF, instance_name=PLUGIN_NAME, enabled=enabled)
 
 
-def _compile(plugin: Plugin, given: Mapping[str, Any]) -> Instance:
+def _scopes(config: KongConfig, options: tuple[Plugin, ...]) -> Scopes:
+    try:
+        return Scopes(replace(config, plugins=(*config.plugins, *options)))
+    except ScopeConflict as error:
+        raise SettingsError(f"kong_config: {error}") from error
+
+
+def _compile(plugin: Plugin, given: Mapping[str, Any], previous: Instance | None) -> Instance:
     name = plugin.instance_name or plugin.id
     try:
         settings = parse_settings(instance_values(plugin, given))
         if not has_account(settings):
             raise SettingsError("application_id is missing")
-        return Instance.compile(settings)
+        return Instance.compile(settings, previous=previous)
     except SettingsError as error:
         raise SettingsError(f"kong_config: plugin {name!r}: {error}") from error
 

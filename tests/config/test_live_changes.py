@@ -1,0 +1,158 @@
+"""A live change holds the event loop no longer than it must: what has not changed is not compiled again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from pydantic import SecretStr
+
+from mitmproxy_moesif.config.fields import Property, parameters_with
+from mitmproxy_moesif.config.settings import START_ONLY, Settings
+from mitmproxy_moesif.runtime import Prepared
+from tests.bench.rules import rules
+from tests.support import ADDON_SCRIPT
+from tests.support.addon import addon_options
+from tests.support.proxy import Mitmdump
+from tests.support.upstream import ScriptedUpstream
+
+MOST = 4.0
+"""Times what an idle change takes."""
+
+WATCHDOG = """
+import asyncio, json, pathlib, time
+from mitmproxy import ctx
+
+CHANGES = json.loads(pathlib.Path(__file__).with_name("changes.json").read_text())
+
+async def measure():
+    held = {}
+    await asyncio.sleep(1)
+    for turn in range(9):
+        for name, values in CHANGES.items():
+            await asyncio.sleep(0.005)
+            began = time.thread_time()
+            ctx.options.update(**{name: values[turn % 2]})
+            await asyncio.sleep(0)  # the loop has done what was left for its next turn
+            held.setdefault(name, []).append(time.thread_time() - began)
+    pathlib.Path(__file__).with_name("held.json").write_text(json.dumps(held))
+    print("measured", flush=True)
+
+def running():
+    globals()["task"] = asyncio.get_running_loop().create_task(measure())
+"""
+
+TEXTS = {
+    "api_endpoint": ["http://127.0.0.1:9", "http://127.0.0.1:10"],
+    "trusted_ips": [["10.0.0.0/8"], ["0.0.0.0/0"]],
+    "application_id": ["one", "another"],
+    "skip": ["~u /health", "~u /other"],
+}
+
+
+def two_values(name: str) -> list[Any]:
+    field = Settings.model_fields[name]
+    if name in TEXTS:
+        return TEXTS[name]
+    if get_origin(field.annotation) is Literal:
+        return list(get_args(field.annotation))[:2]
+    match field.default:
+        case bool() as flag:
+            return [not flag, flag]
+        case int() as number:
+            return [number - 1, number]
+        case tuple():
+            return [["a"], ["b"]]
+        case SecretStr() | str() | None if name != "sample_rate":
+            return ["a", "b"]
+    return [1, 2]
+
+
+LIVE = sorted(Settings.model_fields.keys() - START_ONLY - parameters_with(Settings, Property.FILE) - {"enabled"})
+"""A new file is read at once, so that a broken one is refused; `enabled` empties the account of Kong's instances."""
+
+
+def kong(folder: Path) -> Path:
+    """1,000 routes, and one instance."""
+    routes = [
+        {"name": f"route-{n}", "paths": [f"/api/v{n % 7}/{n}"], "hosts": [f"h{n % 50}.test"]} for n in range(1000)
+    ]
+    service = {"name": "api", "url": "http://127.0.0.1:9", "routes": routes}
+    plugins = [{"name": "moesif", "config": {"application_id": "of-kong"}}]
+    path = folder / "kong.json"
+    path.write_text(json.dumps({"_format_version": "3.0", "services": [service], "plugins": plugins}))
+    return path
+
+
+def rules_file(folder: Path) -> Path:
+    path = folder / "rules.json"
+    path.write_text(json.dumps(rules()))
+    return path
+
+
+@pytest.fixture
+def held(
+    mitmdump: Callable[..., Mitmdump], upstream: ScriptedUpstream, tmp_path: Path
+) -> Callable[..., dict[str, float]]:
+    """Seconds of the event loop that the change of each of these options takes: CPU time, for other processes' sake."""
+
+    def measure(names: list[str], **parameters: Any) -> dict[str, float]:
+        folder = tmp_path / f"proxy-{len(parameters)}"
+        folder.mkdir()
+        script = folder / "watchdog.py"
+        script.write_text(WATCHDOG)
+        (folder / "changes.json").write_text(json.dumps({f"moesif_{name}": two_values(name) for name in names}))
+        options = addon_options(sink_file=str(folder / "events"), **parameters)
+        proxy = mitmdump(upstream.url, options, scripts=[ADDON_SCRIPT, script], folder=folder)
+        proxy.wait_for_output("measured", timeout=60)
+        assert "Traceback" not in proxy.output
+        tries = json.loads((folder / "held.json").read_text())
+        return {name: median(tries[f"moesif_{name}"]) for name in names}
+
+    return measure
+
+
+def test_rules_and_routes_make_no_live_change_slower(held: Callable[..., dict[str, float]], tmp_path: Path) -> None:
+    idle = held(["debug"])["debug"]
+    busy = held(LIVE, rules_file=str(rules_file(tmp_path)), kong_config=str(kong(tmp_path)))
+    assert {name: round(time / idle, 1) for name, time in busy.items() if time > MOST * idle} == {}
+
+
+def test_what_has_not_changed_is_kept(tmp_path: Path) -> None:
+    hooks = tmp_path / "hooks.py"
+    hooks.write_text("def skip(exchange):\n    return False\n")
+    given = {
+        "application_id": "x",
+        "rules_file": str(rules_file(tmp_path)),
+        "kong_config": str(kong(tmp_path)),
+        "hooks": str(hooks),
+    }
+    before = Prepared.of(given)
+    after = Prepared.of({**given, "batch_size": 7}, before)
+    assert after.local_rules is before.local_rules
+    assert after.instance.hooks is before.instance.hooks is not None
+    assert after.resolver is not None
+    assert before.resolver is not None
+    assert after.resolver.scopes is before.resolver.scopes
+    assert [one.settings.batch_size for one in after.instances] == [7]
+    same = Prepared.of(dict(given), before)
+    assert same.instance is before.instance
+    assert same.instances == before.instances
+
+
+def test_a_file_that_was_written_in_place_is_read_again(tmp_path: Path) -> None:
+    hooks, path = tmp_path / "hooks.py", tmp_path / "rules.json"
+    hooks.write_text("def skip(exchange):\n    return False\n")
+    path.write_text("[]")
+    given = {"application_id": "x", "rules_file": str(path), "hooks": str(hooks)}
+    before = Prepared.of(given)
+    hooks.write_text("def mask(event):\n    return event\n")
+    path.write_text(json.dumps(rules()))
+    after = Prepared.of(given, before)
+    assert after.instance.hooks is not None
+    assert after.instance.hooks.functions.keys() == {"mask"}
+    assert len(after.local_rules.rules.rules) == 1000
