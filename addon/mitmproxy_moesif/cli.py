@@ -1,7 +1,8 @@
-"""The command line: the script's path for `mitmdump -s`, and everything at once on this machine.
+"""Capture API traffic for Moesif. Without a command, print the path of the script for `mitmdump -s`.
 
 mitmdump -s "$(python -m mitmproxy_moesif)" ...
-python -m mitmproxy_moesif run [--port 8080] [--page-port 8090] [--upstream URL] [-- more mitmdump arguments]
+python -m mitmproxy_moesif run [--port 8080] [--page-port 8090] [--upstream URL] [-- more moesif-proxy arguments]
+python -m mitmproxy_moesif proxy ... (the same as moesif-proxy)
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ def script_path() -> Path:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m mitmproxy_moesif", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("proxy", help="run the proxy in production: the same as moesif-proxy; see proxy --help")
     run_command = commands.add_parser(
-        "run", help="the proxy, with a local collector and an echo upstream where none is given"
+        "run", help="run the proxy on this machine, with a local collector and an echo upstream where none is given"
     )
     run_command.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     run_command.add_argument("--port", type=_port, default=8080, help="port of the proxy (8080)")

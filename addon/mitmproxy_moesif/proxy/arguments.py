@@ -39,6 +39,8 @@ class Arguments:
     forwarded: bool
     tls_cert: Path | None
     drain_timeout: float
+    options: bool = False
+    """Only list the options."""
 
 
 def parse(arguments: Sequence[str]) -> Arguments:
@@ -54,6 +56,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
         forwarded=given.forwarded == "append",
         tls_cert=given.tls_cert,
         drain_timeout=given.drain_timeout,
+        options=given.options,
     )
 
 
@@ -66,7 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="moesif-proxy",
         description="A reverse proxy in front of or behind Kong, or any HTTP API, that captures every exchange.",
-        epilog="SIGTERM ends it when exchanges and events are done, a second one at once; SIGHUP reads --config again.",
+        epilog="SIGTERM ends it when exchanges and events are done, a second one at once; SIGHUP reads --config again. "
+        "Other commands: `python -m mitmproxy_moesif` prints the path of the script for `mitmdump -s`, "
+        "`python -m mitmproxy_moesif run` starts the proxy with a local collector, and "
+        "`python -m mitmproxy_moesif proxy` is this command.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -84,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--tls-cert", type=_file, metavar="PEM", help="serve TLS with this certificate chain and key")
     add("--drain-timeout", type=_seconds, default="5", metavar="SECONDS", help="for exchanges under way at the end")
+    add("--options", action="store_true", help="list all options with their defaults and help, and exit")
     add("--version", action="version", version=f"moesif-proxy {__version__}, Python {sys.version.split()[0]}")
     return parser
 

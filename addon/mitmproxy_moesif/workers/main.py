@@ -18,6 +18,10 @@ def main(arguments: Sequence[str]) -> int:
     """Until SIGTERM or SIGINT; the exit code. What is wrong with `arguments` ends the process with code 2."""
     parsed = parse(arguments)
     quiet_log()
+    if parsed.options:
+        from mitmproxy_moesif.workers import worker
+
+        return worker.list_options(parsed)
     if parsed.workers > 1 and (reason := not_shared()) is not None:
         log.warning("moesif-proxy: %s: running one worker", reason)
     elif parsed.workers > 1:

@@ -15,9 +15,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
+
+from mitmproxy import optmanager
 
 from mitmproxy_moesif.addon import report
 from mitmproxy_moesif.admin.source import AdminSource
@@ -155,8 +157,23 @@ class Supervised:
 
 def run(arguments: Arguments, told: Standalone | Supervised) -> int:
     """Until it is told to end; the exit code."""
+    return exit_code(serve(arguments, told))
+
+
+def list_options(arguments: Arguments) -> int:
+    """Write what `mitmdump --options` does, for this proxy; the exit code."""
+
+    async def write() -> None:
+        upstream = arguments.upstream or "http://localhost"  # any will do: nothing is started
+        proxy = Proxy(dataclasses.replace(arguments, upstream=upstream), Standalone())
+        optmanager.dump_defaults(proxy.master.options, sys.stdout)
+
+    return exit_code(write())
+
+
+def exit_code(work: Coroutine[Any, Any, None]) -> int:
     try:
-        asyncio.run(serve(arguments, told))
+        asyncio.run(work)
     except ConfigurationError as error:
         log.error("moesif-proxy: %s", error)
         return 1
