@@ -21,6 +21,7 @@ import requests
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings, SettingsError
+from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch
 from mitmproxy_moesif.governance.local_rules import parse_local_rules
 from mitmproxy_moesif.governance.model import GovernanceError, RemoteConfig, RuleSet, parse_config, parse_rules
 from mitmproxy_moesif.governance.snapshot import Snapshot
@@ -28,7 +29,6 @@ from mitmproxy_moesif.log import RateLimitedLog, describe, log
 from mitmproxy_moesif.web.session import DeadlineSession
 
 REFRESH = 60.0
-WATCH = 1.0
 MAX_ANSWER = 10_000_000
 EMPTY = Snapshot()
 
@@ -53,7 +53,7 @@ class Account:
     parsed: tuple[RemoteConfig, RuleSet] = field(default_factory=lambda: (RemoteConfig(), RuleSet()))
     local: RuleSet = field(default_factory=RuleSet)
     configured: RuleSet | None = None
-    local_stamp: tuple[int, int] | None = None
+    local_file: FileWatch = field(default_factory=lambda: FileWatch(None, None))
     snapshot: Snapshot = EMPTY
     refreshed: float = float("-inf")
     trouble: str | None = None
@@ -121,7 +121,8 @@ class Refresher:
         account.settings = instance.settings
         if local is not account.configured:  # else what was read from the file since then stays in force
             account.local = account.configured = local
-            account.local_stamp = _stamp(instance.settings.rules_file)
+            # Read once more, since it may have changed between being read and being watched.
+            account.local_file = FileWatch(instance.settings.rules_file, None)
         self._swap(account)
         self._wake.set()
 
@@ -154,12 +155,12 @@ class Refresher:
                 except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never of one error
                     self._limited.error("refresher", "moesif: unexpected while refreshing: %s", describe(error))
             watching = any(account.settings.rules_file for account in self._accounts.values())
-            self._wake.wait(WATCH if watching else self._until_refresh())
+            self._wake.wait(WATCH_SECONDS if watching else self._until_refresh())
         session.close()
 
     def _until_refresh(self) -> float:
         now, accounts = self._clock(), self._accounts.values()
-        due = [account.refreshed + (WATCH if is_stale(account) else REFRESH) - now for account in accounts]
+        due = [account.refreshed + (WATCH_SECONDS if is_stale(account) else REFRESH) - now for account in accounts]
         return max(0.1, min(due, default=REFRESH))
 
     def _refresh(self, session: DeadlineSession, destination: str, account: Account) -> None:
@@ -167,7 +168,7 @@ class Refresher:
             return
         now = self._clock()
         regular = now - account.refreshed >= REFRESH
-        if not regular and (not is_stale(account) or now - account.refreshed < WATCH):
+        if not regular and (not is_stale(account) or now - account.refreshed < WATCH_SECONDS):
             return
         account.refreshed = now
         changed = False
@@ -245,15 +246,16 @@ class Refresher:
 
     def _watch(self, account: Account) -> None:
         path = account.settings.rules_file
-        stamp = _stamp(path)
-        if path is None or stamp is None or stamp == account.local_stamp:
+        if not account.local_file.changed():
             return
-        account.local_stamp = stamp
         try:
-            account.local = RulesFile.read(path).rules
+            local = RulesFile.read(path).rules
         except SettingsError as error:
             log.error("moesif: %s; the rules that were there stay in force", error)
             return
+        if local == account.local:
+            return
+        account.local = local
         self._swap(account)
         log.info("moesif: %d rules from %s are in force", len(account.local.rules), path)
 
@@ -294,12 +296,3 @@ class Refresher:
 
 def is_stale(account: Account) -> bool:
     return account.config.stale or account.rules.stale
-
-
-def _stamp(path: str | None) -> tuple[int, int] | None:
-    """What changes when a file does; None while there is none."""
-    try:
-        status = Path(path).stat() if path is not None else None
-    except OSError:
-        return None
-    return (status.st_mtime_ns, status.st_size) if status is not None else None

@@ -18,12 +18,12 @@ from mitmproxy.exceptions import OptionsError
 
 from mitmproxy_moesif.capture.responses import blocked_response
 from mitmproxy_moesif.config.settings import SettingsError
+from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch, Periodic, Stamp, stamp_of
 from mitmproxy_moesif.governance.rules import Blocked
 from mitmproxy_moesif.jwt_gate import options
 from mitmproxy_moesif.jwt_gate.keys import load_keys
 from mitmproxy_moesif.jwt_gate.settings import GateSettings, parse_gate_settings
 from mitmproxy_moesif.jwt_gate.tokens import Refusal, Rules, claim_texts
-from mitmproxy_moesif.jwt_gate.watch import KeyFileWatch, Stamp, stamp_of
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
 
 DECIDED = "jwt_gate"
@@ -53,7 +53,7 @@ class JwtGate:
         self._problems: list[str] = []
         self._faults = RateLimitedLog()
         self._stamp: Stamp = None  # of the file of keys, when it was read
-        self._watch: KeyFileWatch | None = None
+        self._watch: Periodic | None = None
 
     def load(self, loader: Loader) -> None:
         options.PARAMETERS.prefer_command_line(ctx.options, sys.argv)
@@ -118,13 +118,15 @@ class JwtGate:
         if self._rules is None or settings.key_file is None:
             return
 
-        def read_again(stamp: Stamp) -> None:
-            """In the watch's thread."""
-            if (rules := reread(settings)) is not None:
-                with suppress(RuntimeError):  # the proxy has ended meanwhile
-                    loop.call_soon_threadsafe(self._take_keys, settings, rules, stamp)
+        file = FileWatch(settings.key_file, self._stamp)
 
-        self._watch = KeyFileWatch(settings.key_file, self._stamp, read_again)
+        def look() -> None:
+            """In the watch's thread."""
+            if file.changed() and (rules := reread(settings)) is not None:
+                with suppress(RuntimeError):  # the proxy has ended meanwhile
+                    loop.call_soon_threadsafe(self._take_keys, settings, rules, file.seen)
+
+        self._watch = Periodic("moesif-jwt-keys", WATCH_SECONDS, look)
         self._watch.start()
 
     def _take_keys(self, settings: GateSettings, rules: Rules, stamp: Stamp) -> None:

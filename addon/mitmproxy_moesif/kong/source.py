@@ -6,7 +6,6 @@ refused, leaves the last good one in force, with one error line.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ import orjson
 import requests
 
 from mitmproxy_moesif.config.settings import Settings, SettingsError
+from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch, Periodic
 from mitmproxy_moesif.kong.declarative import KongConfigError, from_admin_api, load_declarative
 from mitmproxy_moesif.kong.entities import KongConfig
-from mitmproxy_moesif.log import describe, log
+from mitmproxy_moesif.log import log
 from mitmproxy_moesif.web.session import DeadlineSession
 
-WATCH = 1.0
 REFRESH = 30.0
 CALL_SECONDS = 10.0
 MAX_PAGES = 10_000
@@ -86,28 +85,21 @@ class KongSource:
         self._settings = settings
         self._changed = changed
         self._current = current
-        # None: it is read once more, since it may have changed between being read and being watched.
-        self._stamp: tuple[int, int] | None = None
+        # Read once more in any case, since it may have changed between being read and being watched.
+        self._file = FileWatch(settings.kong_config, None)
         self._trouble: str | None = None
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="moesif-kong", daemon=True)
+        seconds = WATCH_SECONDS if settings.kong_config is not None else REFRESH
+        self._thread = Periodic("moesif-kong", seconds, self._look)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        self._stopping.set()
+        self._thread.stop()
 
-    def _run(self) -> None:
-        while not self._stopping.wait(WATCH if self._settings.kong_config else REFRESH):
-            if self._settings.kong_config is not None:
-                stamp = _stamp(self._settings.kong_config)
-                if stamp is None or stamp == self._stamp:
-                    continue
-                self._stamp = stamp
-            self._read()
-
-    def _read(self) -> None:
+    def _look(self) -> None:
+        if self._settings.kong_config is not None and not self._file.changed():
+            return
         try:
             config = read_kong_config(self._settings)
             if config is not None and config != self._current:
@@ -119,13 +111,3 @@ class KongSource:
             if self._trouble != str(error):
                 log.error("moesif: %s; the configuration that was there stays in force", error)
             self._trouble = str(error)
-        except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never of one error
-            log.error("moesif: unexpected while reading Kong's configuration: %s", describe(error))
-
-
-def _stamp(path: str | None) -> tuple[int, int] | None:
-    try:
-        status = Path(path).stat() if path is not None else None
-    except OSError:
-        return None
-    return (status.st_mtime_ns, status.st_size) if status is not None else None

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import orjson
 
+from mitmproxy_moesif.config.watch import Stamp, stamp_of
+
 logger = logging.getLogger(__name__)
 
 
@@ -30,7 +32,7 @@ class Document:
     def __init__(self, kind: type[dict[str, object]] | type[list[object]], file: Path | None = None) -> None:
         self._kind = kind
         self._file = file
-        self._seen: tuple[int, int] | None = None
+        self._seen: Stamp = (0, 0, 0)  # no file's
         self._version = self._checked(orjson.dumps(kind()))
 
     def put(self, content: bytes) -> None:
@@ -52,14 +54,10 @@ class Document:
         return Version(content, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
 
     def _follow(self, file: Path) -> None:
-        try:
-            stat = file.stat()
-            mark = (stat.st_mtime_ns, stat.st_size)
-        except OSError:
-            mark = (0, 0)
-        if mark == self._seen:
+        stamp = stamp_of(file)
+        if stamp == self._seen:
             return
-        self._seen = mark
+        self._seen = stamp
         try:
             self.put(file.read_bytes())
         except (OSError, ValueError) as error:

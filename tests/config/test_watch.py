@@ -1,4 +1,4 @@
-"""What counts as a change of the file of keys, look by look."""
+"""What counts as a change of a file, look by look, and the thread that looks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mitmproxy_moesif.jwt_gate.watch import KeyFileWatch, Stamp, stamp_of
+from mitmproxy_moesif.config.watch import FileWatch, Periodic, Stamp, stamp_of
 
 
 @pytest.fixture
@@ -18,19 +18,17 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def watched(file: Path) -> tuple[KeyFileWatch, list[Stamp]]:
-    seen: list[Stamp] = []
-    return KeyFileWatch(str(file), stamp_of(str(file)), seen.append), seen
+def watched(file: Path) -> tuple[FileWatch, list[Stamp]]:
+    return FileWatch(file, stamp_of(file)), []
 
 
-def look(watch: KeyFileWatch, times: int) -> None:
-    for _ in range(times):
-        watch.look()
+def look(watch: FileWatch, seen: list[Stamp], times: int = 1) -> None:
+    seen.extend(watch.seen for _ in range(times) if watch.changed())
 
 
 def test_what_stays_is_told_never(file: Path) -> None:
     watch, seen = watched(file)
-    look(watch, 3)
+    look(watch, seen, 3)
     assert seen == []
 
 
@@ -38,10 +36,10 @@ def test_a_change_is_told_once_it_has_come_to_rest(file: Path) -> None:
     watch, seen = watched(file)
     for text in ("o", "on", "one of two"):  # as it is being written
         file.write_text(text)
-        watch.look()
+        look(watch, seen)
         assert seen == []
-    look(watch, 3)
-    assert seen == [stamp_of(str(file))]
+    look(watch, seen, 3)
+    assert seen == [stamp_of(file)]
 
 
 def test_a_replaced_file_is_a_change_also_with_the_same_size_and_time(file: Path) -> None:
@@ -51,7 +49,7 @@ def test_a_replaced_file_is_a_change_also_with_the_same_size_and_time(file: Path
     other.write_text("two")
     os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
     other.replace(file)
-    look(watch, 2)
+    look(watch, seen, 2)
     assert len(seen) == 1
 
 
@@ -66,27 +64,27 @@ def test_a_link_that_leads_elsewhere_is_a_change(tmp_path: Path) -> None:
     watch, seen = watched(tmp_path / "keys.json")
     new.symlink_to("second")
     new.replace(data)
-    look(watch, 2)
+    look(watch, seen, 2)
     assert len(seen) == 1
 
 
 def test_a_file_that_goes_and_comes_back_is_told_twice(file: Path) -> None:
     watch, seen = watched(file)
     file.unlink()
-    look(watch, 3)
+    look(watch, seen, 3)
     assert seen == [None]
     file.write_text("three")
-    look(watch, 3)
-    assert seen == [None, stamp_of(str(file))]
+    look(watch, seen, 3)
+    assert seen == [None, stamp_of(file)]
 
 
 def test_what_was_there_when_it_was_read_counts(file: Path) -> None:
     """Not what is there when the watch starts: the file may change in between."""
     seen: list[Stamp] = []
-    before = stamp_of(str(file))
+    before = stamp_of(file)
     file.write_text("changed meanwhile")
-    watch = KeyFileWatch(str(file), before, seen.append)
-    look(watch, 2)
+    watch = FileWatch(file, before)
+    look(watch, seen, 2)
     assert len(seen) == 1
 
 
@@ -95,22 +93,36 @@ def test_no_file_is_no_stamp(path: str | None) -> None:
     assert stamp_of(path) is None
 
 
-def test_it_looks_from_a_thread_until_it_is_stopped(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mitmproxy_moesif.jwt_gate.watch.EVERY", 0.01)
-    told = threading.Event()
+@pytest.mark.parametrize("path", [None, "/does/not/exist"])
+def test_no_file_that_stays_away_is_no_change(path: str | None) -> None:
+    watch = FileWatch(path, None)
+    assert not any(watch.changed() for _ in range(3))
+
+
+def test_a_file_of_which_nothing_was_seen_is_to_be_read(file: Path) -> None:
+    watch = FileWatch(file, None)
+    assert [watch.changed() for _ in range(4)] == [False, True, False, False]
+
+
+def test_a_periodic_thread_acts_until_it_is_stopped_whatever_is_raised(caplog: pytest.LogCaptureFixture) -> None:
+    acted = threading.Event()
     names: list[str] = []
 
-    def changed(_stamp: Stamp) -> None:
+    def act() -> None:
         names.append(threading.current_thread().name)
-        told.set()
+        if len(names) < 3:
+            raise RuntimeError("a secret")
+        acted.set()
 
-    watch = KeyFileWatch(str(file), stamp_of(str(file)), changed)
-    watch.start()
-    file.write_text("another")
-    assert told.wait(10)
-    assert names == ["moesif-jwt-keys"]
-    watch.stop()
+    periodic = Periodic("moesif-test", 0.01, act)
+    periodic.start()
+    assert acted.wait(10)
+    assert set(names) == {"moesif-test"}
+    periodic.stop()
     for thread in threading.enumerate():
-        if thread.name == "moesif-jwt-keys":
+        if thread.name == "moesif-test":
             thread.join(10)
             assert not thread.is_alive()
+    (record,) = caplog.records
+    assert record.getMessage().startswith("moesif: unexpected in moesif-test: RuntimeError at ")
+    assert "a secret" not in caplog.text
