@@ -5,16 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import re2
 from hypothesis import given
-from hypothesis import strategies as st
 
+from mitmproxy_moesif.config.re2set import PatternError
 from mitmproxy_moesif.governance.matching import (
-    PATTERNS_PER_SET,
     ConditionIndex,
     FieldPath,
-    PatternError,
-    Scanner,
     compile_sets,
     parse_path,
 )
@@ -205,30 +201,6 @@ def test_any_body_is_looked_into_without_an_error(body: object) -> None:
     matches(View(json=body), conditions(("body.a.b", "x")), conditions(("body.", "x")), conditions(("body.a", "1")))
 
 
-_PATTERNS = st.lists(
-    st.from_regex(r"\^?[ab]{0,3}(\.\*|a\+|\[ab\]|b\?|\(a\|b\))?[ab]{0,2}\$?", fullmatch=True), max_size=12
-)
-
-
-@given(
-    st.lists(_PATTERNS, max_size=30).map(lambda lists: [p for found in lists for p in found]),
-    st.text("abc\n", max_size=12),
-)
-def test_scanning_finds_what_searching_one_by_one_finds(patterns: list[str], text: str) -> None:
-    compiled = {pattern: re2.compile(pattern) for pattern in patterns}
-    expected = {number for number, regex in enumerate(compiled.values()) if regex.search(text)}
-    assert Scanner(compiled).scan(text) == expected
-
-
-@pytest.mark.parametrize("count", [1, PATTERNS_PER_SET, PATTERNS_PER_SET + 1, 20_003])
-def test_numbers_hold_over_several_automata(count: int) -> None:
-    never_searched_alone = re2.compile("")
-    scanner = Scanner({f"^/{n}$": never_searched_alone for n in range(count)})
-    for number in {0, count // 2, count - 1}:
-        assert scanner.scan(f"/{number}") == {number}
-    assert scanner.scan(f"/{count}") == set()
-
-
 def test_patterns_too_large_for_one_automaton_are_still_all_searched() -> None:
     """Each fits by itself (compile_sets says so), all of them together do not."""
     large = [conditions(("route", rf"^{number}-\pL{{200}}$")) for number in range(3)]
@@ -237,21 +209,6 @@ def test_patterns_too_large_for_one_automaton_are_still_all_searched() -> None:
     for number in range(3):
         assert index.evaluate(View(route=f"{number}-{'ж' * 200}"))[0] == {number}
         assert index.evaluate(View(route=f"{number}-{'ж' * 199}"))[0] == set()
-
-
-class ExhaustedAutomaton:
-    """re2's set when its memory runs out in the middle of a text: it reports no match, and no error."""
-
-    def Match(self, _text: bytes) -> None:  # noqa: N802 - re2's name
-        return None
-
-
-def test_an_automaton_that_runs_out_of_memory_is_not_believed() -> None:
-    scanner = Scanner({pattern: re2.compile(pattern) for pattern in ("a", "b", "c")})
-    assert scanner.scan("zzz") == set()
-    scanner._groups = tuple(group._replace(automaton=ExhaustedAutomaton()) for group in scanner._groups)
-    assert scanner.scan("bca") == {0, 1, 2}
-    assert scanner.scan("c") == {2}
 
 
 @pytest.mark.parametrize("text", ["caf\udce9", "\ud83d\ude00", "\x00", "a\ud800b"])

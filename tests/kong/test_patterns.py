@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mitmproxy_moesif.config.re2set import PatternError
 from mitmproxy_moesif.kong import patterns
-from mitmproxy_moesif.kong.patterns import Pattern, PatternError, PatternSet
+from mitmproxy_moesif.kong.patterns import Pattern, PatternSet
 
 SOURCES = [
     rb"/orders/\d+$",

@@ -16,8 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-import re2
-
+from mitmproxy_moesif.config.re2set import PatternError, RegexSet, compile_re2, re2_options
 from mitmproxy_moesif.governance.model import ConditionSet, as_text, one_line
 
 # Of 100 to 1000 patterns a set, the small ones have the better worst case: the automaton of many patterns with gaps
@@ -26,10 +25,6 @@ PATTERNS_PER_SET = 128
 
 # Bound of one pattern's or set's program and cached states, in bytes; a pattern that needs more is refused.
 MAX_MEMORY = 8 << 20
-
-
-class PatternError(ValueError):
-    """A regular expression that re2 refuses; the message names it and says why."""
 
 
 class RequestView(Protocol):
@@ -108,80 +103,15 @@ def compile_sets(sets: Sequence[ConditionSet], *, with_status: bool = False) -> 
 
 
 def _options() -> Any:
-    options = re2.Options()
-    options.log_errors = False
-    options.max_mem = MAX_MEMORY
-    options.never_capture = True  # asking where groups matched would leave the fast automaton
-    return options
+    return re2_options(MAX_MEMORY, never_capture=True)  # asking where groups matched would leave the fast automaton
 
 
 def _compiled(path: str, pattern: str) -> Any:
     try:
-        return re2.compile(pattern, _options())
-    except (re2.error, UnicodeError) as e:
-        reason = e.args[0].decode(errors="replace") if isinstance(e.args[0], bytes) else str(e)
+        return compile_re2(pattern, _options())
+    except PatternError as e:
         shown = f"the pattern {one_line(pattern, 200)!r} of {one_line(path, 200)!r}"
-        raise PatternError(f"{shown} is not one of re2's: {one_line(reason, 200)}") from e
-
-
-class _Group(NamedTuple):
-    """Up to PATTERNS_PER_SET patterns; `offset` is the number of the first. `automaton` is None where re2 has no room
-    for all of them together."""
-
-    offset: int
-    regexes: tuple[Any, ...]
-    automaton: Any | None
-
-
-class Scanner:
-    """Patterns that are searched in the same text, numbered from 0."""
-
-    def __init__(self, patterns: Mapping[str, Any]) -> None:
-        every = list(patterns.items())
-        starts = range(0, len(every), PATTERNS_PER_SET)
-        self._groups = tuple(
-            group for start in starts for group in _halved(every[start : start + PATTERNS_PER_SET], start)
-        )
-
-    def scan(self, text: str) -> set[int]:
-        """The numbers of the patterns that match somewhere in `text`."""
-        data = _encoded(text)
-        hits: set[int] = set()
-        for offset, regexes, automaton in self._groups:
-            found = automaton.Match(data) if automaton else None
-            if found is None:
-                hits.update(offset + number for number, regex in enumerate(regexes) if regex.search(data))
-            else:
-                hits.update([offset - 1 + number for number in found if number])
-        return hits
-
-
-def _halved(patterns: list[tuple[str, Any]], offset: int) -> Iterator[_Group]:
-    """One group where re2 has room for all, else those of both halves."""
-    automaton = _automaton([pattern for pattern, _ in patterns])
-    if automaton or len(patterns) == 1:
-        yield _Group(offset, tuple(regex for _, regex in patterns), automaton)
-        return
-    middle = len(patterns) // 2
-    yield from _halved(patterns[:middle], offset)
-    yield from _halved(patterns[middle:], offset + middle)
-
-
-def _automaton(patterns: Sequence[str]) -> Any | None:
-    """All patterns as one `re2.Set`, behind an empty one as number 0; None where they do not fit together.
-
-    A set that runs out of memory while matching reports no match and no error. The empty pattern always matches: where
-    it is missing from the answer, the answer is no answer.
-    """
-    automaton = re2.Set.SearchSet(_options())
-    automaton.Add("")
-    try:
-        for pattern in patterns:
-            automaton.Add(pattern)
-        automaton.Compile()
-    except re2.error:
-        return None
-    return automaton
+        raise PatternError(f"{shown} is not one of re2's: {one_line(str(e), 200)}") from e
 
 
 def _encoded(text: str) -> bytes:
@@ -209,7 +139,9 @@ class ConditionIndex:
 
     def __init__(self, owners: Sequence[Sequence[TermSet]]) -> None:
         patterns = _by_field(term for sets in owners for terms in sets for term in terms)
-        self._scanners = {field: Scanner(found) for field, found in patterns.items()}
+        self._scanners = {
+            field: RegexSet(list(found.items()), _options(), size=PATTERNS_PER_SET) for field, found in patterns.items()
+        }
         self._always: frozenset[int] = frozenset()
         self._body_only: list[HeldSet] = []
         self._keyed: dict[FieldPath, dict[int, list[HeldSet]]] = {}
@@ -291,7 +223,7 @@ _NONE: frozenset[int] = frozenset()
 class _Facts(ABC):
     """The patterns that some fields match, each field scanned when it is first asked for."""
 
-    def __init__(self, scanners: Mapping[FieldPath, Scanner]) -> None:
+    def __init__(self, scanners: Mapping[FieldPath, RegexSet]) -> None:
         self._scanners = scanners
         self._hits: dict[FieldPath, Set[int]] = {}
 
@@ -299,7 +231,7 @@ class _Facts(ABC):
         found = self._hits.get(field)
         if found is None:
             text = self._text(field)
-            found = self._hits[field] = _NONE if text is None else self._scanners[field].scan(text)
+            found = self._hits[field] = _NONE if text is None else self._scanners[field].matching(_encoded(text))
         return found
 
     @abstractmethod
@@ -308,7 +240,7 @@ class _Facts(ABC):
 
 
 class _RequestFacts(_Facts):
-    def __init__(self, view: RequestView, status: int | None, scanners: Mapping[FieldPath, Scanner]) -> None:
+    def __init__(self, view: RequestView, status: int | None, scanners: Mapping[FieldPath, RegexSet]) -> None:
         super().__init__(scanners)
         self._view = view
         self._status = status
@@ -323,7 +255,7 @@ class _RequestFacts(_Facts):
 
 
 class _BodyFacts(_Facts):
-    def __init__(self, operation: Mapping[str, object], scanners: Mapping[FieldPath, Scanner]) -> None:
+    def __init__(self, operation: Mapping[str, object], scanners: Mapping[FieldPath, RegexSet]) -> None:
         super().__init__(scanners)
         self._operation = operation
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mitmproxy_moesif.governance.matching import PatternError, TermSet, compile_sets
+from mitmproxy_moesif.config.re2set import PatternError
+from mitmproxy_moesif.governance.matching import TermSet, compile_sets
 from mitmproxy_moesif.governance.model import CohortEntry, Rule, RuleSet, as_text, one_line
 from mitmproxy_moesif.governance.template import Template, header_text, json_escaped, unchanged
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mitmproxy_moesif.governance.matching import ConditionIndex, PatternError, RequestView, TermSet, compile_sets
+from mitmproxy_moesif.config.re2set import PatternError
+from mitmproxy_moesif.governance.matching import ConditionIndex, RequestView, TermSet, compile_sets
 from mitmproxy_moesif.governance.model import RemoteConfig, SamplingSet
 
 

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from mitmproxy_moesif.config.re2set import PatternError
 from mitmproxy_moesif.kong.normalize import from_text
-from mitmproxy_moesif.kong.patterns import REST_OF_PATH, Pattern, PatternError
+from mitmproxy_moesif.kong.patterns import REST_OF_PATH, Pattern
 
 HTTP_PROTOCOLS = frozenset(("http", "https", "grpc", "grpcs", "ws", "wss"))
 """Protocols of routes that HTTP requests may be on; the others route plain connections."""

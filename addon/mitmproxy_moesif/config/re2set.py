@@ -1,0 +1,99 @@
+"""Regular expressions from outside, by RE2: in time linear in the text, and many of them in one pass over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import re2
+
+type Source = str | bytes
+
+
+class PatternError(ValueError):
+    """An expression that cannot be compiled; the text is the compiler's reason."""
+
+
+def re2_options(max_memory: int, **given: Any) -> Any:
+    """RE2's options: `max_memory` bounds the bytes of one program with its cached states, taken only as needed."""
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = max_memory
+    for name, value in given.items():
+        setattr(options, name, value)
+    return options
+
+
+def compile_re2(source: Source, options: Any) -> Any:
+    """The compiled expression. Raises `PatternError`."""
+    try:
+        return re2.compile(source, options)
+    except (re2.error, UnicodeError) as error:
+        reason = error.args[0]
+        raise PatternError(reason.decode(errors="replace") if isinstance(reason, bytes) else str(error)) from None
+
+
+class _Group(NamedTuple):
+    """Expressions that are tried together; `offset` is the number of the first. `automaton` is None where RE2 has no
+    room for all of them together."""
+
+    offset: int
+    compiled: tuple[Any, ...]
+    automaton: Any | None
+
+
+class RegexSet:
+    """Which of many expressions match, numbered from 0 in the order given.
+
+    Each comes as its source and compiled with the same options. They match at the start of the text where the set is
+    `anchored`, else anywhere. At most `size` of them make one automaton, and fewer where RE2 has no room for so many.
+    """
+
+    def __init__(
+        self, patterns: Sequence[tuple[Source, Any]], options: Any, *, anchored: bool = False, size: int | None = None
+    ) -> None:
+        self._options = options
+        self._anchored = anchored
+        size = size or len(patterns)
+        starts = range(0, len(patterns), size or 1)
+        self._groups = tuple(group for start in starts for group in self._halved(patterns[start : start + size], start))
+
+    def matching(self, text: bytes) -> set[int]:
+        hits: set[int] = set()
+        for offset, compiled, automaton in self._groups:
+            found = automaton.Match(text) if automaton else None
+            if found:
+                hits.update([offset - 1 + number for number in found if number])
+            else:
+                hits.update(offset + number for number, one in enumerate(compiled) if self._matches(one, text))
+        return hits
+
+    def _matches(self, compiled: Any, text: bytes) -> bool:
+        return (compiled.match(text) if self._anchored else compiled.search(text)) is not None
+
+    def _halved(self, patterns: Sequence[tuple[Source, Any]], offset: int) -> Iterator[_Group]:
+        """One group where RE2 has room for all, else those of both halves."""
+        automaton = self._automaton([source for source, _ in patterns])
+        if automaton or len(patterns) == 1:
+            yield _Group(offset, tuple(compiled for _, compiled in patterns), automaton)
+            return
+        middle = len(patterns) // 2
+        yield from self._halved(patterns[:middle], offset)
+        yield from self._halved(patterns[middle:], offset + middle)
+
+    def _automaton(self, sources: Sequence[Source]) -> Any | None:
+        """All expressions as one `re2.Set`, behind an empty one as number 0; None where they do not fit together.
+
+        A set that runs out of memory while matching reports no match and no error. The empty expression always
+        matches: where it is missing from the answer, the answer is no answer.
+        """
+        make = re2.Set.MatchSet if self._anchored else re2.Set.SearchSet
+        automaton = make(self._options)
+        automaton.Add("")
+        try:
+            for source in sources:
+                automaton.Add(source)
+            automaton.Compile()
+        except re2.error:
+            return None
+        return automaton
