@@ -44,139 +44,158 @@ class Settings(BaseModel):
 
     # --- as Kong's plugin has them -------------------------------------------------------------------------------
     application_id: SecretStr = Field(
-        SecretStr(""), description="Moesif's collector application id; required. A secret: never shown."
+        SecretStr(""), description="Collector Application ID of your Moesif account; required. A secret, never shown."
     )
     api_endpoint: str = Field(
         "https://api.moesif.net",
-        description="Base URL of the collector; also Moesif's secure proxy (http://localhost:9500/collector).",
+        description="Base URL of the collector, or of Moesif's secure proxy (http://localhost:9500/collector).",
     )
     timeout: Milliseconds = Field(
         1000,
-        description="Deprecated: serves for both timeouts below where they are not given.",
+        description="Deprecated: sets both timeouts below unless one of them is given.",
         deprecated="use connect_timeout and send_timeout",
     )
-    connect_timeout: Milliseconds = Field(1000, gt=0, description="ms to connect to the collector.")
-    send_timeout: Milliseconds = Field(5000, gt=0, description="ms to send a batch and to read the answer.")
-    keepalive: Milliseconds = Field(
-        5000, description="ms an idle connection to the collector is kept before it is closed."
+    connect_timeout: Milliseconds = Field(1000, gt=0, description="Milliseconds allowed to connect to the collector.")
+    send_timeout: Milliseconds = Field(
+        5000, gt=0, description="Milliseconds allowed to send a batch and read the response."
     )
-    api_version: str = Field("1.0", description="Tag put on the event's request.")
-    disable_capture_request_body: bool = Field(False, description="No request body in the event.")
-    disable_capture_response_body: bool = Field(False, description="No response body in the event.")
-    request_header_masks: Names = Field((), description="Request headers left out of the event, in any case.")
-    response_header_masks: Names = Field((), description="Response headers left out of the event, in any case.")
-    request_body_masks: Names = Field((), description="Fields removed from the request body, at any depth.")
-    response_body_masks: Names = Field((), description="Fields removed from the response body, at any depth.")
+    keepalive: Milliseconds = Field(5000, description="Milliseconds an idle connection to the collector is kept open.")
+    api_version: str = Field("1.0", description="API version recorded with the request of each event.")
+    disable_capture_request_body: bool = Field(False, description="Leave request bodies out of events.")
+    disable_capture_response_body: bool = Field(False, description="Leave response bodies out of events.")
+    request_header_masks: Names = Field((), description="Request headers to leave out of events; case-insensitive.")
+    response_header_masks: Names = Field((), description="Response headers to leave out of events; case-insensitive.")
+    request_body_masks: Names = Field((), description="Fields to remove from request bodies, at any depth.")
+    response_body_masks: Names = Field((), description="Fields to remove from response bodies, at any depth.")
     request_masks: Names = Field(
         (),
-        description="Deprecated name of request_body_masks; used where that is empty.",
+        description="Deprecated name of request_body_masks; used if that is empty.",
         deprecated="use request_body_masks",
     )
     response_masks: Names = Field(
         (),
-        description="Deprecated name of response_body_masks; used where that is empty.",
+        description="Deprecated name of response_body_masks; used if that is empty.",
         deprecated="use response_body_masks",
     )
-    request_query_masks: Names = Field((), description="Query parameters whose values become `*****`.")
-    batch_size: int = Field(50, ge=1, le=1000, description="Most events in one request to the collector.")
-    user_id_header: OptionalName = Field(None, description="Request or response header that holds the user id.")
-    company_id_header: OptionalName = Field(None, description="Request or response header that holds the company id.")
+    request_query_masks: Names = Field((), description="Query parameters whose values are replaced by `*****`.")
+    batch_size: int = Field(50, ge=1, le=1000, description="Maximum events per request to the collector.")
+    user_id_header: OptionalName = Field(None, description="Request or response header that holds the user ID.")
+    company_id_header: OptionalName = Field(None, description="Request or response header that holds the company ID.")
     authorization_header_name: Names = Field(
-        ("authorization",), description="Request header with the token; a list is tried in order."
+        ("authorization",), description="Request headers that may hold the token; the first one present is used."
     )
-    authorization_user_id_field: str = Field("sub", description="Claim that holds the user id.")
-    authorization_company_id_field: OptionalName = Field(None, description="Claim that holds the company id.")
+    authorization_user_id_field: str = Field("sub", description="Token claim that holds the user ID.")
+    authorization_company_id_field: OptionalName = Field(None, description="Token claim that holds the company ID.")
     disable_gzip_payload_decompression: bool = Field(
-        False, description="Bodies are not decompressed: they go base64 as they came."
+        False, description="Send compressed bodies as they are, in base64, instead of decompressing them."
     )
     max_callback_time_spent: Milliseconds = Field(
-        750, gt=0, description="ms that one wake-up of the sender may spend sending before it yields."
+        750, gt=0, description="Milliseconds a sender may spend sending before it yields."
     )
     request_max_body_size_limit: Bytes = Field(
-        100_000, description="A larger request body is left out of the event whole, never cut; bytes."
+        100_000, description="Maximum bytes of a request body; a larger one is left out whole, never truncated."
     )
     response_max_body_size_limit: Bytes = Field(
-        100_000, description="A larger response body is left out of the event whole, never cut; bytes."
+        100_000, description="Maximum bytes of a response body; a larger one is left out whole, never truncated."
     )
     event_queue_size: int = Field(
-        100_000, ge=1, le=2**31 - 1, description="Most events waiting in memory; past it new ones are dropped, counted."
+        100_000,
+        ge=1,
+        le=2**31 - 1,
+        description="Maximum events queued in memory; further events are dropped and counted.",
     )
-    disable_transaction_id: bool = Field(False, description="No X-Moesif-Transaction-Id header is added.")
-    enable_compression: bool = Field(False, description="Batches are sent with Content-Encoding: deflate.")
-    debug: bool = Field(False, description="The addon's own debug log; never a body or a secret.")
-    enabled: bool = Field(True, description="false: traffic passes, nothing is captured.")
+    disable_transaction_id: bool = Field(False, description="Do not add the X-Moesif-Transaction-Id header.")
+    enable_compression: bool = Field(False, description="Compress batches (Content-Encoding: deflate).")
+    debug: bool = Field(False, description="Log what the addon does; never logs a body or a secret.")
+    enabled: bool = Field(
+        True, description="Capture traffic; if false, traffic passes through and nothing is captured."
+    )
 
     # --- ours ----------------------------------------------------------------------------------------------------
     queue_max_bytes: Bytes = Field(
-        268_435_456, ge=1_000_000, description="Most bytes of events waiting in memory; past it new ones are dropped."
+        268_435_456,
+        ge=1_000_000,
+        description="Maximum bytes of events queued in memory; further events are dropped and counted.",
     )
     batch_max_bytes: Bytes = Field(
-        10_000_000, ge=1000, le=50_000_000, description="Most bytes of JSON in one request to the collector."
+        10_000_000, ge=1000, le=50_000_000, description="Maximum bytes of JSON per request to the collector."
     )
-    flush_interval: Milliseconds = Field(500, ge=1, description="ms an event waits at most for its batch to fill.")
+    flush_interval: Milliseconds = Field(
+        500, ge=1, description="Maximum milliseconds an event waits for its batch to fill."
+    )
     position: Literal["auto", "front", "behind"] = Field(
-        "auto", description="Where the proxy stands: in front of Kong, behind it, or told from each request."
+        "auto", description="Where the proxy stands: in front of Kong, behind it, or detected per request."
     )
     trusted_ips: Names = Field(
-        ("0.0.0.0/0", "::/0"), description="CIDR list: peers whose client-address headers are believed."
+        ("0.0.0.0/0", "::/0"), description="CIDR ranges of the peers whose client address headers are trusted."
     )
     unmaskable_bodies: Literal["drop", "send"] = Field(
-        "drop", description="What happens to a body that cannot be parsed while body masks are set."
+        "drop", description="Whether to drop or send a body that body masks apply to but that cannot be parsed."
     )
     sink_file: OptionalPath = Field(
-        None, description="Events also go to this file as NDJSON; without an application id, only there."
+        None, description="File to which events are also written as NDJSON; without an application ID, only there."
     )
     spool_dir: Annotated[OptionalPath, Property.START_ONLY] = Field(
-        None, description="Folder of the spool; default: moesif-spool in mitmproxy's confdir; `off`: memory only."
+        None, description="Folder for events on disk; default: moesif-spool in mitmproxy's confdir; `off`: memory only."
     )
     background: Annotated[Literal["process", "threads"], Property.START_ONLY] = Field(
-        "process", description="Where events are built, kept and sent: a process beside the proxy's, or its threads."
+        "process",
+        description="Whether events are built, stored and sent by a separate process or by threads of the proxy.",
     )
     spool_max_bytes: Annotated[Bytes, Property.LOCAL] = Field(
-        1_073_741_824, ge=1_000_000, description="Most bytes on disk; past it new events are dropped, counted."
+        1_073_741_824,
+        ge=1_000_000,
+        description="Maximum bytes of events on disk; further events are dropped and counted.",
     )
     stream: bool = Field(
-        True, description="Bodies pass chunk by chunk; false: they are buffered, for other addons that need them."
+        True, description="Stream bodies chunk by chunk; if false, buffer them for other addons that need whole bodies."
     )
     fast_dispatch: bool = Field(
-        True, description="mitmproxy calls its addons through a prepared table; only on versions it was tested with."
+        True, description="Call addons through a precomputed table; only on mitmproxy versions it was tested with."
     )
-    governance: Literal["on", "off"] = Field("on", description="`off`: no rule is enforced; sampling stays.")
+    governance: Literal["on", "off"] = Field(
+        "on", description="Whether governance rules are enforced; sampling is not affected."
+    )
     governance_fail: Literal["open", "closed"] = Field(
-        "open", description="What an error while rules are evaluated does: the request passes, or it gets 503."
+        "open", description="If evaluating rules fails, let the request pass (open) or answer 503 (closed)."
     )
     rules_file: OptionalPath = Field(
-        None, description="File of rules of one's own (JSON or YAML), ahead of Moesif's; watched."
+        None, description="JSON or YAML file of your own rules, evaluated before Moesif's; watched for changes."
     )
     sample_rate: Percent | None = Field(
-        None, description="Per cent of the exchanges that become events, in place of all rates from Moesif."
+        None, description="Percentage of exchanges to capture, overriding all rates from Moesif."
     )
     skip: OptionalName = Field(
         None,
-        description="mitmproxy filter of requests that are not captured: `~u /health | ~m OPTIONS`.",
+        description="mitmproxy filter for requests that are not captured: `~u /health | ~m OPTIONS`.",
     )
     hooks: OptionalPath = Field(
-        None, description="Python file with functions that identify, mask, skip or add metadata."
+        None, description="Python file with functions that identify callers, mask or skip events, or add metadata."
     )
     kong_config: Annotated[OptionalPath, Property.START_ONLY] = Field(
-        None, description="Kong's declarative file (YAML or JSON): its `moesif` plugins are our instances; watched."
+        None,
+        description="Kong's declarative YAML or JSON file; its `moesif` plugins become instances; watched for changes.",
     )
     kong_admin_url: Annotated[OptionalName, Property.START_ONLY] = Field(
-        None, description="Kong's Admin API, in place of a file; asked every 30 s."
+        None, description="URL of Kong's Admin API, used instead of a declarative file; polled every 30 seconds."
     )
     kong_admin_token: Annotated[SecretStr, Property.START_ONLY] = Field(
-        SecretStr(""), description="Sent to it as Kong-Admin-Token. A secret."
+        SecretStr(""), description="Token sent to Kong's Admin API as Kong-Admin-Token. A secret."
     )
     admin_listen: Annotated[OptionalName, Property.START_ONLY] = Field(
-        None, description="host:port of status, metrics, health and the Admin API, e.g. 127.0.0.1:8095; none: off."
+        None,
+        description="host:port for status, metrics, health and the Admin API, such as 127.0.0.1:8095; off by default.",
     )
     admin_token: Annotated[SecretStr, Property.START_ONLY] = Field(
-        SecretStr(""), description="Token that the Admin API asks for; required beyond loopback. A secret."
+        SecretStr(""),
+        description="Token required by the Admin API; mandatory unless it listens on loopback only. A secret.",
     )
     admin_state: Annotated[OptionalPath, Property.START_ONLY] = Field(
         None, description="File that keeps changes made through the Admin API across restarts."
     )
-    shutdown_timeout: Milliseconds = Field(5000, description="ms to deliver what waits when the proxy ends.")
+    shutdown_timeout: Milliseconds = Field(
+        5000, description="Milliseconds allowed to deliver pending events at shutdown."
+    )
 
     @field_validator("api_endpoint", "kong_admin_url")
     @classmethod

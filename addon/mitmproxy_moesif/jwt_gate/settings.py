@@ -35,23 +35,21 @@ class GateSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     jwt_gate: bool = Field(
-        False, description="Refuse requests whose Bearer token is expired or, where a key is given, not genuine."
+        False, description="Reject requests whose Bearer token is expired or, if a key is given, fails verification."
     )
-    jwt_exit_code: int = Field(401, ge=400, le=599, description="Status that refused requests are answered with.")
+    jwt_exit_code: int = Field(401, ge=400, le=599, description="Status code of the response to rejected requests.")
     jwt_required: bool = Field(
-        False, description="Refuse requests without a Bearer token too, and those whose token cannot be read."
+        False, description="Also reject requests without a Bearer token or with one that cannot be read."
     )
-    jwt_leeway: int = Field(0, ge=0, le=86_400, description="Seconds by which the clocks may differ.")
+    jwt_leeway: int = Field(0, ge=0, le=86_400, description="Seconds of clock skew to tolerate.")
     jwt_claim_headers: Names = Field(
         (), description="List of claim:Header-Name; these claims are copied into response headers."
     )
-    jwt_key: SecretStr | None = Field(None, description="Shared key that HMAC tokens are verified with. A secret.")
-    jwt_public_key: FilePath = Field(
-        None, description="PEM file of public keys or certificates that tokens are verified with."
-    )
-    jwt_jwks: FilePath = Field(None, description="JWKS file of public keys that tokens are verified with.")
+    jwt_key: SecretStr | None = Field(None, description="Shared key to verify HMAC tokens with. A secret.")
+    jwt_public_key: FilePath = Field(None, description="PEM file of public keys or certificates to verify tokens with.")
+    jwt_jwks: FilePath = Field(None, description="JWKS file of public keys to verify tokens with.")
     jwt_algorithms: Names = Field(
-        (), description="Algorithms that are accepted; default: HS256 for jwt_key, all for public keys."
+        (), description="Accepted algorithms; default: HS256 for jwt_key, all for public keys."
     )
 
     @field_validator("jwt_key", "jwt_public_key", "jwt_jwks")
