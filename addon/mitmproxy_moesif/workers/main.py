@@ -19,16 +19,16 @@ def main(arguments: Sequence[str]) -> int:
     parsed = parse(arguments)
     quiet_log()
     if parsed.options:
-        from mitmproxy_moesif.workers import worker
+        from mitmproxy_moesif.proxy import serve
 
-        return worker.list_options(parsed)
+        return serve.list_options(parsed)
     if parsed.workers > 1 and (reason := not_shared()) is not None:
         log.warning("moesif-proxy: %s: running one worker", reason)
     elif parsed.workers > 1:
         return supervise(parsed, arguments)
-    from mitmproxy_moesif.workers import worker  # mitmproxy: nothing for a supervisor
+    from mitmproxy_moesif.proxy import serve  # mitmproxy: nothing for a supervisor
 
-    return worker.run(parsed, worker.Standalone())
+    return serve.run(parsed, serve.Standalone())
 
 
 def not_shared() -> str | None:

@@ -1,4 +1,4 @@
-"""One proxy in this process, on its own or as a worker of a supervisor.
+"""A proxy as the worker of a supervisor.
 
 A worker's standard input is its supervisor's hand, one JSON object a line: the `order` is to `end`, to `abort` (end at
 once), to `reload` the configuration, or to `answer` a request to the Admin API; its end means that the supervisor has
@@ -15,57 +15,23 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
-
-from mitmproxy import optmanager
 
 from mitmproxy_moesif.addon import report
 from mitmproxy_moesif.admin.source import AdminSource
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.log import log
-from mitmproxy_moesif.proxy.arguments import Address, Arguments, parse
-from mitmproxy_moesif.proxy.configuration import ConfigurationError
+from mitmproxy_moesif.proxy.arguments import parse
 from mitmproxy_moesif.proxy.console import quiet_log
 from mitmproxy_moesif.proxy.master import Proxy
-from mitmproxy_moesif.runtime import listen
+from mitmproxy_moesif.proxy.serve import reload, run
 from mitmproxy_moesif.workers.answering import Answering
 from mitmproxy_moesif.workers.messages import Answer, Request
 
 TELL_EVERY = 1.0
 """Seconds between two readings sent to the supervisor."""
-
-
-class Standalone:
-    """Who is told what happens: people, through the log."""
-
-    shared = False
-    listen = staticmethod(listen)
-    report = staticmethod(report)
-
-    def start(self, proxy: Proxy) -> None:
-        self._proxy = proxy
-
-    def ready(self) -> None:
-        options = self._proxy.master.options
-        addresses = " and ".join(str(Address(host, port)) for host, port in self._proxy.addresses())
-        log.info(
-            "moesif-proxy: listening at %s%s, passing to %s",
-            addresses,
-            " with TLS" if options.certs else "",
-            options.mode[0].removeprefix("reverse:"),
-        )
-
-    def reloaded(self, what: str) -> None:
-        log.info("moesif-proxy: the configuration was read again: %s", what)
-
-    def refused(self, why: str) -> None:
-        log.error("moesif-proxy: the configuration was refused, the old one stays: %s", why)
-
-    def ended(self) -> None:
-        """The capture's own line has said it."""
 
 
 class Supervised:
@@ -153,52 +119,6 @@ class Supervised:
         with self._telling, suppress(OSError):  # the supervisor has gone, which is told by the other pipe
             while line:
                 line = line[os.write(self._pipe, line) :]
-
-
-def run(arguments: Arguments, told: Standalone | Supervised) -> int:
-    """Until it is told to end; the exit code."""
-    return exit_code(serve(arguments, told))
-
-
-def list_options(arguments: Arguments) -> int:
-    """Write what `mitmdump --options` does, for this proxy; the exit code."""
-
-    async def write() -> None:
-        upstream = arguments.upstream or "http://localhost"  # any will do: nothing is started
-        proxy = Proxy(dataclasses.replace(arguments, upstream=upstream), Standalone())
-        optmanager.dump_defaults(proxy.master.options, sys.stdout)
-
-    return exit_code(write())
-
-
-def exit_code(work: Coroutine[Any, Any, None]) -> int:
-    try:
-        asyncio.run(work)
-    except ConfigurationError as error:
-        log.error("moesif-proxy: %s", error)
-        return 1
-    return 0
-
-
-async def serve(arguments: Arguments, told: Standalone | Supervised) -> None:
-    proxy = Proxy(arguments, told)
-    told.start(proxy)
-    on_signal(signal.SIGTERM, proxy.stop)
-    on_signal(signal.SIGINT, proxy.stop)
-    on_signal(signal.SIGHUP, lambda: reload(proxy, told))
-    await proxy.run()
-    told.ended()
-
-
-def reload(proxy: Proxy, told: Standalone | Supervised) -> None:
-    try:
-        told.reloaded(proxy.reload())
-    except ConfigurationError as error:
-        told.refused(str(error))
-
-
-def on_signal(number: int, act: Callable[[], None]) -> None:
-    asyncio.get_running_loop().add_signal_handler(number, act)
 
 
 def main(arguments: list[str]) -> int:

@@ -1,0 +1,111 @@
+"""Run one proxy in this process until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, Protocol
+
+from mitmproxy import optmanager
+
+from mitmproxy_moesif.addon import report
+from mitmproxy_moesif.log import log
+from mitmproxy_moesif.proxy.arguments import Address, Arguments
+from mitmproxy_moesif.proxy.configuration import ConfigurationError
+from mitmproxy_moesif.proxy.master import Observer, Proxy
+from mitmproxy_moesif.runtime import listen
+
+
+class ServeObserver(Observer, Protocol):
+    """Who is told what happens from the start of a proxy to its end."""
+
+    def start(self, proxy: Proxy, /) -> None:
+        """It is made, and about to run on the running event loop."""
+
+    def reloaded(self, what: str, /) -> None:
+        """The configuration was read again."""
+
+    def refused(self, why: str, /) -> None:
+        """The configuration was read again and cannot be taken; the old one stays."""
+
+    def ended(self) -> None:
+        """It has ended."""
+
+
+class Standalone:
+    """Tells people, through the log."""
+
+    shared = False
+    listen = staticmethod(listen)
+    report = staticmethod(report)
+
+    def start(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+
+    def ready(self) -> None:
+        options = self._proxy.master.options
+        addresses = " and ".join(str(Address(host, port)) for host, port in self._proxy.addresses())
+        log.info(
+            "moesif-proxy: listening at %s%s, passing to %s",
+            addresses,
+            " with TLS" if options.certs else "",
+            options.mode[0].removeprefix("reverse:"),
+        )
+
+    def reloaded(self, what: str) -> None:
+        log.info("moesif-proxy: the configuration was read again: %s", what)
+
+    def refused(self, why: str) -> None:
+        log.error("moesif-proxy: the configuration was refused, the old one stays: %s", why)
+
+    def ended(self) -> None:
+        """The capture's own line has said it."""
+
+
+def run(arguments: Arguments, told: ServeObserver) -> int:
+    """Until it is told to end; the exit code."""
+    return exit_code(serve(arguments, told))
+
+
+def list_options(arguments: Arguments) -> int:
+    """Write what `mitmdump --options` does, for this proxy; the exit code."""
+
+    async def write() -> None:
+        upstream = arguments.upstream or "http://localhost"  # any will do: nothing is started
+        proxy = Proxy(replace(arguments, upstream=upstream), Standalone())
+        optmanager.dump_defaults(proxy.master.options, sys.stdout)
+
+    return exit_code(write())
+
+
+def exit_code(work: Coroutine[Any, Any, None]) -> int:
+    try:
+        asyncio.run(work)
+    except ConfigurationError as error:
+        log.error("moesif-proxy: %s", error)
+        return 1
+    return 0
+
+
+async def serve(arguments: Arguments, told: ServeObserver) -> None:
+    proxy = Proxy(arguments, told)
+    told.start(proxy)
+    on_signal(signal.SIGTERM, proxy.stop)
+    on_signal(signal.SIGINT, proxy.stop)
+    on_signal(signal.SIGHUP, lambda: reload(proxy, told))
+    await proxy.run()
+    told.ended()
+
+
+def reload(proxy: Proxy, told: ServeObserver) -> None:
+    try:
+        told.reloaded(proxy.reload())
+    except ConfigurationError as error:
+        told.refused(str(error))
+
+
+def on_signal(number: int, act: Callable[[], None]) -> None:
+    asyncio.get_running_loop().add_signal_handler(number, act)
