@@ -16,44 +16,21 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import APPLICATION_ID
-from tests.support.addon import addon_options, exit_counts
+from tests.support.addon import exit_counts
 from tests.support.client import Client
 from tests.support.collector import Answer, ScriptedCollector
 from tests.support.moesif_proxy import MoesifProxy, failed
-from tests.support.proxy import Option
-from tests.support.upstream import ScriptedUpstream
 from tests.workers.test_supervisor import serving, wait_for_workers
 
-Start = Callable[..., MoesifProxy]
 TOKEN = "t0ken-of-the-admin"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-def start(
-    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
-) -> Callable[..., tuple[MoesifProxy, str]]:
-    """Two workers with an admin listener; the proxy, and the listener's URL."""
-
-    def started(*arguments: str, **options: Option) -> tuple[MoesifProxy, str]:
-        port = free_port()
-        given = addon_options(collector, admin_listen=f"127.0.0.1:{port}", **options)
-        return moesif_proxy(upstream.url, given, *arguments, workers=2), f"http://127.0.0.1:{port}"
-
-    return started
 
 
 def get(url: str) -> Any:
     return requests.get(url, timeout=20).json()
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
