@@ -137,10 +137,7 @@ class DeliveryClient:
         return "queue_bytes" if self._bytes + self._said[1].memory_bytes + size > self._max_bytes else None
 
     def _in_memory(self) -> int:
-        past, condition = self._said
-        reading = condition.reading
-        unreported = self._entered - past.settled - (reading.captured - reading.recovered)
-        return unreported + reading.waiting_in_memory
+        return in_memory(*self._said, self._entered)
 
     # --- handing over --------------------------------------------------------------------------------------------
 
@@ -351,21 +348,7 @@ class DeliveryClient:
         self._faults[kind] += 1
 
     def reading(self) -> Reading:
-        past, condition = self._said
-        reading = condition.reading
-        left = 0 if condition.adopted else past.left
-        gone = past.left if condition.adopted else 0
-        turned_away = self._turned_away.copy()
-        return Reading(
-            captured=self._entered + turned_away.total() + past.recovered + reading.recovered - gone,
-            recovered=past.recovered + reading.recovered - gone,
-            delivered=past.delivered + reading.delivered,
-            waiting_in_memory=self._in_memory(),
-            waiting_on_disk=reading.waiting_on_disk + left,
-            dropped=dict(past.dropped + Counter(reading.dropped) + turned_away),
-            faults=dict(past.faults + Counter(reading.faults) + self._faults.copy()),
-            skipped=self._skipped,
-        )
+        return self._condition().reading
 
     def condition(self) -> Condition:
         """As of now, but for the event loop's thread, which does not wait."""
@@ -375,7 +358,26 @@ class DeliveryClient:
                 self._told.clear()
                 self._in_loop(self._ask, "report", self._asked)
                 self._told.wait(ANSWER_SECONDS)
-        return replace(self._said[1], reading=self.reading())
+        return self._condition()
+
+    def _condition(self) -> Condition:
+        """Others write meanwhile, so everything is read once: what was reported first, what has come since last."""
+        past, condition = self._said
+        turned_away, entered = self._turned_away.copy(), self._entered
+        reading = condition.reading
+        left = 0 if condition.adopted else past.left
+        gone = past.left if condition.adopted else 0
+        now = Reading(
+            captured=entered + turned_away.total() + past.recovered + reading.recovered - gone,
+            recovered=past.recovered + reading.recovered - gone,
+            delivered=past.delivered + reading.delivered,
+            waiting_in_memory=in_memory(past, condition, entered),
+            waiting_on_disk=reading.waiting_on_disk + left,
+            dropped=dict(past.dropped + Counter(reading.dropped) + turned_away),
+            faults=dict(past.faults + Counter(reading.faults) + self._faults.copy()),
+            skipped=self._skipped,
+        )
+        return replace(condition, reading=now)
 
     def drain(self, seconds: float) -> None:
         self._drain_until = time.monotonic() + seconds
@@ -456,3 +458,9 @@ class DeliveryClient:
             self._closed.set()
         else:
             self._in_loop(self._replace, process, code)
+
+
+def in_memory(past: FormerProcesses, condition: Condition, entered: int) -> int:
+    """Events that wait in memory, here or in the delivery process, of those that entered so far."""
+    reading = condition.reading
+    return entered - past.settled - (reading.captured - reading.recovered) + reading.waiting_in_memory
