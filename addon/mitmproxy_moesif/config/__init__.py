@@ -6,8 +6,10 @@ live            options changed while the proxy runs, from another thread (test:
 options         the parameter table as mitmproxy options and environment variables (test: test_options.py)
 policy          the settings that shape an event, compiled once (test: event/test_build.py)
 proxy_defaults  mitmproxy's own options that a transparent proxy needs (test: test_transparency.py)
+re2set          many regular expressions from outside, compiled and searched in linear time
 reference       the parameter table as Markdown (test: test_options.py)
 settings        the parameter table: the pydantic model `Settings` (test: test_options.py)
 text            words for messages: did you mean (test: test_options.py)
 user_hooks      Python functions of the operator: `moesif_hooks` (test: test_governance.py)
+watch           notices that a file has changed
 """

@@ -6,5 +6,4 @@ options    the gate's parameters as mitmproxy options (test: test_jwt_gate.py)
 reference  the table of options as Markdown
 settings   the gate's options in one table
 tokens     whether a request may pass; pure
-watch      notices that the file of keys has changed
 """

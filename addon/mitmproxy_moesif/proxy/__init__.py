@@ -8,6 +8,7 @@ forwarded      `X-Forwarded-*` toward the upstream
 http1          trailers, interim answers and framing that mitmproxy's HTTP/1 gets wrong
 listening      how the port is opened: shared, TCP alone (test: proxy/test_sockets.py)
 master         `Proxy`: mitmproxy's core with our addons (test: proxy/test_proxy.py)
+serve          runs one proxy in this process until it is told to end (test: proxy/test_proxy.py)
 sockets        the listening sockets
 tls            TLS toward clients (test: proxy/test_proxy.py)
 """
