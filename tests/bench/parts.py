@@ -21,7 +21,7 @@ from mitmproxy.test import tflow, tutils
 from mitmproxy_moesif.capture import flow as exchanges
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import parse_settings
-from mitmproxy_moesif.delivery.ledger import Ledger
+from mitmproxy_moesif.delivery.ledger import Ledger, Settlement
 from mitmproxy_moesif.delivery.receivers.moesif import MoesifReceiver
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.store import Store
@@ -145,9 +145,9 @@ def _delivery_parts(label: str, event: bytes, collector: str, folder: Path) -> I
         store.open()
 
         def put_and_settle(store: Store = store, ledger: Ledger = ledger) -> None:
-            ledger.take(BATCH)
+            ledger.entered += BATCH
             ids = tuple(f"{number:036d}" for number in range(BATCH))
-            store.put([Chunk("bench", time.time(), ids, (event,) * BATCH)])
+            store.put([Chunk("bench", time.time(), ids, (event,) * BATCH)], Settlement(ledger.entered))
             store.settle(store.take_fresh("bench", BATCH, 2**40))
 
         yield timed(f"storing {where}, by {BATCH} ({label})", put_and_settle, exchanges=BATCH)

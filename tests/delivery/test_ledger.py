@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.delivery.ledger import FormerProcesses, Ledger, Reading
+from mitmproxy_moesif.delivery.ledger import FormerProcesses, Ledger, Reading, Settlement
 
-MOVES = ("enter", "take", "store", "memory", "drop", "deliver", "recover")
+MOVES = ("enter", "store", "memory", "drop", "deliver", "recover")
 
 
-def read_after(moves: list[str]) -> Reading:
-    """A reading of a ledger after as many of these moves as were possible."""
+def read_after(moves: list[str], already_settled: int = 0) -> Reading:
+    """A reading of a ledger after as many of these moves as were possible; numbers go on after the settled ones."""
     ledger = Ledger()
-    queued = hand = disk = memory = 0
+    number, queued, disk = already_settled, 0, 0
     for move in moves:
         if move == "enter":
             ledger.entered += 1
             queued += 1
-        elif move == "take" and queued:
-            ledger.take(1)
-            queued, hand = queued - 1, hand + 1
-        elif move == "store" and hand:
-            ledger.store(1, on_disk=True)
-            hand, disk = hand - 1, disk + 1
-        elif move == "memory" and hand:
-            ledger.store(1, on_disk=False)
-            hand, memory = hand - 1, memory + 1
-        elif move == "drop" and hand:
-            ledger.drop_from_hand(1, "sampled_out")
-            hand -= 1
+        elif move in ("store", "memory", "drop") and queued:
+            number, queued = number + 1, queued - 1
+            dropped = Counter({"sampled_out": int(move == "drop")})
+            ledger.settle(Settlement(number, int(move == "store"), int(move == "memory"), dropped))
+            disk += move == "store"
         elif move == "deliver" and disk:
             ledger.deliver(1, on_disk=True)
             disk -= 1
@@ -43,11 +38,17 @@ def read_after(moves: list[str]) -> Reading:
 def test_settled_and_recovered_are_delivered_dropped_or_left(processes: list[list[str]]) -> None:
     past = FormerProcesses()
     for moves in processes:
-        past = past.and_then(read_after(moves))
+        past = past.and_then(read_after(moves, past.settled))
     assert past.settled + past.recovered == past.delivered + past.dropped.total() + past.left
 
 
 def test_what_was_stored_in_memory_alone_is_lost_and_the_rest_is_left() -> None:
-    moves = ["enter", "take"] * 5 + ["store"] * 2 + ["memory"] * 3 + ["enter", "deliver"]
+    moves = ["enter"] * 5 + ["store"] * 2 + ["memory"] * 3 + ["enter", "deliver"]
     past = FormerProcesses().and_then(read_after(moves))
     assert (past.settled, past.delivered, past.left, dict(past.dropped)) == (5, 1, 1, {"helper_died": 3})
+
+
+def test_the_successor_counts_on_from_what_was_settled() -> None:
+    past = FormerProcesses().and_then(read_after(["enter"] * 3 + ["memory"]))
+    past = past.and_then(read_after(["enter"] * 2 + ["store"], past.settled))
+    assert (past.settled, past.left, dict(past.dropped)) == (2, 1, {"helper_died": 1})

@@ -10,7 +10,9 @@ import pytest
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import parse_settings
+from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.api import Condition
+from mitmproxy_moesif.delivery.builder import Builder
 from mitmproxy_moesif.delivery.client import DeliveryClient
 from mitmproxy_moesif.delivery.pipeline import Pipeline
 from mitmproxy_moesif.delivery.process import DeliveryProcess
@@ -56,14 +58,46 @@ def test_what_is_told_later_is_never_older(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_one_piece_at_a_time_and_each_once() -> None:
-    courier = DeliveryClient(None, 10_000_000, lambda *_: None)
+    client = DeliveryClient(None, 10_000_000, lambda *_: None)
     instance = Instance.compile(parse_settings({"application_id": "a"}))
-    courier._careful = True
+    client._in_crash_loop = True
     for number in range(3):
-        courier._enframe([(instance, an_exchange(number))])
-    sent = courier._unsent
-    assert [frame.data in sent for frame in courier._unsettled] == [True, False, False]
-    courier._go_on()
-    assert [list(sent).count(frame.data) for frame in courier._unsettled] == [1, 0, 0]
-    courier._let_go()
-    assert [list(sent).count(frame.data) for frame in courier._unsettled] == [1, 1, 1]
+        client._enframe([(instance, an_exchange(number))])
+    sent = client._unsent
+    assert [frame.data in sent for frame in client._unsettled] == [True, False, False]
+    client._send_next_suspect()
+    assert [list(sent).count(frame.data) for frame in client._unsettled] == [1, 0, 0]
+    client._leave_crash_loop()
+    assert [list(sent).count(frame.data) for frame in client._unsettled] == [1, 1, 1]
+
+
+def test_an_event_that_is_refused_settles_none_of_those_ahead_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three wait to be built when the fourth turns out to be unreadable: the proxy has to keep all of them."""
+    monkeypatch.setattr(Builder, "start", lambda _: None)
+    ours, theirs = socket.socketpair()
+    runner = threading.Thread(target=DeliveryProcess(theirs).run)
+    settings = protocol.from_settings(parse_settings({"application_id": "a"}))
+    readable = [(1, protocol.from_exchange(an_exchange(number))) for number in (1, 2, 3)]
+    with ours, theirs:
+        runner.start()
+        ours.sendall(packed(("open", None, 10_000_000)))
+        ours.sendall(packed(("instance", 1, settings, None, False)))
+        ours.sendall(packed(("exchanges", 1, [*readable, (1, ("what is this?",))])))
+        ours.sendall(packed(("report", 7)))
+        ours.sendall(packed(("close",)))
+        runner.join(10)
+        theirs.shutdown(socket.SHUT_WR)
+        (reading,) = (condition["reading"] for _, condition, *more in messages(ours) if more == [7])
+    assert (reading["captured"], reading["waiting_in_memory"], reading["settled"]) == (4, 4, 0)
+
+
+def test_a_successor_gets_nothing_that_was_settled() -> None:
+    client = DeliveryClient(None, 10_000_000, lambda *_: None)
+    instance = Instance.compile(parse_settings({"application_id": "a"}))
+    for number in (1, 2, 3):
+        client.put(instance, an_exchange(number))
+    client._hand_over()
+    client._forget_settled_part(2)
+    (frame,) = client._unsettled
+    (only,) = frame.one_by_one()
+    assert (frame.first, frame.last, only.data) == (3, 3, frame.data)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery.batch import OLDEST
-from mitmproxy_moesif.delivery.ledger import Ledger
+from mitmproxy_moesif.delivery.ledger import Ledger, Settlement
 from mitmproxy_moesif.delivery.queue import Captured, ExchangeQueue
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.store import Store
@@ -62,6 +62,7 @@ class Builder:
         self._clock = clock
         self._limited = RateLimitedLog(clock=clock)
         self._built: dict[str, list[tuple[str, bytes, float]]] = {}
+        self._settlement = Settlement()
         self._since = 0.0
         self._bytes = 0
         self._stopping = False
@@ -112,10 +113,15 @@ class Builder:
         try:
             since_yield = 0
             while (captured := self._queue.take()) is not None:
-                self._build(captured)
-                if self._built and self._is_due():
+                if not self._settlement.number:
+                    self._since = self._clock()
+                self._settlement.number = captured.number
+                cause = self._build(captured)
+                if cause is not None:
+                    self._settlement.dropped[cause] += 1
+                if self._is_due():
                     self._commit()
-                since_yield += captured[1].size
+                since_yield += captured.size
                 if since_yield > YIELD_BYTES and not self._apart:
                     since_yield = 0
                     time.sleep(0)
@@ -127,35 +133,36 @@ class Builder:
     def _is_due(self) -> bool:
         return self._clock() - self._since >= COMMIT_INTERVAL or self._bytes >= CHUNK_BYTES
 
-    def _build(self, captured: Captured) -> None:
-        instance, exchange = captured
+    def _build(self, captured: Captured) -> str | None:
+        """Build and gather an event; or the cause that it is dropped for."""
+        if captured.content is None:
+            return "internal_error"
+        instance, exchange = captured.content
         if exchange.started < time.time() - OLDEST:
-            self._ledger.drop_from_hand(1, "too_old")
-            return
+            return "too_old"
         try:
-            built = self._make(exchange, instance)
+            encoded = self._make(exchange, instance)
         except Exception as error:  # noqa: BLE001 - one strange exchange must not end the thread
-            self._ledger.drop_from_hand(1, "internal_error")
             self._ledger.fault("build")
             self._limited.error("build", "moesif: an event could not be built, it is dropped: %s", describe(error))
-            return
-        if isinstance(built, NotSent):
-            self._ledger.drop_from_hand(1, built.value)
-            return
-        encoded = built
-        if not self._built:
-            self._since = self._clock()
+            return "internal_error"
+        if isinstance(encoded, NotSent):
+            return encoded.value
         self._built.setdefault(instance.destination, []).append((exchange.transaction_id, encoded, exchange.started))
         self._bytes += len(encoded)
         if instance.settings.debug:
             log.info("moesif: queued event %s, %d bytes", exchange.transaction_id, len(encoded))
+        return None
 
     def _commit(self) -> None:
-        built, self._built, self._bytes = self._built, {}, 0
-        chunks = [chunk for destination, events in built.items() for chunk in _chunks(destination, events)]
-        if not chunks:
+        """Store what was built; with that all that was taken is settled."""
+        if not self._settlement.number:
             return
-        self._store.put(chunks)
+        settlement, self._settlement = self._settlement, Settlement()
+        built, self._built, self._bytes = self._built, {}, 0
+        self._store.put(
+            [one for destination, events in built.items() for one in _chunks(destination, events)], settlement
+        )
         for destination in built:
             self._stored(destination)
 

@@ -28,7 +28,7 @@ from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
 from mitmproxy_moesif.delivery.keeper import ChildProcess
 from mitmproxy_moesif.delivery.ledger import FormerProcesses, Reading
-from mitmproxy_moesif.delivery.protocol import Frame, Message, one_by_one, packed
+from mitmproxy_moesif.delivery.protocol import Frame, Message, packed
 from mitmproxy_moesif.delivery.watermark import Watermark
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
@@ -70,7 +70,7 @@ class DeliveryClient:
         self._current: dict[str, Instance] = {}
         self._sampling: dict[str, bytes] = {}
         self._max_events = self._max_bytes = sys.maxsize
-        self._entered = self._skipped = self._bytes = self._released = 0
+        self._entered = self._number = self._skipped = self._bytes = 0
         self._turned_away: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
         self._watermark = Watermark()
@@ -163,10 +163,12 @@ class DeliveryClient:
                     self._refuse(captured[1], error)
 
     def _enframe(self, captured: Sequence[tuple[Instance, Exchange]]) -> None:
-        keys = [(self._keys.get(instance) or self._register(instance)) for instance, _ in captured]
-        exchanges = [exchange for _, exchange in captured]
-        plain = [(key, protocol.from_exchange(exchange)) for key, exchange in zip(keys, exchanges, strict=True)]
-        frame = Frame(len(captured), sum(exchange.size for exchange in exchanges), packed(("exchanges", plain)))
+        exchanges = [
+            (self._keys.get(instance) or self._register(instance), protocol.from_exchange(exchange))
+            for instance, exchange in captured
+        ]
+        frame = Frame.of(self._number + 1, exchanges)
+        self._number = frame.last
         self._unsettled.append(frame)
         if not self._in_crash_loop:
             self._unsent.append(frame.data)
@@ -234,13 +236,11 @@ class DeliveryClient:
         self._writing = False
 
     def _release(self) -> None:
-        """Forget what the helper has stored."""
+        """Forget what the delivery process has settled."""
         self._released_for = self._said
         settled, frames = self._said[1].reading.settled, self._unsettled
-        while frames and self._released + frames[0].events <= settled:
-            frame = frames.popleft()
-            self._released += frame.events
-            self._bytes -= frame.size
+        while frames and frames[0].last <= settled:
+            self._bytes -= frames.popleft().size
 
     # --- the helper's life ---------------------------------------------------------------------------------------
 
@@ -272,18 +272,25 @@ class DeliveryClient:
         self._hand_over()
         self._pump()
 
+    def _forget_settled_part(self, settled: int) -> None:
+        """Of the first frame; the successor must not get it again."""
+        frame = self._unsettled.popleft()
+        rest = frame.after(settled)
+        self._bytes -= frame.size - rest.size
+        self._unsettled.appendleft(rest)
+
     def _drop_poison_event(self) -> None:
         """Helpers died one after the other with nothing done: what the next one would begin with is the cause."""
         frame = self._unsettled.popleft()
         if frame.events > 1:
-            self._unsettled.extendleft(reversed(list(one_by_one(frame))))
+            self._unsettled.extendleft(reversed(frame.one_by_one()))
             self._deaths_in_a_row = 1
             return
         self._deaths_in_a_row = 0
         self._bytes -= frame.size
         past, condition = self._said
         dropped = past.dropped + Counter({"helper_died": frame.events})
-        self._said = (replace(past, settled=past.settled + frame.events, dropped=dropped), condition)
+        self._said = (replace(past, settled=frame.last, dropped=dropped), condition)
         log.error("moesif: an event that no delivery process survived is dropped, and counted")
 
     def _send_next_suspect(self) -> None:
@@ -316,13 +323,15 @@ class DeliveryClient:
         process.sock.close()
         self._release()
         past, condition = self._said
+        settled = condition.reading.settled
+        if self._unsettled and self._unsettled[0].first <= settled:
+            self._forget_settled_part(settled)
         self._said = (past.and_then(condition.reading), self._nothing)
         if condition is not self._nothing:
             self._deaths = 0
-            self._deaths_in_a_row = 0 if self._released or not self._unsettled else self._deaths_in_a_row + 1
+            self._deaths_in_a_row = 0 if settled or not self._unsettled else self._deaths_in_a_row + 1
         if self._deaths_in_a_row >= CRASH_LOOP:
             self._drop_poison_event()
-        self._released = 0
         self._faults["helper"] += 1
         waiting = sum(frame.events for frame in self._unsettled)
         self._limited.error(

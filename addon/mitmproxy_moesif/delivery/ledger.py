@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 class Reading:
     """One consistent look at the ledger; numbers of events. `recovered` are those of `captured` found on disk.
 
-    `settled`: how many of those that entered, counted from the first, are stored, or dropped before they were.
+    `settled`: every exchange up to the one of this number is stored, delivered or dropped.
     """
 
     captured: int
@@ -44,6 +44,20 @@ class Reading:
         return line + f"dropped {self.dropped_total}" + (f" ({causes})" if causes else "")
 
 
+@dataclass(slots=True)
+class Settlement:
+    """What became of exchanges that were taken one after the other; `number` is the last one's."""
+
+    number: int = 0
+    on_disk: int = 0
+    in_memory: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def events(self) -> int:
+        return self.on_disk + self.in_memory + self.dropped.total()
+
+
 class Ledger:
     """Counts by place and cause.
 
@@ -57,8 +71,7 @@ class Ledger:
         self.turned_away: Counter[str] = Counter()
         self.skipped = 0
         self.changed = threading.Event()
-        self._taken = 0
-        self._in_hand = 0
+        self._left_queue = 0
         self._settled = 0
         self._memory = 0
         self._disk = 0
@@ -68,25 +81,18 @@ class Ledger:
         self._faults: Counter[str] = Counter()
 
     def in_memory(self) -> int:
-        """Events waiting in memory, for the door's limit; may lag behind by what is being moved just now."""
-        return self.entered - self._taken + self._in_hand + self._memory
+        """Events waiting in memory, for the queue's limit; may lag behind by what is being moved just now."""
+        return self.entered - self._left_queue + self._memory
 
-    def take(self, count: int) -> None:
-        """From the door's queue into a hand."""
+    def settle(self, settlement: Settlement) -> None:
+        """From the queue into the store, or to nowhere: in one step, so that none counts before those ahead of it."""
         with self._lock:
-            self._taken += count
-            self._in_hand += count
-
-    def store(self, count: int, *, on_disk: bool) -> None:
-        """From a hand into the store."""
-        with self._lock:
-            self._leave_hand(count)
-            self._add(count, on_disk)
-
-    def drop_from_hand(self, count: int, cause: str) -> None:
-        with self._lock:
-            self._leave_hand(count)
-            self._dropped[cause] += count
+            self._left_queue += settlement.events
+            self._memory += settlement.in_memory
+            self._disk += settlement.on_disk
+            self._dropped += settlement.dropped
+            self._settled = settlement.number
+            self._tell()
 
     def move(self, count: int, *, to_disk: bool) -> None:
         with self._lock:
@@ -125,10 +131,9 @@ class Ledger:
     def abandon(self, cause: str) -> None:
         """The process ends: what waits in memory alone ends with it."""
         with self._lock:
-            self._dropped[cause] += self.entered - self._taken + self._in_hand + self._memory
-            self._taken, self._in_hand, self._memory = self.entered, 0, 0
-            if not self._dropped[cause]:
-                del self._dropped[cause]
+            entered = self.entered
+            self._dropped += Counter({cause: entered - self._left_queue + self._memory})
+            self._left_queue, self._memory = entered, 0
             self._tell()
 
     def fault(self, kind: str) -> None:
@@ -145,19 +150,13 @@ class Ledger:
                 captured=entered + turned_away.total() + self._recovered,
                 recovered=self._recovered,
                 delivered=self._delivered,
-                waiting_in_memory=entered - self._taken + self._in_hand + self._memory,
+                waiting_in_memory=entered - self._left_queue + self._memory,
                 waiting_on_disk=self._disk,
                 dropped=dict(self._dropped + turned_away),
                 faults=dict(self._faults),
                 skipped=self.skipped,
                 settled=self._settled,
             )
-
-    def _leave_hand(self, count: int) -> None:
-        self._in_hand -= count
-        if not self._in_hand:
-            self._settled = self._taken
-        self._tell()
 
     def _tell(self) -> None:
         if not self.changed.is_set():
@@ -172,7 +171,7 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class FormerProcesses:
-    """What helpers that died had done. `left` events were on disk then, for the successor to find."""
+    """What delivery processes that died had done. `left` events were on disk then, for the successor to find."""
 
     settled: int = 0
     recovered: int = 0
@@ -182,16 +181,15 @@ class FormerProcesses:
     faults: Counter[str] = field(default_factory=Counter)
 
     def and_then(self, last: Reading) -> FormerProcesses:
-        """With a helper that died after this report. What was stored in its memory alone is lost."""
-        entered = last.captured - last.recovered
-        in_memory = max(0, last.waiting_in_memory - (entered - last.settled))
-        done = last.delivered + last.dropped_total + in_memory
-        lost = Counter({"helper_died": in_memory}) if in_memory else Counter[str]()
+        """With one that died after this report. What was stored in its memory alone is lost."""
+        settled = max(self.settled, last.settled)
+        unsettled = last.captured - last.recovered - (settled - self.settled)  # these go to its successor
+        lost = Counter({"helper_died": last.waiting_in_memory - unsettled})
         return FormerProcesses(
-            self.settled + last.settled,
+            settled,
             self.recovered + last.recovered,
             self.delivered + last.delivered,
-            self.left + last.settled + last.recovered - done,
+            self.left + last.waiting_on_disk,
             self.dropped + Counter(last.dropped) + lost,
             self.faults + Counter(last.faults),
         )

@@ -17,7 +17,7 @@ from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
 from mitmproxy_moesif.delivery.builder import Builder, Make
 from mitmproxy_moesif.delivery.ledger import Ledger, Reading
-from mitmproxy_moesif.delivery.queue import ExchangeQueue
+from mitmproxy_moesif.delivery.queue import Captured, ExchangeQueue
 from mitmproxy_moesif.delivery.receivers.base import Receiver
 from mitmproxy_moesif.delivery.receivers.moesif import AnswerHeaders, MoesifReceiver
 from mitmproxy_moesif.delivery.receivers.ndjson import BesideReceiver, FileReceiver
@@ -91,14 +91,12 @@ class Pipeline:
         return receiver_for(instance.settings, lambda answer: self._answered(destination, answer.headers))
 
     def put(self, instance: Instance, exchange: Exchange) -> None:
-        cause = self._queue.put(instance, exchange)
-        self._watermark.tell(self.ledger.in_memory(), self._queue.max_events, dropped=cause is not None)
+        self.put_numbered(Captured(self.ledger.entered + 1, (instance, exchange)))
 
-    def refuse(self, cause: str) -> None:
-        """Count an exchange that was handed over and cannot be read."""
-        self.ledger.entered += 1
-        self.ledger.take(1)
-        self.ledger.drop_from_hand(1, cause)
+    def put_numbered(self, captured: Captured) -> None:
+        """The same with a number of the caller's; each one is larger than the one before."""
+        cause = self._queue.put(captured)
+        self._watermark.tell(self.ledger.in_memory(), self._queue.max_events, dropped=cause is not None)
 
     def skip(self) -> None:
         self.ledger.skipped += 1

@@ -24,6 +24,7 @@ from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.keeper import SIGNALS
 from mitmproxy_moesif.delivery.pipeline import Pipeline
 from mitmproxy_moesif.delivery.protocol import messages, packed
+from mitmproxy_moesif.delivery.queue import Captured
 from mitmproxy_moesif.event.pipeline import EventBuilder
 from mitmproxy_moesif.governance.model import GovernanceError, parse_config
 from mitmproxy_moesif.governance.sampler import Sampler
@@ -119,14 +120,15 @@ class DeliveryProcess:
         with suppress(GovernanceError):  # the proxy has told its reason
             self._sampling[destination] = Snapshot(parse_config(config))
 
-    def _exchanges(self, exchanges: list[tuple[int, protocol.Plain]]) -> None:
+    def _exchanges(self, first: int, exchanges: list[tuple[int, protocol.Plain]]) -> None:
         assert self._pipeline is not None
-        for key, plain in exchanges:
+        for number, (key, plain) in enumerate(exchanges, first):
             try:
-                self._pipeline.put(self._instances[key], protocol.to_exchange(plain))
+                content = self._instances[key], protocol.to_exchange(plain)
             except Exception as error:  # noqa: BLE001 - the others must not go with it
-                self._pipeline.refuse("internal_error")
+                content = None
                 self._fault("handing over", error)
+            self._pipeline.put_numbered(Captured(number, content))
 
     def _drain(self, seconds: float) -> None:
         """Beside the orders: what comes meanwhile is still taken."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import marshal
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -62,22 +62,37 @@ def _complete(buffer: bytearray) -> Iterator[Message]:
     del buffer[:position]
 
 
-class Frame(NamedTuple):
-    """Exchanges that were handed over: how many, about how many bytes they held, and what was written."""
+type Plain = tuple[Any, ...]
+"""An exchange; its size comes last."""
 
+
+class Frame(NamedTuple):
+    """Exchanges that were handed over: the number of the first, how many, about their bytes, and what was written."""
+
+    first: int
     events: int
     size: int
     data: bytes
 
+    @classmethod
+    def of(cls, first: int, exchanges: Sequence[tuple[int, Plain]]) -> Frame:
+        """Exchanges, each with the key of its instance."""
+        size = sum(plain[-1] for _, plain in exchanges)
+        return cls(first, len(exchanges), size, packed(("exchanges", first, exchanges)))
 
-def one_by_one(frame: Frame) -> Iterator[Frame]:
-    """The same exchanges, each as a frame of its own."""
-    _, exchanges = unpacked(frame.data)
-    for exchange in exchanges:
-        yield Frame(1, frame.size // frame.events, packed(("exchanges", [exchange])))
+    @property
+    def last(self) -> int:
+        return self.first + self.events - 1
 
+    def one_by_one(self) -> list[Frame]:
+        """The same exchanges, each as a frame of its own."""
+        _, first, exchanges = unpacked(self.data)
+        return [Frame.of(number, [exchange]) for number, exchange in enumerate(exchanges, first)]
 
-type Plain = tuple[Any, ...]
+    def after(self, number: int) -> Frame:
+        """The exchanges with larger numbers."""
+        _, first, exchanges = unpacked(self.data)
+        return Frame.of(number + 1, exchanges[number + 1 - first :])
 
 
 def from_exchange(exchange: Exchange) -> Plain:

@@ -9,12 +9,22 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery.ledger import Ledger
 from mitmproxy_moesif.event.exchange import Exchange
 
-Captured = tuple[Instance, Exchange]
+
+class Captured(NamedTuple):
+    """An exchange and its number. `content` is None for one that was handed over and cannot be read."""
+
+    number: int
+    content: tuple[Instance, Exchange] | None
+
+    @property
+    def size(self) -> int:
+        return self.content[1].size if self.content is not None else 0
 
 
 class ExchangeQueue:
@@ -31,15 +41,15 @@ class ExchangeQueue:
         self._bytes_out = 0
         self._asleep = False
 
-    def put(self, instance: Instance, exchange: Exchange) -> str | None:
-        """Hand over an exchange. Without room it is counted as dropped; the cause is returned."""
-        cause = self._full(exchange.size)
+    def put(self, captured: Captured) -> str | None:
+        """Without room it is counted as dropped; the cause is returned."""
+        cause = self._full(captured.size)
         if cause is not None:
             self._ledger.turned_away[cause] += 1
             return cause
-        self._bytes_in += exchange.size
+        self._bytes_in += captured.size
         self._ledger.entered += 1
-        self._queue.append((instance, exchange))
+        self._queue.append(captured)
         if self._asleep:
             self._asleep = False
             self.wake.set()
@@ -56,13 +66,12 @@ class ExchangeQueue:
         return self._bytes_in - self._bytes_out + self._stored_bytes()
 
     def take(self) -> Captured | None:
-        """The oldest exchange, now in the taker's hand; None when there is none."""
+        """The oldest exchange, None when there is none. It counts as waiting until the taker settles it."""
         try:
             captured = self._queue.popleft()
         except IndexError:
             return None
-        self._bytes_out += captured[1].size
-        self._ledger.take(1)
+        self._bytes_out += captured.size
         return captured
 
     def wait(self) -> None:

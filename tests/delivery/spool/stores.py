@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytest
 
 from mitmproxy_moesif.delivery.batch import Batch
-from mitmproxy_moesif.delivery.ledger import Ledger, Reading
+from mitmproxy_moesif.delivery.ledger import Ledger, Reading, Settlement
 from mitmproxy_moesif.delivery.spool import format as spool_format
 from mitmproxy_moesif.delivery.spool.directory import RETRY_SECONDS
 from mitmproxy_moesif.delivery.spool.store import Store
@@ -91,8 +91,7 @@ class World:
         for chunk in chunks:
             self.ledger.entered += events
             self.put_ids += chunk.transaction_ids
-        self.ledger.take(events * len(chunks))
-        self.store.put(chunks)
+        self.store.put(chunks, Settlement(self.ledger.entered))
         self.check()
 
     def inherit(self, *destinations: str) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mitmproxy_moesif.delivery.ledger import Ledger
+from mitmproxy_moesif.delivery.ledger import Ledger, Settlement
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolDamaged, SpoolError, SpoolFile, SpoolFull
 from mitmproxy_moesif.delivery.spool.queue import ALL_KEYS, Checkpoint, EventQueue, Waiting
@@ -72,42 +72,57 @@ class Store:
 
     # --- the builder's side --------------------------------------------------------------------------------------
 
-    def put(self, chunks: Sequence[Chunk]) -> None:
-        """Store chunks that are in the caller's hand; on disk when it returns, wherever that works."""
+    def put(self, chunks: Sequence[Chunk], settlement: Settlement) -> None:
+        """Store chunks, and settle what they were built of; on disk when it returns, wherever that works."""
+        places = self._write(chunks, settlement)
+        for chunk, spool in places:
+            if spool is not None:
+                settlement.on_disk += len(chunk.events)
+            else:
+                settlement.in_memory += len(chunk.events)
+        self._ledger.settle(settlement)
+        for chunk, spool in places:
+            self._take_in(chunk, spool)
+
+    def _write(self, chunks: Sequence[Chunk], settlement: Settlement) -> list[tuple[Chunk, SpoolFile | None]]:
+        """Where each is now: in a spool, or in memory alone."""
         spool = self._spools.current
-        if spool is not None:
+        if spool is not None and chunks:
             try:
                 spool.append(chunks)
             except SpoolFull:
-                for chunk in chunks:
-                    self._put_if_it_fits(spool, chunk)
-                return
+                return self._write_what_fits(spool, chunks, settlement)
             except SpoolError as error:
                 self._spools.tell(error, spool)
                 spool = None
             else:
                 self._full = False
                 self._spools.works()
-        for chunk in chunks:
-            self._take_in(chunk, spool)
+        return [(chunk, spool) for chunk in chunks]
 
-    def _put_if_it_fits(self, spool: SpoolFile, chunk: Chunk) -> None:
+    def _write_what_fits(
+        self, spool: SpoolFile, chunks: Sequence[Chunk], settlement: Settlement
+    ) -> list[tuple[Chunk, SpoolFile | None]]:
         """No room for all that came: the newest, those that do not fit, are dropped."""
-        try:
-            spool.append([chunk])
-        except SpoolFull:
-            self._ledger.drop_from_hand(len(chunk.events), "spool_full")
-            if not self._full:
-                self._full = True
-                log.warning("moesif: the spool is full (moesif_spool_max_bytes); new events are dropped and counted")
-        except SpoolError as error:
-            self._spools.tell(error, spool)
-            self._take_in(chunk, None)
-        else:
-            self._take_in(chunk, spool)
+        places: list[tuple[Chunk, SpoolFile | None]] = []
+        for chunk in chunks:
+            try:
+                spool.append([chunk])
+            except SpoolFull:
+                settlement.dropped["spool_full"] += len(chunk.events)
+                if not self._full:
+                    self._full = True
+                    log.warning(
+                        "moesif: the spool is full (moesif_spool_max_bytes); new events are dropped and counted"
+                    )
+            except SpoolError as error:
+                self._spools.tell(error, spool)
+                places.append((chunk, None))
+            else:
+                places.append((chunk, spool))
+        return places
 
     def _take_in(self, chunk: Chunk, spool: SpoolFile | None) -> None:
-        self._ledger.store(len(chunk.events), on_disk=spool is not None)
         with self._lock:
             lanes = self._lane(chunk.destination)
             waiting = Waiting(chunk, spool, self._clock())
