@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mitmproxy_moesif.local.server import LocalSettings, LocalThread, start_in_thread
+from mitmproxy_moesif.local.server import LocalSettings, LocalStack, start_in_thread
 from mitmproxy_moesif.workers import main as engine
 
 PACKAGE = Path(__file__).parent
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
             return _supervise([*_proxy(options, stack), *options.more], environment)
 
 
-def _proxy(options: argparse.Namespace, stack: LocalThread) -> list[str]:
+def _proxy(options: argparse.Namespace, stack: LocalStack) -> list[str]:
     return [
         *(sys.executable, "-m", "mitmproxy_moesif", "proxy"),
         *("--upstream", options.upstream or stack.echo_url),
@@ -91,7 +91,7 @@ def _proxy(options: argparse.Namespace, stack: LocalThread) -> list[str]:
     ]
 
 
-def _greet(options: argparse.Namespace, stack: LocalThread, *, feeds_moesif: bool) -> None:
+def _greet(options: argparse.Namespace, stack: LocalStack, *, feeds_moesif: bool) -> None:
     lines = [
         f"proxy:    http://{options.host}:{options.port} -> {options.upstream or f'{stack.echo_url} (embedded echo)'}"
     ]

@@ -8,25 +8,25 @@ import pytest
 import requests
 
 from mitmproxy_moesif.local.intake import read_batch
-from mitmproxy_moesif.local.server import LocalSettings, LocalThread, start_in_thread
+from mitmproxy_moesif.local.server import LocalSettings, LocalStack, start_in_thread
 from tests.local.events import encode, make_event
 
 
-def fill(local: LocalThread, *events: dict[str, Any]) -> None:
+def fill(local: LocalStack, *events: dict[str, Any]) -> None:
     local.store.add(read_batch(encode(*events)))
 
 
-def get(local: LocalThread, path: str, **headers: str) -> requests.Response:
+def get(local: LocalStack, path: str, **headers: str) -> requests.Response:
     return requests.get(local.page_url + path, headers=headers, timeout=10)
 
 
-def listed(local: LocalThread, query: str = "") -> list[str]:
+def listed(local: LocalStack, query: str = "") -> list[str]:
     answer = get(local, f"/events{query}")
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
     return [event["transaction_id"] for event in answer.json()]
 
 
-def test_newest_first_a_hundred_unless_asked_otherwise(local: LocalThread) -> None:
+def test_newest_first_a_hundred_unless_asked_otherwise(local: LocalStack) -> None:
     assert listed(local) == []
     fill(local, *(make_event(number) for number in range(250)))
     assert listed(local) == [f"id-{number}" for number in range(249, 149, -1)]
@@ -35,14 +35,14 @@ def test_newest_first_a_hundred_unless_asked_otherwise(local: LocalThread) -> No
     assert listed(local, "?limit=10000") == [f"id-{number}" for number in range(249, -1, -1)]
 
 
-def test_events_are_shown_as_they_came(local: LocalThread) -> None:
+def test_events_are_shown_as_they_came(local: LocalStack) -> None:
     text = encode(make_event(metadata="?")).decode().replace('"?"', '{"b": 1.10, "a": 12345678901234567890123}')
     local.store.add(read_batch(text.encode()))
     assert get(local, "/events").text.strip() == text
     assert get(local, "/events/id-1").text == text[1:-1]
 
 
-def test_filters(local: LocalThread) -> None:
+def test_filters(local: LocalStack) -> None:
     fill(local, make_event(1, response={"status": 200}, user_id="ann"), make_event(2, company_id="a&b"), make_event(3))
     assert listed(local, "?status=200") == ["id-1"]
     assert listed(local, "?user_id=ann&verb=GET") == ["id-1"]
@@ -54,25 +54,25 @@ def test_filters(local: LocalThread) -> None:
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=x", "limit=10001", "limit=-1", "limit=", "status=abc", "lmit=1", "limit=²"]
 )
-def test_a_query_that_makes_no_sense_is_told_so(local: LocalThread, query: str) -> None:
+def test_a_query_that_makes_no_sense_is_told_so(local: LocalStack, query: str) -> None:
     answer = get(local, f"/events?{query}")
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(query.partition("=")[0])
 
 
-def test_one_event(local: LocalThread) -> None:
+def test_one_event(local: LocalStack) -> None:
     fill(local, make_event(1))
     assert get(local, "/events/id-1").json() == make_event(1)
     assert get(local, "/events/id-2").status_code == 404
 
 
-def test_delete_forgets_all(local: LocalThread) -> None:
+def test_delete_forgets_all(local: LocalStack) -> None:
     fill(local, make_event(1), make_event(2))
     assert requests.delete(f"{local.page_url}/events", timeout=10).json() == {"forgotten": 2}
     assert listed(local) == []
 
 
-def test_the_index_says_what_is_here(local: LocalThread) -> None:
+def test_the_index_says_what_is_here(local: LocalStack) -> None:
     fill(local, make_event(1), make_event(1))
     index = get(local, "/").json()
     assert index["events"] == {"received": 2, "duplicates": 1, "kept": 1}
@@ -81,7 +81,7 @@ def test_the_index_says_what_is_here(local: LocalThread) -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8090", "127.0.0.1.evil.example", "[", "10.0.0.1"])
-def test_a_page_of_another_site_cannot_read_it_through_its_own_name(local: LocalThread, host: str) -> None:
+def test_a_page_of_another_site_cannot_read_it_through_its_own_name(local: LocalStack, host: str) -> None:
     fill(local, make_event(1))
     for path in ("/", "/events", "/events/id-1", "/nothing"):
         answer = get(local, path, Host=host)
@@ -94,7 +94,7 @@ def test_a_page_of_another_site_cannot_read_it_through_its_own_name(local: Local
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST:1", "127.0.0.1", "127.9.9.9:80", "[::1]:8090", "a.localhost."]
 )
-def test_loopback_names_may(local: LocalThread, host: str) -> None:
+def test_loopback_names_may(local: LocalStack, host: str) -> None:
     assert get(local, "/events", Host=host).status_code == 200
 
 
@@ -103,7 +103,7 @@ def test_bound_elsewhere_any_name_may() -> None:
         assert get(local, "/events", Host="box.example").status_code == 200
 
 
-def test_nothing_is_taken_for_a_web_page(local: LocalThread) -> None:
+def test_nothing_is_taken_for_a_web_page(local: LocalStack) -> None:
     fill(local, make_event(1, metadata="<script>alert(1)</script>"))
     headers = get(local, "/events").headers
     assert headers["X-Content-Type-Options"] == "nosniff"

@@ -44,7 +44,6 @@ def test_three_servers_one_flow_of_events() -> None:
         url = f"{local.collector_url}/v1/events/batch"
         assert requests.post(url, encode(make_event(5)), headers=APPLICATION, timeout=10).status_code == 201
         assert requests.get(f"{local.page_url}/events/id-5", timeout=10).json() == make_event(5)
-    local.stop()
     assert all(map(is_free, (local.collector_url, local.page_url, local.echo_url)))
     assert threading.active_count() == before
 
@@ -72,25 +71,32 @@ def test_a_port_that_is_taken_is_told_in_one_line_and_nothing_stays(name: str) -
         ports[name] = taken.getsockname()[1]
         settings = LocalSettings(collector_port=ports["collector"], page_port=ports["page"], echo_port=ports["echo"])
         with pytest.raises(OSError, match=f"local {name}: cannot listen on 127.0.0.1:{ports[name]}: Address") as raised:
-            start_in_thread(settings)
+            start_in_thread(settings).__enter__()
     assert "\n" not in str(raised.value)
     assert is_free(f":{free}")
     assert threading.active_count() == before
 
 
 @pytest.mark.parametrize(
-    ("host", "port"), [("127.0.0.1", 70_000), ("127.0.0.1", -1), ("192.0.2.1", 0), ("a" * 70, 0), ("::1%nowhere", 0)]
+    ("host", "port", "shown"),
+    [
+        ("127.0.0.1", 70_000, "127.0.0.1:70000"),
+        ("127.0.0.1", -1, "127.0.0.1:-1"),
+        ("192.0.2.1", 0, "192.0.2.1:0"),
+        ("a" * 70, 0, f"{'a' * 70}:0"),
+        ("::1%nowhere", 0, r"\[::1%nowhere\]:0"),
+    ],
 )
-def test_an_address_that_cannot_be(host: str, port: int) -> None:
-    with pytest.raises(OSError, match=f"local collector: cannot listen on {host}:{port}: ."):
-        start_in_thread(LocalSettings(host=host, collector_port=port, page_port=0))
+def test_an_address_that_cannot_be(host: str, port: int, shown: str) -> None:
+    with pytest.raises(OSError, match=f"local collector: cannot listen on {shown}: ."):
+        start_in_thread(LocalSettings(host=host, collector_port=port, page_port=0)).__enter__()
 
 
 def test_a_database_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_text("text" * 1000)
     with pytest.raises(OSError, match="cannot be used as the store"):
-        start_in_thread(LocalSettings(page_port=0, database=path))
+        start_in_thread(LocalSettings(page_port=0, database=path)).__enter__()
 
 
 def test_files_for_events_and_documents(tmp_path: Path) -> None:

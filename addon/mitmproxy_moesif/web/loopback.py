@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from urllib.parse import urlsplit
 
 
@@ -24,3 +25,8 @@ def names_loopback(host_header: str) -> bool:
     except ValueError:
         return False
     return name is not None and is_loopback(name)
+
+
+def is_bound_to_loopback(bound: socket.socket) -> bool:
+    """Whether only this machine can reach what listens there."""
+    return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback

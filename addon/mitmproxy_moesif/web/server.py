@@ -1,0 +1,74 @@
+"""A listener's sockets and its thread: an asyncio loop of its own, so that a slow reader costs the traffic nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, suppress
+
+from tornado.netutil import bind_sockets
+
+from mitmproxy_moesif.log import describe, log
+from mitmproxy_moesif.web.access import MAX_PORT, Address
+
+STOP_SECONDS = 2.0
+
+
+def bind(what: str, address: Address) -> list[socket.socket]:
+    """Listening sockets, one for each address that the name has. Raises `OSError` with one line that begins with
+    `what`."""
+    try:
+        if not 0 <= address.port <= MAX_PORT:  # the resolver would take it modulo 65536
+            raise ValueError(f"a port is a number from 0 to {MAX_PORT}")
+        return bind_sockets(address.port, address.host)
+    except (OSError, ValueError) as error:  # a host that is no name is a ValueError (UnicodeError)
+        why = (isinstance(error, OSError) and error.strerror) or error
+        raise OSError(f"{what}: cannot listen on {address}: {why}") from None
+
+
+def url_of(host: str, port: int) -> str:
+    """Without a slash at the end; loopback stands for an address that means every interface."""
+    name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"http://{Address(name, port)}"
+
+
+class ServerThread:
+    """Enters `service` in a loop and thread of its own on `start`, leaves it on `stop`. Started and stopped once."""
+
+    def __init__(self, name: str, service: AbstractAsyncContextManager[object]) -> None:
+        self._service = service
+        self._loop: Future[asyncio.AbstractEventLoop] = Future()
+        self._ending = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Returns once the service is entered; raises what entering it raises."""
+        self._thread.start()
+        try:
+            self._loop.result()
+        except BaseException:
+            self._thread.join()
+            raise
+
+    def stop(self, timeout: float = STOP_SECONDS) -> None:
+        """Wait `timeout` seconds for the service's end. A second call, and one before `start`, does nothing."""
+        if self._thread.is_alive():
+            with suppress(RuntimeError):  # the loop has ended by itself
+                self._loop.result().call_soon_threadsafe(self._ending.set)
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except Exception as error:  # noqa: BLE001 - raised again where the thread was started, else logged
+            if self._loop.done():
+                log.error("moesif: %s has ended: %s", self._thread.name, describe(error))
+            else:
+                self._loop.set_exception(error)
+
+    async def _serve(self) -> None:
+        async with self._service:
+            self._loop.set_result(asyncio.get_running_loop())
+            await self._ending.wait()
