@@ -64,7 +64,7 @@ class Connection:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Checkpoint:
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
         if sql != "ROLLBACK":
             self._disk.use()
         return self._connection.execute(sql, parameters)
