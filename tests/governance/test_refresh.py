@@ -1,4 +1,4 @@
-"""Rules of one's own in force from a file that is watched."""
+"""Rules of one's own in force from a file that is watched: what is newest stays in force."""
 
 from __future__ import annotations
 
@@ -8,14 +8,25 @@ from pathlib import Path
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import parse_settings
-from mitmproxy_moesif.governance.refresh import Refresher, read_local_rules
+from mitmproxy_moesif.governance.refresh import Refresher, RulesFile
+from tests.bench.rules import rules
 from tests.governance.builders import View, blocking
+
+
+def write(path: Path, count: int) -> None:
+    path.write_text(json.dumps(rules(count)))
+
+
+def watch(refresher: Refresher, instance: Instance) -> None:
+    """Look twice, since a file counts as changed when two looks find it the same."""
+    for _ in range(2):
+        refresher._watch(refresher._accounts[instance.destination])
 
 
 def test_a_rules_file_that_changes_before_it_is_watched_is_read(tmp_path: Path) -> None:
     path = tmp_path / "rules.json"
     path.write_text("[]")
-    local = read_local_rules(str(path))
+    local = RulesFile.read(str(path)).rules
     path.write_text(json.dumps([blocking("r1")]))
     instance = Instance.compile(parse_settings({"rules_file": str(path)}))
     refresher = Refresher(None)
@@ -28,3 +39,32 @@ def test_a_rules_file_that_changes_before_it_is_watched_is_read(tmp_path: Path) 
             time.sleep(0.05)
     finally:
         refresher.stop()
+
+
+def test_rules_that_the_watch_has_read_survive_a_change_of_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "rules.json"
+    write(path, 1)
+    instance = Instance.compile(parse_settings({"application_id": "x", "rules_file": str(path)}))
+    at_start = RulesFile.read(str(path)).rules
+    refresher = Refresher(None)
+    refresher.configure(instance, at_start)
+    write(path, 3)
+    watch(refresher, instance)
+    refresher.configure(instance, at_start)
+    assert len(refresher.snapshot(instance.destination).rules.local.rules) == 3
+    refresher.configure(instance, RulesFile.read(str(path)).rules)
+    write(path, 2)
+    watch(refresher, instance)
+    assert len(refresher.snapshot(instance.destination).rules.local.rules) == 2
+
+
+def test_accounts_with_the_same_rules_share_them_compiled(tmp_path: Path) -> None:
+    path = tmp_path / "rules.json"
+    write(path, 5)
+    local = RulesFile.read(str(path)).rules
+    refresher = Refresher(None)
+    instances = [Instance.compile(parse_settings({"application_id": name})) for name in ("one", "another")]
+    for instance in instances:
+        refresher.configure(instance, local)
+    one, another = (refresher.snapshot(instance.destination).rules for instance in instances)
+    assert one is another
