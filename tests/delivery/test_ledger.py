@@ -22,14 +22,15 @@ def read_after(moves: list[str], already_settled: int = 0) -> Reading:
             queued += 1
         elif move in ("store", "memory", "drop") and queued:
             number, queued = number + 1, queued - 1
-            dropped = Counter({"sampled_out": int(move == "drop")})
-            ledger.settle(Settlement(number, int(move == "store"), int(move == "memory"), dropped))
+            kind = Counter({move: 1})
+            stored = Counter({"spool": kind["store"], None: kind["memory"]})
+            ledger.settle(Settlement(number, stored, Counter({"sampled_out": kind["drop"]})))
             disk += move == "store"
         elif move == "deliver" and disk:
-            ledger.deliver(1, on_disk=True)
+            ledger.deliver(1, "spool")
             disk -= 1
         elif move == "recover":
-            ledger.recover(1)
+            ledger.recover(1, "found", "spool")
             disk += 1
     return ledger.read()
 
@@ -39,16 +40,24 @@ def test_settled_and_recovered_are_delivered_dropped_or_left(processes: list[lis
     past = FormerProcesses()
     for moves in processes:
         past = past.and_then(read_after(moves, past.settled))
-    assert past.settled + past.recovered == past.delivered + past.dropped.total() + past.left
+    assert past.settled + past.recovered == past.delivered + past.dropped.total() + past.left.total()
 
 
 def test_what_was_stored_in_memory_alone_is_lost_and_the_rest_is_left() -> None:
     moves = ["enter"] * 5 + ["store"] * 2 + ["memory"] * 3 + ["enter", "deliver"]
     past = FormerProcesses().and_then(read_after(moves))
-    assert (past.settled, past.delivered, past.left, dict(past.dropped)) == (5, 1, 1, {"helper_died": 3})
+    assert (past.settled, past.delivered, past.left.total(), dict(past.dropped)) == (5, 1, 1, {"helper_died": 3})
 
 
 def test_the_successor_counts_on_from_what_was_settled() -> None:
     past = FormerProcesses().and_then(read_after(["enter"] * 3 + ["memory"]))
     past = past.and_then(read_after(["enter"] * 2 + ["store"], past.settled))
-    assert (past.settled, past.left, dict(past.dropped)) == (2, 1, {"helper_died": 1})
+    assert (past.settled, past.left.total(), dict(past.dropped)) == (2, 1, {"helper_died": 1})
+
+
+def test_a_file_is_its_successor_s_from_the_moment_it_is_taken_over() -> None:
+    past = FormerProcesses(settled=3, left=Counter(first=2, second=1))
+    successor = Reading(2, 2, 0, 0, 2, spools={"first": 2}, adopted={"first": 1.0})
+    now = past.handed_over(successor, has_looked=False)
+    assert (now.left, now.recovered) == (Counter(second=1), -2)
+    assert past.handed_over(successor, has_looked=True).left == Counter()

@@ -6,18 +6,21 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mitmproxy_moesif.delivery.ledger import Reading
-from mitmproxy_moesif.workers.supervisor import NOTHING, handed_over, total
+from mitmproxy_moesif.workers.supervisor import NOTHING, bereaved, total
 from tests.support.addon import addon_options, exit_counts
 from tests.support.client import Client, exchange
 from tests.support.collector import ScriptedCollector
 from tests.support.moesif_proxy import MoesifProxy, wait_until_gone
 from tests.support.upstream import ScriptedUpstream
+from tests.test_delivery import spooled_ids
 
 Start = Callable[..., MoesifProxy]
 
@@ -151,16 +154,59 @@ def test_sighup_reaches_all_workers_and_is_told_once(
     assert proxy.output.count("the configuration was refused") == 1
 
 
+def owner(proxy: MoesifProxy, client: Client) -> int:
+    """The process id of the worker that accepts this connection."""
+    ends = f":{proxy.port:04X}", f":{client.sock.getsockname()[1]:04X}"
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+        inodes = {f"socket:[{line[9]}]" for line in lines if (line[1][-5:], line[2][-5:]) == ends}
+        for pid in proxy.workers():
+            with suppress(FileNotFoundError):
+                if inodes & {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}:
+                    return pid
+    raise AssertionError(proxy.output)
+
+
+@pytest.mark.parametrize("turn", range(int(os.environ.get("MOESIF_TEST_HANDOVERS", "3"))))
+def test_an_event_whose_file_changes_hands_while_all_end_is_counted_once(
+    turn: int, moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    """One worker ends at the first signal; the other, which still serves, takes its spool over."""
+    collector.refuse()
+    proxy = moesif_proxy(upstream.url, addon_options(collector, shutdown_timeout=300), workers=2)
+    clients = [Client(proxy.port) for _ in range(20)]
+    done, *_ = clients
+    assert done.exchange("GET", "/done") is not None
+    slow = next(client for client in clients if owner(proxy, client) != owner(proxy, done))
+    slow.send(b"POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n1")
+    wait_until_on_disk(proxy.folder, 1)
+    for client in clients:
+        if client is not slow:
+            client.close()
+    proxy.send_signal(signal.SIGINT)
+    proxy.wait_for_output("found 1 events that an earlier process left")
+    proxy.send_signal(signal.SIGINT)
+    proxy.wait_exit()
+    counts = exit_counts(proxy.output)
+    assert counts["captured"] == counts["waiting"] == len(spooled_ids(proxy.folder))
+    slow.close()
+
+
 counts = st.integers(0, 1000)
 
 
 @st.composite
 def readings(draw: st.DrawFn) -> Reading:
-    """Readings that keep the law of the ledger."""
-    delivered, memory, disk = draw(counts), draw(counts), draw(counts)
+    """Readings that keep the law of the ledger, of processes that took over any of three files at any time."""
+    delivered, memory = draw(counts), draw(counts)
+    spools = draw(st.dictionaries(st.sampled_from("abc"), counts))
+    adopted = draw(st.dictionaries(st.sampled_from("abc"), st.floats(1, 9)))
+    disk = sum(spools.values())
     dropped = draw(st.dictionaries(st.sampled_from(["rejected", "shutdown", "queue_full"]), counts))
     captured = delivered + memory + disk + sum(dropped.values())
-    return Reading(captured, draw(st.integers(0, captured)), delivered, memory, disk, dropped)
+    recovered = draw(st.integers(0, captured))
+    return Reading(captured, recovered, delivered, memory, disk, dropped, spools=spools, adopted=adopted)
 
 
 def keeps_the_law(reading: Reading) -> bool:
@@ -169,11 +215,22 @@ def keeps_the_law(reading: Reading) -> bool:
 
 @given(st.lists(readings(), max_size=5), st.lists(readings(), max_size=3))
 def test_every_event_of_every_worker_is_in_one_place(running: list[Reading], died: list[Reading]) -> None:
-    together = total([*running, *map(handed_over, died)])
+    together = total([total([bereaved(reading) for reading in died]), *running])
     assert keeps_the_law(together)
-    assert together.waiting_on_disk == sum(reading.waiting_on_disk for reading in running)
+    assert together.waiting_on_disk == sum(together.spools.values())
     assert together.delivered == sum(reading.delivered for reading in [*running, *died])
 
 
+def test_what_is_in_a_file_counts_with_whom_took_it_over_last() -> None:
+    made = Reading(3, 0, 0, 0, 3, spools={"file": 3})
+    took = Reading(2, 2, 0, 0, 2, spools={"file": 2}, adopted={"file": 1.0})
+    took_last = Reading(2, 2, 1, 0, 1, spools={"file": 1}, adopted={"file": 2.0})
+    emptied = Reading(1, 1, 1, 0, 0, adopted={"file": 3.0})
+    assert total([bereaved(made)]).waiting_on_disk == 3
+    assert total([took, bereaved(made)]).line() == "captured 2, delivered 0, waiting 2, dropped 0"
+    assert total([took_last, took, made]).line() == "captured 2, delivered 1, waiting 1, dropped 0"
+    assert total([total([made, took]), took_last, emptied]).line() == "captured 2, delivered 2, waiting 0, dropped 0"
+
+
 def test_no_worker_has_told_anything_yet() -> None:
-    assert total([]) == total([NOTHING, handed_over(NOTHING)]) == NOTHING
+    assert total([]) == total([NOTHING, bereaved(NOTHING)]) == NOTHING

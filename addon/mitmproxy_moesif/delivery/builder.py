@@ -160,9 +160,8 @@ class Builder:
             return
         settlement, self._settlement = self._settlement, Settlement()
         built, self._built, self._bytes = self._built, {}, 0
-        self._store.put(
-            [one for destination, events in built.items() for one in _chunks(destination, events)], settlement
-        )
+        chunks = [chunk for destination, events in built.items() for chunk in _chunks(destination, events)]
+        self._store.put(chunks, settlement)
         for destination in built:
             self._stored(destination)
 

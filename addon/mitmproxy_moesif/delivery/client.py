@@ -326,6 +326,7 @@ class DeliveryClient:
         settled = condition.reading.settled
         if self._unsettled and self._unsettled[0].first <= settled:
             self._forget_settled_part(settled)
+        past = past.handed_over(condition.reading, has_looked=condition.adopted)
         self._said = (past.and_then(condition.reading), self._nothing)
         if condition is not self._nothing:
             self._deaths = 0
@@ -374,17 +375,18 @@ class DeliveryClient:
         past, condition = self._said
         turned_away, entered = self._turned_away.copy(), self._entered
         reading = condition.reading
-        left = 0 if condition.adopted else past.left
-        gone = past.left if condition.adopted else 0
+        past = past.handed_over(reading, has_looked=condition.adopted)
         now = Reading(
-            captured=entered + turned_away.total() + past.recovered + reading.recovered - gone,
-            recovered=past.recovered + reading.recovered - gone,
+            captured=entered + turned_away.total() + past.recovered + reading.recovered,
+            recovered=past.recovered + reading.recovered,
             delivered=past.delivered + reading.delivered,
             waiting_in_memory=in_memory(past, condition, entered),
-            waiting_on_disk=reading.waiting_on_disk + left,
+            waiting_on_disk=past.left.total() + reading.waiting_on_disk,
             dropped=dict(past.dropped + Counter(reading.dropped) + turned_away),
             faults=dict(past.faults + Counter(reading.faults) + self._faults.copy()),
             skipped=self._skipped,
+            spools={**past.left, **reading.spools},
+            adopted=past.adopted | reading.adopted,
         )
         return replace(condition, reading=now)
 

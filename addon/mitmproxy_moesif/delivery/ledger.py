@@ -8,15 +8,17 @@ are numbers that only it writes.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One consistent look at the ledger; numbers of events. `recovered` are those of `captured` found on disk.
 
-    `settled`: every exchange up to the one of this number is stored, delivered or dropped.
+    `spools`: how many of them wait in each file, by name; `adopted`: when this process took over a file of another, in
+    monotonic seconds. `settled`: every exchange up to the one of this number is stored, delivered or dropped.
     """
 
     captured: int
@@ -28,6 +30,8 @@ class Reading:
     faults: dict[str, int] = field(default_factory=dict)
     skipped: int = 0
     settled: int = 0
+    spools: dict[str, int] = field(default_factory=dict)
+    adopted: dict[str, float] = field(default_factory=dict)
 
     @property
     def waiting(self) -> int:
@@ -44,18 +48,21 @@ class Reading:
         return line + f"dropped {self.dropped_total}" + (f" ({causes})" if causes else "")
 
 
+type Place = str | None
+"""Where an event is stored: the name of a spool file, None for in memory alone."""
+
+
 @dataclass(slots=True)
 class Settlement:
     """What became of exchanges that were taken one after the other; `number` is the last one's."""
 
     number: int = 0
-    on_disk: int = 0
-    in_memory: int = 0
+    stored: Counter[Place] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
 
     @property
     def events(self) -> int:
-        return self.on_disk + self.in_memory + self.dropped.total()
+        return self.stored.total() + self.dropped.total()
 
 
 class Ledger:
@@ -73,8 +80,8 @@ class Ledger:
         self.changed = threading.Event()
         self._left_queue = 0
         self._settled = 0
-        self._memory = 0
-        self._disk = 0
+        self._stored: Counter[Place] = Counter()
+        self._adopted: dict[str, float] = {}
         self._recovered = 0
         self._delivered = 0
         self._dropped: Counter[str] = Counter()
@@ -82,43 +89,43 @@ class Ledger:
 
     def in_memory(self) -> int:
         """Events waiting in memory, for the queue's limit; may lag behind by what is being moved just now."""
-        return self.entered - self._left_queue + self._memory
+        return self.entered - self._left_queue + self._stored[None]
 
     def settle(self, settlement: Settlement) -> None:
         """From the queue into the store, or to nowhere: in one step, so that none counts before those ahead of it."""
         with self._lock:
             self._left_queue += settlement.events
-            self._memory += settlement.in_memory
-            self._disk += settlement.on_disk
+            self._stored.update(settlement.stored)
             self._dropped += settlement.dropped
             self._settled = settlement.number
             self._tell()
 
-    def move(self, count: int, *, to_disk: bool) -> None:
+    def move(self, count: int, place: Place, to: Place) -> None:
         with self._lock:
-            self._add(-count, not to_disk)
-            self._add(count, to_disk)
+            self._stored[place] -= count
+            self._stored[to] += count
             self._tell()
 
-    def deliver(self, count: int, *, on_disk: bool) -> None:
+    def deliver(self, count: int, place: Place) -> None:
         """From the store to the receiver."""
         with self._lock:
-            self._add(-count, on_disk)
+            self._stored[place] -= count
             self._delivered += count
             self._tell()
 
-    def drop(self, count: int, cause: str, *, on_disk: bool) -> None:
+    def drop(self, count: int, cause: str, place: Place) -> None:
         """From the store to nowhere."""
         with self._lock:
-            self._add(-count, on_disk)
+            self._stored[place] -= count
             self._dropped[cause] += count
             self._tell()
 
-    def recover(self, count: int) -> None:
-        """Found on disk, left by a process that ended."""
+    def recover(self, count: int, found: str, place: str) -> None:
+        """Found in a file that a process left which ended; they are in `place` now, mostly the same file."""
         with self._lock:
             self._recovered += count
-            self._disk += count
+            self._stored[place] += count
+            self._adopted[found] = time.monotonic()
             self._tell()
 
     def lose(self, count: int, cause: str) -> None:
@@ -132,8 +139,8 @@ class Ledger:
         """The process ends: what waits in memory alone ends with it."""
         with self._lock:
             entered = self.entered
-            self._dropped += Counter({cause: entered - self._left_queue + self._memory})
-            self._left_queue, self._memory = entered, 0
+            self._dropped += Counter({cause: entered - self._left_queue + self._stored.pop(None, 0)})
+            self._left_queue = entered
             self._tell()
 
     def fault(self, kind: str) -> None:
@@ -146,39 +153,43 @@ class Ledger:
         with self._lock:
             turned_away = Counter(self.turned_away)
             entered = self.entered
+            spools = {place: count for place, count in self._stored.items() if place is not None and count}
             return Reading(
                 captured=entered + turned_away.total() + self._recovered,
                 recovered=self._recovered,
                 delivered=self._delivered,
-                waiting_in_memory=entered - self._left_queue + self._memory,
-                waiting_on_disk=self._disk,
+                waiting_in_memory=entered - self._left_queue + self._stored[None],
+                waiting_on_disk=sum(spools.values()),
                 dropped=dict(self._dropped + turned_away),
                 faults=dict(self._faults),
                 skipped=self.skipped,
                 settled=self._settled,
+                spools=spools,
+                adopted=dict(self._adopted),
             )
 
     def _tell(self) -> None:
         if not self.changed.is_set():
             self.changed.set()
 
-    def _add(self, count: int, on_disk: bool) -> None:
-        if on_disk:
-            self._disk += count
-        else:
-            self._memory += count
-
 
 @dataclass(frozen=True, slots=True)
 class FormerProcesses:
-    """What delivery processes that died had done. `left` events were on disk then, for the successor to find."""
+    """What delivery processes that died had done. `left` was on disk then, by file, for the successor to find."""
 
     settled: int = 0
     recovered: int = 0
     delivered: int = 0
-    left: int = 0
+    left: Counter[str] = field(default_factory=Counter)
+    adopted: dict[str, float] = field(default_factory=dict)
     dropped: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+
+    def handed_over(self, successor: Reading, *, has_looked: bool) -> FormerProcesses:
+        """Without what the successor took over and counts itself; what it did not find at all is not ours any more."""
+        found = self.left if has_looked else successor.adopted
+        left = Counter({name: count for name, count in self.left.items() if name not in found})
+        return replace(self, recovered=self.recovered - self.left.total() + left.total(), left=left)
 
     def and_then(self, last: Reading) -> FormerProcesses:
         """With one that died after this report. What was stored in its memory alone is lost."""
@@ -189,7 +200,8 @@ class FormerProcesses:
             settled,
             self.recovered + last.recovered,
             self.delivered + last.delivered,
-            self.left + last.waiting_on_disk,
+            self.left + Counter(last.spools),
+            self.adopted | last.adopted,
             self.dropped + Counter(last.dropped) + lost,
             self.faults + Counter(last.faults),
         )

@@ -233,11 +233,11 @@ class Sender:
     def _settle(self, batch: Batch) -> None:
         done, rest = [], []
         for part in batch.parts:
-            on_disk = part.waiting.spool is not None
+            place = part.waiting.place
             if part.delivered:
-                self._ledger.deliver(part.delivered, on_disk=on_disk)
+                self._ledger.deliver(part.delivered, place)
             for cause, count in part.dropped.items():
-                self._ledger.drop(count, cause, on_disk=on_disk)
+                self._ledger.drop(count, cause, place)
             if part.left:
                 self._store.shrink_chunk(part.waiting, part.rest())
                 rest.append(part.waiting)

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -121,7 +121,7 @@ class Supervisor:
             if not self._started:
                 self.stop()
                 return code or 1
-            self._gone = total([self._gone, handed_over(worker.reading)])
+            self._gone = total([self._gone, bereaved(worker.reading)])
             worker.reading = NOTHING
             delay = FIRST_DELAY if clock() - began > SETTLED else delay
             log.warning("moesif-proxy: worker %d %s; again in %.1f s", worker.number, how_ended(code), delay)
@@ -193,20 +193,25 @@ def reserve(listen: Address) -> list[socket.socket]:
     return open_sockets(listen.host, port, shared=True)
 
 
-def handed_over(reading: Reading) -> Reading:
-    """What stays in the count of a worker that died: others adopt its spool, and count that themselves."""
-    lost = reading.waiting_in_memory
-    dropped = Counter(reading.dropped) + Counter({"worker_died": lost})
-    captured = reading.captured - reading.waiting_on_disk
-    return replace(reading, captured=captured, waiting_in_memory=0, waiting_on_disk=0, dropped=dict(dropped))
+def bereaved(reading: Reading) -> Reading:
+    """The count of a worker that died: what it had in memory alone is lost, and its files are there to be adopted."""
+    dropped = Counter(reading.dropped) + Counter({"worker_died": reading.waiting_in_memory})
+    return replace(reading, waiting_in_memory=0, dropped=dict(dropped))
 
 
 def total(readings: Sequence[Reading]) -> Reading:
+    """Counts what is in a spool file once: with the worker that took it over last, else with the one that made it."""
+    adopted: dict[str, float] = {}
+    for reading in readings:
+        adopted.update({name: at for name, at in reading.adopted.items() if at > adopted.get(name, 0.0)})
+    readings = [without_those_of_others(reading, adopted) for reading in readings]
     dropped: Counter[str] = Counter()
     faults: Counter[str] = Counter()
+    spools: Counter[str] = Counter()
     for reading in readings:
         dropped.update(reading.dropped)
         faults.update(reading.faults)
+        spools.update(reading.spools)
     return Reading(
         captured=sum(reading.captured for reading in readings),
         recovered=sum(reading.recovered for reading in readings),
@@ -216,6 +221,20 @@ def total(readings: Sequence[Reading]) -> Reading:
         dropped=dict(dropped),
         faults=dict(faults),
         skipped=sum(reading.skipped for reading in readings),
+        spools=dict(spools),
+        adopted=adopted,
+    )
+
+
+def without_those_of_others(reading: Reading, adopted: Mapping[str, float]) -> Reading:
+    """Without the events of files that others took over after it had them; `adopted` tells when, the last time."""
+    spools = {name: n for name, n in reading.spools.items() if adopted.get(name) == reading.adopted.get(name)}
+    elsewhere = sum(reading.spools.values()) - sum(spools.values())
+    return replace(
+        reading,
+        captured=reading.captured - elsewhere,
+        waiting_on_disk=reading.waiting_on_disk - elsewhere,
+        spools=spools,
     )
 
 

@@ -56,7 +56,7 @@ def adopt(folder: str) -> None:
     """At a sign, take over what there is and tell its ids; keep it until the next sign."""
     tell("ready")
     wait_for_a_line()
-    for spool in SpoolDirectory(Path(folder), 64 * MIB).adopt():
+    for _, spool in SpoolDirectory(Path(folder), 64 * MIB).adopt():
         for info in spool.index():
             tell("adopted", *spool.load(info.key).transaction_ids)
     tell("done")
@@ -165,7 +165,7 @@ def adopt_on_a_full_disk(folder: str) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit in (0, 0, most):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
-        for spool in keeper.adopt():
+        for _, spool in keeper.adopt():
             ids = [spool.load(info.key).transaction_ids for info in spool.index()]
             tell("adopted", limit == 0, *(one for chunk in ids for one in chunk))
         now += 100.0

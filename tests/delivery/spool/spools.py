@@ -56,4 +56,4 @@ def dead_spool(folder: Path, chunks: Iterable[Chunk]) -> Path:
 
 
 def adopted(folder: Path, max_bytes: int = 64 * MIB) -> Iterator[SpoolFile]:
-    return SpoolDirectory(folder, max_bytes).adopt()
+    return (spool for _, spool in SpoolDirectory(folder, max_bytes).adopt())

@@ -131,10 +131,10 @@ class World:
             self.store.demote(destination)
         done, rest = [], []
         for part in batch.parts:
-            on_disk = part.waiting.spool is not None
-            self.ledger.deliver(part.delivered, on_disk=on_disk)
+            place = part.waiting.place
+            self.ledger.deliver(part.delivered, place)
             for cause, dropped in part.dropped.items():
-                self.ledger.drop(dropped, cause, on_disk=on_disk)
+                self.ledger.drop(dropped, cause, place)
             if part.left:
                 self.store.shrink_chunk(part.waiting, part.rest())
                 rest.append(part.waiting)
@@ -152,7 +152,8 @@ class World:
     def check(self) -> Reading:
         reading = self.ledger.read()
         assert reading.captured == reading.delivered + reading.waiting + reading.dropped_total
-        assert min(reading.delivered, reading.waiting_in_memory, reading.waiting_on_disk) >= 0, reading
+        assert min(reading.delivered, reading.waiting_in_memory, *reading.spools.values(), 0) == 0, reading
+        assert reading.waiting_on_disk == sum(reading.spools.values())
         assert self.store.memory_bytes >= 0
         assert max(self.delivered.values(), default=1) == 1, "delivered twice"
         return reading

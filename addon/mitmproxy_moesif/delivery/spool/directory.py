@@ -54,8 +54,8 @@ class SpoolDirectory:
         self._clock = clock
         self._retry_at: dict[str, float] = {}
 
-    def adopt(self) -> Iterator[SpoolFile]:
-        """Take over the files of dead processes, one at a time. Never raises.
+    def adopt(self) -> Iterator[tuple[str, SpoolFile]]:
+        """Take over the files of dead processes, one at a time, with the name each was found under. Never raises.
 
         The caller sends what is in them and closes them. Cheap where all belong to living processes; a dead one's is
         read once in full (about half a second for a gigabyte that is in the page cache).
@@ -69,7 +69,7 @@ class SpoolDirectory:
                 self._leave(name, self._clock() + RETRY_SECONDS, f"cannot be taken over now: {e}")
             else:
                 if spool is not None:
-                    yield spool
+                    yield name, spool
 
     def _candidates(self) -> list[str]:
         try:

@@ -8,7 +8,7 @@ whatever order rows were written, moved and given back; a checkpoint may be wide
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -35,6 +35,11 @@ class Waiting:
         """The spool and the key of each of its rows on disk."""
         own = [] if self.spool is None or self.chunk.key is None else [(self.spool, self.chunk.key)]
         return own if self.copy is None else [*own, self.copy]
+
+    @property
+    def place(self) -> str | None:
+        """The name of the spool, for the ledger."""
+        return None if self.spool is None else self.spool.path.name
 
     @property
     def count(self) -> int:
@@ -107,13 +112,12 @@ class EventQueue:
                 ages += [wall - row.created for row in checkpoint.rows(1)]
         return max(ages)
 
-    def events_in(self, spools: Collection[SpoolFile]) -> int:
-        """How many events wait that are stored in one of these."""
-        events = sum(one.count for one in (*self.leased, *self.backlog, *self.fresh) if one.spool in spools)
-        for checkpoint in self.checkpoints.values():
-            if checkpoint.spool in spools:
-                with suppress(SpoolError):
-                    events += sum(row.count for row in checkpoint.rows(-1) if self.is_to_be_read(checkpoint.spool, row))
+    def events_in(self, spool: SpoolFile) -> int:
+        """How many events wait that are stored there."""
+        events = sum(one.count for one in (*self.leased, *self.backlog, *self.fresh) if one.spool is spool)
+        if (checkpoint := self.checkpoints.get(spool)) is not None:
+            with suppress(SpoolError):
+                events += sum(row.count for row in checkpoint.rows(-1) if self.is_to_be_read(spool, row))
         return events
 
     def is_to_be_read(self, spool: SpoolFile, row: ChunkInfo) -> bool:

@@ -45,8 +45,8 @@ class SpoolSet:
         """Those whose rows end with this process."""
         return [spool for spool in self.all if not spool.in_place]
 
-    def left_behind(self) -> Iterator[SpoolFile]:
-        """What ended processes left; the caller `add`s each, or closes it."""
+    def left_behind(self) -> Iterator[tuple[str, SpoolFile]]:
+        """What ended processes left, with the name it had; the caller `add`s each, or closes it."""
         return iter(()) if self._left_behind is None else self._left_behind.adopt()
 
     def add(self, spool: SpoolFile) -> bool:

@@ -76,10 +76,7 @@ class Store:
         """Store chunks, and settle what they were built of; on disk when it returns, wherever that works."""
         places = self._write(chunks, settlement)
         for chunk, spool in places:
-            if spool is not None:
-                settlement.on_disk += len(chunk.events)
-            else:
-                settlement.in_memory += len(chunk.events)
+            settlement.stored[spool.path.name if spool is not None else None] += len(chunk.events)
         self._ledger.settle(settlement)
         for chunk, spool in places:
             self._take_in(chunk, spool)
@@ -144,15 +141,15 @@ class Store:
     def adopt(self) -> list[str]:
         """Take over the files of processes that ended; returns the destinations of what they hold. Cheap mostly."""
         found: set[str] = set()
-        for spool in self._spools.left_behind():
+        for name, spool in self._spools.left_behind():
             try:
-                found |= self._adopt(spool)
+                found |= self._adopt(name, spool)
             except SpoolError as error:
                 spool.close()  # so that it can be taken over the next time
                 self._spools.tell_unreadable(error, spool)
         return sorted(found)
 
-    def _adopt(self, spool: SpoolFile) -> set[str]:
+    def _adopt(self, name: str, spool: SpoolFile) -> set[str]:
         if spool.unreadable_events:
             self._ledger.lose(spool.unreadable_events, "spool_damaged")
         rows = spool.index()
@@ -160,7 +157,7 @@ class Store:
             spool.close()
             return set()
         events, destinations = sum(row.count for row in rows), {row.destination for row in rows}
-        self._ledger.recover(events)
+        self._ledger.recover(events, name, spool.path.name)
         with self._lock:
             for destination in destinations:
                 self._lane(destination).cover(spool, 1, ALL_KEYS)
@@ -224,11 +221,11 @@ class Store:
         """From now on it is where its copy is."""
         if waiting.copy is None:
             return
-        old, old_key = waiting.spool, waiting.chunk.key
+        place, old, old_key = waiting.place, waiting.spool, waiting.chunk.key
         (waiting.spool, waiting.chunk.key), waiting.copy = waiting.copy, None
+        self._ledger.move(waiting.count, place, waiting.place)
         if old is None:
             self.memory_bytes -= waiting.chunk.size
-            self._ledger.move(waiting.count, to_disk=True)
         elif old_key is not None:
             self._spools.remove(old, [old_key])
             lanes.held.discard((old, old_key))
@@ -246,6 +243,8 @@ class Store:
                 assert chunk.key is not None
                 lanes.cover(spool, chunk.key, chunk.key)
             self._spools.remove(checkpoint.spool, old_keys)
+            moved = sum(len(chunk.events) for chunk in chunks)
+            self._ledger.move(moved, checkpoint.spool.path.name, spool.path.name)
         checkpoint.after = last
         return True
 
@@ -280,10 +279,9 @@ class Store:
             for lanes in self._lanes.values():
                 for waiting in lanes.leased:
                     self._use_copy(lanes, waiting)
-            gone = self._spools.gone()
-            lost = sum(lanes.events_in(gone) for lanes in self._lanes.values())
-        if lost:
-            self._ledger.drop(lost, "shutdown", on_disk=True)
+            for spool in self._spools.gone():
+                lost = sum(lanes.events_in(spool) for lanes in self._lanes.values())
+                self._ledger.drop(lost, "shutdown", spool.path.name)
 
     # --- the senders' side ---------------------------------------------------------------------------------------
 
@@ -423,7 +421,7 @@ class Store:
         try:
             return spool.load(row.key)
         except (KeyError, SpoolDamaged):
-            self._ledger.drop(row.count, "spool_damaged", on_disk=True)
+            self._ledger.drop(row.count, "spool_damaged", spool.path.name)
             self._spools.remove(spool, [row.key])
             log.error("moesif: %d events in the spool cannot be read; they are dropped, and counted", row.count)
             return None
