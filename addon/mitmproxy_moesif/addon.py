@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Concatenate
@@ -80,6 +80,7 @@ class MoesifAddon:
         self._in_flight_share = 0.0 if drained else IN_FLIGHT_SHARE
         self._prepared: Prepared | None = None
         self._runtime: Runtime | None = None
+        self._live: LiveOptions | None = None
         self._instance: Instance | None = None
         self._problems: list[str] = []
         self._refused = False
@@ -142,8 +143,9 @@ class MoesifAddon:
         runtime.take = self._take
         self._apply(runtime, prepared)
         self._runtime = runtime
+        self._live = LiveOptions(ctx.master, options.OPTION_PREFIX)
         try:
-            runtime.open_admin(settings, LiveOptions(ctx.master, options.OPTION_PREFIX), self._listen)
+            runtime.open_admin(settings, self._live, self._listen)
         except SettingsError as error:
             log.error("moesif: %s", error)
         warn_of_deprecated(settings)
@@ -356,6 +358,10 @@ class MoesifAddon:
         if scoping is None:
             return "no Kong configuration is loaded: the options are one global instance"
         return json.dumps({"loaded": scoping.describe(), "request": scoping.scopes.explain(method, host or None, path)})
+
+    def changed_options(self) -> Collection[str]:
+        """The options that the Admin API has changed."""
+        return self._live.names if self._live is not None else ()
 
     def fault(self, kind: str, error: Exception) -> None:
         if self._runtime is not None:

@@ -12,8 +12,7 @@ from mitmproxy import exceptions, flowfilter
 
 from mitmproxy_moesif.admin.server import AdminServer
 from mitmproxy_moesif.admin.service import Operations
-from mitmproxy_moesif.admin.source import AdminSource
-from mitmproxy_moesif.admin.state import StateError
+from mitmproxy_moesif.admin.state import StateError, StateFile
 from mitmproxy_moesif.capture.enforcement import Enforcer
 from mitmproxy_moesif.capture.in_flight import InFlight
 from mitmproxy_moesif.config.instance import Instance
@@ -96,14 +95,15 @@ class Listening(Protocol):
     def stop(self) -> None: ...
 
 
-type Listen = Callable[[Settings, AdminSource], Listening]
-"""Starts it where settings say so. Raises `OSError` and `ValueError` with one line."""
+type Listen = Callable[[Settings, Operations], Listening]
+"""Restores what is kept of earlier changes, and starts it. Raises `OSError` and `ValueError` with one line."""
 
 
-def listen(settings: Settings, source: AdminSource) -> AdminServer:
-    """A listener of this process's own."""
+def listen(settings: Settings, operations: Operations) -> AdminServer:
+    """A listener and a state file of this process's own."""
     assert settings.admin_listen is not None
-    server = AdminServer(settings.admin_listen, settings.admin_token.get_secret_value() or None, source)
+    operations.restore(StateFile(settings.admin_state))
+    server = AdminServer(settings.admin_listen, settings.admin_token.get_secret_value() or None, operations)
     server.start()
     log.info("moesif: status, metrics and Admin API at %s", server.url)
     return server
@@ -157,9 +157,8 @@ class Runtime:
             lambda: self._now().given,
         )
         try:
-            operations.local.restore()
             self._admin = listen(settings, operations)
-        except (OSError, ValueError, StateError) as error:
+        except (OSError, ValueError) as error:
             raise SettingsError(str(error)) from error
         self._operations, self._settle = operations, change.settle
 

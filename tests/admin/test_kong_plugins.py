@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mitmproxy_moesif.admin.kong_plugins import KongPluginSource
 from mitmproxy_moesif.admin.redact import SHOWN
+from mitmproxy_moesif.admin.service import Operations
 from mitmproxy_moesif.admin.source import (
     ForeignKeyViolation,
     NotFound,
@@ -22,7 +23,7 @@ from mitmproxy_moesif.admin.source import (
     Unsupported,
 )
 from mitmproxy_moesif.admin.state import StateError, StateFile
-from mitmproxy_moesif.config.settings import SettingsError
+from mitmproxy_moesif.config.settings import SettingsError, parse_settings
 from mitmproxy_moesif.kong.declarative import parse_declarative
 from mitmproxy_moesif.kong.entities import KongConfig
 from mitmproxy_moesif.kong.errors import OPTIONS_ID
@@ -59,13 +60,15 @@ def kong(*plugins: dict[str, Any], services: tuple[str, ...] = ("orders", "quiet
 class Proxy:
     """What is in force: as the proxy would, it makes each configuration ready and refuses what cannot be."""
 
-    def __init__(self, base: KongConfig, state: StateFile | None = None, **given: Any) -> None:
+    def __init__(self, base: KongConfig, **given: Any) -> None:
         self.given = given
         self.resolver = Resolver(base, given)
         self.taken = 0
         self.busy = False
         self.live = LiveOverlay(self._changed, self._settle, base)
-        self.source = KongPluginSource(self.live, lambda: self.given, state, clock=lambda: 1_700_000_000.5)
+        self.source: KongPluginSource | Operations = KongPluginSource(
+            self.live, lambda: self.given, clock=lambda: 1_700_000_000.5
+        )
 
     def _changed(self, config: KongConfig) -> None:
         self.resolver = Resolver(config, self.given)
@@ -385,10 +388,14 @@ def test_beside_an_added_instance_the_options_stay_the_global_one() -> None:
 
 
 def restarted(path: Path, base: KongConfig, **given: Any) -> Proxy:
-    state = StateFile(path)
-    state.read()
-    proxy = Proxy(base, state, **given)
-    proxy.source.restore()
+    """With all that the listener asks, and a file that keeps changes."""
+    proxy = Proxy(base, **given)
+    settings = parse_settings({**given, "admin_state": str(path)})
+    proxy.source = Operations(
+        cast(Any, None), lambda: settings, cast(Any, lambda _: None), lambda: proxy.resolver, lambda: given
+    )
+    proxy.source.restore(StateFile(path))
+    proxy.source.follow(proxy.live)
     return proxy
 
 
@@ -424,7 +431,7 @@ def test_what_has_lost_its_place_is_told_and_left_out(tmp_path: Path, caplog: py
     proxy.source.patch_plugin("p-orders", {"config": {"debug": True}})
     proxy.source.add_plugin({**GLOBAL, "service": {"name": "quiet"}})
     proxy = restarted(path, kong(GLOBAL, services=("orders",)))
-    assert len(proxy.source.plugins()) == 1
+    assert len(proxy.resolver.instances) == 1
     assert "plugin 'p-orders' is gone" in caplog.text
     assert "there is no service 's-quiet' any more" in caplog.text
 
@@ -449,4 +456,19 @@ def test_a_file_that_cannot_be_written_leaves_all_as_it_was(tmp_path: Path) -> N
     proxy = restarted(tmp_path / "none" / "s", kong(ORDERS))
     error = refused(NotKept, lambda: proxy.source.patch_plugin("p-orders", {"config": {"debug": True}}))
     assert "nothing was changed" in str(error)
-    assert proxy.taken == 0
+    assert proxy.entity("p-orders")["config"]["debug"] is False
+    assert not proxy.resolver.instances["p-orders"].settings.debug
+
+
+def test_a_document_brings_another_proxy_to_the_same(tmp_path: Path) -> None:
+    first, second = (restarted(tmp_path / name, kong(ORDERS)) for name in ("first", "second"))
+    assert isinstance(first.source, Operations)
+    assert isinstance(second.source, Operations)
+    first.source.patch_plugin("p-orders", {"config": {"application_id": "other-5ecre7", "debug": True}})
+    own = first.source.add_plugin({**GLOBAL, "consumer": {"username": "ada"}})["id"]
+    before = second.source.document()
+    second.source.take(json.loads(json.dumps(first.source.document())))
+    assert second.source.document() == first.source.document()
+    assert (second.account("p-orders"), second.account(own)) == ("other-5ecre7", "g-5ecre7")
+    second.source.take(before)
+    assert (second.account("p-orders"), second.account(own)) == (SECRET, None)

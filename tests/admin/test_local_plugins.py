@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import requests
@@ -17,9 +17,10 @@ from mitmproxy_moesif.admin.local_plugins import LocalPluginSource
 from mitmproxy_moesif.admin.parameters import FIXED
 from mitmproxy_moesif.admin.redact import SHOWN
 from mitmproxy_moesif.admin.server import AdminServer
+from mitmproxy_moesif.admin.service import Operations
 from mitmproxy_moesif.admin.source import NotFound, NotKept, SchemaViolation, UniqueViolation, Unsupported
-from mitmproxy_moesif.admin.state import StateError
-from mitmproxy_moesif.config.settings import SECRETS, Settings, SettingsError, parse_settings
+from mitmproxy_moesif.admin.state import StateError, StateFile
+from mitmproxy_moesif.config.settings import AS_STARTED, SECRETS, Settings, SettingsError, parse_settings
 from mitmproxy_moesif.kong.errors import OPTIONS_ID
 from tests.admin.sources import FakeSource
 
@@ -31,6 +32,7 @@ class Options:
 
     def __init__(self, **given: Any) -> None:
         self.given: dict[str, Any] = {"application_id": SECRET, **given}
+        self.started = self.given
         self.applied: list[dict[str, Any]] = []
         self.refusal: str | None = None
 
@@ -41,10 +43,19 @@ class Options:
         if self.refusal is not None:
             raise SettingsError(self.refusal)
         self.applied.append(changes)
-        self.given |= changes
+        given = {**self.given, **changes}
+        gone = {name for name in given if given[name] is AS_STARTED}
+        self.given = {name: self.started.get(name) if name in gone else given[name] for name in given}
+        self.given = {name: value for name, value in self.given.items() if name in self.started or name not in gone}
 
-    def source(self, state: Path | None = None) -> LocalPluginSource:
-        return LocalPluginSource(self.read, self.apply, state, clock=lambda: 1_700_000_000.5)
+    def source(self) -> LocalPluginSource:
+        return LocalPluginSource(self.read, self.apply, clock=lambda: 1_700_000_000.5)
+
+    def kept_in(self, path: Path | None) -> Operations:
+        """All that the listener asks, with a file that keeps changes."""
+        operations = Operations(cast(Any, None), self.read, cast(Any, self.apply), lambda: None, lambda: self.given)
+        operations.restore(StateFile(path))
+        return operations
 
 
 def faults(source: LocalPluginSource, changes: Mapping[str, Any]) -> Any:
@@ -266,21 +277,23 @@ def test_the_options_are_not_deleted() -> None:
 
 def test_changes_are_kept_across_restarts_but_for_secrets(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
-    source = Options().source(path)
-    assert source.restore() == []
+    options = Options()
+    source = options.kept_in(path)
+    assert options.applied == []
     source.patch_plugin(OPTIONS_ID, {"enabled": False, "config": {"debug": "true", "application_id": "other-5ecre7"}})
     source.patch_plugin(OPTIONS_ID, {"config": {"request_query_masks": ["a"], "batch_size": 5}})
     source.patch_plugin(OPTIONS_ID, {"config": {"batch_size": None}})
     assert "5ecre7" not in path.read_text()
-    again = Options()
-    assert again.source(path).restore() == ["batch_size", "debug", "enabled", "request_query_masks"]
-    assert again.applied == [{"debug": True, "request_query_masks": ["a"], "enabled": False}]
+    again = Options(debug=True)
+    again.kept_in(path)
+    assert again.applied == [{"debug": True, "request_query_masks": ["a"], "enabled": False, "batch_size": 50}]
 
 
 def test_without_a_file_nothing_is_kept() -> None:
-    source = Options().source()
-    source.patch_plugin(OPTIONS_ID, {"config": {"debug": True}})
-    assert source.restore() == []
+    Options().kept_in(None).patch_plugin(OPTIONS_ID, {"config": {"debug": True}})
+    again = Options()
+    again.kept_in(None)
+    assert again.applied == []
 
 
 @pytest.mark.parametrize(
@@ -294,27 +307,39 @@ def test_without_a_file_nothing_is_kept() -> None:
 def test_a_file_that_holds_what_cannot_be(tmp_path: Path, content: str, why: str) -> None:
     path = tmp_path / "state.json"
     path.write_text(content)
-    options = Options()
+    options = Options(admin_state=str(path))
     with pytest.raises(StateError, match=rf"^admin_state: {path}: schema violation \({why}[^\n]*$"):
-        options.source(path).restore()
+        options.kept_in(path)
     assert options.applied == []
 
 
-def test_a_file_that_cannot_be_written_leaves_all_as_it_was(tmp_path: Path) -> None:
-    options = Options()
-    with pytest.raises(NotKept, match=r"^admin_state: cannot be written \(No such file.*\): nothing was changed$"):
-        options.source(tmp_path / "none" / "s").patch_plugin(OPTIONS_ID, {"config": {"debug": True}})
-    assert options.applied == []
+@pytest.mark.parametrize(("folder", "why"), [(False, "No such file"), (True, "Is a directory")])
+def test_a_file_that_cannot_be_written_leaves_all_as_it_was(tmp_path: Path, folder: bool, why: str) -> None:
+    path = tmp_path / "none" / "state.json"
+    options = Options(api_version="given")
+    source = options.kept_in(path)
+    if folder:
+        (path / "x").mkdir(parents=True)
+    before = dict(options.given)
+    with pytest.raises(NotKept, match=rf"^admin_state: cannot be written \({why}.*\): nothing was changed$"):
+        source.patch_plugin(OPTIONS_ID, {"enabled": False, "config": {"debug": True, "api_version": "2"}})
+    assert options.given == before
+    assert source.document() == {"config": {}}
 
 
-def test_a_file_that_cannot_be_replaced_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    options = Options()
-    source = options.source(path)
-    (path / "x").mkdir(parents=True)
-    with pytest.raises(NotKept, match=r"\(Is a directory\): the change is in force, but lost at the next start$"):
-        source.patch_plugin(OPTIONS_ID, {"config": {"debug": True}})
-    assert options.applied == [{"debug": True}]
+def test_a_document_replaces_what_was_changed() -> None:
+    options = Options(api_version="given")
+    source = options.kept_in(None)
+    source.take({"config": {"api_version": "given", "debug": True, "application_id": "other-5ecre7"}})
+    source.patch_plugin(OPTIONS_ID, {"enabled": False, "config": {"batch_size": 7}})
+    document = {"config": {"api_version": "second", "application_id": "other-5ecre7"}}
+    source.take(document)
+    assert source.document() == document
+    assert options.applied[-1] == {
+        "api_version": "second",
+        **dict.fromkeys(("debug", "batch_size", "enabled"), AS_STARTED),
+    }
+    assert options.given == {"application_id": "other-5ecre7", "api_version": "second"}
 
 
 # --- all together --------------------------------------------------------------------------------------------------

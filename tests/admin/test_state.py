@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mitmproxy_moesif.admin.source import NotKept
 from mitmproxy_moesif.admin.state import StateError, StateFile
 
 VALUES = (
@@ -20,61 +21,61 @@ VALUES = (
 CHANGES = st.dictionaries(st.sampled_from(["enabled", "debug", "batch_size", "api_version"]), VALUES, max_size=4)
 
 
+def document(values: dict[str, Any]) -> dict[str, Any]:
+    config = {name: value for name, value in values.items() if name != "enabled"}
+    return {"config": config, **({"enabled": values["enabled"]} if "enabled" in values else {})}
+
+
 @given(changes=st.lists(CHANGES, max_size=4))
 def test_what_was_kept_is_read_again(tmp_path_factory: pytest.TempPathFactory, changes: list[dict[str, Any]]) -> None:
     path = tmp_path_factory.mktemp("state") / "state.json"
     state = StateFile(path)
-    expected: dict[str, Any] = {}
     for change in changes:
-        with state.adding(change):
-            expected |= change
-    assert StateFile(path).read() == expected
-    assert not expected or [file.name for file in path.parent.iterdir()] == ["state.json"]
+        state.write(document(change))
+    assert document(changes[-1] if changes else {}) == {"config": {}, **StateFile(path).read()}
+    assert not path.exists() or [file.name for file in path.parent.iterdir()] == ["state.json"]
 
 
 def test_only_the_owner_may_read_it_and_no_secret_is_in_it(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     path.write_text('{"config": {}}')
     path.chmod(0o644)
-    with StateFile(path).adding({"application_id": "5ecre7", "debug": True, "enabled": False}):
-        pass
-    assert json.loads(path.read_text()) == {"enabled": False, "config": {"debug": True}}
+    entry = {"enabled": True, "config": {"application_id": "other-5ecre7", "batch_size": 3}}
+    given = {"enabled": False, "config": {"application_id": "5ecre7", "debug": True}}
+    StateFile(path).write({**given, "plugins": {"p": entry}, "created": {}})
+    assert json.loads(path.read_text()) == {
+        "enabled": False,
+        "config": {"debug": True},
+        "plugins": {"p": {"enabled": True, "config": {"batch_size": 3}, "secrets": ["application_id"]}},
+    }
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_change_that_fails_is_not_kept(tmp_path: Path) -> None:
-    state = StateFile(tmp_path / "state.json")
-    with pytest.raises(RuntimeError), state.adding({"debug": True}):
-        raise RuntimeError
-    assert state.kept == {}
-    assert list(tmp_path.iterdir()) == []
+def test_a_document_that_cannot_be_written_is_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    path.mkdir()
+    (path / "x").touch()
+    state = StateFile(path)
+    for _ in range(2):
+        with pytest.raises(NotKept, match=r"^admin_state: cannot be written \(Is a directory\): nothing was changed$"):
+            state.write(document({"debug": True}))
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(NotKept, match="No such file"):
+        StateFile(path / "none" / "state.json").write(document({"debug": True}))
 
 
 def test_what_a_dead_process_left_is_no_hindrance(tmp_path: Path) -> None:
     (tmp_path / f".state.json.{os.getpid()}.new").write_text("half")
     state = StateFile(tmp_path / "state.json")
-    with state.adding({"debug": True}):
-        pass
-    assert state.read() == {"debug": True}
+    state.write(document({"debug": True}))
+    assert state.read() == {"config": {"debug": True}}
     assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
 
 
-def test_a_folder_that_is_not_there_is_told_before_the_change(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), StateFile(tmp_path / "none" / "state.json").adding({"debug": True}):
-        pytest.fail("the change must not be made")
-
-
-def test_other_instances_are_kept_beside_the_options(tmp_path: Path) -> None:
-    state = StateFile(tmp_path / "state.json")
-    with state.adding({"debug": True}):
-        pass
-    with state.keeping({"plugins": {"p": {"config": {"batch_size": 3}}}, "created": {}}):
-        pass
-    with state.adding({"enabled": False}):
-        pass
-    again = StateFile(state.path)
-    assert again.read() == {"enabled": False, "debug": True}
-    assert again.instances == {"plugins": {"p": {"config": {"batch_size": 3}}}}
+def test_without_a_path_nothing_is_kept() -> None:
+    state = StateFile(None)
+    state.write(document({"debug": True}))
+    assert state.read() == {}
 
 
 @pytest.mark.parametrize(

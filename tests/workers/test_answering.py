@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import json
 import queue
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
 import pytest
 
+from mitmproxy_moesif.admin.source import SchemaViolation
 from mitmproxy_moesif.workers.answering import Answering
 from mitmproxy_moesif.workers.messages import Answer, Request
 from tests.admin.sources import FakeSource
+
+
+class Source(FakeSource):
+    """With a document, of which one value is refused."""
+
+    kept: Mapping[str, Any] = {"config": {}}
+
+    def document(self) -> Mapping[str, Any]:
+        return self.kept
+
+    def take(self, document: Mapping[str, Any]) -> None:
+        if document == {"config": {"batch_size": 0}}:
+            raise SchemaViolation({"config": {"batch_size": "too small"}})
+        self.kept = document
+
 
 type Ask = Callable[[Request], Answer]
 
 
 @pytest.fixture
 def answering() -> Iterator[Answering]:
-    answering = Answering(FakeSource())
+    answering = Answering(cast(Any, Source()))
     yield answering
     answering.stop()
 
@@ -28,7 +44,7 @@ def ask(answering: Answering) -> Ask:
     answers: queue.Queue[Answer] = queue.Queue()
 
     def asked(request: Request) -> Answer:
-        answering.ask(request, answers.put)
+        answering.ask(request, lambda answer, _: answers.put(answer))
         return answers.get(timeout=10)
 
     return asked
@@ -68,9 +84,19 @@ def test_headers_about_a_connection_are_not_passed_on(ask: Ask) -> None:
     assert not names & {"content-length", "connection", "date", "server"}
 
 
+def test_a_document_is_taken_or_refused(answering: Answering) -> None:
+    told: queue.Queue[Any] = queue.Queue()
+    given = {"config": {"debug": True}}
+    answering.take(given, told.put)
+    answering.take({"config": {"batch_size": 0}}, told.put)
+    answering.ask(Request("GET", "/ping"), lambda _, document: told.put(document))
+    assert [told.get(timeout=10) for _ in range(3)] == [None, "schema violation (config.batch_size: too small)", given]
+
+
 def test_after_stop_nothing_is_answered(answering: Answering) -> None:
     answers: list[Answer] = []
     answering.stop()
-    answering.ask(Request("GET", "/ping"), answers.append)
+    answering.ask(Request("GET", "/ping"), lambda answer, _: answers.append(answer))
+    answering.take({}, lambda fault: answers.append(Answer(500)))
     answering.stop()
     assert answers == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -20,16 +21,19 @@ READING = Reading(10, 1, 4, 3, 2, {"refused": 1}, {"build": 2}, 5)
 
 
 class Place:
-    """Stands for a worker: keeps what PATCH says, gives what `script` says for the rest."""
+    """Stands for a worker: changes its document as PATCH says, gives what `script` says for the rest."""
 
     def __init__(self, number: int, script: Callable[[Request], Answer | None] | None = None) -> None:
         self.number = number
         self.ready = asyncio.Event()
         self.ready.set()
+        self.version = self.reloads = self.reloaded = 0
         self.process = object()
         self.asked: list[Request] = []
+        self.orders: list[str] = []
         self.state: dict[str, Any] = {}
         self.script = script
+        self.takes = True
 
     async def ask(self, request: Request) -> Answer | None:
         await asyncio.sleep(0)
@@ -37,12 +41,40 @@ class Place:
         if self.script is not None:
             return self.script(request)
         if request.method == "PATCH":
-            self.state |= json.loads(request.body)
+            self.state = {**self.state, **json.loads(request.body)}
         return Answer(200, (("Content-Type", "application/json"),), json.dumps(self.state).encode())
 
+    async def demand(self, what: str, **more: Any) -> dict[str, Any] | None:
+        match what:
+            case "answer":
+                answer = await self.ask(Request.from_json(more["request"]))
+                return None if answer is None else {"answer": answer.to_json(), "document": self.state}
+            case "take" if self.takes:
+                self.order(what, **more)
+                return {"version": self.version}
+            case "take":
+                return {"fault": "cannot be"}
+            case "reload":
+                self.reloaded += 1
+                return {}
+        return None
 
-def relay(*places: Place, reading: Reading = READING) -> Relay:
-    return Relay(cast(Sequence[Worker], places), lambda: reading)
+    def order(self, what: str, **more: Any) -> None:
+        self.orders.append(what)
+        if "document" in more:
+            self.state, self.version = more["document"], more["version"]
+
+
+def relay(*places: Place, reading: Reading = READING, state: Path | None = None) -> Relay:
+    """Asks places that have started."""
+    made = Relay(cast(Sequence[Worker], places), lambda: reading)
+    for place in places:
+        start(made, place, state)
+    return made
+
+
+def start(relay: Relay, place: Place, state: Path | None = None) -> None:
+    relay.greet(cast(Worker, place), str(state) if state is not None else None)
 
 
 def run[T](what: Coroutine[Any, Any, T]) -> T:
@@ -57,31 +89,92 @@ def always(status: int, /, **content: Any) -> Callable[[Request], Answer]:
     return lambda _: Answer(status, body=json.dumps(content).encode())
 
 
-def test_a_change_goes_to_all_and_the_first_answers() -> None:
+def test_a_change_goes_to_all_and_the_one_that_tried_it_answers() -> None:
     places = Place(1), Place(2), Place(3)
     answer = run(relay(*places).answer(patch(debug=True)))
     assert json.loads(answer.body) == {"debug": True}
-    assert [len(place.asked) for place in places] == [1, 1, 1]
+    assert [(place.state, len(place.asked)) for place in places] == [({"debug": True}, n) for n in (1, 0, 0)]
 
 
-def test_what_the_first_refuses_reaches_nobody_else_and_is_not_kept(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_refused_reaches_nobody_else_and_is_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "kept.json"
     first, second, late = Place(1, always(400, message="no")), Place(2), Place(3)
-    late.ready.clear()
-    together_ = relay(first, second, late)
-    assert run(together_.answer(patch(debug=1))).status == 400
-    run(together_.catch_up(cast(Worker, late)))
-    assert second.asked == late.asked == []
-    assert late.ready.is_set()
+    both = relay(first, second, state=path)
+    assert run(both.answer(patch(debug=1))).status == 400
+    start(both, late)
+    assert first.state == second.state == late.state == {}
+    assert second.asked == []
+    assert not path.exists()
     assert not caplog.records
 
 
-def test_a_worker_that_does_not_take_a_change_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    places = Place(1), Place(2, lambda _: None), Place(3, always(500))
-    assert run(relay(*places).answer(patch(debug=True))).status == 200
+def test_what_cannot_be_kept_is_undone_where_it_was_tried(tmp_path: Path) -> None:
+    first, second, late = Place(1), Place(2), Place(3)
+    both = relay(first, second, state=tmp_path / "none" / "kept.json")
+    answer = run(both.answer(patch(config={"debug": True})))
+    assert (answer.status, b"nothing was changed" in answer.body) == (500, True)
+    start(both, late)
+    assert first.state == second.state == late.state == {}
+    (tmp_path / "none").mkdir()
+    assert run(both.answer(patch(config={"batch_size": 3}))).status == 200
+    assert first.state == second.state == {"config": {"batch_size": 3}}
+
+
+@pytest.mark.parametrize("status", [None, 500])
+def test_a_change_that_is_not_answered_is_undone(status: int | None) -> None:
+    def changes(_: Request) -> Answer | None:
+        first.state = {"config": {"debug": True}}
+        return Answer(status) if status is not None else None
+
+    first, second = Place(1, changes), Place(2)
+    both = relay(first, second)
+    assert run(both.answer(patch(debug=True))).status == (status or 503)
+    assert first.state == second.state == {}
+    first.script = None
+    assert run(both.answer(patch(config={"debug": False}))).status == 200
+
+
+def test_a_worker_that_does_not_take_a_change_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    first, refuses = Place(1), Place(2)
+    both = relay(first, refuses)
+    refuses.takes = False
+    assert run(both.answer(patch(debug=True))).status == 200
+    assert refuses.orders[-1] == "end"
     assert [record.getMessage() for record in caplog.records] == [
-        "moesif-proxy: worker 2 differs now: to PATCH /plugins/moesif it did not answer",
-        "moesif-proxy: worker 3 differs now: to PATCH /plugins/moesif it answered 500",
+        "moesif-proxy: worker 2 does not take what was changed: cannot be"
     ]
+    first.ready.clear()
+    assert run(both.answer(Request("GET", "/plugins"))).status == 503
+
+
+def test_the_file_is_read_once_and_told_to_all(tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+    path.write_text('{"config": {"debug": true}}')
+    places = Place(1), Place(2)
+    both = relay(*places, state=path)
+    assert [place.state for place in places] == [{"config": {"debug": True}}] * 2
+    path.unlink()
+    start(both, late := Place(3), path)
+    assert late.state == places[0].state
+
+
+def test_a_file_that_cannot_be_read_is_told_to_the_worker_that_starts(tmp_path: Path) -> None:
+    place = Place(1)
+    told: list[dict[str, Any]] = []
+    place.order = lambda _, **more: told.append(more)  # type: ignore[method-assign]
+    relay(place, state=tmp_path)
+    assert told == [{"fault": f"admin_state: {tmp_path}: Is a directory"}]
+
+
+def test_a_worker_that_starts_while_options_are_read_again_reads_them_too() -> None:
+    running, late = Place(1), Place(2)
+    both = relay(running, late)
+    late.ready.clear()
+    run(both.reload())
+    assert (running.reloaded, late.reloaded) == (1, 0)
+    run(both.catch_up(cast(Worker, late)))
+    run(both.catch_up(cast(Worker, late)))
+    assert (running.reloaded, late.reloaded) == (1, 1)
 
 
 def test_a_read_is_asked_of_one_that_answers() -> None:
@@ -93,8 +186,8 @@ def test_a_read_is_asked_of_one_that_answers() -> None:
 
 def test_nobody_is_ready() -> None:
     place = Place(1)
-    place.ready.clear()
     nobody = relay(place)
+    place.ready.clear()
     for request in (Request("GET", "/health"), Request("GET", "/plugins"), patch(a=1)):
         answer = run(nobody.answer(request))
         assert (answer.status, b"no worker is ready" in answer.body) == (503, True)
@@ -116,37 +209,31 @@ fields = st.dictionaries(st.sampled_from("abc"), st.integers(0, 2), min_size=1)
 
 @given(st.lists(fields, max_size=12))
 def test_a_worker_started_later_comes_to_the_same_state(changes: list[dict[str, int]]) -> None:
-    async def story() -> tuple[Place, Place]:
-        always_there, late = Place(1), Place(2)
+    async def story() -> tuple[Place, Place, Place]:
+        always_there, starting, late = Place(1), Place(2), Place(3)
+        all_ = relay(always_there, starting, late)
+        starting.ready.clear()
         late.ready.clear()
-        both = relay(always_there, late)
         for change in changes:
-            await both.answer(patch(**change))
-        await both.catch_up(cast(Worker, late))
-        return always_there, late
+            await all_.answer(patch(**change))
+        start(all_, late)
+        for place in (starting, late):
+            await all_.catch_up(cast(Worker, place))
+        return always_there, starting, late
 
-    always_there, late = run(story())
-    assert late.state == always_there.state
-    assert late.ready.is_set()
-    assert len(late.asked) == len({request.body for request in late.asked})
+    always_there, *others = run(story())
+    for place in others:
+        assert (place.state, place.version) == (always_there.state, always_there.version)
+        assert place.ready.is_set()
 
 
 def test_a_worker_that_ended_meanwhile_is_not_ready() -> None:
     place = Place(1)
+    nobody = relay(place)
     place.ready.clear()
     place.process = None  # type: ignore[assignment]
-    run(relay(place).catch_up(cast(Worker, place)))
+    run(nobody.catch_up(cast(Worker, place)))
     assert not place.ready.is_set()
-
-
-def test_what_the_state_file_has_given_already_is_no_difference(caplog: pytest.LogCaptureFixture) -> None:
-    first, late = Place(1, always(201)), Place(2, always(409))
-    late.ready.clear()
-    both = relay(first, late)
-    run(both.answer(Request("POST", "/plugins", "application/json", body=b'{"name": "moesif"}')))
-    run(both.catch_up(cast(Worker, late)))
-    assert len(late.asked) == 1
-    assert not caplog.records
 
 
 def test_the_worst_of_each_receiver_and_of_the_spools() -> None:

@@ -4,15 +4,14 @@ Handlers ask an `AdminSource`; `service.Operations` is the one of a running prox
 
     forms          bodies as Kong's Admin API takes them: JSON, and forms with dotted names
     handlers       the paths and what they answer
-    kong_plugins   the instances of Kong's configuration as plugin entities: show, change, add, remove, keep
+    kong_plugins   the instances of Kong's configuration as plugin entities: show, change, add, remove
     listing        pages of a listing, filtered by tags
     local_plugins  the options as one global plugin entity
     metrics        the status as metrics for Prometheus
-    overlay_state  the overlay in the state file, without secrets (test: admin/test_kong_plugins.py)
     parameters     `Settings` as the `config` of an entity, and its changes (test: admin/test_local_plugins.py)
     redact         secrets in what goes out
     server         the listener: an HTTP server in a thread of its own
     service        what the listener asks of the running proxy: status, health, changes (test: test_admin.py)
     source         the interface between the two, and the errors of a change
-    state          the file that keeps changes
+    state          what was changed, as one document, and the file that keeps it
 """

@@ -2,7 +2,7 @@
 
 Called from the listener's thread. Every change is checked as a whole, put in force on the event loop, and only then
 answered (`LiveOverlay`). It overlays Kong's configuration: it outlives new versions of that for as long as the entry
-with this id stays, and a restart where `admin_state` names a file.
+with this id stays.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from mitmproxy_moesif.admin.local_plugins import check_name
-from mitmproxy_moesif.admin.overlay_state import SECRETS, kept_changes, without_names
 from mitmproxy_moesif.admin.parameters import (
     IMMUTABLE,
     PROTOCOLS,
@@ -26,7 +25,7 @@ from mitmproxy_moesif.admin.parameters import (
 )
 from mitmproxy_moesif.admin.redact import redacted
 from mitmproxy_moesif.admin.source import ForeignKeyViolation, NotFound, SchemaViolation, UniqueViolation, Unsupported
-from mitmproxy_moesif.admin.state import StateError, StateFile, put_in_force_and_keep
+from mitmproxy_moesif.admin.state import SECRETS, Document
 from mitmproxy_moesif.config.settings import SettingsError, parse_settings
 from mitmproxy_moesif.kong.entities import KongConfig, Plugin
 from mitmproxy_moesif.kong.errors import PLUGIN_NAME, reference, scope_key
@@ -50,13 +49,11 @@ class KongPluginSource:
         self,
         live: LiveOverlay,
         given: Callable[[], Mapping[str, Any]],
-        state: StateFile | None = None,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._live = live
         self._given = given
-        self._state = state
         self._clock = clock
         self._began = int(clock())
         self._updated: dict[str, int] = {}
@@ -113,15 +110,16 @@ class KongPluginSource:
                 return id_
         raise NotFound(name)
 
-    def restore(self) -> None:
-        """Put in force what the state file keeps, as far as it fits. Raises `StateError` with one line."""
-        if self._state is None or not self._state.instances:
-            return
-        try:
-            self._live.change(self._restored, lambda _, put_in_force: put_in_force())
-        except (SchemaViolation, UniqueViolation, SettingsError, ValidationError) as error:
-            why = "an instance in it cannot be" if isinstance(error, ValidationError) else error
-            raise StateError(f"admin_state: {self._state.path}: {why}") from None
+    def document(self) -> Document:
+        """What was changed: `plugins` and `created`."""
+        return self._live.changes.plain()
+
+    def take(self, document: Document) -> None:
+        """Put in force what a document says, as far as it fits, in place of what was changed.
+
+        Raises `SchemaViolation`, `UniqueViolation`.
+        """
+        self._change(lambda _, base: self._restored(document, base))
 
     # --- what is shown -------------------------------------------------------------------------------------------
 
@@ -162,15 +160,9 @@ class KongPluginSource:
             return made
 
         try:
-            self._live.change(checked, self._keep)
+            self._live.change(checked)
         except SettingsError as error:
             raise SchemaViolation({"@entity": [str(error)]}) from None
-
-    def _keep(self, changes: Overlay, put_in_force: Callable[[], None]) -> None:
-        if changes is self._live.changes:
-            return
-        keeping = None if self._state is None else self._state.keeping(kept_changes(changes))
-        put_in_force_and_keep(keeping, put_in_force)
 
     def _patch(self, plugin: Plugin, given: Mapping[str, Any]) -> dict[str, Any]:
         """What of `given` is a change, by field of the entity. Raises `SchemaViolation`."""
@@ -216,20 +208,20 @@ class KongPluginSource:
         }
         return LivePlugin.model_validate({**fields, "enabled": enabled, "changes": config, "created": True})
 
-    # --- what was kept -------------------------------------------------------------------------------------------
+    # --- what a document says ------------------------------------------------------------------------------------
 
-    def _restored(self, changes: Overlay, base: KongConfig) -> Overlay:
-        kept = self._state.instances if self._state is not None else {}
-        for plugin_id, entity in kept.get("created", {}).items():
+    def _restored(self, document: Document, base: KongConfig) -> Overlay:
+        changes = Overlay()
+        for plugin_id, entity in document.get("created", {}).items():
             changes = changes.adding(self._restored_entity(plugin_id, entity))
         changes, lost = changes.fitting(base)
-        for plugin_id, patch in kept.get("plugins", {}).items():
+        for plugin_id, patch in document.get("plugins", {}).items():
             try:
                 plugin = _find(base, plugin_id)
             except NotFound:
                 lost.append(f"plugin {plugin_id!r} is gone, and its changes with it")
                 continue
-            changes = changes.patched(plugin_id, self._patch(plugin, without_names(patch)))
+            changes = changes.patched(plugin_id, self._patch(plugin, _fields(patch)))
             lost += [
                 f"plugin {plugin_id!r}: {name} was changed there, and is not kept: it is as configured again"
                 for name in patch.get(SECRETS, ())
@@ -252,8 +244,12 @@ class KongPluginSource:
                 "config.application_id and enabled=true",
                 entity.get("instance_name") or plugin_id,
             )
-        fields = {**without_names(entity), "config": {}, "id": plugin_id, "name": PLUGIN_NAME}
+        fields = {**_fields(entity), "config": {}, "id": plugin_id, "name": PLUGIN_NAME}
         return LivePlugin.model_validate({**fields, "enabled": enabled, "changes": config, "created": True})
+
+
+def _fields(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name != SECRETS}
 
 
 def _find(config: KongConfig, plugin_id: str) -> Plugin:

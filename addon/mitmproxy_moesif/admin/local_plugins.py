@@ -1,14 +1,12 @@
-"""The options as one global plugin instance of Kong's: shown, changed and kept.
+"""The options as one global plugin instance of Kong's: shown and changed.
 
 All that it knows of parameters is the table in settings.py.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from mitmproxy_moesif.admin.parameters import (
@@ -23,8 +21,8 @@ from mitmproxy_moesif.admin.parameters import (
     wanted_parameters,
 )
 from mitmproxy_moesif.admin.source import NotFound, SchemaViolation, UniqueViolation, Unsupported
-from mitmproxy_moesif.admin.state import StateError, StateFile, put_in_force_and_keep
-from mitmproxy_moesif.config.settings import Settings, SettingsError
+from mitmproxy_moesif.admin.state import Document
+from mitmproxy_moesif.config.settings import AS_STARTED, Settings, SettingsError
 from mitmproxy_moesif.kong.errors import OPTIONS_ID, PLUGIN_NAME, scope_key
 
 _ENTITY_ONLY = frozenset(("id", "name", "instance_name", "service", "route", "consumer", "protocols", "tags"))
@@ -35,39 +33,40 @@ class LocalPluginSource:
     """One instance, made of what `read` returns.
 
     `apply` puts changes in force: parameter names and plain values (bool, int, str, list of str, None), each checked on
-    its own already. It may refuse them with `SettingsError`, whose text is `name: reason`, several joined by `; `; then
-    nothing may have changed. `state` is a file that keeps changes; call `restore` before the first one, to read it.
-    Secrets are not kept, they last until the end.
+    its own already, or `AS_STARTED`. It may refuse them with `SettingsError`, whose text is `name: reason`, several
+    joined by `; `; then nothing may have changed.
     """
 
     def __init__(
         self,
         read: Callable[[], Settings],
         apply: Callable[[dict[str, Any]], None],
-        state: Path | None = None,
         *,
         fixed: Collection[str] = FIXED,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._read = read
         self._apply = apply
-        self.state = StateFile(state) if state is not None else None
+        self._changes: dict[str, Any] = {}
         self._fixed = frozenset(fixed)
         self._clock = clock
         self._created_at = self._updated_at = int(clock())
-        self._lock = threading.Lock()
 
-    def restore(self) -> list[str]:
-        """Apply what the state file keeps; returns the names. Raises `StateError` with one line that names the file."""
-        if self.state is None or not (kept := self.state.read()):
-            return []
-        config = {name: value for name, value in kept.items() if name != TOP_LEVEL}
-        given = {"config": config, **({TOP_LEVEL: kept[TOP_LEVEL]} if TOP_LEVEL in kept else {})}
-        try:
-            self._put_in_force(self._checked(given))
-        except SchemaViolation as error:
-            raise StateError(f"admin_state: {self.state.path}: {error}") from None
-        return sorted(kept)
+    def document(self) -> Document:
+        """What was changed: `config`, and perhaps `enabled`."""
+        config = {name: value for name, value in self._changes.items() if name != TOP_LEVEL}
+        enabled = {TOP_LEVEL: self._changes[TOP_LEVEL]} if TOP_LEVEL in self._changes else {}
+        return {**enabled, "config": config}
+
+    def take(self, document: Document) -> None:
+        """Put in force what a document says, in place of what was changed. Raises `SchemaViolation`."""
+        given = {name: document[name] for name in (TOP_LEVEL, "config") if name in document}
+        wanted = self._checked(given, same_too=True)
+        changed = {name: value for name, value in wanted.items() if self._changes.get(name, AS_STARTED) != value}
+        gone = dict.fromkeys(self._changes.keys() - wanted.keys(), AS_STARTED)
+        if changed or gone:
+            self._put_in_force({**changed, **gone})
+        self._changes = wanted
 
     def plugins(self) -> list[dict[str, Any]]:
         return [self._entity()]
@@ -75,11 +74,11 @@ class LocalPluginSource:
     def patch_plugin(self, plugin_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         if plugin_id != OPTIONS_ID:
             raise NotFound(plugin_id)
-        with self._lock:
-            if checked := self._checked(changes):
-                self._change(checked)
-                self._updated_at = int(self._clock())
-            return self._entity()
+        if checked := self._checked(changes):
+            self._put_in_force(checked)
+            self._changes |= checked
+            self._updated_at = int(self._clock())
+        return self._entity()
 
     def add_plugin(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Never adds: there is one instance, and it is global."""
@@ -114,19 +113,16 @@ class LocalPluginSource:
 
     # --- what is changed -----------------------------------------------------------------------------------------
 
-    def _change(self, changes: dict[str, Any]) -> None:
-        keeping = None if self.state is None else self.state.adding(changes)
-        put_in_force_and_keep(keeping, lambda: self._put_in_force(changes))
-
     def _put_in_force(self, changes: dict[str, Any]) -> None:
         try:
             self._apply(changes)
         except SettingsError as error:
             raise SchemaViolation(faults_by_field(str(error), changes)) from None
 
-    def _checked(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+    def _checked(self, changes: Mapping[str, Any], *, same_too: bool = False) -> dict[str, Any]:
         """The parameters that are to become something else, as plain values. Raises `SchemaViolation`."""
-        return wanted_parameters(given_values(self._read()), changes, dict(self._entity_faults(changes)), self._fixed)
+        given, faults = given_values(self._read()), dict(self._entity_faults(changes))
+        return wanted_parameters(given, changes, faults, self._fixed, same_too=same_too)
 
     def _entity_faults(self, changes: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         """A whole entity may be sent back as it was shown; all but `enabled` and `config` must be unchanged then."""

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.admin.kong_plugins import KongPluginSource
 from mitmproxy_moesif.admin.local_plugins import LocalPluginSource
-from mitmproxy_moesif.admin.source import Destination, NotFound, SpoolStatus, Status
+from mitmproxy_moesif.admin.source import (
+    Destination,
+    NotFound,
+    NotKept,
+    SchemaViolation,
+    SpoolStatus,
+    Status,
+    UniqueViolation,
+)
+from mitmproxy_moesif.admin.state import Document, Keeper, StateError, StateFile
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.kong.errors import OPTIONS_ID, PLUGIN_NAME
 from mitmproxy_moesif.kong.overlay import REFERENCES, LiveOverlay
@@ -27,7 +37,10 @@ UNHEALTHY_AFTER = 300.0
 
 
 class Operations:
-    """What the admin listener asks. Called from its thread."""
+    """What the admin listener asks. Called from its thread.
+
+    What it changes is one document. A change is checked, put in force and then kept; what cannot be kept is undone.
+    """
 
     def __init__(
         self,
@@ -41,18 +54,63 @@ class Operations:
         self._resolver = resolver
         self._given = given
         self._began = time.monotonic()
-        state = read().admin_state
-        self.local = LocalPluginSource(read, change, Path(state) if state is not None else None)
+        self._read = read
+        self._local = LocalPluginSource(read, change)
         self._kong: KongPluginSource | None = None
+        self._keeper: Keeper = StateFile(None)
+        self._kept: Document = {}
+        self._changing = threading.Lock()
+
+    def restore(self, keeper: Keeper) -> None:
+        """Put in force what is kept there, and keep changes there from now on. Raises `StateError` with one line."""
+        self._keeper, self._kept = keeper, keeper.read()
+        with self._refusals():
+            self._local.take(self._kept)
 
     def follow(self, live: LiveOverlay) -> None:
-        """Show and change these instances too, from now on; changes that were kept are restored.
+        """Show and change these instances too, from now on; what is kept of them is put in force.
 
         Raises `StateError` with one line.
         """
-        kong = KongPluginSource(live, self._given, self.local.state)
-        kong.restore()
+        kong = KongPluginSource(live, self._given)
+        with self._refusals():
+            kong.take(self._kept)
         self._kong = kong
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except (SchemaViolation, UniqueViolation) as error:
+            raise StateError(f"admin_state: {self._read().admin_state}: {error}") from None
+
+    def document(self) -> Document:
+        """All that was changed, secrets included."""
+        return {**self._kept, **self._local.document(), **(self._kong.document() if self._kong is not None else {})}
+
+    def take(self, document: Document) -> None:
+        """Put a document in force in place of what was changed. Raises `SchemaViolation`, `UniqueViolation`."""
+        with self._changing:
+            self._take(document)
+
+    def _take(self, document: Document) -> None:
+        self._local.take(document)
+        if self._kong is not None:
+            self._kong.take(document)
+        self._kept = document
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """What the block puts in force is kept, or undone. Raises `NotKept`."""
+        with self._changing:
+            yield
+            document = self.document()
+            try:
+                self._keeper.write(document)
+            except NotKept:
+                self._take(self._kept)
+                raise
+            self._kept = document
 
     def status(self) -> Status:
         condition = self._delivery.condition()
@@ -88,21 +146,24 @@ class Operations:
 
     def plugins(self) -> Sequence[Mapping[str, Any]]:
         """The options come first."""
-        return [*self.local.plugins(), *(self._kong.plugins() if self._kong is not None else ())]
+        return [*self._local.plugins(), *(self._kong.plugins() if self._kong is not None else ())]
 
     def patch_plugin(self, plugin_id: str, changes: Mapping[str, Any]) -> Mapping[str, Any]:
-        return self._source_of(plugin_id).patch_plugin(plugin_id, changes)
+        with self._change():
+            return self._source_of(plugin_id).patch_plugin(plugin_id, changes)
 
     def add_plugin(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """A global one only where the options are none, since Kong's configuration has instances."""
         resolver = self._resolver()
         scoped = any(given.get(name) for name in REFERENCES)
-        if self._kong is not None and (scoped or (resolver is not None and resolver.has_instances)):
-            return self._kong.add_plugin(given)
-        return self.local.add_plugin(given)
+        with self._change():
+            if self._kong is not None and (scoped or (resolver is not None and resolver.has_instances)):
+                return self._kong.add_plugin(given)
+            return self._local.add_plugin(given)
 
     def remove_plugin(self, plugin_id: str) -> None:
-        self._source_of(plugin_id).remove_plugin(plugin_id)
+        with self._change():
+            self._source_of(plugin_id).remove_plugin(plugin_id)
 
     def find_entity(self, kind: str, name: str) -> str:
         if self._kong is None:
@@ -110,7 +171,7 @@ class Operations:
         return self._kong.find_entity(kind, name)
 
     def _source_of(self, plugin_id: str) -> LocalPluginSource | KongPluginSource:
-        return self.local if self._kong is None or plugin_id == OPTIONS_ID else self._kong
+        return self._local if self._kong is None or plugin_id == OPTIONS_ID else self._kong
 
     def explain(self, method: str, host: str | None, path: str) -> Mapping[str, Any]:
         resolver = self._resolver()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from mitmproxy.exceptions import OptionsError
 from mitmproxy.master import Master
 
-from mitmproxy_moesif.config.settings import SettingsError
+from mitmproxy_moesif.config.settings import AS_STARTED, SettingsError
 
 APPLY_SECONDS = 5.0
 
@@ -23,6 +23,7 @@ class LiveOptions:
         self._master = master
         self._prefix = prefix
         self._loop_thread = threading.get_ident()
+        self._started: dict[str, Any] = {}
 
     def __call__(self, changes: dict[str, Any]) -> None:
         self._on_loop(lambda: self._update(changes))
@@ -38,6 +39,8 @@ class LiveOptions:
         done: Future[None] = Future()
 
         def run() -> None:
+            if not done.set_running_or_notify_cancel():
+                return
             try:
                 work()
             except Exception as error:  # noqa: BLE001 - raised again in the thread that asked
@@ -49,10 +52,28 @@ class LiveOptions:
         try:
             done.result(APPLY_SECONDS)
         except FutureTimeoutError:
-            raise SettingsError("the proxy is too busy to take the change now") from None
+            if done.cancel():
+                raise SettingsError("the proxy is too busy to take the change now") from None
+            done.result()  # it has begun meanwhile
+
+    @property
+    def names(self) -> Collection[str]:
+        """The options that are changed. On the event loop."""
+        return self._started.keys()
 
     def _update(self, changes: dict[str, Any]) -> None:
+        options = self._master.options
+        wanted = {self._prefix + name: value for name, value in changes.items()}
+        known = options._options  # noqa: SLF001 - the only way to tell unset from default, and to go back to it
+        started = {name: known[name].value for name in wanted} | self._started
         try:
-            self._master.options.update(**{self._prefix + name: value for name, value in changes.items()})
+            with options.rollback(set(wanted), reraise=True):
+                for name, value in wanted.items():
+                    if value is AS_STARTED:
+                        known[name].value = started.pop(name)
+                    else:
+                        known[name].set(value)
+                options.changed.send(updated=set(wanted))
         except OptionsError as error:
             raise SettingsError(str(error).removeprefix("moesif: ")) from None
+        self._started = started

@@ -252,6 +252,9 @@ def name_given(given: set[str]) -> bool:
 SECRETS = secrets_of(Settings)
 START_ONLY = parameters_with(Settings, Property.START_ONLY)
 
+AS_STARTED = object()
+"""In a live change, in place of a value: what the option was before live changes of it."""
+
 
 def parse_settings(given: Mapping[str, Any]) -> Settings:
     """`Settings` from plain values. Raises `SettingsError` with one line for all that is wrong; shows no secret."""

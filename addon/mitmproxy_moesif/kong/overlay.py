@@ -31,6 +31,11 @@ class LivePlugin(Plugin):
     changes: dict[str, Any] = Field(default_factory=dict, repr=False)
     created: bool = False
 
+    def plain(self) -> dict[str, Any]:
+        """An added entry as JSON values, secrets included."""
+        fields = self.model_dump(exclude={"id", "name", "config", "changes", "created"}, exclude_none=True)
+        return {**fields, "config": self.changes}
+
     @property
     def entered(self) -> str:
         return "created" if self.created else "changed"
@@ -68,6 +73,10 @@ class Overlay:
         ]
         return replace(config, plugins=(*plugins, *self.created.values()))
 
+    def plain(self) -> dict[str, dict[str, Any]]:
+        """The changes as JSON values, secrets included: `plugins` and `created`, by id."""
+        return {"plugins": dict(self.patches), "created": {id_: plugin.plain() for id_, plugin in self.created.items()}}
+
     def fitting(self, config: KongConfig) -> tuple[Overlay, list[str]]:
         """Without what has lost its place in this configuration, and a line for each of those.
 
@@ -88,7 +97,6 @@ class Overlay:
 
 
 type Make = Callable[[Overlay, KongConfig], Overlay]
-type Keep = Callable[[Overlay, Callable[[], None]], None]
 
 
 def scope(plugin: Plugin) -> tuple[str, str | None, str | None, str | None]:
@@ -150,15 +158,15 @@ class LiveOverlay:
         for line in lost:
             log.warning("moesif: admin API: %s", line)
 
-    def change(self, make: Make, keep: Keep) -> None:
+    def change(self, make: Make) -> None:
         """Put in force what `make` makes of the changes there are; it gets the configuration without them, too.
 
-        `keep` gets them and calls what puts them in force. Whatever any of these raises is raised, and all is as it
-        was where they are not in force yet.
+        Whatever is raised meanwhile leaves all as it was.
         """
         with self._lock:
             changes = make(self.changes, self.base)
-            keep(changes, lambda: self._take(changes))
+            if changes != self.changes:
+                self._take(changes)
 
     def _take(self, changes: Overlay) -> None:
         config = changes.over(self.base)

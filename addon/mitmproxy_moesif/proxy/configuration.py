@@ -6,7 +6,7 @@ environment (`MOESIF_...`) or is the default. A file that cannot be taken leaves
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -59,14 +59,18 @@ class Configuration:
             by_name.setdefault(setting.partition("=")[0], []).append(setting)
         return by_name
 
-    def reload(self) -> set[str]:
-        """Read the file again and apply it, all of it or nothing. Returns the names of the options that changed."""
+    def reload(self, overlaid: Collection[str]) -> set[str]:
+        """Read the file again and apply it, all of it or nothing. Returns the names of the options that changed.
+
+        What the Admin API changed (`overlaid`) stays as it is.
+        """
         wanted = self._read()
         self._check(wanted)
         known = self._options._options  # noqa: SLF001 - the only way to tell unset from default, and to go back to it
         gone = {name for name in self._from_file - set(wanted) if name in known}
         changed = {name for name, value in wanted.items() if known[name].value != value}
         changed |= {name for name in gone if known[name].value is not optmanager.unset}
+        changed -= set(overlaid)
         self._apply({name: wanted.get(name, optmanager.unset) for name in changed})
         self._from_file = set(wanted)
         return changed

@@ -15,7 +15,7 @@ from mitmproxy.master import Master
 from mitmproxy.tools.dump import DumpMaster
 
 from mitmproxy_moesif.addon import MoesifAddon
-from mitmproxy_moesif.admin.source import AdminSource
+from mitmproxy_moesif.admin.service import Operations
 from mitmproxy_moesif.config.options import OPTION_PREFIX
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.ledger import Reading
@@ -66,7 +66,7 @@ class Observer(Protocol):
     def report(self, reading: Reading, /) -> None:
         """It has ended; the last counts."""
 
-    def listen(self, settings: Settings, source: AdminSource, /) -> Listening:
+    def listen(self, settings: Settings, operations: Operations, /) -> Listening:
         """Give access to the Admin API. Raises `OSError` and `ValueError` with one line."""
 
 
@@ -135,7 +135,7 @@ class Proxy:
 
     def reload(self) -> str:
         """Read the configuration again; what changed, in one line. Raises `ConfigurationError`."""
-        changed = self.configuration.reload()
+        changed = self.configuration.reload(self.capture.changed_options())
         return f"{', '.join(sorted(changed))} changed" if changed else "nothing changed"
 
     def addresses(self) -> list[tuple[str, int]]:

@@ -1,17 +1,20 @@
-"""The Admin API of a worker: the admin listener's own application, asked by the supervisor instead of over a socket."""
+"""The Admin API of a worker: the listener's own application, and its changes, in the hand of the supervisor."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
 from tornado.httputil import HTTPConnection, HTTPHeaders, RequestStartLine, ResponseStartLine
 
 from mitmproxy_moesif.admin.handlers import Parts, admin_app
-from mitmproxy_moesif.admin.source import AdminSource
+from mitmproxy_moesif.admin.service import Operations
+from mitmproxy_moesif.admin.source import SchemaViolation, UniqueViolation
+from mitmproxy_moesif.admin.state import Document
+from mitmproxy_moesif.log import describe, log
 from mitmproxy_moesif.web.access import Address, Gate
 from mitmproxy_moesif.workers.messages import Answer, Request
 
@@ -23,25 +26,54 @@ STOP_SECONDS = 2.0
 
 
 class Answering:
-    """Answers in a thread of its own, as the listener does: a change may wait for the proxy's event loop."""
+    """Answers one after another in a thread of its own: a change may wait for the proxy's event loop.
 
-    def __init__(self, source: AdminSource) -> None:
-        self._app = admin_app(Parts(source, Gate(Address(HOST, 0), None)))
+    What is to be called with an outcome is called in that thread; never after `stop`.
+    """
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        self._app = admin_app(Parts(operations, Gate(Address(HOST, 0), None)))
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
         self._ending = asyncio.Event()
+        self._turn = asyncio.Lock()
         self._stopped = False
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="moesif-admin", daemon=True)
         self._thread.start()
 
-    def ask(self, request: Request, answered: Callable[[Answer], None]) -> None:
-        """`answered` is called in the thread that answers; never after `stop`, which the same thread calls."""
+    def ask(self, request: Request, answered: Callable[[Answer, Document], None]) -> None:
+        """`answered` gets the answer, and all that is changed then."""
 
-        def done(future: Future[Answer]) -> None:
-            if not future.cancelled():
-                answered(future.result() if future.exception() is None else Answer(500))
+        async def ask() -> None:
+            async with self._turn:
+                try:
+                    answer = await self._answer(request)
+                except Exception as error:  # noqa: BLE001 - who asked waits for an answer
+                    log.error("moesif: a fault in the Admin API: %s", describe(error))
+                    answer = Answer(500)
+                answered(answer, self._operations.document())
 
-        if not self._stopped:
-            asyncio.run_coroutine_threadsafe(self._answer(request), self._loop.result()).add_done_callback(done)
+        self._do(ask())
+
+    def take(self, document: Document, taken: Callable[[str | None], None]) -> None:
+        """Put a document in force; `taken` gets why that cannot be, None where it is."""
+
+        async def take() -> None:
+            async with self._turn:
+                try:
+                    self._operations.take(document)
+                except (SchemaViolation, UniqueViolation) as error:
+                    taken(str(error))
+                else:
+                    taken(None)
+
+        self._do(take())
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._stopped:
+            work.close()
+        else:
+            asyncio.run_coroutine_threadsafe(work, self._loop.result())
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:
         """An answer under way is given up."""

@@ -26,17 +26,20 @@ LONGEST_LINE = 2**25
 class Worker:
     """One place for a process, and what was told by the process that is in it now.
 
-    `heard` is called with what is not about the process as such. See `worker` for the lines both ways.
+    `version` is the number of the document that it has put in force, `reloads` counts how often options were to be read
+    when it last did. `heard` gets what is not about the process as such. See `worker` for the lines both ways.
     """
 
     def __init__(self, number: int, heard: Callable[[Worker, dict[str, Any]], None]) -> None:
         self.number = number
+        self.version = 0
+        self.reloads = 0
         self.reading = NOTHING
         self.ready = asyncio.Event()
         self.process: asyncio.subprocess.Process | None = None
         self._heard = heard
         self._numbers = count(1)
-        self._asked: dict[int, asyncio.Future[Answer | None]] = {}
+        self._asked: dict[int, asyncio.Future[dict[str, Any] | None]] = {}
 
     async def run(self, arguments: Sequence[str], *, ending: Callable[[], bool]) -> int:
         """Start a process and wait for its end; its exit code, negative for a signal."""
@@ -52,6 +55,7 @@ class Worker:
         assert self.process is not None
         code = await self.process.wait()
         self.process = None
+        self.version = 0
         self.ready.clear()
         return code
 
@@ -77,12 +81,13 @@ class Worker:
             self._answer_none()
 
     def _hear(self, said: dict[str, Any]) -> None:
+        self.version = said.get("version", self.version)
         if "reading" in said:
             self.reading = Reading(**said["reading"])
-        elif "answer" in said:
+        elif "to" in said:
             asked = self._asked.pop(said["to"], None)
             if asked is not None and not asked.done():
-                asked.set_result(Answer.from_json(said["answer"]))
+                asked.set_result(said)
         else:
             self._heard(self, said)
 
@@ -94,20 +99,25 @@ class Worker:
 
     async def ask(self, request: Request) -> Answer | None:
         """Its answer, before which it has told its reading; None where it ended first, or does not answer in time."""
+        said = await self.demand("answer", READ_SECONDS, request=request.to_json())
+        return Answer.from_json(said["answer"]) if said is not None else None
+
+    async def demand(self, what: str, seconds: float = CHANGE_SECONDS, **more: Any) -> dict[str, Any] | None:
+        """Give an order, and wait for what it says to that; None where it ended first, or says nothing in time."""
         number = next(self._numbers)
-        answer: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        self._asked[number] = answer
-        if not self._write({"order": "answer", "to": number, "request": request.to_json()}):
-            answer.set_result(None)
+        said: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
+        self._asked[number] = said
+        if not self.order(what, to=number, **more):
+            said.set_result(None)
         try:
-            return await asyncio.wait_for(answer, CHANGE_SECONDS if request.is_change else READ_SECONDS)
+            return await asyncio.wait_for(said, seconds)
         except TimeoutError:
             return None
         finally:
             self._asked.pop(number, None)
 
-    def order(self, what: str) -> None:
-        self._write({"order": what})
+    def order(self, what: str, **more: Any) -> bool:
+        return self._write({"order": what, **more})
 
     def _write(self, order: dict[str, Any]) -> bool:
         if self.process is None or self.process.stdin is None or self.process.returncode is not None:

@@ -45,11 +45,6 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
 
-    @property
-    def is_refusal(self) -> bool:
-        """Whether nothing has changed, for a reason that lies in the request."""
-        return 400 <= self.status < 500
-
     def to_json(self) -> dict[str, Any]:
         return {
             "status": self.status,

@@ -1,7 +1,9 @@
 """The Admin API of all workers as one: what is read is added up or asked of one of them, a change goes to all.
 
-A change is tried on one worker first, so that what is refused changes nothing anywhere. A worker that is started again
-gets the changes made so far before it counts as ready.
+All changes are one document with a number, which is owned here: no worker reads or writes the file that keeps it. A
+change is tried on one worker, whose document is then kept, and only then handed to all; where it cannot be kept, that
+worker gets back the one that is. A worker that starts gets the newest before it captures anything. One lock orders
+changes, reloads, and workers that become ready.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import orjson
 
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.admin.metrics import exposition
-from mitmproxy_moesif.admin.source import Destination, SpoolStatus, Status
+from mitmproxy_moesif.admin.source import Destination, NotKept, SpoolStatus, Status
+from mitmproxy_moesif.admin.state import Document, StateError, StateFile
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.workers.control import Worker
@@ -23,6 +26,7 @@ from mitmproxy_moesif.workers.messages import Answer, Request
 
 JSON_TYPE = "application/json; charset=utf-8"
 NOBODY = "no worker is ready"
+NO_ANSWER = "a worker ended, or did not answer in time: nothing was changed"
 
 # Of several workers' states, the one that an operator has to know of.
 WORST_STATES = ("unauthorized", "down", "failing", "on", "up", "off")
@@ -35,7 +39,10 @@ class Relay:
         self._workers = workers
         self._reading = reading
         self._began = time.monotonic()
-        self._changes: list[Request] = []
+        self._file: StateFile | None = None
+        self._document: Document = {}
+        self._version = 1
+        self.reloads = 0
         self._changing = asyncio.Lock()
 
     async def answer(self, request: Request) -> Answer:
@@ -54,23 +61,58 @@ class Relay:
             return await self._one(request)
         return await self._change(request)
 
+    def greet(self, worker: Worker, state: str | None) -> None:
+        """A worker that starts waits for the newest document, which `state` keeps. The first one has it read."""
+        try:
+            if self._file is None:
+                file = StateFile(state)
+                self._document, self._file = file.read(), file
+        except StateError as error:
+            worker.order("take", fault=str(error))
+        else:
+            worker.order("take", **self._newest())
+
     async def catch_up(self, worker: Worker) -> None:
-        """Make the changes that were made before this process was started."""
+        """A worker has started: it is ready when it has what has changed meanwhile."""
+        process = worker.process
         async with self._changing:
-            for change in self._changes:
-                answer = await worker.ask(change)
-                # 404 and 409: it has read them from the file that keeps them.
-                if answer is None or (answer.status >= 400 and answer.status not in (404, 409)):
-                    say_differs(worker, change, answer)
-            if worker.process is not None:
+            if worker.reloads != self.reloads:
+                await self._reload(worker)
+            if self._file is not None and worker.version != self._version:
+                await self._hand(worker)
+            if process is not None and worker.process is process:
                 worker.ready.set()
+
+    async def reload(self) -> None:
+        """Have all workers read their options again."""
+        async with self._changing:
+            self.reloads += 1
+            await asyncio.gather(*(self._reload(worker) for worker in self._ready()))
+
+    async def _reload(self, worker: Worker) -> None:
+        worker.reloads = self.reloads
+        await worker.demand("reload")
+
+    async def _hand(self, worker: Worker) -> None:
+        """One that cannot take the document is started again, with this document or not at all."""
+        said = await worker.demand("take", **self._newest())
+        if said is not None and "fault" in said:
+            log.error("moesif-proxy: worker %d does not take what was changed: %s", worker.number, said["fault"])
+            worker.order("end")
+
+    def _newest(self) -> dict[str, Any]:
+        return {"version": self._version, "document": self._document}
 
     def _ready(self) -> list[Worker]:
         return [worker for worker in self._workers if worker.ready.is_set()]
 
+    def _current(self) -> list[Worker]:
+        """Those that have the newest document in force."""
+        return [worker for worker in self._ready() if self._file is None or worker.version == self._version]
+
     async def _one(self, request: Request) -> Answer:
         """The answer of the first that gives one."""
-        for worker in self._ready():
+        for worker in self._current():
             if (answer := await worker.ask(request)) is not None:
                 return answer
         return as_json(503, {"message": NOBODY})
@@ -98,34 +140,32 @@ class Relay:
 
     async def _change(self, change: Request) -> Answer:
         async with self._changing:
-            ready = self._ready()
-            if not ready:
+            if not (current := self._current()):
                 return as_json(503, {"message": NOBODY})
-            first, *others = ready
-            answer = await first.ask(change)
-            if answer is None:
-                return as_json(503, {"message": "a worker ended, or did not answer in time; nothing may have changed"})
-            if answer.is_refusal:
+            trial = current[0]
+            said = await trial.demand("answer", request=change.to_json())
+            answer = Answer.from_json(said["answer"]) if said is not None else as_json(503, {"message": NO_ANSWER})
+            if said is not None and said["document"] == self._document:
                 return answer
-            self._keep(change)
-            for worker, other in zip(
-                others, await asyncio.gather(*(worker.ask(change) for worker in others)), strict=True
-            ):
-                if other is None or other.status != answer.status:
-                    say_differs(worker, change, other)
+            if said is not None and answer.status < 400:
+                answer = await self._keep(said["document"], trial) or answer
+            else:
+                trial.version = 0
+            await asyncio.gather(*(self._hand(worker) for worker in self._ready() if worker.version != self._version))
             return answer
 
-    def _keep(self, change: Request) -> None:
-        """The same PATCH again makes an earlier one needless, so that switching to and fro does not pile up."""
-        if change.method == "PATCH" and change in self._changes:
-            self._changes.remove(change)
-        self._changes.append(change)
-
-
-def say_differs(worker: Worker, change: Request, answer: Answer | None) -> None:
-    outcome = "did not answer" if answer is None else f"answered {answer.status}"
-    path = change.path.partition("?")[0]
-    log.error("moesif-proxy: worker %d differs now: to %s %s it %s", worker.number, change.method, path, outcome)
+    async def _keep(self, document: Document, trial: Worker) -> Answer | None:
+        """A document that a worker has in force is the newest now; else an answer that says why not."""
+        assert self._file is not None
+        try:
+            await asyncio.to_thread(self._file.write, document)
+        except NotKept as error:
+            trial.version = 0
+            return as_json(500, {"message": str(error)})
+        self._document = document
+        self._version += 1
+        trial.version = self._version
+        return None
 
 
 def as_json(status: int, content: Mapping[str, Any]) -> Answer:

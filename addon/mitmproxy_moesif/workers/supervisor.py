@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,7 +46,7 @@ class Supervisor:
         self._relay = Relay(self._workers, self.reading)
         self._admin_wanted: dict[str, str] | None = None
         self._admin: AdminServer | None = None
-        self._greetings: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._gone = NOTHING
         self._started = False
         self._stops = 0
@@ -111,6 +111,7 @@ class Supervisor:
         delay, clock = FIRST_DELAY, asyncio.get_running_loop().time
         while True:
             began = clock()
+            worker.reloads = self._relay.reloads
             try:
                 code = await worker.run(given, ending=self.stopping.is_set)
             except OSError as error:  # no memory or no process left for it now
@@ -145,19 +146,21 @@ class Supervisor:
 
     def reload(self) -> None:
         self._told.clear()
-        for worker in self._workers:
-            if worker.ready.is_set():
-                worker.order("reload")
+        self._do(self._relay.reload())
 
     def _hear(self, worker: Worker, said: dict[str, Any]) -> None:
         if "ready" in said:
-            greeting = asyncio.ensure_future(self._relay.catch_up(worker))
-            self._greetings.add(greeting)
-            greeting.add_done_callback(self._greetings.discard)
+            self._do(self._relay.catch_up(worker))
         elif "admin" in said:
             self._admin_wanted = said["admin"]
-        else:
+            self._relay.greet(worker, said["admin"]["state"])
+        elif "version" not in said:
             self._hear_of_reload(said)
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _hear_of_reload(self, said: dict[str, str]) -> None:
         """Log what workers answer, and what all of them say only once."""

@@ -1,9 +1,13 @@
 """A proxy as the worker of a supervisor.
 
 A worker's standard input is its supervisor's hand, one JSON object a line: the `order` is to `end`, to `abort` (end at
-once), to `reload` the configuration, or to `answer` a request to the Admin API; its end means that the supervisor has
-gone. What a worker has to say goes back through a pipe in the same form: `admin` (where its options say that the Admin
-API is), `ready`, `reading` (each second, before an answer, and last), `answer`, `reloaded` or `refused`.
+once), to `reload` the configuration, to `answer` a request to the Admin API, or to `take` a document: all that this API
+has changed, which the supervisor alone keeps. Its end means that the supervisor has gone.
+
+What a worker has to say goes back through a pipe in the same form: `admin` (where its options say that the Admin API
+is and where its changes are kept; then it waits for the first document), `ready`, `reading` (each second, before an
+answer, and last), `reloaded` or `refused`; and `to` with the number of an order that was carried out, with the `answer`
+and the `document` that it makes, or with the `version` that is in force, or `fault`.
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ from contextlib import suppress
 from typing import Any
 
 from mitmproxy_moesif.addon import report
-from mitmproxy_moesif.admin.source import AdminSource
+from mitmproxy_moesif.admin.service import Operations
+from mitmproxy_moesif.admin.state import Document, StateError
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.log import log
@@ -45,6 +50,7 @@ class Supervised:
         self._orders = bytearray()
         self._answering: Answering | None = None
         self._alone = False
+        self._first: dict[str, Any] | None = None
 
     def start(self, proxy: Proxy) -> None:
         self._proxy = proxy
@@ -69,25 +75,54 @@ class Supervised:
                 signal.raise_signal(signal.SIGTERM)
             case "reload":
                 reload(self._proxy, self)
+                self._tell(to=order["to"])
             case "answer":
                 self._answer(order["to"], Request.from_json(order["request"]))
+            case "take":
+                self._take(order)
 
     def _answer(self, number: int, request: Request) -> None:
-        def answered(answer: Answer) -> None:
+        def answered(answer: Answer, document: Document) -> None:
             self.ended()  # its counts first, so that an answer never tells less than they do
-            self._tell(to=number, answer=answer.to_json())
+            changed = {"document": document} if request.is_change else {}
+            self._tell(to=number, answer=answer.to_json(), **changed)
 
         if self._answering is None:
-            answered(Answer(404))
+            answered(Answer(404), {})
         else:
             self._answering.ask(request, answered)
 
-    def listen(self, settings: Settings, source: AdminSource) -> Answering:
+    def _take(self, order: dict[str, Any]) -> None:
+        def taken(fault: str | None) -> None:
+            self._tell(to=order["to"], **({"version": order["version"]} if fault is None else {"fault": fault}))
+
+        if self._answering is None:
+            self._first = order
+        else:
+            self._answering.take(order["document"], taken)
+
+    def listen(self, settings: Settings, operations: Operations) -> Answering:
         """In place of a listener of its own: all workers have one, the supervisor's."""
         token = settings.admin_token.get_secret_value()
-        self._tell(admin={"listen": settings.admin_listen, "token": token})
-        self._answering = Answering(source)
+        self._tell(admin={"listen": settings.admin_listen, "token": token, "state": settings.admin_state})
+        operations.restore(self)
+        self._answering = Answering(operations)
         return self._answering
+
+    def read(self) -> Document:
+        """What the supervisor keeps. It waits for that on the event loop: nothing may be captured before."""
+        while self._first is None and not self._alone:
+            self._obey()
+        if self._first is None:
+            raise StateError("the supervisor has gone")
+        if "fault" in self._first:
+            raise StateError(self._first["fault"])
+        self._tell(version=self._first["version"])
+        document: Document = self._first["document"]
+        return document
+
+    def write(self, document: Document) -> None:
+        """The supervisor gets it with the answer, and keeps it."""
 
     def report(self, reading: Reading) -> None:
         """The supervisor says the sum; nobody does where it has gone."""
