@@ -10,7 +10,6 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from mitmproxy_moesif.admin.handlers import MAX_BODY_BYTES
 from mitmproxy_moesif.admin.redact import SHOWN
 from mitmproxy_moesif.admin.server import AdminServer
 from mitmproxy_moesif.admin.source import (
@@ -22,6 +21,7 @@ from mitmproxy_moesif.admin.source import (
     Unsupported,
 )
 from mitmproxy_moesif.kong.errors import scope_key
+from mitmproxy_moesif.web.handlers import MAX_BODY_BYTES
 from tests.admin.sources import APPLICATION_ID, ID, FakeSource
 from tests.support.client import Client
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-import orjson
-from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
+from tornado.web import Application, HTTPError
 
 from mitmproxy_moesif.admin.forms import BodyError, parse_body
 from mitmproxy_moesif.admin.listing import InvalidPage, page
@@ -33,11 +32,7 @@ from mitmproxy_moesif.admin.source import (
 from mitmproxy_moesif.kong.errors import reference
 from mitmproxy_moesif.log import RateLimitedLog, describe
 from mitmproxy_moesif.web.access import Gate
-
-MAX_BODY_BYTES = 65_536
-NOT_FOUND = "Not found"
-
-_MESSAGES = {404: NOT_FOUND, 405: "Method not allowed", 413: f"a body may have {MAX_BODY_BYTES} bytes"}
+from mitmproxy_moesif.web.handlers import MESSAGES, GatedHandler
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,52 +44,20 @@ class Parts:
     limited: RateLimitedLog = field(default_factory=RateLimitedLog)
 
 
-@stream_request_body
-class _AdminHandler(RequestHandler):
-    """Judges a request by its head, before its body is read; reads no more of that than is allowed."""
-
+class _AdminHandler(GatedHandler):
     def initialize(self, parts: Parts) -> None:
         self.source = parts.source
-        self.gate = parts.gate
         self._limited = parts.limited
-        self._body = bytearray()
         self._secrets: set[str] = set()
-
-    def set_default_headers(self) -> None:
-        self.clear_header("Server")
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("X-Content-Type-Options", "nosniff")
-
-    def prepare(self) -> None:
-        request = self.request
-        refusal = self.gate.refusal(request.method or "", request.path, request.host, request.headers)
-        if refusal is not None:
-            self.set_header("Connection", "close")  # Tornado closes it after an answer that did not wait for the body
-            if refusal.status == 401:
-                self.set_header("WWW-Authenticate", "Bearer")
-            self.answer(refusal.status, {"message": refusal.message})
-        elif (length := request.headers.get("Content-Length", "0")).isdecimal() and int(length) > MAX_BODY_BYTES:
-            self.send_error(413)
-
-    def data_received(self, chunk: bytes) -> None:
-        """Keeps one byte too many at most, which tells that there were too many."""
-        self._body += chunk[: MAX_BODY_BYTES + 1 - len(self._body)]
 
     def fields(self) -> dict[str, Any]:
         """What the body says, without secrets that are sent back as they were shown. Raises `BodyError`."""
-        if len(self._body) > MAX_BODY_BYTES:
-            raise HTTPError(413)
-        given = parse_body(bytes(self._body), self.request.headers.get("Content-Type", ""))
+        given = parse_body(self.body(), self.request.headers.get("Content-Type", ""))
         self._secrets = secret_values(given)
         return without_shown(given)
 
-    def compute_etag(self) -> str | None:
-        return None
-
     def answer(self, status: int, content: Mapping[str, Any]) -> None:
-        self.set_status(status)
-        self.set_header("Content-Type", "application/json; charset=utf-8")
-        self.finish(orjson.dumps(redacted(content)) + b"\n")
+        super().answer(status, redacted(content))
 
     def answer_page(self, plugins: Sequence[Mapping[str, Any]]) -> None:
         query = {name: self.get_query_argument(name, None) for name in ("size", "offset", "tags")}
@@ -107,14 +70,14 @@ class _AdminHandler(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """An exception as Kong would tell of it; what it says holds none of the secrets that the request gave."""
         error = (kwargs.get("exc_info") or (None, None, None))[1]
-        status, content = _told(error) or (status_code, {"message": _MESSAGES.get(status_code, self._reason)})
-        if status == 500 and not isinstance(error, NotKept):
-            content = {"message": "An unexpected error occurred"}
+        told = _told(error)
+        status = told[0] if told is not None else status_code
         if status == 405:
             self.set_header("Allow", ", ".join(sorted(self._allowed())))
-        if status == 413:
-            self.set_header("Connection", "close")
-        self.answer(status, redacted(content, self._secrets))
+        if told is not None:
+            self.answer(status, redacted(told[1], self._secrets))
+        else:
+            super().write_error(status)
 
     def log_exception(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
@@ -132,7 +95,7 @@ def _told(error: BaseException | None) -> tuple[int, dict[str, Any]] | None:
     """Status and body for an error that Kong has a form for."""
     match error:
         case NotFound():
-            return 404, {"message": NOT_FOUND}
+            return 404, {"message": MESSAGES[404]}
         case SchemaViolation():
             return 400, _violation(2, "schema violation", str(error), error.fields)
         case UniqueViolation():
@@ -266,4 +229,5 @@ def admin_app(parts: Parts) -> Application:
         default_handler_class=_NotFoundHandler,
         default_handler_args=arguments,
         log_function=lambda _handler: None,
+        gate=parts.gate,
     )

@@ -18,7 +18,7 @@ from __future__ import annotations
 from tornado.web import Application
 
 from mitmproxy_moesif.local.documents import Document
-from mitmproxy_moesif.local.http import JsonHandler, NotFoundHandler, log_request
+from mitmproxy_moesif.local.http import LocalHandler, NotFoundHandler, log_request
 from mitmproxy_moesif.local.intake import ReceivedEvent, RefusedError, read_batch, read_one_or_many
 from mitmproxy_moesif.local.store import EventStore
 
@@ -26,7 +26,7 @@ from mitmproxy_moesif.local.store import EventStore
 MAX_REQUEST_BYTES = 64 * 2**20
 
 
-class _CollectorHandler(JsonHandler):
+class _CollectorHandler(LocalHandler):
     def initialize(self, store: EventStore, config: Document, rules: Document) -> None:
         self.store = store
         self.config = config

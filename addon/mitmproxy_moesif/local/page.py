@@ -12,7 +12,7 @@ from contextlib import suppress
 from tornado.iostream import StreamClosedError
 from tornado.web import Application
 
-from mitmproxy_moesif.local.http import JsonHandler, NotFoundHandler, log_request
+from mitmproxy_moesif.local.http import LocalHandler, NotFoundHandler, log_request
 from mitmproxy_moesif.local.store import EventStore, Filter
 
 DEFAULT_LIMIT = 100
@@ -22,7 +22,7 @@ PAGE = 50
 PARAMETERS = ("limit", "verb", "status", "user_id", "company_id", "uri")
 
 
-class _PageHandler(JsonHandler):
+class _PageHandler(LocalHandler):
     def initialize(self, store: EventStore) -> None:
         self.store = store
 

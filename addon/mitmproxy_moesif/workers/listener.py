@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 import orjson
 from tornado.web import Application, RequestHandler, stream_request_body
 
-from mitmproxy_moesif.admin.handlers import MAX_BODY_BYTES
 from mitmproxy_moesif.admin.server import AdminServer, MakeApp
 from mitmproxy_moesif.web.access import Gate
+from mitmproxy_moesif.web.handlers import MAX_BODY_BYTES
 from mitmproxy_moesif.workers.messages import Answer, Request
 
 TOO_LARGE = f"a body may have {MAX_BODY_BYTES} bytes"
