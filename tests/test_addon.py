@@ -90,12 +90,13 @@ def test_what_is_masked_or_rewritten_in_the_event_travels_unchanged(
 def test_bodies_pass_chunk_by_chunk(mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream) -> None:
     """The client reads the first chunk while the upstream still waits to be told to go on, and the other way round."""
 
-    def answer_in_steps(_request: RawRequest, connection: Connection) -> None:
+    def answer_in_steps(_request: RawRequest, connection: Connection) -> bool:
         connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"6\r\nfirst \r\n")
         assert connection.stream.readline() == b"GO\r\n"
         connection.send(b"6\r\nsecond\r\n0\r\n\r\n")
+        return True
 
-    upstream.on_head = lambda request, connection: answer_in_steps(request, connection) is None
+    upstream.on_head = answer_in_steps
     proxy = mitmdump(upstream.url, addon_options(collector))
     with Client(proxy.port) as client:
         client.send(b"POST /steps HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n")

@@ -22,7 +22,8 @@ Case = dict[str, Any]
 
 
 def _cases() -> list[Case]:
-    return json.loads(conformance_file("events.json").read_text())
+    cases: list[Case] = json.loads(conformance_file("events.json").read_text())
+    return cases
 
 
 def _configuration(case: Case) -> str:
@@ -31,8 +32,8 @@ def _configuration(case: Case) -> str:
 
 def _by_configuration() -> Iterator[Any]:
     """Cases with the same configuration share one proxy."""
-    for configuration, cases in groupby(sorted(_cases(), key=_configuration), key=_configuration):
-        cases = list(cases)
+    for configuration, group in groupby(sorted(_cases(), key=_configuration), key=_configuration):
+        cases = list(group)
         yield pytest.param(json.loads(configuration), cases, id="+".join(case["name"] for case in cases)[:80])
 
 

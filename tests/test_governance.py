@@ -41,12 +41,13 @@ def governed(mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUp
 
 def until_status(port: int, status: int, **request: Any) -> Any:
     """The answer once rules are in force."""
+    seen = 0
     for _ in range(200):
         answer = exchange(port, **request)
         assert answer is not None
-        if answer.status == status:
+        if (seen := answer.status) == status:
             return answer
-    raise AssertionError(f"no {status} among 200 answers, the last was {answer.status}")
+    raise AssertionError(f"no {status} among 200 answers, the last was {seen}")
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ BOMB = bomb(1_000_000_000)
 
 
 def odd_bytes(dice: random.Random, most: int) -> bytes:
-    kinds = [
+    kinds: list[Callable[[], bytes]] = [
         lambda: dice.randbytes(dice.randrange(most)),
         lambda: b"[" * dice.randrange(most),
         lambda: b'{"a":' * dice.randrange(most // 5),

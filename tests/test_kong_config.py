@@ -180,7 +180,7 @@ def test_the_admin_api_page_by_page(mitmdump: Start, collector: ScriptedCollecto
     config = {"application_id": "app-orders", "api_version": "by-api"}
     plugin = {"id": "p1", "name": "moesif", "config": config, "service": {"id": "s1"}, "enabled": True}
     with ScriptedUpstream() as kong:
-        pages = {
+        pages: dict[str, Any] = {
             "/services": {"data": [], "next": "/services?offset=2"},
             "/routes": {"data": [route], "next": None},
             "/plugins": {"data": [plugin], "next": None},

@@ -118,7 +118,7 @@ def test_live_changes_count_at_once_or_are_refused(
 
     def api_version() -> str:
         exchange(proxy.port, target="/after")
-        return collector.wait_for(len(collector.events()) + 1)[-1]["request"]["api_version"]
+        return str(collector.wait_for(len(collector.events()) + 1)[-1]["request"]["api_version"])
 
     assert change("moesif_api_version=2.0") == "taken"
     collector.wait_for(1)

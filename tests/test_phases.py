@@ -227,7 +227,7 @@ def _until_close(connection: Connection) -> None:
 
 
 def _path(event: Event) -> str:
-    return "/" + event["request"]["uri"].split("/", 3)[3]
+    return "/" + str(event["request"]["uri"]).split("/", 3)[3]
 
 
 @pytest.mark.parametrize("path", list(CASES))

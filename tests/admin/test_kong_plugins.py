@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -84,7 +84,7 @@ class Proxy:
 
     def entity(self, plugin_id: str) -> dict[str, Any]:
         (found,) = (entity for entity in self.source.plugins() if entity["id"] == plugin_id)
-        return found
+        return dict(found)
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_a_change_is_taken_whole_or_refused_by_name(config: dict[str, Any]) -> N
         assert proxy.taken == taken <= 1
 
 
-def attempt(proxy: Proxy, config: dict[str, Any]) -> dict[str, Any] | SchemaViolation:
+def attempt(proxy: Proxy, config: dict[str, Any]) -> Mapping[str, Any] | SchemaViolation:
     try:
         return proxy.source.patch_plugin("p-orders", {"config": config})
     except SchemaViolation as error:

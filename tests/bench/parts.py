@@ -133,7 +133,7 @@ def _captured(flow: http.HTTPFlow, instance: Instance, body: bytes) -> Exchange:
     if entry.response_tee is not None:
         entry.response_tee(body)
         entry.response_tee(b"")
-    exchange = exchanges.finish(entry)
+    exchange = exchanges.snapshot(entry)
     flow.request.headers.fields, response.headers.fields = request, fields
     return exchange
 

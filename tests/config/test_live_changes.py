@@ -46,7 +46,7 @@ def running():
     globals()["task"] = asyncio.get_running_loop().create_task(measure())
 """
 
-TEXTS = {
+TEXTS: dict[str, list[Any]] = {
     "api_endpoint": ["http://127.0.0.1:9", "http://127.0.0.1:10"],
     "trusted_ips": [["10.0.0.0/8"], ["0.0.0.0/0"]],
     "application_id": ["one", "another"],

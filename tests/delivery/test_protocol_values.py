@@ -76,7 +76,7 @@ def test_settings_with_their_secrets_and_which_of_them_were_given() -> None:
 
 @pytest.mark.parametrize("name", list(Settings.model_fields))
 def test_every_default_can_be_given(name: str) -> None:
-    settings = Settings.model_construct(_fields_set={name}, **Settings().__dict__)
+    settings = Settings.model_construct(_fields_set={name}, **parse_settings({}).__dict__)
     assert packed((protocol.from_settings(settings),))
     assert getattr(protocol.to_settings(protocol.from_settings(settings)), name) == getattr(settings, name)
 

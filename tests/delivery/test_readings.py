@@ -15,11 +15,11 @@ import pytest
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import parse_settings
 from mitmproxy_moesif.delivery import protocol
-from mitmproxy_moesif.delivery.builder import NotSent
 from mitmproxy_moesif.delivery.client import DeliveryClient
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.pipeline import Pipeline
 from mitmproxy_moesif.event.exchange import Exchange
+from mitmproxy_moesif.event.pipeline import NotSent
 from tests.delivery.test_process import an_exchange
 
 READINGS = 125_000

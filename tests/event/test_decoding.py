@@ -7,7 +7,7 @@ import tracemalloc
 import zlib
 from collections.abc import Callable
 
-import brotli
+import brotli  # type: ignore[import-untyped]
 import pytest
 import zstandard
 from hypothesis import given
@@ -44,17 +44,19 @@ class OldBrotli:
         self._stream = BrotliDecompressor()
 
     def process(self, data: bytes) -> bytes:
-        return self._stream.process(data)
+        return bytes(self._stream.process(data))
 
     def is_finished(self) -> bool:
-        return self._stream.is_finished()
+        return bool(self._stream.is_finished())
 
 
 BrotliDecompressor = brotli.Decompressor
 
 
 @given(data=st.binary(max_size=3000), applied=st.lists(encoders, max_size=3))
-def test_what_was_encoded_is_decoded_from_the_right(data: bytes, applied: list[tuple[str, Callable[[bytes], bytes]]]):
+def test_what_was_encoded_is_decoded_from_the_right(
+    data: bytes, applied: list[tuple[str, Callable[[bytes], bytes]]]
+) -> None:
     raw = data
     for _, encode in applied:
         raw = encode(raw)

@@ -66,7 +66,7 @@ def test_each_refused_request_is_one_event_and_reaches_no_upstream(
     key.write_bytes(public_pem(rsa_key()))
     proxy = gated(public_key=str(key), required=True)
     good = bearer(token(VALID, rsa_key(), "RS256"))
-    refused = {
+    refused: dict[str, list[tuple[tuple[str, str], ...]]] = {
         "token required": [()],
         "token expired": [(bearer(token(EXPIRED, rsa_key(), "RS256"), "bearer"),)],
         "token not yet valid": [(bearer(token({"nbf": LATER}, rsa_key(), "RS256")),)],
@@ -91,9 +91,9 @@ def test_each_refused_request_is_one_event_and_reaches_no_upstream(
     events = collector.wait_for(len(answers) + 1)
     assert len(events) == len({event["transaction_id"] for event in events}) == len(answers) + 1 == 10
     for event in events:
-        if answer := answers.get(event["transaction_id"]):
+        if (told := answers.get(event["transaction_id"])) is not None:
             assert event["response"]["status"] == 401
-            assert base64.b64decode(event["response"]["body"]) == answer.body
+            assert base64.b64decode(event["response"]["body"]) == told.body
         else:
             assert event["response"]["status"] == 200
     assert proxy.stop() == 0

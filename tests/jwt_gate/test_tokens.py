@@ -179,7 +179,8 @@ def test_a_public_key_is_no_secret(algorithm: str, source: str, tmp_path: Path) 
     pem, jwks = tmp_path / "key.pem", tmp_path / "keys.json"
     pem.write_bytes(public_pem(rsa_key()))
     write_jwks(jwks, jwk(rsa_key(), kid="k1"))
-    of = rules(**{source: str({"public_key": pem, "jwks": jwks}[source])})
+    given: dict[str, Any] = {source: str({"public_key": pem, "jwks": jwks}[source])}
+    of = rules(**given)
     assert decide(of, bearer(token({"sub": "ada"}, rsa_key(), "RS256"))) == {"sub": "ada"}
     for secret in (pem.read_bytes(), pem.read_bytes().strip(), jwks.read_bytes(), b""):
         assert decide(of, bearer(hmac_token({"sub": "ada"}, secret, alg=algorithm))) is INVALID

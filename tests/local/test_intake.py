@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -33,7 +34,7 @@ def bare_deflate(content: bytes) -> bytes:
     return encoder.compress(content) + encoder.flush()
 
 
-ENCODERS = {
+ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "": lambda content: content,
     "gzip": gzip.compress,
     "x-gzip": gzip.compress,

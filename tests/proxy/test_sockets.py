@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import wire
+from tests.support import ADDON_SCRIPT, wire
 from tests.support.addon import addon_options
 from tests.support.client import encode_request, exchange
 from tests.support.h2 import make_certificate
 from tests.support.moesif_proxy import MoesifProxy
-from tests.support.proxy import ADDON_SCRIPT, Mitmdump
+from tests.support.proxy import Mitmdump
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
 
 REPORT = """

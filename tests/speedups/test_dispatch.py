@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mitmproxy import addonmanager, exceptions, hooks, http, options
 from mitmproxy.addonmanager import AddonManager
 from mitmproxy.master import Master
-from mitmproxy.proxy.layers.http import HttpRequestHook, HttpResponseHook
+from mitmproxy.proxy.layers.http import HttpRequestHook, HttpResponseHook  # type: ignore[attr-defined]
 from mitmproxy.proxy.server_hooks import ClientConnectedHook
 from mitmproxy.test import tflow
 

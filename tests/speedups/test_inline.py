@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mitmproxy import connection
 from mitmproxy.proxy import commands, events
-from mitmproxy.proxy.layers.http import HttpRequestHook
+from mitmproxy.proxy.layers.http import HttpRequestHook  # type: ignore[attr-defined]
 from mitmproxy.test import tflow
 
 from mitmproxy_moesif.speedups.inline import WRITE_TOGETHER, InlineHandler, InlineHooks

@@ -48,7 +48,8 @@ def event_of(exchange: Exchange, **parameters: Any) -> dict[str, Any]:
     """The event as Moesif reads it."""
     policy = compile_policy(parse_settings(parameters))
     facts = read_attributes(exchange.request_headers, exchange.response_headers, exchange.peer, policy)
-    return json.loads(encode(build_event(exchange, facts, policy)))
+    event: dict[str, Any] = json.loads(encode(build_event(exchange, facts, policy)))
+    return event
 
 
 def _fields(pairs: Pairs) -> tuple[tuple[bytes, bytes], ...]:

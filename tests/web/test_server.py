@@ -45,9 +45,12 @@ def test_it_is_entered_when_start_returns_and_left_when_stop_does() -> None:
 
 
 def test_what_cannot_start_is_an_error_of_start() -> None:
+    entered = False
+
     @asynccontextmanager
     async def failing() -> AsyncIterator[None]:
-        raise OSError("too many open files")
+        if not entered:
+            raise OSError("too many open files")
         yield
 
     before = threading.active_count()

@@ -231,7 +231,7 @@ def test_a_worker_that_ended_meanwhile_is_not_ready() -> None:
     place = Place(1)
     nobody = relay(place)
     place.ready.clear()
-    place.process = None  # type: ignore[assignment]
+    place.process = None
     run(nobody.catch_up(cast(Worker, place)))
     assert not place.ready.is_set()
 
@@ -248,7 +248,10 @@ def test_the_worst_of_each_receiver_and_of_the_spools() -> None:
 
 
 def test_what_only_one_can_tell_is_told() -> None:
-    told = [{"captured": 1, "oldest_waiting": None, "kong": {"x": 1}}, {"captured": 2, "oldest_waiting": 4.0}]
+    told: list[dict[str, Any]] = [
+        {"captured": 1, "oldest_waiting": None, "kong": {"x": 1}},
+        {"captured": 2, "oldest_waiting": 4.0},
+    ]
     status = together(told, READING)
     assert (status["captured"], status["oldest_waiting"], status["kong"]) == (10, 4.0, {"x": 1})
     assert together([], NOTHING)["oldest_waiting"] is None

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mitmproxy_moesif.delivery.ledger import Reading
-from mitmproxy_moesif.workers.supervisor import NOTHING, bereaved, total
+from mitmproxy_moesif.workers.control import NOTHING
+from mitmproxy_moesif.workers.supervisor import bereaved, total
 from tests.support.addon import addon_options, exit_counts
 from tests.support.client import Client, exchange
 from tests.support.collector import ScriptedCollector
