@@ -8,12 +8,10 @@ import time
 
 import pytest
 
-from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import parse_settings
 from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.api import Condition
 from mitmproxy_moesif.delivery.builder import Builder
-from mitmproxy_moesif.delivery.client import DeliveryClient
 from mitmproxy_moesif.delivery.pipeline import Pipeline
 from mitmproxy_moesif.delivery.process import DeliveryProcess
 from mitmproxy_moesif.delivery.protocol import messages, packed
@@ -57,20 +55,6 @@ def test_what_is_told_later_is_never_older(monkeypatch: pytest.MonkeyPatch) -> N
     assert said[-1] == ("closed", [])
 
 
-def test_one_piece_at_a_time_and_each_once() -> None:
-    client = DeliveryClient(None, 10_000_000, lambda *_: None)
-    instance = Instance.compile(parse_settings({"application_id": "a"}))
-    client._in_crash_loop = True
-    for number in range(3):
-        client._enframe([(instance, an_exchange(number))])
-    sent = client._unsent
-    assert [frame.data in sent for frame in client._unsettled] == [True, False, False]
-    client._send_next_suspect()
-    assert [list(sent).count(frame.data) for frame in client._unsettled] == [1, 0, 0]
-    client._leave_crash_loop()
-    assert [list(sent).count(frame.data) for frame in client._unsettled] == [1, 1, 1]
-
-
 def test_an_event_that_is_refused_settles_none_of_those_ahead_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three wait to be built when the fourth turns out to be unreadable: the proxy has to keep all of them."""
     monkeypatch.setattr(Builder, "start", lambda _: None)
@@ -89,15 +73,3 @@ def test_an_event_that_is_refused_settles_none_of_those_ahead_of_it(monkeypatch:
         theirs.shutdown(socket.SHUT_WR)
         (reading,) = (condition["reading"] for _, condition, *more in messages(ours) if more == [7])
     assert (reading["captured"], reading["waiting_in_memory"], reading["settled"]) == (4, 4, 0)
-
-
-def test_a_successor_gets_nothing_that_was_settled() -> None:
-    client = DeliveryClient(None, 10_000_000, lambda *_: None)
-    instance = Instance.compile(parse_settings({"application_id": "a"}))
-    for number in (1, 2, 3):
-        client.put(instance, an_exchange(number))
-    client._hand_over()
-    client._forget_settled_part(2)
-    (frame,) = client._unsettled
-    (only,) = frame.one_by_one()
-    assert (frame.first, frame.last, only.data) == (3, 3, frame.data)

@@ -1,12 +1,10 @@
 """`Delivery` by a delivery process: the proxy's side.
 
 Exchanges are gathered for `GATHER_INTERVAL` and handed over by the event loop in one write that never waits. What was
-handed over is kept until the helper reports it stored: a helper that dies is replaced, and its successor gets what was
-not. An event that was stored just then goes twice; Moesif removes duplicates by their transaction id. Where one helper
-after the other dies with nothing done, the next ones get one piece at a time, until what they die of is found and
-dropped.
+handed over is kept until the delivery process reports it settled: one that dies is replaced, and its successor gets the
+rest. An event that was stored just then goes twice; Moesif removes duplicates by their transaction id.
 
-All state belongs to the event loop's thread, but for what the helper reports, which is replaced as a whole.
+All state belongs to the event loop's thread, but for what the delivery process reports, which is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +26,19 @@ from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
 from mitmproxy_moesif.delivery.keeper import ChildProcess
 from mitmproxy_moesif.delivery.ledger import FormerProcesses, Reading
 from mitmproxy_moesif.delivery.protocol import Frame, Message, packed
+from mitmproxy_moesif.delivery.unsettled import Unsettled
 from mitmproxy_moesif.delivery.watermark import Watermark
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
 
 GATHER_INTERVAL = 0.02
 CLOSE_SECONDS = 2.0
-"""What the helper may take to store the last exchanges and to end."""
+"""What the delivery process may take to store the last exchanges and to end."""
 
 ANSWER_SECONDS = 1.0
-"""What the helper may take to say how it does; after that, what it said last has to do."""
+"""What it may take to report when it is asked; after that, its last report is used."""
 
 LONGEST_PAUSE = 60.0
-CRASH_LOOP = 3
-"""Helpers that may die in turn with nothing done before what they were given is dropped."""
-
 KEPT_INSTANCES = 64
 
 type Answered = Callable[[str, Mapping[str, str]], None]
@@ -63,21 +58,19 @@ class DeliveryClient:
         self._queue: list[tuple[Instance, Exchange]] = []
         self._due = False
         self._unsent: deque[bytes | memoryview] = deque()
-        self._unsettled: deque[Frame] = deque()
+        self._unsettled = Unsettled()
         self._writing = False
         self._keys: dict[Instance, int] = {}
         self._next_key = 0
         self._current: dict[str, Instance] = {}
         self._sampling: dict[str, bytes] = {}
         self._max_events = self._max_bytes = sys.maxsize
-        self._entered = self._number = self._skipped = self._bytes = 0
+        self._entered = self._skipped = self._queue_bytes = 0
         self._turned_away: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
         self._watermark = Watermark()
         self._limited = RateLimitedLog()
-        self._deaths = self._deaths_in_a_row = 0
-        self._in_crash_loop = False
-        self._suspect: Frame | None = None
+        self._deaths = 0
         self._said: tuple[FormerProcesses, Condition] = (FormerProcesses(), self._nothing)
         self._released_for = self._said
         self._drain_until: float | None = None
@@ -119,7 +112,7 @@ class DeliveryClient:
             self._turned_away[cause] += 1
         else:
             self._entered += 1
-            self._bytes += exchange.size
+            self._queue_bytes += exchange.size
             self._queue.append((instance, exchange))
             if not self._due and self._loop is not None:
                 self._due = True
@@ -134,7 +127,8 @@ class DeliveryClient:
             return "queue_full"
         if self._said is not self._released_for:
             self._release()
-        return "queue_bytes" if self._bytes + self._said[1].memory_bytes + size > self._max_bytes else None
+        waiting = self._queue_bytes + self._unsettled.bytes + self._said[1].memory_bytes
+        return "queue_bytes" if waiting + size > self._max_bytes else None
 
     def _in_memory(self) -> int:
         return in_memory(*self._said, self._entered)
@@ -150,7 +144,7 @@ class DeliveryClient:
 
     def _hand_over(self) -> None:
         """Everything in the queue as one frame."""
-        queue, self._queue = self._queue, []
+        queue, self._queue, self._queue_bytes = self._queue, [], 0
         if not queue:
             return
         try:
@@ -160,25 +154,20 @@ class DeliveryClient:
                 try:
                     self._enframe([captured])
                 except Exception as error:  # noqa: BLE001
-                    self._refuse(captured[1], error)
+                    self._refuse(error)
 
     def _enframe(self, captured: Sequence[tuple[Instance, Exchange]]) -> None:
         exchanges = [
             (self._keys.get(instance) or self._register(instance), protocol.from_exchange(exchange))
             for instance, exchange in captured
         ]
-        frame = Frame.of(self._number + 1, exchanges)
-        self._number = frame.last
-        self._unsettled.append(frame)
-        if not self._in_crash_loop:
-            self._unsent.append(frame.data)
-        elif len(self._unsettled) == 1:
-            self._suspect = frame
-            self._unsent.append(frame.data)
+        self._send(self._unsettled.add(exchanges))
 
-    def _refuse(self, exchange: Exchange, error: Exception) -> None:
+    def _send(self, frames: Sequence[Frame]) -> None:
+        self._unsent.extend(frame.data for frame in frames)
+
+    def _refuse(self, error: Exception) -> None:
         self._entered -= 1
-        self._bytes -= exchange.size
         self._turned_away["internal_error"] += 1
         self._faults["handing over"] += 1
         self._limited.error(
@@ -186,7 +175,7 @@ class DeliveryClient:
         )
 
     def _register(self, instance: Instance) -> int:
-        """Tell the helper of an instance; returns the key that stands for it from now on."""
+        """Tell the delivery process of an instance; returns the key that stands for it from now on."""
         key = self._keys.get(instance)
         if key is None:
             self._next_key += 1
@@ -238,21 +227,19 @@ class DeliveryClient:
     def _release(self) -> None:
         """Forget what the delivery process has settled."""
         self._released_for = self._said
-        settled, frames = self._said[1].reading.settled, self._unsettled
-        while frames and frames[0].last <= settled:
-            self._bytes -= frames.popleft().size
+        self._unsettled.settle(self._said[1].reading.settled)
 
-    # --- the helper's life ---------------------------------------------------------------------------------------
+    # --- the delivery process's life -----------------------------------------------------------------------------
 
     def _spawn(self) -> None:
-        """A helper, told all that its predecessor knew, and given what that had not stored."""
+        """Start one, tell it all that its predecessor knew, and give it what that had not settled."""
         if self._closing:
             return
         try:
             self._process = ChildProcess(self._heard, self._ended)
         except OSError as error:
             self._limited.error(
-                "helper",
+                "start",
                 "moesif: the delivery process cannot be started (%s): set moesif_background=threads to do without",
                 error.strerror,
             )
@@ -264,51 +251,16 @@ class DeliveryClient:
             self._command("sample", destination, config)
         for instance in [*self._keys, *self._current.values()]:
             self._register(instance)
-        self._in_crash_loop = self._deaths_in_a_row > 0
-        self._suspect = self._unsettled[0] if self._unsettled else None
-        self._unsent.extend(frame.data for frame in islice(self._unsettled, 1 if self._in_crash_loop else None))
+        self._send(self._unsettled.for_successor())
         if self._drain_until is not None:
             self._command("drain", max(0.0, self._drain_until - time.monotonic()))
         self._hand_over()
         self._pump()
 
-    def _forget_settled_part(self, settled: int) -> None:
-        """Of the first frame; the successor must not get it again."""
-        frame = self._unsettled.popleft()
-        rest = frame.after(settled)
-        self._bytes -= frame.size - rest.size
-        self._unsettled.appendleft(rest)
-
-    def _drop_poison_event(self) -> None:
-        """Helpers died one after the other with nothing done: what the next one would begin with is the cause."""
-        frame = self._unsettled.popleft()
-        if frame.events > 1:
-            self._unsettled.extendleft(reversed(frame.one_by_one()))
-            self._deaths_in_a_row = 1
-            return
-        self._deaths_in_a_row = 0
-        self._bytes -= frame.size
-        past, condition = self._said
-        dropped = past.dropped + Counter({"helper_died": frame.events})
-        self._said = (replace(past, settled=frame.last, dropped=dropped), condition)
-        log.error("moesif: an event that no delivery process survived is dropped, and counted")
-
     def _send_next_suspect(self) -> None:
-        """While it is looked for what helpers die of: the next frame when the one before is settled."""
         self._release()
-        if not self._unsettled:
-            self._in_crash_loop = False
-        elif self._unsettled[0] is not self._suspect:
-            self._suspect = self._unsettled[0]
-            self._unsent.append(self._suspect.data)
-            self._pump()
-
-    def _leave_crash_loop(self) -> None:
-        """The proxy ends: what was held back to look for a cause goes too."""
-        if self._in_crash_loop:
-            self._in_crash_loop = False
-            first_was_sent = bool(self._unsettled) and self._unsettled[0] is self._suspect
-            self._unsent.extend(frame.data for frame in islice(self._unsettled, int(first_was_sent), None))
+        self._send(self._unsettled.next_suspect())
+        self._pump()
 
     def _try_later(self) -> None:
         self._deaths += 1
@@ -323,23 +275,22 @@ class DeliveryClient:
         process.sock.close()
         self._release()
         past, condition = self._said
-        settled = condition.reading.settled
-        if self._unsettled and self._unsettled[0].first <= settled:
-            self._forget_settled_part(settled)
+        reported = condition is not self._nothing
+        poison = self._unsettled.died(condition.reading.settled, reported=reported)
         past = past.handed_over(condition.reading, has_looked=condition.adopted)
-        self._said = (past.and_then(condition.reading), self._nothing)
-        if condition is not self._nothing:
+        past = past.and_then(condition.reading)
+        if poison is not None:
+            past = replace(past, settled=poison.last, dropped=past.dropped + Counter({"helper_died": 1}))
+            log.error("moesif: an event that no delivery process survived is dropped, and counted")
+        self._said = (past, self._nothing)
+        if reported:
             self._deaths = 0
-            self._deaths_in_a_row = 0 if settled or not self._unsettled else self._deaths_in_a_row + 1
-        if self._deaths_in_a_row >= CRASH_LOOP:
-            self._drop_poison_event()
         self._faults["helper"] += 1
-        waiting = sum(frame.events for frame in self._unsettled)
         self._limited.error(
             "died",
             "moesif: the delivery process ended (%s); another one is started and gets the %d events it had not stored",
             f"signal {-code}" if code < 0 else f"exit code {code}",
-            waiting,
+            self._unsettled.events,
         )
         self._try_later()
 
@@ -419,11 +370,11 @@ class DeliveryClient:
             self._pump()
 
     def _say_drain(self, seconds: float) -> None:
-        self._leave_crash_loop()
+        self._send(self._unsettled.leave_crash_loop())
         self._ask("drain", seconds)
 
     def _say_close(self) -> None:
-        self._leave_crash_loop()
+        self._send(self._unsettled.leave_crash_loop())
         self._ask("close")
         self._closing = True
 
@@ -445,7 +396,7 @@ class DeliveryClient:
             with suppress(RuntimeError):  # the loop is closed: the proxy has ended
                 self._loop.call_soon_threadsafe(call, *arguments)
 
-    # --- in the thread that listens to the helper ----------------------------------------------------------------
+    # --- in the thread that listens to the delivery process ------------------------------------------------------
 
     def _heard(self, message: Message) -> None:
         name, *arguments = message
@@ -455,7 +406,7 @@ class DeliveryClient:
                 self._closed.set()
             if arguments[1:] == [self._asked]:
                 self._told.set()
-            if self._in_crash_loop:
+            if self._unsettled.in_crash_loop:
                 self._in_loop(self._send_next_suspect)
         elif name == "log":
             log.log(*arguments)

@@ -1,4 +1,4 @@
-"""The helper's process as the proxy sees it: started, spoken to, heard, and found dead."""
+"""The delivery process as the proxy sees it: started, spoken to, heard, and found dead."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ PACKAGES = str(Path(__file__).resolve().parents[2])
 """Where this package lies. mitmproxy has it among its paths only while a script is loaded."""
 
 BUFFER_BYTES = 4 << 20
-"""What may be on its way to the helper: as much as the system allows, so that the proxy writes once for each group."""
+"""What may be on its way to it: as much as the system allows, so that the proxy writes once for each group."""
 
 
 def unavailable() -> str | None:
-    """Why there can be no helper here; None where there can."""
+    """Why there can be no delivery process here; None where there can."""
     if getattr(sys, "frozen", False) or not sys.executable:
         return "this mitmproxy is a single binary, without a Python to start"
     if not hasattr(socket, "MSG_DONTWAIT") or os.name != "posix":
@@ -46,7 +46,7 @@ def _signals_blocked() -> Iterator[None]:
 
 
 class ChildProcess:
-    """A helper. `heard` gets each message and `ended` the exit code, both in a thread of this class.
+    """The delivery process. `heard` gets each message and `ended` the exit code, both in a thread of this class.
 
     Raises `OSError` where no process can be started.
     """
@@ -64,7 +64,7 @@ class ChildProcess:
                 stdout=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join([PACKAGES, *filter(None, sys.path)])},
             )
-        threading.Thread(target=self._listen, name="moesif-helper", daemon=True).start()
+        threading.Thread(target=self._listen, name="moesif-listen", daemon=True).start()
 
     @property
     def pid(self) -> int:

@@ -1,7 +1,7 @@
 """Where every captured event is: delivered, waiting or dropped under a named cause.
 
 captured = delivered + waiting + dropped holds at every reading, since each move is one step under one lock. The event
-loop's thread never takes that lock: what it counts itself (what enters the queue, and what is turned away at its door)
+loop's thread never takes that lock: what it counts itself (what enters the queue, and what is turned away from it)
 are numbers that only it writes.
 """
 

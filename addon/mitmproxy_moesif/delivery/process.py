@@ -1,6 +1,6 @@
 """The process that builds, keeps and sends events for a proxy. It lives as long as the proxy.
 
-Its standard input is a socket to the proxy. Orders come in, in the order in which they are to be carried out; reports
+Its standard input is a socket to the proxy. Commands come in, in the order in which they are to be carried out; reports
 of what became of the events, lines for the log and what the receiver's answers say go out. When the proxy is gone
 without a word, what had come is stored for the next one, and the process ends.
 """
@@ -48,7 +48,7 @@ EMPTY = Snapshot()
 
 
 class DeliveryProcess:
-    """Carries out the orders that come over `sock`."""
+    """Carries out the commands that come over `sock`."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -60,7 +60,7 @@ class DeliveryProcess:
         self._sampling: dict[str, Snapshot] = {}
         self._told: dict[str, tuple[dict[str, str], float]] = {}
         self._ended = False
-        self._orders: Mapping[str, Callable[..., None]] = {
+        self._commands: Mapping[str, Callable[..., None]] = {
             "open": self._open,
             "bound_spool": self._bound_spool,
             "instance": self._instance,
@@ -77,8 +77,8 @@ class DeliveryProcess:
         """Until the proxy says so, or is gone."""
         for name, *arguments in messages(self._sock):
             try:
-                self._orders[name](*arguments)
-            except Exception as error:  # noqa: BLE001 - one order that cannot be carried out must not end the process
+                self._commands[name](*arguments)
+            except Exception as error:  # noqa: BLE001 - one command that cannot be carried out must not end the process
                 self._fault(f"order {name}", error)
             if self._ended:
                 return
@@ -97,7 +97,7 @@ class DeliveryProcess:
             self._pipeline.fault(kind)
         self._limited.error(kind, "moesif: a fault in %s, the traffic is not affected: %s", kind, describe(error))
 
-    # --- orders --------------------------------------------------------------------------------------------------
+    # --- commands ------------------------------------------------------------------------------------------------
 
     def _open(self, folder: str | None, max_bytes: int) -> None:
         maker = EventBuilder(Sampler(lambda destination: self._sampling.get(destination, EMPTY)), self._fault)
@@ -131,7 +131,7 @@ class DeliveryProcess:
             self._pipeline.put_numbered(Captured(number, content))
 
     def _drain(self, seconds: float) -> None:
-        """Beside the orders: what comes meanwhile is still taken."""
+        """Beside the commands: what comes meanwhile is still taken."""
 
         def drain(pipeline: Pipeline) -> None:
             pipeline.drain(seconds)
@@ -185,12 +185,12 @@ class DeliveryProcess:
 class Forwarded(logging.Handler):
     """Lines of the log go to the proxy, where people look for them."""
 
-    def __init__(self, helper: DeliveryProcess) -> None:
+    def __init__(self, process: DeliveryProcess) -> None:
         super().__init__()
-        self._helper = helper
+        self._process = process
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._helper.say("log", record.levelno, record.getMessage())
+        self._process.say("log", record.levelno, record.getMessage())
 
 
 class Printed:
@@ -214,15 +214,15 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     nowhere = os.open(os.devnull, os.O_RDWR)
-    helper = DeliveryProcess(socket.socket(fileno=os.dup(sys.stdin.fileno())))
+    process = DeliveryProcess(socket.socket(fileno=os.dup(sys.stdin.fileno())))
     for descriptor in (0, 1, 2):  # who reads the proxy's output must not wait for this process to end
         os.dup2(nowhere, descriptor)
     log.setLevel(logging.INFO)
     log.propagate = False
-    log.addHandler(Forwarded(helper))
+    log.addHandler(Forwarded(process))
     sys.stdout = sys.stderr = Printed()
     try:
-        helper.run()
+        process.run()
     finally:
         # At once: threads that still wait for a receiver are of no use any more.
         os._exit(0)

@@ -1,0 +1,92 @@
+"""What was handed to the delivery process and is not settled yet, and the search for what kills the process.
+
+Where one process after the other dies with nothing done, they are in a crash loop: the next ones get one frame at a
+time. The frame that several die of is split into its events, and the one that they still die of is dropped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+
+from mitmproxy_moesif.delivery.protocol import Frame, Plain
+
+CRASH_LOOP = 3
+"""Processes that may die in turn with nothing done before what they were given first is the suspect."""
+
+
+class Unsettled:
+    """Frames in the order of their numbers. Several methods return the frames that are to be sent now."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.in_crash_loop = False
+        self._frames: deque[Frame] = deque()
+        self._number = 0
+        self._deaths = 0
+        self._suspect: Frame | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._frames)
+
+    @property
+    def events(self) -> int:
+        return sum(frame.events for frame in self._frames)
+
+    def add(self, exchanges: Sequence[tuple[int, Plain]]) -> list[Frame]:
+        """Keep these, each with the key of its instance, as one frame."""
+        frame = Frame.of(self._number + 1, exchanges)
+        self._number = frame.last
+        self._frames.append(frame)
+        self.bytes += frame.size
+        return self.next_suspect() if self.in_crash_loop else [frame]
+
+    def settle(self, number: int) -> None:
+        """Forget the frames up to this number."""
+        while self._frames and self._frames[0].last <= number:
+            self.bytes -= self._frames.popleft().size
+
+    def next_suspect(self) -> list[Frame]:
+        """In a crash loop, the next frame when the one before is settled; with none left the loop is over."""
+        if not self._frames:
+            self.in_crash_loop = False
+        if not self.in_crash_loop or self._frames[0] is self._suspect:
+            return []
+        self._suspect = self._frames[0]
+        return [self._suspect]
+
+    def died(self, settled: int, *, reported: bool) -> Frame | None:
+        """The process died, with or without a report. Returns the poison event when it is found; it is dropped."""
+        self.settle(settled)
+        if self._frames and self._frames[0].first <= settled:  # the successor must not get that part again
+            whole = self._frames.popleft()
+            self._frames.appendleft(whole.after(settled))
+            self.bytes += self._frames[0].size - whole.size
+        if reported:
+            self._deaths = 0 if settled or not self._frames else self._deaths + 1
+        return self._split_suspect() if self._deaths >= CRASH_LOOP else None
+
+    def _split_suspect(self) -> Frame | None:
+        suspect = self._frames.popleft()
+        if suspect.events > 1:
+            self._frames.extendleft(reversed(suspect.one_by_one()))
+            self._deaths = 1
+            return None
+        self._deaths = 0
+        self.bytes -= suspect.size
+        return suspect
+
+    def for_successor(self) -> list[Frame]:
+        """All, or the first alone in a crash loop."""
+        self.in_crash_loop = self._deaths > 0
+        self._suspect = self._frames[0] if self._frames else None
+        return list(islice(self._frames, 1 if self.in_crash_loop else None))
+
+    def leave_crash_loop(self) -> list[Frame]:
+        """The proxy ends: what was held back goes too."""
+        if not self.in_crash_loop:
+            return []
+        self.in_crash_loop = False
+        first_was_sent = bool(self._frames) and self._frames[0] is self._suspect
+        return list(islice(self._frames, int(first_was_sent), None))
