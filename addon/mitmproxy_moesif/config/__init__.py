@@ -1,5 +1,6 @@
 """Every setting: its type, bounds and default, and where its value comes from.
 
+document        JSON and YAML read into plain values that know their lines
 fields          what a parameter table is made of: types, properties, errors (test: test_options.py)
 instance        one configured instance: its settings, and what is compiled from them (test: test_kong_config.py)
 live            options changed while the proxy runs, from another thread (test: test_admin.py)

@@ -1,7 +1,7 @@
 """Kong's configuration as ours: services, routes, consumers, and the `moesif` plugins that are our instances.
 
 declarative  Kong's file, and the Admin API's listings, as one `KongConfig`
-document     a file read into plain values that know their lines
+document     a file as it was read, and errors that name file and line
 entities     Kong's entities, validated and immutable (test: kong/test_declarative.py)
 errors       Kong's constraints in Kong's own words (test: admin/test_source.py)
 indexes      which conditions of the routes a request meets

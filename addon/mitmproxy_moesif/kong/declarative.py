@@ -19,8 +19,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mitmproxy_moesif.config.document import MAX_JSON, Path
 from mitmproxy_moesif.config.text import closest
-from mitmproxy_moesif.kong.document import MAX_JSON, Document, KongConfigError, Path, parse_document, without_lines
+from mitmproxy_moesif.kong.document import Document, KongConfigError, parse_document, without_lines
 from mitmproxy_moesif.kong.entities import Consumer, Entity, KongConfig, Plugin, Route, Service
 from mitmproxy_moesif.kong.normalize import RESERVED, from_text, normalize
 from mitmproxy_moesif.kong.scopes import CAPTURING, InstanceTable, ScopeConflict

@@ -1,0 +1,245 @@
+"""A configuration file read into plain values, where every value still knows its line.
+
+YAML 1.2 and JSON. Only plain values come out, as of JSON: keys and dates are the text that is written. Tags other than
+YAML's own scalars, mappings and sequences are refused, so are duplicate keys, files over the size limits, and aliases
+that would multiply the file (`&a [*b, *b, ...]`).
+Lines are looked up only for an error: in YAML's node tree, in JSON by walking the text down to the place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
+
+MAX_YAML = 10_000_000
+"""Bytes; the YAML parser needs some three seconds and 60 MB for each of these megabytes."""
+MAX_JSON = 64 << 20
+MAX_VALUES = 2_000_000
+"""Values after the aliases are put in; a file of the size allowed stays below, aliases of aliases do not."""
+MAX_DEPTH = 100
+
+type Path = tuple[str | int, ...]
+"""Where a value is: keys and positions from the root."""
+
+_TAG = "tag:yaml.org,2002:"
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+class DocumentError(ValueError):
+    """A file that cannot be read: the reason, and the `line` (from 1) where it has one."""
+
+    def __init__(self, reason: str, line: int | None = None) -> None:
+        super().__init__(reason)
+        self.line = line
+
+
+class Document:
+    """The root value of a file, and the line of everything in it."""
+
+    def __init__(self, root: Any, line_of: Callable[[Path], int | None] = lambda _: None) -> None:
+        self.root = root
+        self.line_of = line_of
+        """The line of the value at a path, or of the nearest one around it that exists; None where none has one."""
+
+
+def parse_document(content: bytes, *, json_only: bool = False) -> Document:
+    """The document in `content`. JSON is read as such where it looks like it. Raises `DocumentError`."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DocumentError("is not UTF-8", content.count(b"\n", 0, error.start) + 1) from None
+    if json_only or (text.lstrip()[:1] in ("{", "[") and len(content) <= MAX_JSON):
+        try:
+            return _parse_json(text)
+        except DocumentError:
+            if json_only:
+                raise
+            # YAML may start with a bracket as well, and its parser says better what is wrong
+    if len(content) > MAX_YAML:
+        raise DocumentError(
+            f"has {len(content)} bytes; YAML is read up to {MAX_YAML}, well-formed JSON up to {MAX_JSON}"
+        )
+    return _parse_yaml(text)
+
+
+def _parse_json(text: str) -> Document:
+    try:
+        orjson.loads(text)  # knows the line of a fault, and is stricter: no NaN, no half of a surrogate pair
+        root = json.loads(text, object_pairs_hook=_json_object)
+    except orjson.JSONDecodeError as error:
+        raise DocumentError(f"is not JSON: {error.msg}", error.lineno) from None
+    except RecursionError:
+        raise DocumentError("is nested too deeply") from None
+    except ValueError as error:  # an integer of thousands of digits, too
+        raise DocumentError(str(error)) from None
+    return Document(root, lambda path: _json_line(text, path))
+
+
+def _json_object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(members)
+    if len(made) < len(members):
+        raise ValueError("a key is given twice in one object")
+    return made
+
+
+def _json_line(text: str, path: Path) -> int:
+    at = _skip_space(text, 0)
+    for step in path:
+        for key, start in _json_members(text, at):
+            if key == step:
+                at = start
+                break
+        else:
+            break
+    return text.count("\n", 0, at) + 1
+
+
+def _json_members(text: str, at: int) -> Iterator[tuple[str | int, int]]:
+    """Key or position, and where the value starts, of the object or array that starts at `at`. The text is valid."""
+    decoder = json.JSONDecoder()
+    is_object = text[at] == "{"
+    if not is_object and text[at] != "[":
+        return
+    at = _skip_space(text, at + 1)
+    position = 0
+    while text[at] not in "]}":
+        key: str | int = position
+        if is_object:
+            key, at = decoder.raw_decode(text, at)
+            at = _skip_space(text, _skip_space(text, at) + 1)
+        yield key, at
+        _, at = decoder.raw_decode(text, at)
+        at = _skip_space(text, at)
+        if text[at] == ",":
+            at = _skip_space(text, at + 1)
+        position += 1
+
+
+def _skip_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    assert found is not None
+    return found.end()
+
+
+def _parse_yaml(text: str) -> Document:
+    reader = YAML(typ="safe", pure=True)
+    reader.composer.warn_double_anchors = False  # allowed by YAML, and a library's warnings go to stderr
+    try:
+        node = reader.compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = None if mark is None else mark.line + 1
+        raise DocumentError(f"is not valid YAML: {error.problem or error.context}", line) from None
+    except RecursionError:
+        raise DocumentError("is nested too deeply") from None
+    except Exception as error:  # noqa: BLE001 - the parser raises other kinds too where the text is no YAML
+        line = text.count("\n", 0, error.position) + 1 if isinstance(error, ReaderError) else None
+        raise DocumentError(f"is not valid YAML: {' '.join(str(error).splitlines()[:1])}", line) from None
+    root = None if node is None else _Values().value(node, 0)
+    return Document(root, lambda path: _yaml_line(node, path))
+
+
+def _yaml_line(node: Node | None, path: Path) -> int:
+    line = 0 if node is None else node.start_mark.line
+    for step in path:
+        for key, at, child in _yaml_members(node):
+            if key == step:
+                line, node = at, child
+                break
+        else:
+            break
+    return int(line) + 1
+
+
+def _yaml_members(node: Node | None) -> Iterator[tuple[Any, int, Node]]:
+    if isinstance(node, MappingNode):
+        for key, child in node.value:
+            yield key.value, key.start_mark.line, child
+    elif isinstance(node, SequenceNode):
+        for position, child in enumerate(node.value):
+            yield position, child.start_mark.line, child
+
+
+class _Values:
+    """Plain values out of YAML nodes, counted: an alias counts as often as it is used."""
+
+    def __init__(self) -> None:
+        self._left = MAX_VALUES
+
+    def value(self, node: Node, depth: int) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise self._error(node, f"aliases make more than {MAX_VALUES} values of this file")
+        if depth > MAX_DEPTH:
+            raise self._error(node, "is nested too deeply")
+        if isinstance(node, MappingNode) and node.tag == _TAG + "map":
+            return self._mapping(node, depth)
+        if isinstance(node, SequenceNode) and node.tag == _TAG + "seq":
+            return [self.value(child, depth + 1) for child in node.value]
+        if isinstance(node, ScalarNode):
+            return self._scalar(node)
+        raise self._error(node, f"the tag {node.tag} is not allowed")
+
+    def _mapping(self, node: MappingNode, depth: int) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        merged: list[dict[str, Any]] = []
+        for key, child in node.value:
+            if not isinstance(key, ScalarNode):
+                raise self._error(key, "a key must be a plain value")
+            if key.value == "<<" and key.style is None:
+                merged += self._merged(child, depth)
+            elif key.value in made:
+                raise self._error(key, f"{key.value!r} is given twice in one mapping")
+            else:
+                made[_text(key)] = self.value(child, depth + 1)
+        for other in merged:
+            for name, value in other.items():
+                made.setdefault(name, value)
+        return made
+
+    def _merged(self, node: Node, depth: int) -> list[dict[str, Any]]:
+        """The mappings that a merge key (`<<: *defaults`, `<<: [*a, *b]`) brings in, the strongest first."""
+        value = self.value(node, depth + 1)
+        mappings = value if isinstance(value, list) else [value]
+        if not all(isinstance(mapping, dict) for mapping in mappings):
+            raise self._error(node, "a merge key takes mappings")
+        return mappings
+
+    def _scalar(self, node: ScalarNode) -> Any:
+        text = node.value
+        match str(node.tag).removeprefix(_TAG):
+            case "str" | "timestamp":
+                return _text(node)
+            case "null":
+                return None
+            case "bool":
+                return text.lower() in ("true", "yes", "on")  # YAML 1.1 has more words for it
+            case "int" | "float" as kind:
+                return self._number(node, kind)
+        raise self._error(node, f"the tag {node.tag} is not allowed")
+
+    def _number(self, node: ScalarNode, kind: str) -> int | float:
+        text = node.value.replace("_", "").lower()
+        try:
+            if kind == "int":
+                return int(text, 10 if text.lstrip("+-").isdecimal() else 0)
+            return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+        except ValueError:
+            raise self._error(node, f"{node.value!r:.80} is not a number") from None
+
+    def _error(self, node: Node, reason: str) -> DocumentError:
+        return DocumentError(reason, node.start_mark.line + 1)
+
+
+def _text(node: ScalarNode) -> str:
+    """YAML reads both halves of an escaped surrogate pair by themselves; they are one character."""
+    text: str = node.value
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
