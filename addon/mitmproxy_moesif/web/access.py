@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from mitmproxy_moesif.web.loopback import is_loopback
+from mitmproxy_moesif.web.loopback import host_name, is_loopback
 
 OPEN = frozenset(("/health", "/ping"))
 """Paths for probes: no token is asked for."""
@@ -93,19 +93,12 @@ class Gate:
 
     def _may_be_named(self, host_header: str, *, known: bool) -> bool:
         """Any name will do for who shows the token, and beyond loopback any IP address: rebinding needs a name."""
-        name = _host_name(host_header)
+        name = host_name(host_header)
         if name is None:
             return False
         if known or is_loopback(name) or name == self._address.host.lower():
             return True
         return not self._address.is_loopback and _is_ip(name)
-
-
-def _host_name(host_header: str) -> str | None:
-    try:
-        return urlsplit(f"//{host_header}").hostname
-    except ValueError:
-        return None
 
 
 def _is_ip(name: str) -> bool:

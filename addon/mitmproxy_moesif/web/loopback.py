@@ -18,12 +18,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def host_name(host_header: str) -> str | None:
+    """The name in a Host header, in lower case, without a port; None where there is none."""
+    try:
+        return urlsplit(f"//{host_header}").hostname
+    except ValueError:
+        return None
+
+
 def names_loopback(host_header: str) -> bool:
     """Whether a Host header, with or without a port, names a loopback host."""
-    try:
-        name = urlsplit(f"//{host_header}").hostname
-    except ValueError:
-        return False
+    name = host_name(host_header)
     return name is not None and is_loopback(name)
 
 
