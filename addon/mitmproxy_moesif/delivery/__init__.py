@@ -13,5 +13,6 @@ Runs in the delivery process beside the proxy, or in threads of the proxy (`moes
     protocol   the messages between proxy and delivery process
     queue      the bounded queue that the event loop puts exchanges into (test: test_delivery.py)
     sender     the thread that sends what waits for one destination (test: test_delivery.py)
+    unsettled  what the delivery process has not settled yet, and the search for a poison event
     watermark  logs once that the queue is nearly full (test: test_delivery.py)
 """
