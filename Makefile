@@ -14,7 +14,7 @@ ENGINE_TESTS := tests/proxy tests/speedups tests/workers tests/test_phases.py te
 .PHONY: help install run test test-engines $(ENGINES:%=test-engine-%) lint types bench soak clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## The package and its dependencies in .venv
 

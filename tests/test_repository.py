@@ -76,5 +76,6 @@ def test_make_tells_what_can_be_made(arguments: list[str]) -> None:
     command = ["make", "--no-print-directory", *arguments]
     told = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     (phony,) = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
-    assert [line.split()[1] for line in told.splitlines()] == phony.split()
+    named = re.sub(r"\$\(.*?\)", "", phony).split()  # not the steps of test-engines
+    assert [line.split()[1] for line in told.splitlines()] == named
     assert all(len(line.split()) > 2 for line in told.splitlines())
