@@ -226,7 +226,7 @@ def test_what_passes_and_what_is_answered(
 def test_claims_become_response_headers_and_moesif_s_user(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    wanted = ["username:JWT-username", "level:X-Watermark", "https://example.com/org:X-Org", "list:X-List"]
+    wanted = ["username:JWT-username", "level:X-Level", "https://example.com/org:X-Org", "list:X-List"]
     options = addon_options(collector, user_id_header="jwt-username") | gate_options(claim_headers=wanted)
     proxy = mitmdump(upstream.url, options, scripts=[script(tmp_path, BOTH[0])])
     upstream.handler = lambda _, connection: connection.send(
@@ -256,7 +256,7 @@ def test_a_public_key_and_no_confusion_of_algorithms(gated: Start, tmp_path: Pat
     path = tmp_path / "key.pem"
     path.write_bytes(public_pem(rsa_key()))
     proxy = gated(public_key=str(path))
-    assert "JWT gate: tokens are verified with 1 key(s): PS256, PS384, PS512, RS256, RS384, RS512" in proxy.output
+    proxy.wait_for_output("JWT gate: tokens are verified with 1 key(s): PS256, PS384, PS512, RS256, RS384, RS512")
     assert ask(proxy, bearer(token(VALID, rsa_key(), "RS256"))).status == 200
     assert said(ask(proxy, bearer(token(EXPIRED, rsa_key(), "RS256")))) == (401, b"JwtError: token expired")
     forged = hmac_token(VALID, path.read_bytes())
