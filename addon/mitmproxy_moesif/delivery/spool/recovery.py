@@ -120,9 +120,13 @@ def salvage(database: Path, log: Path) -> Iterator[Row | Unreadable]:
     Not for a file that this process has open in SQLite: closing it here would drop SQLite's locks.
     """
     pages = Pages(database, log)
+    seen = set[str]()  # a damaged page number can put one row into two places
     try:
         for _key, number, start, size in sorted(_cells(pages)):
-            yield from _salvage_cell(pages, number, start, size)
+            for found in _salvage_cell(pages, number, start, size):
+                if not isinstance(found, Row) or found.transaction_ids not in seen:
+                    seen.update([found.transaction_ids] if isinstance(found, Row) else [])
+                    yield found
     finally:
         pages.close()
 
