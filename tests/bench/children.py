@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -34,7 +36,7 @@ class Child:
     def __init__(self, name: str, command: Sequence[str], folder: Path) -> None:
         self.name = name
         self._output = folder / f"{name}-{time.monotonic_ns()}.txt"
-        with self._output.open("wb") as sink:
+        with self._output.open("wb") as sink, _held_back(signal.SIGINT) as came:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -44,6 +46,9 @@ class Child:
                 env={key: value for key, value in os.environ.items() if not _SCRUBBED.match(key)},
                 start_new_session=True,
             )
+        if came:  # Popen, interrupted after its fork, would leave a process that nobody knows
+            self.stop(1.0)
+            raise KeyboardInterrupt
 
     def __enter__(self) -> Self:
         return self
@@ -85,6 +90,20 @@ class Child:
     def _last_line(self) -> str:
         lines = [line for line in self.output.splitlines() if line.strip()]
         return lines[-1] if lines else "it wrote nothing"
+
+
+@contextmanager
+def _held_back(number: signal.Signals) -> Iterator[list[int]]:
+    """Collects this signal, for the main thread, in place of what it does otherwise."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = signal.signal(number, lambda received, _frame: came.append(received))
+    try:
+        yield came
+    finally:
+        signal.signal(number, before)
 
 
 def python(module: str, *arguments: str) -> list[str]:
