@@ -164,26 +164,32 @@ def rules(bench: Bench) -> None:
 
 def first_bytes(bench: Bench) -> None:
     """Time to the first byte; mitmdump without streaming is there to show what it is about."""
-    there = bench.there((variants.BARE_STREAM, variants.FULL, variants.BARE))
-    for number in range(bench.rounds):
-        with ExitStack() as running:
-            proxies = [running.enter_context(bench.start(variant, bench.services.stream_port)) for variant in there]
-            streams.first_bytes(proxies, 2)
-            for name, values in streams.first_bytes(proxies, STREAMS_A_ROUND).items():
-                bench.results.first_bytes.setdefault(name, []).append(median(values))
-            _close_accounts(bench, proxies)
-        bench.say(f"  round {number + 1} of {bench.rounds}")
+    wanted = (variants.BARE_STREAM, variants.FULL, variants.BARE)
+    _medians(bench, wanted, streams.first_bytes, 2, STREAMS_A_ROUND, bench.results.first_bytes)
 
 
 def pieces(bench: Bench) -> None:
     """Heads and bodies in writes of their own, as most servers make them: nothing may wait for an acknowledgement."""
-    there = bench.there((variants.BARE_STREAM, variants.FULL, variants.ONE_WORKER))
+    wanted = (variants.BARE_STREAM, variants.FULL, variants.ONE_WORKER)
+    _medians(bench, wanted, streams.in_pieces, 5, PIECES_A_ROUND, bench.results.pieces)
+
+
+def _medians(
+    bench: Bench,
+    wanted: Sequence[Variant],
+    measure: Callable[[Sequence[Proxy], int], dict[str, list[float]]],
+    warm_up: int,
+    count: int,
+    into: dict[str, list[float]],
+) -> None:
+    """Adds the median of `count` measurements of each round, by the variant's name."""
+    there = bench.there(wanted)
     for number in range(bench.rounds):
         with ExitStack() as running:
             proxies = [running.enter_context(bench.start(variant, bench.services.stream_port)) for variant in there]
-            streams.in_pieces(proxies, 5)
-            for name, values in streams.in_pieces(proxies, PIECES_A_ROUND).items():
-                bench.results.pieces.setdefault(name, []).append(median(values))
+            measure(proxies, warm_up)
+            for name, values in measure(proxies, count).items():
+                into.setdefault(name, []).append(median(values))
             _close_accounts(bench, proxies)
         bench.say(f"  round {number + 1} of {bench.rounds}")
 

@@ -1,7 +1,7 @@
 """Every parameter in one table: the pydantic model `Settings`.
 
 From its fields come the mitmproxy options (`moesif_<name>`), the environment names (`MOESIF_<NAME>`), the `config:` of
-a Kong plugin entry, the validation, the Admin API's schema and the README's table. Nothing else in the package knows
+a Kong plugin entry, the validation, the Admin API's schema and compose/OPTIONS.md. Nothing else in the package knows
 a default or a bound.
 
 Units: milliseconds and bytes, as in Kong. Lists are given comma-separated or repeated.

@@ -124,9 +124,11 @@ def salvage(database: Path, log: Path) -> Iterator[Row | Unreadable]:
     try:
         for _key, number, start, size in sorted(_cells(pages)):
             for found in _salvage_cell(pages, number, start, size):
-                if not isinstance(found, Row) or found.transaction_ids not in seen:
-                    seen.update([found.transaction_ids] if isinstance(found, Row) else [])
-                    yield found
+                if isinstance(found, Row):
+                    if found.transaction_ids in seen:
+                        continue
+                    seen.add(found.transaction_ids)
+                yield found
     finally:
         pages.close()
 
