@@ -145,9 +145,7 @@ def counted_causes(nodes: list[ast.AST]) -> Iterator[str]:
                 )
             case ast.Call(func=ast.Name(id="Counter"), args=[ast.Dict(keys=keys)]):
                 yield from (key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str))
-            case ast.Subscript(
-                value=ast.Attribute(attr="turned_away" | "_turned_away"), slice=ast.Constant(value=str(cause))
-            ):
+            case ast.Subscript(value=ast.Attribute(attr="_turned_away"), slice=ast.Constant(value=str(cause))):
                 yield cause
             case ast.FunctionDef(name="_full"):
                 yield from re.findall(r"'(queue_\w+)'", ast.unparse(node))

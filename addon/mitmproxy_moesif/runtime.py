@@ -5,6 +5,7 @@ from __future__ import annotations
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,12 +21,9 @@ from mitmproxy_moesif.config.live import LiveOptions
 from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
 from mitmproxy_moesif.delivery.api import Delivery
 from mitmproxy_moesif.delivery.client import DeliveryClient
-from mitmproxy_moesif.delivery.keeper import unavailable
 from mitmproxy_moesif.delivery.ledger import Reading
-from mitmproxy_moesif.delivery.pipeline import Pipeline
-from mitmproxy_moesif.event.pipeline import EventBuilder
+from mitmproxy_moesif.event.pipeline import identify
 from mitmproxy_moesif.governance.refresh import Refresher, RulesFile
-from mitmproxy_moesif.governance.sampler import Sampler
 from mitmproxy_moesif.kong.entities import KongConfig
 from mitmproxy_moesif.kong.overlay import LiveOverlay
 from mitmproxy_moesif.kong.resolver import Resolver
@@ -120,16 +118,8 @@ class Runtime:
         self._limited = RateLimitedLog()
         self.in_flight = InFlight()
         self.refresher = Refresher(folder, lambda destination, config: self.delivery.sample(destination, config))
-        maker = EventBuilder(Sampler(self.refresher.snapshot), self.fault)
-        self.enforcer = Enforcer(maker.identify, self.fault)
-        if not threads and (reason := unavailable()) is not None:
-            log.info("moesif: events are built in threads of the proxy: %s", reason)
-            threads = True
-        self.delivery: Delivery = (
-            Pipeline(folder, max_bytes, maker, self.refresher.answered)
-            if threads
-            else DeliveryClient(folder, max_bytes, self.refresher.answered)
-        )
+        self.enforcer = Enforcer(partial(identify, fault=self.fault), self.fault)
+        self.delivery: Delivery = DeliveryClient(folder, max_bytes, self.refresher.answered, apart=not threads)
         self.prepared: Prepared | None = None
         self.take: Callable[[Prepared], None] = self.configure
         self._started = False

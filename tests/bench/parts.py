@@ -145,9 +145,9 @@ def _delivery_parts(label: str, event: bytes, collector: str, folder: Path) -> I
         store.open()
 
         def put_and_settle(store: Store = store, ledger: Ledger = ledger) -> None:
-            ledger.entered += BATCH
+            ledger.enter(BATCH)
             ids = tuple(f"{number:036d}" for number in range(BATCH))
-            store.put([Chunk("bench", time.time(), ids, (event,) * BATCH)], Settlement(ledger.entered))
+            store.put([Chunk("bench", time.time(), ids, (event,) * BATCH)], Settlement(BATCH))
             store.settle(store.take_fresh("bench", BATCH, 2**40))
 
         yield timed(f"storing {where}, by {BATCH} ({label})", put_and_settle, exchanges=BATCH)

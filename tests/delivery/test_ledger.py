@@ -18,7 +18,7 @@ def read_after(moves: list[str], already_settled: int = 0) -> Reading:
     number, queued, disk = already_settled, 0, 0
     for move in moves:
         if move == "enter":
-            ledger.entered += 1
+            ledger.enter(1)
             queued += 1
         elif move in ("store", "memory", "drop") and queued:
             number, queued = number + 1, queued - 1

@@ -15,15 +15,16 @@ import pytest
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import parse_settings
 from mitmproxy_moesif.delivery import protocol
+from mitmproxy_moesif.delivery.builder import Captured
 from mitmproxy_moesif.delivery.client import DeliveryClient
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.pipeline import Pipeline
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.event.pipeline import NotSent
-from tests.delivery.test_process import an_exchange
+from tests.delivery.test_server import an_exchange
 
 READINGS = 125_000
-"""Of each kind of delivery."""
+"""On each side."""
 
 SETTINGS = {"application_id": "a", "event_queue_size": 50, "api_endpoint": "http://127.0.0.1:1"}
 
@@ -82,17 +83,22 @@ def test_every_reading_of_the_client_adds_up() -> None:
 
 
 def test_every_reading_of_the_pipeline_adds_up() -> None:
-    """Exchanges are put and turned away by one thread, built, dropped and stored by another."""
-    built = count()
+    """Exchanges are put by one thread, built, dropped and stored by another."""
+    built, number = count(), count(1)
 
     def make(exchange: Exchange, instance: Instance) -> bytes | NotSent:
         return NotSent.SAMPLED_OUT if next(built) % 50 else b"{}"
 
-    pipeline = Pipeline(None, 10_000_000, make, lambda *_: None)
+    pipeline = Pipeline(None, 10_000_000, make, lambda *_: None, apart=False)
     instance = Instance.compile(parse_settings(SETTINGS))
     pipeline.configure(instance)
     pipeline.start()
+
+    def put() -> None:
+        if pipeline.reading().waiting < 50:
+            pipeline.put(Captured(next(number), (instance, an_exchange(0))))
+
     try:
-        assert read_while(lambda: pipeline.condition().reading, lambda: pipeline.put(instance, an_exchange(0))) == []
+        assert read_while(lambda: pipeline.condition().reading, put) == []
     finally:
         pipeline.close()

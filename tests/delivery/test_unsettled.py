@@ -5,7 +5,7 @@ from __future__ import annotations
 from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.protocol import Frame, Plain
 from mitmproxy_moesif.delivery.unsettled import CRASH_LOOP, Unsettled
-from tests.delivery.test_process import an_exchange
+from tests.delivery.test_server import an_exchange
 
 
 def content(count: int = 1) -> list[tuple[int, Plain]]:

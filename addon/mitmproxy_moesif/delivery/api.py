@@ -1,4 +1,4 @@
-"""What the proxy sees of delivery: `Pipeline` in its own threads, `DeliveryClient` for the delivery process."""
+"""What the proxy sees of delivery; `DeliveryClient` is it."""
 
 from __future__ import annotations
 

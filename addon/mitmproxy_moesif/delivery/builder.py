@@ -1,11 +1,9 @@
 """The thread that turns exchanges into encoded events and puts them into the store.
 
-In the proxy's own process it yields after every large event and every few small ones, about each quarter of a
-millisecond: one long stretch that holds the interpreter's lock would be seen in the traffic's tail latency. Each yield
-costs some 15 microseconds.
+Where it shares the proxy's interpreter it yields after every large event and every few small ones, about each quarter
+of a millisecond: one long stretch would be seen in the traffic's tail latency. Each yield costs some 15 microseconds.
 
-What was captured goes to disk within `GATHER_INTERVAL` and the time to build it, of which what was built first waits
-for at most `COMMIT_INTERVAL`.
+What came goes to disk within the time to build it, of which what was built first waits for at most `COMMIT_INTERVAL`.
 """
 
 from __future__ import annotations
@@ -13,18 +11,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery.batch import OLDEST
 from mitmproxy_moesif.delivery.ledger import Ledger, Settlement
-from mitmproxy_moesif.delivery.queue import Captured, ExchangeQueue
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.store import Store
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.event.pipeline import NotSent
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
 
-GATHER_INTERVAL = 0.02
 COMMIT_INTERVAL = 0.04
 YIELD_BYTES = 20_000
 CHUNK_EVENTS = 25
@@ -34,104 +33,117 @@ CHUNK_BYTES = 1_000_000
 type Make = Callable[[Exchange, Instance], bytes | NotSent]
 
 
+class Captured(NamedTuple):
+    """An exchange and its number. `content` is None for one that was handed over and cannot be read."""
+
+    number: int
+    content: tuple[Instance, Exchange] | None
+
+    @property
+    def size(self) -> int:
+        return self.content[1].size if self.content is not None else 0
+
+
 class Builder:
-    """Takes from the queue until `stop`.
+    """Builds and stores what is put, until `stop`.
 
     `make` gives an exchange's encoded event, or why there is none; `stored` is called with a destination that has
-    something new to send. `apart`: in a process beside the proxy's, where exchanges come in groups and nobody else
-    needs the interpreter.
+    something new to send. `apart`: in the delivery process, where nobody else needs the interpreter.
     """
 
     def __init__(
         self,
-        queue: ExchangeQueue,
         store: Store,
         ledger: Ledger,
         make: Make,
         stored: Callable[[str], None],
         *,
-        apart: bool = False,
-        clock: Callable[[], float] = time.monotonic,
+        apart: bool,
     ) -> None:
         self._apart = apart
-        self._queue = queue
+        self._queue: SimpleQueue[Captured | threading.Event | None] = SimpleQueue()
         self._store = store
         self._ledger = ledger
         self._make = make
         self._stored = stored
-        self._clock = clock
-        self._limited = RateLimitedLog(clock=clock)
+        self._limited = RateLimitedLog()
         self._built: dict[str, list[tuple[str, bytes, float]]] = {}
         self._settlement = Settlement()
         self._since = 0.0
         self._bytes = 0
-        self._stopping = False
-        self._flushed = threading.Event()
-        self._flushed.set()
+        self._since_yield = 0
+        self._flushing: list[threading.Event] = []
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="moesif-build", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
+    def put(self, captured: Captured) -> None:
+        """Each one's number is larger than the one's before."""
+        self._queue.put(captured)
+
     def flush(self, seconds: float) -> None:
-        """Store what was captured so far without waiting for more; returns when it is done, or after `seconds`."""
+        """Returns when what was put so far is stored, or after `seconds`."""
+        flushed = threading.Event()
+        self._queue.put(flushed)
         if self._thread.is_alive():
-            self._flushed.clear()
-            self._queue.wake.set()
-            self._flushed.wait(seconds)
+            flushed.wait(seconds)
 
     def stop(self) -> None:
-        """Build and store what was captured so far, then end."""
-        self._stopping = True
-        self._queue.wake.set()
+        """Build and store what was put so far, then end."""
+        self._queue.put(None)
 
     def join(self, deadline: float) -> bool:
         """Whether the thread ended by `deadline` (monotonic), or never began."""
         if self._thread.ident is not None:
-            self._thread.join(max(0.0, deadline - self._clock()))
+            self._thread.join(max(0.0, deadline - time.monotonic()))
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while True:
-            stopping = self._stopping
+        while not self._stopped:
             try:
                 self._turn()
             except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never dies of one error
                 self._ledger.fault("builder")
                 self._limited.error("builder", "moesif: unexpected while storing events: %s", describe(error))
-            if stopping:
-                return
-            if not self._stopping:
-                self._queue.wait()
-                # What comes now waits for a moment, so that under load one wake-up serves many.
-                if not self._apart:
-                    self._queue.wake.wait(GATHER_INTERVAL)
 
     def _turn(self) -> None:
-        """Build and store everything that was put so far."""
-        flushing = not self._flushed.is_set()
+        """Wait for something; then build and store everything that was put so far."""
         try:
-            since_yield = 0
-            while (captured := self._queue.take()) is not None:
-                if not self._settlement.number:
-                    self._since = self._clock()
-                self._settlement.number = captured.number
-                cause = self._build(captured)
-                if cause is not None:
-                    self._settlement.dropped[cause] += 1
-                if self._is_due():
-                    self._commit()
-                since_yield += captured.size
-                if since_yield > YIELD_BYTES and not self._apart:
-                    since_yield = 0
-                    time.sleep(0)
+            self._take(self._queue.get())
+            with suppress(Empty):
+                while True:
+                    self._take(self._queue.get_nowait())
             self._commit()
         finally:
-            if flushing:
-                self._flushed.set()
+            while self._flushing:
+                self._flushing.pop().set()
+
+    def _take(self, item: Captured | threading.Event | None) -> None:
+        if item is None:
+            self._stopped = True
+        elif isinstance(item, threading.Event):
+            self._flushing.append(item)
+        else:
+            self._handle(item)
+
+    def _handle(self, captured: Captured) -> None:
+        if not self._settlement.number:
+            self._since = time.monotonic()
+        self._settlement.number = captured.number
+        cause = self._build(captured)
+        if cause is not None:
+            self._settlement.dropped[cause] += 1
+        if self._is_due():
+            self._commit()
+        self._since_yield += captured.size
+        if self._since_yield > YIELD_BYTES and not self._apart:
+            self._since_yield = 0
+            time.sleep(0)
 
     def _is_due(self) -> bool:
-        return self._clock() - self._since >= COMMIT_INTERVAL or self._bytes >= CHUNK_BYTES
+        return time.monotonic() - self._since >= COMMIT_INTERVAL or self._bytes >= CHUNK_BYTES
 
     def _build(self, captured: Captured) -> str | None:
         """Build and gather an event; or the cause that it is dropped for."""

@@ -1,10 +1,10 @@
-"""`Delivery` by a delivery process: the proxy's side.
+"""`Delivery` by a server in the delivery process, or in a thread: the proxy's side.
 
 Exchanges are gathered for `GATHER_INTERVAL` and handed over by the event loop in one write that never waits. What was
-handed over is kept until the delivery process reports it settled: one that dies is replaced, and its successor gets the
+handed over is kept until the server reports it settled: a process that dies is replaced, and its successor gets the
 rest. An event that was stored just then goes twice; Moesif removes duplicates by their transaction id.
 
-All state belongs to the event loop's thread, but for what the delivery process reports, which is replaced as a whole.
+All state belongs to the event loop's thread, but for what the server reports, which is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -23,7 +23,7 @@ from typing import Any
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
-from mitmproxy_moesif.delivery.keeper import ChildProcess
+from mitmproxy_moesif.delivery.keeper import ChildProcess, Keeper, unavailable
 from mitmproxy_moesif.delivery.ledger import FormerProcesses, Reading
 from mitmproxy_moesif.delivery.protocol import Frame, Message, packed
 from mitmproxy_moesif.delivery.unsettled import Unsettled
@@ -45,21 +45,23 @@ type Answered = Callable[[str, Mapping[str, str]], None]
 
 
 class DeliveryClient:
-    """See `Delivery`. `answered` is told, in another thread, of the headers of the receivers' answers."""
+    """See `Delivery`. `answered` is told, in another thread, of the headers of the receivers' answers.
 
-    def __init__(self, folder: Path | None, max_bytes: int, answered: Answered) -> None:
+    `apart`: in a process beside the proxy, where there can be one.
+    """
+
+    def __init__(self, folder: Path | None, max_bytes: int, answered: Answered, *, apart: bool = True) -> None:
         spool = SpoolCondition(0, max_bytes, None) if folder is not None else None
         self._nothing = Condition(Reading(0, 0, 0, 0, 0), {}, None, spool, adopted=False)
         self._open = ("open", str(folder) if folder is not None else None, max_bytes)
         self._answered = answered
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.get_ident()
-        self._process: ChildProcess | None = None
+        self._keeper: Keeper | None = None
+        self._apart = apart
         self._queue: list[tuple[Instance, Exchange]] = []
         self._due = False
-        self._unsent: deque[bytes | memoryview] = deque()
         self._unsettled = Unsettled()
-        self._writing = False
         self._keys: dict[Instance, int] = {}
         self._next_key = 0
         self._current: dict[str, Instance] = {}
@@ -92,19 +94,16 @@ class DeliveryClient:
         self._max_events = instance.settings.event_queue_size
         self._max_bytes = instance.settings.queue_max_bytes
         self._current[instance.destination] = instance
-        if self._process is not None:
+        if self._keeper is not None:
             self._hand_over()
             if len(self._keys) >= KEPT_INSTANCES and not self._unsettled:
                 self._keys.clear()
                 self._command("forget")
             self._register(instance)
-            self._pump()
 
     def bound_spool(self, max_bytes: int) -> None:
         self._open = (*self._open[:2], max_bytes)
-        if self._process is not None:
-            self._command("bound_spool", max_bytes)
-            self._pump()
+        self._command("bound_spool", max_bytes)
 
     def put(self, instance: Instance, exchange: Exchange) -> None:
         cause = self._full(exchange.size)
@@ -137,10 +136,9 @@ class DeliveryClient:
 
     def _hand_over_now(self) -> None:
         self._due = False
-        if self._process is not None:
+        if self._keeper is not None:
             self._release()
             self._hand_over()
-            self._pump()
 
     def _hand_over(self) -> None:
         """Everything in the queue as one frame."""
@@ -164,7 +162,9 @@ class DeliveryClient:
         self._send(self._unsettled.add(exchanges))
 
     def _send(self, frames: Sequence[Frame]) -> None:
-        self._unsent.extend(frame.data for frame in frames)
+        if self._keeper is not None:
+            for frame in frames:
+                self._keeper.send(frame.data)
 
     def _refuse(self, error: Exception) -> None:
         self._entered -= 1
@@ -186,43 +186,13 @@ class DeliveryClient:
         return key
 
     def _command(self, *message: Any) -> None:
-        self._unsent.append(packed(message))
-
-    def _pump(self) -> None:
-        """Write as much as the socket takes; the event loop tells when it takes more."""
-        process, loop = self._process, self._loop
-        if process is None or loop is None:
-            return
-        try:
-            self._write(process)
-        except BlockingIOError:
-            if not self._writing:
-                self._writing = True
-                loop.add_writer(process.sock, self._pump)
-            return
-        except OSError:
-            pass  # it died, which is noticed elsewhere
-        except Exception as error:  # noqa: BLE001 - this is called by the event loop: nothing may get through
-            self._writing_failed(error)
-        self._stop_writing()
+        """Nothing, while there is no server: the next one is told all when it starts."""
+        if self._keeper is not None:
+            self._keeper.send(packed(message))
 
     def _writing_failed(self, error: Exception) -> None:
         self.fault("writing")
         self._limited.error("writing", "moesif: exchanges could not be handed over: %s", describe(error))
-
-    def _write(self, process: ChildProcess) -> None:
-        unsent = self._unsent
-        while unsent:
-            written = process.send(unsent[0])
-            if written < len(unsent[0]):
-                unsent[0] = memoryview(unsent[0])[written:]
-            else:
-                unsent.popleft()
-
-    def _stop_writing(self) -> None:
-        if self._writing and self._process is not None and self._loop is not None:
-            self._loop.remove_writer(self._process.sock)
-        self._writing = False
 
     def _release(self) -> None:
         """Forget what the delivery process has settled."""
@@ -236,7 +206,7 @@ class DeliveryClient:
         if self._closing:
             return
         try:
-            self._process = ChildProcess(self._heard, self._ended)
+            self._keeper = self._server()
         except OSError as error:
             self._limited.error(
                 "start",
@@ -245,7 +215,6 @@ class DeliveryClient:
             )
             self._try_later()
             return
-        self._unsent.clear()
         self._command(*self._open)
         for destination, config in self._sampling.items():
             self._command("sample", destination, config)
@@ -255,12 +224,22 @@ class DeliveryClient:
         if self._drain_until is not None:
             self._command("drain", max(0.0, self._drain_until - time.monotonic()))
         self._hand_over()
-        self._pump()
+
+    def _server(self) -> Keeper:
+        assert self._loop is not None
+        if self._apart and (reason := unavailable()) is not None:
+            log.info("moesif: events are built in threads of the proxy: %s", reason)
+            self._apart = False
+        if self._apart:
+            return ChildProcess(self._heard, self._ended, self._writing_failed, self._loop)
+        # Only here: what it takes to build and send is not loaded into a proxy that has a process for it.
+        from mitmproxy_moesif.delivery.thread import DeliveryThread
+
+        return DeliveryThread(self._heard)
 
     def _send_next_suspect(self) -> None:
         self._release()
         self._send(self._unsettled.next_suspect())
-        self._pump()
 
     def _try_later(self) -> None:
         self._deaths += 1
@@ -268,11 +247,10 @@ class DeliveryClient:
         self._loop.call_later(min(LONGEST_PAUSE, 0.1 * 2 ** min(self._deaths, 20)), self._spawn)
 
     def _replace(self, process: ChildProcess, code: int) -> None:
-        if self._closing or process is not self._process:
+        if self._closing or process is not self._keeper:
             return
-        self._stop_writing()
-        self._process = None
-        process.sock.close()
+        self._keeper = None
+        process.discard()
         self._release()
         past, condition = self._said
         reported = condition is not self._nothing
@@ -301,9 +279,7 @@ class DeliveryClient:
 
     def _sample(self, destination: str, config: bytes) -> None:
         self._sampling[destination] = config
-        if self._process is not None:
-            self._command("sample", destination, config)
-            self._pump()
+        self._command("sample", destination, config)
 
     def fault(self, kind: str) -> None:
         self._faults[kind] += 1
@@ -313,7 +289,7 @@ class DeliveryClient:
 
     def condition(self) -> Condition:
         """As of now, but for the event loop's thread, which does not wait."""
-        if threading.get_ident() != self._thread and self._process is not None and not self._closing:
+        if threading.get_ident() != self._thread and self._keeper is not None and not self._closing:
             with self._asking:
                 self._asked += 1
                 self._told.clear()
@@ -353,21 +329,20 @@ class DeliveryClient:
     def close(self) -> Reading:
         deadline = time.monotonic() + CLOSE_SECONDS
         self._in_loop(self._say_close)
-        if self._process is not None:
+        if self._keeper is not None:
             if threading.get_ident() == self._thread:
-                self._write_all(self._process, deadline)
+                self._keeper.flush(CLOSE_SECONDS)
             self._closed.wait(max(0.0, deadline - time.monotonic()))
-            self._process.wait(max(0.0, deadline - time.monotonic()))
+            self._keeper.wait(max(0.0, deadline - time.monotonic()))
         lost = self._in_memory()
         reading = self.reading()
         dropped = Counter(reading.dropped) + Counter({"shutdown": lost})
         return replace(reading, waiting_in_memory=0, dropped=dict(dropped))
 
     def _ask(self, *message: Any) -> None:
-        if self._process is not None:
+        if self._keeper is not None:
             self._hand_over()
             self._command(*message)
-            self._pump()
 
     def _say_drain(self, seconds: float) -> None:
         self._send(self._unsettled.leave_crash_loop())
@@ -377,17 +352,6 @@ class DeliveryClient:
         self._send(self._unsettled.leave_crash_loop())
         self._ask("close")
         self._closing = True
-
-    def _write_all(self, process: ChildProcess, deadline: float) -> None:
-        """The event loop is not running any more."""
-        while self._unsent and time.monotonic() < deadline and not self._closed.is_set():
-            try:
-                self._write(process)
-            except BlockingIOError:
-                time.sleep(0.001)
-            except Exception as error:  # noqa: BLE001 - the exit line must come, whatever happens
-                self._writing_failed(error)
-                return
 
     def _in_loop(self, call: Callable[..., None], *arguments: Any) -> None:
         if self._loop is None or threading.get_ident() == self._thread:

@@ -1,4 +1,4 @@
-"""The delivery process as the proxy sees it: started, spoken to, heard, and found dead."""
+"""Where a `DeliveryServer` runs, as the proxy sees it: the delivery process, or a thread."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from asyncio import AbstractEventLoop
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from mitmproxy_moesif.delivery.protocol import Message, messages
 
@@ -45,17 +49,43 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+class Keeper(Protocol):
+    """Keeps a `DeliveryServer` running; what that says goes to a function, in another thread."""
+
+    def send(self, data: bytes) -> None:
+        """A packed message, after those before it. From the event loop's thread; never waits."""
+
+    def flush(self, seconds: float) -> None:
+        """Hand over what was sent, while the event loop does not run."""
+
+    def wait(self, seconds: float) -> None:
+        """For the server's end, at most so long."""
+
+    def discard(self) -> None:
+        """It has ended: nothing more is sent."""
+
+
 class ChildProcess:
     """The delivery process. `heard` gets each message and `ended` the exit code, both in a thread of this class.
 
-    Raises `OSError` where no process can be started.
+    What it does not take at once is kept until it does. Raises `OSError` where no process can be started.
     """
 
-    def __init__(self, heard: Callable[[Message], None], ended: Callable[[ChildProcess, int], None]) -> None:
+    def __init__(
+        self,
+        heard: Callable[[Message], None],
+        ended: Callable[[ChildProcess, int], None],
+        failed: Callable[[Exception], None],
+        loop: AbstractEventLoop,
+    ) -> None:
         self._heard = heard
         self._ended = ended
-        self.sock, theirs = socket.socketpair()
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+        self._failed = failed
+        self._loop = loop
+        self._unsent: deque[bytes | memoryview] = deque()
+        self._blocked = False
+        self._sock, theirs = socket.socketpair()
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         with theirs, _signals_blocked():
             # Its standard error is the proxy's until its own log works: should it not even start, the reason is seen.
             self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
@@ -66,23 +96,64 @@ class ChildProcess:
             )
         threading.Thread(target=self._listen, name="moesif-listen", daemon=True).start()
 
-    @property
-    def pid(self) -> int:
-        return self._child.pid
+    def send(self, data: bytes) -> None:
+        self._unsent.append(data)
+        if not self._blocked:
+            self._pump()
 
-    def send(self, data: bytes | memoryview) -> int:
-        """As many bytes as there is room for. `BlockingIOError` where there is none, `OSError` when it is gone."""
-        sent: int = self.sock.send(data, socket.MSG_DONTWAIT)
-        return sent
+    def _pump(self) -> None:
+        """Write as much as the socket takes; the event loop calls again when it takes more."""
+        try:
+            self._write()
+        except BlockingIOError:
+            if not self._blocked:
+                self._blocked = True
+                self._loop.add_writer(self._sock, self._pump)
+            return
+        except OSError:
+            self._unsent.clear()  # it died, which is noticed elsewhere
+        except Exception as error:  # noqa: BLE001 - the event loop calls this: nothing may get through
+            self._failed(error)
+        self._unblock()
+
+    def _write(self) -> None:
+        unsent = self._unsent
+        while unsent:
+            written = self._sock.send(unsent[0], socket.MSG_DONTWAIT)
+            if written < len(unsent[0]):
+                unsent[0] = memoryview(unsent[0])[written:]
+            else:
+                unsent.popleft()
+
+    def _unblock(self) -> None:
+        if self._blocked:
+            self._blocked = False
+            self._loop.remove_writer(self._sock)
+
+    def flush(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self._unsent and time.monotonic() < deadline:
+            try:
+                self._write()
+            except BlockingIOError:
+                time.sleep(0.001)
+            except OSError:
+                return
+            except Exception as error:  # noqa: BLE001 - the exit line must come, whatever happens
+                self._failed(error)
+                return
 
     def wait(self, seconds: float) -> None:
-        """For its end, at most so long. It ends by itself when the socket is closed."""
         try:
             self._child.wait(seconds)
         except subprocess.TimeoutExpired:
             return
 
+    def discard(self) -> None:
+        self._unblock()
+        self._sock.close()
+
     def _listen(self) -> None:
-        for message in messages(self.sock):
+        for message in messages(self._sock):
             self._heard(message)
         self._ended(self, self._child.wait())

@@ -1,8 +1,6 @@
 """Where every captured event is: delivered, waiting or dropped under a named cause.
 
-captured = delivered + waiting + dropped holds at every reading, since each move is one step under one lock. The event
-loop's thread never takes that lock: what it counts itself (what enters the queue, and what is turned away from it)
-are numbers that only it writes.
+captured = delivered + waiting + dropped holds at every reading, since each move is one step under one lock.
 """
 
 from __future__ import annotations
@@ -66,18 +64,12 @@ class Settlement:
 
 
 class Ledger:
-    """Counts by place and cause.
-
-    `entered`, `turned_away` and `skipped` are the event loop's to write and nobody else's; the methods are for any
-    other thread. `changed` is set whenever one of them changed a count; who waits for it clears it.
-    """
+    """Counts by place and cause. `changed` is set whenever a count changed; who waits for it clears it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.entered = 0
-        self.turned_away: Counter[str] = Counter()
-        self.skipped = 0
         self.changed = threading.Event()
+        self._entered = 0
         self._left_queue = 0
         self._settled = 0
         self._stored: Counter[Place] = Counter()
@@ -87,9 +79,10 @@ class Ledger:
         self._dropped: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
 
-    def in_memory(self) -> int:
-        """Events waiting in memory, for the queue's limit; may lag behind by what is being moved just now."""
-        return self.entered - self._left_queue + self._stored[None]
+    def enter(self, count: int) -> None:
+        """Exchanges came, and wait to be built."""
+        with self._lock:
+            self._entered += count
 
     def settle(self, settlement: Settlement) -> None:
         """From the queue into the store, or to nowhere: in one step, so that none counts before those ahead of it."""
@@ -138,9 +131,8 @@ class Ledger:
     def abandon(self, cause: str) -> None:
         """The process ends: what waits in memory alone ends with it."""
         with self._lock:
-            entered = self.entered
-            self._dropped += Counter({cause: entered - self._left_queue + self._stored.pop(None, 0)})
-            self._left_queue = entered
+            self._dropped += Counter({cause: self._entered - self._left_queue + self._stored.pop(None, 0)})
+            self._left_queue = self._entered
             self._tell()
 
     def fault(self, kind: str) -> None:
@@ -151,18 +143,15 @@ class Ledger:
 
     def read(self) -> Reading:
         with self._lock:
-            turned_away = Counter(self.turned_away)
-            entered = self.entered
             spools = {place: count for place, count in self._stored.items() if place is not None and count}
             return Reading(
-                captured=entered + turned_away.total() + self._recovered,
+                captured=self._entered + self._recovered,
                 recovered=self._recovered,
                 delivered=self._delivered,
-                waiting_in_memory=entered - self._left_queue + self._stored[None],
+                waiting_in_memory=self._entered - self._left_queue + self._stored[None],
                 waiting_on_disk=sum(spools.values()),
-                dropped=dict(self._dropped + turned_away),
+                dropped=dict(self._dropped),
                 faults=dict(self._faults),
-                skipped=self.skipped,
                 settled=self._settled,
                 spools=spools,
                 adopted=dict(self._adopted),

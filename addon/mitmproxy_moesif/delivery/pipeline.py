@@ -1,12 +1,10 @@
-"""Delivery as a whole: queue -> builder -> store -> senders.
+"""Delivery as a whole: builder -> store -> senders.
 
-`put` is called from the event loop's thread and never waits. Everything else happens in threads: one builder, one
-maintenance of the store, and one sender for each account that events go to.
+Each is a thread: one builder, one maintenance of the store, and one sender for each account that events go to.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,17 +13,14 @@ from pathlib import Path
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
-from mitmproxy_moesif.delivery.builder import Builder, Make
+from mitmproxy_moesif.delivery.builder import Builder, Captured, Make
 from mitmproxy_moesif.delivery.ledger import Ledger, Reading
-from mitmproxy_moesif.delivery.queue import Captured, ExchangeQueue
 from mitmproxy_moesif.delivery.receivers.base import Receiver
 from mitmproxy_moesif.delivery.receivers.moesif import AnswerHeaders, MoesifReceiver
 from mitmproxy_moesif.delivery.receivers.ndjson import BesideReceiver, FileReceiver
 from mitmproxy_moesif.delivery.sender import Sender, SenderLimits
 from mitmproxy_moesif.delivery.spool.maintenance import Maintenance
 from mitmproxy_moesif.delivery.spool.store import Store
-from mitmproxy_moesif.delivery.watermark import Watermark
-from mitmproxy_moesif.event.exchange import Exchange
 
 CLOSE_SECONDS = 1.0
 """What building and storing the last exchanges may take."""
@@ -36,7 +31,7 @@ type Answered = Callable[[str, Mapping[str, str]], None]
 
 
 class Pipeline:
-    """`Delivery` in threads. `apart`: in a process of its own, fed by one that bounds what waits."""
+    """Fed by a `DeliveryClient`, which bounds what waits. `apart`: in a process of its own."""
 
     def __init__(
         self,
@@ -45,35 +40,23 @@ class Pipeline:
         make: Make,
         answered: Answered,
         *,
-        apart: bool = False,
+        apart: bool,
     ) -> None:
         self.ledger = Ledger()
         self._answered = answered
         self.store = Store(self.ledger, folder, max_bytes)
-        self._queue = ExchangeQueue(self.ledger, lambda: self.store.memory_bytes)
-        self._builder = Builder(self._queue, self.store, self.ledger, make, self._notify, apart=apart)
-        self._bounded = not apart
+        self._builder = Builder(self.store, self.ledger, make, self._notify, apart=apart)
         self._maintenance = Maintenance(self.store, self.ledger, self._notify)
         self._senders: dict[str, Sender] = {}
         self._aborted = threading.Event()
-        self._closed = False
-        self._watermark = Watermark()
 
     def start(self) -> None:
-        if self._closed:
-            return
         self.store.open()
         self._builder.start()
         self._maintenance.start()
 
     def configure(self, instance: Instance) -> None:
-        settings = instance.settings
-        if self._bounded:
-            self._queue.max_events = settings.event_queue_size
-            self._queue.max_bytes = settings.queue_max_bytes
-        else:
-            self._queue.max_events = self._queue.max_bytes = sys.maxsize
-        limits = sender_limits(settings)
+        limits = sender_limits(instance.settings)
         sender = self._senders.get(instance.destination)
         if sender is None:
             sender = Sender(instance.destination, self._receiver(instance), self.store, self.ledger, limits)
@@ -90,22 +73,12 @@ class Pipeline:
         destination = instance.destination
         return receiver_for(instance.settings, lambda answer: self._answered(destination, answer.headers))
 
-    def put(self, instance: Instance, exchange: Exchange) -> None:
-        self.put_numbered(Captured(self.ledger.entered + 1, (instance, exchange)))
-
-    def put_numbered(self, captured: Captured) -> None:
-        """The same with a number of the caller's; each one is larger than the one before."""
-        cause = self._queue.put(captured)
-        self._watermark.tell(self.ledger.in_memory(), self._queue.max_events, dropped=cause is not None)
-
-    def skip(self) -> None:
-        self.ledger.skipped += 1
+    def put(self, captured: Captured) -> None:
+        self.ledger.enter(1)
+        self._builder.put(captured)
 
     def fault(self, kind: str) -> None:
         self.ledger.fault(kind)
-
-    def sample(self, destination: str, config: bytes) -> None:
-        """Nothing to keep here: `make` samples."""
 
     def _notify(self, destination: str) -> None:
         if (sender := self._senders.get(destination)) is not None:
@@ -137,13 +110,11 @@ class Pipeline:
                 if sender.join(time.monotonic() + 0.05):
                     break
 
-    def close(self) -> Reading:
-        self._closed = True
+    def close(self) -> None:
         self._builder.stop()
         self._builder.join(time.monotonic() + CLOSE_SECONDS)
         self.store.close()
         self.ledger.abandon("shutdown")
-        return self.reading()
 
     def abort(self) -> None:
         self._aborted.set()

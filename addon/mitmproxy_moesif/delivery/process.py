@@ -1,8 +1,6 @@
-"""The process that builds, keeps and sends events for a proxy. It lives as long as the proxy.
+"""The delivery process: a `DeliveryServer` beside the proxy, which lives as long as the proxy.
 
-Its standard input is a socket to the proxy. Commands come in, in the order in which they are to be carried out; reports
-of what became of the events, lines for the log and what the receiver's answers say go out. When the proxy is gone
-without a word, what had come is stored for the next one, and the process ends.
+Its standard input is a socket to the proxy: commands come in; reports, lines for the log and answers go out.
 """
 
 from __future__ import annotations
@@ -13,184 +11,24 @@ import signal
 import socket
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
-from mitmproxy_moesif.config.instance import Instance
-from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.keeper import SIGNALS
-from mitmproxy_moesif.delivery.pipeline import Pipeline
-from mitmproxy_moesif.delivery.protocol import messages, packed
-from mitmproxy_moesif.delivery.queue import Captured
-from mitmproxy_moesif.event.pipeline import EventBuilder
-from mitmproxy_moesif.governance.model import GovernanceError, parse_config
-from mitmproxy_moesif.governance.sampler import Sampler
-from mitmproxy_moesif.governance.snapshot import Snapshot
-from mitmproxy_moesif.log import RateLimitedLog, describe, log
-
-REPORT_INTERVAL = 0.1
-"""Seconds between two reports while there is something to tell."""
-
-TELL_INTERVAL = 1.0
-"""Seconds until the proxy is told again what a receiver goes on saying."""
-
-LOOK_INTERVAL = 1.0
-"""Seconds between two while events only wait: a receiver may come back, a disk be repaired."""
-
-ORPHAN_SECONDS = 1.0
-"""What delivering may take when the proxy is gone without a word and there is no disk to leave events on."""
-
-TAGS = ("X-Moesif-Config-Etag", "X-Moesif-Rules-Tag")
-EMPTY = Snapshot()
-
-
-class DeliveryProcess:
-    """Carries out the commands that come over `sock`."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._sending = threading.Lock()
-        self._telling = threading.Lock()
-        self._limited = RateLimitedLog()
-        self._pipeline: Pipeline | None = None
-        self._instances: dict[int, Instance] = {}
-        self._sampling: dict[str, Snapshot] = {}
-        self._told: dict[str, tuple[dict[str, str], float]] = {}
-        self._ended = False
-        self._commands: Mapping[str, Callable[..., None]] = {
-            "open": self._open,
-            "bound_spool": self._bound_spool,
-            "instance": self._instance,
-            "forget": self._instances.clear,
-            "sample": self._sample,
-            "exchanges": self._exchanges,
-            "drain": self._drain,
-            "abort": self._abort,
-            "close": self._close,
-            "report": self._report_now,
-        }
-
-    def run(self) -> None:
-        """Until the proxy says so, or is gone."""
-        for name, *arguments in messages(self._sock):
-            try:
-                self._commands[name](*arguments)
-            except Exception as error:  # noqa: BLE001 - one command that cannot be carried out must not end the process
-                self._fault(f"order {name}", error)
-            if self._ended:
-                return
-        if self._pipeline is not None:
-            if self._pipeline.condition().spool is None:
-                self._pipeline.drain(ORPHAN_SECONDS)
-            self._pipeline.close()
-
-    def say(self, *message: Any) -> None:
-        """From any thread. A proxy that is gone is not told any more."""
-        with self._sending, suppress(OSError):
-            self._sock.sendall(packed(message))
-
-    def _fault(self, kind: str, error: Exception) -> None:
-        if self._pipeline is not None:
-            self._pipeline.fault(kind)
-        self._limited.error(kind, "moesif: a fault in %s, the traffic is not affected: %s", kind, describe(error))
-
-    # --- commands ------------------------------------------------------------------------------------------------
-
-    def _open(self, folder: str | None, max_bytes: int) -> None:
-        maker = EventBuilder(Sampler(lambda destination: self._sampling.get(destination, EMPTY)), self._fault)
-        spools = Path(folder) if folder is not None else None
-        self._pipeline = Pipeline(spools, max_bytes, maker, self._answered, apart=True)
-        self._pipeline.start()
-        threading.Thread(target=self._report, args=(self._pipeline,), name="moesif-report", daemon=True).start()
-
-    def _bound_spool(self, max_bytes: int) -> None:
-        assert self._pipeline is not None
-        self._pipeline.bound_spool(max_bytes)
-
-    def _instance(self, key: int, settings: Mapping[str, Any], hooks: bytes | None, current: bool) -> None:
-        instance = self._instances[key] = Instance.compile(protocol.to_settings(settings), hooks)
-        if current:
-            assert self._pipeline is not None
-            self._pipeline.configure(instance)
-
-    def _sample(self, destination: str, config: bytes) -> None:
-        with suppress(GovernanceError):  # the proxy has told its reason
-            self._sampling[destination] = Snapshot(parse_config(config))
-
-    def _exchanges(self, first: int, exchanges: list[tuple[int, protocol.Plain]]) -> None:
-        assert self._pipeline is not None
-        for number, (key, plain) in enumerate(exchanges, first):
-            try:
-                content = self._instances[key], protocol.to_exchange(plain)
-            except Exception as error:  # noqa: BLE001 - the others must not go with it
-                content = None
-                self._fault("handing over", error)
-            self._pipeline.put_numbered(Captured(number, content))
-
-    def _drain(self, seconds: float) -> None:
-        """Beside the commands: what comes meanwhile is still taken."""
-
-        def drain(pipeline: Pipeline) -> None:
-            pipeline.drain(seconds)
-            self.say("drained")
-
-        threading.Thread(target=drain, args=(self._pipeline,), name="moesif-drain", daemon=True).start()
-
-    def _abort(self) -> None:
-        assert self._pipeline is not None
-        self._pipeline.abort()
-
-    def _close(self) -> None:
-        assert self._pipeline is not None
-        self._ended = True
-        self._pipeline.close()
-        self._tell(self._pipeline, "closed")
-
-    # --- what is told ---------------------------------------------------------------------------------------------
-
-    def _answered(self, destination: str, headers: Mapping[str, str]) -> None:
-        """Every batch's answer has the tags. Each word to the proxy costs it time: it hears of others, or seldom."""
-        tags, now = {name: headers[name] for name in TAGS if name in headers}, time.monotonic()
-        told, at = self._told.get(destination, ({}, 0.0))
-        if tags and (tags != told or now - at >= TELL_INTERVAL):
-            self._told[destination] = tags, now
-            self.say("answered", destination, tags)
-
-    def _report_now(self, number: int) -> None:
-        assert self._pipeline is not None
-        self._tell(self._pipeline, "report", number)
-
-    def _tell(self, pipeline: Pipeline, kind: str, *more: int) -> None:
-        """How things are, looked at and told in one step: what is told later is never older."""
-        with self._telling:
-            if not self._ended or kind == "closed":
-                self.say(kind, protocol.from_condition(pipeline.condition()), *more)
-
-    def _report(self, pipeline: Pipeline) -> None:
-        changed = pipeline.ledger.changed
-        while not self._ended:
-            changed.clear()
-            try:
-                self._tell(pipeline, "report")
-            except Exception as error:  # noqa: BLE001 - the thread never dies of one error
-                self._fault("report", error)
-            time.sleep(REPORT_INTERVAL)
-            waits = pipeline.reading().waiting or pipeline.store.trouble is not None
-            changed.wait(LOOK_INTERVAL if waits else None)
+from mitmproxy_moesif.delivery.protocol import Message, messages, packed
+from mitmproxy_moesif.delivery.server import DeliveryServer
+from mitmproxy_moesif.log import log
 
 
 class Forwarded(logging.Handler):
     """Lines of the log go to the proxy, where people look for them."""
 
-    def __init__(self, process: DeliveryProcess) -> None:
+    def __init__(self, say: Callable[[Message], None]) -> None:
         super().__init__()
-        self._process = process
+        self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._process.say("log", record.levelno, record.getMessage())
+        self._say(("log", record.levelno, record.getMessage()))
 
 
 class Printed:
@@ -209,20 +47,32 @@ class Printed:
         """Half a line waits for its end."""
 
 
+def speaker(sock: socket.socket) -> Callable[[Message], None]:
+    """Sends messages to the proxy, from any thread. A proxy that is gone is not told any more."""
+    sending = threading.Lock()
+
+    def say(message: Message) -> None:
+        with sending, suppress(OSError):
+            sock.sendall(packed(message))
+
+    return say
+
+
 def main() -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     nowhere = os.open(os.devnull, os.O_RDWR)
-    process = DeliveryProcess(socket.socket(fileno=os.dup(sys.stdin.fileno())))
+    sock = socket.socket(fileno=os.dup(sys.stdin.fileno()))
+    say = speaker(sock)
     for descriptor in (0, 1, 2):  # who reads the proxy's output must not wait for this process to end
         os.dup2(nowhere, descriptor)
     log.setLevel(logging.INFO)
     log.propagate = False
-    log.addHandler(Forwarded(process))
+    log.addHandler(Forwarded(say))
     sys.stdout = sys.stderr = Printed()
     try:
-        process.run()
+        DeliveryServer(messages(sock), say, apart=True).run()
     finally:
         # At once: threads that still wait for a receiver are of no use any more.
         os._exit(0)

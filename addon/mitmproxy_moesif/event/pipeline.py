@@ -46,23 +46,12 @@ class EventBuilder:
             seen = hook_exchange(exchange, facts)
             if self._skips(hooks, seen):
                 return NotSent.SKIPPED
-            facts = replace(facts, caller=self.identify(hooks, seen, facts.caller))
+            facts = replace(facts, caller=identify(hooks, seen, facts.caller, self._fault))
         weight = self._sample(instance, exchange, facts)
         if weight is None:
             return NotSent.SAMPLED_OUT
         event = build_event(exchange, facts, policy, weight)
         return encode(event) if hooks is None else self._with_hooks(hooks, seen, event)
-
-    def identify(self, hooks: UserHooks, seen: HookExchange, caller: Caller) -> Caller:
-        """The caller as the hooks tell; where one fails, the built-in answer."""
-        answers = {"identify_user": caller.user_id, "identify_company": caller.company_id}
-        for name in answers:
-            if name in hooks:
-                try:
-                    answers[name] = hooks.text(name, seen)
-                except Exception as error:  # noqa: BLE001 - other people's code
-                    self._fault(f"hook {name}", error)
-        return Caller(answers["identify_user"], answers["identify_company"])
 
     def _skips(self, hooks: UserHooks, seen: HookExchange) -> bool:
         if "skip" not in hooks:
@@ -95,6 +84,18 @@ class EventBuilder:
                 event["metadata"] = {**event.get("metadata", {}), **added}
         except Exception as error:  # noqa: BLE001 - other people's code
             self._fault("hook metadata", error)
+
+
+def identify(hooks: UserHooks, seen: HookExchange, caller: Caller, fault: Fault) -> Caller:
+    """The caller as the hooks tell; where one fails, the built-in answer."""
+    answers = {"identify_user": caller.user_id, "identify_company": caller.company_id}
+    for name in answers:
+        if name in hooks:
+            try:
+                answers[name] = hooks.text(name, seen)
+            except Exception as error:  # noqa: BLE001 - other people's code
+                fault(f"hook {name}", error)
+    return Caller(answers["identify_user"], answers["identify_company"])
 
 
 def hook_exchange(exchange: Exchange, facts: Attributes) -> HookExchange:

@@ -89,9 +89,9 @@ class World:
     def put(self, *destinations: str, events: int = 2, size: int = 100) -> None:
         chunks = [a_chunk(events, size, destination) for destination in destinations or (ONE,)]
         for chunk in chunks:
-            self.ledger.entered += events
+            self.ledger.enter(events)
             self.put_ids += chunk.transaction_ids
-        self.store.put(chunks, Settlement(self.ledger.entered))
+        self.store.put(chunks, Settlement(len(self.put_ids)))
         self.check()
 
     def inherit(self, *destinations: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 
@@ -13,8 +12,8 @@ from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.api import Condition
 from mitmproxy_moesif.delivery.builder import Builder
 from mitmproxy_moesif.delivery.pipeline import Pipeline
-from mitmproxy_moesif.delivery.process import DeliveryProcess
-from mitmproxy_moesif.delivery.protocol import messages, packed
+from mitmproxy_moesif.delivery.protocol import Message, packed
+from mitmproxy_moesif.delivery.thread import DeliveryThread
 from mitmproxy_moesif.event.exchange import Exchange
 
 
@@ -24,7 +23,6 @@ def an_exchange(number: int) -> Exchange:
 
 def test_what_is_told_later_is_never_older(monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread looks, another is asked meanwhile. The proxy takes what it hears last for how things are."""
-    ours, theirs = socket.socketpair()
     first, second, go_on = threading.Event(), threading.Event(), threading.Event()
     look = Pipeline.condition
 
@@ -38,18 +36,16 @@ def test_what_is_told_later_is_never_older(monkeypatch: pytest.MonkeyPatch) -> N
         return seen
 
     monkeypatch.setattr(Pipeline, "condition", slow)
-    runner = threading.Thread(target=DeliveryProcess(theirs).run)
-    with ours, theirs:
-        runner.start()
-        ours.sendall(packed(("open", None, 10_000_000)))
-        assert first.wait(10)
-        ours.sendall(packed(("report", 7)))
-        second.wait(0.2)  # in vain where the one who is asked waits its turn
-        go_on.set()
-        ours.sendall(packed(("close",)))
-        runner.join(10)
-        theirs.shutdown(socket.SHUT_WR)
-        said = [(name, more) for name, _, *more in messages(ours)]
+    heard: list[Message] = []
+    server = DeliveryThread(heard.append)
+    server.send(packed(("open", None, 10_000_000)))
+    assert first.wait(10)
+    server.send(packed(("report", 7)))
+    second.wait(0.2)  # in vain where the one who is asked waits its turn
+    go_on.set()
+    server.send(packed(("close",)))
+    server.wait(10)
+    said = [(name, more) for name, _, *more in heard]
     assert said[0] == ("report", [])
     assert ("report", [7]) in said
     assert said[-1] == ("closed", [])
@@ -58,18 +54,15 @@ def test_what_is_told_later_is_never_older(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_event_that_is_refused_settles_none_of_those_ahead_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three wait to be built when the fourth turns out to be unreadable: the proxy has to keep all of them."""
     monkeypatch.setattr(Builder, "start", lambda _: None)
-    ours, theirs = socket.socketpair()
-    runner = threading.Thread(target=DeliveryProcess(theirs).run)
+    heard: list[Message] = []
+    server = DeliveryThread(heard.append)
     settings = protocol.from_settings(parse_settings({"application_id": "a"}))
     readable = [(1, protocol.from_exchange(an_exchange(number))) for number in (1, 2, 3)]
-    with ours, theirs:
-        runner.start()
-        ours.sendall(packed(("open", None, 10_000_000)))
-        ours.sendall(packed(("instance", 1, settings, None, False)))
-        ours.sendall(packed(("exchanges", 1, [*readable, (1, ("what is this?",))])))
-        ours.sendall(packed(("report", 7)))
-        ours.sendall(packed(("close",)))
-        runner.join(10)
-        theirs.shutdown(socket.SHUT_WR)
-        (reading,) = (condition["reading"] for _, condition, *more in messages(ours) if more == [7])
+    server.send(packed(("open", None, 10_000_000)))
+    server.send(packed(("instance", 1, settings, None, False)))
+    server.send(packed(("exchanges", 1, [*readable, (1, ("what is this?",))])))
+    server.send(packed(("report", 7)))
+    server.send(packed(("close",)))
+    server.wait(10)
+    (reading,) = (condition["reading"] for _, condition, *more in heard if more == [7])
     assert (reading["captured"], reading["waiting_in_memory"], reading["settled"]) == (4, 4, 0)

@@ -1,0 +1,171 @@
+"""Builds, keeps and sends events for a proxy, in the delivery process or in a thread of the proxy.
+
+Commands come in, in the order in which they are to be carried out; reports of what became of the events and what the
+receiver's answers say go out. When the proxy is gone without a word, what had come is stored for the next one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.delivery import protocol
+from mitmproxy_moesif.delivery.builder import Captured
+from mitmproxy_moesif.delivery.pipeline import Pipeline
+from mitmproxy_moesif.delivery.protocol import Message
+from mitmproxy_moesif.event.pipeline import EventBuilder
+from mitmproxy_moesif.governance.model import GovernanceError, parse_config
+from mitmproxy_moesif.governance.sampler import Sampler
+from mitmproxy_moesif.governance.snapshot import Snapshot
+from mitmproxy_moesif.log import RateLimitedLog, describe
+
+REPORT_INTERVAL = 0.1
+"""Seconds between two reports while there is something to tell."""
+
+TELL_INTERVAL = 1.0
+"""Seconds until the proxy is told again what a receiver goes on saying."""
+
+LOOK_INTERVAL = 1.0
+"""Seconds between two while events only wait: a receiver may come back, a disk be repaired."""
+
+ORPHAN_SECONDS = 1.0
+"""What delivering may take when the proxy is gone without a word and there is no disk to leave events on."""
+
+TAGS = ("X-Moesif-Config-Etag", "X-Moesif-Rules-Tag")
+EMPTY = Snapshot()
+
+
+class DeliveryServer:
+    """Carries out `commands`; `say` is called from several threads. `apart`: the proxy is another process."""
+
+    def __init__(self, commands: Iterable[Message], say: Callable[[Message], None], *, apart: bool) -> None:
+        self._messages = commands
+        self._say = say
+        self._apart = apart
+        self._telling = threading.Lock()
+        self._limited = RateLimitedLog()
+        self._pipeline: Pipeline | None = None
+        self._instances: dict[int, Instance] = {}
+        self._sampling: dict[str, Snapshot] = {}
+        self._told: dict[str, tuple[dict[str, str], float]] = {}
+        self._ended = False
+        self._commands: Mapping[str, Callable[..., None]] = {
+            "open": self._open,
+            "bound_spool": self._bound_spool,
+            "instance": self._instance,
+            "forget": self._instances.clear,
+            "sample": self._sample,
+            "exchanges": self._exchanges,
+            "drain": self._drain,
+            "abort": self._abort,
+            "close": self._close,
+            "report": self._report_now,
+        }
+
+    def run(self) -> None:
+        """Until the proxy says so, or is gone."""
+        for name, *arguments in self._messages:
+            try:
+                self._commands[name](*arguments)
+            except Exception as error:  # noqa: BLE001 - one command that cannot be carried out must not end the others
+                self._fault(f"order {name}", error)
+            if self._ended:
+                return
+        if self._pipeline is not None:
+            if self._pipeline.condition().spool is None:
+                self._pipeline.drain(ORPHAN_SECONDS)
+            self._pipeline.close()
+
+    def _fault(self, kind: str, error: Exception) -> None:
+        if self._pipeline is not None:
+            self._pipeline.fault(kind)
+        self._limited.error(kind, "moesif: a fault in %s, the traffic is not affected: %s", kind, describe(error))
+
+    # --- commands ------------------------------------------------------------------------------------------------
+
+    def _open(self, folder: str | None, max_bytes: int) -> None:
+        maker = EventBuilder(Sampler(lambda destination: self._sampling.get(destination, EMPTY)), self._fault)
+        spools = Path(folder) if folder is not None else None
+        self._pipeline = Pipeline(spools, max_bytes, maker, self._answered, apart=self._apart)
+        self._pipeline.start()
+        threading.Thread(target=self._report, args=(self._pipeline,), name="moesif-report", daemon=True).start()
+
+    def _bound_spool(self, max_bytes: int) -> None:
+        assert self._pipeline is not None
+        self._pipeline.bound_spool(max_bytes)
+
+    def _instance(self, key: int, settings: Mapping[str, Any], hooks: bytes | None, current: bool) -> None:
+        instance = self._instances[key] = Instance.compile(protocol.to_settings(settings), hooks)
+        if current:
+            assert self._pipeline is not None
+            self._pipeline.configure(instance)
+
+    def _sample(self, destination: str, config: bytes) -> None:
+        with suppress(GovernanceError):  # the proxy has told its reason
+            self._sampling[destination] = Snapshot(parse_config(config))
+
+    def _exchanges(self, first: int, exchanges: list[tuple[int, protocol.Plain]]) -> None:
+        assert self._pipeline is not None
+        for number, (key, plain) in enumerate(exchanges, first):
+            try:
+                content = self._instances[key], protocol.to_exchange(plain)
+            except Exception as error:  # noqa: BLE001 - the others must not go with it
+                content = None
+                self._fault("handing over", error)
+            self._pipeline.put(Captured(number, content))
+
+    def _drain(self, seconds: float) -> None:
+        """Beside the commands: what comes meanwhile is still taken."""
+
+        def drain(pipeline: Pipeline) -> None:
+            pipeline.drain(seconds)
+            self._say(("drained",))
+
+        threading.Thread(target=drain, args=(self._pipeline,), name="moesif-drain", daemon=True).start()
+
+    def _abort(self) -> None:
+        assert self._pipeline is not None
+        self._pipeline.abort()
+
+    def _close(self) -> None:
+        assert self._pipeline is not None
+        self._ended = True
+        self._pipeline.close()
+        self._tell(self._pipeline, "closed")
+
+    # --- what is told ---------------------------------------------------------------------------------------------
+
+    def _answered(self, destination: str, headers: Mapping[str, str]) -> None:
+        """Every batch's answer has the tags. Each word to the proxy costs it time: it hears of others, or seldom."""
+        tags, now = {name: headers[name] for name in TAGS if name in headers}, time.monotonic()
+        told, at = self._told.get(destination, ({}, 0.0))
+        if tags and (tags != told or now - at >= TELL_INTERVAL):
+            self._told[destination] = tags, now
+            self._say(("answered", destination, tags))
+
+    def _report_now(self, number: int) -> None:
+        assert self._pipeline is not None
+        self._tell(self._pipeline, "report", number)
+
+    def _tell(self, pipeline: Pipeline, kind: str, *more: int) -> None:
+        """How things are, looked at and told in one step: what is told later is never older."""
+        with self._telling:
+            if not self._ended or kind == "closed":
+                self._say((kind, protocol.from_condition(pipeline.condition()), *more))
+
+    def _report(self, pipeline: Pipeline) -> None:
+        changed = pipeline.ledger.changed
+        while not self._ended:
+            changed.clear()
+            try:
+                self._tell(pipeline, "report")
+            except Exception as error:  # noqa: BLE001 - the thread never dies of one error
+                self._fault("report", error)
+            time.sleep(REPORT_INTERVAL)
+            waits = pipeline.reading().waiting or pipeline.store.trouble is not None
+            changed.wait(LOOK_INTERVAL if waits else None)
