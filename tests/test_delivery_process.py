@@ -212,17 +212,101 @@ def test_the_same_event_comes_of_both(
         assert not Path(f"/proc/{proxy.pid}/task/{proxy.pid}/children").read_text()
 
 
+@pytest.mark.parametrize("background", ["process", "threads"])
 def test_a_full_queue_drops_exactly_what_has_no_room(
-    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+    background: str, mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:
     collector.refuse()
-    proxy = mitmdump(upstream.url, addon_options(collector, spool_dir="off", event_queue_size=15))
+    options = addon_options(collector, background=background, spool_dir="off", event_queue_size=15)
+    proxy = mitmdump(upstream.url, options)
     send_many(proxy.port, 40)
     proxy.wait_for_output("the queue is over 80 % full")
     assert proxy.stop() == 0
     counts = exit_counts(proxy.output)
     assert counts["captured"] == 40
     assert counts["causes"] == {"queue_full": 25, "shutdown": 15}
+
+
+IN_THE_DELIVERY_PROCESS = """
+import sys
+
+# The delivery process gets the proxy's paths, and Python starts with what it finds there under this name.
+if {folder!r} not in sys.path:
+    sys.path.insert(0, {folder!r})
+if "mitmproxy_moesif.delivery.process" in sys.orig_argv:
+    {then}
+else:
+    from mitmproxy_moesif.delivery import keeper
+
+    keeper.WATCH_INTERVAL = 1.0
+"""
+
+
+def in_each_delivery_process(folder: Path, then: str) -> list[Path]:
+    """Scripts for a proxy each of whose delivery processes begins with this statement, and must answer soon."""
+    script = folder / "sitecustomize.py"
+    script.write_text(IN_THE_DELIVERY_PROCESS.format(folder=str(folder), then=then))
+    return [script, ADDON_SCRIPT]
+
+
+def health_of(proxy: Mitmdump) -> requests.Response:
+    found = re.search(r"Admin API at (\S+)", proxy.wait_for_output("Admin API at"))
+    assert found is not None
+    return requests.get(f"{found[1]}/health", timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("fate", "told"),
+    [
+        ("import os; os._exit(3)", "the delivery process ended (exit code 3)"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "the delivery process does not answer"),
+    ],
+    ids=["ends at once", "hangs from birth"],
+)
+def test_where_no_delivery_process_lives_a_thread_takes_its_place(
+    fate: str, told: str, mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    scripts = in_each_delivery_process(tmp_path, fate)
+    proxy = mitmdump(upstream.url, addon_options(collector, admin_listen="127.0.0.1:0"), scripts=scripts)
+    sent = send_many(proxy.port, 20)
+    collector.wait_for(lambda c: c.unique_ids() == set(sent), timeout=60)
+    sent += send_many(proxy.port, 5)
+    collector.wait_for(lambda c: c.unique_ids() == set(sent))
+    health = health_of(proxy)
+    assert (health.status_code, "no delivery process stays alive here" in health.text) == (503, True)
+    assert proxy.stop() == 0
+    assert told in proxy.output
+    counts = exit_counts(proxy.output)
+    assert (counts["captured"], counts["delivered"], counts["dropped"]) == (25, 25, 0)
+
+
+def test_a_delivery_process_that_stops_answering_is_replaced(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    scripts = in_each_delivery_process(tmp_path, "pass")
+    proxy = mitmdump(upstream.url, addon_options(collector, admin_listen="127.0.0.1:0"), scripts=scripts)
+    sent = send_many(proxy.port, 5)
+    collector.wait_for(lambda c: c.unique_ids() == set(sent))
+    os.kill(helper_of(proxy), signal.SIGSTOP)
+    sent += send_many(proxy.port, 5)
+    collector.wait_for(lambda c: c.unique_ids() == set(sent), timeout=60)
+    assert health_of(proxy).status_code == 200
+    assert proxy.stop() == 0
+    assert "the delivery process does not answer; it is killed and replaced" in proxy.output
+
+
+def test_the_age_of_an_event_counts_from_its_capture_wherever_it_is(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    """In the proxy, which cannot hand it over to a delivery process that is stopped."""
+    proxy = mitmdump(upstream.url, addon_options(collector, admin_listen="127.0.0.1:0"))
+    helper = helper_of(proxy)
+    os.kill(helper, signal.SIGSTOP)
+    try:
+        send_many(proxy.port, 1)
+        wait_for_status(proxy, lambda status: (status["oldest_waiting"] or 0) > 0.5)
+    finally:
+        os.kill(helper, signal.SIGCONT)
 
 
 def test_answers_of_the_collector_reach_the_rules(

@@ -77,7 +77,7 @@ def test_every_reading_of_the_client_adds_up() -> None:
     def report() -> None:
         done = min(next(reported), client.reading().captured - client.reading().dropped_total)
         said = replace(client._nothing, reading=Reading(done, 0, done, 0, 0, settled=done))
-        client._heard(("report", protocol.from_condition(said)))
+        client.heard(("report", protocol.from_condition(said)))
 
     assert read_while(client.reading, put, report) == []
 

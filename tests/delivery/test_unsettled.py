@@ -16,7 +16,7 @@ def in_crash_loop(*frames: int) -> tuple[Unsettled, list[Frame]]:
     """After a process that died with nothing done of these frames, and what its successor got."""
     unsettled = Unsettled()
     for events in frames:
-        unsettled.add(content(events))
+        unsettled.add(content(events), 0.0)
     assert unsettled.died(0, reported=True) is None
     return unsettled, unsettled.for_successor()
 
@@ -27,7 +27,7 @@ def numbers(frames: list[Frame]) -> list[tuple[int, int]]:
 
 def test_a_crash_loop_gets_one_frame_at_a_time_and_each_once() -> None:
     unsettled, sent = in_crash_loop(1, 1)
-    sent += unsettled.add(content())
+    sent += unsettled.add(content(), 0.0)
     assert numbers(sent) == [(1, 1)]
     assert unsettled.next_suspect() == []
     unsettled.settle(1)
@@ -42,7 +42,7 @@ def test_a_crash_loop_is_over_when_all_is_settled() -> None:
     unsettled, _ = in_crash_loop(1)
     unsettled.settle(1)
     assert unsettled.next_suspect() == []
-    assert numbers(unsettled.add(content(2))) == [(2, 3)]
+    assert numbers(unsettled.add(content(2), 0.0)) == [(2, 3)]
 
 
 def test_what_was_sent_first_when_the_proxy_ends_goes_once() -> None:
@@ -54,7 +54,7 @@ def test_what_was_sent_first_when_the_proxy_ends_goes_once() -> None:
 def test_the_event_that_no_process_survives_is_dropped_alone() -> None:
     """The frame that they die of is split; of its events the second is the poison."""
     unsettled = Unsettled()
-    unsettled.add(content(3))
+    unsettled.add(content(3), 0.0)
     for _ in range(CRASH_LOOP):
         assert unsettled.died(0, reported=True) is None
     assert numbers(unsettled.for_successor()) == [(1, 1)]
@@ -66,7 +66,7 @@ def test_the_event_that_no_process_survives_is_dropped_alone() -> None:
 
 def test_a_process_that_never_reported_makes_nothing_a_suspect() -> None:
     unsettled = Unsettled()
-    unsettled.add(content(3))
+    unsettled.add(content(3), 0.0)
     for _ in range(2 * CRASH_LOOP):
         assert unsettled.died(0, reported=False) is None
     assert numbers(unsettled.for_successor()) == [(1, 3)]
@@ -74,7 +74,7 @@ def test_a_process_that_never_reported_makes_nothing_a_suspect() -> None:
 
 def test_a_successor_gets_nothing_that_was_settled() -> None:
     unsettled = Unsettled()
-    unsettled.add(content(3))
+    unsettled.add(content(3), 0.0)
     unsettled.died(2, reported=True)
     (frame,) = unsettled.for_successor()
     (only,) = frame.one_by_one()

@@ -138,6 +138,8 @@ class Operations:
         """503 is for what an operator has to look at: events that do not flow."""
         condition = self._delivery.condition()
         age = age_of(condition)
+        if condition.trouble is not None:
+            return False, condition.trouble
         if age <= UNHEALTHY_AFTER:
             return True, "ok"
         reasons = [health.reason for health in condition.health.values() if health.reason]

@@ -5,8 +5,9 @@ The server builds, stores and sends: in the delivery process, or in a thread of 
     api        the interface that the proxy uses: `Delivery` (test: delivery/test_protocol_values.py)
     batch      events on their way to the receiver, and what became of each (test: delivery/spool/test_store.py)
     builder    the thread that builds events and stores them (test: test_delivery.py)
+    child      the delivery process as the proxy sees it (test: test_delivery_process.py)
     client     the proxy's side: hands exchanges over, and bounds what waits (test: test_delivery_process.py)
-    keeper     starts the delivery process, and notices its end (test: test_delivery_process.py)
+    keeper     keeps a server running: replaces it, or falls back to a thread (test: test_delivery_process.py)
     ledger     the counts: captured = delivered + waiting + dropped
     pipeline   builder, store and senders put together (test: test_delivery.py)
     process    the main program of the delivery process (test: test_delivery_process.py)

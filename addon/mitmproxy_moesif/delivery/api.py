@@ -26,7 +26,8 @@ class Condition:
     """How delivery does: the counts, each receiver's health by destination, the disk (None: in memory only).
 
     `oldest_at` is when the oldest waiting event came, in monotonic seconds. `memory_bytes` is what is stored in memory
-    alone; `adopted` tells whether all that earlier processes had left was taken over.
+    alone; `adopted` tells whether all that earlier processes had left was taken over. `trouble` is what is wrong with
+    delivery as a whole, in one line.
     """
 
     reading: Reading
@@ -35,6 +36,7 @@ class Condition:
     spool: SpoolCondition | None
     memory_bytes: int = 0
     adopted: bool = True
+    trouble: str | None = None
 
 
 class Delivery(Protocol):

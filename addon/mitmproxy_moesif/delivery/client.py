@@ -23,9 +23,9 @@ from typing import Any
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
-from mitmproxy_moesif.delivery.keeper import ChildProcess, Keeper, unavailable
+from mitmproxy_moesif.delivery.keeper import Keeper
 from mitmproxy_moesif.delivery.ledger import FormerProcesses, Reading
-from mitmproxy_moesif.delivery.protocol import Frame, Message, packed
+from mitmproxy_moesif.delivery.protocol import Frame, Message
 from mitmproxy_moesif.delivery.unsettled import Unsettled
 from mitmproxy_moesif.delivery.watermark import Watermark
 from mitmproxy_moesif.event.exchange import Exchange
@@ -38,7 +38,6 @@ CLOSE_SECONDS = 2.0
 ANSWER_SECONDS = 1.0
 """What it may take to report when it is asked; after that, its last report is used."""
 
-LONGEST_PAUSE = 60.0
 KEPT_INSTANCES = 64
 
 type Answered = Callable[[str, Mapping[str, str]], None]
@@ -57,10 +56,11 @@ class DeliveryClient:
         self._answered = answered
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.get_ident()
-        self._keeper: Keeper | None = None
-        self._apart = apart
+        self._keeper = Keeper(self, apart=apart)
         self._queue: list[tuple[Instance, Exchange]] = []
+        self._queue_since: float | None = None
         self._due = False
+        self._holding = False
         self._unsettled = Unsettled()
         self._keys: dict[Instance, int] = {}
         self._next_key = 0
@@ -72,7 +72,6 @@ class DeliveryClient:
         self._faults: Counter[str] = Counter()
         self._watermark = Watermark()
         self._limited = RateLimitedLog()
-        self._deaths = 0
         self._said: tuple[FormerProcesses, Condition] = (FormerProcesses(), self._nothing)
         self._released_for = self._said
         self._drain_until: float | None = None
@@ -88,22 +87,22 @@ class DeliveryClient:
     def start(self) -> None:
         if not self._closing:
             self._loop = asyncio.get_running_loop()
-            self._spawn()
+            self._keeper.start(self._loop)
 
     def configure(self, instance: Instance) -> None:
         self._max_events = instance.settings.event_queue_size
         self._max_bytes = instance.settings.queue_max_bytes
         self._current[instance.destination] = instance
-        if self._keeper is not None:
+        if self._keeper.server is not None:
             self._hand_over()
             if len(self._keys) >= KEPT_INSTANCES and not self._unsettled:
                 self._keys.clear()
-                self._command("forget")
+                self._keeper.send("forget")
             self._register(instance)
 
     def bound_spool(self, max_bytes: int) -> None:
         self._open = (*self._open[:2], max_bytes)
-        self._command("bound_spool", max_bytes)
+        self._keeper.send("bound_spool", max_bytes)
 
     def put(self, instance: Instance, exchange: Exchange) -> None:
         cause = self._full(exchange.size)
@@ -112,6 +111,8 @@ class DeliveryClient:
         else:
             self._entered += 1
             self._queue_bytes += exchange.size
+            if not self._queue:
+                self._queue_since = time.monotonic()
             self._queue.append((instance, exchange))
             if not self._due and self._loop is not None:
                 self._due = True
@@ -136,35 +137,36 @@ class DeliveryClient:
 
     def _hand_over_now(self) -> None:
         self._due = False
-        if self._keeper is not None:
+        if self._keeper.server is not None:
             self._release()
             self._hand_over()
 
     def _hand_over(self) -> None:
         """Everything in the queue as one frame."""
-        queue, self._queue, self._queue_bytes = self._queue, [], 0
-        if not queue:
+        queue, since, self._queue, self._queue_bytes = self._queue, self._queue_since, [], 0
+        if since is None:
             return
+        self._queue_since = None
         try:
-            self._enframe(queue)
+            self._enframe(queue, since)
         except Exception:  # noqa: BLE001 - one strange exchange; the others must not go with it
             for captured in queue:
                 try:
-                    self._enframe([captured])
+                    self._enframe([captured], since)
                 except Exception as error:  # noqa: BLE001
                     self._refuse(error)
 
-    def _enframe(self, captured: Sequence[tuple[Instance, Exchange]]) -> None:
+    def _enframe(self, captured: Sequence[tuple[Instance, Exchange]], since: float) -> None:
         exchanges = [
             (self._keys.get(instance) or self._register(instance), protocol.from_exchange(exchange))
             for instance, exchange in captured
         ]
-        self._send(self._unsettled.add(exchanges))
+        self._send(self._unsettled.add(exchanges, since))
 
     def _send(self, frames: Sequence[Frame]) -> None:
-        if self._keeper is not None:
+        if not self._holding:
             for frame in frames:
-                self._keeper.send(frame.data)
+                self._keeper.send_packed(frame.data)
 
     def _refuse(self, error: Exception) -> None:
         self._entered -= 1
@@ -182,95 +184,75 @@ class DeliveryClient:
             key = self._keys[instance] = self._next_key
         current = self._current.get(instance.destination) is instance
         hooks = instance.hooks.source if instance.hooks is not None else None
-        self._command("instance", key, protocol.from_settings(instance.settings), hooks, current)
+        self._keeper.send("instance", key, protocol.from_settings(instance.settings), hooks, current)
         return key
-
-    def _command(self, *message: Any) -> None:
-        """Nothing, while there is no server: the next one is told all when it starts."""
-        if self._keeper is not None:
-            self._keeper.send(packed(message))
-
-    def _writing_failed(self, error: Exception) -> None:
-        self.fault("writing")
-        self._limited.error("writing", "moesif: exchanges could not be handed over: %s", describe(error))
 
     def _release(self) -> None:
         """Forget what the delivery process has settled."""
         self._released_for = self._said
         self._unsettled.settle(self._said[1].reading.settled)
 
-    # --- the delivery process's life -----------------------------------------------------------------------------
+    # --- for the keeper ------------------------------------------------------------------------------------------
 
-    def _spawn(self) -> None:
-        """Start one, tell it all that its predecessor knew, and give it what that had not settled."""
-        if self._closing:
-            return
-        try:
-            self._keeper = self._server()
-        except OSError as error:
-            self._limited.error(
-                "start",
-                "moesif: the delivery process cannot be started (%s): set moesif_background=threads to do without",
-                error.strerror,
-            )
-            self._try_later()
-            return
-        self._command(*self._open)
+    def started(self) -> None:
+        """Tell the server all that its predecessor knew, and give it what that had not settled.
+
+        After one that ended before it had said a word, nothing goes to the next before it has: so an exchange that
+        kills the process is not what it ended of, and cannot kill the proxy when a thread takes its place.
+        """
+        self._holding = self._keeper.last_ended_early
+        self._keeper.send(*self._open)
         for destination, config in self._sampling.items():
-            self._command("sample", destination, config)
+            self._keeper.send("sample", destination, config)
         for instance in [*self._keys, *self._current.values()]:
             self._register(instance)
+        if not self._holding:
+            self._give()
+
+    def _give(self) -> None:
+        self._holding = False
         self._send(self._unsettled.for_successor())
         if self._drain_until is not None:
-            self._command("drain", max(0.0, self._drain_until - time.monotonic()))
+            self._keeper.send("drain", max(0.0, self._drain_until - time.monotonic()))
         self._hand_over()
 
-    def _server(self) -> Keeper:
-        assert self._loop is not None
-        if self._apart and (reason := unavailable()) is not None:
-            log.info("moesif: events are built in threads of the proxy: %s", reason)
-            self._apart = False
-        if self._apart:
-            return ChildProcess(self._heard, self._ended, self._writing_failed, self._loop)
-        # Only here: what it takes to build and send is not loaded into a proxy that has a process for it.
-        from mitmproxy_moesif.delivery.thread import DeliveryThread
-
-        return DeliveryThread(self._heard)
-
-    def _send_next_suspect(self) -> None:
+    def _go_on(self) -> None:
+        """The server has reported."""
+        if self._holding:
+            self._give()
         self._release()
         self._send(self._unsettled.next_suspect())
 
-    def _try_later(self) -> None:
-        self._deaths += 1
-        assert self._loop is not None
-        self._loop.call_later(min(LONGEST_PAUSE, 0.1 * 2 ** min(self._deaths, 20)), self._spawn)
-
-    def _replace(self, process: ChildProcess, code: int) -> None:
-        if self._closing or process is not self._keeper:
-            return
-        self._keeper = None
-        process.discard()
+    def died(self, *, reported: bool) -> None:
         self._release()
         past, condition = self._said
-        reported = condition is not self._nothing
         poison = self._unsettled.died(condition.reading.settled, reported=reported)
         past = past.handed_over(condition.reading, has_looked=condition.adopted)
         past = past.and_then(condition.reading)
         if poison is not None:
             past = replace(past, settled=poison.last, dropped=past.dropped + Counter({"helper_died": 1}))
             log.error("moesif: an event that no delivery process survived is dropped, and counted")
-        self._said = (past, self._nothing)
-        if reported:
-            self._deaths = 0
-        self._faults["helper"] += 1
-        self._limited.error(
-            "died",
-            "moesif: the delivery process ended (%s); another one is started and gets the %d events it had not stored",
-            f"signal {-code}" if code < 0 else f"exit code {code}",
-            self._unsettled.events,
-        )
-        self._try_later()
+        oldest_at = condition.oldest_at if past.left else None
+        self._said = (past, replace(self._nothing, oldest_at=oldest_at))
+
+    def heard(self, message: Message) -> None:
+        name, *arguments = message
+        if name in ("report", "closed"):
+            self._said = (self._said[0], protocol.to_condition(arguments[0]))
+            if name == "closed":
+                self._closed.set()
+            if arguments[1:] == [self._asked]:
+                self._told.set()
+            self._in_loop(self._go_on)
+        elif name == "log":
+            log.log(*arguments)
+        elif name == "answered":
+            self._answered(*arguments)
+        elif name == "drained":
+            self._drained.set()
+
+    def gone(self) -> None:
+        self._closed.set()
 
     # --- from any thread -----------------------------------------------------------------------------------------
 
@@ -279,7 +261,7 @@ class DeliveryClient:
 
     def _sample(self, destination: str, config: bytes) -> None:
         self._sampling[destination] = config
-        self._command("sample", destination, config)
+        self._keeper.send("sample", destination, config)
 
     def fault(self, kind: str) -> None:
         self._faults[kind] += 1
@@ -289,7 +271,7 @@ class DeliveryClient:
 
     def condition(self) -> Condition:
         """As of now, but for the event loop's thread, which does not wait."""
-        if threading.get_ident() != self._thread and self._keeper is not None and not self._closing:
+        if threading.get_ident() != self._thread and self._keeper.server is not None and not self._closing:
             with self._asking:
                 self._asked += 1
                 self._told.clear()
@@ -303,6 +285,7 @@ class DeliveryClient:
         turned_away, entered = self._turned_away.copy(), self._entered
         reading = condition.reading
         past = past.handed_over(reading, has_looked=condition.adopted)
+        oldest = [at for at in (condition.oldest_at, self._unsettled.since, self._queue_since) if at is not None]
         now = Reading(
             captured=entered + turned_away.total() + past.recovered + reading.recovered,
             recovered=past.recovered + reading.recovered,
@@ -315,7 +298,8 @@ class DeliveryClient:
             spools={**past.left, **reading.spools},
             adopted=past.adopted | reading.adopted,
         )
-        return replace(condition, reading=now)
+        oldest_at = min(oldest, default=None) if now.waiting else None
+        return replace(condition, reading=now, oldest_at=oldest_at, trouble=self._keeper.trouble)
 
     def drain(self, seconds: float) -> None:
         self._drain_until = time.monotonic() + seconds
@@ -329,29 +313,34 @@ class DeliveryClient:
     def close(self) -> Reading:
         deadline = time.monotonic() + CLOSE_SECONDS
         self._in_loop(self._say_close)
-        if self._keeper is not None:
+        if (server := self._keeper.server) is not None:
             if threading.get_ident() == self._thread:
-                self._keeper.flush(CLOSE_SECONDS)
+                server.flush(CLOSE_SECONDS)
             self._closed.wait(max(0.0, deadline - time.monotonic()))
-            self._keeper.wait(max(0.0, deadline - time.monotonic()))
+            server.wait(max(0.0, deadline - time.monotonic()))
         lost = self._in_memory()
         reading = self.reading()
         dropped = Counter(reading.dropped) + Counter({"shutdown": lost})
         return replace(reading, waiting_in_memory=0, dropped=dict(dropped))
 
     def _ask(self, *message: Any) -> None:
-        if self._keeper is not None:
+        if self._keeper.server is not None:
             self._hand_over()
-            self._command(*message)
+            self._keeper.send(*message)
 
     def _say_drain(self, seconds: float) -> None:
+        if self._holding:
+            return  # it is told when it gets the exchanges
         self._send(self._unsettled.leave_crash_loop())
         self._ask("drain", seconds)
 
     def _say_close(self) -> None:
+        if self._holding:
+            self._give()
         self._send(self._unsettled.leave_crash_loop())
         self._ask("close")
         self._closing = True
+        self._keeper.stop()
 
     def _in_loop(self, call: Callable[..., None], *arguments: Any) -> None:
         if self._loop is None or threading.get_ident() == self._thread:
@@ -359,31 +348,6 @@ class DeliveryClient:
         else:
             with suppress(RuntimeError):  # the loop is closed: the proxy has ended
                 self._loop.call_soon_threadsafe(call, *arguments)
-
-    # --- in the thread that listens to the delivery process ------------------------------------------------------
-
-    def _heard(self, message: Message) -> None:
-        name, *arguments = message
-        if name in ("report", "closed"):
-            self._said = (self._said[0], protocol.to_condition(arguments[0]))
-            if name == "closed":
-                self._closed.set()
-            if arguments[1:] == [self._asked]:
-                self._told.set()
-            if self._unsettled.in_crash_loop:
-                self._in_loop(self._send_next_suspect)
-        elif name == "log":
-            log.log(*arguments)
-        elif name == "answered":
-            self._answered(*arguments)
-        elif name == "drained":
-            self._drained.set()
-
-    def _ended(self, process: ChildProcess, code: int) -> None:
-        if self._closing:
-            self._closed.set()
-        else:
-            self._in_loop(self._replace, process, code)
 
 
 def in_memory(past: FormerProcesses, condition: Condition, entered: int) -> int:

@@ -1,159 +1,173 @@
-"""Where a `DeliveryServer` runs, as the proxy sees it: the delivery process, or a thread."""
+"""Keeps a `DeliveryServer` running: in the delivery process, or in a thread where no process lives."""
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
 from asyncio import AbstractEventLoop
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from mitmproxy_moesif.delivery.protocol import Message, messages
+from mitmproxy_moesif.backoff import Backoff
+from mitmproxy_moesif.delivery.child import ChildProcess, unavailable
+from mitmproxy_moesif.delivery.protocol import Message, packed
+from mitmproxy_moesif.log import RateLimitedLog, describe, log
 
-MODULE = "mitmproxy_moesif.delivery.process"
-PACKAGES = str(Path(__file__).resolve().parents[2])
-"""Where this package lies. mitmproxy has it among its paths only while a script is loaded."""
+if TYPE_CHECKING:
+    from mitmproxy_moesif.delivery.thread import DeliveryThread
 
-BUFFER_BYTES = 4 << 20
-"""What may be on its way to it: as much as the system allows, so that the proxy writes once for each group."""
+WATCH_INTERVAL = 5.0
+"""Seconds between two looks whether the delivery process answers."""
 
+PATIENCE = 3
+"""Looks in turn without an answer, after which it is killed."""
 
-def unavailable() -> str | None:
-    """Why there can be no delivery process here; None where there can."""
-    if getattr(sys, "frozen", False) or not sys.executable:
-        return "this mitmproxy is a single binary, without a Python to start"
-    if not hasattr(socket, "MSG_DONTWAIT") or os.name != "posix":
-        return "this platform has no sockets that a process can be given"
-    return None
+LIVES = 5
+"""Processes in turn that may end before they have reported anything, before a thread takes their place."""
+
+LONGEST_PAUSE = 60.0
 
 
-SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-"""What a terminal or a supervisor may send to all processes of a group at once. The proxy decides when to end."""
+class Client(Protocol):
+    """Who speaks to the server."""
+
+    def started(self) -> None:
+        """There is one: tell it everything."""
+
+    def died(self, *, reported: bool) -> None:
+        """It ended, with or without a report. Another one comes."""
+
+    def heard(self, message: Message) -> None:
+        """It said something. In another thread."""
+
+    def gone(self) -> None:
+        """It ended, after `stop`. In another thread."""
+
+    def fault(self, kind: str) -> None:
+        """Count a fault of ours."""
 
 
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """A process that is started now begins with them blocked: until it can ignore them, they must not end it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+class Keeper:
+    """For the event loop's thread. `apart`: in a process, where one can be had."""
 
+    def __init__(self, client: Client, *, apart: bool) -> None:
+        self._client = client
+        self._apart = apart
+        self._fell_back = False
+        self._stopped = False
+        self._limited = RateLimitedLog()
+        self._backoff = Backoff(0.2, LONGEST_PAUSE)
+        self._deaths = 0
+        self._unanswered = 0
+        self._heard = False
+        self._reported = False
+        self.server: ChildProcess | DeliveryThread | None = None
 
-class Keeper(Protocol):
-    """Keeps a `DeliveryServer` running; what that says goes to a function, in another thread."""
+    @property
+    def trouble(self) -> str | None:
+        """What an operator has to look at, in one line. From any thread."""
+        if self._fell_back:
+            return "no delivery process stays alive here: events are built in a thread of the proxy"
+        if self._unanswered > 1:
+            return "the delivery process does not answer"
+        return "the delivery process ends as soon as it is started" if self._deaths > 1 else None
 
-    def send(self, data: bytes) -> None:
-        """A packed message, after those before it. From the event loop's thread; never waits."""
+    @property
+    def last_ended_early(self) -> bool:
+        """The one before ended before it had reported anything."""
+        return self._deaths > 0
 
-    def flush(self, seconds: float) -> None:
-        """Hand over what was sent, while the event loop does not run."""
-
-    def wait(self, seconds: float) -> None:
-        """For the server's end, at most so long."""
-
-    def discard(self) -> None:
-        """It has ended: nothing more is sent."""
-
-
-class ChildProcess:
-    """The delivery process. `heard` gets each message and `ended` the exit code, both in a thread of this class.
-
-    What it does not take at once is kept until it does. Raises `OSError` where no process can be started.
-    """
-
-    def __init__(
-        self,
-        heard: Callable[[Message], None],
-        ended: Callable[[ChildProcess, int], None],
-        failed: Callable[[Exception], None],
-        loop: AbstractEventLoop,
-    ) -> None:
-        self._heard = heard
-        self._ended = ended
-        self._failed = failed
+    def start(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
-        self._unsent: deque[bytes | memoryview] = deque()
-        self._blocked = False
-        self._sock, theirs = socket.socketpair()
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
-        with theirs, _signals_blocked():
-            # Its standard error is the proxy's until its own log works: should it not even start, the reason is seen.
-            self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-P", "-m", MODULE],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join([PACKAGES, *filter(None, sys.path)])},
-            )
-        threading.Thread(target=self._listen, name="moesif-listen", daemon=True).start()
+        if self._apart and (reason := unavailable()) is not None:
+            log.info("moesif: events are built in a thread of the proxy: %s", reason)
+            self._apart = False
+        self._spawn()
+        if self._apart:
+            loop.call_later(WATCH_INTERVAL, self._watch)
 
-    def send(self, data: bytes) -> None:
-        self._unsent.append(data)
-        if not self._blocked:
-            self._pump()
+    def stop(self) -> None:
+        """The server has been told to end; it is not replaced."""
+        self._stopped = True
 
-    def _pump(self) -> None:
-        """Write as much as the socket takes; the event loop calls again when it takes more."""
-        try:
-            self._write()
-        except BlockingIOError:
-            if not self._blocked:
-                self._blocked = True
-                self._loop.add_writer(self._sock, self._pump)
+    def send(self, *message: object) -> None:
+        """Nothing while there is no server: the next one is told all when it starts."""
+        self.send_packed(packed(message))
+
+    def send_packed(self, data: bytes) -> None:
+        if self.server is not None:
+            self.server.send(data)
+
+    def _spawn(self) -> None:
+        if self._stopped:
             return
-        except OSError:
-            self._unsent.clear()  # it died, which is noticed elsewhere
-        except Exception as error:  # noqa: BLE001 - the event loop calls this: nothing may get through
-            self._failed(error)
-        self._unblock()
-
-    def _write(self) -> None:
-        unsent = self._unsent
-        while unsent:
-            written = self._sock.send(unsent[0], socket.MSG_DONTWAIT)
-            if written < len(unsent[0]):
-                unsent[0] = memoryview(unsent[0])[written:]
-            else:
-                unsent.popleft()
-
-    def _unblock(self) -> None:
-        if self._blocked:
-            self._blocked = False
-            self._loop.remove_writer(self._sock)
-
-    def flush(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while self._unsent and time.monotonic() < deadline:
-            try:
-                self._write()
-            except BlockingIOError:
-                time.sleep(0.001)
-            except OSError:
-                return
-            except Exception as error:  # noqa: BLE001 - the exit line must come, whatever happens
-                self._failed(error)
-                return
-
-    def wait(self, seconds: float) -> None:
         try:
-            self._child.wait(seconds)
-        except subprocess.TimeoutExpired:
+            self.server = self._start()
+        except OSError as error:
+            self._limited.error("start", "moesif: the delivery process cannot be started: %s", error.strerror)
+            self._try_again(reported=False)
             return
+        self._heard = self._reported = False
+        self._unanswered = 0
+        self._client.started()
 
-    def discard(self) -> None:
-        self._unblock()
-        self._sock.close()
+    def _start(self) -> ChildProcess | DeliveryThread:
+        if self._apart:
+            return ChildProcess(self._hear, self._ended, self._failed, self._loop)
+        # Only here: what it takes to build and send is not loaded into a proxy that has a process for it.
+        from mitmproxy_moesif.delivery.thread import DeliveryThread
 
-    def _listen(self) -> None:
-        for message in messages(self._sock):
-            self._heard(message)
-        self._ended(self, self._child.wait())
+        return DeliveryThread(self._hear)
+
+    def _try_again(self, *, reported: bool) -> None:
+        if reported:
+            self._deaths = 0
+            self._backoff.reset()
+        else:
+            self._deaths += 1
+        if self._deaths >= LIVES:
+            self._apart, self._fell_back = False, True
+            log.error("moesif: %s; restart the proxy when the reason is mended", self.trouble)
+        self._loop.call_later(self._backoff.failed(), self._spawn)
+
+    def _watch(self) -> None:
+        if not self._apart or self._stopped:
+            return
+        if isinstance(self.server, ChildProcess):
+            self._unanswered = 0 if self._heard else self._unanswered + 1
+            if self._unanswered == PATIENCE:
+                log.error("moesif: the delivery process does not answer; it is killed and replaced")
+                self.server.kill()
+            self._heard = False
+            self.send("report", 0)
+        self._loop.call_later(WATCH_INTERVAL, self._watch)
+
+    def _replace(self, process: ChildProcess, code: int) -> None:
+        if self._stopped or process is not self.server:
+            return
+        self.server = None
+        process.discard()
+        self._client.fault("helper")
+        self._client.died(reported=self._reported)
+        self._limited.error(
+            "died",
+            "moesif: the delivery process ended (%s); another one is started and gets what it had not stored",
+            f"signal {-code}" if code < 0 else f"exit code {code}",
+        )
+        self._try_again(reported=self._reported)
+
+    def _failed(self, error: Exception) -> None:
+        self._client.fault("writing")
+        self._limited.error("writing", "moesif: exchanges could not be handed over: %s", describe(error))
+
+    # --- in the thread that listens to the server ----------------------------------------------------------------
+
+    def _hear(self, message: Message) -> None:
+        self._heard = True
+        if message[0] == "report":
+            self._reported = True
+            self._deaths = 0
+        self._client.heard(message)
+
+    def _ended(self, process: ChildProcess, code: int) -> None:
+        if self._stopped:
+            self._client.gone()
+        else:
+            self._loop.call_soon_threadsafe(self._replace, process, code)

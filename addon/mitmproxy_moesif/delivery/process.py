@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from mitmproxy_moesif.delivery.keeper import SIGNALS
+from mitmproxy_moesif.delivery.child import SIGNALS
 from mitmproxy_moesif.delivery.protocol import Message, messages, packed
 from mitmproxy_moesif.delivery.server import DeliveryServer
 from mitmproxy_moesif.log import log

@@ -67,18 +67,22 @@ type Plain = tuple[Any, ...]
 
 
 class Frame(NamedTuple):
-    """Exchanges that were handed over: the number of the first, how many, about their bytes, and what was written."""
+    """Exchanges that were handed over: the number of the first, how many, about their bytes, and what was written.
+
+    `since` is when the oldest was captured, in monotonic seconds.
+    """
 
     first: int
     events: int
     size: int
+    since: float
     data: bytes
 
     @classmethod
-    def of(cls, first: int, exchanges: Sequence[tuple[int, Plain]]) -> Frame:
+    def of(cls, first: int, exchanges: Sequence[tuple[int, Plain]], since: float) -> Frame:
         """Exchanges, each with the key of its instance."""
         size = sum(plain[-1] for _, plain in exchanges)
-        return cls(first, len(exchanges), size, packed(("exchanges", first, exchanges)))
+        return cls(first, len(exchanges), size, since, packed(("exchanges", first, exchanges)))
 
     @property
     def last(self) -> int:
@@ -87,12 +91,12 @@ class Frame(NamedTuple):
     def one_by_one(self) -> list[Frame]:
         """The same exchanges, each as a frame of its own."""
         _, first, exchanges = unpacked(self.data)
-        return [Frame.of(number, [exchange]) for number, exchange in enumerate(exchanges, first)]
+        return [Frame.of(number, [exchange], self.since) for number, exchange in enumerate(exchanges, first)]
 
     def after(self, number: int) -> Frame:
         """The exchanges with larger numbers."""
         _, first, exchanges = unpacked(self.data)
-        return Frame.of(number + 1, exchanges[number + 1 - first :])
+        return Frame.of(number + 1, exchanges[number + 1 - first :], self.since)
 
 
 def from_exchange(exchange: Exchange) -> Plain:

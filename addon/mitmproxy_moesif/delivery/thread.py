@@ -11,7 +11,7 @@ from mitmproxy_moesif.delivery.server import DeliveryServer
 
 
 class DeliveryThread:
-    """A `Keeper`. `heard` gets each message, in threads of the server."""
+    """Spoken to like a `ChildProcess`. `heard` gets each message, in threads of the server."""
 
     def __init__(self, heard: Callable[[Message], None]) -> None:
         self._sent: SimpleQueue[bytes] = SimpleQueue()
@@ -27,10 +27,7 @@ class DeliveryThread:
             yield unpacked(self._sent.get())
 
     def flush(self, seconds: float) -> None:
-        """What is sent is handed over."""
+        """What is sent is handed over already."""
 
     def wait(self, seconds: float) -> None:
         self._thread.join(seconds)
-
-    def discard(self) -> None:
-        """It ends when it is told to."""

@@ -34,9 +34,17 @@ class Unsettled:
     def events(self) -> int:
         return sum(frame.events for frame in self._frames)
 
-    def add(self, exchanges: Sequence[tuple[int, Plain]]) -> list[Frame]:
-        """Keep these, each with the key of its instance, as one frame."""
-        frame = Frame.of(self._number + 1, exchanges)
+    @property
+    def since(self) -> float | None:
+        """When the oldest was captured, in monotonic seconds. From any thread."""
+        try:
+            return self._frames[0].since
+        except IndexError:
+            return None
+
+    def add(self, exchanges: Sequence[tuple[int, Plain]], since: float) -> list[Frame]:
+        """Keep these, each with the key of its instance, as one frame; the oldest was captured at `since`."""
+        frame = Frame.of(self._number + 1, exchanges, since)
         self._number = frame.last
         self._frames.append(frame)
         self.bytes += frame.size

@@ -1,0 +1,149 @@
+"""The delivery process as the proxy sees it: started, spoken to, heard, and found dead."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from asyncio import AbstractEventLoop
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mitmproxy_moesif.delivery.protocol import Message, messages
+
+MODULE = "mitmproxy_moesif.delivery.process"
+PACKAGES = str(Path(__file__).resolve().parents[2])
+"""Where this package lies. mitmproxy has it among its paths only while a script is loaded."""
+
+BUFFER_BYTES = 4 << 20
+"""What may be on its way to it: as much as the system allows, so that the proxy writes once for each group."""
+
+
+def unavailable() -> str | None:
+    """Why there can be no delivery process here; None where there can."""
+    if getattr(sys, "frozen", False) or not sys.executable:
+        return "this mitmproxy is a single binary, without a Python to start"
+    if not hasattr(socket, "MSG_DONTWAIT") or os.name != "posix":
+        return "this platform has no sockets that a process can be given"
+    return None
+
+
+SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+"""What a terminal or a supervisor may send to all processes of a group at once. The proxy decides when to end."""
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A process that is started now begins with them blocked: until it can ignore them, they must not end it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class ChildProcess:
+    """The delivery process. `heard` gets each message and `ended` the exit code, both in a thread of this class.
+
+    What it does not take at once is kept until it does. Raises `OSError` where no process can be started.
+    """
+
+    def __init__(
+        self,
+        heard: Callable[[Message], None],
+        ended: Callable[[ChildProcess, int], None],
+        failed: Callable[[Exception], None],
+        loop: AbstractEventLoop,
+    ) -> None:
+        self._heard = heard
+        self._ended = ended
+        self._failed = failed
+        self._loop = loop
+        self._unsent: deque[bytes | memoryview] = deque()
+        self._blocked = False
+        self._sock, theirs = socket.socketpair()
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+        with theirs, _signals_blocked():
+            # Its standard error is the proxy's until its own log works: should it not even start, the reason is seen.
+            self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [sys.executable, "-P", "-m", MODULE],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join([PACKAGES, *filter(None, sys.path)])},
+            )
+        threading.Thread(target=self._listen, name="moesif-listen", daemon=True).start()
+
+    def send(self, data: bytes) -> None:
+        """A packed message, after those before it. From the event loop's thread; never waits."""
+        self._unsent.append(data)
+        if not self._blocked:
+            self._pump()
+
+    def _pump(self) -> None:
+        """Write as much as the socket takes; the event loop calls again when it takes more."""
+        try:
+            self._write()
+        except BlockingIOError:
+            if not self._blocked:
+                self._blocked = True
+                self._loop.add_writer(self._sock, self._pump)
+            return
+        except OSError:
+            self._unsent.clear()  # it died, which is noticed elsewhere
+        except Exception as error:  # noqa: BLE001 - the event loop calls this: nothing may get through
+            self._failed(error)
+        self._unblock()
+
+    def _write(self) -> None:
+        unsent = self._unsent
+        while unsent:
+            written = self._sock.send(unsent[0], socket.MSG_DONTWAIT)
+            if written < len(unsent[0]):
+                unsent[0] = memoryview(unsent[0])[written:]
+            else:
+                unsent.popleft()
+
+    def _unblock(self) -> None:
+        if self._blocked:
+            self._blocked = False
+            self._loop.remove_writer(self._sock)
+
+    def flush(self, seconds: float) -> None:
+        """Hand over what was sent, while the event loop does not run."""
+        deadline = time.monotonic() + seconds
+        while self._unsent and time.monotonic() < deadline:
+            try:
+                self._write()
+            except BlockingIOError:
+                time.sleep(0.001)
+            except OSError:
+                return
+            except Exception as error:  # noqa: BLE001 - the exit line must come, whatever happens
+                self._failed(error)
+                return
+
+    def wait(self, seconds: float) -> None:
+        """For its end, at most so long. It ends by itself when it is told to, or the proxy is gone."""
+        try:
+            self._child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return
+
+    def kill(self) -> None:
+        self._child.kill()
+
+    def discard(self) -> None:
+        """It has ended: nothing more is sent."""
+        self._unblock()
+        self._sock.close()
+
+    def _listen(self) -> None:
+        for message in messages(self._sock):
+            self._heard(message)
+        self._ended(self, self._child.wait())
