@@ -8,6 +8,7 @@ import random
 import sqlite3
 import struct
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -214,6 +215,54 @@ def test_one_damaged_chunk_costs_no_other(folder: Path, caplog: pytest.LogCaptur
     assert all(event.decode() not in error for chunk in chunks for event in chunk.events)
     assert (folder / f"{path.name}-wal").exists() is False
     assert len(list(folder.glob(path.name + ".damaged-*"))) == 2, "the database and its log"
+    assert list(folder.glob("*.new*")) == []
+
+
+def test_events_whose_pages_are_out_of_reach_are_counted(folder: Path) -> None:
+    chunks = [a_chunk(5, 2000), a_chunk(7, 2000), a_chunk(9, 2000)]
+    path = checkpointed(dead_spool(folder, chunks))
+    at = path.read_bytes().index(chunks[1].events[3][:1000])
+    overwrite(path, at // PAGE * PAGE, b"\xff\xff\xff\xff")
+    with taken_over(folder) as spools:
+        (spool,) = spools
+        assert stored(spool) == [content(chunks[0]), content(chunks[2])]
+        assert (spool.unreadable_chunks, spool.unreadable_events) == (1, 7)
+
+
+OLD_SCHEMA = """CREATE TABLE chunks (
+    key INTEGER PRIMARY KEY AUTOINCREMENT,
+    destination TEXT NOT NULL,
+    created REAL NOT NULL,
+    event_count INTEGER NOT NULL,
+    event_bytes INTEGER NOT NULL,
+    crc INTEGER NOT NULL,
+    transaction_ids TEXT NOT NULL,
+    payload BLOB NOT NULL
+)"""
+OLD_PRAGMAS = """PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;
+PRAGMA application_id = 0x4D6F6553; PRAGMA user_version = 1;"""
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_release_0_1_0_wrote_is_taken_over(folder: Path, damaged: bool) -> None:
+    """Its layout is written out here, so that it is read for as long as there may be such files."""
+    path = folder / "spool-17-0a1b2c3d.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(OLD_PRAGMAS + OLD_SCHEMA)
+        for ids, payload in (("a-1,a-2", b'{"n":1}\n{"n":2}'), ("b-1", b'{"n":3}')):
+            crc = zlib.crc32(b"0123456789abcdef|1500000000.5|" + ids.encode() + payload)
+            row = ("0123456789abcdef", 1.5e9 + 0.5, ids.count(",") + 1, 14, crc, ids, payload)
+            connection.execute("INSERT INTO chunks VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", row)
+        connection.commit()
+    if damaged:
+        overwrite(path, 16, b"\0\0")
+    with taken_over(folder) as spools:
+        (spool,) = spools
+        assert (spool.path == path) is not damaged
+        assert stored(spool) == [
+            ("0123456789abcdef", 1.5e9 + 0.5, ("a-1", "a-2"), (b'{"n":1}', b'{"n":2}')),
+            ("0123456789abcdef", 1.5e9 + 0.5, ("b-1",), (b'{"n":3}',)),
+        ]
 
 
 @pytest.mark.parametrize("left", [b"", b"?" * 5000, None], ids=["emptied", "overwritten", "gone"])

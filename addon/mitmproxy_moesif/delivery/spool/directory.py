@@ -148,7 +148,7 @@ def find_problem(path: Path, header: Header | None) -> str | None:
         return "it is not marked as a spool"
     if header.layout != spool_format.LAYOUT:
         return "its header is malformed"
-    last_commit = recovery.last_commit(sibling(path, WAL))
+    last_commit = recovery.read_log(sibling(path, WAL)).last
     try:
         with closing(spool_format.connect(path)) as connection:
             return _find_problem_inside(connection, last_commit)
@@ -169,7 +169,7 @@ def _find_problem_inside(connection: sqlite3.Connection, last_commit: int) -> st
     for found in connection.execute(f"SELECT {COLUMNS} FROM chunks"):  # noqa: S608 - a constant
         try:
             spool_format.decode(Row(*found))
-        except (ValueError, TypeError, AttributeError):
+        except ValueError:
             damaged += 1
     if damaged:
         return f"{damaged} chunks do not match their checksum"
@@ -188,7 +188,7 @@ def _frames_used(connection: sqlite3.Connection) -> float:
 
 def _salvaged_rows(path: Path, unreadable: list[int]) -> Iterator[Row]:
     """The rows that can be read; of the others, adds the number of events to `unreadable`."""
-    for found in recovery.salvage(path, sibling(path, WAL)):
+    for found in recovery.salvage(path, sibling(path, WAL), sibling(path, NEW)):
         if isinstance(found, Row):
             yield found
         else:

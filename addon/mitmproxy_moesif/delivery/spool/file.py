@@ -34,7 +34,7 @@ STEP_PAGES = 256  # given back in one hold of the lock: about 2 ms
 
 SQLITE_SUFFIXES = (WAL, "-shm", "-journal")
 # Result codes that speak of the file's content: primary ones (a missing table is a plain SQLITE_ERROR) ...
-DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
+DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_ERROR})
 # ... and extended ones, for the disk's bad sectors.
 UNREADABLE_CODES = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ})
 
@@ -148,7 +148,7 @@ class SpoolFile:
             raise KeyError(key)
         try:
             return spool_format.decode(Row(*found), key)
-        except (ValueError, TypeError, AttributeError) as e:
+        except ValueError as e:
             raise SpoolDamaged(f"cannot read chunk {key} of the spool {self.path}: {e}") from e
 
     def remove(self, keys: Iterable[int]) -> None:

@@ -81,10 +81,14 @@ def encode(chunk: Chunk) -> Row:
 
 def decode(row: Row, key: int | None = None) -> Chunk:
     """The chunk of a row. ValueError where it is not what was stored."""
-    if row.crc != checksum(row.destination, row.created, row.transaction_ids, row.payload):
+    try:
+        crc = checksum(row.destination, row.created, row.transaction_ids, row.payload)
+        ids = tuple(row.transaction_ids.split(","))
+        events = tuple(row.payload.split(b"\n"))
+    except (TypeError, AttributeError) as e:
+        raise ValueError("a column is not of its type") from e
+    if row.crc != crc:
         raise ValueError("the checksum does not match")
-    ids = tuple(row.transaction_ids.split(","))
-    events = tuple(row.payload.split(b"\n"))
     if not len(ids) == len(events) == row.event_count:
         raise ValueError("the number of events does not match")
     return Chunk(row.destination, row.created, ids, events, key)
