@@ -104,21 +104,6 @@ def test_a_removed_chunk_is_gone_and_its_key_is_never_used_again(spool: SpoolFil
     assert later.key > gone.key
 
 
-def test_the_parts_of_a_chunk_take_its_place(spool: SpoolFile) -> None:
-    first, whole, last = a_chunk(), a_chunk(6), a_chunk()
-    spool.append([first, whole, last])
-    assert whole.key is not None
-    left = Chunk(whole.destination, whole.created, whole.transaction_ids[:2], whole.events[:2])
-    right = Chunk(whole.destination, whole.created, whole.transaction_ids[4:], whole.events[4:])
-    spool.replace(whole.key, [left, right])
-    assert stored(spool) == [content(chunk) for chunk in (first, left, last, right)]
-    assert left.key == whole.key
-    assert spool.stored_events == 3 + 4 + 3
-    spool.replace(whole.key, [])
-    with pytest.raises(KeyError):
-        spool.replace(whole.key, [left])
-
-
 @pytest.mark.parametrize(
     "chunk",
     [
@@ -375,15 +360,6 @@ class SpoolModel(RuleBasedStateMachine):
         self.spool.remove(keys)
         for key in keys:
             del self.model[key]
-
-    @precondition(lambda self: self.model)
-    @rule(data=st.data(), parts=st.integers(0, 3))
-    def replace(self, data: st.DataObject, parts: int) -> None:
-        key = data.draw(st.sampled_from(sorted(self.model)))
-        chunks = [a_chunk(1, 50) for _ in range(parts)]
-        self.spool.replace(key, chunks)
-        del self.model[key]
-        self.model |= {chunk.key or 0: chunk for chunk in chunks}
 
     @rule()
     def shrink(self) -> None:

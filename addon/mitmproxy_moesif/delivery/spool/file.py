@@ -38,7 +38,6 @@ DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3
 # ... and extended ones, for the disk's bad sectors.
 UNREADABLE_CODES = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ})
 
-UPDATE = f"UPDATE chunks SET ({COLUMNS}) = (?, ?, ?, ?, ?, ?, ?) WHERE key = ?"  # noqa: S608 - a constant
 SELECT = f"SELECT {COLUMNS} FROM chunks WHERE key = ?"  # noqa: S608 - a constant
 
 
@@ -167,28 +166,6 @@ class SpoolFile:
                 # The log's pages mostly have their place in the database already: moving them there makes room.
                 _checkpoint(connection)
                 self._remove_pending(connection)
-
-    def replace(self, key: int, chunks: Sequence[Chunk]) -> None:
-        """Put these, in one transaction, in the place of a chunk of which they are parts; sets their keys.
-
-        The first takes over the key, and so the place in the order. KeyError if there is no such chunk; SpoolError,
-        with nothing changed.
-        """
-        if not chunks:
-            self.remove([key])
-            return
-        first, *others = [spool_format.encode(chunk) for chunk in chunks]
-        with self._using("write to") as connection:
-            old = None if key in self._unremoved else self._size(connection, key)
-            if old is None:
-                raise KeyError(key)
-            with _transaction(connection):
-                connection.execute(UPDATE, (*first, key))
-                keys = [key, *(connection.execute(INSERT, row).lastrowid for row in others)]
-            self._count([old], -1)
-            self._count(map(_size_of, (first, *others)), 1)
-        for chunk, its_key in zip(chunks, keys, strict=True):
-            chunk.key = its_key
 
     def index(self, after: int = 0, limit: int = -1) -> list[ChunkInfo]:
         """What is stored, oldest first, without events: at most `limit` chunks with keys above `after`. SpoolError."""
