@@ -122,7 +122,8 @@ def fill_the_disk(folder: str, room: str) -> None:
         spool.remove([gone.key or 0])
     except SpoolError:
         tell("refused to remove")
-    tell("gone all the same", gone.key not in {info.key for info in spool.index()}, spool.stored_chunks == len(kept))
+    left = [info.key for info in spool.index()]
+    tell("gone all the same", gone.key not in left, len(left) == len(kept))
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     kept.append(a_chunk())
     spool.append(kept[-1:])

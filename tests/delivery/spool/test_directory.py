@@ -80,7 +80,7 @@ def test_a_living_spool_is_nobody_else_s(folder: Path) -> None:
         assert [spool.path for spool in spools] == [dead]
     assert names(folder) == before | {dead.name}
     living.append([a_chunk()])
-    assert living.stored_chunks == 2
+    assert len(living.index()) == 2
     living.close()
     another.close()
 
@@ -209,7 +209,7 @@ def test_one_damaged_chunk_costs_no_other(folder: Path, caplog: pytest.LogCaptur
     with taken_over(folder) as spools:
         (spool,) = spools
         assert stored(spool) == [content(chunk) for n, chunk in enumerate(chunks) if n != 10]
-        assert (spool.unreadable_chunks, spool.unreadable_events) == (1, len(chunks[10].events))
+        assert spool.unreadable_events == len(chunks[10].events)
         assert spool.path != path
     (error,) = messages(caplog, logging.ERROR)
     assert all(event.decode() not in error for chunk in chunks for event in chunk.events)
@@ -226,7 +226,7 @@ def test_events_whose_pages_are_out_of_reach_are_counted(folder: Path) -> None:
     with taken_over(folder) as spools:
         (spool,) = spools
         assert stored(spool) == [content(chunks[0]), content(chunks[2])]
-        assert (spool.unreadable_chunks, spool.unreadable_events) == (1, 7)
+        assert spool.unreadable_events == 7
 
 
 OLD_SCHEMA = """CREATE TABLE chunks (
@@ -273,7 +273,7 @@ def test_the_log_alone_is_enough(folder: Path, left: bytes | None) -> None:
     path.unlink() if left is None else path.write_bytes(left)
     with taken_over(folder) as spools:
         assert [stored(spool) for spool in spools] == [[content(chunk) for chunk in chunks]]
-        assert spools[0].unreadable_chunks == 0
+        assert spools[0].unreadable_events == 0
 
 
 def test_ids_that_are_no_text_any_more_cost_their_chunk_alone(folder: Path) -> None:
@@ -328,7 +328,7 @@ def test_damage_that_only_a_removal_would_meet_is_found_before_it(folder: Path) 
         (spool,) = spools
         assert spool.path != path
         assert stored(spool) == [content(chunk) for chunk in chunks]
-        assert spool.unreadable_chunks == 0
+        assert spool.unreadable_events == 0
 
 
 def test_what_was_removed_does_not_come_back_out_of_a_damaged_file(folder: Path) -> None:

@@ -113,7 +113,8 @@ class SpoolDirectory:
         unreadable: list[int] = []
         spool = create_with(self.path, self.max_bytes, _salvaged_rows(path, unreadable))
         try:
-            if header is not None and header.application_id != APPLICATION_ID and not spool.stored_chunks:
+            rows = spool.index()
+            if header is not None and header.application_id != APPLICATION_ID and not rows:
                 raise NotOurs("is another program's database")
             aside = set_aside(path)
         except BaseException:
@@ -126,11 +127,11 @@ class SpoolDirectory:
             path,
             problem,
             aside.name,
-            spool.stored_events,
+            sum(row.count for row in rows),
             sum(unreadable),
         )
-        spool.unreadable_chunks, spool.unreadable_events = len(unreadable), sum(unreadable)
-        if not spool.stored_chunks and not unreadable:
+        spool.unreadable_events = sum(unreadable)
+        if not rows and not unreadable:
             spool.close()
             return None
         return spool

@@ -38,6 +38,8 @@ DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3
 # ... and extended ones, for the disk's bad sectors.
 UNREADABLE_CODES = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ})
 
+LISTING = """SELECT key, destination, created, event_count, event_bytes FROM chunks
+             WHERE key > ? ORDER BY key LIMIT ?"""
 SELECT = f"SELECT {COLUMNS} FROM chunks WHERE key = ?"  # noqa: S608 - a constant
 
 
@@ -78,12 +80,11 @@ class SpoolFile:
         """Open a file whose lock is held. SpoolError; the lock is then still the caller's to release."""
         self.path = path
         self.max_bytes = max_bytes  # may be changed at any time
-        self.unreadable_chunks = self.unreadable_events = 0  # what was lost where this replaces a damaged file
+        self.unreadable_events = 0  # what was lost where this replaces a damaged file
         self._file_lock = lock
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._unremoved: set[int] = set()  # removed for every reader, but the disk would not take it yet
-        self._uncounted: set[int] = set()  # those of them whose size could not be read yet either
         self._log_pages = 0
         with _explained(f"open the spool {path}"):
             self._connection: sqlite3.Connection | None = spool_format.connect(path)
@@ -101,11 +102,6 @@ class SpoolFile:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
         self._bound_log(connection)
-        totals = "SELECT count(*), coalesce(sum(event_count), 0), coalesce(sum(event_bytes), 0) FROM chunks"
-        self._chunks: int
-        self._events: int
-        self._bytes: int
-        self._chunks, self._events, self._bytes = connection.execute(totals).fetchone()
         self._files = {path: identity(path) for path in (self.path, sibling(self.path, WAL))}
 
     def _bound_log(self, connection: sqlite3.Connection) -> None:
@@ -135,7 +131,6 @@ class SpoolFile:
                 self._check_room(connection, rows)
                 keys = [connection.execute(INSERT, row).lastrowid for row in rows]
             self._unremoved.clear()
-            self._count(map(_size_of, rows), 1)
         for chunk, key in zip(chunks, keys, strict=True):
             chunk.key = key
 
@@ -157,9 +152,7 @@ class SpoolFile:
         takes them from the disk. A full disk also refuses deletions, and what was delivered must not be sent again.
         """
         with self._using("write to") as connection:
-            fresh = set(keys) - self._unremoved
-            self._unremoved |= fresh
-            self._uncounted |= fresh
+            self._unremoved.update(keys)
             try:
                 self._remove_pending(connection)
             except sqlite3.OperationalError:
@@ -169,30 +162,20 @@ class SpoolFile:
 
     def index(self, after: int = 0, limit: int = -1) -> list[ChunkInfo]:
         """What is stored, oldest first, without events: at most `limit` chunks with keys above `after`. SpoolError."""
-        query = """SELECT key, destination, created, event_count, event_bytes FROM chunks
-                   WHERE key > ? ORDER BY key LIMIT ?"""
-        wanted = limit + len(self._unremoved) if limit >= 0 else -1
         with self._using("read") as connection:
-            rows = connection.execute(query, (after, wanted)).fetchall()
-            found = [ChunkInfo(*row) for row in rows if row[0] not in self._unremoved]
+            return self._index(connection, after, limit)
+
+    def _index(self, connection: sqlite3.Connection, after: int = 0, limit: int = -1) -> list[ChunkInfo]:
+        wanted = limit + len(self._unremoved) if limit >= 0 else -1
+        rows = connection.execute(LISTING, (after, wanted)).fetchall()
+        found = [ChunkInfo(*row) for row in rows if row[0] not in self._unremoved]
         return found if limit < 0 else found[:limit]
 
     # -- Space
 
-    @property
-    def stored_chunks(self) -> int:
-        """Chunks waiting."""
-        return self._chunks
-
-    @property
-    def stored_events(self) -> int:
-        """Events waiting."""
-        return self._events
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of encoded JSON waiting."""
-        return self._bytes
+    def is_empty(self) -> bool:
+        """Whether no chunk waits. SpoolError."""
+        return not self.index(limit=1)
 
     @property
     def disk_bytes(self) -> int:
@@ -217,7 +200,7 @@ class SpoolFile:
             if self.disk_bytes <= spare * PAGE:
                 return False
             used, free = _pages(connection)
-            if not self._chunks:
+            if not self._index(connection, limit=1):
                 connection.execute("VACUUM")  # with no rows to copy this costs next to nothing, whatever the size
                 _checkpoint(connection)
                 return False
@@ -265,8 +248,9 @@ class SpoolFile:
             with contextlib.suppress(sqlite3.Error):
                 self._remove_pending(connection)
             in_place = self.in_place
-            if in_place and not self._chunks:  # even if a full disk did not take the last removals
-                remove_files(self.path)
+            with contextlib.suppress(sqlite3.Error):
+                if in_place and not self._index(connection, limit=1):  # even if a full disk did not take the removals
+                    remove_files(self.path)
             with contextlib.suppress(sqlite3.Error):
                 connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, not in_place)
                 connection.close()
@@ -289,39 +273,12 @@ class SpoolFile:
 
     def _remove_pending(self, connection: sqlite3.Connection) -> None:
         if self._unremoved:
-            self._count_pending(connection)
             with _transaction(connection):
                 self._delete_pending(connection)
             self._unremoved.clear()
 
     def _delete_pending(self, connection: sqlite3.Connection) -> None:
-        self._count_pending(connection)
-        for key in self._unremoved:
-            connection.execute("DELETE FROM chunks WHERE key = ?", (key,))
-
-    def _count_pending(self, connection: sqlite3.Connection) -> None:
-        """Before they are deleted, since the size of what is removed is in its row."""
-        for key in list(self._uncounted):
-            size = self._size(connection, key)
-            self._uncounted.discard(key)
-            if size is not None:
-                self._count([size], -1)
-
-    def _size(self, connection: sqlite3.Connection, key: int) -> tuple[int, int] | None:
-        """How many events and bytes a stored chunk has, None where there is no such chunk."""
-        query = "SELECT event_count, event_bytes FROM chunks WHERE key = ?"
-        found: tuple[int, int] | None = connection.execute(query, (key,)).fetchone()
-        return found
-
-    def _count(self, sizes: Iterable[tuple[int, int]], sign: int) -> None:
-        for events, size in sizes:
-            self._chunks += sign
-            self._events += sign * events
-            self._bytes += sign * size
-
-
-def _size_of(row: Row) -> tuple[int, int]:
-    return row.event_count, row.event_bytes
+        connection.executemany("DELETE FROM chunks WHERE key = ?", [(key,) for key in self._unremoved])
 
 
 def create_with(folder: Path, max_bytes: int, rows: Iterable[Row]) -> SpoolFile:

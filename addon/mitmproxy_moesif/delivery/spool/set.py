@@ -102,10 +102,17 @@ class SpoolSet:
 
     def take_drained(self) -> list[SpoolFile]:
         """The others that hold nothing any more; the caller's to close."""
+        drained = [spool for spool in self.all if spool is not self.current and self._is_drained(spool)]
         with self._lock:
-            drained = [spool for spool in self._others if not spool.stored_chunks]
             self._others = [spool for spool in self._others if spool not in drained]
-            return drained
+        return drained
+
+    def _is_drained(self, spool: SpoolFile) -> bool:
+        try:
+            return spool.is_empty()
+        except SpoolError as error:
+            self.tell_unreadable(error, spool)
+            return False
 
     def bound(self, max_bytes: int) -> None:
         """From now on; may be called at any time."""
