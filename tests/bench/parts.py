@@ -21,6 +21,7 @@ from mitmproxy.test import tflow, tutils
 from mitmproxy_moesif.capture import flow as exchanges
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import parse_settings
+from mitmproxy_moesif.delivery.batch import Batch
 from mitmproxy_moesif.delivery.ledger import Ledger, Settlement
 from mitmproxy_moesif.delivery.receivers.moesif import MoesifReceiver
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
@@ -148,7 +149,9 @@ def _delivery_parts(label: str, event: bytes, collector: str, folder: Path) -> I
             ledger.enter(BATCH)
             ids = tuple(f"{number:036d}" for number in range(BATCH))
             store.put([Chunk("bench", time.time(), ids, (event,) * BATCH)], Settlement(BATCH))
-            store.settle(store.take_fresh("bench", BATCH, 2**40))
+            batch = Batch(store.take_fresh("bench", BATCH, 2**40))
+            batch.mark_delivered(0, BATCH)
+            store.settle("bench", batch.parts)
 
         yield timed(f"storing {where}, by {BATCH} ({label})", put_and_settle, exchanges=BATCH)
         store.close()

@@ -191,7 +191,7 @@ class Sender:
             self._drop_old(batch)
             self._bisect(batch)
         finally:
-            self._settle(batch)
+            self._store.settle(self.destination, batch.parts)
         return True
 
     def _drop_old(self, batch: Batch) -> None:
@@ -229,22 +229,6 @@ class Sender:
             size = sum(map(len, events))
             log.info("moesif: sent %d events, %d bytes: %s, %.1f ms", len(events), size, outcome.reason, spent)
         return outcome
-
-    def _settle(self, batch: Batch) -> None:
-        done, rest = [], []
-        for part in batch.parts:
-            place = part.waiting.place
-            if part.delivered:
-                self._ledger.deliver(part.delivered, place)
-            for cause, count in part.dropped.items():
-                self._ledger.drop(count, cause, place)
-            if part.left:
-                self._store.shrink_chunk(part.waiting, part.rest())
-                rest.append(part.waiting)
-            else:
-                done.append(part.waiting)
-        self._store.settle(done)
-        self._store.give_back(self.destination, rest)
 
     # --- what an answer means ------------------------------------------------------------------------------------
 

@@ -133,19 +133,7 @@ class World:
             batch.mark_delivered(0, reached)
         if reached < count:
             self.store.demote(destination)
-        done, rest = [], []
-        for part in batch.parts:
-            place = part.waiting.place
-            self.ledger.deliver(part.delivered, place)
-            for cause, dropped in part.dropped.items():
-                self.ledger.drop(dropped, cause, place)
-            if part.left:
-                self.store.shrink_chunk(part.waiting, part.rest())
-                rest.append(part.waiting)
-            else:
-                done.append(part.waiting)
-        self.store.settle(done)
-        self.store.give_back(destination, rest)
+        self.store.settle(destination, batch.parts)
         self.check()
 
     def remove_folder(self) -> None:

@@ -20,21 +20,16 @@ ALL_KEYS = 2**62
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A chunk that waits. `spool` is None while it is in memory only; `arrived` is monotonic seconds.
-
-    `copy` is where it is stored in case the process ends, while a sender has it that must not see `spool` change.
-    """
+    """A chunk that waits. `spool` is None while it is in memory only; `arrived` is monotonic seconds."""
 
     chunk: Chunk
     spool: SpoolFile | None
     arrived: float
-    copy: tuple[SpoolFile, int] | None = None
 
     @property
-    def rows(self) -> list[tuple[SpoolFile, int]]:
-        """The spool and the key of each of its rows on disk."""
-        own = [] if self.spool is None or self.chunk.key is None else [(self.spool, self.chunk.key)]
-        return own if self.copy is None else [*own, self.copy]
+    def row(self) -> tuple[SpoolFile, int] | None:
+        """The spool and the key of its row on disk."""
+        return None if self.spool is None or self.chunk.key is None else (self.spool, self.chunk.key)
 
     @property
     def place(self) -> str | None:
@@ -75,11 +70,13 @@ class EventQueue:
 
     def hold(self, waiting: Waiting) -> None:
         """To be called for each chunk in memory that has a row: fresh, in the backlog, or in a sender's hand."""
-        self.held.update(waiting.rows)
+        if waiting.row is not None:
+            self.held.add(waiting.row)
 
     def release(self, waiting: Waiting) -> None:
-        """Its rows are removed, or covered by a checkpoint."""
-        self.held.difference_update(waiting.rows)
+        """Its row is removed, or covered by a checkpoint."""
+        if waiting.row is not None:
+            self.held.discard(waiting.row)
 
     def cover(self, spool: SpoolFile, first: int, last: int) -> None:
         """Have the rows from key `first` to `last` read."""
@@ -126,10 +123,11 @@ class EventQueue:
     def demote(self) -> None:
         """Make what is fresh backlog. Of what is on disk the copy in memory is forgotten."""
         for waiting in self.fresh:
-            if waiting.spool is None or waiting.chunk.key is None:
+            if waiting.row is None:
                 self.backlog.append(waiting)
             else:
-                self.cover(waiting.spool, waiting.chunk.key, waiting.chunk.key)
+                spool, key = waiting.row
+                self.cover(spool, key, key)
                 self.release(waiting)
         self.fresh.clear()
         self.fresh_events = self.fresh_bytes = 0

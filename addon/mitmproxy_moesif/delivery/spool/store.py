@@ -15,10 +15,11 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from mitmproxy_moesif.delivery.batch import Part
 from mitmproxy_moesif.delivery.ledger import Ledger, Settlement
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolDamaged, SpoolError, SpoolFile, SpoolFull
@@ -198,37 +199,23 @@ class Store:
         checkpoints = [checkpoint for checkpoint in lanes.checkpoints.values() if checkpoint.spool in gone]
         more = any(self._move_page(lanes, checkpoint, spool) for checkpoint in checkpoints)
         for waiting in (*lanes.leased, *lanes.backlog, *lanes.fresh):
-            where = waiting.spool if waiting.copy is None else waiting.copy[0]
-            if where is None or where in gone:
-                self._copy(lanes, waiting, spool)
-            if waiting not in lanes.leased:
-                self._use_copy(lanes, waiting)
+            if waiting.spool is None or waiting.spool in gone:
+                self._move(lanes, waiting, spool)
         return more
 
-    def _copy(self, lanes: EventQueue, waiting: Waiting, spool: SpoolFile) -> None:
-        former = waiting.copy
-        copy = replace(waiting.chunk, key=None)
-        spool.append([copy])
+    def _move(self, lanes: EventQueue, waiting: Waiting, spool: SpoolFile) -> None:
+        """Also what a sender has: it looks at nothing but the events."""
+        place, former = waiting.place, waiting.row
+        spool.append([waiting.chunk])
         self._spools.works()
-        assert copy.key is not None
-        waiting.copy = spool, copy.key
+        waiting.spool = spool
         lanes.hold(waiting)
-        if former is not None:
+        self._ledger.move(waiting.count, place, waiting.place)
+        if former is None:
+            self.memory_bytes -= waiting.chunk.size
+        else:
             self._spools.remove(former[0], [former[1]])
             lanes.held.discard(former)
-
-    def _use_copy(self, lanes: EventQueue, waiting: Waiting) -> None:
-        """From now on it is where its copy is."""
-        if waiting.copy is None:
-            return
-        place, old, old_key = waiting.place, waiting.spool, waiting.chunk.key
-        (waiting.spool, waiting.chunk.key), waiting.copy = waiting.copy, None
-        self._ledger.move(waiting.count, place, waiting.place)
-        if old is None:
-            self.memory_bytes -= waiting.chunk.size
-        elif old_key is not None:
-            self._spools.remove(old, [old_key])
-            lanes.held.discard((old, old_key))
 
     def _move_page(self, lanes: EventQueue, checkpoint: Checkpoint, spool: SpoolFile) -> bool:
         page = self._read_page(lanes, checkpoint)
@@ -276,9 +263,6 @@ class Store:
             return
         self._return_to_disk(self._clock() + SAVE_SECONDS)
         with self._lock:
-            for lanes in self._lanes.values():
-                for waiting in lanes.leased:
-                    self._use_copy(lanes, waiting)
             for spool in self._spools.gone():
                 lost = sum(lanes.events_in(spool) for lanes in self._lanes.values())
                 self._ledger.drop(lost, "shutdown", spool.path.name)
@@ -329,40 +313,43 @@ class Store:
         with self._lock:
             self._lane(destination).demote()
 
-    def give_back(self, destination: str, batch: Sequence[Waiting]) -> None:
-        """Put back what was taken and not settled, ahead of everything else."""
+    def settle(self, destination: str, parts: Sequence[Part]) -> None:
+        """Count what became of what was taken. What is done is removed, the rest goes back ahead of everything else.
+
+        Of a chunk that is settled in part, the row stays whole until all is: then it goes as one.
+        """
+        rest = [part for part in parts if part.left]
+        done = [part.waiting for part in parts if not part.left]
         with self._lock:
             lanes = self._lane(destination)
-            for waiting in batch:
-                lanes.leased.discard(waiting)
-                self._use_copy(lanes, waiting)
-            lanes.backlog.extendleft(reversed(batch))
-
-    def settle(self, batch: Iterable[Waiting]) -> None:
-        """These chunks need not be kept any longer: all their events are delivered or dropped, and counted so."""
-        batch = list(batch)
-        keys: dict[SpoolFile, list[int]] = {}
+            for part in parts:
+                self._count(part)
+                lanes.leased.discard(part.waiting)
+            for part in rest:
+                self._shrink(part.waiting, part.rest())
+            lanes.backlog.extendleft(part.waiting for part in reversed(rest))
+        keys = defaultdict[SpoolFile, list[int]](list)
+        for spool, key in filter(None, (waiting.row for waiting in done)):
+            keys[spool].append(key)
+        for spool, removed in keys.items():
+            self._spools.remove(spool, removed)
         with self._lock:
-            for waiting in batch:
-                self._lane(waiting.chunk.destination).leased.discard(waiting)
-        for waiting in batch:
-            for spool, key in waiting.rows:
-                keys.setdefault(spool, []).append(key)
-        for spool, rows in keys.items():
-            self._spools.remove(spool, rows)
-        with self._lock:
-            for waiting in batch:
-                self._lane(waiting.chunk.destination).release(waiting)
+            for waiting in done:
+                lanes.release(waiting)
                 if waiting.spool is None:
                     self.memory_bytes -= waiting.chunk.size
 
-    def shrink_chunk(self, waiting: Waiting, rest: Chunk) -> None:
-        """Some of a chunk's events are settled. Its row stays whole until all are: then it goes as one."""
-        with self._lock:
-            if waiting.spool is None:
-                self.memory_bytes -= waiting.chunk.size - rest.size
-            rest.key = waiting.chunk.key  # which may have become another since `rest` was made
-            waiting.chunk = rest
+    def _count(self, part: Part) -> None:
+        place = part.waiting.place
+        if part.delivered:
+            self._ledger.deliver(part.delivered, place)
+        for cause, count in part.dropped.items():
+            self._ledger.drop(count, cause, place)
+
+    def _shrink(self, waiting: Waiting, rest: Chunk) -> None:
+        if waiting.spool is None:
+            self.memory_bytes -= waiting.chunk.size - rest.size
+        waiting.chunk = rest
 
     def oldest_age(self) -> float:
         """Seconds that the oldest event has been waiting; 0 with none waiting."""
