@@ -146,7 +146,6 @@ def _delivery_parts(label: str, event: bytes, collector: str, folder: Path) -> I
         store.open()
 
         def put_and_settle(store: Store = store, ledger: Ledger = ledger) -> None:
-            ledger.enter(BATCH)
             ids = tuple(f"{number:036d}" for number in range(BATCH))
             store.put([Chunk("bench", time.time(), ids, (event,) * BATCH)], Settlement(BATCH))
             batch = Batch(store.take_fresh("bench", BATCH, 2**40))

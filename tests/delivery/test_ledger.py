@@ -7,57 +7,90 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.delivery.ledger import FormerProcesses, Ledger, Reading, Settlement
+from mitmproxy_moesif.delivery.ledger import NOTHING, Account, Ledger, Reading, Settlement
 
-MOVES = ("enter", "store", "memory", "drop", "deliver", "recover")
+MOVES = ("store", "memory", "drop", "deliver", "recover", "refuse", "report")
 
 
-def read_after(moves: list[str], already_settled: int = 0) -> Reading:
-    """A reading of a ledger after as many of these moves as were possible; numbers go on after the settled ones."""
-    ledger = Ledger()
-    number, queued, disk = already_settled, 0, 0
-    for move in moves:
-        if move == "enter":
-            ledger.enter(1)
-            queued += 1
-        elif move in ("store", "memory", "drop") and queued:
-            number, queued = number + 1, queued - 1
+class Process:
+    """A process with one spool file, which keeps its account; it reports when it likes."""
+
+    def __init__(self, past: Reading = NOTHING) -> None:
+        self.ledger = Ledger(past)
+        self.rows = 0
+        self.reported = self.ledger.read()
+        self.account: Account | None = None
+        for name, count in past.spools.items():
+            self.ledger.recover(count, name, "spool")
+            self.rows += count
+        self.ledger.found_all()
+
+    def move(self, move: str) -> None:
+        number = self.ledger.read().settled + 1
+        if move in ("store", "memory", "drop"):
             kind = Counter({move: 1})
             stored = Counter({"spool": kind["store"], None: kind["memory"]})
-            ledger.settle(Settlement(number, stored, Counter({"sampled_out": kind["drop"]})))
-            disk += move == "store"
-        elif move == "deliver" and disk:
-            ledger.deliver(1, "spool")
-            disk -= 1
+            settlement = Settlement(number, stored, Counter({"sampled_out": kind["drop"]}))
+            if move == "store":
+                self.account = self.ledger.account(settlement)
+                self.rows += 1
+            self.ledger.settle(settlement)
         elif move == "recover":
-            ledger.recover(1, "found", "spool")
-            disk += 1
-    return ledger.read()
+            self.ledger.recover(1, "found", "spool")
+            self.rows += 1
+            self.account = self.ledger.account()
+        elif move in ("deliver", "refuse") and self.rows:
+            if move == "deliver":
+                self.ledger.deliver(1, "spool")
+            else:
+                self.ledger.drop(1, "refused", "spool")
+            self.rows -= 1
+            self.account = self.ledger.account()
+        elif move == "report":
+            self.reported = self.ledger.read()
+
+    def dies(self) -> Reading:
+        return self.reported.last("helper_died", self.account, {"spool": self.rows})
 
 
 @given(st.lists(st.lists(st.sampled_from(MOVES), max_size=40), max_size=4))
-def test_settled_and_recovered_are_delivered_dropped_or_left(processes: list[list[str]]) -> None:
-    past = FormerProcesses()
+def test_what_processes_that_died_had_done_is_told_by_their_files(processes: list[list[str]]) -> None:
+    """Whatever they had reported: what was delivered and refused, and how far the exchanges were settled."""
+    past, done = NOTHING, Counter[str]()
     for moves in processes:
-        past = past.and_then(read_after(moves, past.settled))
-    assert past.settled + past.recovered == past.delivered + past.dropped.total() + past.left.total()
+        process = Process(past)
+        for move in moves:
+            process.move(move)
+        truth = process.ledger.read()
+        past = process.dies()
+        assert past.captured == past.delivered + past.waiting + past.dropped_total
+        assert (past.waiting_on_disk, past.waiting_in_memory) == (process.rows, 0)
+        assert (past.delivered, past.recovered) == (truth.delivered, truth.recovered)
+        assert past.dropped.get("refused", 0) == truth.dropped.get("refused", 0)
+        assert past.captured == past.settled + past.recovered <= truth.captured
+        done += Counter(moves)
+    assert past.delivered <= done["deliver"]
 
 
 def test_what_was_stored_in_memory_alone_is_lost_and_the_rest_is_left() -> None:
-    moves = ["enter"] * 5 + ["store"] * 2 + ["memory"] * 3 + ["enter", "deliver"]
-    past = FormerProcesses().and_then(read_after(moves))
-    assert (past.settled, past.delivered, past.left.total(), dict(past.dropped)) == (5, 1, 1, {"helper_died": 3})
+    process = Process()
+    for move in ("store", "store", "memory", "memory", "memory", "deliver"):
+        process.move(move)
+    past = process.dies()
+    assert (past.settled, past.delivered, past.waiting_on_disk, past.dropped) == (5, 1, 1, {"helper_died": 3})
 
 
-def test_the_successor_counts_on_from_what_was_settled() -> None:
-    past = FormerProcesses().and_then(read_after(["enter"] * 3 + ["memory"]))
-    past = past.and_then(read_after(["enter"] * 2 + ["store"], past.settled))
-    assert (past.settled, past.left.total(), dict(past.dropped)) == (2, 1, {"helper_died": 1})
+def test_without_a_file_the_last_report_counts() -> None:
+    process = Process()
+    for move in ("memory", "memory", "report", "memory"):
+        process.move(move)
+    past = process.reported.last("helper_died", None, {})
+    assert (past.settled, past.dropped) == (2, {"helper_died": 2})
 
 
-def test_a_file_is_its_successor_s_from_the_moment_it_is_taken_over() -> None:
-    past = FormerProcesses(settled=3, left=Counter(first=2, second=1))
-    successor = Reading(2, 2, 0, 0, 2, spools={"first": 2}, adopted={"first": 1.0})
-    now = past.handed_over(successor, has_looked=False)
-    assert (now.left, now.recovered) == (Counter(second=1), -2)
-    assert past.handed_over(successor, has_looked=True).left == Counter()
+def test_what_the_next_process_does_not_find_is_not_counted_any_more() -> None:
+    ledger = Ledger(Reading(5, 0, 2, 0, 3, spools={"here": 1, "gone": 2}, settled=5))
+    ledger.recover(1, "here", "here")
+    assert ledger.read().captured == 5
+    ledger.found_all()
+    assert (ledger.read().captured, ledger.read().spools) == (3, {"here": 1})

@@ -9,7 +9,7 @@ import pytest
 from mitmproxy_moesif.config.settings import SECRETS, Settings, parse_settings
 from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
-from mitmproxy_moesif.delivery.ledger import Reading
+from mitmproxy_moesif.delivery.ledger import Account, Adoption, Reading
 from mitmproxy_moesif.delivery.protocol import packed
 from mitmproxy_moesif.delivery.sender import Health
 from mitmproxy_moesif.event.exchange import NO_BODY, Exchange, Payload
@@ -81,11 +81,13 @@ def test_every_default_can_be_given(name: str) -> None:
     assert getattr(protocol.to_settings(protocol.from_settings(settings)), name) == getattr(settings, name)
 
 
-@pytest.mark.parametrize("spool", [None, SpoolCondition(1, 2, "the disk is full")])
+@pytest.mark.parametrize("spool", [None, SpoolCondition(1, 2, "the disk is full", "file")])
 def test_conditions(spool: SpoolCondition | None) -> None:
-    reading = Reading(9, 1, 2, 3, 3, {"refused": 1}, {"sender": 1}, 4, 5)
+    account = Account("proxy", 3, 1, 0, {"refused": 2})
+    adopted = {"file": Adoption(1.5, 1), "other": Adoption(2.5, 0, account)}
+    reading = Reading(9, 1, 2, 3, 3, {"refused": 1}, {"sender": 1}, 4, 5, {"file": 3}, adopted, 8, "proxy")
     health = {"abc": Health(1.5, "status 503", 9.5, unauthorized=True), "def": Health()}
-    condition = Condition(reading, health, 7.5, spool, 99, adopted=True)
+    condition = Condition(reading, health, 7.5, spool, 99, "hangs")
     plain = protocol.from_condition(condition)
     assert packed((plain,))
     assert protocol.to_condition(plain) == condition

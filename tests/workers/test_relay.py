@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.delivery.ledger import Reading
-from mitmproxy_moesif.workers.control import NOTHING, Worker
+from mitmproxy_moesif.delivery.ledger import NOTHING, Reading
+from mitmproxy_moesif.workers.control import Worker
 from mitmproxy_moesif.workers.messages import Answer, Request
 from mitmproxy_moesif.workers.relay import Relay, destinations, spool, together
 

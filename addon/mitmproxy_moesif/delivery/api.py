@@ -14,11 +14,12 @@ from mitmproxy_moesif.event.exchange import Exchange
 
 @dataclass(frozen=True, slots=True)
 class SpoolCondition:
-    """Bytes on disk and their bound; `trouble` is what is wrong with the disk, in one line."""
+    """Bytes on disk and their bound; what is wrong with the disk, in one line; the name of this process's file."""
 
     bytes: int
     max_bytes: int
     trouble: str | None
+    own_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,7 @@ class Condition:
     """How delivery does: the counts, each receiver's health by destination, the disk (None: in memory only).
 
     `oldest_at` is when the oldest waiting event came, in monotonic seconds. `memory_bytes` is what is stored in memory
-    alone; `adopted` tells whether all that earlier processes had left was taken over. `trouble` is what is wrong with
-    delivery as a whole, in one line.
+    alone. `trouble` is what is wrong with delivery as a whole, in one line.
     """
 
     reading: Reading
@@ -35,7 +35,6 @@ class Condition:
     oldest_at: float | None
     spool: SpoolCondition | None
     memory_bytes: int = 0
-    adopted: bool = True
     trouble: str | None = None
 
 

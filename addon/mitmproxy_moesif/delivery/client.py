@@ -10,13 +10,14 @@ All state belongs to the event loop's thread, but for what the server reports, w
 from __future__ import annotations
 
 import asyncio
+import secrets
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
 from mitmproxy_moesif.delivery.keeper import Keeper
-from mitmproxy_moesif.delivery.ledger import FormerProcesses, Reading
+from mitmproxy_moesif.delivery.ledger import NOTHING, Account, Reading
 from mitmproxy_moesif.delivery.protocol import Frame, Message
 from mitmproxy_moesif.delivery.unsettled import Unsettled
 from mitmproxy_moesif.delivery.watermark import Watermark
@@ -51,8 +52,10 @@ class DeliveryClient:
 
     def __init__(self, folder: Path | None, max_bytes: int, answered: Answered, *, apart: bool = True) -> None:
         spool = SpoolCondition(0, max_bytes, None) if folder is not None else None
-        self._nothing = Condition(Reading(0, 0, 0, 0, 0), {}, None, spool, adopted=False)
-        self._open = ("open", str(folder) if folder is not None else None, max_bytes)
+        reading = replace(NOTHING, proxy=secrets.token_hex(8), folder=str(folder or ""))
+        self._nothing = Condition(reading, {}, None, spool)
+        self._folder = folder
+        self._max_spool_bytes = max_bytes
         self._answered = answered
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.get_ident()
@@ -72,7 +75,7 @@ class DeliveryClient:
         self._faults: Counter[str] = Counter()
         self._watermark = Watermark()
         self._limited = RateLimitedLog()
-        self._said: tuple[FormerProcesses, Condition] = (FormerProcesses(), self._nothing)
+        self._said = self._nothing
         self._released_for = self._said
         self._drain_until: float | None = None
         self._asking = threading.Lock()
@@ -101,7 +104,7 @@ class DeliveryClient:
             self._register(instance)
 
     def bound_spool(self, max_bytes: int) -> None:
-        self._open = (*self._open[:2], max_bytes)
+        self._max_spool_bytes = max_bytes
         self._keeper.send("bound_spool", max_bytes)
 
     def put(self, instance: Instance, exchange: Exchange) -> None:
@@ -127,11 +130,11 @@ class DeliveryClient:
             return "queue_full"
         if self._said is not self._released_for:
             self._release()
-        waiting = self._queue_bytes + self._unsettled.bytes + self._said[1].memory_bytes
+        waiting = self._queue_bytes + self._unsettled.bytes + self._said.memory_bytes
         return "queue_bytes" if waiting + size > self._max_bytes else None
 
     def _in_memory(self) -> int:
-        return in_memory(*self._said, self._entered)
+        return in_memory(self._said.reading, self._entered)
 
     # --- handing over --------------------------------------------------------------------------------------------
 
@@ -190,7 +193,7 @@ class DeliveryClient:
     def _release(self) -> None:
         """Forget what the delivery process has settled."""
         self._released_for = self._said
-        self._unsettled.settle(self._said[1].reading.settled)
+        self._unsettled.settle(self._said.reading.settled)
 
     # --- for the keeper ------------------------------------------------------------------------------------------
 
@@ -201,7 +204,8 @@ class DeliveryClient:
         kills the process is not what it ended of, and cannot kill the proxy when a thread takes its place.
         """
         self._holding = self._keeper.last_ended_early
-        self._keeper.send(*self._open)
+        folder = str(self._folder) if self._folder is not None else None
+        self._keeper.send("open", folder, self._max_spool_bytes, asdict(self._said.reading))
         for destination, config in self._sampling.items():
             self._keeper.send("sample", destination, config)
         for instance in [*self._keys, *self._current.values()]:
@@ -224,21 +228,18 @@ class DeliveryClient:
         self._send(self._unsettled.next_suspect())
 
     def died(self, *, reported: bool) -> None:
-        self._release()
-        past, condition = self._said
+        condition = self._said
         poison = self._unsettled.died(condition.reading.settled, reported=reported)
-        past = past.handed_over(condition.reading, has_looked=condition.adopted)
-        past = past.and_then(condition.reading)
         if poison is not None:
-            past = replace(past, settled=poison.last, dropped=past.dropped + Counter({"helper_died": 1}))
+            dropped = Counter(condition.reading.dropped) + Counter({"helper_died": 1})
+            past = replace(condition.reading, settled=poison.last, entered=poison.last, dropped=dict(dropped))
+            self._said = replace(condition, reading=replace(past, captured=past.captured + 1))
             log.error("moesif: an event that no delivery process survived is dropped, and counted")
-        oldest_at = condition.oldest_at if past.left else None
-        self._said = (past, replace(self._nothing, oldest_at=oldest_at))
 
     def heard(self, message: Message) -> None:
         name, *arguments = message
         if name in ("report", "closed"):
-            self._said = (self._said[0], protocol.to_condition(arguments[0]))
+            self._said = protocol.to_condition(arguments[0])
             if name == "closed":
                 self._closed.set()
             if arguments[1:] == [self._asked]:
@@ -251,8 +252,27 @@ class DeliveryClient:
         elif name == "drained":
             self._drained.set()
 
-    def gone(self) -> None:
-        self._closed.set()
+    def ended(self) -> None:
+        """What it had done since its last report is in its spool file."""
+        if self._closing:
+            self._closed.set()
+            return
+        reading, oldest_at = self._said.reading, self._said.oldest_at
+        account, found = self._last_account(self._said.spool)
+        reading = reading.last("helper_died", account, found)
+        self._said = replace(self._nothing, reading=reading, oldest_at=oldest_at if reading.waiting else None)
+
+    def _last_account(self, spool: SpoolCondition | None) -> tuple[Account | None, Mapping[str, int]]:
+        """What the spool file of the server that ended tells, and how many events are in its files, by name."""
+        if self._folder is None or spool is None or spool.own_file is None:
+            return None, {}
+        from mitmproxy_moesif.delivery.spool.file import look_into  # SQLite: nothing for a proxy whose process lives
+
+        account, events = look_into(self._folder / spool.own_file)
+        if account is None:
+            return None, {}
+        others = {name: look_into(self._folder / name)[1] for name in account.adopted}
+        return account, {**others, spool.own_file: events}
 
     # --- from any thread -----------------------------------------------------------------------------------------
 
@@ -281,22 +301,17 @@ class DeliveryClient:
 
     def _condition(self) -> Condition:
         """Others write meanwhile, so everything is read once: what was reported first, what has come since last."""
-        past, condition = self._said
-        turned_away, entered = self._turned_away.copy(), self._entered
-        reading = condition.reading
-        past = past.handed_over(reading, has_looked=condition.adopted)
+        condition = self._said
+        reading, turned_away, entered = condition.reading, self._turned_away.copy(), self._entered
         oldest = [at for at in (condition.oldest_at, self._unsettled.since, self._queue_since) if at is not None]
-        now = Reading(
-            captured=entered + turned_away.total() + past.recovered + reading.recovered,
-            recovered=past.recovered + reading.recovered,
-            delivered=past.delivered + reading.delivered,
-            waiting_in_memory=in_memory(past, condition, entered),
-            waiting_on_disk=past.left.total() + reading.waiting_on_disk,
-            dropped=dict(past.dropped + Counter(reading.dropped) + turned_away),
-            faults=dict(past.faults + Counter(reading.faults) + self._faults.copy()),
+        now = replace(
+            reading,
+            captured=entered + turned_away.total() + reading.recovered,
+            waiting_in_memory=in_memory(reading, entered),
+            dropped=dict(Counter(reading.dropped) + turned_away),
+            faults=dict(Counter(reading.faults) + self._faults.copy()),
             skipped=self._skipped,
-            spools={**past.left, **reading.spools},
-            adopted=past.adopted | reading.adopted,
+            entered=entered,
         )
         oldest_at = min(oldest, default=None) if now.waiting else None
         return replace(condition, reading=now, oldest_at=oldest_at, trouble=self._keeper.trouble)
@@ -350,7 +365,6 @@ class DeliveryClient:
                 self._loop.call_soon_threadsafe(call, *arguments)
 
 
-def in_memory(past: FormerProcesses, condition: Condition, entered: int) -> int:
-    """Events that wait in memory, here or in the delivery process, of those that entered so far."""
-    reading = condition.reading
-    return entered - past.settled - (reading.captured - reading.recovered) + reading.waiting_in_memory
+def in_memory(reading: Reading, entered: int) -> int:
+    """Events that wait in memory, here or at the server, of those that entered so far."""
+    return entered - reading.settled + reading.waiting_in_memory

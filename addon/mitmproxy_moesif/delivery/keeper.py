@@ -32,13 +32,13 @@ class Client(Protocol):
         """There is one: tell it everything."""
 
     def died(self, *, reported: bool) -> None:
-        """It ended, with or without a report. Another one comes."""
+        """It had ended, with or without a report. Another one comes."""
 
     def heard(self, message: Message) -> None:
         """It said something. In another thread."""
 
-    def gone(self) -> None:
-        """It ended, after `stop`. In another thread."""
+    def ended(self) -> None:
+        """It has just ended. In another thread."""
 
     def fault(self, kind: str) -> None:
         """Count a fault of ours."""
@@ -167,7 +167,6 @@ class Keeper:
         self._client.heard(message)
 
     def _ended(self, process: ChildProcess, code: int) -> None:
-        if self._stopped:
-            self._client.gone()
-        else:
+        self._client.ended()
+        if not self._stopped:
             self._loop.call_soon_threadsafe(self._replace, process, code)

@@ -14,7 +14,7 @@ from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
 from mitmproxy_moesif.delivery.builder import Builder, Captured, Make
-from mitmproxy_moesif.delivery.ledger import Ledger, Reading
+from mitmproxy_moesif.delivery.ledger import NOTHING, Ledger, Reading
 from mitmproxy_moesif.delivery.receivers.base import Receiver
 from mitmproxy_moesif.delivery.receivers.moesif import AnswerHeaders, MoesifReceiver
 from mitmproxy_moesif.delivery.receivers.ndjson import BesideReceiver, FileReceiver
@@ -31,7 +31,7 @@ type Answered = Callable[[str, Mapping[str, str]], None]
 
 
 class Pipeline:
-    """Fed by a `DeliveryClient`, which bounds what waits. `apart`: in a process of its own."""
+    """Fed by a `DeliveryClient`, which bounds what waits. `apart`: in a process of its own; `past`: its predecessor."""
 
     def __init__(
         self,
@@ -41,8 +41,9 @@ class Pipeline:
         answered: Answered,
         *,
         apart: bool,
+        past: Reading = NOTHING,
     ) -> None:
-        self.ledger = Ledger()
+        self.ledger = Ledger(past)
         self._answered = answered
         self.store = Store(self.ledger, folder, max_bytes)
         self._builder = Builder(self.store, self.ledger, make, self._notify, apart=apart)
@@ -74,7 +75,6 @@ class Pipeline:
         return receiver_for(instance.settings, lambda answer: self._answered(destination, answer.headers))
 
     def put(self, captured: Captured) -> None:
-        self.ledger.enter(1)
         self._builder.put(captured)
 
     def fault(self, kind: str) -> None:
@@ -89,14 +89,15 @@ class Pipeline:
 
     def condition(self) -> Condition:
         store, reading = self.store, self.reading()
-        spool = SpoolCondition(store.disk_bytes(), store.max_bytes, store.trouble) if store.has_folder else None
+        spool = None
+        if store.has_folder:
+            spool = SpoolCondition(store.disk_bytes(), store.max_bytes, store.trouble, store.own_file)
         return Condition(
             reading=reading,
             health={name: sender.health for name, sender in list(self._senders.items())},
             oldest_at=time.monotonic() - store.oldest_age() if reading.waiting else None,
             spool=spool,
             memory_bytes=store.memory_bytes,
-            adopted=self._maintenance.has_looked,
         )
 
     def drain(self, seconds: float) -> None:
@@ -110,10 +111,11 @@ class Pipeline:
                 if sender.join(time.monotonic() + 0.05):
                     break
 
-    def close(self) -> None:
+    def close(self, *, keep: bool = False) -> None:
+        """`keep`: what was done stays to be read from the spool, also where nothing waits in it."""
         self._builder.stop()
         self._builder.join(time.monotonic() + CLOSE_SECONDS)
-        self.store.close()
+        self.store.close(keep=keep)
         self.ledger.abandon("shutdown")
 
     def abort(self) -> None:

@@ -153,10 +153,10 @@ def to_condition(plain: Mapping[str, Any]) -> Condition:
     spool = plain["spool"]
     health = {name: Health(**values) for name, values in plain["health"].items()}
     return Condition(
-        reading=Reading(**plain["reading"]),
+        reading=Reading.of(plain["reading"]),
         health=health,
         oldest_at=plain["oldest_at"],
         spool=SpoolCondition(**spool) if spool is not None else None,
         memory_bytes=plain["memory_bytes"],
-        adopted=plain["adopted"],
+        trouble=plain["trouble"],
     )

@@ -16,6 +16,7 @@ from typing import Any
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.builder import Captured
+from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.pipeline import Pipeline
 from mitmproxy_moesif.delivery.protocol import Message
 from mitmproxy_moesif.event.pipeline import EventBuilder
@@ -79,7 +80,7 @@ class DeliveryServer:
         if self._pipeline is not None:
             if self._pipeline.condition().spool is None:
                 self._pipeline.drain(ORPHAN_SECONDS)
-            self._pipeline.close()
+            self._pipeline.close(keep=True)
 
     def _fault(self, kind: str, error: Exception) -> None:
         if self._pipeline is not None:
@@ -88,10 +89,10 @@ class DeliveryServer:
 
     # --- commands ------------------------------------------------------------------------------------------------
 
-    def _open(self, folder: str | None, max_bytes: int) -> None:
+    def _open(self, folder: str | None, max_bytes: int, past: Mapping[str, Any]) -> None:
         maker = EventBuilder(Sampler(lambda destination: self._sampling.get(destination, EMPTY)), self._fault)
         spools = Path(folder) if folder is not None else None
-        self._pipeline = Pipeline(spools, max_bytes, maker, self._answered, apart=self._apart)
+        self._pipeline = Pipeline(spools, max_bytes, maker, self._answered, apart=self._apart, past=Reading.of(past))
         self._pipeline.start()
         threading.Thread(target=self._report, args=(self._pipeline,), name="moesif-report", daemon=True).start()
 

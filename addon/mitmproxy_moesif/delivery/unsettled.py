@@ -25,6 +25,7 @@ class Unsettled:
         self._frames: deque[Frame] = deque()
         self._number = 0
         self._deaths = 0
+        self._reached = 0
         self._suspect: Frame | None = None
 
     def __bool__(self) -> bool:
@@ -65,14 +66,18 @@ class Unsettled:
         return [self._suspect]
 
     def died(self, settled: int, *, reported: bool) -> Frame | None:
-        """The process died, with or without a report. Returns the poison event when it is found; it is dropped."""
+        """The process died, with or without a report, when all up to this number were settled.
+
+        Returns the poison event when it is found; it is dropped.
+        """
         self.settle(settled)
+        done, self._reached = settled > self._reached, settled
         if self._frames and self._frames[0].first <= settled:  # the successor must not get that part again
             whole = self._frames.popleft()
             self._frames.appendleft(whole.after(settled))
             self.bytes += self._frames[0].size - whole.size
         if reported:
-            self._deaths = 0 if settled or not self._frames else self._deaths + 1
+            self._deaths = 0 if done or not self._frames else self._deaths + 1
         return self._split_suspect() if self._deaths >= CRASH_LOOP else None
 
     def _split_suspect(self) -> Frame | None:
@@ -82,6 +87,7 @@ class Unsettled:
             self._deaths = 1
             return None
         self._deaths = 0
+        self._reached = suspect.last
         self.bytes -= suspect.size
         return suspect
 

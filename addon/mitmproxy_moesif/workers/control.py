@@ -11,10 +11,8 @@ from contextlib import suppress
 from itertools import count
 from typing import Any
 
-from mitmproxy_moesif.delivery.ledger import Reading
+from mitmproxy_moesif.delivery.ledger import NOTHING, Reading
 from mitmproxy_moesif.workers.messages import Answer, Request
-
-NOTHING = Reading(0, 0, 0, 0, 0)
 
 READ_SECONDS, CHANGE_SECONDS = 5.0, 15.0
 """How long a worker may take to answer; a change waits for its event loop."""
@@ -83,7 +81,7 @@ class Worker:
     def _hear(self, said: dict[str, Any]) -> None:
         self.version = said.get("version", self.version)
         if "reading" in said:
-            self.reading = Reading(**said["reading"])
+            self.reading = Reading.of(said["reading"])
         elif "to" in said:
             asked = self._asked.pop(said["to"], None)
             if asked is not None and not asked.done():

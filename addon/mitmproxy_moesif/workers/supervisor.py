@@ -12,17 +12,16 @@ import logging
 import signal
 import socket
 import sys
-from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from mitmproxy_moesif.admin.server import AdminServer
-from mitmproxy_moesif.delivery.ledger import Reading
+from mitmproxy_moesif.delivery.ledger import NOTHING, Reading
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.proxy.arguments import Address, Arguments
 from mitmproxy_moesif.proxy.sockets import close_all, open_sockets
-from mitmproxy_moesif.workers.control import NOTHING, Worker
+from mitmproxy_moesif.workers.control import Worker
+from mitmproxy_moesif.workers.counts import Dead, adoptions_of, left_behind, total
 from mitmproxy_moesif.workers.listener import admin_server
 from mitmproxy_moesif.workers.relay import Relay
 
@@ -47,7 +46,7 @@ class Supervisor:
         self._admin_wanted: dict[str, str] | None = None
         self._admin: AdminServer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._gone = NOTHING
+        self._dead = Dead()
         self._started = False
         self._stops = 0
         self.stopping = asyncio.Event()
@@ -88,8 +87,9 @@ class Supervisor:
             count = len(self._workers)
             log.info("moesif-proxy: listening at %s with %d workers, passing to %s", address, count, upstream)
         codes = await asyncio.gather(*keeping)
-        if self._started or self.reading().captured:
-            sys.stderr.write(f"moesif: {self.reading().line()}\n")
+        last = await self._last_reading()
+        if self._started or last.captured:
+            sys.stderr.write(f"moesif: {last.line()}\n")
         return 1 if refused or any(codes) else 0
 
     def _open_admin(self) -> bool:
@@ -122,7 +122,7 @@ class Supervisor:
             if not self._started:
                 self.stop()
                 return code or 1
-            self._gone = total([self._gone, bereaved(worker.reading)])
+            self._dead.add(worker.reading)
             worker.reading = NOTHING
             delay = FIRST_DELAY if clock() - began > SETTLED else delay
             log.warning("moesif-proxy: worker %d %s; again in %.1f s", worker.number, how_ended(code), delay)
@@ -171,7 +171,22 @@ class Supervisor:
 
     def reading(self) -> Reading:
         """Where the captured events of all workers are, as of the last second, or the last answer."""
-        return total([self._gone, *(worker.reading for worker in self._workers)])
+        return total([worker.reading for worker in self._workers], self._dead)
+
+    async def _last_reading(self) -> Reading:
+        """When all workers have ended. What those that died did last is in their spools, soon after they died."""
+        readings = [worker.reading for worker in self._workers]
+        adopted = adoptions_of([*readings, *self._dead.told])
+        unknown = [reading for reading in self._dead.unknown(adopted) if reading.folder]
+        until = asyncio.get_running_loop().time() + GRACE
+        while unknown:
+            left = await asyncio.to_thread(left_behind, unknown)
+            found = {one.account.proxy for one in left.adopted.values() if one.account is not None}
+            if len(found) == len(unknown) or asyncio.get_running_loop().time() > until:
+                readings.append(left)
+                break
+            await asyncio.sleep(0.1)
+        return total(readings, self._dead, at_end=True)
 
 
 RELOAD = {
@@ -194,51 +209,6 @@ def reserve(listen: Address) -> list[socket.socket]:
     port = alone[0].getsockname()[1]
     close_all(alone)
     return open_sockets(listen.host, port, shared=True)
-
-
-def bereaved(reading: Reading) -> Reading:
-    """The count of a worker that died: what it had in memory alone is lost, and its files are there to be adopted."""
-    dropped = Counter(reading.dropped) + Counter({"worker_died": reading.waiting_in_memory})
-    return replace(reading, waiting_in_memory=0, dropped=dict(dropped))
-
-
-def total(readings: Sequence[Reading]) -> Reading:
-    """Counts what is in a spool file once: with the worker that took it over last, else with the one that made it."""
-    adopted: dict[str, float] = {}
-    for reading in readings:
-        adopted.update({name: at for name, at in reading.adopted.items() if at > adopted.get(name, 0.0)})
-    readings = [without_those_of_others(reading, adopted) for reading in readings]
-    dropped: Counter[str] = Counter()
-    faults: Counter[str] = Counter()
-    spools: Counter[str] = Counter()
-    for reading in readings:
-        dropped.update(reading.dropped)
-        faults.update(reading.faults)
-        spools.update(reading.spools)
-    return Reading(
-        captured=sum(reading.captured for reading in readings),
-        recovered=sum(reading.recovered for reading in readings),
-        delivered=sum(reading.delivered for reading in readings),
-        waiting_in_memory=sum(reading.waiting_in_memory for reading in readings),
-        waiting_on_disk=sum(reading.waiting_on_disk for reading in readings),
-        dropped=dict(dropped),
-        faults=dict(faults),
-        skipped=sum(reading.skipped for reading in readings),
-        spools=dict(spools),
-        adopted=adopted,
-    )
-
-
-def without_those_of_others(reading: Reading, adopted: Mapping[str, float]) -> Reading:
-    """Without the events of files that others took over after it had them; `adopted` tells when, the last time."""
-    spools = {name: n for name, n in reading.spools.items() if adopted.get(name) == reading.adopted.get(name)}
-    elsewhere = sum(reading.spools.values()) - sum(spools.values())
-    return replace(
-        reading,
-        captured=reading.captured - elsewhere,
-        waiting_on_disk=reading.waiting_on_disk - elsewhere,
-        spools=spools,
-    )
 
 
 def how_ended(code: int) -> str:

@@ -136,7 +136,8 @@ def remove_with_a_full_log(folder: str) -> None:
     """The log may grow no further, but its pages have their place in the database."""
     spool = SpoolFile.create(Path(folder), 64 * MIB)
     chunks = [a_chunk(20, 1000) for _ in range(10)]
-    spool.append(chunks)
+    for chunk in chunks:  # one by one: so the log is larger than the database, which may become as large
+        spool.append([chunk])
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     log = spool.path.with_name(spool.path.name + "-wal")
     resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size, most))

@@ -438,7 +438,7 @@ def test_what_meets_another_error_while_there_is_little_room_is_not_dropped(
     world = World(folder)
     errors = iter([SpoolFull("full"), SpoolError("cannot write")])
 
-    def append(_spool: SpoolFile, _chunks: object) -> None:
+    def append(_spool: SpoolFile, *_what: object) -> None:
         raise next(errors)
 
     with monkeypatch.context() as patch:

@@ -14,11 +14,15 @@ import contextlib
 import os
 import secrets
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
+
+from mitmproxy_moesif.delivery.ledger import Account
 from mitmproxy_moesif.delivery.spool import format as spool_format
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.format import COLUMNS, INSERT, PAGE, Row
@@ -120,8 +124,8 @@ class SpoolFile:
 
     # -- Storing and reading
 
-    def append(self, chunks: Sequence[Chunk]) -> None:
-        """Store all of them or, on SpoolError, none; sets their keys. They are on disk on return."""
+    def append(self, chunks: Sequence[Chunk], account: Account | None = None) -> None:
+        """Store all of them, and an account, or on SpoolError none; sets their keys. They are on disk on return."""
         rows = [spool_format.encode(chunk) for chunk in chunks]
         with self._using("write to") as connection:
             self._check_in_place()
@@ -130,6 +134,7 @@ class SpoolFile:
                 self._delete_pending(connection)
                 self._check_room(connection, rows)
                 keys = [connection.execute(INSERT, row).lastrowid for row in rows]
+                _write_account(connection, account)
             self._unremoved.clear()
         for chunk, key in zip(chunks, keys, strict=True):
             chunk.key = key
@@ -145,8 +150,20 @@ class SpoolFile:
         except ValueError as e:
             raise SpoolDamaged(f"cannot read chunk {key} of the spool {self.path}: {e}") from e
 
-    def remove(self, keys: Iterable[int]) -> None:
-        """Drop these chunks; unknown keys are ignored. SpoolError.
+    def note(self, account: Account) -> None:
+        """Keep this account in place of the last one. SpoolError."""
+        with self._using("write to") as connection:
+            _write_account(connection, account)
+
+    def account(self) -> Account | None:
+        """The account that its process noted last; None where there is none that can be read."""
+        with contextlib.suppress(SpoolError, ValueError, TypeError, KeyError), self._using("read") as connection:
+            found = connection.execute("SELECT content FROM account").fetchone()
+            return Account.of(orjson.loads(found[0])) if found is not None else None
+        return None
+
+    def remove(self, keys: Iterable[int], account: Account | None = None) -> None:
+        """Drop these chunks, and keep an account; unknown keys are ignored. SpoolError.
 
         After an error the chunks are gone all the same, for as long as this process lives: the next call that writes
         takes them from the disk. A full disk also refuses deletions, and what was delivered must not be sent again.
@@ -154,11 +171,11 @@ class SpoolFile:
         with self._using("write to") as connection:
             self._unremoved.update(keys)
             try:
-                self._remove_pending(connection)
+                self._remove_pending(connection, account)
             except sqlite3.OperationalError:
                 # The log's pages mostly have their place in the database already: moving them there makes room.
                 _checkpoint(connection)
-                self._remove_pending(connection)
+                self._remove_pending(connection, account)
 
     def index(self, after: int = 0, limit: int = -1) -> list[ChunkInfo]:
         """What is stored, oldest first, without events: at most `limit` chunks with keys above `after`. SpoolError."""
@@ -234,9 +251,10 @@ class SpoolFile:
                 with _transaction(connection):
                     connection.execute(f"PRAGMA user_version = {spool_format.VERSION}")
 
-    def close(self) -> None:
-        """Close the file and let go of it: removed where it is empty, else left to whoever adopts it. Never raises.
+    def close(self, *, keep: bool = False) -> None:
+        """Close the file and let go of it: left to whoever adopts it, but removed where it is empty. Never raises.
 
+        `keep`: not removed, so that its account is found.
         Of a spool that fills the disk itself, this is what gives the space back once all of it was sent and `remove`d.
         """
         if self._pid != os.getpid():
@@ -249,7 +267,9 @@ class SpoolFile:
                 self._remove_pending(connection)
             in_place = self.in_place
             with contextlib.suppress(sqlite3.Error):
-                if in_place and not self._index(connection, limit=1):  # even if a full disk did not take the removals
+                if (
+                    in_place and not keep and not self._index(connection, limit=1)
+                ):  # even if a full disk did not take the removals
                     remove_files(self.path)
             with contextlib.suppress(sqlite3.Error):
                 connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, not in_place)
@@ -271,10 +291,11 @@ class SpoolFile:
         if not (self.in_place and self._file_lock.in_place()):
             raise SpoolVanished(f"cannot write to the spool {self.path}: its files were removed while it was open")
 
-    def _remove_pending(self, connection: sqlite3.Connection) -> None:
+    def _remove_pending(self, connection: sqlite3.Connection, account: Account | None = None) -> None:
         if self._unremoved:
             with _transaction(connection):
                 self._delete_pending(connection)
+                _write_account(connection, account)
             self._unremoved.clear()
 
     def _delete_pending(self, connection: sqlite3.Connection) -> None:
@@ -295,6 +316,28 @@ def create_with(folder: Path, max_bytes: int, rows: Iterable[Row]) -> SpoolFile:
             remove_files(path)
             lock.release()
             raise
+
+
+def _write_account(connection: sqlite3.Connection, account: Account | None) -> None:
+    if account is not None:
+        connection.execute("REPLACE INTO account VALUES (1, ?)", (orjson.dumps(account),))
+
+
+def look_into(path: Path) -> tuple[Account | None, int]:
+    """The account in a dead process's file, and its events; neither where it is gone, or another took it over."""
+    with contextlib.suppress(OSError, SpoolError):
+        lock = FileLock.acquire(sibling(path, LOCK)) if path.exists() else None
+        if lock is not None:
+            try:
+                spool = SpoolFile(path, lock, sys.maxsize)
+            except BaseException:
+                lock.release()
+                raise
+            try:
+                return spool.account(), sum(chunk.count for chunk in spool.index())
+            finally:
+                spool.close(keep=True)
+    return None, 0
 
 
 def sibling(path: Path, suffix: str) -> Path:

@@ -1,4 +1,4 @@
-"""What a spool file looks like: an SQLite database with one table, one row for each chunk.
+"""What a spool file looks like: an SQLite database with one row for each chunk, and one for its process's account.
 
 A row carries a checksum over all that it says, because SQLite itself has none: a flipped bit in a body is found when
 the row is read, and never sent. Nothing in a file is secret: bodies are masked before they get here, the destination is
@@ -37,6 +37,8 @@ SCHEMA = """CREATE TABLE chunks (
     transaction_ids TEXT NOT NULL,
     payload BLOB NOT NULL
 )"""
+# An account is JSON. Without a rowid its page is none of those that a recovery takes for chunks.
+ACCOUNT_SCHEMA = "CREATE TABLE account (key INTEGER PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID"
 # The payload stands last, so that a listing never touches the pages it overflows into.
 COLUMNS = "destination, created, event_count, event_bytes, crc, transaction_ids, payload"
 INSERT = f"INSERT INTO chunks ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - a constant
@@ -154,6 +156,7 @@ def build(path: Path, rows: Iterable[Row] = ()) -> None:
                 connection.execute(f"PRAGMA {pragma}")
             connection.execute("BEGIN")
             connection.execute(SCHEMA)
+            connection.execute(ACCOUNT_SCHEMA)
             connection.executemany(INSERT, rows)
             connection.execute("COMMIT")
             connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, False)

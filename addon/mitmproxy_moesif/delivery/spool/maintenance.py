@@ -41,11 +41,17 @@ class Maintenance:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                for keep in (self._store.adopt, self._store.maintain):
+                for keep in (self._look, self._store.maintain):
                     for destination in keep():
                         self._stored(destination)
-                    self.has_looked = True
             except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never dies of one error
                 self._ledger.fault("keeper")
                 self._limited.error("keeper", "moesif: unexpected while keeping the spool: %s", describe(error))
             self._stopping.wait(INTERVAL)
+
+    def _look(self) -> list[str]:
+        found = self._store.adopt()
+        if not self.has_looked:
+            self._ledger.found_all()
+            self.has_looked = True
+        return found

@@ -11,17 +11,28 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from mitmproxy_moesif.delivery.ledger import Account
 from mitmproxy_moesif.delivery.spool.directory import SpoolDirectory
 from mitmproxy_moesif.delivery.spool.file import SpoolDamaged, SpoolError, SpoolFile, SpoolVanished
 from mitmproxy_moesif.log import RateLimitedLog, log
 
 
 class SpoolSet:
-    """Where there is no folder there are none. `trouble` is what is wrong with the disk, in one line."""
+    """Where there is no folder there are none. `trouble` is what is wrong with the disk, in one line.
 
-    def __init__(self, folder: Path | None, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+    `account` tells what this process has done so far; its own spool keeps it.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        max_bytes: int,
+        account: Callable[[], Account],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
+        self._account = account
         self.current: SpoolFile | None = None
         self.trouble: str | None = None
         self._others: list[SpoolFile] = []
@@ -96,7 +107,16 @@ class SpoolSet:
     def remove(self, spool: SpoolFile, keys: Sequence[int]) -> None:
         """Where the disk does not take it, the rows are gone for this process all the same."""
         try:
-            spool.remove(keys)
+            spool.remove(keys, self._account() if spool is self.current else None)
+        except SpoolError as error:
+            self.tell(error, spool)
+
+    def note(self) -> None:
+        """Keep the account in this process's spool, where it has one."""
+        spool = self.current
+        try:
+            if spool is not None:
+                spool.note(self._account())
         except SpoolError as error:
             self.tell(error, spool)
 
@@ -162,10 +182,11 @@ class SpoolSet:
             self.trouble = None
             log.info("moesif: the spool works again; events go to disk")
 
-    def close(self) -> None:
-        """What is in the files is for the next process."""
+    def close(self, *, keep: bool) -> None:
+        """What is in the files is for the next process; `keep`: this process's own also if it is empty."""
+        self.note()
         with self._lock:
             spools = [*self._others, *([self.current] if self.current is not None else [])]
-            self._others, self.current, self._closed = [], None, True
+            current, self._others, self.current, self._closed = self.current, [], None, True
         for spool in spools:
-            spool.close()
+            spool.close(keep=keep and spool is current)

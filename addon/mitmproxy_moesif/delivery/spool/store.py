@@ -41,7 +41,7 @@ class Store:
         self, ledger: Ledger, folder: Path | None, max_bytes: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._ledger = ledger
-        self._spools = SpoolSet(folder, max_bytes, clock)
+        self._spools = SpoolSet(folder, max_bytes, ledger.account, clock)
         self._clock = clock
         self._keeping = threading.Lock()  # held by whoever makes files and moves chunks; taken before `_lock`
         self._lock = threading.Lock()
@@ -67,6 +67,12 @@ class Store:
     def max_bytes(self, size: int) -> None:
         self._spools.bound(size)
 
+    @property
+    def own_file(self) -> str | None:
+        """The name of this process's spool."""
+        current = self._spools.current
+        return current.path.name if current is not None else None
+
     def disk_bytes(self) -> int:
         """Bytes on disk, of this process's spool and of those it took over."""
         return self._spools.disk_bytes
@@ -87,7 +93,7 @@ class Store:
         spool = self._spools.current
         if spool is not None and chunks:
             try:
-                spool.append(chunks)
+                spool.append(chunks, self._ledger.account(settlement))
             except SpoolFull:
                 return self._write_what_fits(spool, chunks, settlement)
             except SpoolError as error:
@@ -158,7 +164,8 @@ class Store:
             spool.close()
             return set()
         events, destinations = sum(row.count for row in rows), {row.destination for row in rows}
-        self._ledger.recover(events, name, spool.path.name)
+        self._ledger.recover(events, name, spool.path.name, spool.account())
+        self._spools.note()
         with self._lock:
             for destination in destinations:
                 self._lane(destination).cover(spool, 1, ALL_KEYS)
@@ -213,6 +220,7 @@ class Store:
         self._ledger.move(waiting.count, place, waiting.place)
         if former is None:
             self.memory_bytes -= waiting.chunk.size
+            self._spools.note()
         else:
             self._spools.remove(former[0], [former[1]])
             lanes.held.discard(former)
@@ -248,14 +256,17 @@ class Store:
         with self._lock:
             return sorted(lanes.destination for lanes in self._lanes.values() if lanes.resume())
 
-    def close(self) -> None:
-        """Close the files; what is in them is for the next process. Takes no more than a moment."""
+    def close(self, *, keep: bool = False) -> None:
+        """Close the files; what is in them is for the next process. Takes no more than a moment.
+
+        `keep`: this process's own file stays also if it is empty, for the account in it.
+        """
         if self._keeping.acquire(timeout=SAVE_SECONDS):  # else much is just being moved, and goes on to be
             try:
                 self._save()
             finally:
                 self._keeping.release()
-        self._spools.close()
+        self._spools.close(keep=keep)
 
     def _save(self) -> None:
         """What would end with this process goes to disk as far as possible; what was on disk and is not, is counted."""

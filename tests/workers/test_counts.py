@@ -1,0 +1,81 @@
+"""The counts of workers that run, died and took over files add up to one."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mitmproxy_moesif.delivery.ledger import NOTHING, Account, Adoption, Reading
+from mitmproxy_moesif.workers.counts import WAITS_FOR_ACCOUNT, Dead, total
+
+counts = st.integers(0, 1000)
+
+
+@st.composite
+def readings(draw: st.DrawFn) -> Reading:
+    """Readings that keep the law of the ledger, of processes that took over any of three files at any time."""
+    delivered, memory = draw(counts), draw(counts)
+    spools = draw(st.dictionaries(st.sampled_from("abc"), counts))
+    adopted = draw(st.dictionaries(st.sampled_from("abc"), st.builds(Adoption, st.floats(1, 9), counts)))
+    disk = sum(spools.values())
+    dropped = draw(st.dictionaries(st.sampled_from(["rejected", "shutdown", "queue_full"]), counts))
+    captured = delivered + memory + disk + sum(dropped.values())
+    recovered = draw(st.integers(0, captured))
+    return Reading(captured, recovered, delivered, memory, disk, dropped, spools=spools, adopted=adopted)
+
+
+def keeps_the_law(reading: Reading) -> bool:
+    return reading.captured == reading.delivered + reading.waiting + reading.dropped_total
+
+
+@given(st.lists(readings(), max_size=5), st.lists(readings(), max_size=3))
+def test_every_event_of_every_worker_is_in_one_place(running: list[Reading], died: list[Reading]) -> None:
+    dead = Dead()
+    for reading in died:
+        dead.add(reading)
+    for at_end in (False, True):
+        together = total(running, dead, at_end=at_end)
+        assert keeps_the_law(together)
+        assert together.waiting_on_disk == sum(together.spools.values())
+        assert together.delivered == sum(reading.delivered for reading in [*running, *died])
+
+
+def test_what_is_in_a_file_counts_with_whom_took_it_over_last() -> None:
+    made = Reading(3, 0, 0, 0, 3, spools={"file": 3})
+    took = Reading(2, 2, 0, 0, 2, spools={"file": 2}, adopted={"file": Adoption(1.0, 2)})
+    took_last = Reading(2, 2, 1, 0, 1, spools={"file": 1}, adopted={"file": Adoption(2.0, 2)})
+    emptied = Reading(1, 1, 1, 0, 0, adopted={"file": Adoption(3.0, 1)})
+    dead = Dead()
+    dead.add(made)
+    assert total([], dead).waiting_on_disk == 3
+    assert total([took], dead).line() == "captured 2, delivered 0, waiting 2, dropped 0"
+    assert total([took_last, took, made], Dead()).line() == "captured 2, delivered 1, waiting 1, dropped 0"
+    dead = Dead()
+    dead.add(made)
+    dead.add(took)
+    assert total([], dead, at_end=True).line() == "captured 2, delivered 0, waiting 2, dropped 0"
+    assert total([took_last, emptied], dead).line() == "captured 2, delivered 2, waiting 0, dropped 0"
+
+
+def test_what_a_worker_did_after_its_last_reading_is_in_the_account_that_another_finds() -> None:
+    """It told of 5 exchanges, 3 of them stored; it captured 9, stored 8, sent 6 of these, and was killed."""
+    told = Reading(5, 0, 0, 2, 3, spools={"own": 3}, settled=3, entered=5, proxy="dead")
+    account = Account("dead", settled=8, recovered=0, in_memory=0, dropped={"sampled_out": 1})
+    other = Reading(1, 1, 0, 0, 1, spools={"own": 1}, adopted={"own": Adoption(1.0, 1, account)})
+    dead = Dead()
+    dead.add(told)
+    assert total([], dead).line() == "captured 5, delivered 0, waiting 5, dropped 0"
+    assert total([other], dead).line() == "captured 8, delivered 6, waiting 1, dropped 1 (sampled_out 1)"
+
+
+def test_what_a_dead_worker_had_in_memory_is_lost_when_nobody_finds_its_account() -> None:
+    now = 0.0
+    dead = Dead(lambda: now)
+    dead.add(Reading(5, 0, 0, 2, 3, spools={"own": 3}, settled=3, entered=5, proxy="dead"))
+    assert total([], dead).dropped == {}
+    now = WAITS_FOR_ACCOUNT
+    assert total([], dead).line() == "captured 5, delivered 0, waiting 3, dropped 2 (worker_died 2)"
+
+
+def test_no_worker_has_told_anything_yet() -> None:
+    assert total([], Dead()) == total([NOTHING], Dead()) == NOTHING
