@@ -182,7 +182,8 @@ def test_a_prefix_that_reads_like_the_expression_hit_is_taken_for_met() -> None:
         ("a.com", "b.a.com", False),
         ("a.com:81", "a.com:81", True),
         ("a.com:81", "a.com", False),
-        ("a.com:80", "a.com", True),
+        ("a.com:80", "a.com", False),
+        ("a.com:80", "a.com:80", True),
         ("*.a.com", "b.a.com", True),
         ("*.a.com", "c.b.a.com:8443", True),
         ("*.a.com", "a.com", False),
@@ -203,11 +204,20 @@ def test_a_host_entry(entry: str, host: str, matches: bool) -> None:
     assert _ask(_router({"hosts": [entry]}), host=host) == ("0" if matches else None)
 
 
-def test_the_default_port_is_that_of_the_scheme() -> None:
+def test_a_wildcard_takes_the_schemes_default_port_and_a_plain_host_does_not() -> None:
     router = _router({"hosts": ["a.com:443"]}, {"hosts": ["*.b.com:443"]})
-    for host in ("a.com", "x.b.com"):
-        assert router.match("GET", "/", host, {}, "https") is not None
-        assert router.match("GET", "/", host, {}, "http") is None
+    assert router.match("GET", "/", "x.b.com", {}, "https") is not None
+    assert router.match("GET", "/", "x.b.com", {}, "http") is None
+    for scheme in ("https", "http"):
+        assert router.match("GET", "/", "a.com", {}, scheme) is None
+        assert router.match("GET", "/", "a.com:443", {}, scheme) is not None
+
+
+def test_a_plain_host_with_the_default_port_is_hit_and_still_does_not_match() -> None:
+    """As Kong has it: what is hit says where the search starts."""
+    router = _router({"hosts": ["a.com:80"]}, {"paths": ["/a"], "methods": ["GET"]}, {"paths": ["/a"]})
+    assert _ask(router, path="/a", host="a.com") == "1"
+    assert _ask(router, path="/b", host="a.com") is None
 
 
 def test_a_request_without_a_host_is_on_no_route_that_wants_one() -> None:
@@ -376,10 +386,12 @@ def test_decisions_are_remembered_but_not_those_on_long_paths() -> None:
 
 
 def test_what_is_remembered_depends_on_all_that_decides() -> None:
-    router = _router({"hosts": ["a:443"]}, {"snis": ["s"]}, {"headers": {"x": ["1"]}}, {"methods": ["PUT"]})
+    router = _router(
+        {"hosts": ["a.b:443", "*.b:443"]}, {"snis": ["s"]}, {"headers": {"x": ["1"]}}, {"methods": ["PUT"]}
+    )
     for _ in range(2):
-        assert _matched(router, "/", "a", "https").route.id == "0"
-        assert router.match("GET", "/", "a", {}, "http") is None
+        assert _matched(router, "/", "a.b", "https").route.id == "0"
+        assert router.match("GET", "/", "a.b", {}, "http") is None
         assert _matched(router, "/", "b", "https", "s").route.id == "1"
         assert router.match("GET", "/", "b", {}, "https", "t") is None
         assert _ask(router, x="1") == "2"

@@ -84,7 +84,7 @@ class Single:
         )
 
     def on_host(self, request: Request) -> bool:
-        names = (request.host, request.bare_host, request.full_host)
+        names = (request.host, request.bare_host)
         plain = any(host in names for host in self.plain_hosts)
         return plain or any(_wildcard(host, request) for host in self.wildcards)
 
@@ -188,7 +188,19 @@ def _shares(single: Single, kind: str, value: Any) -> bool:
     return bool(single.text == value if kind == "paths" else value in getattr(single.route, kind))
 
 
-HOSTS = ["a.com", "b.com", "api.a.com", "*.a.com", "*.com", "api.*", "a.*", "a.com:8443", "*.com:8443", "api.*:80"]
+HOSTS = [
+    "a.com",
+    "b.com",
+    "api.a.com",
+    "*.a.com",
+    "*.com",
+    "api.*",
+    "a.*",
+    "a.com:8443",
+    "*.com:8443",
+    "api.*:80",
+    "b.com:80",
+]
 PATHS = ["/", "/a", "/ab", "/a/", "/a/b", "/c.d", r"~/a", r"~/a/\w+$", r"~/(?<id>[a-c]+)", r"~/c.d$", r"~/\w+/b"]
 HEADERS = [("x", "1"), ("x", "2"), ("x", "~*^[12]$"), ("y", "1"), ("y", "one"), ("z", "Z")]
 REQUEST_PATHS = ["/", "/a", "/ab", "/a/b", "/a/b/c", "/c.d", "/cXd", "/c/b", "/d", "//a/./b", "/%61b?x=/", "/z"]

@@ -111,8 +111,9 @@ type _Wildcard = tuple[bool, str, str]
 class HostIndex:
     """Entries by host. Hosts are added in the order of the entries' rank: the first wildcard that fits is the one hit.
 
-    As recorded from Kong, hosts are compared with their case. A host entry with the scheme's default port also takes a
-    request that names no port. Wildcards are found by cutting the host at its dots.
+    As recorded from Kong, hosts are compared with their case. Where a request names no port, a wildcard entry takes the
+    scheme's default one; a plain entry that has a port is hit then, and yet its condition does not hold. Wildcards are
+    found by cutting the host at its dots.
     """
 
     def __init__(self) -> None:
@@ -135,13 +136,13 @@ class HostIndex:
         if host is None:
             return Hit(0, "", False)
         bare, full = split_port(host, default_port)
-        plain = self._plain[bare] | self._plain[full]
+        is_plain = bool(self._plain[bare] or self._plain[full])
         wildcards = sorted(self._fitting(full)) if self._wildcards else []
-        met = plain | self._plain[host]
+        met = self._plain[bare] | self._plain[host]
         for _, wildcard in wildcards:
             met |= self.as_written[wildcard]
-        key = host if plain or not wildcards else wildcards[0][1]
-        return Hit(met, key, bool(plain or wildcards))
+        key = host if is_plain or not wildcards else wildcards[0][1]
+        return Hit(met, key, is_plain or bool(wildcards))
 
     def _fitting(self, full: str) -> Iterator[tuple[int, str]]:
         """The wildcards that match a host with port, each with its place in the order."""
