@@ -1,8 +1,9 @@
 """A configuration file read into plain values, where every value still knows its line.
 
 YAML 1.2 and JSON. Only plain values come out, as of JSON: keys and dates are the text that is written. Tags other than
-YAML's own scalars, mappings and sequences are refused, so are duplicate keys, files over the size limits, and aliases
-that would multiply the file (`&a [*b, *b, ...]`).
+YAML's own scalars, mappings and sequences are refused, so are files over the size limits, and aliases that would
+multiply the file (`&a [*b, *b, ...]`). A key given twice and a second YAML document are refused where the file is ours;
+Kong takes the last of such keys and the first document.
 Lines are looked up only for an error: in YAML's node tree, in JSON by walking the text down to the place.
 """
 
@@ -50,7 +51,7 @@ class Document:
         """The line of the value at a path, or of the nearest one around it that exists; None where none has one."""
 
 
-def parse_document(content: bytes, *, json_only: bool = False) -> Document:
+def parse_document(content: bytes, *, json_only: bool = False, as_kong: bool = False) -> Document:
     """The document in `content`. JSON is read as such where it looks like it. Raises `DocumentError`."""
     try:
         text = content.decode("utf-8-sig")
@@ -58,7 +59,7 @@ def parse_document(content: bytes, *, json_only: bool = False) -> Document:
         raise DocumentError("is not UTF-8", content.count(b"\n", 0, error.start) + 1) from None
     if json_only or (text.lstrip()[:1] in ("{", "[") and len(content) <= MAX_JSON):
         try:
-            return _parse_json(text)
+            return _parse_json(text, as_kong=as_kong)
         except DocumentError:
             if json_only:
                 raise
@@ -67,13 +68,13 @@ def parse_document(content: bytes, *, json_only: bool = False) -> Document:
         raise DocumentError(
             f"has {len(content)} bytes; YAML is read up to {MAX_YAML}, well-formed JSON up to {MAX_JSON}"
         )
-    return _parse_yaml(text)
+    return _parse_yaml(text, as_kong=as_kong)
 
 
-def _parse_json(text: str) -> Document:
+def _parse_json(text: str, *, as_kong: bool) -> Document:
     try:
         orjson.loads(text)  # knows the line of a fault, and is stricter: no NaN, no half of a surrogate pair
-        root = json.loads(text, object_pairs_hook=_json_object)
+        root = json.loads(text, object_pairs_hook=None if as_kong else _json_object)
     except orjson.JSONDecodeError as error:
         raise DocumentError(f"is not JSON: {error.msg}", error.lineno) from None
     except RecursionError:
@@ -93,12 +94,10 @@ def _json_object(members: list[tuple[str, Any]]) -> dict[str, Any]:
 def _json_line(text: str, path: Path) -> int:
     at = _skip_space(text, 0)
     for step in path:
-        for key, start in _json_members(text, at):
-            if key == step:
-                at = start
-                break
-        else:
+        starts = [start for key, start in _json_members(text, at) if key == step]
+        if not starts:
             break
+        at = starts[-1]
     return text.count("\n", 0, at) + 1
 
 
@@ -129,11 +128,11 @@ def _skip_space(text: str, at: int) -> int:
     return found.end()
 
 
-def _parse_yaml(text: str) -> Document:
+def _parse_yaml(text: str, *, as_kong: bool) -> Document:
     reader = YAML(typ="safe", pure=True)
     reader.composer.warn_double_anchors = False  # allowed by YAML, and a library's warnings go to stderr
     try:
-        node = reader.compose(text)
+        node = next(reader.compose_all(text), None) if as_kong else reader.compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = None if mark is None else mark.line + 1
@@ -143,19 +142,17 @@ def _parse_yaml(text: str) -> Document:
     except Exception as error:  # noqa: BLE001 - the parser raises other kinds too where the text is no YAML
         line = text.count("\n", 0, error.position) + 1 if isinstance(error, ReaderError) else None
         raise DocumentError(f"is not valid YAML: {' '.join(str(error).splitlines()[:1])}", line) from None
-    root = None if node is None else _Values().value(node, 0)
+    root = None if node is None else _Values(as_kong=as_kong).value(node, 0)
     return Document(root, lambda path: _yaml_line(node, path))
 
 
 def _yaml_line(node: Node | None, path: Path) -> int:
     line = 0 if node is None else node.start_mark.line
     for step in path:
-        for key, at, child in _yaml_members(node):
-            if key == step:
-                line, node = at, child
-                break
-        else:
+        found = [(at, child) for key, at, child in _yaml_members(node) if key == step]
+        if not found:
             break
+        line, node = found[-1]
     return int(line) + 1
 
 
@@ -171,8 +168,9 @@ def _yaml_members(node: Node | None) -> Iterator[tuple[Any, int, Node]]:
 class _Values:
     """Plain values out of YAML nodes, counted: an alias counts as often as it is used."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, as_kong: bool) -> None:
         self._left = MAX_VALUES
+        self._as_kong = as_kong
 
     def value(self, node: Node, depth: int) -> Any:
         self._left -= 1
@@ -196,7 +194,7 @@ class _Values:
                 raise self._error(key, "a key must be a plain value")
             if key.value == "<<" and key.style is None:
                 merged += self._merged(child, depth)
-            elif key.value in made:
+            elif key.value in made and not self._as_kong:
                 raise self._error(key, f"{key.value!r} is given twice in one mapping")
             else:
                 made[_text(key)] = self.value(child, depth + 1)

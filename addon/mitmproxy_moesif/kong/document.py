@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
 from mitmproxy_moesif.config import document
 from mitmproxy_moesif.config.document import Path
+from mitmproxy_moesif.kong.placeholders import fill_in
 
 
 class KongConfigError(ValueError):
@@ -30,10 +33,10 @@ def without_lines(name: str, root: Any) -> Document:
     return Document(name, document.Document(root))
 
 
-def parse_document(content: bytes, name: str) -> Document:
-    """The document in `content`, JSON or YAML. Raises `KongConfigError`."""
+def parse_document(content: bytes, name: str, environ: Mapping[str, str] = os.environ) -> Document:
+    """The document in `content`, JSON or YAML, placeholders filled in. Raises `KongConfigError`."""
     try:
-        return Document(name, document.parse_document(content))
+        return Document(name, document.parse_document(fill_in(content, environ), as_kong=True))
     except document.DocumentError as error:
         raise _error(name, error.line, str(error)) from None
 
