@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import requests
 
-from mitmproxy_moesif.config.settings import parse_settings
+from mitmproxy_moesif.config.settings import SettingsError, parse_settings
 from mitmproxy_moesif.kong.entities import KongConfig
+from mitmproxy_moesif.kong.scopes import Scopes
 from mitmproxy_moesif.kong.source import KongSource, read_kong_config
 from tests.support import ADDON_SCRIPT, wire
 from tests.support.client import exchange
@@ -148,8 +149,11 @@ def test_a_file_that_changes_before_it_is_watched_is_read(tmp_path: Path) -> Non
             "- {name: moesif, config: {application_id: a}}\n- {name: moesif, config: {application_id: b}}",
             "UNIQUE violation",
         ),
-        ("- {name: moesif, config: {}}", "application_id is missing"),
-        ("- {name: moesif, config: {application_id: a, batch_sise: 1}}", "batch_sise: there is no such parameter"),
+        ("- {name: moesif, config: {}}", 'kong.yml:26: plugins[1] "moesif": application_id is missing'),
+        (
+            "- name: moesif\n  config:\n    application_id: a\n    batch_sise: 1",
+            'kong.yml:29: plugins[1] "moesif": batch_sise: there is no such parameter; did you mean batch_size?',
+        ),
         ("- {name: moesif, service: nobody, config: {application_id: a}}", "nobody"),
         ("- name: [moesif", "kong.yml:"),
     ],
@@ -181,6 +185,7 @@ def test_the_admin_api_page_by_page(mitmdump: Start, collector: ScriptedCollecto
     plugin = {"id": "p1", "name": "moesif", "config": config, "service": {"id": "s1"}, "enabled": True}
     with ScriptedUpstream() as kong:
         pages: dict[str, Any] = {
+            "/": {"version": "3.9.3"},
             "/services": {"data": [], "next": "/services?offset=2"},
             "/routes": {"data": [route], "next": None},
             "/plugins": {"data": [plugin], "next": None},
@@ -199,6 +204,126 @@ def test_the_admin_api_page_by_page(mitmdump: Start, collector: ScriptedCollecto
     assert proxy.stop() == 0
     assert tags(collector) == {"/orders/7": "by-api"}
     assert "kong-t0ken" not in proxy.output
+
+
+def by_admin_api(kong: ScriptedUpstream, version: dict[str, Any] | None, **listed: Any) -> None:
+    """Have the upstream answer as the Admin API of a Kong does; `version` is what `GET /` says, None for a 404."""
+    pages: dict[str, Any] = {
+        kind: {"data": [], "next": None} for kind in ("services", "routes", "plugins", "consumers")
+    }
+    pages |= {name: {"data": rows, "next": None} for name, rows in listed.items()}
+    for name, page in pages.items():
+        kong.answer(f"/{name.replace('__', '/')}", wire.response(200, [], page))
+    kong.answer("/", wire.response(404, [], b"{}") if version is None else wire.response(200, [], version))
+
+
+ORDERS = {"id": "s1", "name": "orders", "host": "orders"}
+OF_ORDERS = {"id": "p1", "name": "moesif", "config": {"application_id": "a"}, "service": {"id": "s1"}}
+
+
+@pytest.mark.parametrize(
+    ("version", "path", "matches"),
+    [
+        ({"version": "2.8.4"}, r"/orders/\d+$", True),
+        ({"version": "2.8.4.1-enterprise-edition"}, r"/orders/\d+$", True),
+        ({"version": "3.9.3"}, r"/orders/\d+$", False),
+        ({"version": "3.9.3"}, r"~/orders/\d+$", True),
+        (None, r"~/orders/\d+$", True),
+    ],
+)
+def test_kongs_version_decides_how_paths_are_read(version: dict[str, Any] | None, path: str, matches: bool) -> None:
+    with ScriptedUpstream() as kong:
+        by_admin_api(kong, version, services=[ORDERS], routes=[{"id": "r1", "paths": [path], "service": {"id": "s1"}}])
+        config = read_kong_config(parse_settings({"kong_admin_url": kong.url}))
+    assert config is not None
+    assert (Scopes(config).router.match("GET", "/orders/7", "h", {}) is not None) is matches
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (wire.response(403, [], b"{}"), "status 403, and Kong's version decides how paths are read"),
+        (wire.response(200, [], b"hello"), "the answer does not tell Kong's version"),
+        (wire.response(200, [], {"tagline": "x"}), "the answer does not tell Kong's version"),
+        (wire.response(200, [], {"version": "x"}), "the answer does not tell Kong's version"),
+    ],
+)
+def test_a_kong_that_does_not_tell_its_version_is_refused(answer: bytes, message: str) -> None:
+    with ScriptedUpstream() as kong:
+        kong.answer("/", answer)
+        with pytest.raises(SettingsError, match=message):
+            read_kong_config(parse_settings({"kong_admin_url": kong.url}))
+
+
+def test_the_admin_api_tells_who_is_in_a_group() -> None:
+    plugin = {"id": "p1", "name": "moesif", "config": {}, "consumer_group": {"id": "g1"}}
+    with ScriptedUpstream() as kong:
+        by_admin_api(
+            kong,
+            {"version": "3.9.3"},
+            plugins=[plugin],
+            consumers=[{"id": "c1", "username": "ada"}, {"id": "c2", "username": "bob"}],
+            consumer_groups=[{"id": "g1", "name": "gold"}],
+            consumer_groups__g1__consumers=[{"id": "c1", "username": "ada"}],
+        )
+        config = read_kong_config(parse_settings({"kong_admin_url": kong.url}))
+    assert config is not None
+    assert [consumer.group_ids for consumer in config.consumers] == [("g1",), ()]
+
+
+def test_a_header_on_two_lines_is_two_values_to_the_router(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    path = tmp_path / "kong.yml"
+    header = "- {name: green, paths: [/], headers: {X-Tenant: [green]}, service: quiet, plugins: [{name: moesif, "
+    path.write_text(
+        KONG.format(more="") + f"routes:\n{header}config: {{application_id: app-green, api_version: green}}}}]}}\n"
+    )
+    proxy = start(mitmdump, upstream, collector, path)
+    exchange(proxy.port, target="/1", headers=[("X-Tenant", "blue, green")])
+    exchange(proxy.port, target="/2", headers=[("X-Tenant", "blue"), ("x-tenant", "Green")])
+    collector.wait_for(1)
+    assert proxy.stop() == 0
+    assert tags(collector) == {"/2": "green"}
+
+
+def test_routes_with_expressions_decide_by_priority(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    path = tmp_path / "kong.yml"
+    routes = [
+        {"name": "stream", "protocols": ["tcp"], "expression": "net.dst.port == 9000"},
+        {"name": "all", "expression": 'http.path ^= "/"', "priority": 1},
+        {"name": "special", "expression": 'http.path ^= "/orders" && http.headers.x_vip == "1"', "priority": 2},
+    ]
+    plugins = [
+        {"name": "moesif", "route": name, "config": {"application_id": f"app-{name}", "api_version": name}}
+        for name in ("all", "special")
+    ]
+    path.write_text(json.dumps({"_format_version": "3.0", "routes": routes, "plugins": plugins}))
+    proxy = start(mitmdump, upstream, collector, path)
+    exchange(proxy.port, target="/orders/1")
+    exchange(proxy.port, target="/orders/2", headers=[("X-Vip", "1")])
+    collector.wait_for(2)
+    assert proxy.stop() == 0
+    assert tags(collector) == {"/orders/1": "all", "/orders/2": "special"}
+
+
+def test_an_expression_that_is_not_understood_is_a_warning_where_no_instance_depends_on_routes(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    path = tmp_path / "kong.yml"
+    strange = "- {name: strange, expression: 'tls.alpn == \"h2\"'}"
+    everyone = "plugins: [{name: moesif, config: {application_id: app-all}}]"
+    path.write_text(f"_format_version: '3.0'\nroutes:\n{strange}\n- {{name: all, paths: [/]}}\n{everyone}\n")
+    proxy = start(mitmdump, upstream, collector, path)
+    proxy.wait_for_output('kong.yml:3: routes[0] "strange": expression: tls.alpn: is not understood here')
+    exchange(proxy.port, target="/orders/1")
+    (event,) = collector.wait_for(1)
+    assert "route_name" not in event.get("metadata", {}).get("kong", {}), "it may be on the other one"
+    path.write_text(path.read_text().replace("name: moesif,", "name: moesif, route: all,"))
+    proxy.wait_for_output("the configuration that was there stays in force")
+    assert proxy.stop() == 0
 
 
 def test_status_tells_which_instance_applies_and_why(

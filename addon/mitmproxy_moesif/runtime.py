@@ -24,9 +24,9 @@ from mitmproxy_moesif.delivery.client import DeliveryClient
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.event.pipeline import identify
 from mitmproxy_moesif.governance.refresh import Refresher, RulesFile
-from mitmproxy_moesif.kong.entities import KongConfig
+from mitmproxy_moesif.kong.entities import KongConfig, Plugin
 from mitmproxy_moesif.kong.overlay import LiveOverlay
-from mitmproxy_moesif.kong.resolver import Resolver
+from mitmproxy_moesif.kong.resolver import Resolver, parse_instance
 from mitmproxy_moesif.kong.source import KongSource, read_kong_config
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
 
@@ -52,7 +52,7 @@ class Prepared:
         """
         settings = parse_settings(given)
         if previous is None:
-            kong = read_kong_config(settings)
+            kong = read_kong_config(settings, partial(parse_instance, given=given))
             resolver = Resolver(kong, given) if kong is not None else None
             instance, rules = Instance.compile(settings), RulesFile.read(settings.rules_file)
         else:
@@ -170,6 +170,9 @@ class Runtime:
             """From the source's thread. Raises `SettingsError` where an instance is wrong: the old ones stay."""
             loop.call_soon_threadsafe(self._kong_changed, self._now().with_kong(kong))
 
+        def check(plugin: Plugin) -> None:
+            parse_instance(plugin, self._now().given)
+
         live = LiveOverlay(changed, self._settle, current or KongConfig())
         if self._operations is not None:
             try:
@@ -177,7 +180,7 @@ class Runtime:
             except StateError as error:
                 log.error("moesif: %s", error)
         if settings.kong_config is not None or settings.kong_admin_url is not None:
-            self._kong = KongSource(settings, live.replaced, current)
+            self._kong = KongSource(settings, live.replaced, current, check)
             self._kong.start()
 
     def _kong_changed(self, prepared: Prepared) -> None:

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.kong import declarative
 from mitmproxy_moesif.kong.declarative import KongConfigError, from_admin_api, load_declarative, parse_declarative
-from mitmproxy_moesif.kong.entities import KongConfig, Service
+from mitmproxy_moesif.kong.entities import KongConfig, Plugin, Service
 
 FULL = """\
 _format_version: "3.0"
@@ -226,7 +227,7 @@ def test_a_version_without_quotes_is_taken(version: str) -> None:
         ("_format_version: 3", "kong.yml:1: _format_version: expected one of: 1.1, 2.1, 3.0"),
         ("_format_version: [3.0]", "kong.yml:1: _format_version: expected one of: 1.1, 2.1, 3.0"),
         ("_format_version: 3.0\nservice: []", "kong.yml:2: service: unknown field; did you mean services?"),
-        ("_format_version: 3.0\nservices: {}", "kong.yml:2: services: expected an array"),
+        ("_format_version: 3.0\nservices: {a: b}", "kong.yml:2: services: expected an array"),
         ("_format_version: 3.0\nplugins:\n- moesif", "kong.yml:3: plugins[0]: expected a record"),
     ],
 )
@@ -269,7 +270,48 @@ def test_a_file_that_is_none_of_kongs_is_refused(text: str, message: str) -> Non
         ("routes", ["headers:", "  x: ['~*[']"], "3: routes[0]: headers: invalid regex: '['"),
         ("routes", ["paths: [/a]", "path_handling: v2"], "4: routes[0]: path_handling: expected one of: 'v0' or 'v1'"),
         ("routes", ["paths: [/a]", "created_at: soon"], "4: routes[0]: created_at: expected an integer"),
-        ("routes", ["name: a", "expression: 'true'"], '3: routes[0] "a": expression: routes of the router flavor'),
+        (
+            "routes",
+            ["paths: [/a]", "expression: 'http.path == \"/\"'"],
+            "4: routes[0]: expression: cannot set 'expression' with 'methods', 'hosts', 'paths'",
+        ),
+        (
+            "routes",
+            ["paths: [/a]", "priority: -1"],
+            "4: routes[0]: priority: Input should be greater than or equal to 0",
+        ),
+        (
+            "routes",
+            ["paths: [/a]", "sources: [{ip: 10.0.0.1}]"],
+            "4: routes[0]: sources: is not understood on routes for",
+        ),
+        (
+            "routes",
+            ["paths: [/a]", "destinations: [{port: 1}]"],
+            "4: routes[0]: destinations: is not understood on route",
+        ),
+        ("routes", ["paths: [/a]", "host: [a]"], "4: routes[0]: host: unknown field; did you mean hosts?"),
+        (
+            "routes",
+            ["paths: [/a]", "protocols: [grpc]", "strip_path: true"],
+            "5: routes[0]: strip_path: cannot set 'strip_path' when 'protocols' is 'grpc' or 'grpcs'",
+        ),
+        (
+            "plugins",
+            ["name: moesif", "sevice: a"],
+            '4: plugins[0] "moesif": sevice: unknown field; did you mean service?',
+        ),
+        (
+            "plugins",
+            ["name: moesif", "condition: a"],
+            '4: plugins[0] "moesif": condition: is not supported; give the ins',
+        ),
+        (
+            "plugins",
+            ["name: moesif", "ordering: {before: {}}"],
+            '4: plugins[0] "moesif": ordering: is not supported; eve',
+        ),
+        ("plugins", ["name: moesif", "partials: [{id: a}]"], '4: plugins[0] "moesif": partials: is not supported; put'),
         (
             "routes",
             ["paths: [/a]", "service: b"],
@@ -291,7 +333,11 @@ def test_a_file_that_is_none_of_kongs_is_refused(text: str, message: str) -> Non
             "4: plugins[0] \"moesif\": invalid reference 'route: b' (no such entry",
         ),
         ("plugins", ["name: moesif", "consumer: b"], "4: plugins[0] \"moesif\": invalid reference 'consumer: b'"),
-        ("plugins", ["name: moesif", "consumer_group: g"], '4: plugins[0] "moesif": consumer_group: is not supported'),
+        (
+            "plugins",
+            ["name: moesif", "consumer_group: g"],
+            '4: plugins[0] "moesif": invalid reference \'consumer_group: ',
+        ),
         (
             "plugins",
             ["name: moesif", "_config: x"],
@@ -349,6 +395,135 @@ def test_two_enabled_instances_of_one_scope_are_refused_in_kongs_words() -> None
 
 def test_plugins_for_consumer_groups_are_left_out_where_they_are_not_ours() -> None:
     assert _parse('_format_version: "3.0"\nplugins: [{name: rate-limiting, consumer_group: gold}]').plugins == ()
+    nested = "consumer_groups: [{name: gold, plugins: [{name: rate-limiting}]}]"
+    assert _parse(f'_format_version: "3.0"\n{nested}').plugins == ()
+    assert (
+        _parse('_format_version: "3.0"\nconsumers: [{username: a, groups: [{name: gold}]}]').consumers[0].group_ids
+        == ()
+    )
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        "consumer_groups: [{name: gold}]\nconsumers: [{username: a, groups: [{name: gold}]}, {username: b}]",
+        "consumer_groups: [{name: gold, consumers: [{username: a}]}]\nconsumers: [{username: a}, {username: b}]",
+        """
+consumer_groups: [{name: gold}]
+consumers: [{username: a}, {username: b}]
+consumer_group_consumers: [{consumer: a, consumer_group: {name: gold}}]""",
+    ],
+)
+def test_who_is_in_a_group_is_told_in_three_places(groups: str) -> None:
+    config = _parse(f'_format_version: "3.0"\n{groups}\nplugins: [{{name: moesif, consumer_group: gold}}]')
+    (plugin,) = config.plugins
+    assert plugin.consumer_group_id is not None
+    assert [consumer.group_ids for consumer in config.consumers] == [(plugin.consumer_group_id,), ()]
+
+
+def test_an_instance_nested_in_a_group_is_for_it() -> None:
+    group = "consumer_groups: [{name: gold, plugins: [{name: moesif}], consumers: [a]}]"
+    config = _parse(f'_format_version: "3.0"\n{group}\nconsumers: [{{username: a}}]')
+    assert config.plugins[0].consumer_group_id == config.consumers[0].group_ids[0]
+
+
+def test_a_group_of_which_nobody_is_said_to_be_in_it_is_refused() -> None:
+    text = '_format_version: "3.0"\nconsumer_groups: [{name: gold}]\nplugins:\n- name: moesif\n  consumer_group: gold\n'
+    assert _error(text).startswith(
+        'kong.yml:5: plugins[0] "moesif": consumer_group: nobody is said to be in it; list it'
+    )
+    assert len(_parse(f"{text}consumer_group_consumers: []\n").plugins) == 1
+
+
+def test_a_member_that_is_not_there_is_refused_with_its_line() -> None:
+    text = (
+        '_format_version: "3.0"\nconsumer_groups: [{name: gold}]\nplugins: [{name: moesif, consumer_group: gold}]\n'
+        "consumer_group_consumers:\n- {consumer: nobody, consumer_group: gold}\n"
+    )
+    assert _error(text).startswith("kong.yml:5: consumer_group_consumers[0]: invalid reference 'consumer: nobody'")
+
+
+# --- expressions
+
+STRANGE = '_format_version: "3.0"\nservices: [{name: s, host: h}]\nroutes:\n- name: r\n  expression: tls.alpn == "h2"\n'
+
+
+def test_a_route_whose_expression_is_not_understood_is_told_and_refused_where_an_instance_depends_on_routes() -> None:
+    line = 'kong.yml:5: routes[0] "r": expression: tls.alpn: is not understood here; http.path, '
+    (told,) = _parse(STRANGE).not_understood
+    assert told.startswith(line)
+    assert _parse(f"{STRANGE}plugins: [{{name: moesif}}, {{name: cors, service: s}}]").not_understood == (told,)
+    for scope in ("service: s", "route: r"):
+        assert _error(f"{STRANGE}plugins: [{{name: moesif, {scope}}}]") == told
+        assert _parse(f"{STRANGE}plugins: [{{name: moesif, enabled: false, {scope}}}]").not_understood == (told,)
+
+
+def test_the_expression_of_a_stream_route_is_passed_over() -> None:
+    config = _parse(STRANGE.replace("name: r", "name: r\n  protocols: [tcp]"))
+    assert (config.not_understood, len(config.routes)) == ((), 1)
+
+
+# --- as Kong takes it
+
+
+def test_of_keys_given_twice_the_last_counts_and_of_documents_the_first() -> None:
+    assert _parse('_format_version: "3.0"\nservices: [{name: a, name: b, host: h}]\n---\na: [').services[0].name == "b"
+    twice = '{"_format_version": "3.0", "services": [],\n"services": [{"name": "a"}]}'
+    assert _error(twice) == 'kong.yml:2: services[0] "a": host: required field missing'
+    assert _error('_format_version: "3.0"\nservices: []\nservices:\n- name: a\n').startswith("kong.yml:4: ")
+
+
+def test_an_empty_list_and_an_empty_map_are_one() -> None:
+    config = _parse(
+        '_format_version: "3.0"\nservices: {}\nplugins: [{name: moesif, config: [], tags: {}}]\n'
+        "routes: [{paths: [/], hosts: {}, headers: [], plugins: {}}]"
+    )
+    assert (config.services, config.plugins[0].config, config.plugins[0].tags) == ((), {}, ())
+    assert (config.routes[0].hosts, config.routes[0].headers) == ((), {})
+
+
+def test_a_grpc_route_strips_nothing() -> None:
+    assert _parse('_format_version: "3.0"\nroutes: [{paths: [/], protocols: [grpcs]}]').routes[0].strip_path is False
+
+
+# --- the environment
+
+
+def test_values_of_the_environment_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DECK_PORT", "8080")
+    monkeypatch.setenv("MOESIF_ID", "s3cret")
+    config = _parse(
+        '_format_version: "3.0"\nservices: [{name: a, host: h, port: 1}, {name: b, host: h, port: 2}]\n'
+        "plugins: [{name: moesif, config: {application_id: '{vault://env/moesif-id}', list: ['{vault://env/moesif-id}']}}]\n"
+        'routes:\n- paths: [/]\n  regex_priority: ${{ env "DECK_PORT" | toInt }}\n'
+    )
+    assert config.routes[0].regex_priority == 8080
+    assert config.plugins[0].config == {"application_id": "s3cret", "list": ["s3cret"]}
+
+
+def test_a_reference_that_stands_for_nothing_is_refused_with_its_line() -> None:
+    text = '_format_version: "3.0"\nplugins:\n- name: moesif\n  config:\n    debug: true\n    application_id: "{}"\n'
+    place = 'kong.yml:6: plugins[0] "moesif": config.application_id: '
+    assert _error(text.format("{vault://env/not-there}")) == f"{place}the environment variable NOT_THERE is not set"
+    assert _error(text.format("{vault://aws/x}")).startswith(
+        f"{place}of Kong's vaults only {{vault://env/name}} is und"
+    )
+    assert _parse(text.format("{vault://aws/x}").replace("moesif", "cors")).plugins[0].name == "cors"
+
+
+# --- what an instance says
+
+
+def test_a_fault_in_the_config_of_an_instance_is_told_with_its_line() -> None:
+    def check(plugin: Plugin) -> None:
+        raise SettingsError("batch_size: must be a number")
+
+    text = '_format_version: "3.0"\nplugins:\n- name: moesif\n  config:\n    debug: true\n    batch_size: x\n'
+    with pytest.raises(KongConfigError) as caught:
+        parse_declarative(text.encode(), "kong.yml", check)
+    assert str(caught.value) == 'kong.yml:6: plugins[0] "moesif": batch_size: must be a number'
+    off = text.replace("- name: moesif", "- name: moesif\n  enabled: false")
+    assert len(parse_declarative(off.encode(), "kong.yml", check).plugins) == 1
 
 
 @given(st.sampled_from(["name", "enabled", "service", "config", "protocols", "instance_name", "id", "tags"]))

@@ -56,6 +56,40 @@ def _fits(scope: tuple[Any, ...], on: tuple[Any, ...]) -> bool:
     return all(named is None or named == entity for named, entity in zip(scope, on, strict=True))
 
 
+WITH_GROUPS = [
+    ("r", "s", "c", None),
+    ("r", "s", None, "g"),
+    ("r", None, "c", None),
+    (None, "s", "c", None),
+    ("r", None, None, "g"),
+    (None, "s", None, "g"),
+    ("r", "s", None, None),
+    (None, None, "c", None),
+    (None, None, None, "g"),
+    ("r", None, None, None),
+    (None, "s", None, None),
+    (None, None, None, None),
+]
+"""The same with groups of consumers: (route, service, consumer, group)."""
+
+
+@given(st.sets(st.sampled_from(WITH_GROUPS), min_size=1), st.booleans())
+def test_groups_of_consumers_have_their_place_in_the_order(scopes: set[tuple[Any, ...]], is_member: bool) -> None:
+    instances = (_instance(*scope[:3], consumer_group_id=scope[3], id=str(scope)) for scope in scopes)
+    consumer = Consumer(id="c", username="anna", group_ids=("g",) if is_member else ())
+    fitting = [str(scope) for scope in WITH_GROUPS if scope in scopes and (is_member or scope[3] is None)]
+    instance, _ = InstanceTable(instances).select(MOESIF, ROUTE, SERVICE, consumer)
+    assert (instance and instance.id) == (fitting[0] if fitting else None)
+
+
+def test_of_several_groups_the_first_that_has_an_instance_counts() -> None:
+    table = InstanceTable(_instance(consumer_group_id=group, id=group) for group in ("silver", "gold"))
+    consumer = Consumer(id="c", username="anna", group_ids=("bronze", "gold", "silver"))
+    instance, why = table.select(MOESIF, consumer=consumer)
+    assert instance is not None
+    assert (instance.id, why) == ("gold", 'consumer group "gold" (more specific than: consumer group "silver")')
+
+
 def test_an_instance_for_another_entity_does_not_apply() -> None:
     table = InstanceTable([_instance("other"), _instance(None, "other"), _instance(None, None, "other")])
     instance, why = table.select(MOESIF, ROUTE, SERVICE, CONSUMER)

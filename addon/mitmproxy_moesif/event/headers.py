@@ -21,6 +21,14 @@ def lower_name(raw: bytes) -> str:
     return text(raw).lower()
 
 
+def by_name(fields: Fields) -> dict[str, list[str]]:
+    """All values by lower-case name: a header on two lines has two."""
+    headers: dict[str, list[str]] = {}
+    for raw_name, raw_value in fields:
+        headers.setdefault(lower_name(raw_name), []).append(text(raw_value))
+    return headers
+
+
 def flatten(fields: Fields) -> dict[str, str]:
     """A flat map with lower-case names; repeated headers joined with `, `, cookies with `; `."""
     headers: dict[str, str] = {}

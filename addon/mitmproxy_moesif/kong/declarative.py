@@ -2,7 +2,8 @@
 
 Both are first laid out flat: one `Draft` for each entity, with its fields as given, its place in the file and what it
 is nested in. Then ids are given to those without one, references are resolved, and the drafts become entities. The
-first fault ends it with one line: file, line, entity, reason. No value of a plugin's `config` is ever in it.
+first fault ends it with one line: file, line, entity, reason. No value of a plugin's `config` is ever in it. What
+narrows an instance of ours and is not understood is a fault, too.
 
 Source: Kong's declarative format, versions 1.1, 2.1 and 3.0, and what decK adds to it (`_info.defaults`,
 `_plugin_configs`).
@@ -10,21 +11,27 @@ Source: Kong's declarative format, versions 1.1, 2.1 and 3.0, and what decK adds
 
 from __future__ import annotations
 
+import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import ValidationError
 
 from mitmproxy_moesif.config.document import MAX_JSON, Path
+from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.config.text import closest
 from mitmproxy_moesif.kong.document import Document, KongConfigError, parse_document, without_lines
 from mitmproxy_moesif.kong.entities import Consumer, Entity, KongConfig, Plugin, Route, Service
+from mitmproxy_moesif.kong.errors import PLUGIN_NAME
+from mitmproxy_moesif.kong.expressions import ExpressionError, compile_expression
 from mitmproxy_moesif.kong.normalize import RESERVED, from_text, normalize
-from mitmproxy_moesif.kong.scopes import CAPTURING, InstanceTable, ScopeConflict
+from mitmproxy_moesif.kong.placeholders import resolve_reference
+from mitmproxy_moesif.kong.scopes import CAPTURING, InstanceTable, ScopeConflict, depend_on_routes
 
 __all__ = ["KongConfigError", "from_admin_api", "load_declarative", "parse_declarative"]
 
@@ -33,19 +40,42 @@ VERSIONS = ("1.1", "2.1", "3.0")
 NESTED = {
     "services": ("plugins", "routes"),
     "routes": ("plugins",),
+    "consumer_groups": ("plugins",),
     "consumers": ("plugins",),
     "plugins": (),
 }
 """The kinds that are read, and which others each may hold."""
 
-_REFERENCES = {"services": (), "routes": ("service",), "consumers": (), "plugins": ("service", "route", "consumer")}
-_NAMES = {"services": "name", "routes": "name", "consumers": "username", "plugins": "name"}
+MEMBERS = "consumer_group_consumers"
+"""The list of who is in which group, in a flat file."""
+
+_REFERENCES = {
+    "services": (),
+    "routes": ("service",),
+    "consumer_groups": (),
+    "consumers": (),
+    "plugins": ("service", "route", "consumer", "consumer_group"),
+}
+_NAMES = {"services": "name", "routes": "name", "consumer_groups": "name", "consumers": "username", "plugins": "name"}
 _UNIQUE = {
     "services": ("name", "id"),
     "routes": ("name", "id"),
+    "consumer_groups": ("name", "id"),
     "consumers": ("username", "custom_id", "id"),
     "plugins": ("instance_name", "id"),
 }
+_NARROWING = {
+    "routes": (*Route.model_fields, "updated_at", "request_buffering", "response_buffering"),
+    "plugins": (*Plugin.model_fields, *_REFERENCES["plugins"], "condition", "ordering", "partials"),
+}
+"""Fields of the kinds in which a misspelt one would be for more requests than it says."""
+
+_NOT_UNDERSTOOD = {
+    "condition": "give the instance a service, route or consumer, or the option `skip`",
+    "ordering": "every exchange is captured whole, whatever runs before; take it out",
+    "partials": "put what they hold into `config`",
+}
+"""Fields of a plugin that decide when or how it runs, and what to do instead."""
 
 # the namespace from which Kong, too, derives the ids of entities that the file gives none
 _NAMESPACE = uuid.UUID("fd02801f-0957-4a15-a55a-c8d9606f30b5")
@@ -81,7 +111,15 @@ class Draft:
     references: dict[str, Draft] = field(default_factory=dict)
 
 
-def load_declarative(path: FilePath) -> KongConfig:
+type Check = Callable[[Plugin], object]
+"""Raises `SettingsError` where an enabled instance of ours cannot be as it is."""
+
+
+def unchecked(_plugin: Plugin) -> None:
+    """Whatever an instance says is taken."""
+
+
+def load_declarative(path: FilePath, check: Check = unchecked) -> KongConfig:
     """The configuration in a declarative file. Raises `KongConfigError`, also where it cannot be read."""
     try:
         if path.stat().st_size > MAX_JSON:
@@ -89,17 +127,17 @@ def load_declarative(path: FilePath) -> KongConfig:
         content = path.read_bytes()
     except OSError as error:
         raise KongConfigError(f"{path}: {error.strerror or error}") from None
-    return parse_declarative(content, str(path))
+    return parse_declarative(content, str(path), check)
 
 
-def parse_declarative(content: bytes, name: str) -> KongConfig:
+def parse_declarative(content: bytes, name: str, check: Check = unchecked) -> KongConfig:
     """The configuration in the content of a declarative file; `name` is how errors call the file."""
     document = parse_document(content, name)
     if not isinstance(document.root, dict):
         raise document.error((), "is not a Kong configuration: _format_version: required field missing")
     version = _format_version(document)
     _check_kinds(document)
-    return _Assembly(document, version).config()
+    return _Assembly(document, version, check).config()
 
 
 def from_admin_api(
@@ -109,13 +147,16 @@ def from_admin_api(
     consumers: list[dict[str, Any]],
     *,
     version: str = "3.0",
+    check: Check = unchecked,
+    **groups: list[dict[str, Any]],
 ) -> KongConfig:
     """The configuration in what the Admin API lists (the `data` of all pages). Raises `KongConfigError`.
 
-    `version` "2.1" is for a Kong before 3.0, whose paths are regular expressions without `~`.
+    `version` "2.1" is for a Kong before 3.0, whose paths are regular expressions without `~`. `groups` are the
+    `consumer_groups` with their `consumers`, where Kong has such.
     """
-    root = {"services": services, "routes": routes, "plugins": plugins, "consumers": consumers}
-    return _Assembly(without_lines("Admin API", root), version).config()
+    root = {"services": services, "routes": routes, "plugins": plugins, "consumers": consumers, **groups}
+    return _Assembly(without_lines("Admin API", root), version, check).config()
 
 
 def _format_version(document: Document) -> str:
@@ -140,9 +181,11 @@ def _check_kinds(document: Document) -> None:
 class _Assembly:
     """One document on its way to a `KongConfig`."""
 
-    def __init__(self, document: Document, version: str) -> None:
+    def __init__(self, document: Document, version: str, check: Check) -> None:
         self._document = document
         self._version = version
+        self._check = check
+        self._not_understood: list[KongConfigError] = []
         self._drafts: dict[str, list[Draft]] = {kind: [] for kind in NESTED}
         self._known: dict[tuple[str, str, str], Draft] = {}
 
@@ -154,15 +197,27 @@ class _Assembly:
                 self._complete(kind, draft)
         services = {draft.id: self._entity(Service, draft) for draft in self._drafts["services"]}
         routes = [self._route(draft, services) for draft in self._drafts["routes"]]
-        consumers = [self._entity(Consumer, draft) for draft in self._drafts["consumers"]]
-        plugins = list(self._plugins())
-        return KongConfig(tuple(services.values()), tuple(routes), tuple(consumers), tuple(plugins), self._version)
+        groups = self._groups_by_consumer()
+        consumers = [
+            self._entity(Consumer, draft, group_ids=groups.get(draft.id, ())) for draft in self._drafts["consumers"]
+        ]
+        plugins = list(self._plugins({group for ids in groups.values() for group in ids}))
+        if self._not_understood and depend_on_routes(plugins):
+            raise self._not_understood[0]
+        return KongConfig(
+            tuple(services.values()),
+            tuple(routes),
+            tuple(consumers),
+            tuple(plugins),
+            self._version,
+            tuple(map(str, self._not_understood)),
+        )
 
     # --- laying out
 
     def _lay_out(self, holder: Mapping[str, Any], kind: str, path: Path, label: str, parents: dict[str, Draft]) -> None:
         listed = holder.get(kind)
-        if listed is None:
+        if listed is None or listed == {}:  # an empty table, to Kong
             return
         if not isinstance(listed, list):
             raise self._document.error((*path, kind), f"{label}{kind}: expected an array")
@@ -184,7 +239,7 @@ class _Assembly:
         defaults = self._given("_info", "defaults", kind.removesuffix("s"))
         draft.fields = {**defaults, **draft.fields}
         for name in _REFERENCES[kind]:
-            target = self._referred(draft, name)
+            target = self._referred(draft, name) if _is_read(draft, name) else None
             if target is not None:
                 draft.references[name] = target
         if kind == "plugins" and isinstance(draft.fields.get("_config"), str):
@@ -207,20 +262,23 @@ class _Assembly:
         given = draft.fields.get(name)
         if given is None:
             return parent
-        kind = f"{name}s"
-        keys = ("id", _NAMES[kind])
+        found = self._found(f"{name}s", given, lambda reason: self._error(draft, reason, name))
+        if parent is not None and found is not parent:
+            raise self._error(draft, f"{name}: is already set by where it is nested", name)
+        return found
+
+    def _found(self, kind: str, given: object, error: Callable[[str], KongConfigError]) -> Draft:
+        """The entity that `given` refers to. What `error` makes of a reason is raised where there is none."""
+        name, keys = kind.removesuffix("s"), ("id", _NAMES[kind])
         wanted = {key: given.get(key) for key in keys} if isinstance(given, dict) else dict.fromkeys(keys, given)
         texts = {key: value for key, value in wanted.items() if isinstance(value, str)}
         if not texts:
-            raise self._error(draft, f"{name}: expected a {keys[1]} or an id", name)
+            raise error(f"{name}: expected a {keys[1]} or an id")
         for key, text in texts.items():
             found = self._known.get((kind, key, text))
             if found is not None:
-                if parent is not None and found is not parent:
-                    raise self._error(draft, f"{name}: is already set by where it is nested", name)
                 return found
-        shown = next(iter(texts.values()))
-        raise self._error(draft, f"invalid reference '{name}: {shown}' (no such entry in '{kind}')", name)
+        raise error(f"invalid reference '{name}: {next(iter(texts.values()))}' (no such entry in '{kind}')")
 
     def _shared_config(self, draft: Draft) -> dict[str, Any]:
         """decK's `_config`: the name of an entry of `_plugin_configs`, which the plugin's own `config` completes."""
@@ -242,6 +300,7 @@ class _Assembly:
             return str(uuid.uuid5(namespace, name if isinstance(name, str) else place))
         scope = [name, draft.fields.get("instance_name")]
         scope += [draft.references[key].id if key in draft.references else None for key in _REFERENCES["plugins"]]
+        scope = scope if scope[-1] else scope[:-1]  # the id of an entry for no group is what it was before groups
         derived = str(uuid.uuid5(namespace, ":".join(str(part or "") for part in scope)))
         return derived if ("plugins", "id", derived) not in self._known else str(uuid.uuid5(namespace, place))
 
@@ -262,29 +321,98 @@ class _Assembly:
     def _entity[Kind: Entity](self, model: type[Kind], draft: Draft, **references: object) -> Kind:
         fields = {**draft.fields, **references}
         fields["id"] = draft.id or fields.get("id")
+        for name in draft.fields:
+            if (meant := _meant(draft.kind, name)) is not None:
+                raise self._error(draft, f"{name}: unknown field; did you mean {meant}?", name)
         try:
             return model.model_validate(fields)
         except ValidationError as error:
             where, reason = _first_fault(error)
-            raise self._error(draft, reason, *where) from None
+            raise self._error(draft, reason, *(where or (reason.partition(":")[0],))) from None
 
     def _route(self, draft: Draft, services: Mapping[str, Service]) -> Route:
+        """A route whose expression is not understood is kept: it matters only where an instance depends on routes."""
         target = draft.references.get("service")
-        return self._entity(Route, draft, service=None if target is None else services[target.id])
+        route = self._entity(Route, draft, service=None if target is None else services[target.id])
+        if route.expression is not None and route.is_http:
+            try:
+                compile_expression(route.expression)
+            except ExpressionError as error:
+                self._not_understood.append(self._error(draft, f"expression: {error}", "expression"))
+        return route
 
-    def _plugins(self) -> Iterator[Plugin]:
-        """The plugins, those for consumer groups left out: there is nothing here that belongs to one."""
+    def _groups_by_consumer(self) -> dict[str, tuple[str, ...]]:
+        """The ids of the groups of each consumer, by their names: a file may tell it in three places.
+
+        Empty where no instance is for a group: decK may leave groups out of a file.
+        """
+        if not any("consumer_group" in draft.references for draft in self._drafts["plugins"]):
+            return {}
+        members: set[tuple[str, str]] = set()
+        for group in self._drafts["consumer_groups"]:
+            members |= {(found.id, group.id) for found in self._listed(group, "consumers", "consumers")}
+        for consumer in self._drafts["consumers"]:
+            members |= {(consumer.id, found.id) for found in self._listed(consumer, "groups", "consumer_groups")}
+        for position, entry in enumerate(self._document.root.get(MEMBERS) or ()):
+            members.add(self._membership(position, entry if isinstance(entry, dict) else {}))
+        names = {group.id: str(group.fields.get("name")) for group in self._drafts["consumer_groups"]}
+        groups: dict[str, tuple[str, ...]] = {}
+        for consumer_id, group_id in sorted(members, key=lambda pair: names[pair[1]]):
+            groups[consumer_id] = (*groups.get(consumer_id, ()), group_id)
+        return groups
+
+    def _listed(self, draft: Draft, field: str, kind: str) -> Iterator[Draft]:
+        """What the entries of a list in the draft refer to."""
+        for position, given in enumerate(draft.fields.get(field) or ()):
+            yield self._found(kind, given, lambda reason, at=position: self._error(draft, reason, field, at))  # type: ignore[misc]
+
+    def _membership(self, position: int, entry: Mapping[str, Any]) -> tuple[str, str]:
+        def error(reason: str) -> KongConfigError:
+            return self._document.error((MEMBERS, position), f"{MEMBERS}[{position}]: {reason}")
+
+        consumer = self._found("consumers", entry.get("consumer"), error)
+        return consumer.id, self._found("consumer_groups", entry.get("consumer_group"), error).id
+
+    def _plugins(self, known_groups: Collection[str]) -> Iterator[Plugin]:
+        """The plugins; those of others for consumer groups are left out."""
         entities: list[tuple[Draft, Plugin]] = []
         for draft in self._drafts["plugins"]:
             targets = {name: draft.references.get(name) for name in _REFERENCES["plugins"]}
             ids = {f"{name}_id": None if target is None else target.id for name, target in targets.items()}
             plugin = self._entity(Plugin, draft, **ids)
-            if draft.fields.get("consumer_group") is None:
+            if plugin.name in CAPTURING:
+                entities.append((draft, self._instance(draft, plugin, known_groups)))
+            elif draft.fields.get("consumer_group") is None and "consumer_group" not in draft.parents:
                 entities.append((draft, plugin))
-            elif plugin.name in CAPTURING:
-                raise self._error(draft, "consumer_group: is not supported as a scope", "consumer_group")
         self._check_scopes(entities)
         return (plugin for _, plugin in entities)
+
+    def _instance(self, draft: Draft, plugin: Plugin, known_groups: Collection[str]) -> Plugin:
+        """An instance of ours, its references to the environment resolved."""
+        for name, instead in _NOT_UNDERSTOOD.items():
+            if draft.fields.get(name):
+                raise self._error(draft, f"{name}: is not supported; {instead}", name)
+        group = plugin.consumer_group_id
+        if group is not None and group not in known_groups and self._document.root.get(MEMBERS) is None:
+            reason = "nobody is said to be in it; list it in `groups` of its consumers, or scope by consumer"
+            raise self._error(draft, f"consumer_group: {reason}", "consumer_group")
+        plugin = plugin.model_copy(update={"config": self._resolved(draft, plugin.config, ("config",))})
+        if plugin.name == PLUGIN_NAME and plugin.enabled:
+            try:
+                self._check(plugin)
+            except SettingsError as error:
+                raise self._error(draft, str(error), "config", str(error).partition(":")[0]) from None
+        return plugin
+
+    def _resolved(self, draft: Draft, value: Any, place: Path) -> Any:
+        if isinstance(value, dict):
+            return {key: self._resolved(draft, below, (*place, key)) for key, below in value.items()}
+        if isinstance(value, list):
+            return [self._resolved(draft, below, (*place, at)) for at, below in enumerate(value)]
+        try:
+            return resolve_reference(value, os.environ) if isinstance(value, str) else value
+        except ValueError as error:
+            raise self._error(draft, f"{'.'.join(map(str, place))}: {error}", *place) from None
 
     def _check_scopes(self, entities: Iterable[tuple[Draft, Plugin]]) -> None:
         drafts = {plugin.id: draft for draft, plugin in entities}
@@ -295,6 +423,18 @@ class _Assembly:
 
     def _error(self, draft: Draft, reason: str, *at: str | int) -> KongConfigError:
         return self._document.error((*draft.path, *at), f"{draft.label}: {reason}")
+
+
+def _is_read(draft: Draft, reference: str) -> bool:
+    """decK may leave consumer groups out of a file that has plugins of others for them."""
+    return reference != "consumer_group" or draft.fields.get("name") in tuple(CAPTURING)
+
+
+@lru_cache(maxsize=4096)
+def _meant(kind: str, name: str) -> str | None:
+    """The field that a misspelt one was meant to be."""
+    known = _NARROWING.get(kind, ())
+    return None if name in known or name.startswith("_") else closest(name, known, cutoff=0.85)
 
 
 def _labelled(holder: str, kind: str, position: int, fields: Mapping[str, Any]) -> str:

@@ -97,9 +97,11 @@ class Entity(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_absent(cls, given: Any) -> Any:
-        """Kong writes null for a field that is not set."""
-        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
+    def _null_and_empty_are_absent(cls, given: Any) -> Any:
+        """Kong writes null for a field that is not set; to Lua an empty list and an empty map are one."""
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None and value not in ({}, [])}
 
 
 class Service(Entity):
@@ -139,6 +141,7 @@ class Route(Entity):
     """Which requests go to a service: all of the conditions given must hold, of each one value is enough.
 
     `paths` starting with `~` are regular expressions. `headers` have lower-case names. `created_at` is in seconds.
+    An `expression` stands in place of the conditions; it is read by expressions.py.
     """
 
     name: Name | None = None
@@ -154,6 +157,10 @@ class Route(Entity):
     regex_priority: int = 0
     preserve_host: Truth = False
     https_redirect_status_code: Literal[426, 301, 302, 307, 308] = 426
+    expression: str | None = None
+    priority: Annotated[int, Field(ge=0, lt=2**46)] = 0
+    sources: Items[Any] = ()
+    destinations: Items[Any] = ()
 
     @field_validator("headers")
     @classmethod
@@ -168,17 +175,26 @@ class Route(Entity):
 
     @model_validator(mode="before")
     @classmethod
-    def _has_no_expression(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("expression") is not None:
-            raise ValueError(
-                "expression: routes of the router flavor 'expressions' are not supported; "
-                "give hosts, paths, methods, headers or snis"
-            )
-        return given
+    def _grpc_strips_nothing(cls, given: Any) -> Any:
+        protocols = given.get("protocols") if isinstance(given, dict) else None
+        if not isinstance(protocols, list) or not {"grpc", "grpcs"}.intersection(map(str, protocols)):
+            return given
+        if given.get("strip_path") is True:
+            raise ValueError("strip_path: cannot set 'strip_path' when 'protocols' is 'grpc' or 'grpcs'")
+        return {**given, "strip_path": False}
 
     @model_validator(mode="after")
     def _has_a_condition(self) -> Route:
-        if self.is_http and not (self.methods or self.hosts or self.headers or self.paths or self.snis):
+        has_one = bool(self.methods or self.hosts or self.headers or self.paths or self.snis)
+        if self.expression is not None and (has_one or self.sources or self.destinations):
+            others = "'methods', 'hosts', 'paths', 'headers', 'snis', 'sources' or 'destinations'"
+            raise ValueError(f"expression: cannot set 'expression' with {others} simultaneously")
+        if not self.is_http or self.expression is not None:
+            return self
+        for name in ("sources", "destinations"):
+            if getattr(self, name):
+                raise ValueError(f"{name}: is not understood on routes for HTTP; give an expression with net.src.ip")
+        if not has_one:
             conditions = "'methods', 'hosts', 'headers', 'paths', 'snis'"
             raise ValueError(f"must set one of {conditions} when 'protocols' is {self.protocols[0]!r}")
         return self
@@ -194,10 +210,11 @@ class Route(Entity):
 
 
 class Consumer(Entity):
-    """Who may call, as Kong's authentication plugins know them."""
+    """Who may call, as Kong's authentication plugins know them. `group_ids` in the order in which they count."""
 
     username: Name | None = None
     custom_id: Name | None = None
+    group_ids: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _has_a_name(self) -> Consumer:
@@ -217,17 +234,22 @@ class Plugin(Entity):
     service_id: str | None = None
     route_id: str | None = None
     consumer_id: str | None = None
+    consumer_group_id: str | None = None
 
 
 @dataclass(frozen=True)
 class KongConfig:
-    """All entities of a Kong, their references resolved. `version` is the file's `_format_version`, None if none."""
+    """All entities of a Kong, their references resolved. `version` is the file's `_format_version`, None if none.
+
+    `not_understood`: for each route whose expression is not understood, the error that says so.
+    """
 
     services: tuple[Service, ...] = ()
     routes: tuple[Route, ...] = ()
     consumers: tuple[Consumer, ...] = ()
     plugins: tuple[Plugin, ...] = ()
     version: str | None = None
+    not_understood: tuple[str, ...] = ()
 
     def find_consumer(
         self, consumer_id: str | None = None, username: str | None = None, custom_id: str | None = None

@@ -22,9 +22,12 @@ def reference(entity_id: str | None) -> dict[str, str] | None:
     return None if entity_id is None else {"id": entity_id}
 
 
-def scope_key(name: str, service: str | None, route: str | None, consumer: str | None) -> Key:
+def scope_key(
+    name: str, service: str | None, route: str | None, consumer: str | None, consumer_group: str | None = None
+) -> Key:
     """What two instances of a plugin must differ in: the ids of what they are for."""
-    return {"consumer": reference(consumer), "name": name, "route": reference(route), "service": reference(service)}
+    key = {"consumer": reference(consumer), "name": name, "route": reference(route), "service": reference(service)}
+    return key if consumer_group is None else {**key, "consumer_group": reference(consumer_group)}
 
 
 def unique_violation(key: Key) -> str:

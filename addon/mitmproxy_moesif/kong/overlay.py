@@ -99,9 +99,9 @@ class Overlay:
 type Make = Callable[[Overlay, KongConfig], Overlay]
 
 
-def scope(plugin: Plugin) -> tuple[str, str | None, str | None, str | None]:
+def scope(plugin: Plugin) -> tuple[str | None, ...]:
     """What no two plugins may have in common."""
-    return plugin.name, plugin.service_id, plugin.route_id, plugin.consumer_id
+    return plugin.name, plugin.service_id, plugin.route_id, plugin.consumer_id, plugin.consumer_group_id
 
 
 def entities(config: KongConfig, kind: str) -> Iterator[tuple[str, tuple[tuple[str, str | None], ...]]]:

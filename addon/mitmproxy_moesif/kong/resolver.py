@@ -15,14 +15,15 @@ from typing import Any
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
 from mitmproxy_moesif.event import kong_headers as kong_headers
-from mitmproxy_moesif.event.address import is_trusted
+from mitmproxy_moesif.event.address import client_address, is_trusted
 from mitmproxy_moesif.event.exchange import RoutableRequest
-from mitmproxy_moesif.event.headers import flatten, text
+from mitmproxy_moesif.event.headers import by_name, flatten, text
 from mitmproxy_moesif.kong.entities import Consumer, KongConfig, Plugin
 from mitmproxy_moesif.kong.errors import OPTIONS_ID, PLUGIN_NAME
 from mitmproxy_moesif.kong.overlay import LivePlugin
 from mitmproxy_moesif.kong.router import Match
-from mitmproxy_moesif.kong.scopes import AKTO, MOESIF, ScopeConflict, Scopes
+from mitmproxy_moesif.kong.scopes import AKTO, MOESIF, ScopeConflict, Scopes, depend_on_routes
+from mitmproxy_moesif.log import log
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,9 @@ class Resolver:
         else:
             self.scopes = _scopes(config, self.options)
         self.has_akto = self.scopes.instances.has(AKTO)
+        if config.not_understood and (previous is None or previous.config.not_understood != config.not_understood):
+            for line in config.not_understood:
+                log.warning("moesif: %s; no event is given a route or service until it is", line)
 
     def resolve(self, request: RoutableRequest, options: Instance) -> Resolution:
         """The instance for a request. Where the configuration has none at all, the options are one."""
@@ -75,8 +79,9 @@ class Resolver:
             host = text(request.authority)
         if where is kong_headers.Position.BEHIND and trusted:
             scheme, host, path = kong_headers.public_parts(headers, scheme, host or "", path)
-        values = {name: [value] for name, value in headers.items()}
-        match = self.scopes.router.match(text(request.method), path, host, values, scheme, request.sni)
+        address = client_address(headers, request.peer, trusted=trusted)
+        values = by_name(request.fields)
+        match = self.scopes.router.match(text(request.method), path, host, values, scheme, request.sni, address)
         return match, self._consumer(headers, where, trusted=trusted)
 
     def _consumer(self, headers: dict[str, str], where: kong_headers.Position, *, trusted: bool) -> Consumer | None:
@@ -113,6 +118,14 @@ def instance_values(plugin: Plugin, given: Mapping[str, Any]) -> dict[str, Any]:
     return {**plugin.config, **given, **live, "enabled": True}
 
 
+def parse_instance(plugin: Plugin, given: Mapping[str, Any]) -> Settings:
+    """What an enabled instance is set to; `given` as for `Resolver`. Raises `SettingsError`."""
+    settings = parse_settings(instance_values(plugin, given))
+    if not has_account(settings):
+        raise SettingsError("application_id is missing")
+    return settings
+
+
 def has_account(settings: Settings) -> bool:
     """Whether events have somewhere to go."""
     return bool(settings.application_id.get_secret_value()) or settings.sink_file is not None
@@ -124,6 +137,8 @@ def _options_as_plugin(given: Mapping[str, Any]) -> Plugin:
 
 
 def _scopes(config: KongConfig, options: tuple[Plugin, ...]) -> Scopes:
+    if config.not_understood and depend_on_routes(config.plugins):
+        raise SettingsError(f"kong_config: {config.not_understood[0]}")
     try:
         return Scopes(replace(config, plugins=(*config.plugins, *options)))
     except ScopeConflict as error:
@@ -133,10 +148,7 @@ def _scopes(config: KongConfig, options: tuple[Plugin, ...]) -> Scopes:
 def _compile(plugin: Plugin, given: Mapping[str, Any], previous: Instance | None) -> Instance:
     name = plugin.instance_name or plugin.id
     try:
-        settings = parse_settings(instance_values(plugin, given))
-        if not has_account(settings):
-            raise SettingsError("application_id is missing")
-        return Instance.compile(settings, previous=previous)
+        return Instance.compile(parse_instance(plugin, given), previous=previous)
     except SettingsError as error:
         raise SettingsError(f"kong_config: plugin {name!r}: {error}") from error
 

@@ -98,7 +98,7 @@ class Router:
     """
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        ranked = sorted((entry for route in routes if _takes_part(route) for entry in _entries_of(route)), key=_rank)
+        ranked = sorted((entry for route in routes if takes_part(route) for entry in _entries_of(route)), key=_rank)
         self._entries = sorted(ranked, key=lambda entry: (-entry.kinds.bit_count(), -entry.kinds))
         for number, entry in enumerate(self._entries):
             entry.number = number
@@ -176,7 +176,7 @@ class Router:
         return None
 
 
-def _takes_part(route: Route) -> bool:
+def takes_part(route: Route) -> bool:
     return route.is_http and (route.service is None or route.service.enabled)
 
 
@@ -248,14 +248,22 @@ def _without_last_dot(sni: str) -> str:
 
 
 def _match(entry: _Entry, path: bytes, scheme: str) -> Match:
-    prefix, rest, captures = _stripped(entry, path)
-    route = entry.route
+    return make_match(entry.route, entry.path, path, _stripped(entry, path), scheme)
+
+
+type Stripped = tuple[bytes | None, bytes | None, Mapping[str | int, str | None]]
+"""What a route took of the request's path, what it left over (None: it does not say), and the captures."""
+
+
+def make_match(route: Route, matched: str | None, path: bytes, stripped: Stripped, scheme: str) -> Match:
+    """`matched` is the path of the route that fits the request's `path`."""
+    prefix, rest, captures = stripped
     base = from_text(route.service.path or "/") if route.service else b"/"
     upstream = upstream_path(route, base, path, path[1:] if rest is None else rest)
     return Match(
         route=route,
         service=route.service,
-        path=entry.path,
+        path=matched,
         prefix=None if prefix is None else to_text(prefix),
         captures=captures,
         upstream_path=to_text(upstream),
@@ -264,17 +272,16 @@ def _match(entry: _Entry, path: bytes, scheme: str) -> Match:
     )
 
 
-def _stripped(entry: _Entry, path: bytes) -> tuple[bytes | None, bytes | None, Mapping[str | int, str | None]]:
-    """What the route's path took of the request's, what it left over (None: it does not say), and the captures."""
+def _stripped(entry: _Entry, path: bytes) -> Stripped:
     if entry.path is None:
         return None, None, {}
     found = entry.stripping.match(path) if entry.stripping else None
     if found is None:
-        return path[: len(entry.value)], _without_leading_dots(path[len(entry.value) :]), {}
+        return path[: len(entry.value)], without_leading_dots(path[len(entry.value) :]), {}
     rest = found.groups()[-1]
     if rest is None:  # an alternative at the top of the expression that is not its last
         return None, None, _captures(found)
-    return path[: len(path) - len(rest)], _without_leading_dots(rest), _captures(found)
+    return path[: len(path) - len(rest)], without_leading_dots(rest), _captures(found)
 
 
 def _captures(found: Found) -> Mapping[str | int, str | None]:
@@ -285,7 +292,7 @@ def _captures(found: Found) -> Mapping[str | int, str | None]:
     return {name: None if text is None else to_text(text) for name, text in captures.items()}
 
 
-def _without_leading_dots(rest: bytes) -> bytes:
+def without_leading_dots(rest: bytes) -> bytes:
     """Cutting `/a` off `/a../b` must not leave a dot segment behind."""
     if rest in (b".", b".."):
         return b""

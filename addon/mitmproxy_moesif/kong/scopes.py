@@ -1,17 +1,19 @@
 """Which plugin instance applies to a request: Kong's scopes and their precedence.
 
-An instance is a plugin entry of a Kong configuration that configures one of our receivers. It is for one service, route
-or consumer, for a combination of them, or global. For a request the most specific one is used, alone.
+An instance is a plugin entry of a Kong configuration that configures one of our receivers. It is for one service,
+route, consumer or group of consumers, for a combination of them, or global. For a request the most specific one is
+used, alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from mitmproxy_moesif.kong.entities import HTTP_PROTOCOLS, Consumer, KongConfig, Plugin, Route, Service
 from mitmproxy_moesif.kong.errors import PLUGIN_NAME, scope_key, unique_violation
-from mitmproxy_moesif.kong.router import Router
+from mitmproxy_moesif.kong.expression_router import ExpressionRouter
 
 MOESIF = PLUGIN_NAME
 AKTO = "akto-api-discovery"
@@ -21,20 +23,24 @@ CAPTURING = frozenset((MOESIF, AKTO))
 Instance = Plugin
 """An instance is the plugin entry itself; its `config` is validated by whoever uses it."""
 
-type Scope = tuple[str, str | None, str | None, str | None]
-"""Plugin name, ids of route, service and consumer."""
+type Scope = tuple[str, frozenset[tuple[str, str]]]
+"""Plugin name, and the ids of what it is for, by kind."""
 
 PRECEDENCE = (
-    (True, True, True),
-    (True, False, True),
-    (False, True, True),
-    (True, True, False),
-    (False, False, True),
-    (True, False, False),
-    (False, True, False),
-    (False, False, False),
+    ("route", "service", "consumer"),
+    ("route", "service", "consumer_group"),
+    ("route", "consumer"),
+    ("service", "consumer"),
+    ("route", "consumer_group"),
+    ("service", "consumer_group"),
+    ("route", "service"),
+    ("consumer",),
+    ("consumer_group",),
+    ("route",),
+    ("service",),
+    (),
 )
-"""Which of route, service and consumer a scope names; the most specific first."""
+"""What a scope names; the most specific first. Of a consumer's groups the first by name that has an instance counts."""
 
 
 class ScopeConflict(ValueError):  # noqa: N818 -- Kong calls it a violation, its Admin API a conflict (409)
@@ -42,7 +48,9 @@ class ScopeConflict(ValueError):  # noqa: N818 -- Kong calls it a violation, its
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
-        self.key = scope_key(instance.name, instance.service_id, instance.route_id, instance.consumer_id)
+        self.key = scope_key(
+            instance.name, instance.service_id, instance.route_id, instance.consumer_id, instance.consumer_group_id
+        )
         super().__init__(unique_violation(self.key))
 
 
@@ -58,10 +66,12 @@ class InstanceTable:
         for instance in self.instances:
             if not _applies_at_all(instance):
                 continue
-            scope = (instance.name, instance.route_id, instance.service_id, instance.consumer_id)
+            scope = (instance.name, frozenset(_targets(instance)))
             if scope in self._by_scope:
                 raise ScopeConflict(instance)
             self._by_scope[scope] = instance
+        used = {frozenset(kind for kind, _ in targets) for _, targets in self._by_scope}
+        self._precedence = tuple(kinds for kinds in PRECEDENCE if frozenset(kinds) in used)
 
     def has(self, name: str) -> bool:
         """Whether any instance of this name exists, disabled ones included."""
@@ -81,16 +91,17 @@ class InstanceTable:
     def _fitting(
         self, name: str, on: tuple[Route | None, Service | None, Consumer | None]
     ) -> Iterator[tuple[Instance, str]]:
-        for named in PRECEDENCE:
-            if any(needed and entity is None for needed, entity in zip(named, on, strict=True)):
-                continue
-            route, service, consumer = (
-                entity.id if needed and entity else None for needed, entity in zip(named, on, strict=True)
-            )
-            instance = self._by_scope.get((name, route, service, consumer))
-            if instance is not None:
-                parts = [_described(entity) for needed, entity in zip(named, on, strict=True) if needed and entity]
-                yield instance, " + ".join(parts) or "global"
+        route, service, consumer = on
+        shown = {"route": route, "service": service, "consumer": consumer}
+        ids = {kind: [entity.id] for kind, entity in shown.items() if entity is not None}
+        if consumer is not None:
+            ids["consumer_group"] = list(consumer.group_ids)
+        for kinds in self._precedence:
+            for of in product(*(ids.get(kind, ()) for kind in kinds)):
+                instance = self._by_scope.get((name, frozenset(zip(kinds, of, strict=True))))
+                if instance is not None:
+                    parts = (_part(kind, shown.get(kind), id_) for kind, id_ in zip(kinds, of, strict=True))
+                    yield instance, " + ".join(parts) or "global"
 
     def _why_none(self, name: str, route: Route | None, service: Service | None, consumer: Consumer | None) -> str:
         existing = [instance for instance in self.instances if instance.name == name]
@@ -109,17 +120,39 @@ def _applies_at_all(instance: Instance) -> bool:
     return instance.enabled and (instance.protocols is None or not HTTP_PROTOCOLS.isdisjoint(instance.protocols))
 
 
+def _targets(instance: Instance) -> Iterator[tuple[str, str]]:
+    for kind in ("route", "service", "consumer", "consumer_group"):
+        id_ = getattr(instance, f"{kind}_id")
+        if id_ is not None:
+            yield kind, id_
+
+
+def depend_on_routes(instances: Iterable[Instance]) -> bool:
+    """Whether it matters to any of them which route a request is on."""
+    return any(
+        instance.name == MOESIF and _applies_at_all(instance) and (instance.route_id or instance.service_id)
+        for instance in instances
+    )
+
+
+def _part(kind: str, entity: Route | Service | Consumer | None, id_: str) -> str:
+    return _described(entity) if entity is not None else f'{kind.replace("_", " ")} "{id_}"'
+
+
 def _described(entity: Route | Service | Consumer) -> str:
     name = entity.username or entity.custom_id if isinstance(entity, Consumer) else entity.name
     return f'{type(entity).__name__.lower()} "{name or entity.id}"'
 
 
 class Scopes:
-    """A Kong configuration made ready for requests: its router and its instances. Raises `ScopeConflict`."""
+    """A Kong configuration made ready for requests: its router and its instances. Raises `ScopeConflict`.
+
+    Where a route is not understood, no request is said to be on any: it might be on that one.
+    """
 
     def __init__(self, config: KongConfig) -> None:
         self.config = config
-        self.router = Router(config.routes)
+        self.router = ExpressionRouter(() if config.not_understood else config.routes)
         self.instances = InstanceTable(plugin for plugin in config.plugins if plugin.name in CAPTURING)
 
     def explain(

@@ -16,8 +16,16 @@ import requests
 
 from mitmproxy_moesif.config.settings import Settings, SettingsError
 from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch, Periodic
-from mitmproxy_moesif.kong.declarative import KongConfigError, from_admin_api, load_declarative
+from mitmproxy_moesif.kong.declarative import (
+    MEMBERS,
+    Check,
+    KongConfigError,
+    from_admin_api,
+    load_declarative,
+    unchecked,
+)
 from mitmproxy_moesif.kong.entities import KongConfig
+from mitmproxy_moesif.kong.scopes import CAPTURING
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.web.session import DeadlineSession
 
@@ -28,13 +36,13 @@ MAX_PAGES = 10_000
 type Changed = Callable[[KongConfig], None]
 
 
-def read_kong_config(settings: Settings) -> KongConfig | None:
+def read_kong_config(settings: Settings, check: Check = unchecked) -> KongConfig | None:
     """What the file or the Admin API says now; None where neither is configured. Raises `SettingsError`, one line."""
     try:
         if settings.kong_config is not None:
-            return load_declarative(Path(settings.kong_config))
+            return load_declarative(Path(settings.kong_config), check)
         if settings.kong_admin_url is not None:
-            return fetch(settings.kong_admin_url, settings.kong_admin_token.get_secret_value())
+            return fetch(settings.kong_admin_url, settings.kong_admin_token.get_secret_value(), check)
     except KongConfigError as error:
         raise SettingsError(f"kong_config: {error}") from error
     except requests.RequestException as error:
@@ -42,29 +50,63 @@ def read_kong_config(settings: Settings) -> KongConfig | None:
     return None
 
 
-def fetch(base: str, token: str) -> KongConfig:
+def fetch(base: str, token: str, check: Check = unchecked) -> KongConfig:
     """All entities from Kong's Admin API. Raises `KongConfigError` and `requests.RequestException`."""
     headers = {"Kong-Admin-Token": token} if token else {}
     with DeadlineSession() as session:
         session.headers.update(headers)
+        version = _format_version(session, base)
         kinds = {kind: _pages(session, base, kind) for kind in ("services", "routes", "plugins", "consumers")}
-    return from_admin_api(kinds["services"], kinds["routes"], kinds["plugins"], kinds["consumers"])
+        if any(plugin.get("name") in CAPTURING and plugin.get("consumer_group") for plugin in kinds["plugins"]):
+            kinds["consumer_groups"] = _groups(session, base)
+            kinds[MEMBERS] = []
+    return from_admin_api(**kinds, version=version, check=check)
 
 
-def _pages(session: DeadlineSession, base: str, kind: str) -> list[dict[str, Any]]:
-    """All entities of a kind: pages are linked by `next`, as path or whole URL of the same Admin API."""
+def _format_version(session: DeadlineSession, base: str) -> str:
+    """That of the configurations of this Kong. Konnect, which has no `GET /`, is never older than 3.0."""
+    answer = _get(session, f"{base}/")
+    if answer.status_code == 404:
+        return "3.0"
+    if answer.status_code != 200:
+        raise KongConfigError(f"{base}/: status {answer.status_code}, and Kong's version decides how paths are read")
+    try:
+        major = int(str(orjson.loads(answer.content)["version"]).partition(".")[0])
+    except (ValueError, KeyError, TypeError) as error:
+        raise KongConfigError(f"{base}/: the answer does not tell Kong's version") from error
+    return "3.0" if major >= 3 else "2.1"
+
+
+def _groups(session: DeadlineSession, base: str) -> list[dict[str, Any]]:
+    """The groups of consumers, each with its `consumers`."""
+    groups = _pages(session, base, "consumer_groups")
+    return [
+        {**group, "consumers": _pages(session, base, f"consumer_groups/{group['id']}/consumers", "consumers")}
+        for group in groups
+    ]
+
+
+def _get(session: DeadlineSession, url: str) -> requests.Response:
+    with session.deadline(CALL_SECONDS):
+        return session.get(url, timeout=CALL_SECONDS, allow_redirects=False)
+
+
+def _pages(session: DeadlineSession, base: str, kind: str, listed: str = "data") -> list[dict[str, Any]]:
+    """All entities of a kind: pages are linked by `next`, as path or whole URL of the same Admin API.
+
+    They are listed as `data`, or as Kong calls it where it nests them.
+    """
     found: list[dict[str, Any]] = []
     url: str | None = f"{base}/{kind}?size=1000"
     for _ in range(MAX_PAGES):
         if url is None:
             return found
-        with session.deadline(CALL_SECONDS):
-            answer = session.get(url, timeout=CALL_SECONDS, allow_redirects=False)
+        answer = _get(session, url)
         if answer.status_code != 200:
             raise KongConfigError(f"{base}/{kind}: status {answer.status_code}")
         try:
             page = orjson.loads(answer.content)
-            found += page["data"]
+            found += page["data" if "data" in page else listed]
             following = page.get("next")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise KongConfigError(f"{base}/{kind}: the answer is not Kong's") from error
@@ -81,8 +123,11 @@ def _relative(link: str) -> str:
 class KongSource:
     """Watches what `settings` name, from `start` until `stop`."""
 
-    def __init__(self, settings: Settings, changed: Changed, current: KongConfig | None) -> None:
+    def __init__(
+        self, settings: Settings, changed: Changed, current: KongConfig | None, check: Check = unchecked
+    ) -> None:
         self._settings = settings
+        self._check = check
         self._changed = changed
         self._current = current
         # Read once more in any case, since it may have changed between being read and being watched.
@@ -101,7 +146,7 @@ class KongSource:
         if self._settings.kong_config is not None and not self._file.changed():
             return
         try:
-            config = read_kong_config(self._settings)
+            config = read_kong_config(self._settings, self._check)
             if config is not None and config != self._current:
                 self._changed(config)
                 self._current = config

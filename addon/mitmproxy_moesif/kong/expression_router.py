@@ -1,0 +1,145 @@
+"""Which route a request is on where routes have expressions: Kong's router of the flavour `expressions`.
+
+Routes with an expression come first, by priority; of one priority the one with the higher id. Those without follow,
+as in the flavour `traditional`. Where paths must start with a known text, only the routes for such paths are tried.
+
+Source: Kong's public source for how expressions are completed by `protocols` and ordered (facts taken from it, no
+code). Kong orders the routes without one a little otherwise in this flavour; with several that fit, its choice may be
+another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+
+from mitmproxy_moesif.kong.entities import Route
+from mitmproxy_moesif.kong.expressions import (
+    ADDRESS,
+    HEADER,
+    HOST,
+    METHOD,
+    PATH,
+    PROTOCOL,
+    SNI,
+    Expression,
+    ExpressionError,
+    Taken,
+    compile_expression,
+    header_name,
+)
+from mitmproxy_moesif.kong.indexes import ByValue, Entries, PrefixTree
+from mitmproxy_moesif.kong.normalize import from_text, request_path, to_text
+from mitmproxy_moesif.kong.router import (
+    MAX_REMEMBERED_PATH,
+    REMEMBERED,
+    Match,
+    Router,
+    make_match,
+    takes_part,
+    without_leading_dots,
+)
+
+_SCHEMES = {"grpc": "http", "grpcs": "https", "ws": "http", "wss": "https"}
+"""The scheme of requests of a protocol, where it has another name."""
+
+
+class ExpressionRouter:
+    """Decides over `routes`, those with expressions and those without; one that is not understood has no part."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._others = Router([route for route in routes if route.expression is None])
+        self._ranked = sorted(_understood(routes), key=_rank, reverse=True)
+        self._schemes = [_schemes(route) for route, _ in self._ranked]
+        self._fields = sorted(set[str]().union(*(expression.fields for _, expression in self._ranked)))
+        self._headers = [(field, header_name(field)) for field in self._fields if field.startswith(HEADER)]
+        self._starts = ByValue()
+        self._anywhere: Entries = 0
+        for number, (_, expression) in enumerate(self._ranked):
+            self._add(number, expression)
+        self._tree = PrefixTree(start for start in self._starts if isinstance(start, bytes))
+        self._decided = lru_cache(REMEMBERED)(self._decide)
+
+    def match(
+        self,
+        method: str,
+        path: str,
+        host: str | None,
+        headers: Mapping[str, Sequence[str]],
+        scheme: str = "http",
+        sni: str | None = None,
+        address: str = "",
+    ) -> Match | None:
+        """As `Router.match`; `address` is the client's."""
+        found = None
+        if self._ranked:
+            normalized = request_path(path)
+            shown = {
+                PATH: (to_text(normalized),),
+                HOST: () if host is None else (without_port(host),),
+                METHOD: (method,),
+                PROTOCOL: (scheme,),
+                SNI: (sni,) if sni else (),
+                ADDRESS: (address,) if address else (),
+                **{field: tuple(headers.get(name, ())) for field, name in self._headers},
+            }
+            decide = self._decided if len(path) <= MAX_REMEMBERED_PATH else self._decide
+            found = decide(normalized, scheme, tuple(shown[field] for field in self._fields))
+        return found or self._others.match(method, path, host, headers, scheme, sni)
+
+    def _add(self, number: int, expression: Expression) -> None:
+        if expression.starts is None:
+            self._anywhere |= 1 << number
+        for start in expression.starts or ():
+            self._starts.add(from_text(start), number)
+
+    def _decide(self, path: bytes, scheme: str, values: tuple[tuple[str, ...], ...]) -> Match | None:
+        shown = dict(zip(self._fields, values, strict=True))
+        for number in self._tried(path):
+            route, expression = self._ranked[number]
+            taken = Taken()
+            if scheme in self._schemes[number] and expression.holds(shown, taken):
+                return _match(route, path, taken, scheme)
+        return None
+
+    def _tried(self, path: bytes) -> Iterator[int]:
+        entries = self._anywhere
+        for start in self._tree.of(path):
+            entries |= self._starts[start]
+        while entries:
+            lowest = entries & -entries
+            yield lowest.bit_length() - 1
+            entries ^= lowest
+
+
+def without_port(host: str) -> str:
+    """As Kong's router cuts it: at the first colon, where a number follows."""
+    name, _, port = host.partition(":")
+    return name if port.isascii() and port.isdigit() else host
+
+
+def _understood(routes: Sequence[Route]) -> Iterator[tuple[Route, Expression]]:
+    for route in routes:
+        if route.expression is not None and takes_part(route):
+            with suppress(ExpressionError):
+                yield route, compile_expression(route.expression)
+
+
+def _rank(pair: tuple[Route, Expression]) -> tuple[int, str]:
+    route, _ = pair
+    return route.priority, route.id.lower()
+
+
+def _schemes(route: Route) -> frozenset[str]:
+    """A route for TLS alone is also met without: Kong turns such requests away, or redirects them."""
+    schemes = frozenset(_SCHEMES.get(protocol, protocol) for protocol in route.protocols)
+    return schemes | {"http"} if route.protocols == ("https",) else schemes
+
+
+def _match(route: Route, path: bytes, taken: Taken, scheme: str) -> Match:
+    if taken.path is None:
+        return make_match(route, None, path, (None, None, {}), scheme)
+    size = len(from_text(taken.path))
+    stripped = path[:size], without_leading_dots(path[size:]), taken.captures
+    return make_match(route, taken.path, path, stripped, scheme)

@@ -1,0 +1,289 @@
+"""The language of Kong's `expressions` router, compiled.
+
+    expression = compile_expression('http.path ^= "/orders" && lower(http.headers.x_tenant) == "green"')
+    expression.holds({"http.path": ("/orders/7",), "http.headers.x_tenant": ("Green",)}, Taken())
+
+The fields in `FIELDS` and those below `http.headers.` are understood, with every operator for texts and addresses;
+other fields are refused by name. As in Kong, `||` binds tighter than `&&`, `!` stands before a parenthesis only, and
+of a field with several values all must meet a condition, with `any()` one. A field without a value meets none, not
+even `!=`.
+
+Source: the grammar and the meaning of operators in Kong's public atc-router (facts taken from it, no code).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from mitmproxy_moesif.config.policy import Network
+from mitmproxy_moesif.config.re2set import PatternError, compile_re2, re2_options
+
+PATH, HOST, METHOD, PROTOCOL, SNI, ADDRESS = FIELDS = (
+    "http.path",
+    "http.host",
+    "http.method",
+    "net.protocol",
+    "tls.sni",
+    "net.src.ip",
+)
+HEADER = "http.headers."
+"""Before the name of a header in lower case, `_` for `-`."""
+
+MAX_DEPTH = 50
+_MEMORY = 8 << 20
+
+type Values = Mapping[str, tuple[str, ...]]
+"""What a request shows, by field."""
+
+type Condition = Callable[[Values, Taken], bool]
+
+
+class ExpressionError(ValueError):
+    """An expression that is none, or that is not understood; one line that says what and where."""
+
+
+@dataclass(slots=True)
+class Taken:
+    """What the last condition on the path that held took of it; `captures` are the groups of an expression."""
+
+    path: str | None = None
+    captures: dict[str | int, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """`fields` are those it asks for; paths that it holds for start with one of `starts` (None: it does not say)."""
+
+    holds: Condition
+    fields: frozenset[str]
+    starts: frozenset[str] | None
+
+
+_TOKEN = re.compile(
+    r"""(?:
+      r\#"(?P<raw>(?:(?!"\#).)*)"\#
+    | "(?P<text>(?:[^"\\]|\\["\\nrt])*)"
+    | (?P<address>[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]*(?:/\d+)?|\d+(?:\.\d+){3}(?:/\d+)?)
+    | (?P<word>not\s+in\b|[A-Za-z][A-Za-z0-9_.]*|-?\d\w*)
+    | (?P<sign>==|!=|\^=|=\^|>=|<=|&&|\|\||[~<>!()])
+    )""",
+    re.VERBOSE | re.DOTALL,
+)
+_ESCAPED = re.compile(r"\\(.)")
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
+
+
+def _pattern(source: str) -> Any:
+    return compile_re2(source, re2_options(_MEMORY))
+
+
+@lru_cache(maxsize=1024)
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+_TEXT_TESTS: Mapping[str, Callable[[str], Callable[[str], object]]] = {
+    "==": lambda wanted: wanted.__eq__,
+    "!=": lambda wanted: wanted.__ne__,
+    "^=": lambda wanted: lambda value: value.startswith(wanted),
+    "=^": lambda wanted: lambda value: value.endswith(wanted),
+    "contains": lambda wanted: lambda value: wanted in value,
+    "~": lambda wanted: _pattern(wanted).search,
+}
+_ADDRESS_TESTS: Mapping[str, Callable[[Network], Callable[[str], object]]] = {
+    "==": lambda wanted: lambda value: _address(value) == wanted.network_address,
+    "!=": lambda wanted: lambda value: _address(value) != wanted.network_address,
+    "in": lambda wanted: lambda value: _address(value) in wanted,
+    "not in": lambda wanted: lambda value: _address(value) not in wanted,
+}
+_TAKING = ("==", "^=", "=^", "~")
+"""The operators after which Kong knows what they took of the path."""
+
+
+def compile_expression(source: str) -> Expression:
+    """Raises `ExpressionError`."""
+    parser = _Parser(source)
+    expression = parser.expression(0)
+    parser.end()
+    return expression
+
+
+def header_name(field_name: str) -> str:
+    """The header that a field is for, in lower case."""
+    return field_name.removeprefix(HEADER).replace("_", "-")
+
+
+class _Parser:
+    """Recursive descent over the tokens of one expression; the next one is `kind` and `text`."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._at = self._end = 0
+        self._advance()
+
+    def expression(self, depth: int) -> Expression:
+        """Alternatives joined by `&&`."""
+        if depth > MAX_DEPTH:
+            raise self._error("is nested too deeply")
+        found = self._alternatives(depth)
+        while self._took("&&"):
+            found = _both(found, self._alternatives(depth))
+        return found
+
+    def end(self) -> None:
+        if self.kind:
+            raise self._error("expected && or ||")
+
+    def _alternatives(self, depth: int) -> Expression:
+        found = self._term(depth)
+        while self._took("||"):
+            found = _either(found, self._term(depth))
+        return found
+
+    def _term(self, depth: int) -> Expression:
+        is_negated = self._took("!")
+        if self._took("("):
+            inner = self.expression(depth + 1)
+            self._expect(")")
+            return _not(inner) if is_negated else inner
+        if is_negated:
+            raise self._error("expected a parenthesis after !")
+        return self._predicate()
+
+    def _predicate(self) -> Expression:
+        name, functions = self._operand(0)
+        operator = re.sub(r"\s+", " ", self._next("expected an operator", "sign", "word"))
+        tests: Mapping[str, Callable[[Any], Callable[[str], object]]]
+        tests = _ADDRESS_TESTS if name == ADDRESS else _TEXT_TESTS
+        if operator not in tests:
+            raise self._error(f"{name}: the operator {operator} is none for it")
+        wanted = self._network(operator) if name == ADDRESS else self._literal()
+        try:
+            test = tests[operator](wanted)
+        except PatternError as error:
+            raise self._error(f"invalid regex: {wanted!r} ({error})") from None
+        return _predicate(name, functions, operator, wanted, test)
+
+    def _operand(self, depth: int) -> tuple[str, frozenset[str]]:
+        """A field, perhaps inside of functions."""
+        name = self._next("expected a field", "word")
+        if depth <= MAX_DEPTH and self._took("("):
+            if name not in ("lower", "any"):
+                raise self._error(f"{name}: there is no such function; lower() and any() are understood")
+            inner, functions = self._operand(depth + 1)
+            self._expect(")")
+            return inner, functions | {name}
+        if name in FIELDS:
+            return name, frozenset()
+        if name.startswith(HEADER) and "." not in name.removeprefix(HEADER):
+            return name.lower(), frozenset()
+        raise self._error(f"{name}: is not understood here; {', '.join(FIELDS)} and {HEADER}* are")
+
+    def _literal(self) -> str:
+        kind = self.kind
+        given = self._next("expected a text", "raw", "text")
+        return given if kind == "raw" else _ESCAPED.sub(lambda found: _ESCAPES.get(found[1], found[1]), given)
+
+    def _network(self, operator: str) -> Network:
+        given = self._next("expected an address", "address")
+        if ("/" in given) != (operator in ("in", "not in")):
+            raise self._error(f"{given}: expected an address with == and !=, a network with in")
+        try:
+            return ipaddress.ip_network(given)
+        except ValueError:
+            raise self._error(f"{given}: is neither an address nor a network") from None
+
+    # --- tokens
+
+    def _advance(self) -> None:
+        while self._source[self._end : self._end + 1].isspace():
+            self._end += 1
+        self._at = self._end
+        found = _TOKEN.match(self._source, self._at)
+        if found is None:
+            if self._at < len(self._source):
+                raise self._error("cannot be read")
+            self.kind, self.text = "", ""
+            return
+        self.kind = str(found.lastgroup)
+        self.text = found[self.kind]
+        self._end = found.end()
+
+    def _took(self, sign: str) -> bool:
+        if self.kind != "sign" or self.text != sign:
+            return False
+        self._advance()
+        return True
+
+    def _expect(self, sign: str) -> None:
+        if not self._took(sign):
+            raise self._error(f"expected {sign}")
+
+    def _next(self, otherwise: str, *kinds: str) -> str:
+        if self.kind not in kinds:
+            raise self._error(otherwise)
+        text = self.text
+        self._advance()
+        return text
+
+    def _error(self, reason: str) -> ExpressionError:
+        return ExpressionError(f"{reason} (character {self._at + 1})")
+
+
+def _predicate(
+    name: str, functions: frozenset[str], operator: str, wanted: object, test: Callable[[str], object]
+) -> Expression:
+    is_lower, one_is_enough = "lower" in functions, "any" in functions
+    takes = name == PATH and operator in _TAKING
+
+    def holds(values: Values, taken: Taken) -> bool:
+        given = values.get(name, ())
+        for value in given:
+            found = test(value.lower() if is_lower else value)
+            if found and takes:
+                _take(taken, found, wanted)
+            if bool(found) is one_is_enough:
+                return one_is_enough
+        return bool(given) and not one_is_enough
+
+    starts = frozenset((str(wanted),)) if name == PATH and operator in ("==", "^=") and not is_lower else None
+    return Expression(holds, frozenset((name,)), starts)
+
+
+def _take(taken: Taken, found: Any, wanted: object) -> None:
+    if found is True:
+        taken.path = str(wanted)
+        return
+    taken.path = found[0]
+    taken.captures.update({number: text for number, text in enumerate(found.groups(), 1) if text is not None})
+    taken.captures.update({name: text for name, text in found.groupdict().items() if text is not None})
+
+
+def _both(left: Expression, right: Expression) -> Expression:
+    starts = left.starts if left.starts is not None else right.starts
+    return Expression(
+        lambda values, taken: left.holds(values, taken) and right.holds(values, taken),
+        left.fields | right.fields,
+        starts,
+    )
+
+
+def _either(left: Expression, right: Expression) -> Expression:
+    starts = None if left.starts is None or right.starts is None else left.starts | right.starts
+    return Expression(
+        lambda values, taken: left.holds(values, taken) or right.holds(values, taken),
+        left.fields | right.fields,
+        starts,
+    )
+
+
+def _not(inner: Expression) -> Expression:
+    return Expression(lambda values, taken: not inner.holds(values, taken), inner.fields, None)

@@ -1,0 +1,122 @@
+"""Routes with expressions are tried by priority, before those without."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mitmproxy_moesif.kong.entities import Route, Service
+from mitmproxy_moesif.kong.expression_router import ExpressionRouter, without_port
+from mitmproxy_moesif.kong.router import MAX_REMEMBERED_PATH
+
+
+def router(*routes: dict[str, Any], service: Service | None = None) -> ExpressionRouter:
+    given = [{"id": str(position), "service": service, **route} for position, route in enumerate(routes)]
+    return ExpressionRouter([Route.model_validate(route) for route in given])
+
+
+def ask(found: ExpressionRouter, path: str = "/", host: str | None = "h", **more: Any) -> str | None:
+    match = found.match(more.pop("method", "GET"), path, host, more.pop("headers", {}), **more)
+    return match.route.id if match else None
+
+
+def test_the_higher_priority_counts_whatever_the_order() -> None:
+    routes = [
+        {"expression": 'http.path ^= "/"', "priority": 1},
+        {"expression": 'http.path ^= "/a"', "priority": 3},
+        {"expression": 'http.path ^= "/a/b"', "priority": 2},
+    ]
+    assert ask(router(*routes), "/a/b/c") == "1"
+    assert ask(router(*routes), "/b") == "0"
+
+
+def test_of_one_priority_the_higher_id_counts() -> None:
+    same = {"expression": 'http.path ^= "/"', "priority": 7}
+    found = router({**same, "id": "0a"}, {**same, "id": "0C"}, {**same, "id": "0b"})
+    assert ask(found) == "0C"
+
+
+def test_routes_without_an_expression_follow() -> None:
+    found = router({"paths": ["/a"], "hosts": ["h"], "methods": ["GET"]}, {"expression": 'http.path ^= "/a/b"'})
+    assert ask(found, "/a/b") == "1"
+    assert ask(found, "/a/c") == "0"
+    assert ask(found, "/c") is None
+
+
+def test_every_field_is_that_of_the_request() -> None:
+    found = router(
+        {"expression": 'http.method == "PUT"', "priority": 9},
+        {"expression": 'http.host == "api.example.com"', "priority": 8},
+        {"expression": 'any(http.headers.x_tenant) == "green"', "priority": 7},
+        {"expression": 'tls.sni == "s"', "priority": 6},
+        {"expression": "net.src.ip in 10.0.0.0/8", "priority": 5},
+        {"expression": 'http.path == "/caf\u00e9"', "priority": 4},
+    )
+    for _ in range(2):  # decided, and remembered
+        assert ask(found, method="PUT") == "0"
+        assert ask(found, host="api.example.com:8443") == "1"
+        assert ask(found, headers={"x-tenant": ["blue", "green"]}) == "2"
+        assert ask(found, scheme="https", sni="s") == "3"
+        assert ask(found, address="10.1.2.3") == "4"
+        assert ask(found, "//x/../caf%c3%a9?a=b") == "5"
+        assert ask(found, host=None) is None
+
+
+def test_protocols_narrow_a_route_and_tls_alone_turns_plain_requests_away() -> None:
+    both = 'http.path ^= "/"'
+    assert ask(router({"expression": both, "protocols": ["http"]}), scheme="https") is None
+    only_tls = router({"expression": both, "protocols": ["https"]})
+    assert ask(only_tls, scheme="https") == "0"
+    turned_away = only_tls.match("GET", "/", "h", {})
+    assert turned_away is not None
+    assert turned_away.turned_away == 426
+    assert ask(router({"expression": both, "protocols": ["grpcs"]}), scheme="https") == "0"
+    assert ask(router({"expression": both, "protocols": ["grpcs"]}), scheme="http") is None
+
+
+def test_stream_routes_and_what_is_not_understood_have_no_part() -> None:
+    stream = {"expression": "net.dst.port == 9000", "protocols": ["tcp"]}
+    assert ask(router(stream, {"expression": 'http.queries.a == "1"'}, {"expression": 'http.path ^= "/"'})) == "2"
+
+
+@pytest.mark.parametrize(
+    ("expression", "strip", "path", "upstream", "prefix"),
+    [
+        ('http.path ^= "/a"', True, "/a/b", "/base/b", "/a"),
+        ('http.path ^= "/a"', False, "/a/b", "/base/a/b", "/a"),
+        (r'http.path ~ r#"^/a/(\d+)"#', True, "/a/17/c", "/base/c", "/a/17"),
+        ('http.method == "GET"', True, "/a/b", "/base/a/b", None),
+    ],
+)
+def test_what_an_expression_took_is_stripped(
+    expression: str, strip: bool, path: str, upstream: str, prefix: str | None
+) -> None:
+    service = Service(id="s", host="h", path="/base")
+    match = router({"expression": expression, "strip_path": strip}, service=service).match("GET", path, "h", {})
+    assert match is not None
+    assert (match.upstream_path, match.prefix) == (upstream, prefix)
+
+
+def test_decisions_are_remembered_but_not_those_on_long_paths() -> None:
+    found = router({"expression": 'http.path ^= "/a"'})
+    assert found.match("GET", "/a", "h", {"x": ["1"]}) is found.match("PUT", "/a?b", "i", {"x": ["2"]})
+    long = "/a" + "x" * MAX_REMEMBERED_PATH
+    assert found.match("GET", long, "h", {}) is not found.match("GET", long, "h", {})
+
+
+def test_in_a_large_table_only_the_routes_of_a_path_are_tried() -> None:
+    found = router(*({"expression": f'http.path ^= "/tenant{n}/" && http.method == "GET"'} for n in range(2000)))
+    assert list(found._tried(b"/tenant1234/orders")) == [found._ranked.index(_named(found, "1234"))]
+    assert ask(found, "/tenant1234/orders") == "1234"
+
+
+def _named(found: ExpressionRouter, name: str) -> Any:
+    return next(pair for pair in found._ranked if pair[0].id == name)
+
+
+@pytest.mark.parametrize(
+    ("host", "name"), [("a", "a"), ("a:80", "a"), ("a:", "a:"), ("a:x", "a:x"), ("[::1]:80", "[::1]:80")]
+)
+def test_the_port_of_a_host_is_cut_as_kong_cuts_it(host: str, name: str) -> None:
+    assert without_port(host) == name
