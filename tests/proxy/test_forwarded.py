@@ -52,6 +52,22 @@ def test_what_http2_has_instead_of_host() -> None:
     assert (b"X-Forwarded-Host", b"h2.example.com") in add(authority=b"h2.example.com")
 
 
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        (b"API.Example.com:8443", b"api.example.com"),
+        (b"api.example.com.", b"api.example.com"),
+        (b"api.example.com.:80", b"api.example.com"),
+        (b"[2001:DB8::1]:8443", b"[2001:db8::1]"),
+        (b"[2001:db8::1", b"[2001"),
+    ],
+)
+def test_the_host_is_a_name_in_lower_case_without_port_as_kong_sends_it(host: bytes, name: bytes) -> None:
+    assert (b"X-Forwarded-Host", name) in add((b"Host", host))
+    assert (b"X-Forwarded-Host", name) in add(authority=host)
+    assert (b"Host", host) in add((b"Host", host)), "the host itself stays as it was sent"
+
+
 def test_no_host_at_all() -> None:
     assert b"X-Forwarded-Host" not in dict(add())
 

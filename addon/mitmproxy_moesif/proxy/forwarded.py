@@ -19,6 +19,7 @@ class Forwarded:
     The peer is appended to `X-Forwarded-For`, all of its lines in one, as nginx's `$proxy_add_x_forwarded_for` does.
     Proto, Host and Port are set where they are absent, each for itself, as Kong does for peers that it trusts: a load
     balancer before us that ends TLS knows better. A client without one before it can therefore say there what it likes.
+    Host is the name alone, in lower case and without port, as Kong sends it.
     """
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
@@ -55,6 +56,13 @@ def forwarded(fields: Fields, peer: bytes, scheme: bytes, authority: bytes, port
             host = host or field[1]
         kept.append(field)
     kept.append((name, b", ".join([*filter(None, hops), peer])))
-    told = ((PROTO, scheme), (HOST, host), (PORT, port))
+    told = ((PROTO, scheme), (HOST, host_name(host)), (PORT, port))
     kept += [(each, value) for each, value in told if value and each not in present]
     return tuple(kept)
+
+
+def host_name(host: bytes) -> bytes:
+    """As nginx has it in `$host`: lower case, without port and last dot, an IPv6 address in its brackets."""
+    address, bracket, _ = host.partition(b"]")
+    name = address + bracket if host.startswith(b"[") and bracket else host.partition(b":")[0]
+    return name.lower().removesuffix(b".")
