@@ -147,6 +147,20 @@ def test_an_upstream_that_fails_after_an_interim_answer_is_a_502(setup: Setup) -
     assert setup.event("/interim-then-nothing")["response"]["status"] == 502
 
 
+@pytest.mark.parametrize("blank", [b"\r\n", b"\n", b"\r\n\r\n\n"])
+def test_blank_lines_before_a_request_line_are_skipped(setup: Setup, blank: bytes) -> None:
+    with Client(setup.plain.port) as client:
+        for _ in range(2):
+            client.send(blank, encode_request("POST", "/after-blank", body=BODY))
+            answer = client.read_response()
+            assert answer is not None
+            assert answer.status == 200
+        client.send(blank[:1])
+        client.send(blank[1:] + encode_request("GET", "/after-blank"))
+        assert client.read_response() is not None
+    assert {request.body for request in setup.upstream.requests() if request.path == "/after-blank"} == {BODY, b""}
+
+
 @pytest.mark.parametrize("size", [1, 200_000])
 def test_a_body_of_unknown_length_from_http2_reaches_an_http1_upstream(setup: Setup, size: int) -> None:
     body = b"x" * size

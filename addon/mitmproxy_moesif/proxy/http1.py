@@ -3,6 +3,7 @@
 - Trailers end in an exception and a connection that hangs: they are passed on.
 - An interim answer (103) of the upstream is taken for the final one: it is passed on, and the final one awaited.
 - After an interim answer a failing upstream is no 502 any more: it is.
+- A blank line before a request line ends in an exchange that hangs: it is skipped.
 - An HTTP/2 request without Content-Length reaches an HTTP/1 upstream without its body's framing: it goes in chunks.
 """
 
@@ -81,6 +82,11 @@ class Server(Http1Server):
             trailers, self.trailers = self.trailers, None
             return with_trailers(super().send(event), self.conn, trailers)
         return super().send(event)
+
+    def read_headers(self, event: events.ConnectionEvent) -> Commands:
+        while self.buf._data.startswith((b"\r\n", b"\n")):  # noqa: SLF001
+            self.buf.maybe_extract_lines()  # takes such a line, and nothing else
+        return super().read_headers(event)
 
     def read_body(self, event: events.Event) -> Commands:
         return announcing_trailers(self, super().read_body(event), RequestEndOfMessage, RequestTrailers)
