@@ -177,7 +177,10 @@ class _Exchanges:
         self._going: dict[int, H2Message] = {}
         # The tests send what a validating library would not.
         config = h2.config.H2Configuration(
-            client_side=client_side, header_encoding=None, validate_outbound_headers=False
+            client_side=client_side,
+            header_encoding=None,
+            validate_outbound_headers=False,
+            normalize_outbound_headers=False,
         )
         self._connection = h2.connection.H2Connection(config)
         self._connection.initiate_connection()

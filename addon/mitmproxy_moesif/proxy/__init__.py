@@ -6,6 +6,7 @@ console        what is said on stderr (test: proxy/test_proxy.py)
 drain          the end: in-flight requests finish, idle connections close
 forwarded      `X-Forwarded-*` toward the upstream
 http1          trailers, interim answers and framing that mitmproxy's HTTP/1 gets wrong
+http2          header values of an answer that mitmproxy's HTTP/2 refuses
 listening      how the port is opened: shared, TCP alone (test: proxy/test_sockets.py)
 master         `Proxy`: mitmproxy's core with our addons (test: proxy/test_proxy.py)
 serve          runs one proxy in this process until it is told to end (test: proxy/test_proxy.py)

@@ -92,12 +92,13 @@ class Proxy:
         self._add_capture(arguments, check)
 
     def _add_core(self, arguments: Arguments, *, shared: bool) -> None:
-        from mitmproxy_moesif.proxy import http1, listening
+        from mitmproxy_moesif.proxy import http1, http2, listening
         from mitmproxy_moesif.proxy.drain import Drain
         from mitmproxy_moesif.proxy.tls import Tls
 
         listening.install(shared=shared)
         http1.install()
+        http2.install()
         self.master.addons.add(core.Core(), proxyserver.Proxyserver(), disable_h2c.DisableH2C())
         self._drain = Drain(arguments.drain_timeout)
         self.master.addons.add(Tls(), next_layer.NextLayer(), self._drain)

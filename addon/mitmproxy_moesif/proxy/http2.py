@@ -1,0 +1,40 @@
+"""What mitmproxy's HTTP/2 takes too strictly for a reverse proxy, mended toward the upstream.
+
+A header value of an answer that has a blank at its end (or start) ends in a 502: it is passed on without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hpack import Decoder, HeaderTuple
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers import http as http_layers
+from mitmproxy.proxy.layers.http._http2 import Http2Client
+
+from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
+
+BLANK = b" \t"
+
+
+class TrimmingDecoder(Decoder):
+    """Takes blanks from around the values."""
+
+    def decode(self, data: bytes, raw: bool = False) -> Iterable[HeaderTuple]:
+        return [type(header)(header[0], header[1].strip(BLANK)) for header in super().decode(data, raw=raw)]
+
+
+class Client(Http2Client):
+    """Toward the upstream."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        stock = self.h2_conn.decoder
+        self.h2_conn.decoder = TrimmingDecoder(stock.max_header_list_size)
+
+
+REPLACEMENTS = (replacement(http_layers, "Http2Client", Client),)
+
+
+def install() -> None:
+    put_in_place(REPLACEMENTS)

@@ -1,0 +1,31 @@
+"""Answers over HTTP/2 that are not quite as the standard wants them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.addon import addon_options
+from tests.support.collector import ScriptedCollector
+from tests.support.h2 import H2Client, H2Message, H2Upstream, make_certificate
+from tests.support.moesif_proxy import MoesifProxy
+
+
+def test_a_header_value_with_a_blank_around_it_is_passed_on_without(
+    collector: ScriptedCollector, h2_upstream: H2Upstream, tmp_path: Path
+) -> None:
+    head = [(":status", "200"), ("x-after", "a b "), ("x-before", "\tc"), ("x-blank", " ")]
+    h2_upstream.handler = lambda _: H2Message(head, b"body", [("x-trailer", "d ")])
+    chain, key = make_certificate(tmp_path)
+    both = tmp_path / "both.pem"
+    both.write_bytes(chain.read_bytes() + key.read_bytes())
+    trusted = {"ssl_verify_upstream_trusted_ca": str(h2_upstream.ca_path), "http2": True}
+    options = ("--tls-cert", str(both))
+    with MoesifProxy(h2_upstream.url, addon_options(collector) | trusted, *options) as proxy:
+        with H2Client(proxy.port) as client:
+            for number in range(2):  # the second time they come from the table of headers seen
+                answer = client.exchange("GET", f"/{number}")
+                assert (answer.status, answer.body) == (200, b"body")
+                assert [answer.get(name) for name in ("x-after", "x-before", "x-blank")] == ["a b", "c", ""]
+                assert answer.trailers == [("x-trailer", "d")]
+        events = collector.wait_for(2)
+    assert {event["response"]["status"] for event in events} == {200}
