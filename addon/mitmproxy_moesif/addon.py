@@ -297,8 +297,18 @@ class MoesifAddon:
 
     @guarded
     def error(self, flow: http.HTTPFlow) -> None:
-        if (runtime := self._runtime) is not None and (entry := runtime.in_flight.pop(flow)) is not None:
+        instance, runtime = self._instance, self._runtime
+        if runtime is None:
+            return
+        entry = runtime.in_flight.pop(flow)
+        policy = entry.instance.policy if entry is not None else instance.policy if instance is not None else None
+        is_refused = entry is not None and entry.refused
+        is_kongs = policy is not None and not is_refused and exchanges.is_kongs_to_retry(flow, policy)
+        if entry is not None:
+            entry.unanswered = is_kongs
             self._finish(runtime, entry, failed=True)
+        if is_kongs:
+            flow.kill()  # closes the connection; after the event, which tells why
 
     @guarded
     def websocket_end(self, flow: http.HTTPFlow) -> None:

@@ -7,21 +7,33 @@ from mitmproxy import http
 
 from mitmproxy_moesif.capture.in_flight import PendingExchange
 
+_STARTED = ("unexpected server response", "Cannot parse HTTP response", "HTTP/2 protocol error")
+"""What the engine says of an upstream that had sent something."""
 
-def failure(entry: PendingExchange) -> str | None:
-    """Why an exchange failed, in one word. The engine's own message may quote headers, so it is not used."""
-    flow, error = entry.flow, entry.flow.error
+
+def failure(flow: http.HTTPFlow, *, refused: bool = False) -> str | None:
+    """Why an exchange failed, in one word. The engine's own message may quote headers, so it is not used.
+
+    `refused`: the engine had turned the request away before any hook.
+    """
+    error = flow.error
     if error is None:
         return None
     if error.msg == mitm_flow.Error.KILLED_MESSAGE:
         return "killed"
-    if entry.refused or error.msg.startswith("Request body exceeds"):
+    if refused or error.msg.startswith("Request body exceeds"):
         return "request_refused"
     if error.msg.startswith("Response body exceeds"):
         return "response_refused"
     if not flow.client_conn.connected or _left_by_client(flow, error.msg):
         return "client_disconnected"
     return "upstream_failed"
+
+
+def failed_before_answer(flow: http.HTTPFlow) -> bool:
+    """Whether the upstream could not be reached, or closed before its first byte."""
+    unanswered = flow.response is None and flow.error is not None and not flow.error.msg.startswith(_STARTED)
+    return unanswered and failure(flow) == "upstream_failed"
 
 
 def is_complete(flow: http.HTTPFlow) -> bool:
@@ -38,6 +50,8 @@ def _left_by_client(flow: http.HTTPFlow, message: str) -> bool:
 def status_seen(entry: PendingExchange, cause: str | None, *, failed: bool) -> int | None:
     """The status that the client saw; None where no answer was sent."""
     flow, response = entry.flow, entry.flow.response
+    if entry.unanswered:
+        return None
     if cause is None or not entry.live:
         return response.status_code if response is not None else None
     if cause == "killed" and failed:

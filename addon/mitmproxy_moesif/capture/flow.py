@@ -14,13 +14,15 @@ from itertools import chain
 
 from mitmproxy import http
 
-from mitmproxy_moesif.capture.failure import failure, is_complete, status_seen
+from mitmproxy_moesif.capture.failure import failed_before_answer, failure, is_complete, status_seen
 from mitmproxy_moesif.capture.in_flight import PendingExchange
 from mitmproxy_moesif.capture.tee import Tee
 from mitmproxy_moesif.config.instance import Instance
-from mitmproxy_moesif.event.address import plain_peer
+from mitmproxy_moesif.config.policy import EventPolicy
+from mitmproxy_moesif.event import kong_headers
+from mitmproxy_moesif.event.address import is_trusted, plain_peer
 from mitmproxy_moesif.event.exchange import NO_BODY, Exchange, Fields, Payload, RoutableRequest
-from mitmproxy_moesif.event.headers import text
+from mitmproxy_moesif.event.headers import flatten, text
 
 TRANSACTION_HEADER = b"X-Moesif-Transaction-Id"
 _TRANSACTION_KEY = TRANSACTION_HEADER.lower()
@@ -122,15 +124,31 @@ def _is_uuid(value: str) -> bool:
         return False
 
 
+def is_kongs_to_retry(flow: http.HTTPFlow, policy: EventPolicy) -> bool:
+    """Whether the exchange failed so that Kong, before us, would try again if our connection closed.
+
+    An answer of ours would hide the failure from Kong: no `retries`, no passive health checks.
+    """
+    if not flow.live or not failed_before_answer(flow):
+        return False
+    trusted = policy.trusts_all or is_trusted(peer_of(flow), policy.trusted)
+    headers = flatten(flow.request.headers.fields)
+    return kong_headers.position(policy.position, headers, {}, trusted=trusted) is kong_headers.Position.BEHIND
+
+
 def snapshot(entry: PendingExchange, *, failed: bool = False, left_over: str = "unfinished") -> Exchange:
     """The log phase: the snapshot of an exchange that ended, whichever way. References only, nothing is parsed.
 
     `failed`: it ended in the `error` hook or was left over, and for what reason then.
     """
     flow, request = entry.flow, entry.flow.request
-    cause = failure(entry) or (left_over if failed and flow.error is None and not is_complete(flow) else None)
+    cause = failure(flow, refused=entry.refused) or (
+        left_over if failed and flow.error is None and not is_complete(flow) else None
+    )
     if cause is not None:
         entry.metadata["error"] = cause
+    if entry.unanswered:
+        entry.metadata["left_to_kong"] = True
     if flow.websocket is not None:
         entry.metadata["websocket"] = _websocket(flow)
     exchange = Exchange(

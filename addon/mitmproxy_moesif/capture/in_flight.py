@@ -14,7 +14,10 @@ from mitmproxy_moesif.event.exchange import Fields
 
 @dataclass(slots=True)
 class PendingExchange:
-    """An exchange under way. `live` tells it from a saved one that is only read; killing ends the flow's own flag."""
+    """An exchange under way. `live` tells it from a saved one that is only read; killing ends the flow's own flag.
+
+    `unanswered`: its connection is closed without an answer.
+    """
 
     flow: http.HTTPFlow
     instance: Instance
@@ -25,6 +28,7 @@ class PendingExchange:
     response_tee: Tee | None = None
     live: bool = True
     refused: bool = False
+    unanswered: bool = False
     skipped: bool = False
     awaits_body: bool = False
     blocked_by: str | None = None
