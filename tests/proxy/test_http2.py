@@ -8,6 +8,7 @@ from tests.support.addon import addon_options
 from tests.support.collector import ScriptedCollector
 from tests.support.h2 import H2Client, H2Message, H2Upstream, make_certificate
 from tests.support.moesif_proxy import MoesifProxy
+from tests.support.proxy import Option
 
 
 def test_a_header_value_with_a_blank_around_it_is_passed_on_without(
@@ -18,7 +19,7 @@ def test_a_header_value_with_a_blank_around_it_is_passed_on_without(
     chain, key = make_certificate(tmp_path)
     both = tmp_path / "both.pem"
     both.write_bytes(chain.read_bytes() + key.read_bytes())
-    trusted = {"ssl_verify_upstream_trusted_ca": str(h2_upstream.ca_path), "http2": True}
+    trusted: dict[str, Option] = {"ssl_verify_upstream_trusted_ca": str(h2_upstream.ca_path), "http2": True}
     options = ("--tls-cert", str(both))
     with MoesifProxy(h2_upstream.url, addon_options(collector) | trusted, *options) as proxy:
         with H2Client(proxy.port) as client:
