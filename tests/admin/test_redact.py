@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.admin.redact import SHOWN, is_secret, redacted, secret_values, without_shown
+from mitmproxy_moesif.admin.redact import SHOWN, is_secret, redacted, secret_values, shown_names, without_shown
 from mitmproxy_moesif.config.settings import SECRETS, Settings
 
 NAMES = st.sampled_from(["a", "config", "application_id", "akto_api_key", "debug"])
@@ -52,6 +52,17 @@ def test_it_is_seen_whether_there_is_a_secret(empty: object) -> None:
 
 def test_what_is_no_secret_stays_as_plain_containers() -> None:
     assert redacted({"a": (1, 2.5, "x"), "b": {3: True}}) == {"a": [1, 2.5, "x"], "b": {"3": True}}
+
+
+def test_a_short_secret_is_not_cut_out_of_words() -> None:
+    text = "UNIQUE violation: 'q' was given twice, \"q\" is not unique (q)"
+    assert redacted(text, {"q"}) == "UNIQUE violation: '***' was given twice, \"***\" is not unique (***)"
+    assert redacted("a unique key", {"uni", "ey"}) == "a unique key"
+
+
+def test_which_secrets_were_sent_back_as_shown_is_known() -> None:
+    assert shown_names({"config": {"application_id": SHOWN, "debug": True}, "enabled": True}) == {"application_id"}
+    assert shown_names({"config": SHOWN}) == shown_names([]) == set()
 
 
 def test_secrets_of_a_request_are_found_wherever_they_are() -> None:

@@ -11,6 +11,9 @@ from mitmproxy_moesif.config.settings import SECRETS
 SHOWN = "***"
 """What stands for a secret. Sent back in a change it means: leave it as it is."""
 
+LONG = 8
+"""Characters of a secret that is no part of a word by chance."""
+
 # Kong's plugins and ours name secrets so; a false find costs one value that is not shown.
 _SECRET = re.compile(r"(.*[_-])?(secret|password|token|api_?key|application_id)", re.IGNORECASE)
 
@@ -38,9 +41,17 @@ def _value(name: str, value: object, secrets: Iterable[str]) -> Any:
 
 
 def _without(text: str, secrets: Iterable[str]) -> str:
+    """A short secret is replaced where it stands for itself only: one of a letter is not cut out of every word."""
     for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, SHOWN)
+        literal = re.escape(secret)
+        text = re.sub(literal if len(secret) >= LONG else rf"(?<!\w){literal}(?!\w)", SHOWN, text)
     return text
+
+
+def shown_names(content: object) -> set[str]:
+    """The parameters of an entity's `config` whose secrets a client sends back as they were shown to it."""
+    config = content.get("config") if isinstance(content, Mapping) else None
+    return {name for name, value in config.items() if value == SHOWN} if isinstance(config, Mapping) else set()
 
 
 def secret_values(content: object) -> set[str]:
