@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mitmproxy_moesif.admin.source import NotFound, Status
+from mitmproxy_moesif.kong.entities import Consumer, Entity, Route, Service
 
 ID = "6a7a3a5e-2d0b-4a51-9d0c-0b0f6c1d2e3f"
 APPLICATION_ID = "5ecre7-application-id"
@@ -21,7 +22,14 @@ class FakeSource:
         self.explained: list[tuple[str, str | None, str]] = []
         self.fault: Exception | None = None
         self.well = (True, "")
-        self.entities = {("services", "orders"): "s1", ("routes", "list"): "r1", ("consumers", "ada"): "c1"}
+        self.left_alone: set[str] = set()
+        service = Service(id="s1", name="orders", host="orders", tags=("a",))
+        self.listed: dict[str, Sequence[Entity]] = {
+            "services": [service, Service(id="s2", name="quiet", host="quiet", created_at=5)],
+            "routes": [Route(id="r1", name="list", paths=("/orders",), service=service, headers={"x-a": ("1",)})],
+            "consumers": [Consumer(id="c1", username="ada", group_ids=("g1",))],
+        }
+        self.entities = {("services", "orders"): "s1", ("services", "quiet"): "s2", ("routes", "list"): "r1", ("consumers", "ada"): "c1"}
         self.state: Status = {
             "version": "1.2.3",
             "uptime": 61.5,
@@ -76,6 +84,15 @@ class FakeSource:
         self._take("patch", changes)
         return {**self.plugin, "config": {**self.plugin["config"], **changes.get("config", {})}}
 
+    def replace_plugin(self, plugin_id: str, given: Mapping[str, Any], kept: Collection[str]) -> Mapping[str, Any]:
+        assert plugin_id == ID
+        self.left_alone = set(kept)
+        self._take("replace", given)
+        return {**self.plugin, **given}
+
+    def list_entities(self, kind: str) -> Sequence[Entity]:
+        return self.listed[kind]
+
     def add_plugin(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         self._take("add", given)
         return {**self.plugin, **given}
@@ -85,6 +102,8 @@ class FakeSource:
         self._note("remove")
 
     def find_entity(self, kind: str, name: str) -> str:
+        if name in [id_ for (of, _), id_ in self.entities.items() if of == kind]:
+            return name
         if (kind, name) not in self.entities:
             raise NotFound(name)
         return self.entities[kind, name]

@@ -10,6 +10,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from mitmproxy_moesif.admin.entities import plugin_schema, schema
 from mitmproxy_moesif.admin.redact import SHOWN
 from mitmproxy_moesif.admin.server import AdminServer
 from mitmproxy_moesif.admin.source import (
@@ -20,6 +21,7 @@ from mitmproxy_moesif.admin.source import (
     UniqueViolation,
     Unsupported,
 )
+from mitmproxy_moesif.kong.entities import Route
 from mitmproxy_moesif.kong.errors import scope_key
 from mitmproxy_moesif.web.handlers import MAX_BODY_BYTES
 from tests.admin.sources import APPLICATION_ID, ID, FakeSource
@@ -87,7 +89,20 @@ def test_plugins_without_their_secrets(server: AdminServer, source: FakeSource) 
     assert ask(server, "GET", "/plugins/orders").json() == shown
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/plugins/other", "/plugins/a/b", "/services", "/plugins/moesif"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nothing",
+        "/plugins/other",
+        "/plugins/a/b",
+        "/services/nobody",
+        "/services/nobody/routes",
+        "/routes/r1/nothing",
+        "/plugins/moesif",
+        f"/services/orders/plugins/{ID}",
+        f"/services/nobody/plugins/{ID}",
+    ],
+)
 def test_what_is_not_there(server: AdminServer, path: str) -> None:
     answer = ask(server, "GET", path)
     assert (answer.status_code, answer.json()) == (404, {"message": "Not found"})
@@ -96,21 +111,32 @@ def test_what_is_not_there(server: AdminServer, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("DELETE", "/plugins", "GET, HEAD, POST"),
-        ("PATCH", "/plugins", "GET, HEAD, POST"),
-        ("PUT", f"/plugins/{ID}", "DELETE, GET, HEAD, PATCH"),
-        ("DELETE", "/services/orders/plugins", "GET, HEAD, POST"),
-        ("POST", "/status", "GET, HEAD"),
-        ("OPTIONS", "/health", "GET, HEAD"),
+        ("DELETE", "/plugins", "GET, HEAD, OPTIONS, POST"),
+        ("PATCH", "/plugins", "GET, HEAD, OPTIONS, POST"),
+        ("POST", f"/plugins/{ID}", "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"),
+        ("POST", f"/services/orders/plugins/{ID}", "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"),
+        ("DELETE", "/services/orders/plugins", "GET, HEAD, OPTIONS, POST"),
+        ("POST", "/status", "GET, HEAD, OPTIONS"),
+        ("POST", "/", "GET, HEAD, OPTIONS"),
+        ("POST", "/services", "GET, HEAD, OPTIONS"),
+        ("DELETE", "/services/orders", "GET, HEAD, OPTIONS"),
+        ("PATCH", "/schemas/plugins/moesif", "GET, HEAD, OPTIONS"),
+        ("GEEEET", "/", "GET, HEAD, OPTIONS"),
     ],
 )
 def test_methods_that_a_path_does_not_have(server: AdminServer, method: str, path: str, allowed: str) -> None:
     answer = ask(server, method, path)
     assert (answer.status_code, answer.json()) == (405, {"message": "Method not allowed"})
     assert answer.headers["Allow"] == allowed
+    options = ask(server, "OPTIONS", path)
+    assert (options.status_code, options.content, options.headers["Allow"]) == (204, b"", allowed)
 
 
-@pytest.mark.parametrize("path", ["/status", "/metrics", "/health", "/ping", "/plugins", f"/plugins/{ID}"])
+PATHS = ["", "/status", "/metrics", "/health", "/ping", "/plugins", f"/plugins/{ID}", "/plugins/enabled", "/services"]
+PATHS += ["/services/orders", "/services/orders/routes", "/schemas/services", "/schemas/plugins/moesif", "/upstreams"]
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_heads_and_slashes_at_the_end(server: AdminServer, path: str) -> None:
     full = ask(server, "GET", f"{path}/")
     head = ask(server, "HEAD", path)
@@ -196,6 +222,94 @@ def test_the_instances_of_one_entity(
         unknown = ask(server, method, f"/{kind}s/nobody/plugins")
         assert (unknown.status_code, unknown.json()) == (404, {"message": "Not found"})
     assert len(source.changes) == 1
+
+
+def test_an_instance_below_what_it_is_for(server: AdminServer, source: FakeSource) -> None:
+    source.plugin["service"] = {"id": "s1"}
+    for path in (f"/services/orders/plugins/{ID}", "/services/s1/plugins/orders"):
+        assert ask(server, "GET", path).json()["id"] == ID
+        assert ask(server, "PATCH", path, json={"enabled": False}).status_code == 200
+        assert ask(server, "PUT", path, json={"name": "moesif"}).status_code == 200
+        assert source.changes[-2:] == [{"enabled": False}, {"name": "moesif", "service": {"id": "s1"}}]
+        assert ask(server, "DELETE", path).status_code == 204
+        for method in ("GET", "PATCH", "DELETE"):
+            elsewhere = ask(
+                server, method, path.replace("services", "consumers").replace("/orders/", "/ada/").replace("s1", "c1")
+            )
+            assert (elsewhere.status_code, elsewhere.json()) == (404, {"message": "Not found"})
+
+
+def test_an_instance_is_replaced(server: AdminServer, source: FakeSource) -> None:
+    entity = ask(server, "GET", f"/plugins/{ID}").json()
+    for path in (f"/plugins/{ID}", "/plugins/orders"):
+        assert ask(server, "PUT", path, json={**entity, "enabled": False}).status_code == 200
+        assert source.left_alone == {"application_id"}
+        assert (source.changes[-1]["enabled"], source.changes[-1]["config"]) == (
+            False,
+            {"debug": False, "request_header_masks": []},
+        )
+    assert source.asked["replace"] == 2
+
+
+def test_one_that_is_not_there_is_made_by_a_put(server: AdminServer, source: FakeSource) -> None:
+    other = "0a0a0a0a-0000-4000-8000-000000000001"
+    assert ask(server, "PUT", f"/plugins/{other}", json={"name": "moesif"}).status_code == 200
+    assert ask(server, "PUT", "/services/orders/plugins/fresh", json={"name": "moesif"}).status_code == 200
+    assert source.changes == [
+        {"name": "moesif", "id": other},
+        {"name": "moesif", "service": {"id": "s1"}, "instance_name": "fresh"},
+    ]
+
+
+# --- what decK and Kong Manager read -------------------------------------------------------------------------------
+
+
+def test_the_root_tells_which_kong_it_answers_as(server: AdminServer, source: FakeSource) -> None:
+    told = ask(server, "GET", "/").json()
+    assert told["version"].startswith("3.9")
+    assert (told["plugins"]["enabled_in_cluster"], told["configuration"]["router_flavor"]) == (
+        ["moesif"],
+        "traditional",
+    )
+    source.listed["routes"] = [Route(id="r", expression='http.path == "/"')]
+    assert ask(server, "GET", "/").json()["configuration"]["router_flavor"] == "expressions"
+    assert ask(server, "GET", "/plugins/enabled").json() == {"enabled_plugins": ["moesif"]}
+
+
+def test_services_routes_and_consumers(server: AdminServer) -> None:
+    services = ask(server, "GET", "/services").json()["data"]
+    assert [service["name"] for service in services] == ["orders", "quiet"]
+    assert ask(server, "GET", "/services/orders").json() == ask(server, "GET", "/services/s1").json() == services[0]
+    (route,) = ask(server, "GET", "/routes").json()["data"]
+    assert (route["service"], route["paths"], route["hosts"], route["headers"]) == (
+        {"id": "s1"},
+        ["/orders"],
+        None,
+        {"x-a": ["1"]},
+    )
+    assert not {"expression", "priority"} & set(route)
+    assert ask(server, "GET", "/services/orders/routes").json()["data"] == [route]
+    assert ask(server, "GET", "/services/quiet/routes").json()["data"] == []
+    (consumer,) = ask(server, "GET", "/consumers").json()["data"]
+    assert consumer == ask(server, "GET", "/consumers/ada").json()
+    assert "group_ids" not in consumer
+    assert ask(server, "GET", "/services?tags=a").json()["data"] == services[:1]
+    page = ask(server, "GET", "/services?size=1").json()
+    assert (page["next"], page["offset"]) == ("/services?offset=1&size=1", "1")
+    assert ask(server, "GET", page["next"]).json() == {"data": services[1:], "next": None}
+
+
+@pytest.mark.parametrize("kind", ["upstreams", "certificates", "snis", "ca_certificates", "vaults", "key-auths"])
+def test_kinds_that_are_not_read_are_empty(server: AdminServer, kind: str) -> None:
+    assert ask(server, "GET", f"/{kind}?size=1000").json() == {"data": [], "next": None}
+
+
+def test_schemas(server: AdminServer) -> None:
+    assert ask(server, "GET", "/schemas/plugins/moesif").json() == plugin_schema()
+    assert ask(server, "GET", "/schemas/routes").json() == schema("routes")
+    for path, message in (("plugins/acl", "No plugin named 'acl'"), ("targets", "No entity named 'targets'")):
+        answer = ask(server, "GET", f"/schemas/{path}")
+        assert (answer.status_code, answer.json()) == (404, {"message": message})
 
 
 def test_a_deletion_has_no_content(server: AdminServer, source: FakeSource) -> None:

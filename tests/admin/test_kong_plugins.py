@@ -347,7 +347,7 @@ def test_an_instance_is_added_for_what_it_names(
         ({"instance_name": "moesif"}, UniqueViolation, {"instance_name": "moesif"}),
         ({"name": "key-auth"}, SchemaViolation, None),
         ({"foo": 1}, SchemaViolation, {"foo": "unknown field"}),
-        ({"id": "p-orders"}, SchemaViolation, {"id": "unknown field"}),
+        ({"id": "p-orders"}, SchemaViolation, {"id": "expected a valid UUID"}),
         ({"protocols": "smtp"}, SchemaViolation, None),
         ({"instance_name": 5}, SchemaViolation, {"instance_name": "expected a string"}),
         ({"config": {}}, SchemaViolation, {"config": {"application_id": "required field missing"}}),
@@ -472,3 +472,54 @@ def test_a_document_brings_another_proxy_to_the_same(tmp_path: Path) -> None:
     assert (second.account("p-orders"), second.account(own)) == ("other-5ecre7", "g-5ecre7")
     second.source.take(before)
     assert (second.account("p-orders"), second.account(own)) == (SECRET, None)
+
+
+# --- what is replaced ----------------------------------------------------------------------------------------------
+
+NEW = "0a0a0a0a-0000-4000-8000-000000000001"
+
+
+def test_a_replaced_instance_of_the_file_is_as_configured_but_for_what_is_given(proxy: Proxy) -> None:
+    proxy.source.patch_plugin("p-orders", {"config": {"debug": True, "application_id": "other-5ecre7"}, "tags": ["x"]})
+    given = {"name": "moesif", "config": {"batch_size": 7}}
+    entity = proxy.source.replace_plugin("p-orders", given, {"application_id"})
+    assert (entity["config"]["batch_size"], entity["config"]["debug"], entity["tags"]) == (7, False, ["team-a"])
+    assert proxy.account("p-orders") == "other-5ecre7", "what was sent back as it was shown is left alone"
+    proxy.source.replace_plugin("p-orders", {"name": "moesif"}, ())
+    assert proxy.account("p-orders") == SECRET
+    assert cast(KongPluginSource, proxy.source).document()["plugins"] == {}
+
+
+def test_a_replaced_instance_that_was_added_is_what_is_given(proxy: Proxy) -> None:
+    config = {"application_id": "q-5ecre7", "debug": True}
+    given = {"id": NEW, "name": "moesif", "service": {"name": "quiet"}, "config": config, "tags": ["a"]}
+    added = proxy.source.add_plugin(given)
+    assert (added["id"], added["service"]) == (NEW, {"id": "s-quiet"})
+    moved = {"name": "moesif", "service": {"name": "quiet"}, "route": {"name": "list"}, "config": {"batch_size": 9}}
+    entity = proxy.source.replace_plugin(NEW, moved, {"application_id"})
+    assert (entity["route"], entity["config"]["debug"], entity["tags"]) == ({"id": "r-list"}, False, None)
+    assert (entity["created_at"], proxy.account(NEW)) == (added["created_at"], "q-5ecre7")
+    refused(
+        UniqueViolation,
+        lambda: proxy.source.replace_plugin(
+            NEW, {**moved, "service": {"name": "orders"}, "route": None}, {"application_id"}
+        ),
+    )
+    refused(SchemaViolation, lambda: proxy.source.replace_plugin(NEW, {"config": {}}, ()))
+    proxy.source.remove_plugin(NEW)
+    assert NEW not in [plugin["id"] for plugin in proxy.source.plugins()]
+
+
+def test_what_cannot_be_replaced(proxy: Proxy) -> None:
+    refused(NotFound, lambda: proxy.source.replace_plugin("none", {"name": "moesif"}, ()))
+    refused(Unsupported, lambda: proxy.source.replace_plugin("p-akto", {"name": "moesif"}, ()))
+    refused(
+        SchemaViolation, lambda: proxy.source.replace_plugin("p-orders", {"name": "moesif", "service": {"id": "x"}}, ())
+    )
+
+
+def test_the_entities_of_kongs_configuration_are_listed(proxy: Proxy) -> None:
+    names = {
+        kind: [entity.id for entity in proxy.source.list_entities(kind)] for kind in ("services", "routes", "consumers")
+    }
+    assert names == {"services": ["s-orders", "s-quiet"], "routes": ["r-list"], "consumers": ["c-ada"]}

@@ -202,6 +202,41 @@ def test_a_plugin_of_kongs_is_added_and_removed_in_all_workers(
     assert "differs now" not in proxy.output
 
 
+def test_what_deck_and_kong_manager_read_and_write_holds_with_workers(
+    start: Any, collector: ScriptedCollector, tmp_path: Path
+) -> None:
+    path = tmp_path / "kong.yml"
+    path.write_text(KONG)
+    proxy, url = start(kong_config=str(path))
+    assert get(f"{url}/")["version"].startswith("3.9")
+    assert requests.head(f"{url}/", timeout=20).status_code == 200
+    options = requests.options(f"{url}/plugins", timeout=20)
+    assert (options.status_code, options.headers["Allow"]) == (204, "GET, HEAD, OPTIONS, POST")
+    (service,) = get(f"{url}/services?size=1000")["data"]
+    assert get(f"{url}/services/{service['id']}/routes")["data"] == get(f"{url}/routes")["data"]
+    assert [get(f"{url}/{kind}")["data"] for kind in ("consumers", "upstreams")] == [[], []]
+    assert get(f"{url}/schemas/plugins/moesif")["fields"]
+    below = f"{url}/services/orders/plugins/fresh"
+    config = {"api_version": "put"}
+    made = requests.put(below, json={"name": "moesif", "config": config}, timeout=20)
+    assert (made.status_code, made.json()["instance_name"], made.json()["service"]) == (
+        200,
+        "fresh",
+        {"id": service["id"]},
+    )
+    clients = serving(proxy)
+    assert versions(collector, clients, "/orders/1") == {"put"}
+    again = requests.put(below, json={**made.json(), "config": {"api_version": "again"}}, timeout=20)
+    assert (again.status_code, again.json()["id"]) == (200, made.json()["id"])
+    assert versions(collector, clients, "/orders/2") == {"again"}
+    assert requests.delete(below, timeout=20).status_code == 204
+    assert requests.delete(below, timeout=20).status_code == 404
+    for client in clients:
+        client.close()
+    assert proxy.stop() == 0
+    assert "differs now" not in proxy.output
+
+
 def test_the_listener_asks_for_the_token_and_a_loopback_name(start: Any) -> None:
     proxy, url = start(admin_token=TOKEN)
     assert requests.get(f"{url}/status", timeout=20).status_code == 401

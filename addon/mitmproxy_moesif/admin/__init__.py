@@ -2,6 +2,7 @@
 
 Handlers ask an `AdminSource`; `service.Operations` is the one of a running proxy.
 
+    entities       Kong's entities as the Admin API shows them, and their schemas
     forms          bodies as Kong's Admin API takes them: JSON, and forms with dotted names
     handlers       the paths and what they answer
     kong_plugins   the instances of Kong's configuration as plugin entities: show, change, add, remove

@@ -1,25 +1,32 @@
 """The listener's paths.
 
-`GET /status` (with `?method=&host=&path=`: which instance such a request would be captured by), `GET /metrics`,
-`GET /health`, `GET /ping`; in Kong's forms `GET /plugins`, `POST /plugins`, and GET, PATCH and DELETE on
-`/plugins/{id or instance name}`; `GET` and `POST` on `/services/{id or name}/plugins`, the same for routes, and for
-consumers by id or username. HEAD wherever GET is. Errors are `{"message": ...}`, as Kong's.
+Our own are `GET /status` (with `?method=&host=&path=`: which instance such a request would be captured by), `GET
+/metrics`, `GET /health` and `GET /ping`. All others are Kong's, in its forms, as far as `admin_app` lists them: the
+plugins can be changed, what else there is can be read. Every path answers OPTIONS, and HEAD wherever it answers GET.
+Errors are `{"message": ...}`, as Kong's.
 """
 
 from __future__ import annotations
 
+import socket
+import time
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from operator import attrgetter
 from types import TracebackType
 from typing import Any
 
 from tornado.web import Application, HTTPError
 
+from mitmproxy_moesif import __version__
+from mitmproxy_moesif.admin.entities import NONE_HERE, plugin_schema, schema, shown
 from mitmproxy_moesif.admin.forms import BodyError, parse_body
-from mitmproxy_moesif.admin.listing import InvalidPage, page
+from mitmproxy_moesif.admin.listing import SHOWN_ALREADY, Form, InvalidPage, page
 from mitmproxy_moesif.admin.metrics import exposition
-from mitmproxy_moesif.admin.redact import redacted, secret_values, without_shown
+from mitmproxy_moesif.admin.redact import redacted, secret_values, shown_names, without_shown
 from mitmproxy_moesif.admin.source import (
     AdminSource,
     ForeignKeyViolation,
@@ -28,11 +35,16 @@ from mitmproxy_moesif.admin.source import (
     SchemaViolation,
     UniqueViolation,
     Unsupported,
+    is_uuid,
 )
-from mitmproxy_moesif.kong.errors import reference
+from mitmproxy_moesif.kong.entities import Entity, Route
+from mitmproxy_moesif.kong.errors import PLUGIN_NAME, reference
 from mitmproxy_moesif.log import RateLimitedLog, describe
 from mitmproxy_moesif.web.access import Gate
-from mitmproxy_moesif.web.handlers import MESSAGES, GatedHandler
+from mitmproxy_moesif.web.handlers import MESSAGES, GatedHandler, JsonHandler
+
+KONG_VERSION = "3.9.3"
+"""The Kong as which the paths answer: decK decides by it what it asks for, and how it writes paths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +54,38 @@ class Parts:
     source: AdminSource
     gate: Gate
     limited: RateLimitedLog = field(default_factory=RateLimitedLog)
+    began: int = field(default_factory=lambda: int(time.time()))
 
 
 class _AdminHandler(GatedHandler):
     def initialize(self, parts: Parts) -> None:
         self.source = parts.source
         self._limited = parts.limited
+        self.began = parts.began
         self._secrets: set[str] = set()
+        self.left_alone: set[str] = set()
+        """The parameters whose secrets were sent back as they were shown."""
+
+    def options(self, *_path: str) -> None:
+        self.set_header("Allow", ", ".join(sorted(self._allowed())))
+        self.set_status(204)
+        self.finish()
 
     def fields(self) -> dict[str, Any]:
         """What the body says, without secrets that are sent back as they were shown. Raises `BodyError`."""
         given = parse_body(self.body(), self.request.headers.get("Content-Type", ""))
-        self._secrets = secret_values(given)
+        self._secrets, self.left_alone = secret_values(given), shown_names(given)
         return without_shown(given)
 
     def answer(self, status: int, content: Mapping[str, Any]) -> None:
         super().answer(status, redacted(content))
 
-    def answer_page(self, plugins: Sequence[Mapping[str, Any]]) -> None:
+    def answer_page(self, items: Sequence[Any], form: Form = SHOWN_ALREADY) -> None:
         query = {name: self.get_query_argument(name, None) for name in ("size", "offset", "tags")}
-        self.answer(200, page(plugins, self.request.path, **query))
+        self.answer(200, page(items, self.request.path, form, **query))
+
+    def answer_entities(self, entities: Sequence[Entity]) -> None:
+        self.answer_page(entities, Form(partial(shown, began=self.began), attrgetter("tags")))
 
     def answer_text(self, text: str | bytes, content_type: str) -> None:
         self.set_header("Content-Type", content_type)
@@ -86,9 +110,9 @@ class _AdminHandler(GatedHandler):
         if error is not None and _told(error) is None and not isinstance(error, HTTPError):
             self._limited.error("admin", "moesif: a fault in the admin listener: %s", describe(error))
 
-    def _allowed(self) -> list[str]:
+    def _allowed(self) -> set[str]:
         ours = (cls for cls in type(self).__mro__ if issubclass(cls, _AdminHandler))
-        return [name.upper() for cls in ours for name in vars(cls) if name.upper() in self.SUPPORTED_METHODS]
+        return {name.upper() for cls in ours for name in vars(cls) if name.upper() in self.SUPPORTED_METHODS}
 
 
 def _told(error: BaseException | None) -> tuple[int, dict[str, Any]] | None:
@@ -180,34 +204,152 @@ class _ScopedPluginsHandler(_AdminHandler):
 
 
 class _PluginHandler(_AdminHandler):
-    def get(self, name: str) -> None:
-        self.answer(200, self._find(name))
+    """One instance, by its id or its name: the last part of the path."""
+
+    def get(self, *path: str) -> None:
+        self.answer(200, self._find(*path))
 
     head = get
 
-    def patch(self, name: str) -> None:
-        plugin_id = str(self._find(name)["id"])
+    def patch(self, *path: str) -> None:
+        plugin_id = str(self._find(*path)["id"])
         self.answer(200, self.source.patch_plugin(plugin_id, self.fields()))
 
-    def delete(self, name: str) -> None:
+    def put(self, *path: str) -> None:
+        """One that is not there is made."""
+        given = {**self.fields(), **self.scope(*path)}
+        try:
+            plugin_id = str(self._find(*path)["id"])
+        except NotFound:
+            key = "id" if is_uuid(path[-1]) else "instance_name"
+            self.answer(200, self.source.add_plugin({**given, key: path[-1]}))
+        else:
+            self.answer(200, self.source.replace_plugin(plugin_id, given, self.left_alone))
+
+    def delete(self, *path: str) -> None:
         """Kong answers so too where there was nothing to delete."""
         with suppress(NotFound):
-            self.source.remove_plugin(str(self._find(name)["id"]))
+            self.source.remove_plugin(str(self._find(*path)["id"]))
         self.set_status(204)
         self.finish()
 
-    def _find(self, name: str) -> Mapping[str, Any]:
+    def scope(self, *_path: str) -> dict[str, Any]:
+        """What the instance must be for."""
+        return {}
+
+    def _find(self, *path: str) -> Mapping[str, Any]:
         """By id, else by instance name. Raises `NotFound`."""
-        plugins = self.source.plugins()
+        scope = self.scope(*path)
+        plugins = [plugin for plugin in self.source.plugins() if all(plugin[field] == scope[field] for field in scope)]
         for key in ("id", "instance_name"):
             for plugin in plugins:
-                if plugin.get(key) == name:
+                if plugin.get(key) == path[-1]:
                     return plugin
-        raise NotFound(name)
+        raise NotFound(path[-1])
+
+
+class _ScopedPluginHandler(_PluginHandler):
+    """One of those for one service, route or consumer."""
+
+    def scope(self, *path: str) -> dict[str, Any]:
+        kind, entity, _ = path
+        return {kind.removesuffix("s"): reference(self.source.find_entity(kind, entity))}
+
+    def delete(self, *path: str) -> None:
+        self._find(*path)  # unlike above, it must be there
+        super().delete(*path)
+
+
+class _EntitiesHandler(_AdminHandler):
+    """The services, routes or consumers."""
+
+    def get(self, kind: str) -> None:
+        self.answer_entities(self.source.list_entities(kind))
+
+    head = get
+
+
+class _RoutesOfServiceHandler(_AdminHandler):
+    def get(self, name: str) -> None:
+        service_id = self.source.find_entity("services", name)
+        routes = [route for route in self.source.list_entities("routes") if isinstance(route, Route)]
+        self.answer_entities([route for route in routes if route.service and route.service.id == service_id])
+
+    head = get
+
+
+class _EntityHandler(_AdminHandler):
+    def get(self, kind: str, name: str) -> None:
+        entity_id = self.source.find_entity(kind, name)
+        (found,) = (entity for entity in self.source.list_entities(kind) if entity.id == entity_id)
+        self.answer(200, shown(found, self.began))
+
+    head = get
+
+
+class _NoneHandler(_AdminHandler):
+    """A kind of Kong's entities that is not read here."""
+
+    def get(self) -> None:
+        self.answer_page([])
+
+    head = get
+
+
+class _RootHandler(_AdminHandler):
+    """What decK and Kong Manager ask first: which Kong this answers as."""
+
+    def get(self) -> None:
+        routes = self.source.list_entities("routes")
+        flavor = "expressions" if any(isinstance(each, Route) and each.expression for each in routes) else "traditional"
+        self.answer(
+            200,
+            {
+                "tagline": "mitmproxy-moesif answers as the Admin API of Kong does",
+                "version": KONG_VERSION,
+                "edition": "community",
+                "hostname": socket.gethostname(),
+                "node_id": str(uuid.uuid5(uuid.NAMESPACE_DNS, socket.gethostname())),
+                "mitmproxy_moesif": __version__,
+                "plugins": {
+                    "available_on_server": {PLUGIN_NAME: {"version": __version__}},
+                    "enabled_in_cluster": sorted({str(plugin["name"]) for plugin in self.source.plugins()}),
+                },
+                "configuration": {
+                    "database": "off",
+                    "router_flavor": flavor,
+                    "plugins": [PLUGIN_NAME],
+                    "loaded_plugins": {PLUGIN_NAME: True},
+                },
+            },
+        )
+
+    head = get
+
+
+class _EnabledHandler(_AdminHandler):
+    def get(self) -> None:
+        self.answer(200, {"enabled_plugins": [PLUGIN_NAME]})
+
+    head = get
+
+
+class _SchemaHandler(_AdminHandler):
+    """Schemas name parameters that hold secrets, and show none."""
+
+    def get(self, *path: str) -> None:
+        *of_plugin, name = path
+        found = (plugin_schema() if name == PLUGIN_NAME else None) if of_plugin else schema(name)
+        if found is None:
+            self.refuse(404, f"No {'plugin' if of_plugin else 'entity'} named '{name}'")
+        else:
+            JsonHandler.answer(self, 200, found)
+
+    head = get
 
 
 class _NotFoundHandler(_AdminHandler):
-    def get(self) -> None:
+    def get(self, *_path: str) -> None:
         raise NotFound
 
     head = post = put = patch = delete = options = get
@@ -216,16 +358,26 @@ class _NotFoundHandler(_AdminHandler):
 def admin_app(parts: Parts) -> Application:
     """The paths as a Tornado application; a slash at the end makes no difference."""
     arguments = {"parts": parts}
+    paths: Sequence[tuple[str, type[_AdminHandler]]] = (
+        ("/status", _StatusHandler),
+        ("/metrics", _MetricsHandler),
+        ("/health", _HealthHandler),
+        ("/ping", _PingHandler),
+        ("", _RootHandler),
+        ("/plugins", _PluginsHandler),
+        ("/plugins/enabled", _EnabledHandler),
+        ("/plugins/([^/]+)", _PluginHandler),
+        ("/(services|routes|consumers)", _EntitiesHandler),
+        ("/(services|routes|consumers)/([^/]+)", _EntityHandler),
+        ("/(services|routes|consumers)/([^/]+)/plugins", _ScopedPluginsHandler),
+        ("/(services|routes|consumers)/([^/]+)/plugins/([^/]+)", _ScopedPluginHandler),
+        ("/services/([^/]+)/routes", _RoutesOfServiceHandler),
+        ("/schemas/([^/]+)", _SchemaHandler),
+        ("/schemas/(plugins)/([^/]+)", _SchemaHandler),
+        *((f"/{kind}", _NoneHandler) for kind in NONE_HERE),
+    )
     return Application(
-        [
-            (r"/status/?", _StatusHandler, arguments),
-            (r"/metrics/?", _MetricsHandler, arguments),
-            (r"/health/?", _HealthHandler, arguments),
-            (r"/ping/?", _PingHandler, arguments),
-            (r"/plugins/?", _PluginsHandler, arguments),
-            (r"/plugins/([^/]+)/?", _PluginHandler, arguments),
-            (r"/(services|routes|consumers)/([^/]+)/plugins/?", _ScopedPluginsHandler, arguments),
-        ],
+        [(f"{path}/?", handler, arguments) for path, handler in paths],
         default_handler_class=_NotFoundHandler,
         default_handler_args=arguments,
         log_function=lambda _handler: None,

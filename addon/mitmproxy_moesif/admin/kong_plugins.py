@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -24,10 +24,17 @@ from mitmproxy_moesif.admin.parameters import (
     wanted_parameters,
 )
 from mitmproxy_moesif.admin.redact import redacted
-from mitmproxy_moesif.admin.source import ForeignKeyViolation, NotFound, SchemaViolation, UniqueViolation, Unsupported
+from mitmproxy_moesif.admin.source import (
+    ForeignKeyViolation,
+    NotFound,
+    SchemaViolation,
+    UniqueViolation,
+    Unsupported,
+    is_uuid,
+)
 from mitmproxy_moesif.admin.state import SECRETS, Document
 from mitmproxy_moesif.config.settings import SettingsError, parse_settings
-from mitmproxy_moesif.kong.entities import KongConfig, Plugin
+from mitmproxy_moesif.kong.entities import Entity, KongConfig, Plugin
 from mitmproxy_moesif.kong.errors import PLUGIN_NAME, reference, scope_key
 from mitmproxy_moesif.kong.overlay import REFERENCES, LiveOverlay, LivePlugin, Make, Overlay, entities, scope
 from mitmproxy_moesif.kong.resolver import has_account, instance_values
@@ -36,7 +43,7 @@ from mitmproxy_moesif.log import log
 
 _TIMES = frozenset(("created_at", "updated_at"))
 _CHANGEABLE = frozenset((TOP_LEVEL, "config", "tags"))
-_GIVEN = _CHANGEABLE | {"name", "instance_name", "protocols", *REFERENCES}
+_GIVEN = _CHANGEABLE | {"id", "name", "instance_name", "protocols", *REFERENCES}
 
 _REASONS = {"string_type": "expected a string", "string_too_short": "length must be at least 1"}
 _ACCOUNT = {"config": {"application_id": "required field missing"}}
@@ -68,13 +75,34 @@ class KongPluginSource:
         def make(changes: Overlay, base: KongConfig) -> Overlay:
             plugin = _find(changes.over(base), plugin_id)
             if plugin.name != PLUGIN_NAME:
-                raise Unsupported(f"cannot update a '{plugin.name}' plugin here: change Kong's configuration instead")
+                raise _not_ours(plugin)
             patch = self._patch(plugin, given)
             return changes.patched(plugin_id, patch) if patch else changes
 
         self._change(make)
         if self._live.changes is not before:
             self._updated[plugin_id] = int(self._clock())
+        return self._entity(_find(self._live.config, plugin_id))
+
+    def replace_plugin(self, plugin_id: str, given: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]:
+        """Raises as `PluginSource.replace_plugin` does."""
+        check_name(given)
+
+        def make(changes: Overlay, base: KongConfig) -> Overlay:
+            plugin = _find(changes.over(base), plugin_id)
+            if plugin.name != PLUGIN_NAME:
+                raise _not_ours(plugin)
+            before = plugin.changes if isinstance(plugin, LivePlugin) else {}
+            still = {name: value for name, value in before.items() if name in kept}
+            if plugin_id not in changes.created:
+                return changes.replaced(plugin_id, self._patch(_find(base, plugin_id), given, still))
+            rest = changes.removing(plugin_id)
+            made = self._created({**given, "id": plugin_id, "created_at": plugin.created_at}, base, still)
+            _check_unique(made, rest.over(base))
+            return rest.adding(made)
+
+        self._change(make)
+        self._updated[plugin_id] = int(self._clock())
         return self._entity(_find(self._live.config, plugin_id))
 
     def add_plugin(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,6 +127,10 @@ class KongPluginSource:
                 "cannot delete 'plugins' entities of Kong's configuration: take it out there, or PATCH enabled=false"
             )
         self._change(lambda changes, _: changes.removing(plugin_id))
+
+    def list_entities(self, kind: str) -> Sequence[Entity]:
+        base = self._live.base
+        return {"services": base.services, "routes": base.routes, "consumers": base.consumers}[kind]
 
     def find_entity(self, kind: str, name: str) -> str:
         """By id, else by name; a consumer's name is its `username`. Raises `NotFound`."""
@@ -164,10 +196,16 @@ class KongPluginSource:
         except SettingsError as error:
             raise SchemaViolation({"@entity": [str(error)]}) from None
 
-    def _patch(self, plugin: Plugin, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What of `given` is a change, by field of the entity. Raises `SchemaViolation`."""
-        values = {**instance_values(plugin, self._given()), TOP_LEVEL: plugin.enabled}
-        config = wanted_parameters(values, given, dict(self._entity_faults(plugin, given)))
+    def _patch(
+        self, plugin: Plugin, given: Mapping[str, Any], still: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """What of `given` is a change, by field of the entity; `still` are parameters that stay changed.
+
+        Raises `SchemaViolation`.
+        """
+        still = still or {}
+        values = {**instance_values(plugin, self._given()), **still, TOP_LEVEL: plugin.enabled}
+        config = {**still} | wanted_parameters(values, given, dict(self._entity_faults(plugin, given)))
         enabled = config.pop(TOP_LEVEL, plugin.enabled)
         if enabled and not has_account(parse_settings({**values, **config})):
             raise SchemaViolation(_ACCOUNT)
@@ -188,23 +226,28 @@ class KongPluginSource:
             elif (value or None) != entity[name]:
                 yield name, IMMUTABLE
 
-    def _created(self, given: Mapping[str, Any], base: KongConfig) -> LivePlugin:
-        """Raises `SchemaViolation`, `ForeignKeyViolation`, pydantic's `ValidationError`."""
-        values = {**self._given(), TOP_LEVEL: True}
+    def _created(
+        self, given: Mapping[str, Any], base: KongConfig, still: Mapping[str, Any] | None = None
+    ) -> LivePlugin:
+        """`still` are parameters that it had. Raises `SchemaViolation`, `ForeignKeyViolation`, pydantic's errors."""
+        still = still or {}
+        values = {**self._given(), **still, TOP_LEVEL: True}
         faults = {name: UNKNOWN for name in given if name not in _GIVEN and name not in _TIMES}
-        config = wanted_parameters(values, given, faults, same_too=True)
+        if given.get("id") is not None and not is_uuid(given["id"]):
+            faults["id"] = "expected a valid UUID"
+        config = {**still} | wanted_parameters(values, given, faults, same_too=True)
         enabled = config.pop(TOP_LEVEL, True)
         if enabled and not has_account(parse_settings({**values, **config})):
             raise SchemaViolation(_ACCOUNT)
         ids = {f"{name}_id": _resolved(base, name, given.get(name)) for name in REFERENCES}
         fields = {
-            "id": _id_for(ids),
+            "id": given.get("id") or _id_for(ids),
             "name": PLUGIN_NAME,
             "instance_name": given.get("instance_name"),
             "tags": _listed(given.get("tags")),
             "protocols": _listed(given.get("protocols")) or None,
             **ids,
-            "created_at": int(self._clock()),
+            "created_at": given.get("created_at") or int(self._clock()),
         }
         return LivePlugin.model_validate({**fields, "enabled": enabled, "changes": config, "created": True})
 
@@ -248,6 +291,10 @@ class KongPluginSource:
         return LivePlugin.model_validate({**fields, "enabled": enabled, "changes": config, "created": True})
 
 
+def _not_ours(plugin: Plugin) -> Unsupported:
+    return Unsupported(f"cannot update a '{plugin.name}' plugin here: change Kong's configuration instead")
+
+
 def _fields(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in entry.items() if name != SECRETS}
 
@@ -272,6 +319,8 @@ def _check_unique(plugin: Plugin, config: KongConfig) -> None:
     taken = {PLUGIN_NAME, *(other.instance_name for other in config.plugins)}
     if plugin.instance_name is not None and plugin.instance_name in taken:
         raise UniqueViolation.of({"instance_name": plugin.instance_name})
+    if any(other.id == plugin.id for other in config.plugins):
+        raise UniqueViolation.of({"id": plugin.id})
 
 
 def _resolved(base: KongConfig, field: str, given: Any) -> str | None:

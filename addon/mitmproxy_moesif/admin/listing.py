@@ -1,16 +1,17 @@
 """Kong's listings: a page of entities, filtered by tags.
 
-`tags=a,b` are those with both, `tags=a/b` those with either. `size` is how many a page has at most; without it, it
-holds all. `next` is the path of the page that follows, `offset` what it is asked for with.
+`tags=a,b` are those with both, `tags=a/b` those with either. `size` is how many a page has at most, 100 without it.
+`next` is the path of the page that follows, `offset` what it is asked for with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 MAX_SIZE = 1000
+DEFAULT_SIZE = 100
 
 
 class InvalidPage(ValueError):  # noqa: N818 - as Kong calls it
@@ -22,27 +23,48 @@ class InvalidPage(ValueError):  # noqa: N818 - as Kong calls it
         super().__init__(message)
 
 
+class Form(NamedTuple):
+    """How an item is shown, and what its tags are."""
+
+    show: Callable[[Any], Any]
+    tags: Callable[[Any], Iterable[str] | None]
+
+
+SHOWN_ALREADY = Form(lambda item: item, lambda item: item["tags"])
+
+
 def page(
-    entities: Sequence[Mapping[str, Any]], path: str, *, size: str | None, offset: str | None, tags: str | None
+    items: Sequence[Any],
+    path: str,
+    form: Form = SHOWN_ALREADY,
+    /,
+    *,
+    size: str | None,
+    offset: str | None,
+    tags: str | None,
 ) -> dict[str, Any]:
-    """`{"data": [...], "next": ...}`. Raises `InvalidPage`."""
-    found = [entity for entity in entities if tags is None or _has(entity, tags)]
-    start, most = _start(offset), _size(size, len(found))
-    data = found[start : start + most]
-    if start + most >= len(found):
+    """`{"data": [...], "next": ...}`; only what is on the page is shown. Raises `InvalidPage`."""
+    if tags is not None:
+        are_those = _condition(tags)
+        items = [item for item in items if are_those(set(form.tags(item) or ()))]
+    start, most = _start(offset), _size(size)
+    data = [form.show(item) for item in items[start : start + most]]
+    if start + most >= len(items):
         return {"data": data, "next": None}
     following = str(start + most)
     query = {"offset": following, "size": most, **({} if tags is None else {"tags": tags})}
     return {"data": data, "next": f"{path}?{urlencode(query)}", "offset": following}
 
 
-def _has(entity: Mapping[str, Any], tags: str) -> bool:
-    own = set(entity.get("tags") or ())
+def _condition(tags: str) -> Callable[[set[str]], bool]:
+    """Whether an entity's own tags are those that are asked for."""
+    if not tags:
+        raise InvalidPage(11, "invalid options", "invalid option (tags: cannot be null)")
     if "," in tags and "/" in tags:
-        raise InvalidPage(11, "invalid options", "invalid option (tags: cannot mix 'and' and 'or' operators)")
+        raise InvalidPage(11, "invalid options", "invalid option (tags: invalid filter syntax)")
     if "/" in tags:
-        return not own.isdisjoint(tags.split("/"))
-    return own.issuperset(tags.split(","))
+        return lambda own: not own.isdisjoint(tags.split("/"))
+    return lambda own: own.issuperset(tags.split(","))
 
 
 def _start(offset: str | None) -> int:
@@ -53,9 +75,9 @@ def _start(offset: str | None) -> int:
     return int(offset)
 
 
-def _size(size: str | None, otherwise: int) -> int:
+def _size(size: str | None) -> int:
     if size is None:
-        return max(1, otherwise)
+        return DEFAULT_SIZE
     if not (size.isascii() and size.isdecimal() and len(size) < 10):
         raise InvalidPage(9, "invalid size", "size must be a number")
     if not 1 <= int(size) <= MAX_SIZE:

@@ -60,8 +60,12 @@ class LocalPluginSource:
 
     def take(self, document: Document) -> None:
         """Put in force what a document says, in place of what was changed. Raises `SchemaViolation`."""
-        given = {name: document[name] for name in (TOP_LEVEL, "config") if name in document}
-        wanted = self._checked(given, same_too=True)
+        self._become(
+            self._checked({name: document[name] for name in (TOP_LEVEL, "config") if name in document}, same_too=True)
+        )
+
+    def _become(self, wanted: dict[str, Any]) -> None:
+        """Have these be the changes."""
         changed = {name: value for name, value in wanted.items() if self._changes.get(name, AS_STARTED) != value}
         gone = dict.fromkeys(self._changes.keys() - wanted.keys(), AS_STARTED)
         if changed or gone:
@@ -78,6 +82,15 @@ class LocalPluginSource:
             self._put_in_force(checked)
             self._changes |= checked
             self._updated_at = int(self._clock())
+        return self._entity()
+
+    def replace_plugin(self, plugin_id: str, given: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]:
+        if plugin_id != OPTIONS_ID:
+            raise NotFound(plugin_id)
+        check_name(given)
+        still = {name: value for name, value in self._changes.items() if name in kept}
+        self._become({**still, **self._checked(given, same_too=True)})
+        self._updated_at = int(self._clock())
         return self._entity()
 
     def add_plugin(self, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ IMMUTABLE = "immutable field cannot be updated"
 
 def shown_config(settings: Settings) -> dict[str, Any]:
     """All parameters in plain values, secrets replaced."""
-    return {name: _shown(_value(settings, name)) for name in Settings.model_fields if _in_config(name)}
+    return {name: _shown(_value(settings, name)) for name in Settings.model_fields if in_config(name)}
 
 
 def wanted_parameters(
@@ -92,14 +92,15 @@ def faults_by_field(text: str, names: Collection[str]) -> dict[str, Any]:
 
 
 def _fault(current: Settings | None, name: str, value: object, fixed: Collection[str]) -> str | None:
-    if name not in Settings.model_fields or not _in_config(name):
+    if name not in Settings.model_fields or not in_config(name):
         return UNKNOWN
     if name in fixed and (current is None or value != _shown(_value(current, name))):
         return "can only be set at the start"
     return None
 
 
-def _in_config(name: str) -> bool:
+def in_config(name: str) -> bool:
+    """Whether a parameter is shown in the `config` of an entity."""
     return name != TOP_LEVEL and not name.startswith(HIDDEN_PREFIX)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mitmproxy_moesif.config.live import LiveOptions
     from mitmproxy_moesif.delivery.api import Condition, Delivery, SpoolCondition
     from mitmproxy_moesif.delivery.sender import Health
+    from mitmproxy_moesif.kong.entities import Entity
     from mitmproxy_moesif.kong.resolver import Resolver
 
 UNHEALTHY_AFTER = 300.0
@@ -154,6 +155,10 @@ class Operations:
         with self._change():
             return self._source_of(plugin_id).patch_plugin(plugin_id, changes)
 
+    def replace_plugin(self, plugin_id: str, given: Mapping[str, Any], kept: Collection[str]) -> Mapping[str, Any]:
+        with self._change():
+            return self._source_of(plugin_id).replace_plugin(plugin_id, given, kept)
+
     def add_plugin(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """A global one only where the options are none, since Kong's configuration has instances."""
         resolver = self._resolver()
@@ -166,6 +171,9 @@ class Operations:
     def remove_plugin(self, plugin_id: str) -> None:
         with self._change():
             self._source_of(plugin_id).remove_plugin(plugin_id)
+
+    def list_entities(self, kind: str) -> Sequence[Entity]:
+        return self._kong.list_entities(kind) if self._kong is not None else ()
 
     def find_entity(self, kind: str, name: str) -> str:
         if self._kong is None:

@@ -5,9 +5,11 @@ All methods are called from the listener's thread, one at a time: they are quick
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypedDict
 
+from mitmproxy_moesif.kong.entities import Entity
 from mitmproxy_moesif.kong.errors import (
     Key,
     foreign_key_unresolved,
@@ -85,11 +87,21 @@ class PluginSource(Protocol):
         see `NotKept`.
         """
 
+    def replace_plugin(self, plugin_id: str, given: Mapping[str, Any], kept: Collection[str]) -> Mapping[str, Any]:
+        """Have an instance be as it is configured but for what is given; returns the whole entity.
+
+        What was changed before and is not given is changed no more, but for the parameters `kept`. Raises as
+        `patch_plugin` does.
+        """
+
     def add_plugin(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Add an instance; returns the whole entity. Raises as `patch_plugin` does, and `ForeignKeyViolation`."""
 
     def remove_plugin(self, plugin_id: str) -> None:
         """Take an instance away that was added here. Raises `NotFound`, `Unsupported`, `NotKept`."""
+
+    def list_entities(self, kind: str) -> Sequence[Entity]:
+        """All `services`, `routes` or `consumers`."""
 
     def find_entity(self, kind: str, name: str) -> str:
         """The id of one of the `services`, `routes` or `consumers`, found by id or name. Raises `NotFound`."""
@@ -105,6 +117,14 @@ class AdminSource(PluginSource, Protocol):
 
     def explain(self, method: str, host: str | None, path: str) -> Mapping[str, Any]:
         """Which instance applies to such a request and why; plain JSON values, no `config`."""
+
+
+def is_uuid(given: object) -> bool:
+    """Whether it can be an entity's id."""
+    try:
+        return str(uuid.UUID(str(given))) == str(given).lower()
+    except ValueError:
+        return False
 
 
 class NotFound(Exception):  # noqa: N818 - the names are those of Kong's errors

@@ -65,7 +65,7 @@ _UNIQUE = {
     "plugins": ("instance_name", "id"),
 }
 _NARROWING = {
-    "routes": (*Route.model_fields, "updated_at", "request_buffering", "response_buffering"),
+    "routes": tuple(Route.model_fields),
     "plugins": (*Plugin.model_fields, *_REFERENCES["plugins"], "condition", "ordering", "partials"),
 }
 """Fields of the kinds in which a misspelt one would be for more requests than it says."""

@@ -1,8 +1,8 @@
 """Kong's entities, validated and immutable: services, routes, consumers, plugins, and the configuration they make up.
 
-One model per entity kind, the same for the declarative file and for the Admin API's JSON. Fields that we do not read
-are passed over, since they differ between Kong's versions; the types and forms of those we read are checked as Kong
-checks them. References between entities are resolved before these models are made (declarative.py).
+One model per entity kind, the same for the declarative file and for the Admin API's JSON. Fields that we neither read
+nor show are passed over, since they differ between Kong's versions; the types and forms of the others are checked as
+Kong checks them. References between entities are resolved before these models are made (declarative.py).
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ ServicePath = Annotated[str, AfterValidator(_is_path_of_service)]
 RoutePath = Annotated[str, AfterValidator(_is_path_of_route)]
 Host = Annotated[str, AfterValidator(_is_host)]
 Method = Annotated[str, AfterValidator(_is_method)]
+Timeout = Annotated[int, Field(ge=1, le=2**31 - 2)]
 
 
 class Entity(BaseModel):
@@ -94,6 +95,7 @@ class Entity(BaseModel):
     id: Name
     tags: Items[str] = ()
     created_at: Annotated[int, Field(strict=False)] | None = None
+    updated_at: Annotated[int, Field(strict=False)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -113,6 +115,10 @@ class Service(Entity):
     port: Annotated[int, Field(ge=0, le=65535)] = 80
     path: ServicePath | None = None
     enabled: Truth = True
+    retries: Annotated[int, Field(ge=0, le=32_767)] = 5
+    connect_timeout: Timeout = 60_000
+    write_timeout: Timeout = 60_000
+    read_timeout: Timeout = 60_000
 
     @model_validator(mode="before")
     @classmethod
@@ -157,6 +163,8 @@ class Route(Entity):
     regex_priority: int = 0
     preserve_host: Truth = False
     https_redirect_status_code: Literal[426, 301, 302, 307, 308] = 426
+    request_buffering: Truth = True
+    response_buffering: Truth = True
     expression: str | None = None
     priority: Annotated[int, Field(ge=0, lt=2**46)] = 0
     sources: Items[Any] = ()

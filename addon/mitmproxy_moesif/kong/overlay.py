@@ -56,6 +56,11 @@ class Overlay:
         config = {**before.get("config", {}), **patch.get("config", {})}
         return replace(self, patches={**self.patches, plugin_id: {**before, **patch, "config": config}})
 
+    def replaced(self, plugin_id: str, patch: Patch) -> Overlay:
+        """With this changed of an entry of the configuration, and nothing else of it."""
+        others = {id_: other for id_, other in self.patches.items() if id_ != plugin_id}
+        return replace(self, patches={**others, plugin_id: patch} if patch else others)
+
     def adding(self, plugin: LivePlugin) -> Overlay:
         return replace(self, created={**self.created, plugin.id: plugin})
 
