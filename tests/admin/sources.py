@@ -29,7 +29,12 @@ class FakeSource:
             "routes": [Route(id="r1", name="list", paths=("/orders",), service=service, headers={"x-a": ("1",)})],
             "consumers": [Consumer(id="c1", username="ada", group_ids=("g1",))],
         }
-        self.entities = {("services", "orders"): "s1", ("services", "quiet"): "s2", ("routes", "list"): "r1", ("consumers", "ada"): "c1"}
+        self.entities = {
+            ("services", "orders"): "s1",
+            ("services", "quiet"): "s2",
+            ("routes", "list"): "r1",
+            ("consumers", "ada"): "c1",
+        }
         self.state: Status = {
             "version": "1.2.3",
             "uptime": 61.5,

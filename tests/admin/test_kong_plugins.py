@@ -523,3 +523,18 @@ def test_the_entities_of_kongs_configuration_are_listed(proxy: Proxy) -> None:
         kind: [entity.id for entity in proxy.source.list_entities(kind)] for kind in ("services", "routes", "consumers")
     }
     assert names == {"services": ["s-orders", "s-quiet"], "routes": ["r-list"], "consumers": ["c-ada"]}
+
+
+def test_an_instance_for_a_group_shows_it() -> None:
+    content = {
+        "_format_version": "3.0",
+        "consumer_groups": [{"id": "g-gold", "name": "gold"}],
+        "consumers": [{"username": "ada", "groups": [{"name": "gold"}]}],
+        "plugins": [{"id": "p-gold", "name": "moesif", "consumer_group": "gold", "config": {"application_id": SECRET}}],
+    }
+    proxy = Proxy(parse_declarative(json.dumps(content).encode(), "kong.json"))
+    assert proxy.entity("p-gold")["consumer_group"] == {"id": "g-gold"}
+    (told,) = proxy.resolver.describe()["instances"]
+    assert told["consumer_group"] == "g-gold"
+    proxy.source.patch_plugin("p-gold", {"config": {"debug": True}})
+    assert proxy.entity("p-gold")["consumer_group"] == {"id": "g-gold"}

@@ -345,6 +345,37 @@ def test_a_document_replaces_what_was_changed() -> None:
 # --- all together --------------------------------------------------------------------------------------------------
 
 
+def test_a_replaced_entity_is_as_started_but_for_what_is_given() -> None:
+    options = Options(api_version="2.0")
+    source = options.source()
+    source.patch_plugin(OPTIONS_ID, {"config": {"debug": True, "api_version": "3.0", "application_id": "n-5ecre7"}})
+    entity = source.replace_plugin(OPTIONS_ID, {"name": "moesif", "config": {"batch_size": 7}}, {"application_id"})
+    assert (entity["config"]["debug"], entity["config"]["api_version"], entity["config"]["batch_size"]) == (
+        False,
+        "2.0",
+        7,
+    )
+    assert options.read().application_id.get_secret_value() == "n-5ecre7", "it was sent back as it was shown"
+    source.replace_plugin(OPTIONS_ID, {"name": "moesif"}, ())
+    assert options.read() == parse_settings(options.started)
+    assert source.document() == {"config": {}}
+
+
+def test_what_cannot_be_replaced() -> None:
+    source = Options().source()
+    with pytest.raises(NotFound):
+        source.replace_plugin("other", {"name": "moesif"}, ())
+    for given_fields in (
+        {},
+        {"name": "acl"},
+        {"name": "moesif", "config": {"batch_size": 0}},
+        {"name": "moesif", "foo": 1},
+    ):
+        with pytest.raises(SchemaViolation):
+            source.replace_plugin(OPTIONS_ID, given_fields, ())
+    assert source.document() == {"config": {}}
+
+
 def test_through_the_listener() -> None:
     options = Options()
 

@@ -157,6 +157,7 @@ class KongPluginSource:
 
     def _entity(self, plugin: Plugin) -> dict[str, Any]:
         created = self._began if plugin.created_at is None else plugin.created_at
+        group = {} if plugin.consumer_group_id is None else {"consumer_group": reference(plugin.consumer_group_id)}
         return {
             "id": plugin.id,
             "name": plugin.name,
@@ -164,6 +165,7 @@ class KongPluginSource:
             "enabled": plugin.enabled,
             "config": self._config(plugin),
             **{name: reference(getattr(plugin, f"{name}_id")) for name in REFERENCES},
+            **group,
             "protocols": list(plugin.protocols or PROTOCOLS),
             "tags": list(plugin.tags) or None,
             "created_at": created,

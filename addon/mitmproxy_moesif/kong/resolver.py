@@ -163,6 +163,7 @@ def _shown(plugin: Plugin) -> dict[str, Any]:
         "service": plugin.service_id,
         "route": plugin.route_id,
         "consumer": plugin.consumer_id,
+        **({} if plugin.consumer_group_id is None else {"consumer_group": plugin.consumer_group_id}),
     }
 
 
