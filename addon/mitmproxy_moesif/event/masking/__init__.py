@@ -7,8 +7,9 @@
     form_mask       URL-encoded forms (test: event/test_masking.py)
     json_mask       JSON members, cut out of the text itself (test: event/test_masking.py)
     json_text       whether bytes are a JSON document (test: event/test_masking.py)
+    media_types     media types and header parameters (test: event/test_masking.py)
     multipart_mask  multipart forms (test: event/test_masking.py)
-    names           comparing names, media types, header parameters (test: event/test_masking.py)
+    names           comparing names (test: event/test_masking.py)
     query_mask      parameters of a query string (test: event/test_masking.py)
     xml_mask        elements and attributes of XML (test: event/test_masking.py)
 """

@@ -5,8 +5,9 @@ from __future__ import annotations
 from mitmproxy_moesif.event.masking.form_mask import mask_form
 from mitmproxy_moesif.event.masking.json_mask import JsonMask
 from mitmproxy_moesif.event.masking.json_text import begins_like_json, is_json
+from mitmproxy_moesif.event.masking.media_types import charset, media_type
 from mitmproxy_moesif.event.masking.multipart_mask import mask_multipart
-from mitmproxy_moesif.event.masking.names import FieldNames, UnmaskableError, charset, media_type
+from mitmproxy_moesif.event.masking.names import FieldNames, UnmaskableError
 from mitmproxy_moesif.event.masking.xml_mask import mask_xml
 
 

@@ -13,7 +13,8 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from mitmproxy_moesif.event.masking.names import FieldNames, Parameter, UnmaskableError, charset, parameters
+from mitmproxy_moesif.event.masking.media_types import Parameter, charset, parameters
+from mitmproxy_moesif.event.masking.names import FieldNames, UnmaskableError
 
 _DELIMITER_REST: Final = re.compile(rb"(--)?+[ \t]*+(?:\r?\n|\Z)")
 _BLANK_LINE: Final = re.compile(rb"\r?\n\r?\n")

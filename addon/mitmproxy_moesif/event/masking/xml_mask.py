@@ -12,7 +12,8 @@ import re
 from typing import Final
 from xml.parsers import expat
 
-from mitmproxy_moesif.event.masking.names import UnmaskableError, charset
+from mitmproxy_moesif.event.masking.media_types import charset
+from mitmproxy_moesif.event.masking.names import UnmaskableError
 
 _TAG: Final = re.compile(rb"""<(?:[^"'>]++|"[^"]*+"|'[^']*+')*+>""")
 _TAG_NAME: Final = re.compile(rb"<[^\s/>]++")
