@@ -27,7 +27,9 @@ FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data; boundary=frontier"
 
 randoms = st.randoms(use_true_random=False)
-texts = st.text(st.characters(codec="utf-8"), max_size=12)
+texts = st.text(st.characters(codec="utf-8"), max_size=12).filter(
+    lambda text: not any(name in text.casefold() for name in {*MASKS, "="} if name)
+)
 masked_names = st.sampled_from(sorted(MASKS))
 
 
@@ -60,7 +62,9 @@ def shown(raw: bytes, content_type: str = "", masks: frozenset[str] = MASKS) -> 
         ('{"pass\\u0077ord":1,"\\u0070\\u0061ss":2,"\\u00e9":3,"a":4}', '{"a":4}'),
         ('{"quo\\"ted":1,"back\\\\slash":2,"slash\\/":3,"line\\n":4,"\\ud83d\\ude00":5,"😀":6,"slash/":7}', "{}"),
         ('{"v":"password","w":["pass","password"]}', '{"v":"password","w":["pass","password"]}'),
-        ('{"v":"\\"pass\\":1,","passwords":1,"Password":2}', '{"v":"\\"pass\\":1,","passwords":1,"Password":2}'),
+        ('{"passwords":1,"user-password":2,"bypass":3}', '{"passwords":1,"user-password":2,"bypass":3}'),
+        ('{"PassWord":1,"É":2,"\\u00c9":3,"PA\\u017f\u017f":4,"a":5}', '{"a":5}'),
+        ('{"user.password":1,"user[pass]":2,"@password":3,"n:pass":4,"a":5}', '{"a":5}'),
         ('{"big":1234567890123456789012345,"f":1e400,"pass":1e400}', '{"big":1234567890123456789012345,"f":1e400}'),
         ('{"quo\\"ted":1,"slash\\/":2}', "{}"),
         ('{"a":"b",",":1,"c":"d"}', '{"a":"b","c":"d"}'),
@@ -95,7 +99,7 @@ def trees(masked: bool) -> st.SearchStrategy[object]:
         | texts
         | masked_names
     )
-    members = st.tuples(texts | st.sampled_from(["Password", "passwords", "pas"]), st.deferred(lambda: inner))
+    members = st.tuples(texts | st.sampled_from(["passwords", "pas", "x-pass"]), st.deferred(lambda: inner))
     if masked:
         members |= st.tuples(masked_names, st.deferred(lambda: inner).map(lambda value: [SECRET, value, SECRET]))
     inner: st.SearchStrategy[object] = st.recursive(
@@ -133,7 +137,7 @@ def spelled(value: object, random: Random) -> str:
 def without_masked(value: object) -> object:
     match value:
         case Pairs():
-            return Pairs((key, without_masked(item)) for key, item in value if key not in MASKS)
+            return Pairs((key, without_masked(item)) for key, item in value if key.casefold() not in MASKS)
         case list():
             return [without_masked(item) for item in value]
         case _:
@@ -190,7 +194,12 @@ def test_masking_twice_is_masking_once(tree: object, random: Random, names: froz
         (b"payload=%7B%22password%22%3A1%2C%22q%22%3A%5B%5D%7D&a=1", b"payload=%7B%22q%22%3A%5B%5D%7D&a=1"),
         (b"payload={%22q%22: 1}", b"payload={%22q%22: 1}"),
         (b"note=[draft]+hello", b"note=[draft]+hello"),
-        (b"comment=a b; c \xff&pass=x", b"comment=a b; c \xff"),
+        (b"comment=a b; c \xc3\xbf&pass=x", b"comment=a b; c \xc3\xbf"),
+        (b"a=1;password=2&b=3;PASSWORD=4;c=5", b"a=1&b=3;c=5"),
+        (b"\xef\xbb\xbfpassword=1&+Password+=2&user.password=3&a=4", b"a=4"),
+        (b"a=1&amp;password=2", b"a=1&amp"),
+        (b"cl%E9=x&b=2", b"b=2"),
+        (b"payload=%7B%22password%22:1&b=2", b"payload=*****&b=2"),
     ],
 )
 def test_form_fields_are_cut_out_and_the_rest_stays(raw: bytes, expected: bytes) -> None:
@@ -203,13 +212,10 @@ def test_form_fields_are_cut_out_and_the_rest_stays(raw: bytes, expected: bytes)
         b'{"password": "x',
         b'{"password": NaN}',
         b'\n[{"password":"x=&"',
-        b"<user password='x'/>",
         b"[password]",
         b"password: x",
         b"a=1\npassword=x",
         b"p\0a\0s\0s\0=\0x\0",
-        b"payload=%7B%22password%22:1",
-        b"cl%E9=x",
     ],
 )
 def test_what_is_not_plainly_a_form_is_unmaskable(raw: bytes) -> None:
@@ -321,7 +327,10 @@ def test_text_outside_the_parts_is_left_out_unless_blank() -> None:
         ("password=1&a=2", FORM, "a=2"),
         ("<a><password>x</password></a>", "application/xml", "<a></a>"),
         ("[draft] hello", "text/plain", "[draft] hello"),
-        ("password: x", "text/plain", "password: x"),
+        ("password: x", "text/plain", "*****"),
+        ('{"password":', "application/json", "*****"),
+        ('{"password":1,', "text/plain", "*****"),
+        ("x", "multipart/mixed; boundary=b", "*****"),
         ("", "application/json", ""),
     ],
 )
@@ -355,9 +364,6 @@ def test_a_part_that_stays_is_masked_inside(content: str, content_type: str, exp
         (multipart(part("form-data; name=a", "x", "no colon")), MULTIPART),
         (multipart(b"\r\nx\r\n"), MULTIPART),
         (multipart(b"Content-Disposition: form-data; name=a\r\n"), MULTIPART),
-        (multipart(part("form-data; name=a", '{"password":', "Content-Type: application/json")), MULTIPART),
-        (multipart(part("form-data; name=a", '{"password":1,')), MULTIPART),
-        (multipart(part("form-data; name=a", "x", "Content-Type: multipart/mixed; boundary=b")), MULTIPART),
     ],
 )
 def test_malformed_multipart_is_unmaskable(raw: bytes, content_type: str) -> None:
@@ -374,7 +380,7 @@ def part_bodies(draw: st.DrawFn) -> tuple[bytes, bytes]:
     kept: list[bytes] = []
     for _ in range(draw(st.integers(1, 4))):
         masked = draw(st.booleans())
-        name = draw(names) if masked else draw(st.sampled_from(["a", "Password", "x[y]", "ä"]))
+        name = draw(names) if masked else draw(st.sampled_from(["a", "passwords", "x[y]", "ä"]))
         quoted = name.replace('"', draw(st.sampled_from(['\\"', "%22"])))
         disposition = draw(
             st.sampled_from(
@@ -409,13 +415,13 @@ def test_no_masked_part_is_shown_and_all_others_are(body: tuple[bytes, bytes]) -
         ("<a  password = \"x\" b='pass' pass='>\"'/>", "<a b='pass'/>"),
         ("<a><n:password>x</n:password><x:p/><p/><x:q/></a>", "<a><p/><x:q/></a>"),
         ("<a n:password='x' x:p='y' p='z'/>", "<a p='z'/>"),
-        ("<a><!-- password=x --><?php password ?>t<![CDATA[<password>]]></a>", "<a>t<![CDATA[<password>]]></a>"),
+        ("<a><!-- password=x --><?php password ?>t<![CDATA[<a>]]></a>", "<a>t<![CDATA[<a>]]></a>"),
         ("<?xml version='1.0'?>\n<!-- x --><a/><!-- y -->", "<?xml version='1.0'?>\n<a/>"),
         ("<a><password>/></password></a>", "<a></a>"),
         ("<a><password a='/>'/></a>", "<a></a>"),
         ("<a><password><!-- > --></password\n></a>", "<a></a>"),
         ("\ufeff<a><é>x</é>\r\n</a>", "\ufeff<a>\r\n</a>"),
-        ("<a>&lt;password&gt;&#65;</a>", "<a>&lt;password&gt;&#65;</a>"),
+        ("<a>&lt;a&gt;&#65; password &#65;</a>", "<a>&lt;a&gt;&#65; password &#65;</a>"),
     ],
 )
 def test_xml_is_cut_and_the_rest_stays(raw: str, expected: str) -> None:
@@ -466,7 +472,7 @@ def test_xml_in_a_declared_charset_beside_ascii_is_unmaskable() -> None:
 xml_texts = st.text(
     st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"), exclude_characters="\ufffe\uffff>"), max_size=8
 )
-xml_names = st.sampled_from(["a", "b", "n:c", "Password", "ü"])
+xml_names = st.sampled_from(["a", "b", "n:c", "passwords", "ü"])
 xml_masked = st.sampled_from(["password", "n:password", "é", "x:p"])
 
 
@@ -559,13 +565,23 @@ def test_hostile_bodies_are_answered_in_linear_time(raw: bytes, content_type: st
             "/s?%74oken=*****&to%6ben=*****&api+key=*****&api%20key=*****",
         ),
         ("/s?%C3%A9=1&%E9=2&é=3", "/s?%C3%A9=*****&%E9=*****&é=*****"),
-        ("/s?a=token=1&token=b=c", "/s?a=token=1&token=*****"),
+        ("/s?a=token=1&token=b=c", "/s?a=&token=*****"),
         ("/token=1?x=%zz&%=1&%f=2&=3&&token=4", "/token=1?x=%zz&%=1&%f=2&=3&&token=*****"),
-        ("/s?a=1?token=2", "/s?a=1?token=2"),
+        ("/s?a=1?token=2", "/s?a=*****"),
+        ("/s?a=1;token=2;b=3", "/s?a=1;token=*****;b=3"),
+        ("/s;v=1;token=2/t?q=1", "/s;v=1;token=*****/t?q=1"),
+        (
+            "/s?token[]=1&auth[token]=2&+Token=3&TOKEN=4&user.token=5",
+            "/s?token[]=*****&auth[token]=*****&+Token=*****&TOKEN=*****&user.token=*****",
+        ),
+        ("/s?a=1#token=2", "/s?a=*****"),
+        ('/s?a={"token":1,"b":";"}', "/s?a=%7B%22b%22%3A%22%3B%22%7D"),
+        ("/s?%7B%22token%22%3A1%7D=", "/s?%7B%7D="),
+        ('/s?cb({"token":"1=","b":2})', "/s?*****"),
         ("/s?token=se#cret&q=1", "/s?token=*****&q=1"),
         ("/s#a?token=1", "/s#a?token=*****"),
-        ("https://h:1/p?Token=1&token=2", "https://h:1/p?Token=1&token=*****"),
-        ("/s?user[token]=1", "/s?user[token]=1"),
+        ("https://h:1/p?Token=1&token=2", "https://h:1/p?Token=*****&token=*****"),
+        ("/s?tokens=1&x-token=2", "/s?tokens=1&x-token=2"),
         ("/s?", "/s?"),
         ("", ""),
         ("?token", "?token=*****"),
@@ -583,7 +599,9 @@ def test_where_nothing_is_masked_the_same_object_comes_back() -> None:
     assert mask_query(path, frozenset({"token"})) is path
 
 
-query_texts = st.text(st.characters(exclude_characters="&#="), max_size=8)
+query_texts = st.text(st.characters(exclude_characters="&#=;", codec="utf-8"), max_size=8).filter(
+    lambda text: not set(text.casefold()) & {"é", "k", "b"}
+)
 
 
 @given(st.lists(st.tuples(query_texts, query_texts, st.booleans()), max_size=6), randoms)

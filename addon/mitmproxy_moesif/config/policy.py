@@ -28,7 +28,7 @@ class BodyPolicy:
 
     capture: bool
     limit: int  # bytes, before and after decoding
-    masks: frozenset[str]  # field names, exact case
+    masks: frozenset[str]  # field names
     decompress: bool
     send_unmaskable: bool
 

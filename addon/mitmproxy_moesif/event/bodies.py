@@ -17,6 +17,7 @@ from mitmproxy_moesif.config.policy import BodyPolicy
 from mitmproxy_moesif.event import decoding
 from mitmproxy_moesif.event.masking import BodyMask, UnmaskableError
 from mitmproxy_moesif.event.masking.json_text import is_json
+from mitmproxy_moesif.event.masking.names import BOM
 
 _LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 
@@ -67,8 +68,9 @@ def _decoded(raw: bytes, content_type: str, policy: BodyPolicy) -> Rendered:
     if not raw:
         return _NOTHING
     mask = _compiled(policy.masks) if policy.masks else None
-    if is_json(raw):
-        return _json(raw if mask is None else mask.json(raw))
+    document = raw.removeprefix(BOM)
+    if is_json(document):
+        return _json(document if mask is None else mask.json(document))
     if mask is None:
         return _base64(raw)
     try:

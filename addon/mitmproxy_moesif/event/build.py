@@ -19,7 +19,7 @@ from mitmproxy_moesif.event.attributes import Attributes
 from mitmproxy_moesif.event.bodies import Rendered, render
 from mitmproxy_moesif.event.exchange import Exchange, Payload
 from mitmproxy_moesif.event.headers import text
-from mitmproxy_moesif.event.masking import mask_query
+from mitmproxy_moesif.event.masking import mask_query, mask_urls
 from mitmproxy_moesif.event.trace import parse_traceparent
 
 MAX_EVENT_BYTES = 1_000_000
@@ -120,12 +120,10 @@ def _uri(exchange: Exchange, facts: Attributes, policy: EventPolicy) -> str:
     return mask_query(uri, policy.query_masks)
 
 
-def _masked_headers(headers: dict[str, str], side: SidePolicy, query_masks: frozenset[str]) -> dict[str, str]:
+def _masked_headers(headers: Mapping[str, str], side: SidePolicy, query_masks: frozenset[str]) -> Mapping[str, str]:
     if side.header_masks:
         headers = {name: value for name, value in headers.items() if name not in side.header_masks}
-    if query_masks and "referer" in headers:
-        headers = {**headers, "referer": mask_query(headers["referer"], query_masks)}
-    return headers
+    return mask_urls(headers, query_masks)
 
 
 def _body(

@@ -114,8 +114,9 @@ def hook_exchange(exchange: Exchange, facts: Attributes) -> HookExchange:
 
 
 def _encode(event: dict[str, Any]) -> bytes:
-    """As ever; a number beyond 64 bits that passed through a hook needs the standard library's encoder."""
+    """As ever; what passed through a hook may need the standard library's encoder: numbers beyond 64 bits, and halves
+    of surrogate pairs."""
     try:
         return encode(event)
     except TypeError:
-        return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
+        return json.dumps(event, separators=(",", ":")).encode()

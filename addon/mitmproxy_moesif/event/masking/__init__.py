@@ -1,7 +1,8 @@
 """Masking of what the event shows: fields of a body by format, parameters of a query by name.
 
-`BodyMask` holds the names of one side compiled once. A body that cannot be read with certainty raises
-`UnmaskableError`: what cannot be masked must not be sent.
+`BodyMask` holds the names of one side compiled once. Each format's module finds the fields, and gives every text that
+stays to `text_mask`, which gives it to the module of the format that it is. A body that cannot be read with certainty
+raises `UnmaskableError`: what cannot be masked must not be sent.
 
     body_mask       finds the format of a body and applies the masks of one side (test: event/test_masking.py)
     form_mask       URL-encoded forms (test: event/test_masking.py)
@@ -9,13 +10,14 @@
     json_text       whether bytes are a JSON document (test: event/test_masking.py)
     media_types     media types and header parameters (test: event/test_masking.py)
     multipart_mask  multipart forms (test: event/test_masking.py)
-    names           comparing names (test: event/test_masking.py)
-    query_mask      parameters of a query string (test: event/test_masking.py)
+    names           the masked names, compared and looked for (test: event/test_masking.py)
+    query_mask      parameters of URLs, also in headers
+    text_mask       text of any format, and text inside text
     xml_mask        elements and attributes of XML (test: event/test_masking.py)
 """
 
 from mitmproxy_moesif.event.masking.body_mask import BodyMask
 from mitmproxy_moesif.event.masking.names import UnmaskableError
-from mitmproxy_moesif.event.masking.query_mask import mask_query
+from mitmproxy_moesif.event.masking.query_mask import mask_query, mask_urls
 
-__all__ = ["BodyMask", "UnmaskableError", "mask_query"]
+__all__ = ["BodyMask", "UnmaskableError", "mask_query", "mask_urls"]

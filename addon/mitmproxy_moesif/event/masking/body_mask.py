@@ -2,69 +2,86 @@
 
 from __future__ import annotations
 
-from mitmproxy_moesif.event.masking.form_mask import mask_form
-from mitmproxy_moesif.event.masking.json_mask import JsonMask
-from mitmproxy_moesif.event.masking.json_text import begins_like_json, is_json
+import binascii
+import quopri
+from collections.abc import Mapping
+
+from mitmproxy_moesif.event.masking.json_text import is_json
 from mitmproxy_moesif.event.masking.media_types import charset, media_type
 from mitmproxy_moesif.event.masking.multipart_mask import mask_multipart
-from mitmproxy_moesif.event.masking.names import FieldNames, UnmaskableError
-from mitmproxy_moesif.event.masking.xml_mask import mask_xml
+from mitmproxy_moesif.event.masking.names import BOM, MASK, UnmaskableError
+from mitmproxy_moesif.event.masking.text_mask import TextMask
+from mitmproxy_moesif.event.masking.xml_mask import begins_like_xml
+
+FORM = "application/x-www-form-urlencoded"
 
 
 class BodyMask:
-    """The field names of one side, compiled once; they are compared in exact case."""
+    """The field names of one side, compiled once."""
 
-    __slots__ = ("_fields", "_json", "_names")
+    __slots__ = ("_text",)
 
     def __init__(self, names: frozenset[str]) -> None:
-        self._names = names
-        self._fields = FieldNames(names)
-        self._json = JsonMask(names)
+        self._text = TextMask(names)
 
     def json(self, raw: bytes) -> bytes:
         """`raw`, a JSON document (`json_text.is_json`), without the masked members."""
-        return self._json.apply(raw)
+        return self._text.json(raw) if self._text.names.may_occur(raw) else raw
 
     def other(self, raw: bytes, content_type: str) -> bytes:
         """A body that is not JSON without the masked fields; empty where none is left.
 
-        `UnmaskableError` where the media type has no fields that can be found or the body is not certainly of it.
+        `UnmaskableError` where the media type has no fields that can be found, and where the body is not certainly of
+        it and of none that it could be.
         """
         kind = media_type(content_type)
         if kind == "multipart/form-data":
-            return mask_multipart(raw, content_type, self._fields, self._part)
-        if kind == "application/x-www-form-urlencoded":
+            return mask_multipart(raw, content_type, self._text.names, self._text.value, self._part)
+        if kind == FORM:
             charset(content_type)
-            return mask_form(raw, self._fields, self._embedded)
-        if _is_xml(kind) or (not kind and raw.lstrip()[:1] == b"<"):
-            return mask_xml(raw, content_type, self._names)
+            try:
+                return self._text.form(raw)
+            except UnmaskableError:
+                if not begins_like_xml(raw):
+                    raise
+        if _is_xml(kind) or (kind in ("", FORM) and begins_like_xml(raw)):
+            return self._text.xml(raw, content_type)
         raise UnmaskableError("a media type whose fields cannot be found")
 
-    def _part(self, raw: bytes, content_type: str) -> bytes:
-        """The content of a multipart part. Without a type, or with a plain one, it is a value and no document."""
-        kind = media_type(content_type)
+    def _part(self, raw: bytes, headers: Mapping[str, str]) -> bytes:
+        """The content of a multipart part, `*****` where it cannot be masked. Its encoding stays."""
+        try:
+            return self._encoded_part(raw, headers)
+        except (UnmaskableError, ValueError):
+            return MASK
+
+    def _encoded_part(self, raw: bytes, headers: Mapping[str, str]) -> bytes:
+        content_type = headers.get("content-type", "")
+        match headers.get("content-transfer-encoding", "").lower():
+            case "" | "7bit" | "8bit" | "binary":
+                return self._plain_part(raw, content_type)
+            case "base64":
+                plain = binascii.a2b_base64(raw)
+                masked = self._plain_part(plain, content_type)
+                return raw if masked == plain else binascii.b2a_base64(masked, newline=False)
+            case "quoted-printable":
+                plain = quopri.decodestring(raw)
+                masked = self._plain_part(plain, content_type)
+                return raw if masked == plain else quopri.encodestring(masked)
+            case _:
+                raise UnmaskableError("an unknown encoding of a part")
+
+    def _plain_part(self, raw: bytes, content_type: str) -> bytes:
+        """Without a type, or with that of plain text, it is a value; with another, a body of its own."""
         if not raw.strip():
             return raw
-        if is_json(raw):
-            return self._json.apply(raw)
-        if _is_json_type(kind) or kind.startswith("multipart/"):
-            raise UnmaskableError("a part whose fields cannot be found")
-        if _is_xml(kind) or kind == "application/x-www-form-urlencoded":
-            return self.other(raw, content_type)
-        return self._embedded(raw)
-
-    def _embedded(self, raw: bytes) -> bytes:
-        """A value that may be a JSON text. `[draft] hello` is none and stays; what might hide a masked key may not."""
-        if is_json(raw):
-            return self._json.apply(raw)
-        if begins_like_json(raw) and self._json.may_occur(raw):
-            raise UnmaskableError("a value that resembles JSON")
-        return raw
+        if media_type(content_type) in ("", "text/plain"):
+            charset(content_type)
+            return self._text.strict(raw)
+        if is_json(raw.removeprefix(BOM)):
+            return self._text.strict(raw)
+        return self.other(raw, content_type)
 
 
 def _is_xml(kind: str) -> bool:
     return kind in ("text/xml", "application/xml") or kind.endswith("+xml")
-
-
-def _is_json_type(kind: str) -> bool:
-    return kind in ("application/json", "text/json") or kind.endswith("+json")

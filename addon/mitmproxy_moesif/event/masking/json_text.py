@@ -18,6 +18,7 @@ STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
 _STRING: Final = re.compile(STRING, re.DOTALL)
 _ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKET: Final = bytes(code for code in range(256) if code not in b'[]{}"\\')
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _DECODER: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
@@ -28,14 +29,20 @@ def begins_like_json(raw: bytes) -> bool:
 
 def is_json(raw: bytes) -> bool:
     """Whether `raw` is a JSON object or array in UTF-8, nested no deeper than `MAX_DEPTH`."""
-    if not begins_like_json(raw):
-        return False
+    return begins_like_json(raw) and _is_valid(raw) and not _is_too_deep(raw)
+
+
+def _is_valid(raw: bytes) -> bool:
     try:
-        _DECODER.decode(raw)
         raw.decode()  # the one thing that the decoder does not look at
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        _DECODER.decode(raw)
+    except msgspec.DecodeError:
+        # It refuses half of a surrogate pair, which JSON's grammar allows and JavaScript writes.
+        whole = _SURROGATE.sub(rb"\\ufffd", raw)
+        return whole != raw and _is_valid(whole)
+    except (UnicodeDecodeError, RecursionError):
         return False
-    return not _is_too_deep(raw)
+    return True
 
 
 def _is_too_deep(raw: bytes) -> bool:

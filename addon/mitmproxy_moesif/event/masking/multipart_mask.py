@@ -8,7 +8,7 @@ last delimiter) is left out. What is malformed beyond that is `UnmaskableError`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -27,17 +27,26 @@ class _Delimiter(NamedTuple):
     closes: bool
 
 
+type MaskContent = Callable[[bytes, Mapping[str, str]], bytes]
+
+
 def mask_multipart(
-    raw: bytes, content_type: str, names: FieldNames, mask_content: Callable[[bytes, str], bytes]
+    raw: bytes, content_type: str, names: FieldNames, mask_text: Callable[[bytes], bytes], mask_content: MaskContent
 ) -> bytes:
     """The body without the masked parts; empty where none is left.
 
-    `mask_content` masks the content of a part that stays, given its own Content-Type ("" without one).
+    `mask_text` masks what a name holds, `mask_content` the content of a part that stays, given the part's headers.
     """
+
+    def is_masked(name: bytes) -> bool:
+        return names.holds(name) or mask_text(name) != name
+
     delimiters = list(_delimiters(raw, _boundary(content_type)))
     parts = [raw[here.start : there.start] for here, there in pairwise(delimiters)]
     heads = [here.end - here.start for here in delimiters[:-1]]
-    kept = [text for part, head in zip(parts, heads, strict=True) if (text := _masked(part, head, names, mask_content))]
+    kept = [
+        text for part, head in zip(parts, heads, strict=True) if (text := _masked(part, head, is_masked, mask_content))
+    ]
     if parts and not kept:
         return b""
     first, last = delimiters[0], delimiters[-1]
@@ -75,17 +84,17 @@ def _delimiters(raw: bytes, boundary: bytes) -> Iterator[_Delimiter]:
     raise UnmaskableError("no closing delimiter")
 
 
-def _masked(part: bytes, head: int, names: FieldNames, mask_content: Callable[[bytes, str], bytes]) -> bytes:
+def _masked(part: bytes, head: int, is_masked: Callable[[bytes], bool], mask_content: MaskContent) -> bytes:
     """The part, which begins with its delimiter line of `head` bytes, as it may be shown; empty where it may not."""
     blank_line = _BLANK_LINE.search(part, head)
     if blank_line is None:
         raise UnmaskableError("a part without content")
     headers = _headers(part[head : blank_line.start()])
-    if any(names.holds(name) for name in _names(headers)):
+    if any(map(is_masked, _names(headers))):
         return b""
     begin, end = blank_line.end(), len(part.removesuffix(b"\n").removesuffix(b"\r"))
     content = part[begin:end]
-    masked = mask_content(content, headers.get("content-type", ""))
+    masked = mask_content(content, headers)
     return part if masked == content else part[:begin] + masked + part[end:]
 
 

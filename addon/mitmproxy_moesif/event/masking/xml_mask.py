@@ -1,23 +1,26 @@
 """Elements and attributes removed from XML, cut out of the text itself; every other byte stays.
 
-The parser (expat) says where elements begin and end; nothing is written again. Comments and processing instructions
-go too, since either may hold what is masked. `UnmaskableError` for a DOCTYPE (its entities could stand for anything),
-for what does not parse, and for a masked root.
+The parser (expat) says where elements begin and end; nothing is written again but the texts and attributes that hold
+something masked themselves. Comments and processing instructions go, since either may hold what is masked.
+`UnmaskableError` for a DOCTYPE (its entities could stand for anything), for what does not parse, and for a masked root.
 """
 
 from __future__ import annotations
 
 import codecs
 import re
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 from xml.parsers import expat
+from xml.sax.saxutils import escape, quoteattr
 
 from mitmproxy_moesif.event.masking.media_types import charset
-from mitmproxy_moesif.event.masking.names import UnmaskableError
+from mitmproxy_moesif.event.masking.names import FieldNames, UnmaskableError
 
 _TAG: Final = re.compile(rb"""<(?:[^"'>]++|"[^"]*+"|'[^']*+')*+>""")
 _TAG_NAME: Final = re.compile(rb"<[^\s/>]++")
-_ATTRIBUTE: Final = re.compile(rb"""\s++[^\s=]++\s*+=\s*+(?:"[^"]*+"|'[^']*+')""")
+_ATTRIBUTE: Final = re.compile(rb"""\s++[^\s=]++\s*+=\s*+(?P<value>"[^"]*+"|'[^']*+')""")
+_BEGINNING: Final = re.compile(rb"\s*+<")
 
 # Beginnings of a document in UTF-16, whose text cannot be searched for ASCII delimiters byte by byte.
 _UTF16: Final = {
@@ -28,32 +31,56 @@ _UTF16: Final = {
 }
 
 
-def mask_xml(raw: bytes, content_type: str, names: frozenset[str]) -> bytes:
-    """The document without the elements and attributes whose name is masked, with or without its prefix."""
+def begins_like_xml(raw: bytes) -> bool:
+    return _BEGINNING.match(raw) is not None
+
+
+def mask_xml(raw: bytes, content_type: str, names: FieldNames, mask_text: Callable[[bytes], bytes]) -> bytes:
+    """The document without the elements and attributes whose name is masked, with or without its prefix.
+
+    `mask_text` masks what the text between two tags, or an attribute, holds.
+    """
     try:
         utf16 = _UTF16.get(raw[:2])
         if utf16 is None:
-            return _Cutter(raw, charset(content_type), names).remaining()
+            return _Cutter(raw, charset(content_type), names, mask_text).remaining()
         text = raw.decode(utf16).encode()
-        return _Cutter(text, "utf-8", names).remaining().decode().encode(utf16)
+        return _Cutter(text, "utf-8", names, mask_text).remaining().decode().encode(utf16)
     except (expat.ExpatError, ValueError, LookupError) as error:
         raise UnmaskableError("not well-formed XML") from error
 
 
-class _Cutter:
-    """Collects, while expat reads, the byte ranges that must not stay."""
+class _Cut(NamedTuple):
+    """Bytes that must not stay, and what stands in their place."""
 
-    def __init__(self, raw: bytes, encoding: str | None, names: frozenset[str]) -> None:
+    begin: int
+    end: int
+    instead: str = ""
+
+
+class _Cutter:
+    """Collects, while expat reads, what must not stay."""
+
+    def __init__(
+        self, raw: bytes, encoding: str | None, names: FieldNames, mask_text: Callable[[bytes], bytes]
+    ) -> None:
         self._raw = raw
         self._names = names
-        self._cuts: list[tuple[int, int]] = []
+        self._mask_text = mask_text
+        self._cuts: list[_Cut] = []
         self._rootless = True
         self._depth = 0  # inside a masked element: how many elements are open from it on
         self._begin = 0  # of that element
+        self._tag_end = 0  # of the last tag
+        self._is_empty = False  # whether that tag is a whole element
+        self._text: list[str] = []  # what came since then
         self._parser = expat.ParserCreate(encoding)
         self._parser.ordered_attributes = True
-        self._parser.StartElementHandler = self._start
-        self._parser.EndElementHandler = self._end
+        self._parser.buffer_text = True
+        if names.may_occur(raw):
+            self._parser.StartElementHandler = self._start
+            self._parser.EndElementHandler = self._end
+            self._parser.CharacterDataHandler = self._text.append
         self._parser.CommentHandler = self._comment
         self._parser.ProcessingInstructionHandler = self._instruction
         self._parser.StartDoctypeDeclHandler = self._doctype
@@ -65,51 +92,74 @@ class _Cutter:
             del self._parser  # it holds this object's methods: a cycle that would keep the body in memory
         kept: list[bytes] = []
         position = 0
-        for begin, end in self._cuts:
-            kept.append(self._raw[position:begin])
+        for begin, end, instead in self._cuts:
+            kept += self._raw[position:begin], instead.encode("ascii", "xmlcharrefreplace")
             position = end
         return b"".join((*kept, self._raw[position:])) if kept else self._raw
 
-    def _is_masked(self, name: str) -> bool:
-        return name in self._names or (":" in name and name.rpartition(":")[2] in self._names)
-
     def _start(self, name: str, attributes: list[str]) -> None:
+        self._end_text()
+        self._tag_end = self._end_of_tag()
+        self._is_empty = self._raw.endswith(b"/>", 0, self._tag_end)
         if self._depth:
             self._depth += 1
-        elif self._is_masked(name):
+        elif self._names.holds(name):
             if self._rootless:
                 raise UnmaskableError("the root element is masked")
             self._depth = 1
             self._begin = self._parser.CurrentByteIndex
-        elif attributes and any(map(self._is_masked, attributes[::2])):
-            self._cut_attributes(attributes[::2])
+        elif attributes:
+            self._mask_attributes(attributes[::2], attributes[1::2])
         self._rootless = False
 
     def _end(self, _name: str) -> None:
+        self._end_text()
+        if not self._is_empty:
+            self._tag_end = self._end_of_tag()
+        self._is_empty = False
         if not self._depth:
             return
         self._depth -= 1
         if not self._depth:
-            end = self._tag_end(self._begin)
-            if self._raw[end - 2 : end] != b"/>":
-                end = self._raw.index(b">", self._parser.CurrentByteIndex) + 1
-            self._cuts.append((self._begin, end))
+            self._cuts.append(_Cut(self._begin, self._tag_end))
 
-    def _tag_end(self, begin: int) -> int:
-        tag = _TAG.match(self._raw, begin)
+    def _end_text(self) -> None:
+        """A tag begins: mask the text before it, as one, whatever comments and CDATA sections it is made of."""
+        if self._text and not self._depth:
+            text = "".join(self._text)
+            masked = self._masked(text)
+            if masked != text:
+                while self._cuts and self._cuts[-1].begin >= self._tag_end:
+                    self._cuts.pop()
+                self._cuts.append(_Cut(self._tag_end, self._parser.CurrentByteIndex, escape(masked)))
+        self._text.clear()
+
+    def _masked(self, text: str) -> str:
+        return self._mask_text(text.encode()).decode()
+
+    def _end_of_tag(self) -> int:
+        tag = _TAG.match(self._raw, self._parser.CurrentByteIndex)
         if tag is None:
             raise UnmaskableError("a tag that cannot be found again")
         return tag.end()
 
-    def _cut_attributes(self, names: list[str]) -> None:
+    def _mask_attributes(self, names: Sequence[str], values: Sequence[str]) -> None:
+        held = [self._names.holds(name) for name in names]
+        masked = [self._masked(value) for value in values]
+        if any(held) or masked != values:
+            self._cut_attributes(held, values, masked)
+
+    def _cut_attributes(self, held: Sequence[bool], values: Sequence[str], masked: Sequence[str]) -> None:
         """Walk the start tag beside the parser's list of its attributes, which has them in the order of the text."""
         found = _TAG_NAME.match(self._raw, self._parser.CurrentByteIndex)
-        for name in names:
+        for is_held, before, after in zip(held, values, masked, strict=True):
             found = found and _ATTRIBUTE.match(self._raw, found.end())
             if found is None:
                 raise UnmaskableError("an attribute that cannot be found again")
-            if self._is_masked(name):
-                self._cuts.append(found.span())
+            if is_held:
+                self._cuts.append(_Cut(*found.span()))
+            elif after != before:
+                self._cuts.append(_Cut(*found.span("value"), quoteattr(after)))
 
     def _comment(self, _text: str) -> None:
         self._cut_until(b"-->", len(b"<!--"))
@@ -120,7 +170,7 @@ class _Cutter:
     def _cut_until(self, closing: bytes, opening: int) -> None:
         if not self._depth:
             begin = self._parser.CurrentByteIndex
-            self._cuts.append((begin, self._raw.index(closing, begin + opening) + len(closing)))
+            self._cuts.append(_Cut(begin, self._raw.index(closing, begin + opening) + len(closing)))
 
     def _doctype(self, *_declared: object) -> None:
         raise UnmaskableError("a DOCTYPE")

@@ -1,0 +1,72 @@
+"""Parameters of URLs in headers: masked wherever a header is a URL, or has one in it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mitmproxy_moesif.event.masking import mask_urls
+
+SECRET = "s3cr3t-7f21"
+MASKS = frozenset({"token", "api-key"})
+
+
+def shown(value: str) -> str:
+    return mask_urls({"x": value}, MASKS)["x"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("https://h/?token=S&a=1", "https://h/?token=*****&a=1"),
+        ("//h/p?a=1&API-Key=S#top", "//h/p?a=1&API-Key=*****"),
+        ("https://h/cb#access=1&token=S", "https://h/cb#access=1&token=*****"),
+        ('<https://h/?token=S>; rel=next, </?p=2>; rel=a', '<https://h/?token=*****>; rel=next, </?p=2>; rel=a'),
+        ("5;URL='/x?a=1&token=S'", "5;URL='/x?a=1&token=*****"),
+        ("h/x?token=S", "h/x?token=*****"),
+        ('Digest uri="/x?token=S", nonce="a"', 'Digest uri="/x?token=*****", nonce="a"'),
+        ('{"u":"https://h/?token=S","a":1}', '{"u":"https://h/?token=*****","a":1}'),
+        ("/p;a=1;token=S/q", "/p;a=1;token=*****/q"),
+        ("/p%3Btoken=S/q", "/p%3Btoken=*****/q"),
+        ("https%3A%2F%2Fh%2F%3Ftoken%3DS", "*****"),
+        ("https://h/?u=https%253A%252F%252Fh%252F%253Ftoken%253DS", "https://h/?u=*****"),
+        ("https://h/?a=b c&token=S", "*****"),
+        ("https://h/?a=1", "https://h/?a=1"),
+        ("text/html; q=0.8, token", "text/html; q=0.8, token"),
+        ("token=S", "token=S"),
+    ],
+)  # fmt: skip
+def test_a_parameter_is_masked_in_a_header_that_has_a_url(value: str, expected: str) -> None:
+    assert shown(value) == expected
+
+
+names = st.sampled_from(
+    ["token", "TOKEN", "t%6Fken", "token[]", "auth[token]", "user.token", "+token", "api-key", "%41pi-key"]
+)
+urls = st.sampled_from(
+    ["https://h/p?{}", "/p?a=1&{}", "/p?a;{};b", "/p;{}/q", "p?{}#x", "//h?x={{}}&{}", "https://h/#{}"]
+)
+around = st.sampled_from(
+    ["{}", "<{}>; rel=next", "0; url={}", 'a "{}" b', "https://h/?a=1, {}", "see {} there", "{}, {}"]
+)
+
+
+@given(names, urls, around)
+def test_no_masked_parameter_of_a_url_is_in_a_header(name: str, url: str, text: str) -> None:
+    filled = url.format(f"{name}={SECRET}")
+    assert SECRET not in shown(text.replace("{}", filled))
+
+
+@given(st.dictionaries(st.text(), st.text()), st.frozensets(st.text(), max_size=3))
+def test_no_header_raises(headers: dict[str, str], masks: frozenset[str]) -> None:
+    assert mask_urls(headers, masks).keys() == headers.keys()
+
+
+@pytest.mark.parametrize(
+    "value", ["?" * 200_000 + "token", "/?token=1 " * 30_000, ";token" * 30_000 + "?", "%3B" * 100_000 + "?token"]
+)
+@pytest.mark.timeout(20)
+def test_a_hostile_header_costs_linear_time(value: str) -> None:
+    """Quadratic work on a text of this size would take minutes, which the time limit of the test ends."""
+    shown(value)

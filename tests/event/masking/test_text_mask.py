@@ -1,0 +1,316 @@
+"""Text inside text: a secret under a masked name is nowhere in the event, whatever it is wrapped in, and how often.
+
+A document is made from the inside out: what holds the secret is wrapped in one format after the other, each spelled
+with the freedom that it leaves.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from quopri import encodestring
+from random import Random
+from urllib.parse import quote, quote_plus, unquote_plus
+from xml.sax.saxutils import escape, quoteattr
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mitmproxy_moesif.config.policy import BodyPolicy
+from mitmproxy_moesif.event.bodies import render
+
+type Wrap = Callable[[str, Random], str]
+
+SECRET = "s3cr3t-7f21"
+MASKS = frozenset({"password", "api_key"})
+FORM = "application/x-www-form-urlencoded"
+XML = "text/xml"
+MULTIPART = "multipart/form-data; boundary=frontier"
+
+
+def shown(raw: str | bytes, content_type: str = "", masks: frozenset[str] = MASKS) -> bytes | None:
+    """What the event tells of the body, read back as bytes; None where it was left out as unmaskable."""
+    body = raw.encode() if isinstance(raw, str) else raw
+    rendered = render(body, content_type, "", BodyPolicy(True, 10**8, masks, True, False))
+    if rendered.transfer_encoding == "json":
+        return orjson.dumps(rendered.value)
+    assert rendered.omitted in (None, "unmaskable")
+    return b64decode(rendered.value) if isinstance(rendered.value, str) else (None if rendered.omitted else b"")
+
+
+def readings(text: str) -> str:
+    """A text with all that unescaping it, once or many times over, can make of it."""
+    seen = [text]
+    for _ in range(10):
+        text = html.unescape(unquote_plus(text))
+        text = re.sub(r"\\u([0-9A-Fa-f]{4})", lambda code: chr(int(code[1], 16)), text).replace("\\", "")
+        seen.append(text)
+    return "\n".join(seen)
+
+
+# --- the secret --------------------------------------------------------------------------------------------------
+
+CARRIERS = [
+    '{"password":"SECRET"}',
+    '[{"a":[1,{"PassWord":["SECRET"]}]}]',
+    '{"user.password":"SECRET"}',
+    '{"password":"SECRET"',
+    '{"a":1}\n{"password":"SECRET"}',
+    "{password:'SECRET'}",
+    "{'password': 'SECRET'}",
+    ")]}',{\"password\":\"SECRET\"}",
+    "cb({'password':'SECRET'})",
+    'mutation { login(password: "SECRET") { id } }',
+    'data: {"password":"SECRET="}\n\n',
+    "password=SECRET",
+    "a=1&password=SECRET&b=2",
+    "a=1;password=SECRET",
+    "user[password]=SECRET",
+    "pass%77ord=SECRET",
+    "password%3DSECRET",
+    "https://x/?password=SECRET",
+    "password: SECRET",
+    "api_key : SECRET",
+    "password => SECRET",
+    "user:\n  password:\n    SECRET",
+    "<a><password>SECRET</password></a>",
+    "<n:password>SECRET</n:password>",
+    "<a password='SECRET'/>",
+    "x <password>SECRET",
+    '<?xml version="1.0" encoding="utf-16"?><a><password>SECRET</password></a>',
+    "<a><![CDATA[password=SECRET]]></a>",
+    "<a>pass<!-- -->word=SECRET</a>",
+    "<!DOCTYPE html><input name='password' value='SECRET'>",
+    "name,password\nada,SECRET\n",
+    "password\tname\nSECRET\tada\n",
+    "\ufeffpassword=SECRET",
+    '\ufeff{"password":"SECRET"}',
+    'Content-Disposition: form-data; name="password"\r\n\r\nSECRET\r\n',
+    "pa\u017f\u017fword=SECRET",
+    r'{"pass\u0077ord":"SECRET"}',
+    r"pass\u0077ord=SECRET",
+    "&#112;assword=SECRET",
+]  # fmt: skip
+
+
+# --- what it is wrapped in ---------------------------------------------------------------------------------------
+
+
+def json_text(text: str, random: Random) -> str:
+    if random.random() < 0.3:
+        units = text.encode("utf-16-be", "surrogatepass")
+        return '"' + "".join(f"\\u{int.from_bytes(units[i : i + 2]):04x}" for i in range(0, len(units), 2)) + '"'
+    return json.dumps(text, ensure_ascii=random.random() < 0.5).replace("/", random.choice(["/", "\\/"]))
+
+
+def percent(text: str, random: Random) -> str:
+    if random.random() < 0.3:
+        return "".join(f"%{byte:02{random.choice('xX')}}" for byte in text.encode())
+    return random.choice([quote_plus, quote])(text, safe=random.choice(["", "/:"]))
+
+
+def xml_text(text: str, random: Random) -> str:
+    if random.random() < 0.3:
+        return "".join(random.choice([f"&#{ord(char)};", f"&#x{ord(char):x};"]) for char in text)
+    if random.random() < 0.3 and "]]>" not in text:
+        return f"<![CDATA[{text}]]>"
+    return escape(text)
+
+
+def in_json(text: str, random: Random) -> str:
+    return random.choice(['{{"a":1,"v":{}}}', "[{}]", '{{"a":[{{"v":{}}}]}}', '{{"b":"c",{}:1}}']).format(
+        json_text(text, random)
+    )
+
+
+def in_form(text: str, random: Random) -> str:
+    return random.choice(["v={}", "a=1&v[]={}", "a=1;v={};b=2", "{}=", "{}"]).format(percent(text, random))
+
+
+def in_xml(text: str, random: Random) -> str:
+    if any(char < " " and char not in "\t\n\r" for char in text):
+        return in_json(text, random)
+    if random.random() < 0.4:
+        text = "".join(f"&#{ord(char)};" for char in text) if random.random() < 0.3 else quoteattr(text)[1:-1]
+        return f"<r><v a='{text.replace("'", '&apos;')}'/></r>"
+    return f"<r>1<v>{xml_text(text, random)}</v></r>"
+
+
+def in_multipart(text: str, random: Random) -> bytes:
+    headers, content = random.choice(
+        [
+            ("", text.encode()),
+            ("\r\nContent-Type: text/plain; charset=utf-8", text.encode()),
+            ("\r\nContent-Transfer-Encoding: base64", b64encode(text.encode())),
+            ("\r\nContent-Transfer-Encoding: quoted-printable", encodestring(text.encode())),
+            ("\r\nContent-Type: text/csv", text.encode()),
+            ("\r\nContent-Type: application/json", text.encode()),
+            ("\r\nContent-Type: application/xml", text.encode()),
+            ("\r\nContent-Type: application/x-www-form-urlencoded", text.encode()),
+            ("\r\nContent-Type: image/png", text.encode()),
+            ("\r\nContent-Type: text/plain; charset=utf-16", text.encode("utf-16")),
+        ]
+    )
+    head = f'--frontier\r\nContent-Disposition: form-data; name="v"{headers}\r\n\r\n'
+    return head.encode() + content + b"\r\n--frontier--\r\n"
+
+
+def body(text: str, random: Random) -> tuple[bytes, str]:
+    """`text` in a body of some format, and the media type that it is said to have, which is not always its own."""
+    said = random.choice([FORM, "application/json", "text/plain", "", "application/xml", MULTIPART])
+    return random.choice(
+        [
+            (in_json(text, random).encode(), said),
+            (in_form(text, random).encode(), FORM),
+            (in_xml(text, random).encode(), "text/xml"),
+            (in_multipart(text, random), MULTIPART),
+            (text.encode(), said),
+        ]
+    )
+
+
+layers = st.lists(st.sampled_from([in_json, in_form, in_xml]), max_size=4)
+
+
+@given(st.sampled_from(CARRIERS), layers, st.randoms(use_true_random=False))
+def test_a_secret_is_nowhere_however_it_is_wrapped(carrier: str, wrappers: list[Wrap], random: Random) -> None:
+    text = carrier.replace("SECRET", SECRET)
+    for wrap in wrappers:
+        text = wrap(text, random)
+    raw, content_type = body(text, random)
+    told = shown(raw, content_type)
+    if told is not None:
+        texts = [told.decode(errors="replace"), told.replace(b"\0", b"").decode("latin-1")]
+        texts += [
+            b64decode(found).decode(errors="replace") for found in re.findall(rb"\n([A-Za-z0-9+/=]{16,})\r", told)
+        ]
+        assert SECRET not in readings("\n".join(texts)).replace("=\n", "")
+
+
+harmless = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"), exclude_characters="\ufffe\uffff"))
+
+
+def in_string(text: str, random: Random) -> str:
+    return json.dumps({"a": [{"v": text}]}, ensure_ascii=random.random() < 0.5)
+
+
+def in_value(text: str, random: Random) -> str:
+    return f"a=1&v={percent(text, random)}"
+
+
+@given(
+    harmless | st.sampled_from(["password", "my password", "passwords=1", "a=password", "x-password: 1"]),
+    st.lists(st.sampled_from([in_string, in_value, in_xml]), max_size=4),
+    st.randoms(use_true_random=False),
+)
+@pytest.mark.parametrize(
+    ("wrap", "content_type"), [(in_string, ""), (in_value, FORM), (in_xml, "text/xml")], ids=["json", "form", "xml"]
+)
+def test_text_that_names_no_masked_field_keeps_every_byte(
+    wrap: Wrap, content_type: str, text: str, wrappers: list[Wrap], random: Random
+) -> None:
+    for inner in [*wrappers, wrap]:
+        text = inner(text, random)
+    assert shown(text, content_type) == text.encode()
+
+
+# --- what is left ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raw", "content_type", "expected"),
+    [
+        ('{"m":"{\\"password\\":\\"S\\",\\"a\\":1}"}', "", '{"m":"{\\"a\\":1}"}'),
+        ('{"m":"a=1&password=S&b=2"}', "", '{"m":"a=1&b=2"}'),
+        ('{"m":"<a><password>S</password><b/></a>"}', "", '{"m":"<a><b/></a>"}'),
+        ('{"m":"password: S","a":1}', "", '{"m":"*****","a":1}'),
+        ('{"{\\"password\\":1}":2}', "", '{"{}":2}'),
+        ('{"m":"\\ud800","password":1}', "", '{"m":"\\ud800"}'),
+        ('{"\\ud800password":1,"m":"\\ud800password=1"}', "", '{"\\ud800password":1,"m":"*****"}'),
+        ("m=%7B%22password%22%3A1%2C%22a%22%3A2%7D&b=3", FORM, "m=%7B%22a%22%3A2%7D&b=3"),
+        ("%7B%22password%22%3A%22S%22%7D=", FORM, "%7B%7D="),
+        ("<a><password/></a>", FORM, "<a></a>"),
+        ("<r><v>{&quot;password&quot;:1,&quot;a&quot;:&quot;é&quot;}</v></r>", XML, '<r><v>{"a":"&#233;"}</v></r>'),
+        ("<r><v><![CDATA[<a><password/>ü</a>]]></v>&lt;</r>", XML, "<r><v>&lt;a&gt;&#252;&lt;/a&gt;</v>&lt;</r>"),
+        ("<r v='a=1&amp;password=2' w='x'/>", XML, "<r v=\"a=1\" w='x'/>"),
+    ],
+)  # fmt: skip
+def test_only_the_masked_field_is_taken_out(raw: str, content_type: str, expected: str) -> None:
+    told = shown(raw, content_type)
+    assert told is not None
+    assert told.decode() == expected
+
+
+@pytest.mark.parametrize(
+    ("headers", "content", "expected"),
+    [
+        ("", b'{"password":1,"a":2}', b'{"a":2}'),
+        ("", b"<a><password/></a>", b"<a></a>"),
+        ("", b"password=1&a=2", b"a=2"),
+        ("", b"name,password\r\nada,S", b"*****"),
+        ("", "password=S".encode("utf-16"), b"*****"),
+        ("Content-Type: text/plain", b"a: 1\r\npassword: S", b"*****"),
+        ("Content-Type: text/csv", b"a", b"*****"),
+        ("Content-Type: image/png", b"\x89PNG", b"*****"),
+        ("Content-Type: application/json", b'\xef\xbb\xbf{"password":1}', b"\xef\xbb\xbf{}"),
+        ("Content-Transfer-Encoding: base64", b64encode(b'{"password":1,"a":2}'), b64encode(b'{"a":2}')),
+        ("Content-Transfer-Encoding: base64", b"a", b"*****"),
+        ("Content-Transfer-Encoding: quoted-printable", b"pass=77ord=3D1&a=3D2", b"a=3D2"),
+        ("Content-Transfer-Encoding: x-uuencode", b"a", b"*****"),
+    ],
+)
+def test_a_part_is_masked_as_a_body_of_its_own(headers: str, content: bytes, expected: bytes) -> None:
+    def multipart(text: bytes) -> bytes:
+        head = "\r\n".join(filter(None, ['--frontier\r\nContent-Disposition: form-data; name="v"', headers]))
+        return head.encode() + b"\r\n\r\n" + text + b"\r\n--frontier--"
+
+    assert shown(multipart(content), MULTIPART) == multipart(expected)
+
+
+def test_what_is_wrapped_too_often_is_left_out() -> None:
+    text = f"password={SECRET}"
+    for _ in range(30):
+        text = "a=" + quote_plus(text)
+    told = shown(text, FORM)
+    assert told is not None
+    assert SECRET.encode() not in told
+    assert told.endswith(b"*****")
+
+
+# --- its cost ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password." * 50_000,
+        "[password" * 50_000,
+        ",password" * 50_000,
+        "\npassword" * 50_000,
+        "password" + "!" * 500_000,
+        "password" + "name = " * 70_000,
+        "password" + "<a" * 200_000,
+        "<a " * 200_000,
+        "%25" * 150_000,
+        "%" + "25" * 200_000,
+        "&amp;#" + "amp;" * 100_000,
+        "\\" * 400_000 + "password",
+        "<a>password" + "<!---->" * 60_000 + "</a>",
+        "<a>" + "<![CDATA[password]]>" * 25_000 + "</a>",
+        "<a " + " ".join(f'b{number}="password"' for number in range(20_000)) + "/>",
+        "a=1;" * 100_000 + "password",
+        "a" + "!" * 200_000 + " " * 200_000 + "=password",
+    ],
+    ids=lambda text: repr(text[:16]),
+)
+@pytest.mark.timeout(30)
+def test_hostile_text_costs_linear_time(text: str) -> None:
+    """Quadratic work on texts of this size would take minutes, which the time limit of the test ends."""
+    shown(json.dumps({"a": text}))
+    shown(text, FORM)
+    shown(f"<r>{escape(text)}</r>", "text/xml")
