@@ -29,6 +29,7 @@ from mitmproxy_moesif.capture.tee import Tee
 from mitmproxy_moesif.config import options, proxy_defaults
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.live import LiveOptions
+from mitmproxy_moesif.config.policy import masks_in_force
 from mitmproxy_moesif.config.settings import START_ONLY, Settings, SettingsError
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.log import log
@@ -149,6 +150,7 @@ class MoesifAddon:
         except SettingsError as error:
             log.error("moesif: %s", error)
         warn_of_deprecated(settings)
+        log.info("moesif: %s", masks_in_force(settings))
         if prepared.resolver is not None and prepared.resolver.has_akto:
             log.info("moesif: akto-api-discovery plugins are read and kept; this release sends nothing to Akto")
         runtime.watch_kong(settings, ctx.master.event_loop, prepared.kong)

@@ -70,7 +70,7 @@ def test_uri_as_the_client_called_it(scheme: str, authority: str, target: bytes,
 
 def test_repeated_headers_are_joined_and_any_byte_survives() -> None:
     headers = [("X-A", "1"), ("x-a", "2"), ("Cookie", "a=1"), ("cookie", "b=2"), ("X-B", "\udcff\udcfe")]
-    event = event_of(an_exchange(headers, [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]))
+    event = event_of(an_exchange(headers, [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]), credential_headers="send")
     assert event["request"]["headers"] == {"x-a": "1, 2", "cookie": "a=1; b=2", "x-b": "ÿþ"}
     assert event["response"]["headers"] == {"set-cookie": "a=1, b=2"}
 
@@ -83,6 +83,25 @@ def test_masked_headers_are_gone_but_still_identify() -> None:
     assert event["request"]["headers"] == {"x-keep": "1"}
     assert event["response"]["headers"] == {"x-keep": "1"}
     assert event["user_id"] == "ada"
+
+
+CREDENTIALS = ["Authorization", "proxy-authorization", "COOKIE", "apikey", "X-Api-Key", "Set-Cookie", "X-Token"]
+
+
+def test_headers_with_credentials_are_left_out_and_still_identify() -> None:
+    token = "Basic YWRhOnMzY3JldA=="
+    headers = [(name, token) for name in CREDENTIALS]
+    exchange = an_exchange([*headers, ("X-Keep", "1")], [*headers, ("X-Keep", "1")])
+    event = event_of(exchange, authorization_header_name="x-token")
+    assert event["request"]["headers"] == event["response"]["headers"] == {"x-keep": "1"}
+    assert event["user_id"] == "ada"
+
+
+def test_headers_with_credentials_are_sent_where_that_is_asked_for() -> None:
+    exchange = an_exchange([("Authorization", "Bearer a"), ("Cookie", "a=1")], [("Set-Cookie", "a=1")])
+    event = event_of(exchange, credential_headers="send", request_header_masks="cookie")
+    assert event["request"]["headers"] == {"authorization": "Bearer a"}
+    assert event["response"]["headers"] == {"set-cookie": "a=1"}
 
 
 def test_masked_query_parameters_are_masked_in_the_referer_too() -> None:

@@ -5,7 +5,7 @@ fields          what a parameter table is made of: types, properties, errors (te
 instance        one configured instance: its settings, and what is compiled from them (test: test_kong_config.py)
 live            options changed while the proxy runs, from another thread (test: test_admin.py)
 options         the parameter table as mitmproxy options and environment variables (test: test_options.py)
-policy          the settings that shape an event, compiled once (test: event/test_build.py)
+policy          the settings that shape an event, compiled once
 proxy_defaults  mitmproxy's own options that a transparent proxy needs (test: test_transparency.py)
 re2set          many regular expressions from outside, compiled and searched in linear time
 reference       the parameter table as Markdown (test: test_options.py)

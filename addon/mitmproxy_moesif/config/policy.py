@@ -11,6 +11,12 @@ from mitmproxy_moesif.config.settings import Settings
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+CREDENTIAL_HEADERS = frozenset(
+    {"authorization", "proxy-authorization", "cookie", "set-cookie", "apikey", "x-api-key", "api-key", "x-apikey"}
+)
+"""What carries credentials, beside the headers that hold the token and those of Kong's key-auth."""
+
+
 @dataclass(frozen=True, slots=True)
 class IdentityPolicy:
     """Which headers and claims name user and company; header names are lower-case."""
@@ -75,14 +81,28 @@ def compile_policy(settings: Settings) -> EventPolicy:
     )
 
 
+def masks_in_force(settings: Settings) -> str:
+    """One line for the start: what is left out of events."""
+    counts = [
+        f"{name} {len(value)}"
+        for name, value in settings
+        if name.endswith("_masks") and isinstance(value, tuple) and value
+    ]
+    sent = "are sent" if settings.credential_headers == "send" else "are left out (credential_headers=send sends them)"
+    return f"masks: {', '.join(counts) or 'none'}; headers with credentials {sent}"
+
+
 def parse_networks(networks: tuple[str, ...]) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(network, strict=False) for network in networks)
 
 
 def _side(settings: Settings, side: Literal["request", "response"]) -> SidePolicy:
     value = settings.__dict__  # the attribute of a deprecated parameter would warn
+    masks = frozenset(value[f"{side}_header_masks"])
+    if settings.credential_headers == "mask":
+        masks |= CREDENTIAL_HEADERS.union(settings.authorization_header_name)
     return SidePolicy(
-        frozenset(value[f"{side}_header_masks"]),
+        masks,
         BodyPolicy(
             capture=not value[f"disable_capture_{side}_body"],
             limit=value[f"{side}_max_body_size_limit"],

@@ -132,6 +132,9 @@ class Settings(BaseModel):
     unmaskable_bodies: Literal["drop", "send"] = Field(
         "drop", description="Whether to drop or send a body that body masks apply to but that cannot be parsed."
     )
+    credential_headers: Literal["mask", "send"] = Field(
+        "mask", description="Whether events hold headers that carry credentials; they identify the caller either way."
+    )
     sink_file: OptionalPath = Field(
         None, description="File to which events are also written as NDJSON; without an application ID, only there."
     )

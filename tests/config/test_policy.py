@@ -1,0 +1,24 @@
+"""The policy of an instance, compiled from its settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mitmproxy_moesif.config.policy import masks_in_force
+from mitmproxy_moesif.config.settings import parse_settings
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({}, "masks: none; headers with credentials are left out (credential_headers=send sends them)"),
+        (
+            {"request_body_masks": "a,b", "request_query_masks": "c", "credential_headers": "send"},
+            "masks: request_body_masks 2, request_query_masks 1; headers with credentials are sent",
+        ),
+    ],
+)
+def test_one_line_tells_what_is_masked(given: dict[str, Any], line: str) -> None:
+    assert masks_in_force(parse_settings(given)) == line
