@@ -29,6 +29,7 @@ EXCHANGE = Exchange(
     status=200,
     response_headers=((b"Server", b"x"),),
     response_body=Payload((), "too_large"),
+    response_trailers=((b"Grpc-Status", b"0"),),
     blocked_by="rule",
     kong={"service": {"name": "orders"}},
     metadata={"error": "client_disconnected", "websocket": {"bytes": 3, "close_code": None}},

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mitmproxy_moesif.event.build import MAX_EVENT_BYTES, iso_time
-from mitmproxy_moesif.event.exchange import Payload
+from mitmproxy_moesif.event.exchange import Exchange, Payload
 from tests.support.events import an_exchange, event_of
 
 
@@ -131,6 +131,36 @@ def test_trace_of_a_valid_traceparent(header: str, valid: bool) -> None:
     assert event.get("span", {}).get("parent_span_id") == ("b7ad6b7169203331" if valid else None)
     if valid:
         assert re.fullmatch("[0-9a-f]{16}", event["span"]["id"])
+
+
+def grpc_exchange(headers: dict[str, str], trailers: dict[str, str]) -> Exchange:
+    exchange = an_exchange([], [("Content-Type", "application/grpc+proto"), *headers.items()])
+    exchange.response_trailers = tuple((name.encode(), value.encode()) for name, value in trailers.items())
+    return exchange
+
+
+def test_how_a_grpc_call_ended_is_in_the_metadata() -> None:
+    failed = {"grpc-status": "5", "Grpc-Message": "no%20such%20order"}
+    event = event_of(grpc_exchange({}, {**failed, "X-Cost": "7"}))
+    assert event["metadata"]["grpc"] == {"status": 5, "message": "no such order"}
+    assert event["metadata"]["trailers"] == {"grpc-status": "5", "grpc-message": "no%20such%20order", "x-cost": "7"}
+    event = event_of(grpc_exchange(failed, {}))
+    assert event["metadata"] == {"grpc": {"status": 5, "message": "no such order"}}
+
+
+def test_header_masks_and_query_masks_hold_for_trailers() -> None:
+    trailers = {"grpc-status": "0", "grpc-message": "s3cret", "X-Next": "/p?token=s3cret", "Set-Cookie": "s3cret"}
+    exchange = grpc_exchange({}, trailers)
+    event = event_of(exchange, response_header_masks="grpc-message", request_query_masks="token")
+    assert event["metadata"]["grpc"] == {"status": 0}
+    assert event["metadata"]["trailers"] == {"grpc-status": "0", "x-next": "/p?token=*****"}
+    assert "s3cret" not in json.dumps(event)
+
+
+def test_trailers_of_other_calls_are_told_too() -> None:
+    exchange = an_exchange()
+    exchange.response_trailers = ((b"Checksum", b"abc"),)
+    assert event_of(exchange)["metadata"] == {"trailers": {"checksum": "abc"}}
 
 
 def test_why_a_body_is_missing_is_said_for_its_side() -> None:

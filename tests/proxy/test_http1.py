@@ -86,7 +86,25 @@ def test_trailers_of_an_answer(setup: Setup) -> None:
     assert second is not None
     assert (first.body, first.trailers) == (BODY, [(b"X-T", b"1"), (b"x-u", b"2")])
     assert second.status == 200
-    assert setup.event("/trailers")["response"]["body"] == {"n": 1}
+    event = setup.event("/trailers")
+    assert event["response"]["body"] == {"n": 1}
+    assert event["metadata"]["trailers"] == {"x-t": "1", "x-u": "2"}
+
+
+def test_a_request_is_dated_at_its_first_byte_not_at_the_end_of_its_head(setup: Setup) -> None:
+    with Client(setup.plain.port) as slow, Client(setup.plain.port) as other:
+        assert slow.exchange("GET", "/dated-before") is not None
+        slow.send(b"GET /dated HTTP/1.1\r\n")
+        for number in range(20):  # while these are answered, the head is not complete
+            assert other.exchange("GET", f"/meanwhile-{number}") is not None
+        slow.send(b"Host: h\r\n\r\n")
+        assert slow.read_response() is not None
+        assert slow.exchange("GET", "/dated-after") is not None
+    times = [
+        setup.event(path)["request"]["time"] for path in ("/dated-before", "/dated", "/meanwhile-1", "/dated-after")
+    ]
+    assert times == sorted(times)
+    assert setup.event("/meanwhile-19")["request"]["time"] < times[-1]
 
 
 def test_trailers_of_an_answer_reach_an_http2_client(setup: Setup) -> None:

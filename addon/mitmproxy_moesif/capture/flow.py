@@ -181,6 +181,8 @@ def _add_response(exchange: Exchange, entry: PendingExchange, status: int | None
         return
     exchange.ended = response.timestamp_end or time.time()
     exchange.response_headers = response.headers.fields
+    if response.trailers is not None:
+        exchange.response_trailers = response.trailers.fields
     exchange.response_body = _payload(entry.response_tee, response, _limit(entry.instance, request=False))
     if cause is not None and exchange.response_body.omitted is None and entry.live:
         exchange.response_body = Payload((), "incomplete")
@@ -200,7 +202,7 @@ def _payload(tee: Tee | None, message: http.Message, limit: int) -> Payload:
 
 def _weigh(exchange: Exchange) -> int:
     """About the bytes that it holds in memory."""
-    fields = exchange.request_headers + exchange.response_headers
+    fields = exchange.request_headers + exchange.response_headers + exchange.response_trailers
     texts = sum(map(len, chain.from_iterable(fields)))
     bodies = sum(map(len, chain(exchange.request_body.chunks, exchange.response_body.chunks)))
     return 1000 + 100 * len(fields) + texts + bodies

@@ -116,6 +116,7 @@ def from_exchange(exchange: Exchange) -> Plain:
         exchange.status,
         exchange.response_headers,
         None if response is NO_BODY else (response.chunks, response.omitted),
+        exchange.response_trailers,
         exchange.blocked_by,
         exchange.kong,
         exchange.metadata,

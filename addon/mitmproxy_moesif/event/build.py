@@ -18,7 +18,8 @@ from mitmproxy_moesif.event import kong_headers
 from mitmproxy_moesif.event.attributes import Attributes
 from mitmproxy_moesif.event.bodies import Rendered, render
 from mitmproxy_moesif.event.exchange import Exchange, Payload
-from mitmproxy_moesif.event.headers import text
+from mitmproxy_moesif.event.grpc import is_grpc, outcome
+from mitmproxy_moesif.event.headers import flatten, text
 from mitmproxy_moesif.event.masking import mask_query, mask_urls
 from mitmproxy_moesif.event.trace import parse_traceparent
 
@@ -76,10 +77,16 @@ def _response(
     exchange: Exchange, status: int, facts: Attributes, policy: EventPolicy, metadata: dict[str, Any]
 ) -> dict[str, Any]:
     headers = facts.response_headers
+    shown = _masked_headers(headers, policy.response, policy.query_masks)
+    trailers = _masked_headers(flatten(exchange.response_trailers), policy.response, policy.query_masks)
+    if trailers:
+        metadata["trailers"] = trailers
+    if is_grpc(headers):
+        metadata["grpc"] = outcome(shown, trailers)
     return {
         "time": iso_time(exchange.started if exchange.ended is None else exchange.ended),
         "status": status,
-        "headers": _masked_headers(headers, policy.response, policy.query_masks),
+        "headers": shown,
         **_body(exchange.response_body, headers, policy.response, metadata, "response"),
     }
 

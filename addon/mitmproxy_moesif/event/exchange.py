@@ -50,6 +50,7 @@ class Exchange:
     status: int | None = None
     response_headers: Fields = ()
     response_body: Payload = NO_BODY
+    response_trailers: Fields = ()
     blocked_by: str | None = None
     kong: dict[str, object] = field(default_factory=dict)
     metadata: dict[str, object] = field(default_factory=dict)

@@ -4,11 +4,13 @@
 - An interim answer (103) of the upstream is taken for the final one: it is passed on, and the final one awaited.
 - After an interim answer a failing upstream is no 502 any more: it is.
 - A blank line before a request line ends in an exchange that hangs: it is skipped.
+- A request is dated when its head is complete: when its first byte came.
 - An HTTP/2 request without Content-Length reaches an HTTP/1 upstream without its body's framing: it goes in chunks.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from typing import Any
 
@@ -71,6 +73,8 @@ class Server(Http1Server):
     """Toward the client."""
 
     trailers: http.Headers | None = None
+    begun: tuple[int, float] = (0, 0.0)
+    """The request of which a first piece came, and when."""
 
     def send(self, event: HttpEvent) -> Commands:
         if isinstance(event, ResponseTrailers):
@@ -86,6 +90,11 @@ class Server(Http1Server):
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         while self.buf._data.startswith((b"\r\n", b"\n")):  # noqa: SLF001
             self.buf.maybe_extract_lines()  # takes such a line, and nothing else
+        begun, when = self.begun
+        if begun == self.stream_id:
+            return dated(super().read_headers(event), when)
+        if self.buf:
+            self.begun = self.stream_id, time.time()
         return super().read_headers(event)
 
     def read_body(self, event: events.Event) -> Commands:
@@ -143,6 +152,14 @@ def framed(event: RequestHeaders) -> RequestHeaders:
     request = request.copy()
     request.headers["Transfer-Encoding"] = "chunked"
     return RequestHeaders(event.stream_id, request, end_stream=False, replay_flow=event.replay_flow)
+
+
+def dated(reading: Commands, when: float) -> Commands:
+    """A head whose first piece came at that time."""
+    for command in reading:
+        if isinstance(command, ReceiveHttp) and isinstance(command.event, RequestHeaders):
+            command.event.request.timestamp_start = when
+        yield command
 
 
 def nothing() -> Commands:
