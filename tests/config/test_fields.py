@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from mitmproxy_moesif.addon import unchangeable
 from mitmproxy_moesif.admin.parameters import FIXED, HIDDEN_PREFIX
 from mitmproxy_moesif.admin.redact import is_secret
 from mitmproxy_moesif.config.fields import FilePath, Property, SettingsError, parameters_with, parse_table, secrets_of
 from mitmproxy_moesif.config.settings import SECRETS, START_ONLY, Settings
 from mitmproxy_moesif.jwt_gate.settings import GateSettings
+from mitmproxy_moesif.lifecycle import unchangeable
 from mitmproxy_moesif.proxy.configuration import FILES
 from mitmproxy_moesif.runtime import Prepared
 from tests.support import REPOSITORY

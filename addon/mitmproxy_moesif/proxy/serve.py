@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from mitmproxy import optmanager
 
-from mitmproxy_moesif.addon import report
+from mitmproxy_moesif.lifecycle import report
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.proxy.arguments import Address, Arguments
 from mitmproxy_moesif.proxy.configuration import ConfigurationError

@@ -22,11 +22,11 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from mitmproxy_moesif.addon import report
 from mitmproxy_moesif.admin.service import Operations
 from mitmproxy_moesif.admin.state import Document, StateError
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.ledger import Reading
+from mitmproxy_moesif.lifecycle import report
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.proxy.arguments import parse
 from mitmproxy_moesif.proxy.console import quiet_log

@@ -1,0 +1,306 @@
+"""From the options of a proxy to its last event: start, live changes, the end, and the hand-over at a reload.
+
+Decides what is in force and when; `addon.py` passes on what mitmproxy calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from enum import Enum
+from pathlib import Path
+
+from mitmproxy import ctx
+from mitmproxy.addonmanager import Loader
+from mitmproxy.exceptions import OptionsError
+
+from mitmproxy_moesif.capture import flow as exchanges
+from mitmproxy_moesif.capture.in_flight import PendingExchange
+from mitmproxy_moesif.config import options, proxy_defaults
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.config.live import LiveOptions
+from mitmproxy_moesif.config.policy import masks_in_force
+from mitmproxy_moesif.config.settings import START_ONLY, Settings, SettingsError
+from mitmproxy_moesif.delivery.ledger import Reading
+from mitmproxy_moesif.log import log
+from mitmproxy_moesif.runtime import Listen, Prepared, Runtime
+from mitmproxy_moesif.speedups import switch
+
+IN_FLIGHT_SHARE = 0.4
+"""Of the time to shut down, how long exchanges under way may take to end."""
+
+HANDOVER = "moesif_handover"
+"""Where, on mitmproxy's master, the runtime waits for the addon's successor while the script is reloaded."""
+
+
+class State(Enum):
+    """Where the capture of one proxy stands. A successor after a reload of the script begins at LOADING again."""
+
+    LOADING = "the options are read; nothing is captured yet"
+    REFUSED = "an option cannot be taken: the log says which, and the proxy ends"
+    RUNNING = "exchanges are captured"
+    DRAINING = "the proxy ends: exchanges under way, and those that yet come, are captured"
+    ENDED = "the last event is made: what yet comes is cut"
+    HANDED_OVER = "the script is reloaded: the runtime is its successor's"
+
+
+def report(reading: Reading) -> None:
+    """The exit line. Straight to stderr: mitmproxy's own log may be off."""
+    sys.stderr.write(f"moesif: {reading.line()}\n")
+    sys.stderr.flush()
+
+
+class Lifecycle:
+    """Of one addon. `instance` is that of the options, None where they turn the capture off.
+
+    `report` is told the last counts, `listen` gives access to the Admin API where the options want it. `drained`: at
+    the end another addon has waited for exchanges under way already.
+    """
+
+    def __init__(self, report: Callable[[Reading], None], listen: Listen, *, drained: bool) -> None:
+        self.state = State.LOADING
+        self.prepared: Prepared | None = None
+        self.runtime: Runtime | None = None
+        self.live: LiveOptions | None = None
+        self.instance: Instance | None = None
+        self._report = report
+        self._listen = listen
+        self._in_flight_share = 0.0 if drained else IN_FLIGHT_SHARE
+        self._problems: list[str] = []
+        self._ending: Ending | None = None
+
+    # --- start and live changes ----------------------------------------------------------------------------------
+
+    def load(self, loader: Loader) -> None:
+        options.prefer_command_line(ctx.options, sys.argv)
+        self._problems = list(options.take_unparsable(ctx.options))
+        options.register(loader)
+        proxy_defaults.set_defaults(ctx.options)
+        self.runtime = ctx.master.__dict__.pop(HANDOVER, None)
+        if self.runtime is not None:
+            self.runtime.take = self._take
+
+    def configure(self, updated: set[str]) -> None:
+        if updated and not any(name.startswith(options.OPTION_PREFIX) for name in updated):
+            return
+        try:
+            previous = self.runtime.prepared if self.runtime is not None else self.prepared
+            prepared = Prepared.of(options.read_given(ctx.options, os.environ), previous)
+        except SettingsError as error:
+            self._refuse(*self._problems, str(error))
+            return
+        if self.runtime is not None and self.prepared is not None:
+            if (refusal := unchangeable(self.prepared, prepared)) is not None:
+                self._refuse(refusal)
+            self._apply(self.runtime, prepared)
+        elif self._problems:
+            self._refuse(*self._problems)
+        self.prepared = prepared
+
+    def _refuse(self, *problems: str) -> None:
+        """Live, the change is taken back; at start, an error in the log ends the proxy."""
+        if self.runtime is not None:
+            raise OptionsError(f"moesif: {'; '.join(problems)}")
+        log.error("moesif: %s", "; ".join(problems))
+        self.state = State.REFUSED
+
+    def running(self) -> None:
+        prepared = self.prepared
+        problems = list(options.unknown_options(ctx.options))
+        if prepared is not None and (missing := missing_account(prepared)):
+            problems.append(missing)
+        if problems:
+            self._refuse(*problems)
+        if self.state is not State.LOADING or prepared is None:
+            return
+        if self.runtime is None:
+            self._start(prepared)
+        else:
+            self._apply(self.runtime, prepared)
+        self.state = State.RUNNING
+
+    def _start(self, prepared: Prepared) -> None:
+        settings = prepared.instance.settings
+        runtime = Runtime(spool_folder(settings), settings.spool_max_bytes, threads=settings.background == "threads")
+        runtime.take = self._take
+        self._apply(runtime, prepared)
+        self.runtime = runtime
+        self.live = LiveOptions(ctx.master, options.OPTION_PREFIX)
+        try:
+            runtime.open_admin(settings, self.live, self._listen)
+        except SettingsError as error:
+            log.error("moesif: %s", error)
+        warn_of_deprecated(settings)
+        log.info("moesif: %s", masks_in_force(settings))
+        if prepared.resolver is not None and prepared.resolver.has_akto:
+            log.info("moesif: akto-api-discovery plugins are read and kept; this release sends nothing to Akto")
+        runtime.watch_kong(settings, ctx.master.event_loop, prepared.kong)
+        start_when_up(runtime)
+
+    def _take(self, prepared: Prepared) -> None:
+        if self.runtime is not None:
+            self._apply(self.runtime, prepared)
+            self.prepared = prepared
+
+    def _apply(self, runtime: Runtime, prepared: Prepared) -> None:
+        runtime.configure(prepared)
+        settings = prepared.instance.settings
+        self.instance = prepared.instance if settings.enabled else None
+        if not settings.fast_dispatch:
+            switch.uninstall(ctx.master)
+        elif (reason := switch.install(ctx.master)) is not None:
+            log.info("moesif: fast dispatch stays off: %s", reason)
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def done(self) -> Awaitable[None] | None:
+        """At the end of the proxy: an awaitable that drains. On a reload: everything goes to the successor."""
+        if self.runtime is None:
+            return None
+        if ctx.master.should_exit.is_set():
+            self.state = State.DRAINING
+            return self._shut_down(self.runtime)
+        self.state = State.HANDED_OVER
+        self._hand_over(self.runtime)
+        return None
+
+    def _hand_over(self, runtime: Runtime) -> None:
+        """A reload loads the successor before the loop runs again; if none came, the script was removed."""
+        master = ctx.master
+        master.__dict__[HANDOVER] = runtime
+        timeout = self._shutdown_seconds()
+
+        def end() -> None:
+            runtime.drain(timeout)
+            self._report(runtime.close())
+
+        def close_if_unclaimed() -> None:
+            if master.__dict__.pop(HANDOVER, None) is not None:
+                switch.uninstall(master)
+                self.sweep(runtime, runtime.in_flight.pop_all())
+                # In a thread of its own: the proxy goes on without us.
+                master.event_loop.run_in_executor(None, end)
+
+        master.event_loop.call_soon(close_if_unclaimed)
+
+    async def _shut_down(self, runtime: Runtime) -> None:
+        began, seconds = time.monotonic(), self._shutdown_seconds()
+        abort = asyncio.Event()
+
+        def end_at_once() -> None:
+            abort.set()
+            runtime.delivery.abort()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, end_at_once)
+        if (server := ctx.master.addons.get("proxyserver")) is not None:
+            await server.servers.update([])
+        runtime.start()  # where the end comes right after the start; what was captured goes its way
+        await self._in_flight(runtime, abort, seconds * self._in_flight_share)
+        left = seconds - (time.monotonic() - began)
+        if not abort.is_set():
+            await asyncio.to_thread(runtime.drain, left)
+        # From here on the loop does not run, so that no exchange passes unseen.
+        # What is still under way keeps its place, so that an answer that comes yet bears its transaction id.
+        self.sweep(runtime, runtime.in_flight.entries())
+        self.state = State.ENDED
+        self._report(runtime.close())
+
+    async def _in_flight(self, runtime: Runtime, abort: asyncio.Event, seconds: float) -> None:
+        """Give the exchanges that are under way now `seconds` to end; those that do not are finished as they stand."""
+        awaited = runtime.in_flight.entries()
+        if awaited:
+            self._ending = Ending({id(entry) for entry in awaited})
+            waits = [asyncio.ensure_future(event.wait()) for event in (self._ending.done, abort)]
+            _, unfinished = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            for wait in unfinished:
+                wait.cancel()
+            self.sweep(runtime, [entry for entry in awaited if runtime.in_flight.pop(entry.flow) is not None])
+
+    def _shutdown_seconds(self) -> float:
+        return self.prepared.instance.settings.shutdown_timeout / 1000 if self.prepared is not None else 5.0
+
+    # --- the end of an exchange ----------------------------------------------------------------------------------
+
+    def finish(self, runtime: Runtime, entry: PendingExchange, *, failed: bool, left_over: str = "unfinished") -> None:
+        """Hand an exchange that has ended to delivery."""
+        if self.state is State.ENDED:
+            return  # its event was made when the proxy ended
+        if entry.skipped:
+            runtime.delivery.skip()
+        else:
+            runtime.delivery.put(entry.instance, exchanges.snapshot(entry, failed=failed, left_over=left_over))
+        if self._ending is not None:
+            self._ending.finished(entry)
+
+    def sweep(self, runtime: Runtime, entries: Iterable[PendingExchange], reason: str = "unfinished") -> None:
+        """Finish exchanges whose end no hook has told."""
+        for entry in entries:
+            try:
+                self.finish(runtime, entry, failed=True, left_over=reason)
+            except Exception as error:  # noqa: BLE001 - one strange exchange must not take the others along
+                runtime.fault("sweep", error)
+
+
+class Ending:
+    """Exchanges that the end of the proxy waits for, by identity; `done` is set when none is left."""
+
+    def __init__(self, awaited: set[int]) -> None:
+        self.done = asyncio.Event()
+        self._awaited = awaited
+
+    def finished(self, entry: PendingExchange) -> None:
+        self._awaited.discard(id(entry))
+        if not self._awaited:
+            self.done.set()
+
+
+def unchangeable(current: Prepared, wanted: Prepared) -> str | None:
+    """Why a live change cannot be taken; None where it can."""
+    if missing := missing_account(wanted):
+        return missing
+    for name in sorted(START_ONLY):
+        if getattr(wanted.instance.settings, name) != getattr(current.instance.settings, name):
+            return f"{name}: can only be set at the start"
+    return None
+
+
+def missing_account(prepared: Prepared) -> str | None:
+    """What to do where events have nowhere to go."""
+    settings = prepared.instance.settings
+    if prepared.resolver is not None and prepared.resolver.has_instances:
+        return None  # each of Kong's was checked when it was read
+    if settings.application_id.get_secret_value() or settings.sink_file is not None or not settings.enabled:
+        return None
+    return (
+        "application_id is missing: give --set moesif_application_id=..., the environment variable "
+        "MOESIF_APPLICATION_ID, or a file with --set moesif_sink_file=PATH"
+    )
+
+
+def spool_folder(settings: Settings) -> Path | None:
+    """Where the spool lies; None: in memory only."""
+    if settings.spool_dir is not None:
+        return None if settings.spool_dir == "off" else Path(settings.spool_dir)
+    return Path(ctx.options.confdir).expanduser() / "moesif-spool"
+
+
+def start_when_up(runtime: Runtime) -> None:
+    """Start as soon as the proxy has: until then any error in the log ends it, also one about a damaged spool."""
+    check = ctx.master.addons.get("errorcheck")
+    if check is not None and check.logger in logging.getLogger().handlers:
+        ctx.master.event_loop.call_later(0.01, start_when_up, runtime)
+    else:
+        runtime.start()
+
+
+def warn_of_deprecated(settings: Settings) -> None:
+    for name, field in Settings.model_fields.items():
+        if field.deprecated and name in settings.model_fields_set:
+            log.warning("moesif: %s is deprecated: %s", name, field.deprecated)
