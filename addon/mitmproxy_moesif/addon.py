@@ -16,10 +16,15 @@ from mitmproxy import flow as flow_type
 from mitmproxy.addonmanager import Loader
 
 from mitmproxy_moesif.capture import flow as exchanges
+from mitmproxy_moesif.capture.in_flight import PendingExchange
 from mitmproxy_moesif.capture.tee import Tee
 from mitmproxy_moesif.delivery.ledger import Reading
-from mitmproxy_moesif.lifecycle import Lifecycle, State, report
+from mitmproxy_moesif.lifecycle import Lifecycle, report
+from mitmproxy_moesif.log import describe, log
 from mitmproxy_moesif.runtime import Listen, listen
+
+SEEN = "moesif"
+"""In a flow's metadata as soon as a hook of ours was called with it."""
 
 type Hook[**P] = Callable[Concatenate[MoesifAddon, P], None]
 
@@ -58,7 +63,7 @@ class MoesifAddon:
         self._show_bodies = shows_bodies()
 
     def running(self) -> None:
-        self._life.running()
+        self._life.begin()
 
     def done(self) -> Awaitable[None] | None:
         return self._life.done()
@@ -67,38 +72,66 @@ class MoesifAddon:
 
     @guarded
     def requestheaders(self, flow: http.HTTPFlow) -> None:
+        entry = self._open(flow)
+        if entry is not None and entry.instance.settings.stream and not entry.awaits_body:
+            exchanges.stream_request(entry, flow)
+
+    def _open(self, flow: http.HTTPFlow) -> PendingExchange | None:
+        """Register an exchange and decide the rules; None where it is not captured."""
         life = self._life
-        instance, runtime, prepared = life.instance, life.runtime, life.prepared
-        if instance is None or runtime is None or prepared is None:
-            return
-        if life.state is State.ENDED:
-            # The process is about to end and would cut it anyway: better no exchange than one that nobody saw.
+        life.begin()
+        if life.cuts and flow.killable:
             flow.kill()
-            return
+        instance, runtime, prepared = life.instance, life.runtime, life.prepared
+        flow.metadata[SEEN] = True
+        if instance is None or runtime is None or prepared is None or life.cuts:
+            return None
         placed = (
             prepared.resolver.resolve(exchanges.routable(flow), instance) if prepared.resolver is not None else None
         )
         if placed is not None:
             instance = placed.instance
         if instance is None:
-            return
+            return None
         entry = exchanges.open_exchange(flow, instance)
         if placed is not None:
             entry.kong = placed.kong
         runtime.in_flight.add(entry)
         entry.skipped = prepared.skip is not None and bool(prepared.skip(flow))
         entry.awaits_body = runtime.enforcer.at_headers(flow, entry, runtime.refresher.snapshot(instance.destination))
-        if instance.settings.stream and not entry.awaits_body:
-            exchanges.stream_request(entry, flow)
+        return entry
+
+    def _entry(self, flow: http.HTTPFlow) -> PendingExchange | None:
+        """The exchange of a flow, where it is under way. Whatever hook sees a flow first opens it."""
+        if SEEN not in flow.metadata:
+            return self._open_late(flow)
+        return self._life.runtime.in_flight.get(flow) if self._life.runtime is not None else None
+
+    def _open_late(self, flow: http.HTTPFlow) -> PendingExchange | None:
+        """The script was loaded meanwhile, or another addon's fault kept mitmproxy from asking us before.
+
+        A rule's answer cannot replace a request that has been passed on, or an answer that comes: nobody gets it.
+        """
+        answer, streamed = flow.response, bool(flow.request.stream)
+        entry = self._open(flow)
+        if entry is not None and entry.awaits_body:
+            self._decide_body(entry)
+        if flow.response is not answer and (streamed or answer is not None) and flow.killable:
+            flow.kill()
+        return entry
+
+    def _decide_body(self, entry: PendingExchange) -> None:
+        runtime = self._life.runtime
+        assert runtime is not None
+        entry.awaits_body = False
+        runtime.enforcer.at_body(entry.flow, entry, runtime.refresher.snapshot(entry.instance.destination))
 
     @guarded
     def request(self, flow: http.HTTPFlow) -> None:
-        runtime = self._life.runtime
-        entry = runtime.in_flight.get(flow) if runtime is not None else None
-        if entry is None or runtime is None:
+        if (entry := self._entry(flow)) is None:
             return
         if entry.awaits_body:
-            runtime.enforcer.at_body(flow, entry, runtime.refresher.snapshot(entry.instance.destination))
+            self._decide_body(entry)
         if self._show_bodies:
             show_body(flow.request, entry.request_tee)
 
@@ -106,41 +139,42 @@ class MoesifAddon:
 
     @guarded
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        if self._life.runtime is not None and (entry := self._life.runtime.in_flight.get(flow)) is not None:
+        if (entry := self._entry(flow)) is not None:
             exchanges.open_response(entry, flow, stream=entry.instance.settings.stream)
 
     # --- log -----------------------------------------------------------------------------------------------------
 
     @guarded
     def response(self, flow: http.HTTPFlow) -> None:
-        runtime = self._life.runtime
-        entry = runtime.in_flight.get(flow) if runtime is not None else None
-        if entry is None or runtime is None or (flow.websocket is not None and entry.live):
+        entry = self._entry(flow)
+        if entry is None or (flow.websocket is not None and entry.live):
             return
-        runtime.in_flight.pop(flow)
-        self._life.finish(runtime, entry, failed=False)
+        self._close(entry, failed=False)
         if self._show_bodies and flow.response is not None:
             show_body(flow.response, entry.response_tee)
 
     @guarded
     def error(self, flow: http.HTTPFlow) -> None:
-        instance, runtime = self._life.instance, self._life.runtime
-        if runtime is None:
-            return
-        entry = runtime.in_flight.pop(flow)
-        policy = entry.instance.policy if entry is not None else instance.policy if instance is not None else None
+        entry = self._entry(flow)
+        instance = entry.instance if entry is not None else self._life.instance
         is_refused = entry is not None and entry.refused
-        is_kongs = policy is not None and not is_refused and exchanges.is_kongs_to_retry(flow, policy)
+        is_kongs = instance is not None and not is_refused and exchanges.is_kongs_to_retry(flow, instance.policy)
         if entry is not None:
             entry.unanswered = is_kongs
-            self._life.finish(runtime, entry, failed=True)
+            self._close(entry, failed=True)
         if is_kongs:
             flow.kill()  # closes the connection; after the event, which tells why
 
     @guarded
     def websocket_end(self, flow: http.HTTPFlow) -> None:
-        if (runtime := self._life.runtime) is not None and (entry := runtime.in_flight.pop(flow)) is not None:
-            self._life.finish(runtime, entry, failed=False)
+        if (entry := self._entry(flow)) is not None:
+            self._close(entry, failed=False)
+
+    def _close(self, entry: PendingExchange, *, failed: bool) -> None:
+        runtime = self._life.runtime
+        assert runtime is not None
+        runtime.in_flight.pop(entry.flow)
+        self._life.finish(runtime, entry, failed=failed)
 
     @guarded
     def client_disconnected(self, client: connection.Client) -> None:
@@ -186,6 +220,8 @@ class MoesifAddon:
     def fault(self, kind: str, error: Exception) -> None:
         if self._life.runtime is not None:
             self._life.runtime.fault(kind, error)
+        else:
+            log.error("moesif: a fault in %s: %s", kind, describe(error))
 
 
 def shows_bodies() -> bool:

@@ -41,7 +41,7 @@ HANDOVER = "moesif_handover"
 class State(Enum):
     """Where the capture of one proxy stands. A successor after a reload of the script begins at LOADING again."""
 
-    LOADING = "the options are read; nothing is captured yet"
+    LOADING = "the options are read; it begins with the proxy, or with the first exchange"
     REFUSED = "an option cannot be taken: the log says which, and the proxy ends"
     RUNNING = "exchanges are captured"
     DRAINING = "the proxy ends: exchanges under way, and those that yet come, are captured"
@@ -109,20 +109,27 @@ class Lifecycle:
         log.error("moesif: %s", "; ".join(problems))
         self.state = State.REFUSED
 
-    def running(self) -> None:
+    def begin(self) -> None:
+        """At `running`, or at an exchange that comes before that. A second call does nothing."""
         prepared = self.prepared
+        if self.state is not State.LOADING or prepared is None:
+            return
         problems = list(options.unknown_options(ctx.options))
-        if prepared is not None and (missing := missing_account(prepared)):
+        if missing := missing_account(prepared):
             problems.append(missing)
         if problems:
             self._refuse(*problems)
-        if self.state is not State.LOADING or prepared is None:
             return
+        self.state = State.RUNNING
         if self.runtime is None:
             self._start(prepared)
         else:
             self._apply(self.runtime, prepared)
-        self.state = State.RUNNING
+
+    @property
+    def cuts(self) -> bool:
+        """The process is about to end and would cut an exchange anyway: better none than one that nobody saw."""
+        return self.state is State.ENDED or (self.state is State.REFUSED and is_starting())
 
     def _start(self, prepared: Prepared) -> None:
         settings = prepared.instance.settings
@@ -291,10 +298,15 @@ def spool_folder(settings: Settings) -> Path | None:
     return Path(ctx.options.confdir).expanduser() / "moesif-spool"
 
 
+def is_starting() -> bool:
+    """Whether an error in the log ends the proxy."""
+    check = ctx.master.addons.get("errorcheck")
+    return check is not None and check.logger in logging.getLogger().handlers
+
+
 def start_when_up(runtime: Runtime) -> None:
     """Start as soon as the proxy has: until then any error in the log ends it, also one about a damaged spool."""
-    check = ctx.master.addons.get("errorcheck")
-    if check is not None and check.logger in logging.getLogger().handlers:
+    if is_starting():
         ctx.master.event_loop.call_later(0.01, start_when_up, runtime)
     else:
         runtime.start()

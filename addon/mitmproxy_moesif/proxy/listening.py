@@ -1,16 +1,49 @@
-"""How a reverse proxy listens: with others on the port, over TCP alone, with one line where it cannot."""
+"""How a reverse proxy listens: when all else has started, with others on the port, over TCP alone."""
 
 from __future__ import annotations
 
 import asyncio
 
 from mitmproxy import ctx
+from mitmproxy.addons.errorcheck import ErrorCheck
+from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.addons.script import ScriptLoader
+from mitmproxy.master import Master
 from mitmproxy.proxy.mode_servers import ReverseInstance
 
 from mitmproxy_moesif.proxy.sockets import open_sockets
 
 BACKLOG = 2048
 """Connections that the kernel keeps until they are accepted; asyncio's own 100 turns a burst away."""
+
+
+class LateMaster(Master):
+    """Opens its port last, when every addon and script is running, so that nothing passes one of them unseen."""
+
+    async def running(self) -> None:
+        check: ErrorCheck = self.addons.get("errorcheck")
+        loader: ScriptLoader = self.addons.get("scriptloader")
+        # Scripts are loaded by tasks of their own in the loop's next turns, and no event tells of it.
+        while any(script.ns is None for script in loader.addons) and not check.logger.has_errored:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await super().running()
+        await check.shutdown_if_errored()
+        await self.addons.get("proxyserver").open()
+
+
+class LateProxyserver(Proxyserver):
+    """Listens when `open` is called, not when mitmproxy asks for it. Where it cannot, an error is logged."""
+
+    name = "proxyserver"
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    async def setup_servers(self) -> bool:
+        return True
+
+    async def open(self) -> None:
+        await super().setup_servers()
 
 
 def install(*, shared: bool) -> None:

@@ -77,21 +77,20 @@ class Proxy:
         check = StartCheck(told.ready)
         given = options.Options()
         self.untested = versions.untested()
-        self.master = (
-            Master(given) if self.untested is None else DumpMaster(given, with_termlog=False, with_dumper=False)
-        )
+        self.master: Master
         self.configuration = Configuration(given, arguments)
         self.capture = MoesifAddon(told.report, told.listen, drained=self.untested is None)
         self._drain: Drain | None = None
         if self.untested is None:
-            self._add_core(arguments, shared=told.shared)
+            self.master = self._core(given, arguments, shared=told.shared)
         else:
             log.warning("moesif-proxy: %s: running mitmproxy's own master, which is slower", self.untested)
+            self.master = DumpMaster(given, with_termlog=False, with_dumper=False)
             self.master.addons.remove(self.master.addons.get("errorcheck"))
         self.configuration.start()
         self._add_capture(arguments, check)
 
-    def _add_core(self, arguments: Arguments, *, shared: bool) -> None:
+    def _core(self, given: options.Options, arguments: Arguments, *, shared: bool) -> Master:
         from mitmproxy_moesif.proxy import http1, http2, listening
         from mitmproxy_moesif.proxy.drain import Drain
         from mitmproxy_moesif.proxy.tls import Tls
@@ -99,10 +98,12 @@ class Proxy:
         listening.install(shared=shared)
         http1.install()
         http2.install()
-        self.master.addons.add(core.Core(), proxyserver.Proxyserver(), disable_h2c.DisableH2C())
+        master = listening.LateMaster(given)
+        master.addons.add(core.Core(), listening.LateProxyserver(), disable_h2c.DisableH2C())
         self._drain = Drain(arguments.drain_timeout)
-        self.master.addons.add(Tls(), next_layer.NextLayer(), self._drain)
-        switch.install(self.master)
+        master.addons.add(Tls(), next_layer.NextLayer(), self._drain)
+        switch.install(master)
+        return master
 
     def _add_capture(self, arguments: Arguments, check: StartCheck) -> None:
         self._add_configured(self.capture)
