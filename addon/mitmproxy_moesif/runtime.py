@@ -1,4 +1,7 @@
-"""What runs while a proxy runs, apart from the addon that mitmproxy loads: it outlives a reload of the script."""
+"""What runs while a proxy runs, apart from the addon that mitmproxy loads: it outlives a reload of the script.
+
+What not every start needs is imported where it is used: under mitmdump the port is open while this is imported.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mitmproxy import exceptions, flowfilter
 
-from mitmproxy_moesif.admin.server import AdminServer
-from mitmproxy_moesif.admin.service import Operations
-from mitmproxy_moesif.admin.state import StateError, StateFile
 from mitmproxy_moesif.capture.enforcement import Enforcer
 from mitmproxy_moesif.capture.in_flight import InFlight
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.live import LiveOptions
 from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
-from mitmproxy_moesif.delivery.api import Delivery
 from mitmproxy_moesif.delivery.client import DeliveryClient
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.event.pipeline import identify
 from mitmproxy_moesif.governance.refresh import Refresher, RulesFile
-from mitmproxy_moesif.kong.entities import KongConfig, Plugin
-from mitmproxy_moesif.kong.overlay import LiveOverlay
-from mitmproxy_moesif.kong.resolver import Resolver, parse_instance
-from mitmproxy_moesif.kong.source import KongSource, read_kong_config
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
+
+if TYPE_CHECKING:
+    from mitmproxy_moesif.admin.server import AdminServer
+    from mitmproxy_moesif.admin.service import Operations
+    from mitmproxy_moesif.delivery.api import Delivery
+    from mitmproxy_moesif.kong.entities import KongConfig, Plugin
+    from mitmproxy_moesif.kong.resolver import Resolver
+    from mitmproxy_moesif.kong.source import KongSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +55,19 @@ class Prepared:
         """
         settings = parse_settings(given)
         if previous is None:
-            kong = read_kong_config(settings, partial(parse_instance, given=given))
-            resolver = Resolver(kong, given) if kong is not None else None
+            kong = read_kong(settings, given)
+            resolver = resolver_for(kong, given)
             instance, rules = Instance.compile(settings), RulesFile.read(settings.rules_file)
         else:
             kong = previous.kong
-            resolver = Resolver(kong, given, previous.resolver) if kong is not None else None
+            resolver = resolver_for(kong, given, previous.resolver)
             instance = Instance.compile(settings, previous=previous.instance)
             rules = RulesFile.read(settings.rules_file, previous.local_rules)
         return cls(given, instance, rules, parse_filter(settings.skip), kong, resolver)
 
     def with_kong(self, kong: KongConfig, previous: Resolver | None = None) -> Prepared:
         """The same with another Kong configuration; `previous` was made for it already. Raises `SettingsError`."""
-        return replace(self, kong=kong, resolver=Resolver(kong, self.given, previous or self.resolver))
+        return replace(self, kong=kong, resolver=resolver_for(kong, self.given, previous or self.resolver))
 
     @property
     def instances(self) -> list[Instance]:
@@ -76,6 +79,29 @@ class Prepared:
             return [self.instance]
         options = [] if self.resolver.has_instances else [self.instance]
         return [*self.resolver.instances.values(), *options]
+
+
+def names_kong(settings: Settings) -> bool:
+    return settings.kong_config is not None or settings.kong_admin_url is not None
+
+
+def read_kong(settings: Settings, given: Mapping[str, Any]) -> KongConfig | None:
+    if not names_kong(settings):
+        return None
+    from mitmproxy_moesif.kong.resolver import parse_instance
+    from mitmproxy_moesif.kong.source import read_kong_config
+
+    return read_kong_config(settings, partial(parse_instance, given=given))
+
+
+def resolver_for(
+    kong: KongConfig | None, given: Mapping[str, Any], previous: Resolver | None = None
+) -> Resolver | None:
+    if kong is None:
+        return None
+    from mitmproxy_moesif.kong.resolver import Resolver
+
+    return Resolver(kong, given, previous)
 
 
 def parse_filter(expression: str | None) -> flowfilter.TFilter | None:
@@ -99,6 +125,9 @@ type Listen = Callable[[Settings, Operations], Listening]
 
 def listen(settings: Settings, operations: Operations) -> AdminServer:
     """A listener and a state file of this process's own."""
+    from mitmproxy_moesif.admin.server import AdminServer
+    from mitmproxy_moesif.admin.state import StateFile
+
     assert settings.admin_listen is not None
     operations.restore(StateFile(settings.admin_state))
     server = AdminServer(settings.admin_listen, settings.admin_token.get_secret_value() or None, operations)
@@ -139,6 +168,8 @@ class Runtime:
         """Start the admin listener where one is configured. Raises `SettingsError` with one line."""
         if settings.admin_listen is None:
             return
+        from mitmproxy_moesif.admin.service import Operations
+
         operations = Operations(
             self.delivery,
             lambda: self._now().instance.settings,
@@ -165,6 +196,11 @@ class Runtime:
 
     def watch_kong(self, settings: Settings, loop: AbstractEventLoop, current: KongConfig | None) -> None:
         """Follow Kong's configuration, and what the Admin API changes of it."""
+        if self._operations is None and not names_kong(settings):
+            return
+        from mitmproxy_moesif.kong.entities import KongConfig
+        from mitmproxy_moesif.kong.overlay import LiveOverlay
+        from mitmproxy_moesif.kong.resolver import parse_instance
 
         def changed(kong: KongConfig) -> None:
             """From the source's thread. Raises `SettingsError` where an instance is wrong: the old ones stay."""
@@ -175,11 +211,15 @@ class Runtime:
 
         live = LiveOverlay(changed, self._settle, current or KongConfig())
         if self._operations is not None:
+            from mitmproxy_moesif.admin.state import StateError
+
             try:
                 self._operations.follow(live)
             except StateError as error:
                 log.error("moesif: %s", error)
-        if settings.kong_config is not None or settings.kong_admin_url is not None:
+        if names_kong(settings):
+            from mitmproxy_moesif.kong.source import KongSource
+
             self._kong = KongSource(settings, live.replaced, current, check)
             self._kong.start()
 

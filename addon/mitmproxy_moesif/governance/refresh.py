@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
-import requests
 
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.config.instance import Instance
@@ -26,7 +26,11 @@ from mitmproxy_moesif.governance.local_rules import parse_local_rules
 from mitmproxy_moesif.governance.model import GovernanceError, RemoteConfig, RuleSet, parse_config, parse_rules
 from mitmproxy_moesif.governance.snapshot import Snapshot
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
-from mitmproxy_moesif.web.session import DeadlineSession
+
+if TYPE_CHECKING:
+    import requests
+
+    from mitmproxy_moesif.web.session import DeadlineSession
 
 REFRESH = 60.0
 MAX_ANSWER = 10_000_000
@@ -145,6 +149,8 @@ class Refresher:
     # --- the thread ----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        from mitmproxy_moesif.web.session import DeadlineSession  # brings requests, which the start need not wait for
+
         session = DeadlineSession()
         while not self._stopping:
             self._wake.clear()
@@ -203,7 +209,7 @@ class Refresher:
             ):
                 content = response.raw.read(MAX_ANSWER + 1)
             return self._take(account, document, response, content)
-        except (requests.RequestException, OSError, GovernanceError) as error:
+        except (OSError, GovernanceError) as error:  # those of requests are OSErrors
             document.stale = False  # the next regular refresh asks again
             reason = str(error) if isinstance(error, GovernanceError) else type(error).__name__
             self._in_trouble(account, f"{document.path}: {reason}")

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 import orjson
-import requests
 
 from mitmproxy_moesif.config.settings import Settings, SettingsError
 from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch, Periodic
@@ -27,7 +26,9 @@ from mitmproxy_moesif.kong.declarative import (
 from mitmproxy_moesif.kong.entities import KongConfig
 from mitmproxy_moesif.kong.scopes import CAPTURING
 from mitmproxy_moesif.log import log
-from mitmproxy_moesif.web.session import DeadlineSession
+
+if TYPE_CHECKING:
+    from mitmproxy_moesif.web.session import DeadlineSession
 
 REFRESH = 30.0
 CALL_SECONDS = 10.0
@@ -45,13 +46,15 @@ def read_kong_config(settings: Settings, check: Check = unchecked) -> KongConfig
             return fetch(settings.kong_admin_url, settings.kong_admin_token.get_secret_value(), check)
     except KongConfigError as error:
         raise SettingsError(f"kong_config: {error}") from error
-    except requests.RequestException as error:
+    except OSError as error:
         raise SettingsError(f"kong_admin_url: {type(error).__name__}") from error
     return None
 
 
 def fetch(base: str, token: str, check: Check = unchecked) -> KongConfig:
-    """All entities from Kong's Admin API. Raises `KongConfigError` and `requests.RequestException`."""
+    """All entities from Kong's Admin API. Raises `KongConfigError` and `OSError`, as those of requests are."""
+    from mitmproxy_moesif.web.session import DeadlineSession  # brings requests, which few starts need
+
     headers = {"Kong-Admin-Token": token} if token else {}
     with DeadlineSession() as session:
         session.headers.update(headers)

@@ -50,9 +50,12 @@ def install(master: Master) -> str | None:
 
 
 def spare_the_collector() -> None:
-    """What a start leaves behind, 36 addons and all their modules, is not looked through for garbage again."""
+    """What a start leaves behind, 36 addons and all their modules, is not looked through for garbage again.
+
+    Nor now: clients wait, and it would take longer than all else here.
+    """
     if not gc.get_freeze_count():
-        gc.collect()
+        gc.collect(1)  # the young
         gc.freeze()
 
 
