@@ -21,18 +21,28 @@ from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
 
 Start = Callable[..., MoesifProxy]
 
-# Sends a request through the proxy while that starts, and ends the proxy as soon as it is answered.
+# Sends a request through the proxy as soon as it listens, and ends the proxy as soon as that is answered.
 HASTY = textwrap.dedent("""
     import asyncio
     from mitmproxy import ctx
 
-    async def running():
+    async def connect(port):
+        while True:
+            try:
+                return await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0)
+
+    async def ask():
         host, port, *_ = ctx.master.addons.get("proxyserver").listen_addrs()[0]
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await connect(port)
         writer.write(b"GET /early HTTP/1.1\\r\\nHost: h\\r\\nConnection: close\\r\\n\\r\\n")
         await reader.read()
         writer.close()
         ctx.master.shutdown()
+
+    def running():
+        globals()["task"] = asyncio.get_running_loop().create_task(ask())
 """)
 
 

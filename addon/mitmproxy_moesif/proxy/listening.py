@@ -6,7 +6,6 @@ import asyncio
 
 from mitmproxy import ctx
 from mitmproxy.addons.errorcheck import ErrorCheck
-from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.script import ScriptLoader
 from mitmproxy.master import Master
 from mitmproxy.proxy.mode_servers import ReverseInstance
@@ -18,7 +17,10 @@ BACKLOG = 2048
 
 
 class LateMaster(Master):
-    """Opens its port last, when every addon and script is running, so that nothing passes one of them unseen."""
+    """Serves when every addon and script is running, so that nothing passes one of them unseen; until then its port is
+    bound, and connections are refused."""
+
+    serves = False
 
     async def running(self) -> None:
         check: ErrorCheck = self.addons.get("errorcheck")
@@ -28,32 +30,23 @@ class LateMaster(Master):
             await asyncio.sleep(0)
         await super().running()
         await check.shutdown_if_errored()
-        await self.addons.get("proxyserver").open()
-
-
-class LateProxyserver(Proxyserver):
-    """Listens when `open` is called, not when mitmproxy asks for it. Where it cannot, an error is logged."""
-
-    name = "proxyserver"
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    async def setup_servers(self) -> bool:
-        return True
-
-    async def open(self) -> None:
-        await super().setup_servers()
+        self.serves = True
+        for instance in self.addons.get("proxyserver").servers:
+            for server in instance._servers:  # noqa: SLF001 - what its start has set
+                await server.start_serving()
 
 
 def install(*, shared: bool) -> None:
     """In place of mitmproxy's own start of a reverse proxy: over TCP alone, also for https."""
 
     async def start(instance: ReverseInstance) -> None:
+        assert isinstance(ctx.master, LateMaster)
         host = instance.mode.listen_host(ctx.options.listen_host)
         port = instance.mode.listen_port(ctx.options.listen_port)
         instance._servers = [  # noqa: SLF001 - what mitmproxy's own start sets
-            await asyncio.start_server(instance.handle_stream, sock=each, backlog=BACKLOG)
+            await asyncio.start_server(
+                instance.handle_stream, sock=each, backlog=BACKLOG, start_serving=ctx.master.serves
+            )
             for each in open_sockets(host, port or 0, shared=shared)
         ]
 

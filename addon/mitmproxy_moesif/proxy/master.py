@@ -99,7 +99,7 @@ class Proxy:
         http1.install()
         http2.install()
         master = listening.LateMaster(given)
-        master.addons.add(core.Core(), listening.LateProxyserver(), disable_h2c.DisableH2C())
+        master.addons.add(core.Core(), proxyserver.Proxyserver(), disable_h2c.DisableH2C())
         self._drain = Drain(arguments.drain_timeout)
         master.addons.add(Tls(), next_layer.NextLayer(), self._drain)
         switch.install(master)
