@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,74 @@ def test_an_expression_that_is_not_understood_is_a_warning_where_no_instance_dep
     path.write_text(path.read_text().replace("name: moesif,", "name: moesif, route: all,"))
     proxy.wait_for_output("the configuration that was there stays in force")
     assert proxy.stop() == 0
+def listings(kong: ScriptedUpstream) -> None:
+    """Kong's Admin API with one global instance."""
+    plugin = {"id": "p1", "name": "moesif", "config": {"application_id": "app-1", "api_version": "by-api"}}
+    by_admin_api(kong, {"version": "3.9.3"}, plugins=[plugin])
+
+
+@pytest.mark.parametrize("how", ["refuses", "answers 503"])
+def test_a_start_while_the_admin_api_is_away_has_what_it_said_last(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path, how: str
+) -> None:
+    with ScriptedUpstream() as kong:
+        listings(kong)
+        options = {"moesif_kong_admin_url": kong.url, "moesif_api_endpoint": collector.url}
+        assert mitmdump(upstream.url, options, folder=tmp_path).stop() == 0
+        if how == "refuses":
+            kong.refuse()
+        else:
+            kong.answer("/", wire.response(503))
+        proxy = mitmdump(upstream.url, options, folder=tmp_path)
+    assert "what Kong's Admin API said last is in force" in proxy.output
+    exchange(proxy.port, target="/kept")
+    collector.wait_for(1)
+    assert tags(collector) == {"/kept": "by-api"}
+    (kept,) = (tmp_path / "moesif-spool").glob("kong-*.json")
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("account", [{}, {"moesif_application_id": "of-the-options"}])
+def test_without_anything_known_nothing_is_captured_until_the_admin_api_answers(
+    mitmdump: Start,
+    collector: ScriptedCollector,
+    upstream: ScriptedUpstream,
+    tmp_path: Path,
+    account: dict[str, str],
+) -> None:
+    """Also not under the options: what Kong's entry would mask must not be sent."""
+    kept = tmp_path / "kept.json"
+    change = {"plugins": {"p1": {"config": {"api_version": "by-change"}}}}
+    kept.write_text(json.dumps(change))
+    with ScriptedUpstream() as kong:
+        kong.refuse()
+        port = free_port()
+        options = {
+            "moesif_kong_admin_url": kong.url,
+            "moesif_api_endpoint": collector.url,
+            "moesif_admin_listen": f"127.0.0.1:{port}",
+            "moesif_admin_state": str(kept),
+        }
+        proxy = mitmdump(upstream.url, {**options, **account})
+        assert "nothing is captured until it answers" in proxy.output
+        exchange(proxy.port, target="/before")
+        listings(kong)
+        kong.listen()
+        proxy.wait_for_output("is in force")
+        wait_for_instance(port)
+        exchange(proxy.port, target="/after")
+    collector.wait_for(1)
+    assert proxy.stop() == 0
+    assert tags(collector) == {"/after": "by-change"}
+    assert json.loads(kept.read_text()) == change
+
+
+def wait_for_instance(port: int) -> None:
+    """Until what the Admin API changed of Kong's entry is in force."""
+    deadline = time.monotonic() + 10
+    while "by-change" not in requests.get(f"http://127.0.0.1:{port}/plugins", timeout=10).text:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_status_tells_which_instance_applies_and_why(

@@ -28,7 +28,7 @@ from mitmproxy_moesif.config.policy import masks_in_force
 from mitmproxy_moesif.config.settings import START_ONLY, Settings, SettingsError
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.log import log
-from mitmproxy_moesif.runtime import Listen, Prepared, Runtime
+from mitmproxy_moesif.runtime import Listen, Prepared, Runtime, spool_folder
 from mitmproxy_moesif.speedups import switch
 
 IN_FLIGHT_SHARE = 0.4
@@ -90,7 +90,7 @@ class Lifecycle:
             return
         try:
             previous = self.runtime.prepared if self.runtime is not None else self.prepared
-            prepared = Prepared.of(options.read_given(ctx.options, os.environ), previous)
+            prepared = Prepared.of(options.read_given(ctx.options, os.environ), previous, confdir())
         except SettingsError as error:
             self._refuse(*self._problems, str(error))
             return
@@ -133,7 +133,8 @@ class Lifecycle:
 
     def _start(self, prepared: Prepared) -> None:
         settings = prepared.instance.settings
-        runtime = Runtime(spool_folder(settings), settings.spool_max_bytes, threads=settings.background == "threads")
+        folder = spool_folder(settings, confdir())
+        runtime = Runtime(folder, settings.spool_max_bytes, threads=settings.background == "threads")
         runtime.take = self._take
         self._apply(runtime, prepared)
         self.runtime = runtime
@@ -157,7 +158,7 @@ class Lifecycle:
     def _apply(self, runtime: Runtime, prepared: Prepared) -> None:
         runtime.configure(prepared)
         settings = prepared.instance.settings
-        self.instance = prepared.instance if settings.enabled else None
+        self.instance = prepared.instance if settings.enabled and not prepared.awaits_kong else None
         if not settings.fast_dispatch:
             switch.uninstall(ctx.master)
         elif (reason := switch.install(ctx.master)) is not None:
@@ -281,8 +282,8 @@ def unchangeable(current: Prepared, wanted: Prepared) -> str | None:
 def missing_account(prepared: Prepared) -> str | None:
     """What to do where events have nowhere to go."""
     settings = prepared.instance.settings
-    if prepared.resolver is not None and prepared.resolver.has_instances:
-        return None  # each of Kong's was checked when it was read
+    if prepared.awaits_kong or (prepared.resolver is not None and prepared.resolver.has_instances):
+        return None  # each of Kong's is checked when it is read
     if settings.application_id.get_secret_value() or settings.sink_file is not None or not settings.enabled:
         return None
     return (
@@ -291,11 +292,8 @@ def missing_account(prepared: Prepared) -> str | None:
     )
 
 
-def spool_folder(settings: Settings) -> Path | None:
-    """Where the spool lies; None: in memory only."""
-    if settings.spool_dir is not None:
-        return None if settings.spool_dir == "off" else Path(settings.spool_dir)
-    return Path(ctx.options.confdir).expanduser() / "moesif-spool"
+def confdir() -> Path:
+    return Path(ctx.options.confdir).expanduser()
 
 
 def is_starting() -> bool:

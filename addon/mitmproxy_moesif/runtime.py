@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mitmproxy_moesif.admin.service import Operations
     from mitmproxy_moesif.delivery.api import Delivery
     from mitmproxy_moesif.kong.entities import KongConfig, Plugin
+    from mitmproxy_moesif.kong.overlay import LiveOverlay
     from mitmproxy_moesif.kong.resolver import Resolver
     from mitmproxy_moesif.kong.source import KongSource
 
@@ -46,16 +47,16 @@ class Prepared:
     resolver: Resolver | None = None
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], previous: Prepared | None = None) -> Prepared:
+    def of(cls, given: Mapping[str, Any], previous: Prepared | None = None, confdir: Path | None = None) -> Prepared:
         """Raises `SettingsError` with one line for a file that cannot be taken or a filter that is none.
 
         What has not changed since `previous` is kept, so that a live change does not hold the event loop: rules, hooks
         and the router are compiled again only where what they are made of is another. Kong's configuration is not read
-        again; its source watches it.
+        again; its source watches it. `confdir` is where the spool is unless the settings say otherwise.
         """
         settings = parse_settings(given)
         if previous is None:
-            kong = read_kong(settings, given)
+            kong = read_kong(settings, given, spool_folder(settings, confdir))
             resolver = resolver_for(kong, given)
             instance, rules = Instance.compile(settings), RulesFile.read(settings.rules_file)
         else:
@@ -70,11 +71,18 @@ class Prepared:
         return replace(self, kong=kong, resolver=resolver_for(kong, self.given, previous or self.resolver))
 
     @property
+    def awaits_kong(self) -> bool:
+        """Kong's configuration is not known yet: nobody can say what is captured for whom, and what is masked."""
+        return self.kong is None and names_kong(self.instance.settings)
+
+    @property
     def instances(self) -> list[Instance]:
         """All that requests may be for: those of Kong's configuration and the Admin API; else the options as one.
 
         The options come last, so that they decide about an account that they share with others.
         """
+        if self.awaits_kong:
+            return []
         if self.resolver is None:
             return [self.instance]
         options = [] if self.resolver.has_instances else [self.instance]
@@ -85,13 +93,22 @@ def names_kong(settings: Settings) -> bool:
     return settings.kong_config is not None or settings.kong_admin_url is not None
 
 
-def read_kong(settings: Settings, given: Mapping[str, Any]) -> KongConfig | None:
+def read_kong(settings: Settings, given: Mapping[str, Any], folder: Path | None) -> KongConfig | None:
+    """At the start. None also where it is not known yet."""
     if not names_kong(settings):
         return None
     from mitmproxy_moesif.kong.resolver import parse_instance
-    from mitmproxy_moesif.kong.source import read_kong_config
+    from mitmproxy_moesif.kong.source import LastListings, first_kong_config
 
-    return read_kong_config(settings, partial(parse_instance, given=given))
+    last = LastListings(folder, settings.kong_admin_url)
+    return first_kong_config(settings, last, partial(parse_instance, given=given))
+
+
+def spool_folder(settings: Settings, confdir: Path | None) -> Path | None:
+    """Where the spool lies; None: in memory only."""
+    if settings.spool_dir is not None:
+        return None if settings.spool_dir == "off" else Path(settings.spool_dir)
+    return confdir / "moesif-spool" if confdir is not None else None
 
 
 def resolver_for(
@@ -144,6 +161,7 @@ class Runtime:
     """
 
     def __init__(self, folder: Path | None, max_bytes: int, *, threads: bool) -> None:
+        self._folder = folder
         self._limited = RateLimitedLog()
         self.in_flight = InFlight()
         self.refresher = Refresher(folder, lambda destination, config: self.delivery.sample(destination, config))
@@ -210,18 +228,34 @@ class Runtime:
             parse_instance(plugin, self._now().given)
 
         live = LiveOverlay(changed, self._settle, current or KongConfig())
-        if self._operations is not None:
-            from mitmproxy_moesif.admin.state import StateError
+        following = current is not None or not names_kong(settings)
+        if following:
+            self._follow(live)
+        if not names_kong(settings):
+            return
+        from mitmproxy_moesif.kong.source import KongSource, LastListings
 
-            try:
-                self._operations.follow(live)
-            except StateError as error:
-                log.error("moesif: %s", error)
-        if names_kong(settings):
-            from mitmproxy_moesif.kong.source import KongSource
+        def replaced(kong: KongConfig) -> None:
+            """What is kept of earlier changes is about Kong's entries: it waits for the first that are known."""
+            nonlocal following
+            live.replaced(kong)
+            if not following:
+                following = True
+                self._follow(live)
 
-            self._kong = KongSource(settings, live.replaced, current, check)
-            self._kong.start()
+        last = LastListings(self._folder, settings.kong_admin_url)
+        self._kong = KongSource(settings, replaced, current, check, last)
+        self._kong.start()
+
+    def _follow(self, live: LiveOverlay) -> None:
+        if self._operations is None:
+            return
+        from mitmproxy_moesif.admin.state import StateError
+
+        try:
+            self._operations.follow(live)
+        except StateError as error:
+            log.error("moesif: %s", error)
 
     def _kong_changed(self, prepared: Prepared) -> None:
         now = self._now()

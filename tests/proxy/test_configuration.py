@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.support.addon import addon_options
+from tests.support.addon import addon_options, exit_counts
 from tests.support.client import exchange
 from tests.support.collector import ScriptedCollector
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.upstream import ScriptedUpstream
+from tests.workers.test_supervisor import wait_for_workers
 
 Start = Callable[..., MoesifProxy]
 
@@ -95,4 +99,39 @@ def test_without_a_file_there_is_nothing_to_read_again(
     read_again(proxy, count=2)
     exchange(proxy.port)
     collector.wait_for(1)
+    assert proxy.stop() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_hangups_while_the_proxy_ends_do_not_end_it_otherwise(
+    workers: int, moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy = moesif_proxy(upstream.url, addon_options(collector), workers=workers)
+    exchange(proxy.port)
+    everyone = [proxy.pid, *(proxy.workers() if workers > 1 else [])]
+    proxy.send_signal(signal.SIGTERM)
+    pausing = threading.Event()
+    while proxy.process.poll() is None:
+        for pid in everyone:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGHUP)
+        pausing.wait(0.001)  # leaves it time to end
+    assert proxy.wait_exit() == 0
+    assert exit_counts(proxy.output)["delivered"] == 1
+    assert "SIGHUP" not in proxy.output
+
+
+def test_hangups_while_a_worker_starts_wait_until_it_has(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy = moesif_proxy(upstream.url, addon_options(collector), workers=2)
+    one, other = proxy.workers()
+    os.kill(one, signal.SIGKILL)
+    (successor,) = wait_for_workers(proxy, 1, without={one, other})
+    pausing = threading.Event()
+    while "was read again" not in proxy.output:
+        os.kill(successor, signal.SIGHUP)
+        pausing.wait(0.001)  # leaves it time to start
+    assert successor in proxy.workers()
+    assert "SIGHUP" not in proxy.output
     assert proxy.stop() == 0

@@ -9,9 +9,7 @@ replaced as a whole or not at all, and only its owner may read it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +17,7 @@ import orjson
 
 from mitmproxy_moesif.admin.redact import is_secret
 from mitmproxy_moesif.admin.source import NotKept
+from mitmproxy_moesif.config.files import replace_file
 
 INSTANCES = ("created", "plugins")
 
@@ -71,7 +70,7 @@ class StateFile:
         if self._path is None or kept == self._kept:
             return
         try:
-            _replace(self._path, kept)
+            replace_file(self._path, orjson.dumps(kept, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         except OSError as error:
             raise NotKept(f"admin_state: cannot be written ({error.strerror}): nothing was changed") from None
         self._kept = kept
@@ -107,19 +106,3 @@ def _checked(content: Any) -> Document:
         if not isinstance(below, dict) or not all(isinstance(entry, dict) for entry in below.values()):
             raise ValueError(f"{name}: must be an object of objects")
     return content
-
-
-def _replace(path: Path, content: Document) -> None:
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    new.unlink(missing_ok=True)
-    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-            file.flush()
-            os.fsync(handle)
-        new.replace(path)
-    except OSError:
-        with suppress(OSError):
-            new.unlink()
-        raise

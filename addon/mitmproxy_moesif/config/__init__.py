@@ -2,6 +2,7 @@
 
 document        JSON and YAML read into plain values that know their lines
 fields          what a parameter table is made of: types, properties, errors (test: test_options.py)
+files           how files are read, and what they held when they last came into force (test: workers/test_files.py)
 instance        one configured instance: its settings, and what is compiled from them (test: test_kong_config.py)
 live            options changed while the proxy runs, from another thread (test: test_admin.py)
 options         the parameter table as mitmproxy options and environment variables (test: test_options.py)

@@ -19,12 +19,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import orjson
 
+from mitmproxy_moesif.config.files import configured_files
 from mitmproxy_moesif.config.settings import SettingsError
 
 NAMES = ("skip", "identify_user", "identify_company", "session_token", "metadata", "mask")
@@ -64,7 +64,7 @@ class UserHooks:
         """
         try:
             if source is None:
-                source = Path(path).read_bytes()
+                source = configured_files.read(path)
             if previous is not None and (previous.path, previous.source) == (path, source):
                 return previous
             module = ModuleType("moesif_hooks_file")
@@ -75,6 +75,7 @@ class UserHooks:
         functions = {name: function for name in NAMES if callable(function := getattr(module, name, None))}
         if not functions:
             raise SettingsError(f"hooks: {path} defines none of {', '.join(NAMES)}")
+        configured_files.in_force(path)
         return cls(functions, source, path)
 
     def __contains__(self, name: str) -> bool:

@@ -8,7 +8,6 @@ last known.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from mitmproxy_moesif import __version__
+from mitmproxy_moesif.config.files import configured_files, replace_file
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings, SettingsError
 from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch
@@ -75,10 +75,13 @@ class RulesFile:
     def read(cls, path: str | None, previous: RulesFile | None = None) -> RulesFile:
         """`previous` where nothing has changed. Raises `SettingsError` with file, line and reason."""
         try:
-            content = Path(path).read_bytes() if path is not None else b""
-            if previous is not None and (previous.path, previous.content) == (path, content):
-                return previous
-            return cls(path, content, parse_local_rules(content, path)) if path is not None else cls()
+            if path is None:
+                return cls()
+            content = configured_files.read(path)
+            if previous is None or (previous.path, previous.content) != (path, content):
+                previous = cls(path, content, parse_local_rules(content, path))
+            configured_files.in_force(path)
+            return previous
         except OSError as error:
             raise SettingsError(f"rules_file: {path}: {error.strerror}") from error
         except GovernanceError as error:
@@ -290,12 +293,9 @@ class Refresher:
             return
         config = (account.config.content or b"{}").decode()
         rules = (account.rules.content or b"[]").decode()
-        new = path.with_suffix(f".{os.getpid()}.new")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(orjson.dumps({"config": config, "rules": rules}))
-            new.replace(path)
+            replace_file(path, orjson.dumps({"config": config, "rules": rules}))
         except OSError as error:
             self._limited.error("cache", "moesif: %s cannot be written: %s", path, error.strerror)
 

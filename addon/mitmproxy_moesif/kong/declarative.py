@@ -23,6 +23,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mitmproxy_moesif.config.document import MAX_JSON, Path
+from mitmproxy_moesif.config.files import configured_files
 from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.config.text import closest
 from mitmproxy_moesif.kong.document import Document, KongConfigError, parse_document, without_lines
@@ -124,7 +125,7 @@ def load_declarative(path: FilePath, check: Check = unchecked) -> KongConfig:
     try:
         if path.stat().st_size > MAX_JSON:
             raise KongConfigError(f"{path}: has more than {MAX_JSON} bytes")
-        content = path.read_bytes()
+        content = configured_files.read(path)
     except OSError as error:
         raise KongConfigError(f"{path}: {error.strerror or error}") from None
     return parse_declarative(content, str(path), check)

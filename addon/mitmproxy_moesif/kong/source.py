@@ -1,11 +1,14 @@
 """Where Kong's configuration comes from: a declarative file that is watched, or the Admin API that is asked.
 
 A background thread; each configuration that differs from the last is handed to `changed`. What cannot be read, or is
-refused, leaves the last good one in force, with one error line.
+refused, leaves the last good one in force, with one error line. What the Admin API said is kept beside the spool, so
+that a start while it is away has what was last known.
 """
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +16,8 @@ from urllib.parse import urljoin
 
 import orjson
 
+from mitmproxy_moesif.backoff import Backoff
+from mitmproxy_moesif.config.files import configured_files, replace_file
 from mitmproxy_moesif.config.settings import Settings, SettingsError
 from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch, Periodic
 from mitmproxy_moesif.kong.declarative import (
@@ -28,6 +33,8 @@ from mitmproxy_moesif.kong.scopes import CAPTURING
 from mitmproxy_moesif.log import log
 
 if TYPE_CHECKING:
+    import requests
+
     from mitmproxy_moesif.web.session import DeadlineSession
 
 REFRESH = 30.0
@@ -43,16 +50,61 @@ def read_kong_config(settings: Settings, check: Check = unchecked) -> KongConfig
         if settings.kong_config is not None:
             return load_declarative(Path(settings.kong_config), check)
         if settings.kong_admin_url is not None:
-            return fetch(settings.kong_admin_url, settings.kong_admin_token.get_secret_value(), check)
+            url, token = settings.kong_admin_url, settings.kong_admin_token.get_secret_value()
+            return parse_listings(configured_files.get(url, lambda: fetch(url, token)), check)
     except KongConfigError as error:
         raise SettingsError(f"kong_config: {error}") from error
     except OSError as error:
-        raise SettingsError(f"kong_admin_url: {type(error).__name__}") from error
+        raise KongAwayError(f"kong_admin_url: {type(error).__name__}") from error
     return None
 
 
-def fetch(base: str, token: str, check: Check = unchecked) -> KongConfig:
-    """All entities from Kong's Admin API. Raises `KongConfigError` and `OSError`, as those of requests are."""
+def first_kong_config(settings: Settings, last: LastListings, check: Check) -> KongConfig | None:
+    """At the start. Where Kong's Admin API is away: what it said last, or None where that is not known either."""
+    try:
+        return read_kong_config(settings, check)
+    except KongAwayError as error:
+        if (config := last.read(check)) is not None:
+            log.warning("moesif: %s; what Kong's Admin API said last is in force until it answers", error)
+        else:
+            log.warning("moesif: %s; it is asked again, and nothing is captured until it answers", error)
+        return config
+
+
+class KongAwayError(SettingsError):
+    """Kong's Admin API does not answer now."""
+
+
+class LastListings:
+    """What Kong's Admin API said last, kept beside the spool: a file that only its owner may read."""
+
+    def __init__(self, folder: Path | None, url: str | None) -> None:
+        name = f"kong-{hashlib.sha256((url or '').encode()).hexdigest()[:16]}.json"
+        self._path = folder / name if folder is not None and url is not None else None
+
+    def read(self, check: Check) -> KongConfig | None:
+        if self._path is None:
+            return None
+        try:
+            return parse_listings(self._path.read_bytes(), check)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            log.warning("moesif: %s cannot be read: %s", self._path, type(error).__name__)
+            return None
+
+    def write(self, listings: bytes) -> None:
+        if self._path is None:
+            return
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            replace_file(self._path, listings)
+        except OSError as error:
+            log.warning("moesif: %s cannot be written: %s", self._path, error.strerror)
+
+
+def fetch(base: str, token: str) -> bytes:
+    """All entities from Kong's Admin API, as JSON. Raises `KongConfigError`, and `OSError` where it is away."""
     from mitmproxy_moesif.web.session import DeadlineSession  # brings requests, which few starts need
 
     headers = {"Kong-Admin-Token": token} if token else {}
@@ -63,7 +115,12 @@ def fetch(base: str, token: str, check: Check = unchecked) -> KongConfig:
         if any(plugin.get("name") in CAPTURING and plugin.get("consumer_group") for plugin in kinds["plugins"]):
             kinds["consumer_groups"] = _groups(session, base)
             kinds[MEMBERS] = []
-    return from_admin_api(**kinds, version=version, check=check)
+    return orjson.dumps({"version": version, **kinds})
+
+
+def parse_listings(listings: bytes, check: Check = unchecked) -> KongConfig:
+    """Raises `KongConfigError`."""
+    return from_admin_api(**orjson.loads(listings), check=check)
 
 
 def _format_version(session: DeadlineSession, base: str) -> str:
@@ -90,8 +147,12 @@ def _groups(session: DeadlineSession, base: str) -> list[dict[str, Any]]:
 
 
 def _get(session: DeadlineSession, url: str) -> requests.Response:
+    """Raises `OSError` also where Kong, or what is in front of it, has a fault of its own."""
     with session.deadline(CALL_SECONDS):
-        return session.get(url, timeout=CALL_SECONDS, allow_redirects=False)
+        answer = session.get(url, timeout=CALL_SECONDS, allow_redirects=False)
+    if answer.status_code >= 500:
+        raise OSError(f"status {answer.status_code}")
+    return answer
 
 
 def _pages(session: DeadlineSession, base: str, kind: str, listed: str = "data") -> list[dict[str, Any]]:
@@ -124,38 +185,59 @@ def _relative(link: str) -> str:
 
 
 class KongSource:
-    """Watches what `settings` name, from `start` until `stop`."""
+    """Watches what `settings` name, from `start` until `stop`. `current` None: it is not known yet."""
 
     def __init__(
-        self, settings: Settings, changed: Changed, current: KongConfig | None, check: Check = unchecked
+        self,
+        settings: Settings,
+        changed: Changed,
+        current: KongConfig | None,
+        check: Check = unchecked,
+        last: LastListings | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._check = check
         self._changed = changed
         self._current = current
+        self._last = last
+        self._clock = clock
         # Read once more in any case, since it may have changed between being read and being watched.
         self._file = FileWatch(settings.kong_config, None)
+        self._due = clock()
+        self._pauses = Backoff(WATCH_SECONDS, REFRESH)
         self._trouble: str | None = None
-        seconds = WATCH_SECONDS if settings.kong_config is not None else REFRESH
-        self._thread = Periodic("moesif-kong", seconds, self._look)
+        self._thread = Periodic("moesif-kong", WATCH_SECONDS, self._look)
 
     def start(self) -> None:
+        if self._current is not None:
+            self._in_force()
         self._thread.start()
 
     def stop(self) -> None:
         self._thread.stop()
 
     def _look(self) -> None:
-        if self._settings.kong_config is not None and not self._file.changed():
+        if not (self._file.changed() if self._settings.kong_config is not None else self._clock() >= self._due):
             return
         try:
             config = read_kong_config(self._settings, self._check)
             if config is not None and config != self._current:
                 self._changed(config)
                 self._current = config
+                self._in_force()
                 log.info("moesif: Kong's configuration changed and is in force")
             self._trouble = None
+            self._pauses.reset()
+            self._due = self._clock() + REFRESH
         except SettingsError as error:
             if self._trouble != str(error):
                 log.error("moesif: %s; the configuration that was there stays in force", error)
             self._trouble = str(error)
+            self._due = self._clock() + self._pauses.failed()
+
+    def _in_force(self) -> None:
+        settings = self._settings
+        content = configured_files.in_force(settings.kong_config or settings.kong_admin_url or "")
+        if content is not None and settings.kong_config is None and self._last is not None:
+            self._last.write(content)

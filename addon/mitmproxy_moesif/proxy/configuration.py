@@ -15,6 +15,7 @@ from mitmproxy import exceptions, optmanager
 from mitmproxy.utils import typecheck
 
 from mitmproxy_moesif.config import proxy_defaults
+from mitmproxy_moesif.config.files import configured_files
 from mitmproxy_moesif.config.options import PARAMETERS
 from mitmproxy_moesif.config.text import did_you_mean
 from mitmproxy_moesif.jwt_gate.options import PARAMETERS as GATE_PARAMETERS
@@ -50,7 +51,7 @@ class Configuration:
                 self._options.set(*settings, defer=True)
         with refusals(""):
             self._options.update_defer(**self._own)
-        self._from_file = set(wanted)
+        self._took(wanted)
 
     def _settings(self) -> dict[str, list[str]]:
         """The command line's settings by name; a list is given as several."""
@@ -72,8 +73,13 @@ class Configuration:
         changed |= {name for name in gone if known[name].value is not optmanager.unset}
         changed -= set(overlaid)
         self._apply({name: wanted.get(name, optmanager.unset) for name in changed})
-        self._from_file = set(wanted)
+        self._took(wanted)
         return changed
+
+    def _took(self, wanted: Mapping[str, Any]) -> None:
+        self._from_file = set(wanted)
+        if self._arguments.config is not None:
+            configured_files.in_force(self._arguments.config)
 
     def _apply(self, values: Mapping[str, Any]) -> None:
         known = self._options._options  # noqa: SLF001
@@ -139,7 +145,7 @@ def is_reverse(modes: object) -> bool:
 def read(path: Path) -> dict[str, Any]:
     """The options of a YAML file. Raises `ConfigurationError`."""
     try:
-        content = optmanager.parse(path.read_text(encoding="utf-8"))
+        content = optmanager.parse(configured_files.read(path).decode())
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: cannot be read ({type(error).__name__})") from None
     except exceptions.OptionsError as error:

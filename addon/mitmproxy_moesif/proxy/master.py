@@ -5,6 +5,7 @@ On a mitmproxy that was not tested it is mitmproxy's own DumpMaster, with the sa
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -74,7 +75,9 @@ class Proxy:
     """One proxy on the running event loop. Raises `ConfigurationError`."""
 
     def __init__(self, arguments: Arguments, told: Observer) -> None:
-        check = StartCheck(told.ready)
+        self.ready = asyncio.Event()
+        self._told = told
+        check = StartCheck(self._started)
         given = options.Options()
         self.untested = versions.untested()
         self.master: Master
@@ -126,6 +129,10 @@ class Proxy:
         """Until `stop`. Raises `SystemExit` where the start fails."""
         await self.master.run()
 
+    def _started(self) -> None:
+        self.ready.set()
+        self._told.ready()
+
     def stop(self) -> None:
         """End when exchanges and events are done; while it waits for exchanges, at once.
 
@@ -137,6 +144,8 @@ class Proxy:
 
     def reload(self) -> str:
         """Read the configuration again; what changed, in one line. Raises `ConfigurationError`."""
+        if self.master.should_exit.is_set():
+            raise ConfigurationError("the proxy is about to end")
         changed = self.configuration.reload(self.capture.changed_options())
         return f"{', '.join(sorted(changed))} changed" if changed else "nothing changed"
 

@@ -13,6 +13,7 @@ from mitmproxy import optmanager
 
 from mitmproxy_moesif.lifecycle import report
 from mitmproxy_moesif.log import log
+from mitmproxy_moesif.proxy import hangups
 from mitmproxy_moesif.proxy.arguments import Address, Arguments
 from mitmproxy_moesif.proxy.configuration import ConfigurationError
 from mitmproxy_moesif.proxy.master import Observer, Proxy
@@ -95,9 +96,19 @@ async def serve(arguments: Arguments, told: ServeObserver) -> None:
     told.start(proxy)
     on_signal(signal.SIGTERM, proxy.stop)
     on_signal(signal.SIGINT, proxy.stop)
-    on_signal(signal.SIGHUP, lambda: reload(proxy, told))
-    await proxy.run()
+    heeding = asyncio.ensure_future(heed_hangups(proxy, told))
+    try:
+        await proxy.run()
+    finally:
+        heeding.cancel()
+        hangups.ignore()
     told.ended()
+
+
+async def heed_hangups(proxy: Proxy, told: ServeObserver) -> None:
+    """Options that cannot be taken are refused when all has started; before that they would end the start."""
+    await proxy.ready.wait()
+    hangups.heed(lambda: reload(proxy, told))
 
 
 def reload(proxy: Proxy, told: ServeObserver) -> None:

@@ -6,12 +6,13 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any
 
 from mitmproxy_moesif.delivery.ledger import NOTHING, Reading
+from mitmproxy_moesif.proxy import hangups
 from mitmproxy_moesif.workers.messages import Answer, Request
 
 READ_SECONDS, CHANGE_SECONDS = 5.0, 15.0
@@ -25,7 +26,8 @@ class Worker:
     """One place for a process, and what was told by the process that is in it now.
 
     `version` is the number of the document that it has put in force, `reloads` counts how often options were to be read
-    when it last did. `heard` gets what is not about the process as such. See `worker` for the lines both ways.
+    when it last did, `served` whether the last process that ended had been ready. `heard` gets what is not about the
+    process as such. See `worker` for the lines both ways.
     """
 
     def __init__(self, number: int, heard: Callable[[Worker, dict[str, Any]], None]) -> None:
@@ -33,20 +35,25 @@ class Worker:
         self.version = 0
         self.reloads = 0
         self.reading = NOTHING
+        self.served = False
         self.ready = asyncio.Event()
         self.process: asyncio.subprocess.Process | None = None
         self._heard = heard
         self._numbers = count(1)
         self._asked: dict[int, asyncio.Future[dict[str, Any] | None]] = {}
 
-    async def run(self, arguments: Sequence[str], *, ending: Callable[[], bool]) -> int:
-        """Start a process and wait for its end; its exit code, negative for a signal."""
+    async def run(self, arguments: Sequence[str], kept: Mapping[str, str], *, ending: Callable[[], bool]) -> int:
+        """Start a process and wait for its end; its exit code, negative for a signal.
+
+        It reads `kept`, by name and in base64, in place of files.
+        """
         ours, theirs = os.pipe()
         with os.fdopen(ours, "rb") as pipe:
             try:
-                await self._start(theirs, arguments)
+                await self._start(theirs)
             finally:
                 os.close(theirs)
+            self.order("start", arguments=list(arguments), kept=kept)
             if ending():
                 self.order("end")
             await self._listen(pipe)
@@ -54,15 +61,18 @@ class Worker:
         code = await self.process.wait()
         self.process = None
         self.version = 0
+        self.served = self.ready.is_set()
         self.ready.clear()
         return code
 
-    async def _start(self, pipe: int, arguments: Sequence[str]) -> None:
-        command = [sys.executable, "-m", "mitmproxy_moesif.workers.worker", str(pipe), *arguments]
+    async def _start(self, pipe: int) -> None:
+        # Its arguments come as an order: they may hold secrets, and command lines are for all to see.
+        command = [sys.executable, "-m", "mitmproxy_moesif.workers.worker", str(pipe)]
         # A session of its own: Ctrl-C goes to the supervisor alone, which tells the workers once.
-        self.process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, pass_fds=(pipe,), start_new_session=True
-        )
+        with hangups.held():
+            self.process = await asyncio.create_subprocess_exec(
+                *command, stdin=asyncio.subprocess.PIPE, pass_fds=(pipe,), start_new_session=True
+            )
 
     async def _listen(self, pipe: Any) -> None:
         """Until the process has closed its end, which it does when it ends."""

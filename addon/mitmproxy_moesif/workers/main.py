@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from mitmproxy_moesif.log import log
+from mitmproxy_moesif.proxy import hangups
 from mitmproxy_moesif.proxy.arguments import Arguments, parse
 from mitmproxy_moesif.proxy.console import quiet_log
 from mitmproxy_moesif.speedups import versions
@@ -16,6 +17,7 @@ from mitmproxy_moesif.workers.supervisor import Supervisor
 
 def main(arguments: Sequence[str]) -> int:
     """Until SIGTERM or SIGINT; the exit code. What is wrong with `arguments` ends the process with code 2."""
+    hangups.hold()
     parsed = parse(arguments)
     quiet_log()
     if parsed.options:

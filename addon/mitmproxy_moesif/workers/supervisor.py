@@ -12,12 +12,13 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from mitmproxy_moesif.admin.server import AdminServer
 from mitmproxy_moesif.delivery.ledger import NOTHING, Reading
 from mitmproxy_moesif.log import log
+from mitmproxy_moesif.proxy import hangups
 from mitmproxy_moesif.proxy.arguments import Address, Arguments
 from mitmproxy_moesif.proxy.sockets import close_all, open_sockets
 from mitmproxy_moesif.workers.control import Worker
@@ -47,6 +48,7 @@ class Supervisor:
         self._admin: AdminServer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._dead = Dead()
+        self._files: dict[str, str] = {}
         self._started = False
         self._stops = 0
         self.stopping = asyncio.Event()
@@ -59,6 +61,7 @@ class Supervisor:
             address = Address(self._arguments.listen.host, sockets[0].getsockname()[1])
             return await self._supervise(address)
         finally:
+            hangups.ignore()
             if self._admin is not None:
                 await asyncio.to_thread(self._admin.stop)
             close_all(sockets)
@@ -67,7 +70,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        hangups.heed(self.reload)
         given = [*self._given, "--listen", str(address)]
         # The first alone: what is wrong is told once, and what all of them need is made by one.
         keeping: list[asyncio.Future[int]] = []
@@ -109,11 +112,12 @@ class Supervisor:
     async def _keep(self, worker: Worker, given: Sequence[str]) -> int:
         """Keep one running; the exit code of the one that ended as it was told, or never started."""
         delay, clock = FIRST_DELAY, asyncio.get_running_loop().time
+        kept: Mapping[str, str] = {}
         while True:
             began = clock()
             worker.reloads = self._relay.reloads
             try:
-                code = await worker.run(given, ending=self.stopping.is_set)
+                code = await worker.run(given, kept, ending=self.stopping.is_set)
             except OSError as error:  # no memory or no process left for it now
                 log.error("moesif-proxy: worker %d cannot be started: %s", worker.number, error.strerror)
                 code = 1
@@ -125,7 +129,10 @@ class Supervisor:
             self._dead.add(worker.reading)
             worker.reading = NOTHING
             delay = FIRST_DELAY if clock() - began > SETTLED else delay
-            log.warning("moesif-proxy: worker %d %s; again in %.1f s", worker.number, how_ended(code), delay)
+            # Where it could not even start, a file may be half-edited just now.
+            kept = {} if worker.served or kept else dict(self._files)
+            how = ", with the files that were last in force" if kept else ""
+            log.warning("moesif-proxy: worker %d %s; again in %.1f s%s", worker.number, how_ended(code), delay, how)
             await either(self.stopping, seconds=delay)
             if self.stopping.is_set():
                 return 0
@@ -149,7 +156,9 @@ class Supervisor:
         self._do(self._relay.reload())
 
     def _hear(self, worker: Worker, said: dict[str, Any]) -> None:
-        if "ready" in said:
+        if "file" in said:
+            self._files[said["file"]] = said["content"]
+        elif "ready" in said:
             self._do(self._relay.catch_up(worker))
         elif "admin" in said:
             self._admin_wanted = said["admin"]

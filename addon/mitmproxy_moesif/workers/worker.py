@@ -1,11 +1,13 @@
 """A proxy as the worker of a supervisor.
 
-A worker's standard input is its supervisor's hand, one JSON object a line: the `order` is to `end`, to `abort` (end at
+A worker's standard input is its supervisor's hand, one JSON object a line: the `order` is first to `start`, with
+`arguments` and what is to be read in place of files, then to `end`, to `abort` (end at
 once), to `reload` the configuration, to `answer` a request to the Admin API, or to `take` a document: all that this API
 has changed, which the supervisor alone keeps. Its end means that the supervisor has gone.
 
 What a worker has to say goes back through a pipe in the same form: `admin` (where its options say that the Admin API
-is and where its changes are kept; then it waits for the first document), `ready`, `reading` (each second, before an
+is and where its changes are kept; then it waits for the first document), `file` (the `content` of one that is in
+force), `ready`, `reading` (each second, before an
 answer, and last), `reloaded` or `refused`; and `to` with the number of an order that was carried out, with the `answer`
 and the `document` that it makes, or with the `version` that is in force, or `fault`.
 """
@@ -19,11 +21,13 @@ import os
 import signal
 import sys
 import threading
+from base64 import b64decode, b64encode
 from contextlib import suppress
 from typing import Any
 
 from mitmproxy_moesif.admin.service import Operations
 from mitmproxy_moesif.admin.state import Document, StateError
+from mitmproxy_moesif.config.files import configured_files
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.lifecycle import report
@@ -34,6 +38,9 @@ from mitmproxy_moesif.proxy.master import Proxy
 from mitmproxy_moesif.proxy.serve import reload, run
 from mitmproxy_moesif.workers.answering import Answering
 from mitmproxy_moesif.workers.messages import Answer, Request
+
+LARGEST_KEPT = 2**24
+"""Bytes of a file that the supervisor keeps: one line has to hold it."""
 
 TELL_EVERY = 1.0
 """Seconds between two readings sent to the supervisor."""
@@ -51,10 +58,36 @@ class Supervised:
         self._answering: Answering | None = None
         self._alone = False
         self._first: dict[str, Any] | None = None
+        self._started = False
+        self._files: dict[str, bytes] = {}
+
+    def arguments(self) -> list[str] | None:
+        """Waits for the order to start; None where the supervisor has gone."""
+        while b"\n" not in self._orders:
+            if not (said := os.read(sys.stdin.fileno(), 65_536)):
+                return None
+            self._orders += said
+        first, _, rest = self._orders.partition(b"\n")
+        self._orders = bytearray(rest)
+        order = json.loads(first)
+        configured_files.begin({name: b64decode(content) for name, content in order["kept"].items()}, self._keep)
+        arguments: list[str] = order["arguments"]
+        return arguments
+
+    def _keep(self, name: str, content: bytes) -> None:
+        """From any thread. What came into force before all has started may yet keep it from starting."""
+        if len(content) > LARGEST_KEPT:
+            return
+        with self._telling:
+            if self._started:
+                self._tell(file=name, content=b64encode(content).decode())
+            else:
+                self._files[name] = content
 
     def start(self, proxy: Proxy) -> None:
         self._proxy = proxy
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), self._obey)
+        self._carry_out(b"")  # what came with the order to start
 
     def _obey(self) -> None:
         said = os.read(sys.stdin.fileno(), 65_536)
@@ -63,6 +96,9 @@ class Supervised:
             log.warning("moesif-proxy: the supervisor has gone, worker %d ends", os.getpid())
             self._alone = True
             self._proxy.stop()
+        self._carry_out(said)
+
+    def _carry_out(self, said: bytes) -> None:
         *orders, self._orders = (self._orders + said).split(b"\n")
         for order in orders:
             self._do(json.loads(order))
@@ -130,6 +166,12 @@ class Supervised:
             report(reading)
 
     def ready(self) -> None:
+        configured_files.started()
+        with self._telling:
+            self._started = True
+            for name, content in self._files.items():
+                self._keep(name, content)
+            self._files = {}
         self._tell(ready=True)
         self._tell_regularly()
 
@@ -157,10 +199,11 @@ class Supervised:
 
 
 def main(arguments: list[str]) -> int:
-    """As the supervisor starts it: the number of the pipe, and the arguments of `moesif-proxy`."""
-    pipe, *rest = arguments
+    """As the supervisor starts it, with the number of the pipe."""
     quiet_log()
-    return run(parse(rest), Supervised(int(pipe)))
+    supervised = Supervised(int(arguments[0]))
+    given = supervised.arguments()
+    return run(parse(given), supervised) if given is not None else 1
 
 
 if __name__ == "__main__":

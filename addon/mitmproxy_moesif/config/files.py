@@ -1,0 +1,70 @@
+"""The files that the configuration is in: how they are read, and what they held when they last came into force.
+
+A worker that starts again while one of them is half-edited, or Kong's Admin API away, gets the latter from its
+supervisor and reads that in their place, until it has started.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+type Told = Callable[[str, bytes], None]
+
+
+class Files:
+    """Of one process. What is no file has a name of its own, such as the URL that it comes from."""
+
+    def __init__(self) -> None:
+        self._kept: Mapping[str, bytes] = {}
+        self._read: dict[str, bytes] = {}
+        self._told: Told | None = None
+
+    def begin(self, kept: Mapping[str, bytes], told: Told) -> None:
+        """Read `kept` in place of files until `started`; `told` gets what is to be kept, from any thread."""
+        self._kept, self._told = kept, told
+
+    def started(self) -> None:
+        self._kept = {}
+
+    def read(self, name: str | Path) -> bytes:
+        """Raises `OSError`."""
+        return self.get(name, lambda: Path(name).read_bytes())
+
+    def get(self, name: str | Path, read: Callable[[], bytes]) -> bytes:
+        """What is kept under the name, or what `read` returns."""
+        content = self._kept.get(str(name))
+        if content is None:
+            content = read()
+        self._read[str(name)] = content
+        return content
+
+    def in_force(self, name: str | Path) -> bytes | None:
+        """What was read under this name is to be kept: that, or None where it is already."""
+        content = self._read.pop(str(name), None)
+        if content is not None and self._told is not None:
+            self._told(str(name), content)
+        return content
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """As a whole or not at all; only its owner may read it. Raises `OSError`."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    new.unlink(missing_ok=True)
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(handle)
+        new.replace(path)
+    except OSError:
+        with suppress(OSError):
+            new.unlink()
+        raise
+
+
+configured_files = Files()
+"""Those of this process."""
