@@ -260,7 +260,7 @@ def test_no_secret_is_written_anywhere(
             request_query_masks=["token"],
             sink_file=str(tmp_path / "sink.ndjson"),
         )
-        | {"termlog_verbosity": "debug", "flow_detail": 0},
+        | {"termlog_verbosity": "debug"},
         folder=tmp_path / "confdir",
     )
     upstream.handler = lambda _, connection: connection.send(wire.response(200, [], {"password": "m4sked-answer"}))
@@ -275,13 +275,31 @@ def test_no_secret_is_written_anywhere(
     written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert len(written) > 2
     for path, content in written.items():
-        # mitmproxy's own log lines quote URLs; ours must not.
-        ours = content
-        if path.name.startswith("output"):
-            ours = b"\n".join(line for line in content.splitlines() if b"moesif" in line)
         assert APPLICATION_ID.encode() not in content, path
-        assert b"m4sked" not in ours, path
+        assert b"m4sked" not in content, path
+    assert "are off (flow_detail=0)" in proxy.output
     assert re.search(r"moesif: queued event [0-9a-f-]{36}", proxy.output)
+
+
+def test_flow_lines_that_were_asked_for_stay_with_a_warning(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy = mitmdump(upstream.url, addon_options(collector, request_query_masks=["token"]) | {"flow_detail": 1})
+    exchange(proxy.port, target="/?token=1")
+    proxy.wait_for_output("/?token=1")
+    assert "flow_detail is set above 0" in proxy.output
+
+
+def test_a_spool_folder_that_others_may_enter_is_told(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    open_folder, private = tmp_path / "open", tmp_path / "private"
+    for folder, mode in ((open_folder, 0o755), (private, 0o700)):
+        folder.mkdir()
+        folder.chmod(mode)
+    told = "others may enter the spool folder"
+    assert told in mitmdump(upstream.url, addon_options(collector, spool_dir=str(open_folder))).output
+    assert told not in mitmdump(upstream.url, addon_options(collector, spool_dir=str(private))).output
 
 
 @pytest.mark.parametrize("program", ["mitmweb"])

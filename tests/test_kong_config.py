@@ -325,6 +325,8 @@ def test_an_expression_that_is_not_understood_is_a_warning_where_no_instance_dep
     path.write_text(path.read_text().replace("name: moesif,", "name: moesif, route: all,"))
     proxy.wait_for_output("the configuration that was there stays in force")
     assert proxy.stop() == 0
+
+
 def listings(kong: ScriptedUpstream) -> None:
     """Kong's Admin API with one global instance."""
     plugin = {"id": "p1", "name": "moesif", "config": {"application_id": "app-1", "api_version": "by-api"}}

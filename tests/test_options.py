@@ -51,6 +51,15 @@ def test_a_bad_start_ends_with_one_line(options: dict[str, Any], line: str) -> N
 
 
 @pytest.mark.parametrize(
+    "url", ["http://ada:s3cret@h", "http://h/?key=s3cret", "ada:s3cret@h", "ftp://ada:s3cret@h", "http://h:x/#s3cret@"]
+)
+def test_a_secret_in_a_refused_url_is_not_shown(url: str) -> None:
+    with pytest.raises(SettingsError, match="api_endpoint: must be an http or https URL") as refused:
+        parse_settings({"application_id": "x", "api_endpoint": url})
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("environment", "line"),
     [
         ({"MOESIF_BATCH_SIZE": "many"}, "batch_size: should be a valid integer"),

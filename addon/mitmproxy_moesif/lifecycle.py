@@ -9,9 +9,11 @@ import asyncio
 import logging
 import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
@@ -73,6 +75,7 @@ class Lifecycle:
         self._in_flight_share = 0.0 if drained else IN_FLIGHT_SHARE
         self._problems: list[str] = []
         self._ending: Ending | None = None
+        self._said: str | None = None
 
     # --- start and live changes ----------------------------------------------------------------------------------
 
@@ -136,6 +139,7 @@ class Lifecycle:
         folder = spool_folder(settings, confdir())
         runtime = Runtime(folder, settings.spool_max_bytes, threads=settings.background == "threads")
         runtime.take = self._take
+        warn_of_open(folder)
         self._apply(runtime, prepared)
         self.runtime = runtime
         self.live = LiveOptions(ctx.master, options.OPTION_PREFIX)
@@ -158,11 +162,19 @@ class Lifecycle:
     def _apply(self, runtime: Runtime, prepared: Prepared) -> None:
         runtime.configure(prepared)
         settings = prepared.instance.settings
+        if any(instance.masks for instance in prepared.instances):
+            self._hide_flows()
         self.instance = prepared.instance if settings.enabled and not prepared.awaits_kong else None
         if not settings.fast_dispatch:
             switch.uninstall(ctx.master)
         elif (reason := switch.install(ctx.master)) is not None:
             log.info("moesif: fast dispatch stays off: %s", reason)
+
+    def _hide_flows(self) -> None:
+        said = proxy_defaults.hide_flows(ctx.options)
+        if said is not None and said != self._said:
+            self._said = said
+            log.warning("moesif: %s", said)
 
     # --- the end -------------------------------------------------------------------------------------------------
 
@@ -308,6 +320,13 @@ def start_when_up(runtime: Runtime) -> None:
         ctx.master.event_loop.call_later(0.01, start_when_up, runtime)
     else:
         runtime.start()
+
+
+def warn_of_open(folder: Path | None) -> None:
+    """Others could not read what is stored, but take it away or leave something to be sent."""
+    with suppress(OSError):
+        if folder is not None and (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
+            log.warning("moesif: others may enter the spool folder (mode %o): chmod 700 %s", mode, folder)
 
 
 def warn_of_deprecated(settings: Settings) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.config.settings import parse_settings
 from mitmproxy_moesif.event.build import MAX_EVENT_BYTES, iso_time
 from mitmproxy_moesif.event.exchange import Exchange, Payload
+from mitmproxy_moesif.event.pipeline import EventBuilder
 from tests.support.events import an_exchange, event_of
 
 
@@ -190,3 +194,28 @@ def test_an_event_over_moesifs_limit_loses_its_bodies_and_not_itself() -> None:
     assert len(json.dumps(event)) < MAX_EVENT_BYTES
     assert base64.b64decode(event["request"]["body"]) == b"q" * 400_000
     assert event["metadata"]["body_omitted"] == {"response": "too_large"}
+
+
+def test_what_masked_headers_tell_is_left_out_on_demand() -> None:
+    headers = [
+        ("Authorization", "Basic YWRhOng="),
+        ("X-Forwarded-For", "1.2.3.4"),
+        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        ("Content-Type", "application/json"),
+    ]
+    exchange = an_exchange(headers, request_body=b'{"a": 1}')
+    builder = EventBuilder(lambda *_: 1, lambda *_: None)
+
+    def event(**parameters: object) -> dict[str, Any]:
+        masks = [name for name, _ in headers]
+        settings = parse_settings({"application_id": "x", "request_header_masks": masks, **parameters})
+        built = builder(exchange, Instance.compile(settings))
+        assert isinstance(built, bytes)
+        found: dict[str, Any] = json.loads(built)
+        return found
+
+    kept, left_out = event(), event(derive_from_masked=False)
+    assert (kept["user_id"], kept["request"]["ip_address"], "trace_id" in kept) == ("ada", "1.2.3.4", True)
+    assert left_out.keys() & {"user_id", "trace_id", "span"} == set()
+    assert left_out["request"]["ip_address"] == "127.0.0.1"
+    assert left_out["request"]["body"] == kept["request"]["body"] == {"a": 1}

@@ -69,3 +69,20 @@ def test_what_cannot_be_taken_is_one_line_and_code_2(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("moesif-proxy: ")
     assert said in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--upstream", "http://ada:s3cret@h"],
+        ["--upstream", "http://h/?key=s3cret#"],
+        ["--listen", "http://ada:s3cret@h"],
+        ["--sett", "moesif_application_id=s3cret"],
+    ],
+)
+def test_a_secret_in_what_is_refused_is_not_shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    said = capsys.readouterr().err
+    assert said
+    assert "s3cret" not in said

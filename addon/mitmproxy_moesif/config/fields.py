@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, SecretStr, ValidationError
 
-from mitmproxy_moesif.config.text import did_you_mean
+from mitmproxy_moesif.config.text import HIDDEN, did_you_mean, quoted
 
 
 class Property(Enum):
@@ -100,4 +100,4 @@ def _reason(message: str) -> str:
 
 def shown(table: type[BaseModel], name: str, value: object) -> str:
     """A value as a message may quote it."""
-    return "a value not shown here" if name in secrets_of(table) else repr(value)[:200]
+    return HIDDEN if name in secrets_of(table) else quoted(value)

@@ -19,6 +19,11 @@ class Instance:
     destination: str
     hooks: UserHooks | None = None
 
+    @property
+    def masks(self) -> bool:
+        """Whether its events leave anything out."""
+        return self.settings.masks or (self.hooks is not None and "mask" in self.hooks)
+
     @classmethod
     def compile(
         cls, settings: Settings, hooks_source: bytes | None = None, previous: Instance | None = None

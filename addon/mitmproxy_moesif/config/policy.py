@@ -44,6 +44,7 @@ class SidePolicy:
     """What to leave out of one side of the event; header names are lower-case."""
 
     header_masks: frozenset[str]
+    underived: frozenset[str]  # masked headers that the event is made as if it had not seen
     body: BodyPolicy
 
 
@@ -99,10 +100,12 @@ def parse_networks(networks: tuple[str, ...]) -> tuple[Network, ...]:
 def _side(settings: Settings, side: Literal["request", "response"]) -> SidePolicy:
     value = settings.__dict__  # the attribute of a deprecated parameter would warn
     masks = frozenset(value[f"{side}_header_masks"])
+    underived = frozenset[str]() if settings.derive_from_masked else masks
     if settings.credential_headers == "mask":
         masks |= CREDENTIAL_HEADERS.union(settings.authorization_header_name)
     return SidePolicy(
         masks,
+        underived,
         BodyPolicy(
             capture=not value[f"disable_capture_{side}_body"],
             limit=value[f"{side}_max_body_size_limit"],

@@ -28,6 +28,17 @@ def set_defaults(options: optmanager.OptManager) -> None:
     options.update(**wanted)
 
 
+def hide_flows(options: optmanager.OptManager) -> str | None:
+    """Where something is masked, mitmdump's own lines about flows would show it. What was done or is to do, to be said
+    once; None where there is nothing."""
+    if "flow_detail" not in options or not options.flow_detail:
+        return None
+    if options._options["flow_detail"].value is not optmanager.unset:  # noqa: SLF001
+        return "something is masked, and mitmproxy's own lines show it: flow_detail is set above 0"
+    options.update(flow_detail=0)
+    return "something is masked: mitmproxy's own lines about flows, which would show it, are off (flow_detail=0)"
+
+
 def speaks_h2(options: optmanager.OptManager) -> bool:
     """Whether every upstream is reached over TLS: over plain HTTP/1, an HTTP/2 POST without a length loses its body."""
     modes: list[str] = list(options.mode)

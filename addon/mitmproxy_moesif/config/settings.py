@@ -135,6 +135,11 @@ class Settings(BaseModel):
     credential_headers: Literal["mask", "send"] = Field(
         "mask", description="Whether events hold headers that carry credentials; they identify the caller either way."
     )
+    derive_from_masked: bool = Field(
+        True,
+        description="Keep in events what masked headers tell: user and company ID, IP address, trace ID, Kong's names. "
+        "If false, events are made as if those headers had not come.",
+    )
     sink_file: OptionalPath = Field(
         None, description="File to which events are also written as NDJSON; without an application ID, only there."
     )
@@ -205,9 +210,16 @@ class Settings(BaseModel):
     def _is_http_url(cls, url: str | None) -> str | None:
         if url is None:
             return None
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-            raise ValueError("must be an http or https URL without credentials and query")
+        wrong = ValueError("must be an http or https URL without credentials, query and fragment")
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise wrong from None
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+            raise wrong
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise wrong
         return url.rstrip("/")
 
     @field_validator("trusted_ips")
@@ -232,6 +244,11 @@ class Settings(BaseModel):
         if not (value.isascii() and (value.isprintable() or not value)):
             raise ValueError("must be printable ASCII, as the application id in Moesif's settings is")
         return SecretStr(value)
+
+    @property
+    def masks(self) -> bool:
+        """Whether anything is masked."""
+        return any(value for name, value in self.__dict__.items() if name.endswith("masks"))
 
     @property
     def connect_seconds(self) -> float:

@@ -11,6 +11,15 @@ def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
 
 
+HIDDEN = "a value not shown here"
+
+
+def quoted(value: object) -> str:
+    """A value as a message may quote it: a URL may have a password or a token in it."""
+    text = repr(value)
+    return HIDDEN if set("@?#") & set(text) else text[:200]
+
+
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """A suggestion to append to an error message, with `prefix` before the name; empty where nothing is close."""
     found = closest(name, known)

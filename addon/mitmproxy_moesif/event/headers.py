@@ -29,6 +29,16 @@ def by_name(fields: Fields) -> dict[str, list[str]]:
     return headers
 
 
+READ_BODIES_BY = frozenset({"content-type", "content-encoding"})
+
+
+def without(fields: Fields, names: frozenset[str]) -> Fields:
+    """Without the headers of these lower-case names, but for those that say how to read a body."""
+    if not names:
+        return fields
+    return tuple(field for field in fields if (name := lower_name(field[0])) not in names or name in READ_BODIES_BY)
+
+
 def flatten(fields: Fields) -> dict[str, str]:
     """A flat map with lower-case names; repeated headers joined with `, `, cookies with `; `."""
     headers: dict[str, str] = {}

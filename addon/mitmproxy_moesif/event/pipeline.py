@@ -15,6 +15,7 @@ from mitmproxy_moesif.config.user_hooks import HookExchange, UserHooks
 from mitmproxy_moesif.event.attributes import Attributes, read_attributes
 from mitmproxy_moesif.event.build import build_event, encode
 from mitmproxy_moesif.event.exchange import Exchange
+from mitmproxy_moesif.event.headers import without
 from mitmproxy_moesif.event.identity import Caller
 
 type Sample = Callable[[Instance, Exchange, Attributes], int | None]
@@ -41,7 +42,9 @@ class EventBuilder:
 
     def __call__(self, exchange: Exchange, instance: Instance) -> bytes | NotSent:
         policy, hooks = instance.policy, instance.hooks
-        facts = read_attributes(exchange.request_headers, exchange.response_headers, exchange.peer, policy)
+        request = without(exchange.request_headers, policy.request.underived)
+        response = without(exchange.response_headers, policy.response.underived)
+        facts = read_attributes(request, response, exchange.peer, policy)
         if hooks is not None:
             seen = hook_exchange(exchange, facts)
             if self._skips(hooks, seen):

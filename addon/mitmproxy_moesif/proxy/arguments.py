@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from mitmproxy_moesif import __version__
+from mitmproxy_moesif.config.text import quoted
 
 MAX_WORKERS = 256
 
@@ -62,7 +64,8 @@ def parse(arguments: Sequence[str]) -> Arguments:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        shown = re.sub(r"=\S+", "=...", message)  # of an argument that is not known, the value may be a secret
+        self.exit(2, f"{self.prog}: {shown}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _upstream(text: str) -> str:
-    wrong = argparse.ArgumentTypeError(f"must be http://host[:port] or https://host[:port], {text!r} was given")
+    wrong = argparse.ArgumentTypeError(f"must be http://host[:port] or https://host[:port], {quoted(text)} was given")
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -112,7 +115,7 @@ def _upstream(text: str) -> str:
 def _address(text: str) -> Address:
     host, _, port = text.rpartition(":")
     if not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise argparse.ArgumentTypeError(f"must be HOST:PORT or PORT, {text!r} was given")
+        raise argparse.ArgumentTypeError(f"must be HOST:PORT or PORT, {quoted(text)} was given")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
@@ -122,7 +125,7 @@ def _address(text: str) -> Address:
 
 def _workers(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_WORKERS:
-        raise argparse.ArgumentTypeError(f"must be from 1 to {MAX_WORKERS}, {text!r} was given")
+        raise argparse.ArgumentTypeError(f"must be from 1 to {MAX_WORKERS}, {quoted(text)} was given")
     return int(text)
 
 
@@ -132,7 +135,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = -1
     if not 0 <= seconds <= 86_400:
-        raise argparse.ArgumentTypeError(f"must be seconds from 0 to 86400, {text!r} was given")
+        raise argparse.ArgumentTypeError(f"must be seconds from 0 to 86400, {quoted(text)} was given")
     return seconds
 
 

@@ -6,6 +6,7 @@ environment (`MOESIF_...`) or is the default. A file that cannot be taken leaves
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -172,4 +173,5 @@ def refusals(name: str) -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    """Without the credentials of a URL, which mitmproxy's messages quote."""
+    return re.sub(r"\S+@", "...@", " ".join(str(error).split()))
