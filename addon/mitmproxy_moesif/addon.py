@@ -19,7 +19,7 @@ from mitmproxy_moesif.capture import flow as exchanges
 from mitmproxy_moesif.capture.in_flight import PendingExchange
 from mitmproxy_moesif.capture.tee import Tee
 from mitmproxy_moesif.delivery.ledger import Reading
-from mitmproxy_moesif.lifecycle import Lifecycle, report
+from mitmproxy_moesif.lifecycle import Lifecycle, State, report
 from mitmproxy_moesif.log import describe, log
 from mitmproxy_moesif.runtime import Listen, listen
 
@@ -79,12 +79,15 @@ class MoesifAddon:
     def _open(self, flow: http.HTTPFlow) -> PendingExchange | None:
         """Register an exchange and decide the rules; None where it is not captured."""
         life = self._life
-        life.begin()
-        if life.cuts and flow.killable:
-            flow.kill()
-        instance, runtime, prepared = life.instance, life.runtime, life.prepared
         flow.metadata[SEEN] = True
-        if instance is None or runtime is None or prepared is None or life.cuts:
+        if life.state is not State.RUNNING:
+            life.begin()
+            if life.cuts:
+                if flow.killable:
+                    flow.kill()
+                return None
+        instance, runtime, prepared = life.instance, life.runtime, life.prepared
+        if instance is None or runtime is None or prepared is None:
             return None
         placed = (
             prepared.resolver.resolve(exchanges.routable(flow), instance) if prepared.resolver is not None else None
