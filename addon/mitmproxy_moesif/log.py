@@ -20,10 +20,16 @@ class RateLimitedLog:
         self._last: dict[str, float] = {}
 
     def error(self, kind: str, message: str, *args: object) -> None:
+        self._log(logging.ERROR, kind, message, *args)
+
+    def warning(self, kind: str, message: str, *args: object) -> None:
+        self._log(logging.WARNING, kind, message, *args)
+
+    def _log(self, level: int, kind: str, message: str, *args: object) -> None:
         now = self._clock()
         if now - self._last.get(kind, -self._interval) >= self._interval:
             self._last[kind] = now
-            log.error(message, *args)
+            log.log(level, message, *args)
 
 
 def describe(error: BaseException) -> str:

@@ -7,7 +7,18 @@ import re2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.config.re2set import PatternError, RegexSet, compile_re2, re2_options
+from mitmproxy_moesif.config import re2set
+from mitmproxy_moesif.config.re2set import (
+    BUDGET,
+    MAX_TEXT,
+    MIN_TEXT,
+    PatternError,
+    RegexSet,
+    compile_re2,
+    re2_options,
+    weight,
+)
+from mitmproxy_moesif.log import RateLimitedLog
 
 OPTIONS = re2_options(8 << 20)
 
@@ -69,6 +80,35 @@ def test_what_does_not_fit_into_one_automaton_is_halved(size: int | None) -> Non
 
 def test_no_expressions_match_nothing() -> None:
     assert regex_set([], size=None).matching(b"abc") == regex_set([]).matching(b"") == set()
+
+
+@pytest.fixture(autouse=True)
+def _say_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(re2set, "_limited", RateLimitedLog(interval=0))
+
+
+def test_of_a_long_text_only_the_beginning_is_looked_at(caplog: pytest.LogCaptureFixture) -> None:
+    found = regex_set(["^a", "b$", "c"])
+    assert found.matching(b"a" + b" " * MAX_TEXT + b"cb") == {0}
+    assert f"{MAX_TEXT} were matched against 3 patterns" in caplog.text
+
+
+@pytest.mark.parametrize(("pattern", "count"), [("a.{0,500}bq", 1), ("foo.*bar", 3_000)])
+def test_bytes_times_weight_stay_in_the_budget(pattern: str, count: int) -> None:
+    compiled = [(f"{pattern}{number}", re2.compile(f"{pattern}{number}")) for number in range(count)]
+    found = RegexSet(compiled, OPTIONS, size=128)
+    assert MIN_TEXT < found._limit < MAX_TEXT
+    assert found._limit * sum(weight(regex) for _, regex in compiled) <= BUDGET
+
+
+def test_some_bytes_are_always_looked_at() -> None:
+    assert regex_set([f"a.{{0,500}}bq{number}" for number in range(40)])._limit == MIN_TEXT
+
+
+def test_a_thousand_plain_patterns_look_at_16_000_bytes() -> None:
+    found = regex_set([f"^/v1/orders/{number}$" for number in range(1000)])
+    assert found.matching(b"/v1/orders/7") == {7}
+    assert found._limit == 16_000
 
 
 @pytest.mark.parametrize("source", ["(", "(?<=a)b", "\ud800", rb"["])

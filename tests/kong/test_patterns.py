@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mitmproxy_moesif.config.re2set import PatternError
 from mitmproxy_moesif.kong import patterns
 from mitmproxy_moesif.kong.patterns import Pattern, PatternSet
+from mitmproxy_moesif.log import RateLimitedLog
 
 SOURCES = [
     rb"/orders/\d+$",
@@ -66,6 +67,27 @@ def test_a_dollar_stands_before_a_last_newline_too(source: bytes) -> None:
     assert not pattern.match(b"/a\n\n")
     assert not pattern.match(b"/a\nb")
     assert PatternSet([pattern]).matching(b"/a\n") == [0]
+
+
+@pytest.mark.parametrize(
+    "source", [rb"/(?!static)(?:[a-z]+)+$", rb"/(?=(a+)+$)", rb"/(a*)*\1b", rb"(?<!x)(.*)(.*)(.*)(.*)=$"]
+)
+def test_an_expression_that_backtracks_is_given_up(
+    source: bytes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a bound each of these holds everything up for longer than anybody waits."""
+    monkeypatch.setattr(patterns, "_limited", RateLimitedLog(interval=0))
+    pattern = Pattern(source)
+    for text in (b"/" + b"a" * 40 + b"!", b"/" + b"a" * 1_000_000 + b"!"):
+        assert not pattern.match(text)
+        assert not pattern.search(text)
+        assert PatternSet([pattern]).matching(text) == []
+    assert "was given up" in caplog.text
+
+
+def test_a_search_beyond_the_first_place_counts_no_steps_anew() -> None:
+    assert Pattern(rb"(?<=x)b|(?<=y)c").search(b"axb" + b"a" * 40)
+    assert not Pattern(rb"(?!b)(?:a+)+$").search(b"a" * 60_000 + b"!")
 
 
 @pytest.mark.parametrize("source", [b"/[", b"/(", b"/a(?<", b"/\\", b"/*{2}+*", b"/[[:nope:]](?=x)"])

@@ -1,4 +1,8 @@
-"""Regular expressions from outside, by RE2: in time linear in the text, and many of them in one pass over it."""
+"""Regular expressions from outside, by RE2: in time linear in the text, and many of them in one pass over it.
+
+Linear is not enough where strangers choose the text: of a text at most `MAX_TEXT` bytes are looked at, and fewer, but
+never less than `MIN_TEXT`, where the expressions together would exceed `BUDGET`. That is logged.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,21 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import re2
+
+from mitmproxy_moesif.log import RateLimitedLog
+
+MAX_TEXT = 65_536
+"""Bytes of a text that are looked at."""
+
+MIN_TEXT = 1_024
+
+BUDGET = 16_000_000
+"""Bytes of a text times the weight of all expressions: at worst some 0.1 s."""
+
+INSTRUCTIONS = 64
+"""A program of up to so many instructions weighs 1, a larger one as the square of its size: as RE2's worst cases do."""
+
+_limited = RateLimitedLog()
 
 type Source = str | bytes
 
@@ -33,6 +52,10 @@ def compile_re2(source: Source, options: Any) -> Any:
         raise PatternError(reason.decode(errors="replace") if isinstance(reason, bytes) else str(error)) from None
 
 
+def weight(compiled: Any) -> float:
+    return max(1.0, (compiled.programsize / INSTRUCTIONS) ** 2)
+
+
 class _Group(NamedTuple):
     """Expressions that are tried together; `offset` is the number of the first. `automaton` is None where RE2 has no
     room for all of them together."""
@@ -54,11 +77,17 @@ class RegexSet:
     ) -> None:
         self._options = options
         self._anchored = anchored
+        self._count = len(patterns)
+        affordable = BUDGET / max(1.0, sum(weight(compiled) for _, compiled in patterns))
+        self._limit = min(MAX_TEXT, max(MIN_TEXT, int(affordable)))
         size = size or len(patterns)
         starts = range(0, len(patterns), size or 1)
         self._groups = tuple(group for start in starts for group in self._halved(patterns[start : start + size], start))
 
     def matching(self, text: bytes) -> set[int]:
+        if len(text) > self._limit:
+            self._tell(len(text))
+            text = text[: self._limit]
         hits: set[int] = set()
         for offset, compiled, automaton in self._groups:
             found = automaton.Match(text) if automaton else None
@@ -67,6 +96,15 @@ class RegexSet:
             else:
                 hits.update(offset + number for number, one in enumerate(compiled) if self._matches(one, text))
         return hits
+
+    def _tell(self, length: int) -> None:
+        _limited.warning(
+            "cut",
+            "moesif: of a text of %d bytes, %d were matched against %d patterns: no more may be",
+            length,
+            self._limit,
+            self._count,
+        )
 
     def _matches(self, compiled: Any, text: bytes) -> bool:
         return (compiled.match(text) if self._anchored else compiled.search(text)) is not None

@@ -1,30 +1,33 @@
 """Regular expressions of a Kong file, as Kong's PCRE takes them.
 
 RE2 does the work: its cost is linear in the path whatever the expression, and a set of thousands is tried in one pass.
-What RE2 lacks (look-around, back-references, possessive quantifiers) goes to Python's `re`. That one may backtrack
-for long; it is taken because the expressions are the operator's own, from the file that Kong itself runs on.
+What RE2 lacks (look-around, back-references, possessive quantifiers) goes to PCRE2, which backtracks: after `STEPS` it
+gives up, and the expression does not match. Kong's own gives up too, later.
 
 Text and expressions are bytes: without PCRE's UTF flag, as Kong runs it, `.` is one octet.
 """
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import pcre2
 import re2
 
-from mitmproxy_moesif.config.re2set import PatternError, RegexSet, compile_re2, re2_options
-
-_NAMED_GROUP = re.compile(rb"(?<!\\)((?:\\\\)*)\(\?<(?=[A-Za-z_])")
+from mitmproxy_moesif.config.re2set import MAX_TEXT, PatternError, RegexSet, compile_re2, re2_options
+from mitmproxy_moesif.log import RateLimitedLog
 
 REST_OF_PATH = b"(?<uri_postfix>.*)"
 """What Kong puts behind a route's expression, to know the part of the path that it leaves over."""
 
+STEPS = 50_000
+"""Of PCRE2 in one attempt: at most about a millisecond."""
+
 _MEMORY = 64 << 20
 """Bytes that RE2 may use for one set of expressions; taken only as needed."""
+
+_limited = RateLimitedLog()
 
 
 class Found(Protocol):
@@ -38,22 +41,26 @@ class Found(Protocol):
 class Pattern:
     """One compiled expression. Raises `PatternError`."""
 
-    __slots__ = ("compiled", "is_linear", "source")
+    __slots__ = ("_search", "compiled", "is_linear", "source")
 
     def __init__(self, source: bytes) -> None:
         self.source = source
-        self.compiled, self.is_linear = _compile(source)
+        self.compiled, self._search, self.is_linear = _compile(source)
 
     def match(self, text: bytes) -> Found | None:
         """The match at the start of `text`."""
-        return self._first(self.compiled.match, text)
+        return self._first(self.compiled.match, text[:MAX_TEXT])
 
     def search(self, text: bytes) -> Found | None:
         """The first match anywhere in `text`."""
-        return self._first(self.compiled.search, text)
+        return self._first(self._search, text[:MAX_TEXT])
 
     def _first(self, attempt: Any, text: bytes) -> Found | None:
-        found: Found | None = attempt(text)
+        try:
+            found: Found | None = attempt(text)
+        except pcre2.LibraryError:
+            _limited.warning("steps", "moesif: %r was given up on a request: no match", self.source[:200])
+            return None
         if found is None and self.is_linear and text.endswith(b"\n"):
             found = attempt(text[:-1])  # PCRE's `$` also stands before a last newline, RE2's does not
         return found
@@ -83,15 +90,18 @@ def _options() -> Any:
     return re2_options(_MEMORY, encoding=re2.Options.Encoding.LATIN1)
 
 
-def _compile(source: bytes) -> tuple[Any, bool]:
-    """The compiled expression, and whether it is RE2's."""
+def _compile(source: bytes) -> tuple[Any, Any, bool]:
+    """The compiled expression, what searches by it, and whether it is RE2's."""
     try:
-        return compile_re2(source, _options()), True
+        linear = compile_re2(source, _options())
     except PatternError:
-        pass  # not an error yet: `re` knows more constructs
+        pass  # not an error yet: PCRE2 knows more constructs
+    else:
+        return linear, linear.search, True
+    limits = b"(*LIMIT_MATCH=%d)" % STEPS
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # what `re` finds doubtful, it reads otherwise than PCRE
-            return re.compile(_NAMED_GROUP.sub(rb"\1(?P<", source)), False
-    except (re.error, RecursionError, OverflowError, Warning) as error:
-        raise PatternError(str(error) or type(error).__name__) from None
+        # PCRE2's own search counts its steps anew at each place in the text; this one does not.
+        searching = pcre2.compile(limits + b"(?s:.*?)(?:" + source + rb"\E)")
+        return pcre2.compile(limits + source), searching.match, False
+    except pcre2.PatternError as error:
+        raise PatternError(str(error)) from None
