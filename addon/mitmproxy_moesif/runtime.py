@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mitmproxy import exceptions, flowfilter
+from mitmproxy import flowfilter
 
 from mitmproxy_moesif.capture.enforcement import Enforcer
 from mitmproxy_moesif.capture.in_flight import InFlight
+from mitmproxy_moesif.capture.skip import parse_filter
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.live import LiveOptions
 from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
@@ -119,15 +120,6 @@ def resolver_for(
     from mitmproxy_moesif.kong.resolver import Resolver
 
     return Resolver(kong, given, previous)
-
-
-def parse_filter(expression: str | None) -> flowfilter.TFilter | None:
-    if expression is None:
-        return None
-    try:
-        return flowfilter.parse(expression)
-    except (ValueError, exceptions.OptionsError) as error:
-        raise SettingsError(f"skip: {expression!r} is no filter expression of mitmproxy") from error
 
 
 class Listening(Protocol):

@@ -78,7 +78,7 @@ def test_an_expression_that_backtracks_is_given_up(
     """Without a bound each of these holds everything up for longer than anybody waits."""
     monkeypatch.setattr(patterns, "_limited", RateLimitedLog(interval=0))
     pattern = Pattern(source)
-    for text in (b"/" + b"a" * 40 + b"!", b"/" + b"a" * 1_000_000 + b"!"):
+    for text in (b"/" + b"a" * 40 + b"!", b"/" + b"a" * 1_000_000):
         assert not pattern.match(text)
         assert not pattern.search(text)
         assert PatternSet([pattern]).matching(text) == []

@@ -7,5 +7,6 @@ Nothing here waits, parses or takes a lock.
     flow         what is done to a flow in each phase, and the snapshot at its end (test: test_phases.py)
     in_flight    the exchanges under way (test: test_phases.py)
     responses    answers in place of the upstream's (test: test_governance.py)
+    skip         what is not captured
     tee          a streamed body: passed on, and kept up to a limit (test: test_streams.py)
 """

@@ -56,6 +56,11 @@ def weight(compiled: Any) -> float:
     return max(1.0, (compiled.programsize / INSTRUCTIONS) ** 2)
 
 
+def cut(text: bytes, limit: int = MAX_TEXT) -> bytes:
+    """The beginning of a text that is longer; a NUL tells expressions that this is not where it ends."""
+    return text if len(text) <= limit else text[:limit] + b"\0"
+
+
 class _Group(NamedTuple):
     """Expressions that are tried together; `offset` is the number of the first. `automaton` is None where RE2 has no
     room for all of them together."""
@@ -87,7 +92,7 @@ class RegexSet:
     def matching(self, text: bytes) -> set[int]:
         if len(text) > self._limit:
             self._tell(len(text))
-            text = text[: self._limit]
+            text = cut(text, self._limit)
         hits: set[int] = set()
         for offset, compiled, automaton in self._groups:
             found = automaton.Match(text) if automaton else None

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import pcre2
 import re2
 
-from mitmproxy_moesif.config.re2set import MAX_TEXT, PatternError, RegexSet, compile_re2, re2_options
+from mitmproxy_moesif.config.re2set import PatternError, RegexSet, compile_re2, cut, re2_options
 from mitmproxy_moesif.log import RateLimitedLog
 
 REST_OF_PATH = b"(?<uri_postfix>.*)"
@@ -49,11 +49,11 @@ class Pattern:
 
     def match(self, text: bytes) -> Found | None:
         """The match at the start of `text`."""
-        return self._first(self.compiled.match, text[:MAX_TEXT])
+        return self._first(self.compiled.match, cut(text))
 
     def search(self, text: bytes) -> Found | None:
         """The first match anywhere in `text`."""
-        return self._first(self._search, text[:MAX_TEXT])
+        return self._first(self._search, cut(text))
 
     def _first(self, attempt: Any, text: bytes) -> Found | None:
         try:
