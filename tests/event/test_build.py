@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from typing import Any
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import parse_settings
-from mitmproxy_moesif.event.build import MAX_EVENT_BYTES, iso_time
+from mitmproxy_moesif.event.build import iso_time
 from mitmproxy_moesif.event.exchange import Exchange, Payload
 from mitmproxy_moesif.event.pipeline import EventBuilder
 from tests.support.events import an_exchange, event_of
@@ -186,14 +185,6 @@ def test_deprecated_masks_serve_only_where_the_new_ones_are_empty() -> None:
     assert event_of(exchange, request_masks=["old"])["request"]["body"] == {"new": 2, "k": 3}
     both = event_of(exchange, request_masks=["old"], request_body_masks=["new"])
     assert both["request"]["body"] == {"old": 1, "k": 3}
-
-
-def test_an_event_over_moesifs_limit_loses_its_bodies_and_not_itself() -> None:
-    exchange = an_exchange(request_body=b"q" * 400_000, response_body=b"s" * 900_000)
-    event = event_of(exchange, request_max_body_size_limit=2_000_000, response_max_body_size_limit=2_000_000)
-    assert len(json.dumps(event)) < MAX_EVENT_BYTES
-    assert base64.b64decode(event["request"]["body"]) == b"q" * 400_000
-    assert event["metadata"]["body_omitted"] == {"response": "too_large"}
 
 
 def test_what_masked_headers_tell_is_left_out_on_demand() -> None:

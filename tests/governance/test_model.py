@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -52,8 +53,23 @@ def test_what_is_absent_or_null_has_its_default(document: dict[str, Any]) -> Non
     assert parse_config(orjson.dumps(document)) == RemoteConfig()
 
 
-@pytest.mark.parametrize(("given_rate", "rate"), [(150, 100), (-1, 0), (12.5, 12.5), (1e-9, 0), (0, 0), (100, 100)])
-def test_a_rate_out_of_range_means_the_nearest_end(given_rate: float, rate: float) -> None:
+@pytest.mark.parametrize("wrong", [150, -1, 100.0000001, -1e-9, 1e300])
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda rate: {"sample_rate": rate},
+        lambda rate: {"user_sample_rate": {"alice": 50, "bob": rate}},
+        lambda rate: {"company_sample_rate": {"acme": rate}},
+        lambda rate: {"regex_config": [{"conditions": [], "sample_rate": rate}]},
+    ],
+)
+def test_a_rate_out_of_range_is_refused(around: Callable[[float], dict[str, Any]], wrong: float) -> None:
+    with pytest.raises(GovernanceError, match=r"must be (less|greater) than or equal to"):
+        config(**around(wrong))
+
+
+@pytest.mark.parametrize(("given_rate", "rate"), [(12.5, 12.5), (1e-9, 0), (0, 0), (100, 100)])
+def test_rates_have_six_decimals(given_rate: float, rate: float) -> None:
     read = config(sample_rate=given_rate, user_sample_rate={"alice": given_rate})
     assert read.sample_rate == rate
     assert read.user_sample_rate == {"alice": rate}

@@ -9,8 +9,9 @@ from typing import Any
 from mitmproxy_moesif.config.policy import compile_policy
 from mitmproxy_moesif.config.settings import parse_settings
 from mitmproxy_moesif.event.attributes import read_attributes
-from mitmproxy_moesif.event.build import build_event, encode
+from mitmproxy_moesif.event.build import build_event
 from mitmproxy_moesif.event.exchange import Exchange, Payload
+from mitmproxy_moesif.event.size import encode
 
 Pairs = Iterable[tuple[str, str]]
 

@@ -11,5 +11,6 @@ headers       header fields as text (test: event/test_build.py)
 identity      who called: user and company, from headers and tokens
 kong_headers  what Kong's headers say: position, consumers, public URI
 pipeline      `EventBuilder`: attributes, user hooks, sampling, build, encode (test: test_governance.py)
+size          an event as bytes, no more than Moesif takes
 trace         W3C trace context of a request (test: event/test_build.py)
 """

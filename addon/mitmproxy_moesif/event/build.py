@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-import orjson
-
 from mitmproxy_moesif.config.policy import EventPolicy, SidePolicy
 from mitmproxy_moesif.event import kong_headers
 from mitmproxy_moesif.event.attributes import Attributes
@@ -22,9 +20,6 @@ from mitmproxy_moesif.event.grpc import is_grpc, outcome
 from mitmproxy_moesif.event.headers import flatten, text
 from mitmproxy_moesif.event.masking import mask_query, mask_urls
 from mitmproxy_moesif.event.trace import parse_traceparent
-
-MAX_EVENT_BYTES = 1_000_000
-"""Moesif refuses larger events; ours leave their bodies out instead."""
 
 
 def build_event(exchange: Exchange, facts: Attributes, policy: EventPolicy, weight: int = 1) -> dict[str, Any]:
@@ -89,22 +84,6 @@ def _response(
         "headers": shown,
         **_body(exchange.response_body, headers, policy.response, metadata, "response"),
     }
-
-
-def encode(event: dict[str, Any]) -> bytes:
-    """One line of JSON, at most `MAX_EVENT_BYTES` where leaving out the bodies suffices."""
-    encoded = orjson.dumps(event)
-    if len(encoded) <= MAX_EVENT_BYTES:
-        return encoded
-    omitted = event.setdefault("metadata", {}).setdefault("body_omitted", {})
-    for side in ("response", "request"):
-        if side in event and event[side].pop("body", None) is not None:
-            event[side].pop("transfer_encoding", None)
-            omitted[side] = "too_large"
-            encoded = orjson.dumps(event)
-            if len(encoded) <= MAX_EVENT_BYTES:
-                break
-    return encoded
 
 
 def iso_time(seconds: float) -> str:

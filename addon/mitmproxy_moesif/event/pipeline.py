@@ -13,10 +13,11 @@ import orjson
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.user_hooks import HookExchange, UserHooks
 from mitmproxy_moesif.event.attributes import Attributes, read_attributes
-from mitmproxy_moesif.event.build import build_event, encode
+from mitmproxy_moesif.event.build import build_event
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.event.headers import without
 from mitmproxy_moesif.event.identity import Caller
+from mitmproxy_moesif.event.size import encode
 
 type Sample = Callable[[Instance, Exchange, Attributes], int | None]
 type Fault = Callable[[str, Exception], None]
@@ -68,9 +69,9 @@ class EventBuilder:
     def _with_hooks(self, hooks: UserHooks, seen: HookExchange, event: dict[str, Any]) -> bytes | NotSent:
         self._extend(hooks, seen, event)
         if "mask" not in hooks:
-            return _encode(event)
+            return encode(event)
         try:
-            return _encode(hooks.mask(event))
+            return encode(hooks.mask(event))
         except Exception as error:  # noqa: BLE001 - other people's code; never sent unmasked
             self._fault("hook mask", error)
             return NotSent.MASK_FAILED
@@ -114,12 +115,3 @@ def hook_exchange(exchange: Exchange, facts: Attributes) -> HookExchange:
         request_body=exchange.request_body.content(),
         response_body=exchange.response_body.content(),
     )
-
-
-def _encode(event: dict[str, Any]) -> bytes:
-    """As ever; what passed through a hook may need the standard library's encoder: numbers beyond 64 bits, and halves
-    of surrogate pairs."""
-    try:
-        return encode(event)
-    except TypeError:
-        return json.dumps(event, separators=(",", ":")).encode()

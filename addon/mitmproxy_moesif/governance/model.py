@@ -70,16 +70,16 @@ def one_line(text: str, limit: int = 500) -> str:
     return shown if shown.isprintable() else ascii(shown)[1:-1]
 
 
-def _clamped(rate: float) -> float:
-    """A rate outside 0..100 means the nearest end, no answer is refused for it. Six decimals keep weights finite."""
-    return min(max(round(rate, 6), 0.0), 100.0)
+def _rounded(rate: float) -> float:
+    """Six decimals keep weights finite."""
+    return round(rate, 6)
 
 
 def _null_means(default: object) -> BeforeValidator:
     return BeforeValidator(lambda value: default if value is None else value)
 
 
-type Rate = Annotated[float, Field(strict=True, allow_inf_nan=False), AfterValidator(_clamped)]
+type Rate = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=100), AfterValidator(_rounded)]
 type Flag = Annotated[StrictBool, _null_means(False)]
 type Listed[T] = Annotated[tuple[T, ...], FailFast(), _null_means(())]
 
