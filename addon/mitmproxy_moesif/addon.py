@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Concatenate
 
 from mitmproxy import command, connection, ctx, http
 from mitmproxy import flow as flow_type
 from mitmproxy.addonmanager import Loader
 
+from mitmproxy_moesif.capture import engine
 from mitmproxy_moesif.capture import flow as exchanges
 from mitmproxy_moesif.capture.in_flight import PendingExchange
 from mitmproxy_moesif.capture.tee import Tee
@@ -56,6 +57,7 @@ class MoesifAddon:
     # --- init_worker ---------------------------------------------------------------------------------------------
 
     def load(self, loader: Loader) -> None:
+        engine.install()
         self._life.load(loader)
 
     def configure(self, updated: set[str]) -> None:
@@ -73,7 +75,11 @@ class MoesifAddon:
     @guarded
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         entry = self._open(flow)
-        if entry is not None and entry.instance.settings.stream and not entry.awaits_body:
+        if entry is None or not entry.instance.settings.stream:
+            return
+        if entry.awaits_body:
+            exchanges.hold_request(entry, flow, partial(self._release, flow, entry))
+        else:
             exchanges.stream_request(entry, flow)
 
     def _open(self, flow: http.HTTPFlow) -> PendingExchange | None:
@@ -128,6 +134,11 @@ class MoesifAddon:
         assert runtime is not None
         entry.awaits_body = False
         runtime.enforcer.at_body(entry.flow, entry, runtime.refresher.snapshot(entry.instance.destination))
+
+    def _release(self, flow: http.HTTPFlow, entry: PendingExchange) -> None:
+        """The body that rules wait for is larger than they read: decide without it, and stream it."""
+        self.request(flow)
+        exchanges.stream_request(entry, flow)
 
     @guarded
     def request(self, flow: http.HTTPFlow) -> None:

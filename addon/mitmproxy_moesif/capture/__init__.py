@@ -3,6 +3,7 @@
 Nothing here waits, parses or takes a lock.
 
     enforcement  rules: an answer in place of the upstream's, or headers on it (test: test_governance.py)
+    engine       in place of mitmproxy's classes: refusals at the head, bodies held no further than rules read
     failure      how an exchange failed, and the status that the client saw (test: test_phases.py)
     flow         what is done to a flow in each phase, and the snapshot at its end (test: test_phases.py)
     in_flight    the exchanges under way (test: test_phases.py)

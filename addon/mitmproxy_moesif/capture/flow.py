@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from itertools import chain
 
 from mitmproxy import http
 
+from mitmproxy_moesif.capture.engine import Hold
 from mitmproxy_moesif.capture.failure import failed_before_answer, failure, is_complete, status_seen
 from mitmproxy_moesif.capture.in_flight import PendingExchange
+from mitmproxy_moesif.capture.responses import Refusal
 from mitmproxy_moesif.capture.tee import Tee
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.policy import EventPolicy
@@ -67,6 +70,11 @@ def stream_request(entry: PendingExchange, flow: http.HTTPFlow) -> None:
     """
     if entry.live and flow.response is None and flow.error is None and not flow.request.stream and has_body(flow):
         entry.request_tee = flow.request.stream = Tee(_limit(entry.instance, request=True))
+
+
+def hold_request(entry: PendingExchange, flow: http.HTTPFlow, release: Callable[[], None]) -> None:
+    """Hold the body for rules; one that turns out larger than they read is given to `release`."""
+    flow.request.stream = Hold(entry.instance.policy.request.body.limit, release)  # type: ignore[assignment]
 
 
 def has_body(flow: http.HTTPFlow) -> bool:
@@ -161,7 +169,7 @@ def snapshot(entry: PendingExchange, *, failed: bool = False, left_over: str = "
         peer=peer_of(flow),
         started=request.timestamp_start,
         request_headers=entry.request_headers,
-        request_body=_payload(entry.request_tee, request, _limit(entry.instance, request=True)),
+        request_body=_request_payload(entry),
         blocked_by=entry.blocked_by,
         kong=entry.kong,
         metadata=entry.metadata,
@@ -186,6 +194,13 @@ def _add_response(exchange: Exchange, entry: PendingExchange, status: int | None
     exchange.response_body = _payload(entry.response_tee, response, _limit(entry.instance, request=False))
     if cause is not None and exchange.response_body.omitted is None and entry.live:
         exchange.response_body = Payload((), "incomplete")
+
+
+def _request_payload(entry: PendingExchange) -> Payload:
+    response = entry.flow.response
+    if isinstance(response, Refusal) and response.unread:
+        return Payload((), "incomplete")
+    return _payload(entry.request_tee, entry.flow.request, _limit(entry.instance, request=True))
 
 
 def _payload(tee: Tee | None, message: http.Message, limit: int) -> Payload:

@@ -12,7 +12,17 @@ from mitmproxy_moesif.governance.rules import Blocked
 BODILESS = frozenset({204, 205, 304})
 
 
-def blocked_response(block: Blocked, *, head: bool) -> http.Response:
+class Refusal(http.Response):
+    """An answer in place of the upstream's.
+
+    `unread`: it was given before the request's body had come, of which so many bytes were `discarded` since.
+    """
+
+    unread = False
+    discarded = 0
+
+
+def blocked_response(block: Blocked, *, head: bool) -> Refusal:
     """A whole answer with the framing that belongs to it; to HEAD without the body that its length tells of."""
     fields = [(name.encode(), value.encode()) for name, value in block.headers]
     body = b"" if block.status in BODILESS else block.body
@@ -21,4 +31,4 @@ def blocked_response(block: Blocked, *, head: bool) -> http.Response:
     now = time.time()
     reason = status_codes.RESPONSES.get(block.status, "").encode()
     content = b"" if head else body
-    return http.Response(b"HTTP/1.1", block.status, reason, http.Headers(fields), content, None, now, now)
+    return Refusal(b"HTTP/1.1", block.status, reason, http.Headers(fields), content, None, now, now)

@@ -53,7 +53,8 @@ def compile_re2(source: Source, options: Any) -> Any:
 
 
 def weight(compiled: Any) -> float:
-    return max(1.0, (compiled.programsize / INSTRUCTIONS) ** 2)
+    size: int = compiled.programsize
+    return max(1.0, (size / INSTRUCTIONS) ** 2)
 
 
 def cut(text: bytes, limit: int = MAX_TEXT) -> bytes:

@@ -16,6 +16,7 @@ from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
 
+from mitmproxy_moesif.capture import engine
 from mitmproxy_moesif.capture.responses import blocked_response
 from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch, Periodic, Stamp, stamp_of
@@ -59,6 +60,7 @@ class JwtGate:
         options.PARAMETERS.prefer_command_line(ctx.options, sys.argv)
         self._problems = list(options.PARAMETERS.take_unparsable(ctx.options))
         options.PARAMETERS.register(loader)
+        engine.install()
 
     def configure(self, updated: set[str]) -> None:
         """Keys are read again whenever an option of the gate is set, be it to the same value.

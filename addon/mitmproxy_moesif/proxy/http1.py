@@ -32,8 +32,9 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseHeaders,
     ResponseTrailers,
 )
-from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Connection, Http1Server
+from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Connection
 
+from mitmproxy_moesif.capture.engine import Http1End
 from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
 
 LAST_CHUNK = b"0\r\n\r\n"
@@ -69,7 +70,7 @@ def body_reader(expected_size: int | None) -> Any:
 _stock_body_reader = _http1.make_body_reader
 
 
-class Server(Http1Server):
+class Server(Http1End):
     """Toward the client."""
 
     trailers: http.Headers | None = None

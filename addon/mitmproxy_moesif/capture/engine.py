@@ -1,0 +1,163 @@
+"""In place of mitmproxy's classes: a refusal is answered at the request's head, and of its body nothing is kept.
+
+mitmproxy reads a body to its end before it sends an answer that a hook has set. What is put in place of its classes
+here answers at once, reads on for `MAX_DISCARDED` bytes, so that a client that sends first finds the answer, and then
+closes the connection; over HTTP/2 it resets the stream. In the same way a body that rules wait for is passed on, or
+refused, as soon as it is larger than they read. On versions of mitmproxy that were not tested none of it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import h2.errors
+from h2.stream import StreamState
+from mitmproxy import http
+from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.layers import http as http_layers
+from mitmproxy.proxy.layers.http._events import (
+    RequestData,
+    RequestEndOfMessage,
+    RequestHeaders,
+    ResponseEndOfMessage,
+    ResponseHeaders,
+)
+from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.http._http2 import Http2Server
+
+from mitmproxy_moesif.capture.responses import Refusal
+from mitmproxy_moesif.speedups import versions
+from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
+
+MAX_DISCARDED = 1_000_000
+"""Bytes of a refused request's body that are read and thrown away."""
+
+type Commands = Generator[commands.Command, Any, None]
+
+
+class Hold:
+    """In the place of a request's stream: its body is held up to `limit` bytes, then `release` is called.
+
+    That either sets an answer or has the body streamed. False, as stock mitmproxy holds a body that is not streamed.
+    """
+
+    def __init__(self, limit: int, release: Callable[[], None]) -> None:
+        self.limit = limit
+        self.release = release
+
+    def __bool__(self) -> bool:
+        return False
+
+
+class Stream(http_layers.HttpStream):
+    """One exchange."""
+
+    bodiless = True
+
+    def state_wait_for_request_headers(self, event: RequestHeaders) -> Commands:
+        self.bodiless = event.end_stream
+        yield from super().state_wait_for_request_headers(event)
+
+    def check_killed(self, emit_error_hook: bool) -> Generator[commands.Command, Any, bool]:
+        """Asked first when the hook for the head has run."""
+        if (yield from super().check_killed(emit_error_hook)):
+            return True
+        at_head = self.client_state == self.state_wait_for_request_headers
+        if at_head and isinstance(self.flow.response, Refusal) and not self.has_ended():
+            self.server_state = self.state_wait_for_response_headers
+            yield from self.refuse(self.flow.response)
+            return True
+        return False
+
+    def has_ended(self) -> bool:
+        """Whether all of the request is there: it has no body, or that came along with the head."""
+        return self.bodiless or any(isinstance(event, RequestEndOfMessage) for event in self._paused_event_queue)
+
+    def check_body_size(self, request: bool) -> Generator[commands.Command, Any, bool]:
+        if (yield from super().check_body_size(request)):
+            return True
+        hold: object = self.flow.request.stream
+        if request and isinstance(hold, Hold) and len(self.request_body_buf) > hold.limit:
+            yield from self.release(hold)
+        return False
+
+    def release(self, hold: Hold) -> Commands:
+        self.flow.request.stream = False
+        hold.release()
+        if isinstance(self.flow.response, Refusal):
+            yield from self.refuse(self.flow.response)
+        elif self.flow.request.stream:
+            held = bytes(self.request_body_buf)
+            self.request_body_buf.clear()
+            yield from self.start_request_stream()
+            yield from self.handle_event(RequestData(self.stream_id, held))
+
+    def refuse(self, refusal: Refusal) -> Commands:
+        """Go on as at the end of the body."""
+        refusal.unread = True
+        if not self.flow.request.is_http2 and announced(self.flow.request) > MAX_DISCARDED:
+            refusal.headers["Connection"] = "close"
+        self.request_body_buf.clear()
+        yield from self.state_consume_request_body(RequestEndOfMessage(self.stream_id))
+        self.client_state = self.state_errored  # which takes whatever comes, and does nothing
+
+
+def announced(request: http.Request) -> int:
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdigit() else 0
+
+
+class Http1End(Http1Server):
+    """Toward a client that speaks HTTP/1."""
+
+    def read_body(self, event: events.Event) -> Commands:
+        if isinstance(event, events.DataReceived) and isinstance(self.response, Refusal) and self.response.unread:
+            self.response.discarded += len(event.data)
+            if self.response.discarded > MAX_DISCARDED and not self.ends_soon():
+                return self.close()
+        return super().read_body(event)
+
+    def ends_soon(self) -> bool:
+        """Whether the body is of a known length that is read to its end: in its last piece others may begin."""
+        return self.request is not None and 0 < announced(self.request) <= MAX_DISCARDED
+
+    def close(self) -> Commands:
+        self.state = self.done
+        yield commands.CloseConnection(self.conn)
+
+
+class Http2End(Http2Server):
+    """Toward a client that speaks HTTP/2."""
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(context)
+        self.refused: set[int] = set()
+
+    def _handle_event(self, event: events.Event) -> Commands:
+        if isinstance(event, ResponseHeaders) and isinstance(event.response, Refusal) and event.response.unread:
+            self.refused.add(event.stream_id)
+        yield from super()._handle_event(event)
+        if isinstance(event, ResponseEndOfMessage) and event.stream_id in self.refused:
+            self.refused.discard(event.stream_id)
+            yield from self.reset(event.stream_id)
+
+    def reset(self, stream_id: int) -> Commands:
+        """Have the client stop sending, the answer being whole."""
+        stream = self.h2_conn.streams.get(stream_id)
+        if stream is not None and stream.state_machine.state is StreamState.HALF_CLOSED_LOCAL:
+            self.h2_conn.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
+            self.streams.pop(stream_id, None)
+            yield commands.SendData(self.conn, self.h2_conn.data_to_send())
+
+
+REPLACEMENTS = (
+    replacement(http_layers, "HttpStream", Stream),
+    replacement(http_layers, "Http1Server", Http1End),
+    replacement(http_layers, "Http2Server", Http2End),
+)
+
+
+def install() -> None:
+    if versions.untested() is None:
+        put_in_place(REPLACEMENTS)

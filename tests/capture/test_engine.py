@@ -1,0 +1,242 @@
+"""Refused requests: answered at once, their bodies neither awaited nor kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mitmproxy_moesif.capture.engine import MAX_DISCARDED
+from tests.support import wire
+from tests.support.addon import addon_options, only_event
+from tests.support.client import Client
+from tests.support.collector import ScriptedCollector
+from tests.support.h2 import H2Client, H2Upstream
+from tests.support.proxy import Mitmdump
+from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
+
+Start = Callable[..., Mitmdump]
+
+PIECE = b"x" * 1_000_000
+PIECES = 150
+MEMORY = 30_000_000
+
+RULES = [
+    {"path": "request.route", "value": "^/blocked"},
+    {"path": "request.body.query", "value": "drop"},
+]
+
+
+@pytest.fixture(params=["mitmdump", "moesif_proxy"])
+def start(request: pytest.FixtureRequest) -> Start:
+    started: Start = request.getfixturevalue(request.param)
+    return started
+
+
+def options(collector: ScriptedCollector, folder: Path, **more: Any) -> dict[str, Any]:
+    """Rules that block a path and a body; the gate refuses whatever has a token."""
+    rules = folder / "rules.json"
+    rules.write_text(
+        json.dumps(
+            [
+                {
+                    "_id": f"r{number}",
+                    "type": "regex",
+                    "block": True,
+                    "response": {"status": 403, "headers": {}, "body": {"error": "no"}},
+                    "regex_config": [{"conditions": [condition]}],
+                }
+                for number, condition in enumerate(RULES)
+            ]
+        )
+    )
+    return {
+        **addon_options(collector, rules_file=str(rules), **more),
+        "jwt_gate": True,
+        "jwt_required": False,
+        "jwt_key": "s" * 32,
+    }
+
+
+def head(method: str, target: str, *fields: bytes) -> bytes:
+    lines = [f"{method} {target} HTTP/1.1".encode(), b"Host: h", *fields, b"", b""]
+    return b"\r\n".join(lines)
+
+
+def flood(client: Client, chunked: bool) -> int:
+    """Send `PIECES` for as long as they are taken; how many were."""
+    sent = 0
+    with suppress(OSError):
+        for _ in range(PIECES):
+            client.send(b"%x\r\n%s\r\n" % (len(PIECE), PIECE) if chunked else PIECE)
+            sent += 1
+    return sent
+
+
+LENGTH = b"Content-Length: %d" % (len(PIECE) * PIECES)
+CHUNKED = b"Transfer-Encoding: chunked"
+TOKEN = b"Authorization: Bearer a.b.c"
+
+
+@pytest.mark.parametrize(
+    ("target", "fields", "status"),
+    [
+        ("/blocked", [LENGTH], 403),
+        ("/blocked", [CHUNKED], 403),
+        ("/free", [LENGTH, TOKEN], 401),
+        ("/free", [CHUNKED, TOKEN], 401),
+        ("/free", [LENGTH, TOKEN, b"Expect: 100-continue"], 401),
+    ],
+)
+def test_a_refused_upload_costs_no_memory(
+    target: str,
+    fields: list[bytes],
+    status: int,
+    start: Start,
+    collector: ScriptedCollector,
+    upstream: ScriptedUpstream,
+    tmp_path: Path,
+) -> None:
+    proxy = start(upstream.url, options(collector, tmp_path))
+    with Client(proxy.port) as client:
+        client.exchange("GET", "/warm-up")
+    before = proxy.memory()
+    with Client(proxy.port) as client:
+        client.send(head("POST", target, *fields))
+        answer = client.read_head()  # before any of the body was sent
+        assert answer is not None
+        assert answer.status == status
+        assert client.stream.read(int(answer.get("content-length") or 0))
+        assert flood(client, CHUNKED in fields) < PIECES
+    assert proxy.peak_memory() - before < MEMORY
+    assert [request.path for request in upstream.requests()] == ["/warm-up"]
+    event = collector.wait_for(2)[-1]
+    assert event["response"]["status"] == status
+    assert event["metadata"]["body_omitted"] == {"request": "incomplete"}
+
+
+def test_a_client_that_sends_everything_first_finds_the_answer(
+    start: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    proxy = start(upstream.url, options(collector, tmp_path))
+    with Client(proxy.port) as client:
+        client.send(head("POST", "/blocked", LENGTH))
+        flood(client, False)
+        answer = client.read_head()
+        assert answer is not None
+        assert (answer.status, answer.get("connection")) == (403, "close")
+
+
+@pytest.mark.parametrize("size", [0, 100_000, MAX_DISCARDED - 100_000])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_small_refused_body_leaves_the_connection_open(
+    size: int,
+    chunked: bool,
+    start: Start,
+    collector: ScriptedCollector,
+    upstream: ScriptedUpstream,
+    tmp_path: Path,
+) -> None:
+    proxy = start(upstream.url, options(collector, tmp_path))
+    with Client(proxy.port) as client:
+        for _ in range(3):
+            answer = client.exchange("POST", "/blocked", [], b"x" * size, chunked=chunked)
+            assert answer is not None
+            assert (answer.status, answer.body) == (403, b'{"error":"no"}')
+        answer = client.exchange("POST", "/free", [], b"y" * size)
+        assert answer is not None
+        assert answer.status == 200
+    assert [len(request.body) for request in upstream.requests()] == [size]
+    assert len(collector.wait_for(4)) == 4
+
+
+def test_a_refused_stream_of_http2_is_reset_and_the_others_go_on(
+    start: Start, collector: ScriptedCollector, h2_upstream: H2Upstream, tmp_path: Path
+) -> None:
+    trust = {"ssl_verify_upstream_trusted_ca": str(h2_upstream.ca_path)}
+    if start.__qualname__.startswith("moesif_proxy"):
+        trust["certs"] = str(certificate(tmp_path))
+    proxy = start(h2_upstream.url, options(collector, tmp_path) | trust)
+    with H2Client(proxy.port) as client:
+        client.exchange("GET", "/warm-up")
+        before = proxy.memory()
+        for _ in range(3):
+            answer = client.exchange("POST", "/blocked", body=PIECE * 10)
+            assert answer.status == 403
+        assert client.exchange("POST", "/free", body=PIECE).status == 200
+    assert proxy.peak_memory() - before < MEMORY
+    assert len(h2_upstream.requests()) == 2
+
+
+def certificate(folder: Path) -> Path:
+    from tests.support.h2 import make_certificate
+
+    chain, key = make_certificate(folder)
+    both = folder / "both.pem"
+    both.write_bytes(chain.read_bytes() + key.read_bytes())
+    return both
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_body_that_rules_wait_for_is_held_up_to_the_limit_and_no_further(
+    chunked: bool, start: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    received = [0]
+
+    def swallow(request: RawRequest, connection: Connection) -> bool:
+        if request.path != "/large":
+            return False
+        last = b""
+        while not last.endswith(b"0\r\n\r\n") if chunked else received[0] < len(PIECE) * PIECES:
+            last = connection.stream.read1(65_536)
+            received[0] += len(last)
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+        return True
+
+    upstream.on_head = swallow
+    proxy = start(upstream.url, options(collector, tmp_path))
+    with Client(proxy.port) as client:
+        client.exchange("GET", "/warm-up")
+        before = proxy.memory()
+        client.send(head("POST", "/large", CHUNKED if chunked else LENGTH))
+        assert flood(client, chunked) == PIECES
+        if chunked:
+            client.send(b"0\r\n\r\n")
+        answer = client.read_response("POST")
+    assert answer is not None
+    assert answer.status == 200
+    assert proxy.peak_memory() - before < MEMORY
+    assert collector.wait_for(2)[-1]["metadata"]["body_omitted"] == {"request": "too_large"}
+
+
+def test_a_body_within_the_limit_is_decided_when_it_is_whole(
+    start: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    proxy = start(upstream.url, options(collector, tmp_path, request_max_body_size_limit=1000))
+    with Client(proxy.port) as client:
+        for body, status in ((b'{"query": "drop it"}', 403), (b'{"query": "keep it"}', 200)):
+            answer = client.exchange("POST", "/x", [("Content-Type", "application/json")], body, chunked=True)
+            assert answer is not None
+            assert answer.status == status
+    (request,) = upstream.requests()
+    assert request.body == b'{"query": "keep it"}'
+    assert collector.wait_for(2)
+
+
+def test_what_was_held_is_passed_on_unchanged(
+    start: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    proxy = start(upstream.url, options(collector, tmp_path, request_max_body_size_limit=1000))
+    with Client(proxy.port) as client:
+        client.send(head("POST", "/x", CHUNKED))
+        for number in range(30):
+            client.send(wire.encode_chunks(b"%100d" % number).removesuffix(b"0\r\n\r\n"))
+        client.send(b"0\r\n\r\n")
+        answer = client.read_response("POST")
+    assert answer is not None
+    assert upstream.requests()[0].body == b"".join(b"%100d" % number for number in range(30))
+    assert only_event(collector)["metadata"]["body_omitted"] == {"request": "too_large"}
