@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial, wraps
 from typing import Concatenate
 
-from mitmproxy import command, connection, ctx, http
+from mitmproxy import command, connection, ctx, http, tcp
 from mitmproxy import flow as flow_type
 from mitmproxy.addonmanager import Loader
 
@@ -19,6 +19,7 @@ from mitmproxy_moesif.capture import engine
 from mitmproxy_moesif.capture import flow as exchanges
 from mitmproxy_moesif.capture.in_flight import PendingExchange
 from mitmproxy_moesif.capture.tee import Tee
+from mitmproxy_moesif.capture.upgrades import KEPT, Messages
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.lifecycle import Lifecycle, State, report
 from mitmproxy_moesif.log import describe, log
@@ -155,6 +156,16 @@ class MoesifAddon:
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if (entry := self._entry(flow)) is not None:
             exchanges.open_response(entry, flow, stream=entry.instance.settings.stream)
+
+    @guarded
+    def websocket_start(self, flow: http.HTTPFlow) -> None:
+        if flow.websocket is not None:
+            flow.websocket.messages = Messages(KEPT if self._show_bodies else 0)
+
+    @guarded
+    def tcp_start(self, flow: tcp.TCPFlow) -> None:
+        """A connection that was upgraded to something else."""
+        flow.messages = Messages(KEPT if self._show_bodies else 0)
 
     # --- log -----------------------------------------------------------------------------------------------------
 

@@ -10,4 +10,5 @@ Nothing here waits, parses or takes a lock.
     responses    answers in place of the upstream's (test: test_governance.py)
     skip         what is not captured
     tee          a streamed body: passed on, and kept up to a limit (test: test_streams.py)
+    upgrades     WebSockets and other upgraded connections: counted and let go
 """

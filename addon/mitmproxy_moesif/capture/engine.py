@@ -26,6 +26,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 
+from mitmproxy_moesif.capture import upgrades
 from mitmproxy_moesif.capture.responses import Refusal
 from mitmproxy_moesif.speedups import versions
 from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
@@ -155,6 +156,7 @@ REPLACEMENTS = (
     replacement(http_layers, "HttpStream", Stream),
     replacement(http_layers, "Http1Server", Http1End),
     replacement(http_layers, "Http2Server", Http2End),
+    *upgrades.REPLACEMENTS,
 )
 
 

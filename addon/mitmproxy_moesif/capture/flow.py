@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable
 from itertools import chain
+from typing import Any
 
 from mitmproxy import http
 
@@ -20,6 +21,7 @@ from mitmproxy_moesif.capture.failure import failed_before_answer, failure, is_c
 from mitmproxy_moesif.capture.in_flight import PendingExchange
 from mitmproxy_moesif.capture.responses import Refusal
 from mitmproxy_moesif.capture.tee import Tee
+from mitmproxy_moesif.capture.upgrades import Messages
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.policy import EventPolicy
 from mitmproxy_moesif.event import kong_headers
@@ -237,11 +239,11 @@ def _authority(flow: http.HTTPFlow) -> str:
 
 def _websocket(flow: http.HTTPFlow) -> dict[str, object]:
     assert flow.websocket is not None
-    messages = flow.websocket.messages
-    from_client = sum(message.from_client for message in messages)
+    messages: list[Any] = flow.websocket.messages
+    counted = messages if isinstance(messages, Messages) else Messages(0, messages)
     return {
-        "messages_from_client": from_client,
-        "messages_from_server": len(messages) - from_client,
-        "bytes": sum(len(message.content) for message in messages),
+        "messages_from_client": counted.from_client,
+        "messages_from_server": counted.from_server,
+        "bytes": counted.size,
         "close_code": None if flow.websocket.close_code is None else int(flow.websocket.close_code),
     }
