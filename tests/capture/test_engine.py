@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_moesif.capture.engine import MAX_DISCARDED
+from mitmproxy_moesif.capture.engine import MAX_DISCARDED, MAX_HEAD
 from tests.support import wire
 from tests.support.addon import addon_options, only_event
 from tests.support.client import Client
@@ -240,3 +240,52 @@ def test_what_was_held_is_passed_on_unchanged(
     assert answer is not None
     assert upstream.requests()[0].body == b"".join(b"%100d" % number for number in range(30))
     assert only_event(collector)["metadata"]["body_omitted"] == {"request": "too_large"}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /" + b"x" * 300_000,
+        b"GET / HTTP/1.1\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000,
+    ],
+)
+def test_a_head_over_the_bound_is_refused(
+    sent: bytes, start: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy = start(upstream.url, addon_options(collector))
+    with Client(proxy.port) as client:
+        with suppress(OSError):
+            client.send(sent)
+        answer = client.read_head()
+        assert answer is not None
+        assert (answer.status, answer.get("connection")) == (431, "close")
+    assert not upstream.requests()
+
+
+def test_a_head_within_the_bound_passes_whatever_follows(
+    start: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy = start(upstream.url, addon_options(collector))
+    with Client(proxy.port) as client:
+        filling = b"X-Large: " + b"y" * (MAX_HEAD - 200)
+        client.send(head("POST", "/", filling, b"Content-Length: 200000") + b"z" * 200_000)
+        answer = client.read_response("POST")
+        assert answer is not None
+        assert answer.status == 200
+    assert len(upstream.requests()[0].body) == 200_000
+
+
+@pytest.mark.parametrize("piece", [b"x" * 1_000_000, b"1;" + b"x" * 1_000_000, b"0\r\n" + b"X: y\r\n" * 200_000])
+def test_what_is_sent_ahead_or_never_ends_is_not_kept(
+    piece: bytes, start: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    """Behind a request that is not answered yet; as the extension of a chunk; as trailers."""
+    upstream.handler = lambda _request, connection: connection.hang()
+    proxy = start(upstream.url, addon_options(collector))
+    before = proxy.memory()
+    with Client(proxy.port) as client:
+        client.send(head("GET", "/") if piece.startswith(b"x") else head("POST", "/", CHUNKED))
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            client.send(piece * PIECES)
+    assert proxy.peak_memory() - before < MEMORY

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from wsproto import ConnectionType
 from wsproto.connection import Connection as Frames
 from wsproto.events import BytesMessage, CloseConnection, Message, TextMessage
-from wsproto.extensions import PerMessageDeflate
+from wsproto.extensions import Extension, PerMessageDeflate
 
 from mitmproxy_moesif.capture.upgrades import Messages
 from tests.support.addon import addon_options
@@ -59,7 +60,7 @@ class Peer:
                     return
 
 
-def extensions(compressed: bool) -> list[PerMessageDeflate]:
+def extensions(compressed: bool) -> list[Extension]:
     if not compressed:
         return []
     made = PerMessageDeflate()
@@ -67,7 +68,7 @@ def extensions(compressed: bool) -> list[PerMessageDeflate]:
     return [made]
 
 
-def converse(port: int, messages: Iterator[Message], compressed: bool = False) -> None:
+def converse(port: int, messages: Iterator[Message[Any]], compressed: bool = False) -> None:
     with Client(port, timeout=60) as client:
         client.send(
             b"GET /ws HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -84,7 +85,7 @@ def converse(port: int, messages: Iterator[Message], compressed: bool = False) -
             pass
 
 
-CASES: dict[str, tuple[Callable[[], Iterator[Message]], list[int]]] = {
+CASES: dict[str, tuple[Callable[[], Iterator[Message[Any]]], list[int]]] = {
     "many messages": (lambda: (BytesMessage(PIECE) for _ in range(PIECES)), [len(PIECE)] * PIECES),
     "one message of many frames": (
         lambda: (BytesMessage(PIECE, message_finished=n == PIECES - 1) for n in range(PIECES)),

@@ -22,6 +22,7 @@ def test_a_whole_command_line(tmp_path: object) -> None:
 def test_what_holds_where_nothing_is_given() -> None:
     given = parse(UPSTREAM)
     assert (given.listen, given.workers, given.config, given.tls_cert) == (Address("0.0.0.0", 8080), 1, None, None)
+    assert (given.max_connections, given.header_timeout, given.keepalive_timeout) == (None, 30, 75)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,9 @@ def test_addresses(text: str, address: Address, shown: str) -> None:
         (["--workers", "0"], "must be from 1 to 256"),
         (["--workers", "many"], "must be from 1 to 256"),
         (["--drain-timeout", "-1"], "must be seconds"),
+        (["--header-timeout", "soon"], "must be seconds"),
+        (["--keepalive-timeout", "1e9"], "must be seconds"),
+        (["--max-connections", "0"], "must be from 1 to 1000000"),
         (["--forwarded", "maybe"], "invalid choice"),
         (["--tls-cert", "/no/such/file"], "there is no file"),
         (["--config", "/no/such/file"], "there is no file"),

@@ -23,16 +23,22 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseEndOfMessage,
     ResponseHeaders,
 )
-from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.http._http1 import Http1Server, make_error_response
 from mitmproxy.proxy.layers.http._http2 import Http2Server
+from mitmproxy.utils import human
 
 from mitmproxy_moesif.capture import upgrades
 from mitmproxy_moesif.capture.responses import Refusal
 from mitmproxy_moesif.speedups import versions
 from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
 
+MAX_HEAD = 65_536
+"""Bytes of a request's head, as HTTP/2's default has it; and of what a client may send ahead of its turn."""
+
 MAX_DISCARDED = 1_000_000
 """Bytes of a refused request's body that are read and thrown away."""
+
+ENDS_OF_HEAD = (b"\n\r\n", b"\n\n")
 
 type Commands = Generator[commands.Command, Any, None]
 
@@ -112,12 +118,34 @@ def announced(request: http.Request) -> int:
 class Http1End(Http1Server):
     """Toward a client that speaks HTTP/1."""
 
+    def read_headers(self, event: events.ConnectionEvent) -> Commands:
+        is_long = isinstance(event, events.DataReceived) and len(self.buf) > MAX_HEAD
+        if is_long and not any(end in bytes(self.buf)[:MAX_HEAD] for end in ENDS_OF_HEAD):
+            return self.refuse_head()
+        return super().read_headers(event)
+
+    def refuse_head(self) -> Commands:
+        yield commands.Log(
+            f"{human.format_address(self.conn.peername)}: the head of a request is over {MAX_HEAD} bytes"
+        )
+        yield commands.SendData(self.conn, make_error_response(431))
+        yield from self.close()
+
+    def wait(self, event: events.Event) -> Commands:
+        """For the answer; meanwhile further requests may come, but not without bound."""
+        yield from super().wait(event)
+        if len(self.buf) > MAX_HEAD:
+            yield commands.CloseConnection(self.conn)
+
     def read_body(self, event: events.Event) -> Commands:
         if isinstance(event, events.DataReceived) and isinstance(self.response, Refusal) and self.response.unread:
             self.response.discarded += len(event.data)
             if self.response.discarded > MAX_DISCARDED and not self.ends_soon():
-                return self.close()
-        return super().read_body(event)
+                yield from self.close()
+                return
+        yield from super().read_body(event)
+        if len(self.buf) > MAX_HEAD and self.state == self.read_body:
+            yield commands.CloseConnection(self.conn)  # a line of the framing that does not end
 
     def ends_soon(self) -> bool:
         """Whether the body is of a known length that is read to its end: in its last piece others may begin."""

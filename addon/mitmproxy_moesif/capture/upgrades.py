@@ -78,7 +78,7 @@ class Connection(websocket.WebsocketConnection):
         for event in super().events():
             yield self._piece(event) if isinstance(event, Message) else event
 
-    def _piece(self, event: Message) -> Message:
+    def _piece(self, event: Message[Any]) -> Message[Any]:
         """The same, as if it ended the message where that has become large."""
         self.held += len(event.data) + OVERHEAD
         self.continues = not event.message_finished and self.held > LARGEST

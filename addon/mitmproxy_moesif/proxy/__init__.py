@@ -1,5 +1,6 @@
 """`moesif-proxy` in one process: the addon on a mitmproxy that carries only what a reverse proxy needs.
 
+accepting      connections are taken while there is room (test: proxy/test_patience.py)
 arguments      the command line
 configuration  options from command line and file, at the start and on SIGHUP
 console        what is said on stderr (test: proxy/test_proxy.py)
@@ -10,6 +11,7 @@ http1          trailers, interim answers and framing that mitmproxy's HTTP/1 get
 http2          header values of an answer that mitmproxy's HTTP/2 refuses
 listening      how the port is opened: shared, TCP alone (test: proxy/test_sockets.py)
 master         `Proxy`: mitmproxy's core with our addons (test: proxy/test_proxy.py)
+patience       time for a request's head and for idle connections
 serve          runs one proxy in this process until it is told to end (test: proxy/test_proxy.py)
 sockets        the listening sockets
 tls            TLS toward clients (test: proxy/test_proxy.py)

@@ -15,6 +15,7 @@ from mitmproxy_moesif import __version__
 from mitmproxy_moesif.config.text import quoted
 
 MAX_WORKERS = 256
+MAX_CONNECTIONS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,10 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What the command line says; `settings` as `name=value`, `drain_timeout` in seconds."""
+    """What the command line says; `settings` as `name=value`, timeouts in seconds.
+
+    `max_connections` None: as many as there are file descriptors for.
+    """
 
     upstream: str | None
     listen: Address
@@ -41,6 +45,9 @@ class Arguments:
     forwarded: bool
     tls_cert: Path | None
     drain_timeout: float
+    max_connections: int | None
+    header_timeout: float
+    keepalive_timeout: float
     options: bool = False
     """Only list the options."""
 
@@ -58,6 +65,9 @@ def parse(arguments: Sequence[str]) -> Arguments:
         forwarded=given.forwarded == "append",
         tls_cert=given.tls_cert,
         drain_timeout=given.drain_timeout,
+        max_connections=given.max_connections,
+        header_timeout=given.header_timeout,
+        keepalive_timeout=given.keepalive_timeout,
         options=given.options,
     )
 
@@ -93,6 +103,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--tls-cert", type=_file, metavar="PEM", help="serve TLS with this certificate chain and key")
     add("--drain-timeout", type=_seconds, default="5", metavar="SECONDS", help="for exchanges under way at the end")
+    add(
+        "--max-connections",
+        type=_connections,
+        metavar="N",
+        help="of clients, for each worker; others wait; default: as many as the limit of open files allows",
+    )
+    add("--header-timeout", type=_seconds, default="30", metavar="SECONDS", help="for the head of a request")
+    add("--keepalive-timeout", type=_seconds, default="75", metavar="SECONDS", help="for a connection without requests")
     add("--options", action="store_true", help="list all options with their defaults and help, and exit")
     add("--version", action="version", version=f"moesif-proxy {__version__}, Python {sys.version.split()[0]}")
     return parser
@@ -126,6 +144,12 @@ def _address(text: str) -> Address:
 def _workers(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_WORKERS:
         raise argparse.ArgumentTypeError(f"must be from 1 to {MAX_WORKERS}, {quoted(text)} was given")
+    return int(text)
+
+
+def _connections(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_CONNECTIONS:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {MAX_CONNECTIONS}, {text!r} was given")
     return int(text)
 
 

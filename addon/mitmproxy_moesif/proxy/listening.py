@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from mitmproxy import ctx
 from mitmproxy.addons.errorcheck import ErrorCheck
@@ -10,10 +11,8 @@ from mitmproxy.addons.script import ScriptLoader
 from mitmproxy.master import Master
 from mitmproxy.proxy.mode_servers import ReverseInstance
 
+from mitmproxy_moesif.proxy.accepting import Acceptor, Room
 from mitmproxy_moesif.proxy.sockets import open_sockets
-
-BACKLOG = 2048
-"""Connections that the kernel keeps until they are accepted; asyncio's own 100 turns a burst away."""
 
 
 class LateMaster(Master):
@@ -36,18 +35,19 @@ class LateMaster(Master):
                 await server.start_serving()
 
 
-def install(*, shared: bool) -> None:
+def install(room: Room, *, shared: bool) -> None:
     """In place of mitmproxy's own start of a reverse proxy: over TCP alone, also for https."""
 
     async def start(instance: ReverseInstance) -> None:
         assert isinstance(ctx.master, LateMaster)
         host = instance.mode.listen_host(ctx.options.listen_host)
         port = instance.mode.listen_port(ctx.options.listen_port)
-        instance._servers = [  # noqa: SLF001 - what mitmproxy's own start sets
-            await asyncio.start_server(
-                instance.handle_stream, sock=each, backlog=BACKLOG, start_serving=ctx.master.serves
-            )
-            for each in open_sockets(host, port or 0, shared=shared)
+        servers: list[Any] = [
+            Acceptor(each, instance.handle_stream, room) for each in open_sockets(host, port or 0, shared=shared)
         ]
+        instance._servers = servers  # noqa: SLF001 - what mitmproxy's own start sets
+        if ctx.master.serves:
+            for server in servers:
+                await server.start_serving()
 
     ReverseInstance._start = start  # type: ignore[method-assign, assignment]  # noqa: SLF001

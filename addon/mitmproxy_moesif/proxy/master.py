@@ -23,6 +23,7 @@ from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.jwt_gate.addon import JwtGate
 from mitmproxy_moesif.jwt_gate.settings import PREFIX
 from mitmproxy_moesif.log import log
+from mitmproxy_moesif.proxy.accepting import Room, affordable
 from mitmproxy_moesif.proxy.arguments import Arguments
 from mitmproxy_moesif.proxy.configuration import Configuration, ConfigurationError, one_line, unknown
 from mitmproxy_moesif.proxy.forwarded import Forwarded
@@ -96,15 +97,18 @@ class Proxy:
     def _core(self, given: options.Options, arguments: Arguments, *, shared: bool) -> Master:
         from mitmproxy_moesif.proxy import http1, http2, listening
         from mitmproxy_moesif.proxy.drain import Drain
+        from mitmproxy_moesif.proxy.patience import Patience
         from mitmproxy_moesif.proxy.tls import Tls
 
-        listening.install(shared=shared)
+        room = Room(arguments.max_connections or affordable())
+        listening.install(room, shared=shared)
         http1.install()
         http2.install()
         master = listening.LateMaster(given)
         master.addons.add(core.Core(), proxyserver.Proxyserver(), disable_h2c.DisableH2C())
         self._drain = Drain(arguments.drain_timeout)
-        master.addons.add(Tls(), next_layer.NextLayer(), self._drain)
+        patience = Patience(arguments.header_timeout, arguments.keepalive_timeout, room)
+        master.addons.add(Tls(), next_layer.NextLayer(), self._drain, patience)
         switch.install(master)
         return master
 

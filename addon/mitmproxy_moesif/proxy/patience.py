@@ -1,0 +1,84 @@
+"""How long a client may take for a request's head, and keep a connection on which nothing is asked.
+
+Apart from both, a stream may be silent for as long as mitmproxy's `tcp_timeout`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from weakref import WeakKeyDictionary
+
+from mitmproxy import ctx
+from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.proxy.layers.http import HttpLayer
+from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.http._http2 import Http2Server
+from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
+
+from mitmproxy_moesif.proxy.accepting import Room
+from mitmproxy_moesif.proxy.drain import is_busy
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at all connections."""
+
+AT_ONCE = 200
+"""Connections that are looked at before others have their turn on the event loop."""
+
+WHEN_FULL = 5.0
+"""Seconds that remain of either patience while others wait to be taken."""
+
+
+class Patience:
+    """Closes connections that have had their time. `head` and `idle` are seconds, 0: for ever."""
+
+    def __init__(self, head: float, idle: float, room: Room) -> None:
+        self._head = head
+        self._idle = idle
+        self._room = room
+        self._since: WeakKeyDictionary[ProxyConnectionHandler, tuple[int, float]] = WeakKeyDictionary()
+        self._task: asyncio.Task[None] | None = None
+
+    def running(self) -> None:
+        self._task = asyncio.ensure_future(self._watch())
+
+    def done(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _watch(self) -> None:
+        server: Proxyserver = ctx.master.addons.get("proxyserver")
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            for number, handler in enumerate(list(server.connections.values())):
+                if number % AT_ONCE == AT_ONCE - 1:
+                    await asyncio.sleep(0)
+                self.look(handler, time.monotonic())
+
+    def look(self, handler: ProxyConnectionHandler, now: float) -> None:
+        """Close it where nothing was under way, and no further request has come whole, for too long."""
+        if is_busy(handler):
+            self._since.pop(handler, None)
+            return
+        requests, begun = progress(handler)
+        before, since = self._since.get(handler, (-1, now))
+        if before != requests:
+            self._since[handler] = (requests, now)
+            return
+        allowed = self._head if begun or not requests else self._idle
+        if allowed and self._room.is_full:
+            allowed = min(allowed, WHEN_FULL)
+        if allowed and now - since >= allowed and handler.client in handler.transports:
+            handler.close_connection(handler.client)
+
+
+def progress(handler: ProxyConnectionHandler) -> tuple[int, bool]:
+    """A number that grows with each request that has come, 0 before the first; and whether another has begun."""
+    for layer in handler.layer.context.layers:
+        if isinstance(layer, HttpLayer):
+            end = layer.connections.get(handler.client)
+            if isinstance(end, Http1Server):
+                return end.stream_id // 2, bool(end.buf)
+            if isinstance(end, Http2Server):
+                return end.h2_conn.highest_inbound_stream_id, False
+    return 0, False

@@ -1,0 +1,124 @@
+"""How many connections are taken, and for how long: slow heads, idle ones, and descriptors that run short."""
+
+from __future__ import annotations
+
+import resource
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import pytest
+
+from mitmproxy_moesif.proxy.accepting import OWN, affordable
+from tests.support.addon import addon_options
+from tests.support.client import Client, exchange
+from tests.support.collector import ScriptedCollector
+from tests.support.moesif_proxy import MoesifProxy
+from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
+
+Start = Callable[..., MoesifProxy]
+
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def rest(client: Client) -> bytes:
+    """All that comes until the proxy closes."""
+    try:
+        return client.stream.read()
+    except ConnectionError:
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("begin", "trickle"),
+    [(b"", b""), (b"GET / HTTP/1.1\r\nX: ", b"x"), (b"", b"\r\n"), (GET, b"\r\n"), (GET + GET[:9], b"y")],
+    ids=["silent", "a head without end", "blank lines", "blank lines after a request", "a slow second head"],
+)
+def test_a_client_that_asks_nothing_is_let_go(
+    begin: bytes, trickle: bytes, moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy = moesif_proxy(
+        upstream.url, addon_options(collector), "--header-timeout", "1.5", "--keepalive-timeout", "1.5"
+    )
+    closed = threading.Event()
+    with Client(proxy.port) as client:
+        client.send(begin)
+        if begin.startswith(GET):
+            assert client.read_response() is not None
+
+        def drip() -> None:
+            while not closed.wait(0.2):
+                try:
+                    client.send(trickle)
+                except OSError:
+                    return
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        assert rest(client) == b""
+        closed.set()
+        dripping.join()
+    assert exchange(proxy.port) is not None
+
+
+def test_a_stream_may_be_silent_for_longer_than_an_idle_connection(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    others_closed = threading.Event()
+
+    def answer(_request: RawRequest, connection: Connection) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+        connection.wait(others_closed)
+        connection.send(b"data: 2\n\n")
+        connection.close()
+
+    upstream.answer("/sse", answer)
+    proxy = moesif_proxy(upstream.url, addon_options(collector), "--header-timeout", "1", "--keepalive-timeout", "1")
+    with Client(proxy.port) as streaming, Client(proxy.port) as idle:
+        streaming.send(b"GET /sse HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert streaming.read_head() is not None
+        assert idle.exchange("GET", "/") is not None
+        assert rest(idle) == b""
+        others_closed.set()
+        assert rest(streaming) == b"data: 1\n\ndata: 2\n\n"
+
+
+def test_more_connections_than_allowed_wait_for_their_turn(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy = moesif_proxy(upstream.url, addon_options(collector), "--max-connections", "2")
+    with Client(proxy.port) as first, Client(proxy.port) as second:
+        assert first.exchange("GET", "/1") is not None
+        assert second.exchange("GET", "/2") is not None
+        with Client(proxy.port) as third:
+            third.send(GET)
+            proxy.wait_for_output("2 connections are open, --max-connections: others wait")
+            first.close()
+            assert third.read_response() is not None
+    assert proxy.output.count("others wait") == 1
+
+
+def test_without_descriptors_new_connections_wait_and_one_line_says_so(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy = moesif_proxy(upstream.url, addon_options(collector), "--max-connections", "1000")
+    assert exchange(proxy.port) is not None
+    resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (100, 100))
+    with ExitStack() as opened:
+        for _ in range(300):
+            opened.enter_context(Client(proxy.port))
+        proxy.wait_for_output("new connections wait")
+    assert exchange(proxy.port) is not None
+    assert len(proxy.output) < 5_000
+    assert "Traceback" not in proxy.output
+
+
+@pytest.mark.parametrize(
+    ("limit", "connections"),
+    [(256, (256 - OWN) // 2), (10, 1), (resource.RLIM_INFINITY, 1_000_000)],
+)
+def test_there_are_two_descriptors_for_each_connection(
+    limit: int, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
+    assert affordable() == connections
