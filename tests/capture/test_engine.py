@@ -15,7 +15,7 @@ from tests.support import wire
 from tests.support.addon import addon_options, only_event
 from tests.support.client import Client
 from tests.support.collector import ScriptedCollector
-from tests.support.h2 import H2Client, H2Upstream
+from tests.support.h2 import H2Client, H2Upstream, make_certificate
 from tests.support.proxy import Mitmdump
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
 
@@ -157,10 +157,7 @@ def test_a_small_refused_body_leaves_the_connection_open(
 def test_a_refused_stream_of_http2_is_reset_and_the_others_go_on(
     start: Start, collector: ScriptedCollector, h2_upstream: H2Upstream, tmp_path: Path
 ) -> None:
-    trust = {"ssl_verify_upstream_trusted_ca": str(h2_upstream.ca_path)}
-    if start.__qualname__.startswith("moesif_proxy"):
-        trust["certs"] = str(certificate(tmp_path))
-    proxy = start(h2_upstream.url, options(collector, tmp_path) | trust)
+    proxy = start(h2_upstream.url, options_with_tls(start, collector, h2_upstream, tmp_path))
     with H2Client(proxy.port) as client:
         client.exchange("GET", "/warm-up")
         before = proxy.memory()
@@ -172,13 +169,17 @@ def test_a_refused_stream_of_http2_is_reset_and_the_others_go_on(
     assert len(h2_upstream.requests()) == 2
 
 
-def certificate(folder: Path) -> Path:
-    from tests.support.h2 import make_certificate
-
-    chain, key = make_certificate(folder)
-    both = folder / "both.pem"
-    both.write_bytes(chain.read_bytes() + key.read_bytes())
-    return both
+def options_with_tls(
+    start: Start, collector: ScriptedCollector, h2_upstream: H2Upstream, folder: Path
+) -> dict[str, Any]:
+    """As `options`; moesif-proxy has a certificate of its own only where it is given one."""
+    given = options(collector, folder) | {"ssl_verify_upstream_trusted_ca": str(h2_upstream.ca_path)}
+    if start.__qualname__.startswith("moesif_proxy"):
+        chain, key = make_certificate(folder)
+        both = folder / "both.pem"
+        both.write_bytes(chain.read_bytes() + key.read_bytes())
+        given["certs"] = str(both)
+    return given
 
 
 @pytest.mark.parametrize("chunked", [True, False])
@@ -289,3 +290,14 @@ def test_what_is_sent_ahead_or_never_ends_is_not_kept(
         with pytest.raises(OSError, match=r"reset|Broken pipe"):
             client.send(piece * PIECES)
     assert proxy.peak_memory() - before < MEMORY
+
+
+def test_over_http2_a_head_over_the_bound_ends_the_connection(
+    start: Start, collector: ScriptedCollector, h2_upstream: H2Upstream, tmp_path: Path
+) -> None:
+    proxy = start(h2_upstream.url, options_with_tls(start, collector, h2_upstream, tmp_path))
+    with H2Client(proxy.port) as client:
+        assert client.exchange("GET", "/within", [("x-large", "y" * (MAX_HEAD - 5_000))]).status == 200
+        with pytest.raises(AssertionError, match="the server closed the connection"):
+            client.exchange("GET", "/over", [("x-large", "y" * MAX_HEAD)])
+    assert [request.get(":path") for request in h2_upstream.requests()] == ["/within"]
