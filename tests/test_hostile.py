@@ -52,9 +52,13 @@ def odd_bytes(dice: random.Random, most: int) -> bytes:
     return dice.choice(kinds)()
 
 
+REFUSED = bytes([*range(9), *range(10, 32), 127])
+"""Controls, for which a head is refused."""
+
+
 def odd_headers(dice: random.Random) -> list[tuple[bytes, bytes]]:
     def value() -> bytes:
-        return dice.randbytes(dice.randrange(40)).translate(None, b"\r\n\0")
+        return dice.randbytes(dice.randrange(40)).translate(None, REFUSED if dice.random() < 0.98 else b"\r\n\0")
 
     names = [
         b"Authorization",

@@ -15,7 +15,7 @@ from mitmproxy import command, connection, ctx, http, tcp
 from mitmproxy import flow as flow_type
 from mitmproxy.addonmanager import Loader
 
-from mitmproxy_moesif.capture import engine
+from mitmproxy_moesif.capture import engine, heads
 from mitmproxy_moesif.capture import flow as exchanges
 from mitmproxy_moesif.capture.in_flight import PendingExchange
 from mitmproxy_moesif.capture.tee import Tee
@@ -96,6 +96,8 @@ class MoesifAddon:
         instance, runtime, prepared = life.instance, life.runtime, life.prepared
         if instance is None or runtime is None or prepared is None:
             return None
+        if heads.refuse_request(flow):
+            return None
         placed = (
             prepared.resolver.resolve(exchanges.routable(flow), instance) if prepared.resolver is not None else None
         )
@@ -145,6 +147,7 @@ class MoesifAddon:
     def request(self, flow: http.HTTPFlow) -> None:
         if (entry := self._entry(flow)) is None:
             return
+        heads.drop_ambiguous_trailers(flow.request)
         if entry.awaits_body:
             self._decide_body(entry)
         if self._show_bodies:
@@ -155,6 +158,8 @@ class MoesifAddon:
     @guarded
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if (entry := self._entry(flow)) is not None:
+            if heads.refuse_answer(flow):
+                entry.metadata["error"] = "upstream_failed"
             exchanges.open_response(entry, flow, stream=entry.instance.settings.stream)
 
     @guarded
@@ -175,8 +180,10 @@ class MoesifAddon:
         if entry is None or (flow.websocket is not None and entry.live):
             return
         self._close(entry, failed=False)
-        if self._show_bodies and flow.response is not None:
-            show_body(flow.response, entry.response_tee)
+        if flow.response is not None:
+            heads.drop_ambiguous_trailers(flow.response)
+            if self._show_bodies:
+                show_body(flow.response, entry.response_tee)
 
     @guarded
     def error(self, flow: http.HTTPFlow) -> None:

@@ -6,6 +6,7 @@ Nothing here waits, parses or takes a lock.
     engine       in place of mitmproxy's classes: refusals at the head, bodies held no further than rules read
     failure      how an exchange failed, and the status that the client saw (test: test_phases.py)
     flow         what is done to a flow in each phase, and the snapshot at its end (test: test_phases.py)
+    heads        what can be read in more than one way is refused
     in_flight    the exchanges under way (test: test_phases.py)
     responses    answers in place of the upstream's (test: test_governance.py)
     skip         what is not captured

@@ -7,6 +7,7 @@ console        what is said on stderr (test: proxy/test_proxy.py)
 drain          the end: in-flight requests finish, idle connections close
 forwarded      `X-Forwarded-*` toward the upstream
 hangups        SIGHUP, held back until somebody handles it (test: proxy/test_configuration.py)
+heads          HTTP/1 heads that can be read in two ways are refused, line by line (test: test_one_reading.py)
 http1          trailers, interim answers and framing that mitmproxy's HTTP/1 gets wrong
 http2          header values of an answer that mitmproxy's HTTP/2 refuses
 listening      how the port is opened: shared, TCP alone (test: proxy/test_sockets.py)

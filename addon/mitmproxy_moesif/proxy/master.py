@@ -95,13 +95,14 @@ class Proxy:
         self._add_capture(arguments, check)
 
     def _core(self, given: options.Options, arguments: Arguments, *, shared: bool) -> Master:
-        from mitmproxy_moesif.proxy import http1, http2, listening
+        from mitmproxy_moesif.proxy import heads, http1, http2, listening
         from mitmproxy_moesif.proxy.drain import Drain
         from mitmproxy_moesif.proxy.patience import Patience
         from mitmproxy_moesif.proxy.tls import Tls
 
         room = Room(arguments.max_connections or affordable())
         listening.install(room, shared=shared)
+        heads.install()
         http1.install()
         http2.install()
         master = listening.LateMaster(given)

@@ -1,0 +1,96 @@
+"""Heads that everybody reads alike. What another parser could take for something else is refused.
+
+A bare CR, a NUL or a folded line ends a field for one parser and is part of its value for the next; of two Host fields,
+one believes the first. Such a request gets 400 before anything looks at it, and such an answer becomes 502.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import chain
+
+from mitmproxy import http
+
+from mitmproxy_moesif.capture.responses import blocked_response
+from mitmproxy_moesif.event.exchange import Fields
+from mitmproxy_moesif.governance.rules import Blocked
+from mitmproxy_moesif.log import RateLimitedLog
+
+CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TARGET = re.compile(rb"\*|(?:[A-Za-z][A-Za-z0-9+.\-]*://([^\x00-\x20\x7f/?#]*))?(/[^\x00-\x20\x7f]*)?")
+_HOST = re.compile(rb"[^\x00-\x20\x7f/?#@\\,]*")
+
+_told = RateLimitedLog()
+
+
+def ambiguity(message: http.Message) -> str | None:
+    """Why the head can be read in more than one way; None where it cannot. It quotes nothing of it."""
+    if (why := _field_ambiguity(message.headers.fields)) is not None:
+        return why
+    return _request_ambiguity(message) if isinstance(message, http.Request) else None
+
+
+def _field_ambiguity(fields: Fields) -> str | None:
+    names = [name for name, _ in fields]
+    if b"" in names or (names and not _TOKEN.fullmatch(b"".join(names))):
+        return "a header name that is no token"
+    if CONTROL.search(b"".join([value for _, value in fields])):
+        return "a control character in a header value"
+    return None
+
+
+def _request_ambiguity(request: http.Request) -> str | None:
+    data = request.data
+    target = _TARGET.fullmatch(data.path)
+    if not target or not data.path or not _TOKEN.fullmatch(data.method):
+        return "a method or target that is none"
+    named = [value for name, value in data.headers.fields if len(name) == 4 and name.lower() == b"host"]
+    if len(named) > 1:
+        return "two Host headers"
+    hosts = {_host_key(host) for host in chain(named, (data.authority, target[1])) if host}
+    if len(hosts) > 1:
+        return "two hosts"
+    return None if all(map(_HOST.fullmatch, hosts)) else "a Host header that is none"
+
+
+def _host_key(host: bytes) -> bytes:
+    return host.lower().removesuffix(b":80").removesuffix(b":443")
+
+
+def refuse_request(flow: http.HTTPFlow) -> bool:
+    """Answer 400 to an ambiguous request; whether it is one. Nobody should look at it then."""
+    if not flow.live or (why := ambiguity(flow.request)) is None:
+        return False
+    _told.warning(why, "moesif: a request is refused with 400: %s", why)
+    if flow.error is None:  # else mitmproxy has refused it
+        flow.request.stream = False
+        flow.response = refusal(400, "the request can be read in more than one way")
+    return True
+
+
+def refusal(status: int, text: str, *, head: bool = False) -> http.Response:
+    """An answer after which the connection ends."""
+    headers = (("Content-Type", "text/plain"), ("Connection", "close"))
+    return blocked_response(Blocked("", status, headers, text.encode()), head=head)
+
+
+def refuse_answer(flow: http.HTTPFlow) -> bool:
+    """Make an upstream's ambiguous answer a 502 without a body; whether it is one."""
+    response = flow.response
+    if not flow.live or response is None or (why := ambiguity(response)) is None:
+        return False
+    _told.warning(why, "moesif: an upstream's answer becomes 502: %s", why)
+    response.data = refusal(502, "").data
+    response.stream = _nothing
+    return True
+
+
+def _nothing(_data: bytes) -> bytes:
+    return b""
+
+
+def drop_ambiguous_trailers(message: http.Message) -> None:
+    """Trailers may be dropped by anybody on the way; those that can be read in more than one way are."""
+    if message.trailers is not None and _field_ambiguity(message.trailers.fields) is not None:
+        message.trailers = None
