@@ -240,6 +240,54 @@ def test_claims_become_response_headers_and_moesif_s_user(
     assert only_event(collector)["user_id"] == "Zoë"
 
 
+@pytest.mark.parametrize("addons", BOTH)
+@pytest.mark.parametrize("name", ["JWT-username", "jwt-USERNAME", "JWT_username"])
+def test_what_a_client_says_of_itself_is_not_believed(
+    name: str, addons: str, mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """The user of rules and event is the token's, wherever the gate stands; the upstream hears of no other."""
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(
+        "rules: [{_id: quota, type: user, block: true, response: {status: 429}}]\nuser_rules: {ada: [{rules: quota}]}\n"
+    )
+    options = addon_options(collector, user_id_header="jwt-username", rules_file=str(rules))
+    options |= gate_options(key=SECRET, claim_headers="username:JWT-username")
+    proxy = mitmdump(upstream.url, options, scripts=[script(tmp_path, addons)])
+    statuses = {}
+    for user in ("ada", "bob"):
+        token_of = bearer(hmac_token({"username": user, "sub": "someone"}))
+        statuses[user] = ask(proxy, token_of, (name, "eve"), (name, "bob")).status
+    assert statuses == {"ada": 429, "bob": 200}
+    assert [event["user_id"] for event in collector.wait_for(2)] == ["ada", "bob"]
+    (request,) = upstream.requests()
+    assert request.get(name) is None
+    assert "eve" not in str(collector.events())
+
+
+@pytest.mark.parametrize("addons", [*BOTH, ALONE])
+def test_a_head_that_can_be_read_in_two_ways_does_not_pass_the_gate(
+    addons: str, mitmdump: Start, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    options = addon_options(sink_file=str(tmp_path / "events")) if addons != ALONE else {}
+    proxy = mitmdump(upstream.url, options | gate_options(key=SECRET), scripts=[script(tmp_path, addons)])
+    forged = hmac_token(VALID, "another")
+    for value in (f"a\rAuthorization: Bearer {forged}", f"a\0Authorization: Bearer {forged}"):
+        assert ask(proxy, ("X", value)).status == 400
+    assert ask(proxy, ("Authorization", "Bearer"), ("Authorization", "x")).status == 401
+    assert not upstream.requests()
+
+
+def test_trailers_say_nothing_of_the_caller(mitmdump: Start, h2_upstream: H2Upstream, tmp_path: Path) -> None:
+    options = gate_options(key=SECRET, claim_headers="sub:X-User")
+    options["ssl_verify_upstream_trusted_ca"] = str(h2_upstream.ca_path)
+    proxy = mitmdump(h2_upstream.url, options, scripts=[script(tmp_path)])
+    trailers = [("authorization", "Bearer forged"), ("x-user", "eve"), ("x-checksum", "1")]
+    with H2Client(proxy.port) as client:
+        assert client.exchange("POST", "/", body=b"{}", trailers=trailers).status == 200
+    (request,) = h2_upstream.requests()
+    assert request.trailers == [("x-checksum", "1")]
+
+
 def test_a_claim_adds_no_header_and_no_body(gated: Start) -> None:
     proxy = gated(claim_headers=["sub:X-Sub"])
     answer = ask(proxy, bearer(hmac_token({"sub": "a\r\nX-Injected: 1\r\n\r\n<html>\0"})))

@@ -21,6 +21,7 @@ from mitmproxy_moesif.capture.in_flight import PendingExchange
 from mitmproxy_moesif.capture.tee import Tee
 from mitmproxy_moesif.capture.upgrades import KEPT, Messages
 from mitmproxy_moesif.delivery.ledger import Reading
+from mitmproxy_moesif.jwt_gate.addon import JwtGate
 from mitmproxy_moesif.lifecycle import Lifecycle, State, report
 from mitmproxy_moesif.log import describe, log
 from mitmproxy_moesif.runtime import Listen, listen
@@ -96,6 +97,8 @@ class MoesifAddon:
         instance, runtime, prepared = life.instance, life.runtime, life.prepared
         if instance is None or runtime is None or prepared is None:
             return None
+        if (gate := ctx.master.addons.get(JwtGate.name)) is not None:
+            gate.requestheaders(flow)  # wherever it stands: rules and events see what it has let through
         if heads.refuse_request(flow):
             return None
         placed = (

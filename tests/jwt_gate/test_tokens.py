@@ -109,10 +109,89 @@ def test_without_a_token(headers: tuple[tuple[str, str], ...]) -> None:
 
 
 @pytest.mark.parametrize("of", [READING, SHARED])
-def test_a_token_beside_another_authorization_header_is_refused(of: Rules) -> None:
+@pytest.mark.parametrize("other", ["Basic YTpi", "", "Bearer", "Digest a=b"])
+def test_two_authorization_headers_are_refused(of: Rules, other: str) -> None:
     good = bearer(hmac_token({"sub": "ada"}))
-    assert decide(of, good, ("authorization", "Basic YTpi")) is INVALID
+    assert decide(of, good, ("authorization", other)) is INVALID
+    assert decide(of, ("Authorization", other), good) is INVALID
     assert decide(of, good, good) is INVALID
+    assert decide(of, ("Authorization", "Basic YTpi"), ("Authorization", other)) is INVALID
+
+
+READ_BY_SOMEBODY = [
+    b"Bearer\x0b%s",
+    b"Bearer\x0c%s",
+    b"Bearer\x1f%s",
+    b"Bearer\r\n %s",
+    b"Bearer\0%s",
+    b"Bearer\xa0%s",
+    b"Bearer\x85%s",
+    b"Bearer\xc2\xa0%s",
+    b"Bearer\xe2\x80\x83 %s",
+    b"\xef\xbb\xbfBearer %s",
+    b"\xa0bearer %s\xa0",
+    b"%s",
+    b"JWT %s",
+    b"Token\t%s",
+    b"Foo bar %s",
+]
+
+
+@pytest.mark.parametrize("form", READ_BY_SOMEBODY)
+def test_what_somebody_reads_as_a_token_is_verified(form: bytes) -> None:
+    def verdict(of: Rules, secret: str, **claims: Any) -> Any:
+        value = form % hmac_token({"sub": "ada", **claims}, secret).encode()
+        return of.decide(((b"Authorization", value),), NOW)
+
+    assert verdict(SHARED, SECRET) == {"sub": "ada"}
+    assert verdict(SHARED, "another") is INVALID
+    assert verdict(SHARED, SECRET, exp=1) is EXPIRED
+    assert verdict(READING, "another", exp=1) is EXPIRED
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        b"Bearer,%s",
+        b"Bearer:%s",
+        b"Bearer=%s",
+        b"Bearer%s",
+        b'"Bearer %s"',
+        b"Basic YTpi, Bearer %s",
+        b"Foo Bearer %s",
+        b"Foo,bEaReR\xa0%s",
+        b"Bearers %s",
+    ],
+)
+def test_a_bearer_that_only_some_find_is_refused(form: bytes) -> None:
+    fields = ((b"Authorization", form % hmac_token({"sub": "ada"}).encode()),)
+    for of in (SHARED, READING, rules(required=True)):
+        assert of.decide(fields, NOW) is INVALID
+
+
+@pytest.mark.parametrize(
+    "form", [b"Bearer %s extra", b"Bearer %s,", b"Bearer %s, Basic YTpi", b"Bearer '%s'", b"Bearer %s\xa0x"]
+)
+def test_a_token_with_something_beside_it_is_none(form: bytes) -> None:
+    fields = ((b"Authorization", form % hmac_token({"sub": "ada"}).encode()),)
+    assert SHARED.decide(fields, NOW) is INVALID
+
+
+@pytest.mark.parametrize("value", [b"=x", b", Basic a", b"(x)", b"a/b+c==", b'"quoted"', b"\xc3\xa9/ x"])
+def test_with_a_key_a_header_that_is_no_scheme_is_refused(value: bytes) -> None:
+    fields = ((b"Authorization", value),)
+    assert SHARED.decide(fields, NOW) is INVALID
+    assert READING.decide(fields, NOW) == {}
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Basic YTpi", "Negotiate YII=", "api-key-7", 'Digest username="Zo\u00eb", uri="/a.b.c", opaque="a.b.c"', ""],
+)
+def test_other_schemes_are_no_token(value: str) -> None:
+    for of in (SHARED, READING):
+        assert decide(of, ("Authorization", value)) == {}
+    assert decide(rules(required=True, key=SECRET), ("Authorization", value)) is REQUIRED
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from mitmproxy import http
 
 from mitmproxy_moesif.capture.flow import peer_of
 from mitmproxy_moesif.capture.in_flight import PendingExchange
-from mitmproxy_moesif.capture.responses import blocked_response
+from mitmproxy_moesif.capture.responses import ANNOUNCED, blocked_response
 from mitmproxy_moesif.config.user_hooks import HookExchange, UserHooks
 from mitmproxy_moesif.event.attributes import Attributes, RequestAttributes, read_attributes
 from mitmproxy_moesif.event.headers import text
@@ -60,7 +60,9 @@ class Enforcer:
         self, flow: http.HTTPFlow, entry: PendingExchange, content: Callable[[], bytes | None]
     ) -> tuple[RequestAttributes, Caller]:
         policy, request = entry.instance.policy, flow.request
-        facts = read_attributes(entry.request_headers, (), peer_of(flow), policy)
+        announced = flow.metadata.get(ANNOUNCED, {}).items()
+        answer = tuple((name.encode(), value.encode()) for name, value in announced)
+        facts = read_attributes(entry.request_headers, answer, peer_of(flow), policy)
         method = text(request.data.method)
         view = RequestAttributes(facts, method, request.data.path, content, policy.request.body.limit)
         return view, self._caller(entry, facts, method, request.data.path)

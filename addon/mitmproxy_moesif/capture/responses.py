@@ -9,6 +9,9 @@ from mitmproxy.net.http import status_codes
 
 from mitmproxy_moesif.governance.rules import Blocked
 
+ANNOUNCED = "jwt_gate"
+"""In a flow's metadata: headers, by name, that its answer gets whatever the upstream sends."""
+
 BODILESS = frozenset({204, 205, 304})
 
 

@@ -1,9 +1,10 @@
-"""The gate as an addon: `addons = [MoesifAddon(), JwtGate()]`, in either order.
+"""The gate as an addon: `addons = [MoesifAddon(), JwtGate()]`, in either order: Moesif's asks the gate first.
 
 It answers in `requestheaders`, so that the upstream is never contacted for a refused request; to Moesif's addon the
-answer is one like any other. It fails closed: where a token cannot be checked for a fault of ours, or the keys cannot
-be read when the script is reloaded, requests are refused. The file of keys is watched; a new one that is wrong leaves
-the old keys in force.
+answer is one like any other. Headers that claims are copied into are taken from the request: nobody but the token says
+what is in them. It fails closed: where a token cannot be checked for a fault of ours, or the keys cannot be read when
+the script is reloaded, requests are refused. The file of keys is watched; a new one that is wrong leaves the old keys
+in force.
 """
 
 from __future__ import annotations
@@ -16,19 +17,16 @@ from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
 
-from mitmproxy_moesif.capture import engine
-from mitmproxy_moesif.capture.responses import blocked_response
+from mitmproxy_moesif.capture import engine, heads
+from mitmproxy_moesif.capture.responses import ANNOUNCED, blocked_response
 from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch, Periodic, Stamp, stamp_of
 from mitmproxy_moesif.governance.rules import Blocked
 from mitmproxy_moesif.jwt_gate import options
 from mitmproxy_moesif.jwt_gate.keys import load_keys
-from mitmproxy_moesif.jwt_gate.settings import GateSettings, parse_gate_settings
+from mitmproxy_moesif.jwt_gate.settings import GateSettings, parse_gate_settings, spelling
 from mitmproxy_moesif.jwt_gate.tokens import Refusal, Rules, claim_texts
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
-
-DECIDED = "jwt_gate"
-"""In a flow's metadata: the response headers that its claims become; there as soon as the flow was decided on."""
 
 # RFC 6750: a request without a token is told no error.
 CHALLENGES = {
@@ -49,6 +47,7 @@ class JwtGate:
     def __init__(self) -> None:
         self._settings = parse_gate_settings({})
         self._rules: Rules | None = None  # None: the gate is off
+        self._decided = ""  # the id of the flow that was decided on last
         self._closed = False
         self._running = False
         self._problems: list[str] = []
@@ -150,30 +149,53 @@ class JwtGate:
 
     # --- the exchange --------------------------------------------------------------------------------------------
 
+    @property
+    def _off(self) -> bool:
+        return self._rules is None and not self._closed
+
     def requestheaders(self, flow: http.HTTPFlow) -> None:
-        if flow.live and (self._rules is not None or self._closed):
+        """Also called by Moesif's addon, where that is asked first."""
+        if flow.live and not self._off and flow.id != self._decided:
             self._decide(flow)
 
     def request(self, flow: http.HTTPFlow) -> None:
-        """Catch up where another addon's fault in `requestheaders` kept mitmproxy from asking us."""
-        if not flow.live or DECIDED in flow.metadata or (self._rules is None and not self._closed):
+        if not flow.live or self._off:
             return
+        if flow.request.trailers is not None:
+            heads.drop_ambiguous_trailers(flow.request)
+            self._withhold(flow.request.trailers, b"authorization")
+        if ANNOUNCED not in flow.metadata:
+            self._catch_up(flow)
+
+    def _catch_up(self, flow: http.HTTPFlow) -> None:
+        """Where another addon's fault in `requestheaders` kept mitmproxy from asking us."""
         streamed = bool(flow.request.stream)
-        if self._decide(flow) is not None and streamed:
+        if self._decide(flow) and streamed:
             flow.kill()  # the upstream has it already; at least nobody gets the answer
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         response = flow.response
-        if not flow.live or response is None:
+        if not flow.live or response is None or self._off:
             return
-        for name, text in flow.metadata.get(DECIDED, {}).items():
+        heads.refuse_answer(flow)
+        for name, text in flow.metadata.get(ANNOUNCED, {}).items():
             response.headers[name] = text
 
-    def _decide(self, flow: http.HTTPFlow) -> Refusal | None:
-        """Let the request pass, or refuse it."""
+    def _withhold(self, headers: http.Headers | None, *names: bytes) -> None:
+        """Take away what a client may not say: these, and what claims are copied into, however it is spelt."""
+        if headers is not None:
+            withheld = self._settings.withheld.union(names)
+            headers.fields = tuple(field for field in headers.fields if spelling(field[0]) not in withheld)
+
+    def _decide(self, flow: http.HTTPFlow) -> bool:
+        """Let the request pass, or refuse it; whether it was refused."""
+        self._decided, flow.metadata[ANNOUNCED] = flow.id, {}
         headers: dict[str, str] = {}
         refusal: Refusal | None = Refusal.UNCHECKED
         try:
+            if heads.refuse_request(flow):
+                return True
+            self._withhold(flow.request.headers)
             if self._rules is not None and not self._closed:
                 verdict = self._rules.decide(flow.request.headers.fields, time.time())
                 refusal = verdict if isinstance(verdict, Refusal) else None
@@ -182,10 +204,10 @@ class JwtGate:
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody passes unchecked
             refusal = Refusal.UNCHECKED
             self._faults.error("fault", "JWT gate: a fault, the request is refused: %s", describe(error))
-        flow.metadata[DECIDED] = headers
+        flow.metadata[ANNOUNCED] = headers
         if refusal is not None:
             self._refuse(flow, refusal)
-        return refusal
+        return refusal is not None
 
     def _refuse(self, flow: http.HTTPFlow, refusal: Refusal) -> None:
         flow.request.stream = False  # with an answer set, streaming it would crash mitmproxy

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
@@ -43,7 +44,8 @@ class GateSettings(BaseModel):
     )
     jwt_leeway: int = Field(0, ge=0, le=86_400, description="Seconds of clock skew to tolerate.")
     jwt_claim_headers: Names = Field(
-        (), description="List of claim:Header-Name; these claims are copied into response headers."
+        (),
+        description="List of claim:Header-Name; copied into response headers; such headers of clients are removed.",
     )
     jwt_key: SecretStr | None = Field(None, description="Shared key to verify HMAC tokens with. A secret.")
     jwt_public_key: FilePath = Field(None, description="PEM file of public keys or certificates to verify tokens with.")
@@ -88,10 +90,20 @@ class GateSettings(BaseModel):
         """Claim and the response header that it is copied into."""
         return tuple(map(_split, self.jwt_claim_headers))
 
+    @cached_property
+    def withheld(self) -> frozenset[bytes]:
+        """The headers that claims are copied into, as `spelling` has them."""
+        return frozenset(spelling(header.encode()) for _, header in self.claim_headers)
+
     @property
     def key_file(self) -> str | None:
         """The file that keys come from, if it is one."""
         return self.jwt_public_key if self.jwt_public_key is not None else self.jwt_jwks
+
+
+def spelling(name: bytes) -> bytes:
+    """A header's name as CGI and WSGI see it: for them `X_User` and `x-user` are one."""
+    return name.lower().replace(b"_", b"-")
 
 
 def _split(pair: str) -> tuple[str, str]:

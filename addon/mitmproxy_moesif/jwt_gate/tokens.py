@@ -1,13 +1,15 @@
 """Whether a request may pass, from its headers, the keys and the time. Pure.
 
-Only `Authorization: Bearer TOKEN` is looked at, the scheme in any case; other schemes are no token.
+A token is what anybody could take for one: after `Bearer` in any case and behind any white space, and whatever has a
+JWT's shape at the end of another scheme or without one. Other schemes are no token.
 
 - With keys, the signature comes first: nothing that a token says counts unless a key has verified it.
 - Without keys, tokens are only read: `exp` counts, whatever their `alg` says. What cannot be read passes (it may be a
   token of another kind), unless a token is required.
 - `exp` is the first second that is too late (RFC 7519), `nbf` the first that counts; without them a token has no end
   or no beginning. `nbf` counts with keys only.
-- A Bearer token beside another Authorization header is refused: services differ in which they believe.
+- Two Authorization headers are refused: services differ in which they believe. So is one in which `Bearer` stands where
+  only some would find it, and with keys one that is no scheme with credentials.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Any
 
 from jwt import InvalidTokenError, api_jws
@@ -32,7 +34,12 @@ MOST_HEADER_BYTES = 1024
 
 type Claims = Mapping[str, Any]
 
-_BEARER = re.compile(rb"bearer[ \t]+(\S.*)", re.IGNORECASE | re.DOTALL)
+_BLANK = re.compile(rb"[^\x21-\x7e]+")  # what white space is to somebody: controls, and all of Latin-1 and UTF-8
+_BEARER = re.compile(rb"bearer(?: (.*))?", re.IGNORECASE)
+_HIDDEN_BEARER = re.compile(rb"^bearer|bearer ", re.IGNORECASE)
+_TOKEN = re.compile(rb"[A-Za-z0-9_.\-]+=*")
+_JWT = re.compile(rb"[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]*")
+_OTHER_SCHEME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?: .*)?")
 
 # Controls of ASCII and of Latin-1, Unicode's line and paragraph separators: none may end a header line, anywhere.
 _BREAKING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -46,6 +53,13 @@ class Refusal(StrEnum):
     EXPIRED = "token expired"
     EARLY = "token not yet valid"
     UNCHECKED = "the token could not be checked"
+
+
+class Reading(Enum):
+    """Why nobody can say what an Authorization header holds."""
+
+    AMBIGUOUS = "a token for some"
+    UNREADABLE = "no scheme with credentials"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +76,14 @@ class Rules:
         `fields` are the request's headers, `now` is in seconds since 1970.
         """
         values = [value for name, value in fields if name.lower() == b"authorization"]
-        tokens = [found[1] for value in values if (found := _BEARER.fullmatch(value.strip()))]
-        if not tokens:
-            return Refusal.REQUIRED if self.required else {}
         if len(values) > 1:
             return Refusal.INVALID
-        return self._check(tokens[0], now)
+        token = find_token(values[0]) if values else None
+        if token is Reading.AMBIGUOUS or (token is Reading.UNREADABLE and self.keys):
+            return Refusal.INVALID
+        if not isinstance(token, bytes):
+            return Refusal.REQUIRED if self.required else {}
+        return self._check(token, now)
 
     def _check(self, token: bytes, now: float) -> Refusal | Claims:
         signed = read_token(token)
@@ -81,6 +97,18 @@ class Rules:
         if self.keys and "nbf" in claims and now < claims["nbf"] - self.leeway:
             return Refusal.EARLY
         return claims
+
+
+def find_token(value: bytes) -> bytes | Reading | None:
+    """The token in an Authorization header; None where it has none."""
+    plain = _BLANK.sub(b" ", value).strip()
+    if bearer := _BEARER.fullmatch(plain):
+        return bearer[1]
+    if _HIDDEN_BEARER.search(plain):
+        return Reading.AMBIGUOUS
+    if _JWT.fullmatch(last := plain.rpartition(b" ")[2]):
+        return last
+    return None if not plain or _OTHER_SCHEME.fullmatch(plain) else Reading.UNREADABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +132,7 @@ class Signed:
 
 def read_token(token: bytes) -> Signed | None:
     """The parts of a token in JWS's compact form; None where it is none, or asks for what is not understood."""
-    if len(token) > MOST_TOKEN_BYTES:
+    if len(token) > MOST_TOKEN_BYTES or not _TOKEN.fullmatch(token):
         return None
     try:
         parts = api_jws.decode_complete(token, options={"verify_signature": False})
