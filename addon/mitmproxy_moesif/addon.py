@@ -160,9 +160,11 @@ class MoesifAddon:
 
     @guarded
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        if (entry := self._entry(flow)) is not None:
+        if (runtime := self._life.runtime) is not None and (entry := self._entry(flow)) is not None:
             if heads.refuse_answer(flow):
                 entry.metadata["error"] = "upstream_failed"
+            else:
+                runtime.enforcer.at_answer(flow, entry, runtime.refresher.snapshot(entry.instance.destination))
             exchanges.open_response(entry, flow, stream=entry.instance.settings.stream)
 
     @guarded

@@ -163,12 +163,12 @@ def _delivery_parts(label: str, event: bytes, collector: str, folder: Path) -> I
 class _View:
     """A request as the rules' conditions see it."""
 
-    verb = "GET"
-    route = "/tenants/none/orders/7"
+    verbs = ("GET",)
+    routes = ("/tenants/none/orders/7",)
     ip_address = "192.0.2.7"
 
-    def header(self, name: str, /) -> str | None:
-        return "plan-none" if name == "x-plan" else None
+    def header_values(self, name: str, /) -> tuple[str, ...]:
+        return ("plan-none",) if name == "x-plan" else ()
 
     def body(self) -> object:
         return None

@@ -34,8 +34,16 @@ class View:
     json: object = None
     body_asked: int = 0
 
-    def header(self, name: str, /) -> str | None:
-        return self.headers.get(name)
+    @property
+    def verbs(self) -> tuple[str, ...]:
+        return (self.verb,)
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        return (self.route,)
+
+    def header_values(self, name: str, /) -> tuple[str, ...]:
+        return (self.headers[name],) if name in self.headers else ()
 
     def body(self) -> object:
         self.body_asked += 1

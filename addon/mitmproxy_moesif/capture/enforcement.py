@@ -1,7 +1,10 @@
 """Moesif's rules on the request path: an answer in place of the upstream's, or headers on it.
 
 Decided when the request's headers are there, so that bodies still stream. Only a request that a rule on the body could
-concern is held back until its body is known, up to the limit for request bodies; a larger one matches no such rule.
+concern is held back until its body is known, up to the limit for request bodies. A larger one, and one that is not what
+it says or not the same for everybody, matches no such rule; with `governance_fail=closed` it is refused.
+
+Who calls is known for sure when the answer has come: where it names somebody else, the rules are decided once more.
 """
 
 from __future__ import annotations
@@ -10,17 +13,22 @@ from collections.abc import Callable
 
 from mitmproxy import http
 
-from mitmproxy_moesif.capture.flow import peer_of
+from mitmproxy_moesif.capture.flow import has_body, peer_of
 from mitmproxy_moesif.capture.in_flight import PendingExchange
-from mitmproxy_moesif.capture.responses import ANNOUNCED, blocked_response
+from mitmproxy_moesif.capture.responses import ANNOUNCED, blocked_response, refusal, replace_answer
 from mitmproxy_moesif.config.user_hooks import HookExchange, UserHooks
 from mitmproxy_moesif.event.attributes import Attributes, RequestAttributes, read_attributes
-from mitmproxy_moesif.event.headers import text
-from mitmproxy_moesif.event.identity import Caller
+from mitmproxy_moesif.event.exchange import Fields
+from mitmproxy_moesif.event.headers import lower_name, text
+from mitmproxy_moesif.event.identity import Caller, naming_headers
+from mitmproxy_moesif.event.kong_headers import TELLING_HEADERS
 from mitmproxy_moesif.governance.rules import Blocked, Decision
-from mitmproxy_moesif.governance.snapshot import Snapshot
+from mitmproxy_moesif.governance.snapshot import RuleBook, Snapshot
+from mitmproxy_moesif.kong.normalize import normalize, to_text
 
 type Identify = Callable[[UserHooks, HookExchange, Caller], Caller]
+
+UNCHECKED = Blocked("", 503, (("Content-Type", "text/plain"),), b"the request could not be checked")
 
 
 class Enforcer:
@@ -34,16 +42,20 @@ class Enforcer:
         """Decide what can be decided; true where the body has to be known for it."""
         if not snapshot.rules.active or not entry.live or entry.instance.settings.governance == "off":
             return False
+        if flow.response is not None and flow.response.status_code >= 400:
+            return False  # another addon has refused it
         try:
-            view, caller = self._read(flow, entry, lambda: None)
-            if snapshot.needs_body(view, caller.user_id, caller.company_id) and self._may_wait(flow, entry):
-                decision = snapshot.decide(view, caller.user_id, caller.company_id)
-                # Of a body of unknown length nobody can tell whether it will fit; what blocks without it, blocks now.
-                if decision.block is None or "content-length" in flow.request.headers:
-                    return True
-            else:
-                decision = snapshot.decide(view, caller.user_id, caller.company_id)
-            self._apply(flow, entry, decision)
+            if names_two_callers(entry, snapshot.rules):
+                flow.response = refusal(400, "a header that says who calls is there twice", head=is_head(flow))
+                return False
+            view, caller = self._read(flow, entry, snapshot, lambda: None)
+            needed = has_content(flow) and snapshot.needs_body(view, caller.user_id, caller.company_id)
+            fits = needed and self._fits(flow, entry)
+            decision = snapshot.decide(view, caller.user_id, caller.company_id)
+            # Of a body of unknown length nobody can tell whether it will fit; what blocks without it, blocks now.
+            if fits and (decision.block is None or "content-length" in flow.request.headers):
+                return True
+            self._apply(flow, entry, decision, unchecked=needed)
         except Exception as error:  # noqa: BLE001 - open or closed, as configured
             self._failed(flow, entry, error)
         return False
@@ -51,47 +63,118 @@ class Enforcer:
     def at_body(self, flow: http.HTTPFlow, entry: PendingExchange, snapshot: Snapshot) -> None:
         """Decide a request that was held back, its body known."""
         try:
-            view, caller = self._read(flow, entry, lambda: flow.request.raw_content)
-            self._apply(flow, entry, snapshot.decide(view, caller.user_id, caller.company_id))
+            view, caller = self._read(flow, entry, snapshot, lambda: flow.request.raw_content)
+            decision = snapshot.decide(view, caller.user_id, caller.company_id)
+            self._apply(flow, entry, decision, unchecked=view.unreadable)
         except Exception as error:  # noqa: BLE001 - open or closed, as configured
             self._failed(flow, entry, error)
 
+    def at_answer(self, flow: http.HTTPFlow, entry: PendingExchange, snapshot: Snapshot) -> None:
+        """Decide once more where the upstream's answer tells that somebody else has called."""
+        answer, decided_for = flow.response, entry.caller
+        if answer is None or decided_for is None or entry.blocked_by is not None:
+            return
+        try:
+            view, caller = self._read(flow, entry, snapshot, lambda: sent_content(entry), answer.headers.fields)
+            if caller != decided_for:
+                self._apply(flow, entry, snapshot.decide(view, caller.user_id, caller.company_id))
+        except Exception as error:  # noqa: BLE001 - open or closed, as configured
+            self._failed(flow, entry, error)
+        if flow.response is not None and flow.response is not answer:
+            telling = naming_headers(entry.instance.policy.identity) | TELLING_HEADERS  # the event reads them again
+            kept = tuple(field for field in answer.headers.fields if lower_name(field[0]) in telling)
+            flow.response.headers.fields += kept
+            replace_answer(answer, flow.response)
+            flow.response = answer
+
     def _read(
-        self, flow: http.HTTPFlow, entry: PendingExchange, content: Callable[[], bytes | None]
+        self,
+        flow: http.HTTPFlow,
+        entry: PendingExchange,
+        snapshot: Snapshot,
+        content: Callable[[], bytes | None],
+        answer: Fields = (),
     ) -> tuple[RequestAttributes, Caller]:
-        policy, request = entry.instance.policy, flow.request
+        policy, request = entry.instance.policy, flow.request.data
         announced = flow.metadata.get(ANNOUNCED, {}).items()
-        answer = tuple((name.encode(), value.encode()) for name, value in announced)
+        answer += tuple((name.encode(), value.encode()) for name, value in announced)
         facts = read_attributes(entry.request_headers, answer, peer_of(flow), policy)
-        method = text(request.data.method)
-        view = RequestAttributes(facts, method, request.data.path, content, policy.request.body.limit)
-        return view, self._caller(entry, facts, method, request.data.path)
+        method, limit = text(request.method), policy.request.body.limit
+        authority = text(request.authority)
+        view = RequestAttributes(facts, entry.request_headers, method, routes(request.path), authority, content, limit)
+        caller = self._caller(entry, facts, method, request.path)
+        entry.caller = caller if snapshot.rules.ask_who_calls else None
+        return view, caller
 
     def _caller(self, entry: PendingExchange, facts: Attributes, method: str, target: bytes) -> Caller:
         hooks, caller = entry.instance.hooks, facts.caller
         if hooks is None:
             return caller
         seen = HookExchange(
-            method, text(target), facts.address, facts.request_headers, {}, None, caller.user_id, caller.company_id
+            method,
+            text(target),
+            facts.address,
+            facts.request_headers,
+            facts.response_headers,
+            None,
+            caller.user_id,
+            caller.company_id,
         )
         return self._identify(hooks, seen, caller)
 
-    def _may_wait(self, flow: http.HTTPFlow, entry: PendingExchange) -> bool:
-        """Whether there can be a body, and one that is not over the limit."""
+    def _fits(self, flow: http.HTTPFlow, entry: PendingExchange) -> bool:
+        """Whether a body may be within the limit; one of unknown length may."""
         length = flow.request.headers.get("content-length")
-        if length is None:
-            return "transfer-encoding" in flow.request.headers or flow.request.is_http2
-        return length.isdigit() and 0 < int(length) <= entry.instance.policy.request.body.limit
+        return length is None or (length.isdigit() and int(length) <= entry.instance.policy.request.body.limit)
 
-    def _apply(self, flow: http.HTTPFlow, entry: PendingExchange, decision: Decision) -> None:
+    def _apply(
+        self, flow: http.HTTPFlow, entry: PendingExchange, decision: Decision, *, unchecked: bool = False
+    ) -> None:
+        """`unchecked`: there is a body that a rule asks for and cannot read."""
         if decision.block is not None:
             entry.blocked_by = decision.block.rule_id
-            flow.response = blocked_response(decision.block, head=flow.request.method.upper() == "HEAD")
-        else:
+            flow.response = blocked_response(decision.block, head=is_head(flow))
+        elif not unchecked or not self._refuse_unchecked(flow, entry):
             entry.rule_headers = tuple((name.encode(), value.encode()) for name, value in decision.headers)
 
     def _failed(self, flow: http.HTTPFlow, entry: PendingExchange, error: Exception) -> None:
         self._fault("governance", error)
-        if entry.instance.settings.governance_fail == "closed":
-            answer = Blocked("", 503, (("Content-Type", "text/plain"),), b"the request could not be checked")
-            flow.response = blocked_response(answer, head=flow.request.method.upper() == "HEAD")
+        self._refuse_unchecked(flow, entry)
+
+    def _refuse_unchecked(self, flow: http.HTTPFlow, entry: PendingExchange) -> bool:
+        closed = entry.instance.settings.governance_fail == "closed"
+        if closed:
+            flow.response = blocked_response(UNCHECKED, head=is_head(flow))
+        return closed
+
+
+def names_two_callers(entry: PendingExchange, rules: RuleBook) -> bool:
+    """Whether a header that says who calls is there twice, and rules use it: services differ in which they believe."""
+    used = rules.index.header_names & {"authorization"}
+    if rules.ask_who_calls:
+        used |= naming_headers(entry.instance.policy.identity)
+    there = [name for raw, _ in entry.request_headers if (name := lower_name(raw)) in used]
+    return len(there) > len(set(there))
+
+
+def routes(target: bytes) -> tuple[str, ...]:
+    """The path as the upstream gets it, and as Kong understands it; without scheme and host, where it has them."""
+    path = target.partition(b"?")[0]
+    if b"://" in path and not path.startswith(b"/"):
+        path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
+    readings = (text(path), to_text(normalize(path.partition(b"#")[0])))
+    return readings[:1] if readings[0] == readings[1] else readings
+
+
+def has_content(flow: http.HTTPFlow) -> bool:
+    return has_body(flow) and flow.request.headers.get("content-length") != "0"
+
+
+def sent_content(entry: PendingExchange) -> bytes | None:
+    """The request's body, as far as it was kept."""
+    tee = entry.request_tee
+    return tee.payload().content() if tee is not None else entry.flow.request.raw_content
+
+
+def is_head(flow: http.HTTPFlow) -> bool:
+    return flow.request.method.upper() == "HEAD"

@@ -11,9 +11,8 @@ from itertools import chain
 
 from mitmproxy import http
 
-from mitmproxy_moesif.capture.responses import blocked_response
+from mitmproxy_moesif.capture.responses import refusal, replace_answer
 from mitmproxy_moesif.event.exchange import Fields
-from mitmproxy_moesif.governance.rules import Blocked
 from mitmproxy_moesif.log import RateLimitedLog
 
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab
@@ -65,14 +64,8 @@ def refuse_request(flow: http.HTTPFlow) -> bool:
     _told.warning(why, "moesif: a request is refused with 400: %s", why)
     if flow.error is None:  # else mitmproxy has refused it
         flow.request.stream = False
-        flow.response = refusal(400, "the request can be read in more than one way")
+        flow.response = refusal(400, "the request can be read in more than one way", head=flow.request.method == "HEAD")
     return True
-
-
-def refusal(status: int, text: str, *, head: bool = False) -> http.Response:
-    """An answer after which the connection ends."""
-    headers = (("Content-Type", "text/plain"), ("Connection", "close"))
-    return blocked_response(Blocked("", status, headers, text.encode()), head=head)
 
 
 def refuse_answer(flow: http.HTTPFlow) -> bool:
@@ -81,13 +74,8 @@ def refuse_answer(flow: http.HTTPFlow) -> bool:
     if not flow.live or response is None or (why := ambiguity(response)) is None:
         return False
     _told.warning(why, "moesif: an upstream's answer becomes 502: %s", why)
-    response.data = refusal(502, "").data
-    response.stream = _nothing
+    replace_answer(response, refusal(502))
     return True
-
-
-def _nothing(_data: bytes) -> bytes:
-    return b""
 
 
 def drop_ambiguous_trailers(message: http.Message) -> None:

@@ -10,6 +10,7 @@ from mitmproxy import http
 from mitmproxy_moesif.capture.tee import Tee
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.event.exchange import Fields
+from mitmproxy_moesif.event.identity import Caller
 
 
 @dataclass(slots=True)
@@ -31,6 +32,7 @@ class PendingExchange:
     unanswered: bool = False
     skipped: bool = False
     awaits_body: bool = False
+    caller: Caller | None = None  # whom rules were decided for, where they ask
     blocked_by: str | None = None
     rule_headers: Fields = ()
     kong: dict[str, object] = field(default_factory=dict)

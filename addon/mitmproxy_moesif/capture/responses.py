@@ -35,3 +35,20 @@ def blocked_response(block: Blocked, *, head: bool) -> Refusal:
     reason = status_codes.RESPONSES.get(block.status, "").encode()
     content = b"" if head else body
     return Refusal(b"HTTP/1.1", block.status, reason, http.Headers(fields), content, None, now, now)
+
+
+def refusal(status: int, text: str = "", *, head: bool = False) -> Refusal:
+    """An answer after which the connection ends."""
+    headers = (("Content-Type", "text/plain"), ("Connection", "close"))
+    return blocked_response(Blocked("", status, headers, text.encode()), head=head)
+
+
+def replace_answer(response: http.Response, answer: http.Response) -> None:
+    """Put another answer, without a body, in the place of an upstream's, whose body is yet to come and discarded."""
+    response.data = answer.data
+    response.headers["Content-Length"], response.headers["Connection"] = "0", "close"
+    response.stream = _nothing
+
+
+def _nothing(_data: bytes) -> bytes:
+    return b""

@@ -1,7 +1,7 @@
 """From an exchange to the event that Moesif gets. Pure: no mitmproxy, no threads, no I/O.
 
 address       the client's address: believed headers, else the peer
-attributes    what the headers say, read once for event, rules and sampling (test: event/test_build.py)
+attributes    what the headers say, read once for event, rules and sampling
 bodies        what the event shows of a body
 build         the event: its JSON object, masked
 decoding      Content-Encoding undone, within a bound
@@ -9,6 +9,7 @@ exchange      `Exchange`, the plain snapshot that all of this reads (test: event
 grpc          how a gRPC call ended (test: event/test_build.py)
 headers       header fields as text (test: event/test_build.py)
 identity      who called: user and company, from headers and tokens
+json_reading  JSON strictly, with all members whose names repeat
 kong_headers  what Kong's headers say: position, consumers, public URI
 pipeline      `EventBuilder`: attributes, user hooks, sampling, build, encode (test: test_governance.py)
 size          an event as bytes, no more than Moesif takes

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import orjson
 
 from mitmproxy_moesif.config.policy import EventPolicy
 from mitmproxy_moesif.event import kong_headers
 from mitmproxy_moesif.event.address import client_address, is_trusted
-from mitmproxy_moesif.event.decoding import Failure, decode
+from mitmproxy_moesif.event.decoding import decode
 from mitmproxy_moesif.event.exchange import Exchange, Fields
-from mitmproxy_moesif.event.headers import flatten, text
+from mitmproxy_moesif.event.headers import flatten, lower_name, text
 from mitmproxy_moesif.event.identity import Caller, identify
+from mitmproxy_moesif.event.json_reading import looks_like_json, read_json
+
+_CHARSET = re.compile(r"charset=\"?(?:utf-?8|us-ascii)\b")  # JSON is nothing else
 
 
 @dataclass(slots=True)
@@ -48,26 +50,46 @@ def read_attributes(request: Fields, response: Fields, peer: str, policy: EventP
 
 
 class RequestAttributes:
-    """A request as the conditions of rules see it. The body is read and parsed only if one asks for it."""
+    """A request as the conditions of rules see it, in all readings. The body is parsed only if one asks for it.
 
-    __slots__ = ("_content", "_facts", "_limit", "_parsed", "route", "verb")
+    `routes` are the readings of its path. `unreadable`: the body was asked for, and is not what it says or not the
+    same for everybody.
+    """
+
+    __slots__ = ("_authority", "_content", "_facts", "_fields", "_limit", "_parsed", "routes", "unreadable", "verbs")
 
     def __init__(
-        self, facts: Attributes, method: str, target: bytes, content: Callable[[], bytes | None], limit: int
+        self,
+        facts: Attributes,
+        fields: Fields,
+        method: str,
+        routes: Sequence[str],
+        authority: str,
+        content: Callable[[], bytes | None],
+        limit: int,
     ) -> None:
         self._facts = facts
-        self.verb = method
-        self.route = text(target).partition("?")[0]
+        self._fields = fields
+        self.verbs = (method,) if method.isupper() else (method, method.upper())
+        self.routes = routes
+        self._authority = authority
         self._content = content
         self._limit = limit
         self._parsed: list[object] = []
+        self.unreadable = False
 
     @property
     def ip_address(self) -> str:
         return self._facts.address
 
-    def header(self, name: str, /) -> str | None:
-        return self._facts.request_headers.get(name)
+    def header_values(self, name: str, /) -> Sequence[str]:
+        """The header's lines joined, and each of several. Without a Host field, `host` is what stands in its place."""
+        joined = self._facts.request_headers.get(name)
+        if joined is None:
+            return (self._authority,) if name == "host" and self._authority else ()
+        if len(self._fields) == len(self._facts.request_headers):
+            return (joined,)
+        return (joined, *(text(value) for key, value in self._fields if lower_name(key) == name))
 
     def body(self) -> object:
         """Parsed JSON; the text of an `application/graphql` body under `query`; None for anything else."""
@@ -77,19 +99,28 @@ class RequestAttributes:
 
     def _parse(self) -> object:
         raw = self._content()
-        if not raw or len(raw) > self._limit:
+        if not raw:
             return None
         headers = self._facts.request_headers
-        decoded = decode(raw, headers.get("content-encoding", ""), self._limit)
-        if isinstance(decoded, Failure):
+        decoded = decode(raw, headers.get("content-encoding", ""), self._limit) if len(raw) <= self._limit else None
+        if not isinstance(decoded, bytes) or headers.get("transfer-encoding", "chunked").lower() != "chunked":
+            self.unreadable = True
             return None
-        if headers.get("content-type", "").partition(";")[0].strip().lower() == "application/graphql":
+        kind = headers.get("content-type", "").lower()
+        if kind.partition(";")[0].strip() == "application/graphql":
             return {"query": text(decoded)}
         try:
-            return orjson.loads(decoded)
-        except orjson.JSONDecodeError:
-            return None
+            document, same = read_json(decoded)
+        except ValueError:
+            document, same = None, False
+        if "json" in kind or looks_like_json(decoded):
+            self.unreadable = not same or "charset" in _CHARSET.sub("", kind)
+        return document
 
 
 def request_attributes(exchange: Exchange, facts: Attributes, limit: int) -> RequestAttributes:
-    return RequestAttributes(facts, exchange.method, exchange.target, exchange.request_body.content, limit)
+    path = text(exchange.target).partition("?")[0]
+    content = exchange.request_body.content
+    return RequestAttributes(
+        facts, exchange.request_headers, exchange.method, (path,), exchange.authority, content, limit
+    )

@@ -47,6 +47,12 @@ def identify(policy: IdentityPolicy, request: Headers, response: Headers, consum
     return Caller(user, company)
 
 
+def naming_headers(policy: IdentityPolicy) -> frozenset[str]:
+    """The headers that may say who calls."""
+    named = (policy.user_header, policy.company_header, *policy.token_headers, *CONSUMER_HEADERS)
+    return frozenset(name for name in named if name)
+
+
 def named(headers: Headers, name: str | None) -> str | None:
     return (headers.get(name, "").strip() or None) if name else None
 

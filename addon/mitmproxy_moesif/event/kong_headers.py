@@ -8,6 +8,10 @@ from enum import Enum
 
 Headers = Mapping[str, str]
 
+OWN_HEADERS = frozenset({"x-kong-request-id", "x-kong-proxy-latency", "x-kong-response-latency"})
+TELLING_HEADERS = OWN_HEADERS | {"via", "server"}
+"""By which an answer shows that it is Kong's."""
+
 _HOST = re.compile(r"[A-Za-z0-9._~%-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
 
 
@@ -29,12 +33,7 @@ def position(configured: str, request: Headers, response: Headers, *, trusted: b
 
 
 def answered_by_kong(response: Headers) -> bool:
-    return (
-        "x-kong-request-id" in response
-        or "x-kong-proxy-latency" in response
-        or "x-kong-response-latency" in response
-        or kong_version(response) is not None
-    )
+    return not OWN_HEADERS.isdisjoint(response) or kong_version(response) is not None
 
 
 def believed_consumers(where: Position, request: Headers, response: Headers, *, trusted: bool) -> tuple[Headers, ...]:

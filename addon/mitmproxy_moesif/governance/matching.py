@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from mitmproxy_moesif.config.re2set import PatternError, RegexSet, compile_re2, re2_options
+from mitmproxy_moesif.event.json_reading import members
 from mitmproxy_moesif.governance.model import ConditionSet, as_text, one_line
 
 # Of 100 to 1000 patterns a set, the small ones have the better worst case: the automaton of many patterns with gaps
@@ -28,20 +29,20 @@ MAX_MEMORY = 8 << 20
 
 
 class RequestView(Protocol):
-    """What conditions ask about a request."""
+    """What conditions ask about a request. Where something can be read in several ways, one that matches suffices."""
 
     @property
-    def verb(self) -> str: ...
+    def verbs(self) -> Sequence[str]: ...
 
     @property
-    def route(self) -> str:
+    def routes(self) -> Sequence[str]:
         """The path without the query."""
 
     @property
     def ip_address(self) -> str: ...
 
-    def header(self, name: str, /) -> str | None:
-        """The value of the header with this lower-case name, repeated ones joined; None without one."""
+    def header_values(self, name: str, /) -> Sequence[str]:
+        """The values of the header with this lower-case name; none without one."""
 
     def body(self) -> object:
         """The parsed JSON body; the text of an `application/graphql` body as `{"query": text}`; None without one."""
@@ -142,6 +143,7 @@ class ConditionIndex:
         self._scanners = {
             field: RegexSet(list(found.items()), _options(), size=PATTERNS_PER_SET) for field, found in patterns.items()
         }
+        self.header_names = frozenset(field.name for field in patterns if field.source == "header")
         self._always: frozenset[int] = frozenset()
         self._body_only: list[HeldSet] = []
         self._keyed: dict[FieldPath, dict[int, list[HeldSet]]] = {}
@@ -217,9 +219,6 @@ def _by_field(terms: Iterator[Term]) -> dict[FieldPath, dict[str, Any]]:
     return found
 
 
-_NONE: frozenset[int] = frozenset()
-
-
 class _Facts(ABC):
     """The patterns that some fields match, each field scanned when it is first asked for."""
 
@@ -230,13 +229,13 @@ class _Facts(ABC):
     def hits(self, field: FieldPath) -> Set[int]:
         found = self._hits.get(field)
         if found is None:
-            text = self._text(field)
-            found = self._hits[field] = _NONE if text is None else self._scanners[field].matching(_encoded(text))
+            matching = self._scanners[field].matching
+            found = self._hits[field] = set().union(*(matching(_encoded(text)) for text in self._texts(field)))
         return found
 
     @abstractmethod
-    def _text(self, field: FieldPath) -> str | None:
-        """The field's text; None for a missing field, which no pattern matches."""
+    def _texts(self, field: FieldPath) -> Iterable[str]:
+        """The field's readings; none of a missing field, which no pattern matches."""
 
 
 class _RequestFacts(_Facts):
@@ -245,13 +244,18 @@ class _RequestFacts(_Facts):
         self._view = view
         self._status = status
 
-    def _text(self, field: FieldPath) -> str | None:
-        if field.source == "header":
-            return self._view.header(field.name)
-        if field.source == "status":
-            return None if self._status is None else str(self._status)
-        found: str = getattr(self._view, field.source)
-        return found
+    def _texts(self, field: FieldPath) -> Iterable[str]:
+        match field.source:
+            case "header":
+                return self._view.header_values(field.name)
+            case "verb":
+                return self._view.verbs
+            case "route":
+                return self._view.routes
+            case "ip_address":
+                return (self._view.ip_address,)
+            case _:
+                return () if self._status is None else (str(self._status),)
 
 
 class _BodyFacts(_Facts):
@@ -259,8 +263,9 @@ class _BodyFacts(_Facts):
         super().__init__(scanners)
         self._operation = operation
 
-    def _text(self, field: FieldPath) -> str | None:
-        return as_text(_at(self._operation, field.name))
+    def _texts(self, field: FieldPath) -> Iterable[str]:
+        texts = map(as_text, _at(self._operation, field.name))
+        return (text for text in texts if text is not None)
 
 
 def _operations(body: object) -> Iterator[Mapping[str, object]]:
@@ -270,11 +275,11 @@ def _operations(body: object) -> Iterator[Mapping[str, object]]:
             yield operation
 
 
-def _at(operation: Mapping[str, object], key: str) -> object:
-    """The value under `key`; without one, what the dots in it lead to in nested objects."""
-    if key in operation or "." not in key:
-        return operation.get(key)
-    found: object = operation
-    for step in key.split("."):
-        found = found.get(step) if isinstance(found, dict) else None
-    return found
+def _at(operation: Mapping[str, object], key: str) -> Iterator[object]:
+    """Every value under `key`, and those that the dots in it lead to in nested objects."""
+    yield from members(operation, key)
+    if "." in key:
+        found: list[object] = [operation]
+        for step in key.split("."):
+            found = [value for one in found for value in members(one, step)]
+        yield from found

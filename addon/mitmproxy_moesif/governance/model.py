@@ -49,15 +49,16 @@ class GovernanceError(ValueError):
 def as_text(value: object) -> str | None:
     """A JSON value as the text that patterns and tags see: a string as it is, any other value as compact JSON.
 
-    None for null, and for what cannot be written as JSON (nested too deeply, or no JSON value at all)."""
+    None for null, and for what cannot be written as JSON (nested too deeply, or no JSON value at all). Members whose
+    names repeat are all in it."""
     if isinstance(value, str):
         return value
     if value is None:
         return None
     try:
-        return orjson.dumps(value).decode()
+        return orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_SUBCLASS).decode()
     except (TypeError, ValueError, RecursionError):
-        pass  # integers over 64 bits and lone surrogates are beyond orjson only
+        pass  # integers over 64 bits, lone surrogates and repeated members are beyond orjson only
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError):

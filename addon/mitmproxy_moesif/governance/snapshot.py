@@ -35,6 +35,7 @@ class RuleBook:
         self.active: Sequence[ActiveRule] = (*local_rules, *remote_rules)
         self.warnings = (*local_warnings, *remote_warnings)
         self.index = ConditionIndex([rule.sets for rule in self.active])
+        self.ask_who_calls = any(rule.kind != "regex" for rule in self.active)
 
     def is_of(self, remote: RuleSet, local: RuleSet) -> bool:
         """Whether it was compiled from the same rules. Cheap: those that are the same objects are not looked into."""
