@@ -33,6 +33,9 @@ HEADER = "X-Moesif-Transaction-Id"
         (None, False),
         ("", False),
         ("   ", False),
+        ("x" * 129, False),
+        ("id-\u00e9", False),
+        ("x" * 128, True),
         ("not a uuid", True),
         ("7D3B6E0A-4C1F-4A7E-9F59-0123456789AB", True),
     ],
@@ -48,9 +51,35 @@ def test_one_transaction_id_toward_both_sides(
     assert answer.get_all(HEADER) == [to_upstream]
     assert (to_upstream == (sent or "").strip()) is kept
     event = only_event(collector)
-    uuid.UUID(event["transaction_id"])
-    if sent != "not a uuid":
-        assert event["transaction_id"] == to_upstream
+    assert uuid.UUID(event["transaction_id"])
+    assert (event["transaction_id"] == to_upstream) is not kept
+    assert event.get("metadata", {}).get("client_transaction_id") == (sent if kept else None)
+
+
+def test_an_id_that_a_client_sends_again_and_again_hides_no_call(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy = mitmdump(upstream.url, addon_options(collector))
+    sent = [("Before", "1"), (HEADER.swapcase(), str(uuid.UUID(int=7))), ("After", "2")]
+    for _ in range(5):
+        assert exchange(proxy.port, headers=sent) is not None
+    assert len(collector.wait_for(5)) == len(collector.unique_ids()) == 5
+    assert [request.headers[1:] for request in upstream.requests()] == [sent] * 5
+
+
+def test_of_two_ids_none_is_taken(mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream) -> None:
+    proxy = mitmdump(upstream.url, addon_options(collector))
+    exchange(proxy.port, headers=[(HEADER, "a"), (HEADER.lower(), "b")])
+    assert upstream.requests()[0].get_all(HEADER) == [only_event(collector)["transaction_id"]]
+
+
+def test_an_id_whose_header_is_masked_is_nowhere_in_the_event(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy = mitmdump(upstream.url, addon_options(collector, request_header_masks=[HEADER]))
+    exchange(proxy.port, headers=[(HEADER, "s3cret")])
+    event = only_event(collector)
+    assert "s3cret" not in json.dumps([event["request"], event.get("metadata")])
 
 
 def test_without_the_header_events_still_have_ids(

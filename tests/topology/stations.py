@@ -113,9 +113,17 @@ class Topology:
 
 
 def event_of(collector: ScriptedCollector, transaction: str) -> Event:
-    """Waits for the event with that `transaction_id`."""
-    events = collector.wait_for(lambda it: transaction in it.unique_ids())
-    return next(event for event in events if event["transaction_id"] == transaction)
+    """Waits for the event whose own id, or its client's, is that one."""
+
+    def found() -> list[Event]:
+        return [
+            event
+            for event in collector.events()
+            if transaction in (event["transaction_id"], event.get("metadata", {}).get("client_transaction_id"))
+        ]
+
+    collector.wait_for(lambda _: bool(found()))
+    return found()[0]
 
 
 @contextmanager

@@ -262,7 +262,9 @@ def test_position_behind_is_obeyed_without_kongs_request_id(careful: Topology) -
     assert event["request"]["ip_address"] == "203.0.113.9"
 
 
-def test_events_have_the_id_that_the_service_was_told(behind: Topology) -> None:
-    sent = str(uuid.uuid4())
-    seen = behind.ask(target="/open", headers=[(ID_HEADER, sent)])
-    assert seen.event["transaction_id"] == seen.service.get(ID_HEADER) == sent
+@pytest.mark.parametrize("sent", [None, str(uuid.uuid4())])
+def test_events_tell_the_id_that_the_service_was_told(sent: str | None, behind: Topology) -> None:
+    seen = behind.ask(target="/open", headers=[(ID_HEADER, sent)] if sent else [])
+    told = seen.event["transaction_id"] if sent is None else seen.event["metadata"]["client_transaction_id"]
+    assert told == seen.service.get(ID_HEADER)
+    assert told == (sent or told)

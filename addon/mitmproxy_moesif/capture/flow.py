@@ -8,8 +8,8 @@ left open is closed when its connection ends, and the rest when the proxy does.
 
 from __future__ import annotations
 
+import re
 import time
-import uuid
 from collections.abc import Callable
 from itertools import chain
 from typing import Any
@@ -31,22 +31,24 @@ from mitmproxy_moesif.event.headers import flatten, text
 
 TRANSACTION_HEADER = b"X-Moesif-Transaction-Id"
 _TRANSACTION_KEY = TRANSACTION_HEADER.lower()
+_PRINTABLE = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]{0,126}[\x21-\x7e])?")
 
 BODY_FIELDS = frozenset({b"content-length", b"transfer-encoding"})
 BODY_FIELD_LENGTHS = frozenset(map(len, BODY_FIELDS))
 
 
 def open_exchange(flow: http.HTTPFlow, instance: Instance) -> PendingExchange:
-    """The access phase: the transaction id on the request."""
-    fields = flow.request.headers.fields
-    sent = _sent_id(fields)
-    transaction_id = sent if sent is not None and _is_uuid(sent) else flow.id  # mitmproxy's own, a random UUID too
-    entry = PendingExchange(
-        flow, instance, transaction_id, None, fields, live=flow.live, refused=flow.error is not None
-    )
+    """The access phase: the transaction id on the request.
+
+    The event's own is never a client's: one that came twice would make two events one. A client's passes as it is.
+    """
+    fields, sent = flow.request.headers.fields, _sent_id(flow.request.headers.fields)
+    entry = PendingExchange(flow, instance, flow.id, None, fields, live=flow.live, refused=flow.error is not None)
+    if sent is not None and _TRANSACTION_KEY.decode() not in instance.policy.request.header_masks:
+        entry.metadata["client_transaction_id"] = sent.decode()
     if not instance.settings.disable_transaction_id:
-        entry.header = (sent or transaction_id).encode()
-        if entry.live:
+        entry.header = sent or flow.id.encode()
+        if entry.live and sent is None:
             entry.request_headers = flow.request.headers.fields = with_transaction_id(fields, entry.header)
     return entry
 
@@ -118,20 +120,10 @@ def with_transaction_id(fields: Fields, value: bytes) -> Fields:
     return (*fields, (TRANSACTION_HEADER, value))
 
 
-def _sent_id(fields: Fields) -> str | None:
-    for name, value in fields:
-        if len(name) == len(_TRANSACTION_KEY) and name.lower() == _TRANSACTION_KEY:
-            return text(value).strip() or None
-    return None
-
-
-def _is_uuid(value: str) -> bool:
-    if len(value) != 36:
-        return False
-    try:
-        return str(uuid.UUID(value)) == value.lower()
-    except ValueError:
-        return False
+def _sent_id(fields: Fields) -> bytes | None:
+    """The client's transaction id, where it has one that anybody can write down."""
+    sent = [value for name, value in fields if len(name) == len(_TRANSACTION_KEY) and name.lower() == _TRANSACTION_KEY]
+    return sent[0] if len(sent) == 1 and _PRINTABLE.fullmatch(sent[0]) else None
 
 
 def is_kongs_to_retry(flow: http.HTTPFlow, policy: EventPolicy) -> bool:
