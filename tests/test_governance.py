@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.support import ADDON_SCRIPT, wire
+from mitmproxy_moesif.config.settings import Settings
+from tests.support import ADDON_SCRIPT, REPOSITORY, wire
 from tests.support.addon import addon_options, exit_counts
 from tests.support.client import Client, encode_request, exchange
 from tests.support.collector import Answer, ScriptedCollector
@@ -292,13 +293,22 @@ def test_sampling_with_weights_and_local_override(
 def test_what_is_skipped_is_not_captured_and_counted(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:
-    proxy = mitmdump(upstream.url, addon_options(collector, skip="~u /health | ~m OPTIONS"))
-    for method, target in (("GET", "/health"), ("OPTIONS", "/x"), ("GET", "/x")):
+    """As compose/RULES.md has it: anchored, so that no client can make its calls look like that."""
+    given = "~u ^https?://[^/]+/health$ | ~m ^OPTIONS$"
+    assert f"`{given}`" in (REPOSITORY / "compose" / "RULES.md").read_text()
+    assert given.partition(" | ")[0] in (Settings.model_fields["skip"].description or "")
+    proxy = mitmdump(upstream.url, addon_options(collector, skip=given))
+    for method, target in (("GET", "/health"), ("OPTIONS", "/x")):
         exchange(proxy.port, method, target)
-    collector.wait_for(1)
+    hidden = ["/x", "/x?x=/health", "/x#/health", "/x/health", "/health/x", "/health?x", "//x//h/health"]
+    for target in hidden:
+        exchange(proxy.port, target=target)
+    exchange(proxy.port, "POST_OPTIONS")
+    exchange(proxy.port, target="/x", headers=[("Host", "h/health?")])  # refused: not a host
+    collector.wait_for(len(hidden) + 1)
     assert proxy.stop() == 0
     counts = exit_counts(proxy.output)
-    assert counts["captured"] == counts["delivered"] == 1
+    assert counts["captured"] == counts["delivered"] == len(hidden) + 1
 
 
 def test_a_filter_that_is_none_ends_the_start() -> None:

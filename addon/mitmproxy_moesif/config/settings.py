@@ -175,7 +175,7 @@ class Settings(BaseModel):
     )
     skip: OptionalName = Field(
         None,
-        description="mitmproxy filter for requests that are not captured: `~u /health | ~m OPTIONS`.",
+        description="mitmproxy filter for requests that are not captured, anchored: `~u ^https?://[^/]+/health$`.",
     )
     hooks: OptionalPath = Field(
         None, description="Python file with functions that identify callers, mask or skip events, or add metadata."
