@@ -165,7 +165,7 @@ class Settings(BaseModel):
         "on", description="Whether governance rules are enforced; sampling is not affected."
     )
     governance_fail: Literal["open", "closed"] = Field(
-        "open", description="If evaluating rules fails, let the request pass (open) or answer 503 (closed)."
+        "open", description="If rules fail or cannot read a body, let the request pass (open) or answer 503 (closed)."
     )
     rules_file: OptionalPath = Field(
         None, description="JSON or YAML file of your own rules, evaluated before Moesif's; watched for changes."
