@@ -9,6 +9,7 @@ Who calls is known for sure when the answer has come: where it names somebody el
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from mitmproxy import http
@@ -27,6 +28,8 @@ from mitmproxy_moesif.governance.snapshot import RuleBook, Snapshot
 from mitmproxy_moesif.kong.normalize import normalize, to_text
 
 type Identify = Callable[[UserHooks, HookExchange, Caller], Caller]
+
+_MARKS = re.compile(rb"[%#\x80-\xff]|//|/\.")  # without any of them, a path has one reading
 
 UNCHECKED = Blocked("", 503, (("Content-Type", "text/plain"),), b"the request could not be checked")
 
@@ -153,6 +156,8 @@ def names_two_callers(entry: PendingExchange, rules: RuleBook) -> bool:
     used = rules.index.header_names & {"authorization"}
     if rules.ask_who_calls:
         used |= naming_headers(entry.instance.policy.identity)
+    if not used:
+        return False
     there = [name for raw, _ in entry.request_headers if (name := lower_name(raw)) in used]
     return len(there) > len(set(there))
 
@@ -160,10 +165,12 @@ def names_two_callers(entry: PendingExchange, rules: RuleBook) -> bool:
 def routes(target: bytes) -> tuple[str, ...]:
     """The path as the upstream gets it, and as Kong understands it; without scheme and host, where it has them."""
     path = target.partition(b"?")[0]
+    if not _MARKS.search(path):
+        return (text(path),)
     if b"://" in path and not path.startswith(b"/"):
         path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
-    readings = (text(path), to_text(normalize(path.partition(b"#")[0])))
-    return readings[:1] if readings[0] == readings[1] else readings
+    normalized = (to_text(normalize(one)) for one in (path, path.partition(b"#")[0]))
+    return tuple(dict.fromkeys((text(path), *normalized)))
 
 
 def has_content(flow: http.HTTPFlow) -> bool:

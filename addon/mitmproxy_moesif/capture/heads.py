@@ -7,7 +7,6 @@ one believes the first. Such a request gets 400 before anything looks at it, and
 from __future__ import annotations
 
 import re
-from itertools import chain
 
 from mitmproxy import http
 
@@ -15,10 +14,13 @@ from mitmproxy_moesif.capture.responses import refusal, replace_answer
 from mitmproxy_moesif.event.exchange import Fields
 from mitmproxy_moesif.log import RateLimitedLog
 
-CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_TARGET = re.compile(rb"\*|(?:[A-Za-z][A-Za-z0-9+.\-]*://([^\x00-\x20\x7f/?#]*))?(/[^\x00-\x20\x7f]*)?")
-_HOST = re.compile(rb"[^\x00-\x20\x7f/?#@\\,]*")
+# What may be in it: taken away with `translate`, nothing must be left.
+VISIBLE = bytes([*range(0x21, 0x7F), *range(0x80, 0x100)])
+TEXT = VISIBLE + b" \t"
+_TOKEN = bytes(byte for byte in VISIBLE if byte < 0x80 and chr(byte) not in '"(),/:;<=>?@[\\]{}')
+_HOST = bytes(byte for byte in VISIBLE if byte not in b"/?#@\\,")
+
+_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://([^/?#]*)(?:/.*)?", re.DOTALL)
 
 _told = RateLimitedLog()
 
@@ -32,25 +34,27 @@ def ambiguity(message: http.Message) -> str | None:
 
 def _field_ambiguity(fields: Fields) -> str | None:
     names = [name for name, _ in fields]
-    if b"" in names or (names and not _TOKEN.fullmatch(b"".join(names))):
+    if b"" in names or b"".join(names).translate(None, _TOKEN):
         return "a header name that is no token"
-    if CONTROL.search(b"".join([value for _, value in fields])):
+    if b"".join([value for _, value in fields]).translate(None, TEXT):
         return "a control character in a header value"
     return None
 
 
 def _request_ambiguity(request: http.Request) -> str | None:
     data = request.data
-    target = _TARGET.fullmatch(data.path)
-    if not target or not data.path or not _TOKEN.fullmatch(data.method):
-        return "a method or target that is none"
-    named = [value for name, value in data.headers.fields if len(name) == 4 and name.lower() == b"host"]
-    if len(named) > 1:
-        return "two Host headers"
-    hosts = {_host_key(host) for host in chain(named, (data.authority, target[1])) if host}
+    absolute = None if data.path[:1] in (b"/", b"*") else _ABSOLUTE.fullmatch(data.path)
+    if not (data.path[:1] == b"/" or data.path == b"*" or absolute) or data.path.translate(None, VISIBLE):
+        return "a target that is none"
+    if not data.method or data.method.translate(None, _TOKEN):
+        return "a method that is none"
+    hosts = [value for name, value in data.headers.fields if len(name) == 4 and name.lower() == b"host"]
     if len(hosts) > 1:
+        return "two Host headers"
+    hosts += filter(None, (data.authority, absolute and absolute[1]))
+    if len(hosts) > 1 and len(set(map(_host_key, hosts))) > 1:
         return "two hosts"
-    return None if all(map(_HOST.fullmatch, hosts)) else "a Host header that is none"
+    return "a Host header that is none" if b"".join(hosts).translate(None, _HOST) else None
 
 
 def _host_key(host: bytes) -> bytes:
