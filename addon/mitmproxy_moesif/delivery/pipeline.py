@@ -68,7 +68,7 @@ class Pipeline:
         sender.notify()
 
     def bound_spool(self, max_bytes: int) -> None:
-        self.store.max_bytes = max_bytes
+        self.store.spools.bound(max_bytes)
 
     def _receiver(self, instance: Instance) -> Receiver:
         destination = instance.destination
@@ -88,10 +88,10 @@ class Pipeline:
         return self.ledger.read()
 
     def condition(self) -> Condition:
-        store, reading = self.store, self.reading()
+        store, spools, reading = self.store, self.store.spools, self.reading()
         spool = None
-        if store.has_folder:
-            spool = SpoolCondition(store.disk_bytes(), store.max_bytes, store.trouble, store.own_file)
+        if spools.folder is not None:
+            spool = SpoolCondition(spools.disk_bytes, spools.max_bytes, spools.trouble, spools.own_file)
         return Condition(
             reading=reading,
             health={name: sender.health for name, sender in list(self._senders.items())},

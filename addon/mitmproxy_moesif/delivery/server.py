@@ -168,5 +168,5 @@ class DeliveryServer:
             except Exception as error:  # noqa: BLE001 - the thread never dies of one error
                 self._fault("report", error)
             time.sleep(REPORT_INTERVAL)
-            waits = pipeline.reading().waiting or pipeline.store.trouble is not None
+            waits = pipeline.reading().waiting or pipeline.store.spools.trouble is not None
             changed.wait(LOOK_INTERVAL if waits else None)

@@ -367,7 +367,7 @@ def test_trouble_with_another_s_file_is_not_trouble_with_ours(
             world.keep()
             world.put()
     assert set(folder.glob("*.sqlite")) == ours
-    assert world.store.trouble is None
+    assert world.store.spools.trouble is None
     assert len(caplog.records) == 1
     world.everything_arrived()
 
@@ -396,7 +396,7 @@ def test_a_file_that_cannot_be_read_keeps_back_nothing_else(
     world = World(folder)
     world.inherit(ONE, ONE)
     world.keep()
-    (inherited,) = world.store._spools._others
+    (inherited,) = world.store.spools._others
     index = SpoolFile.index
 
     def fail(spool: SpoolFile, after: int = 0, limit: int = -1) -> list[ChunkInfo]:
@@ -436,14 +436,14 @@ def test_what_meets_another_error_while_there_is_little_room_is_not_dropped(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(folder)
-    errors = iter([SpoolFull("full"), SpoolError("cannot write")])
+    errors = iter([SpoolFull("full"), SpoolError("cannot write"), SpoolError("cannot write")])
 
     def append(_spool: SpoolFile, *_what: object) -> None:
         raise next(errors)
 
     with monkeypatch.context() as patch:
         patch.setattr(SpoolFile, "append", append)
-        world.put()
+        world.put(ONE, ONE)
     world.everything_arrived()
 
 
@@ -470,9 +470,9 @@ def test_what_is_taken_over_after_the_end_is_left_to_the_next(folder: Path) -> N
     """Maintenance that was just reading a large file: the same process may go on with another store."""
     world = World(folder)
     world.inherit(ONE)
-    found = world.store._spools.left_behind()
+    found = world.store.spools.left_behind()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world.store._spools, "left_behind", lambda: found)
+        patch.setattr(world.store.spools, "left_behind", lambda: found)
         world.store.close()
         assert world.store.adopt() == []
     assert world.check().captured == 0

@@ -28,7 +28,6 @@ from mitmproxy_moesif.delivery.spool.file import (
     WAL,
     SpoolError,
     SpoolFile,
-    create_with,
     is_damage,
     remove_files,
     sibling,
@@ -111,7 +110,7 @@ class SpoolDirectory:
     def _rescue(self, path: Path, header: Header | None, problem: str) -> SpoolFile | None:
         """What can be read, in a new file; None where there is nothing."""
         unreadable: list[int] = []
-        spool = create_with(self.path, self.max_bytes, _salvaged_rows(path, unreadable))
+        spool = SpoolFile.create(self.path, self.max_bytes, _salvaged_rows(path, unreadable))
         try:
             rows = spool.index()
             if header is not None and header.application_id != APPLICATION_ID and not rows:

@@ -99,9 +99,23 @@ class SpoolFile:
                 raise
 
     @classmethod
-    def create(cls, folder: Path, max_bytes: int) -> SpoolFile:
-        """A new, empty spool of this process, in a folder that is made where there is none. SpoolError."""
-        return create_with(folder, max_bytes, ())
+    def create(cls, folder: Path, max_bytes: int, rows: Iterable[Row] = ()) -> SpoolFile:
+        """A new spool of this process, in a folder that is made where there is none, with these rows in it.
+
+        Whatever `max_bytes` says of them; nothing is left of it on SpoolError.
+        """
+        with _explained(f"create a spool in {folder}"):
+            _make_private(folder)
+            path, lock = _claim(folder)
+            try:
+                new = sibling(path, NEW)
+                spool_format.build(new, rows)
+                new.rename(path)
+                return cls(path, lock, max_bytes)
+            except BaseException:
+                remove_files(path)
+                lock.release()
+                raise
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -300,22 +314,6 @@ class SpoolFile:
 
     def _delete_pending(self, connection: sqlite3.Connection) -> None:
         connection.executemany("DELETE FROM chunks WHERE key = ?", [(key,) for key in self._unremoved])
-
-
-def create_with(folder: Path, max_bytes: int, rows: Iterable[Row]) -> SpoolFile:
-    """A new spool with these rows in it, whatever `max_bytes` says of them; nothing is left of it on SpoolError."""
-    with _explained(f"create a spool in {folder}"):
-        _make_private(folder)
-        path, lock = _claim(folder)
-        try:
-            new = sibling(path, NEW)
-            spool_format.build(new, rows)
-            new.rename(path)
-            return SpoolFile(path, lock, max_bytes)
-        except BaseException:
-            remove_files(path)
-            lock.release()
-            raise
 
 
 def _write_account(connection: sqlite3.Connection, account: Account | None) -> None:

@@ -120,6 +120,12 @@ class SpoolSet:
         except SpoolError as error:
             self.tell(error, spool)
 
+    @property
+    def own_file(self) -> str | None:
+        """The name of this process's spool."""
+        current = self.current
+        return current.path.name if current is not None else None
+
     def take_drained(self) -> list[SpoolFile]:
         """The others that hold nothing any more; the caller's to close."""
         drained = [spool for spool in self.all if spool is not self.current and self._is_drained(spool)]

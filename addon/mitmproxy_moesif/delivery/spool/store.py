@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from mitmproxy_moesif.delivery.batch import Part
-from mitmproxy_moesif.delivery.ledger import Ledger, Settlement
+from mitmproxy_moesif.delivery.ledger import Account, Ledger, Settlement
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolDamaged, SpoolError, SpoolFile, SpoolFull
 from mitmproxy_moesif.delivery.spool.queue import ALL_KEYS, Checkpoint, EventQueue, Waiting
@@ -41,7 +41,7 @@ class Store:
         self, ledger: Ledger, folder: Path | None, max_bytes: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._ledger = ledger
-        self._spools = SpoolSet(folder, max_bytes, ledger.account, clock)
+        self.spools = SpoolSet(folder, max_bytes, ledger.account, clock)
         self._clock = clock
         self._keeping = threading.Lock()  # held by whoever makes files and moves chunks; taken before `_lock`
         self._lock = threading.Lock()
@@ -49,82 +49,46 @@ class Store:
         self._full = False
         self.memory_bytes = 0
 
-    @property
-    def has_folder(self) -> bool:
-        return self._spools.folder is not None
-
-    @property
-    def trouble(self) -> str | None:
-        """What is wrong with the disk, in one line."""
-        return self._spools.trouble
-
-    @property
-    def max_bytes(self) -> int:
-        """Of disk space; may be changed at any time."""
-        return self._spools.max_bytes
-
-    @max_bytes.setter
-    def max_bytes(self, size: int) -> None:
-        self._spools.bound(size)
-
-    @property
-    def own_file(self) -> str | None:
-        """The name of this process's spool."""
-        current = self._spools.current
-        return current.path.name if current is not None else None
-
-    def disk_bytes(self) -> int:
-        """Bytes on disk, of this process's spool and of those it took over."""
-        return self._spools.disk_bytes
-
     # --- the builder's side --------------------------------------------------------------------------------------
 
     def put(self, chunks: Sequence[Chunk], settlement: Settlement) -> None:
         """Store chunks, and settle what they were built of; on disk when it returns, wherever that works."""
-        places = self._write(chunks, settlement)
+        places = self._write(chunks, settlement, self._ledger.account(settlement))
+        if chunks:
+            self._tell_full("spool_full" in settlement.dropped)
         for chunk, spool in places:
             settlement.stored[spool.path.name if spool is not None else None] += len(chunk.events)
         self._ledger.settle(settlement)
         for chunk, spool in places:
             self._take_in(chunk, spool)
 
-    def _write(self, chunks: Sequence[Chunk], settlement: Settlement) -> list[tuple[Chunk, SpoolFile | None]]:
-        """Where each is now: in a spool, or in memory alone."""
-        spool = self._spools.current
+    def _write(
+        self, chunks: Sequence[Chunk], settlement: Settlement, account: Account | None
+    ) -> list[tuple[Chunk, SpoolFile | None]]:
+        """Where each is now: in a spool, or in memory alone. Where there is no room for all, those that fit.
+
+        The account holds only where all are stored at once.
+        """
+        spool = self.spools.current
         if spool is not None and chunks:
             try:
-                spool.append(chunks, self._ledger.account(settlement))
+                spool.append(chunks, account)
             except SpoolFull:
-                return self._write_what_fits(spool, chunks, settlement)
+                if len(chunks) > 1:
+                    return [place for chunk in chunks for place in self._write([chunk], settlement, None)]
+                settlement.dropped["spool_full"] += len(chunks[0].events)
+                return []
             except SpoolError as error:
-                self._spools.tell(error, spool)
+                self.spools.tell(error, spool)
                 spool = None
             else:
-                self._full = False
-                self._spools.works()
+                self.spools.works()
         return [(chunk, spool) for chunk in chunks]
 
-    def _write_what_fits(
-        self, spool: SpoolFile, chunks: Sequence[Chunk], settlement: Settlement
-    ) -> list[tuple[Chunk, SpoolFile | None]]:
-        """No room for all that came: the newest, those that do not fit, are dropped."""
-        places: list[tuple[Chunk, SpoolFile | None]] = []
-        for chunk in chunks:
-            try:
-                spool.append([chunk])
-            except SpoolFull:
-                settlement.dropped["spool_full"] += len(chunk.events)
-                if not self._full:
-                    self._full = True
-                    log.warning(
-                        "moesif: the spool is full (moesif_spool_max_bytes); new events are dropped and counted"
-                    )
-            except SpoolError as error:
-                self._spools.tell(error, spool)
-                places.append((chunk, None))
-            else:
-                places.append((chunk, spool))
-        return places
+    def _tell_full(self, full: bool) -> None:
+        if full and not self._full:
+            log.warning("moesif: the spool is full (moesif_spool_max_bytes); new events are dropped and counted")
+        self._full = full
 
     def _take_in(self, chunk: Chunk, spool: SpoolFile | None) -> None:
         with self._lock:
@@ -143,29 +107,29 @@ class Store:
 
     def open(self) -> None:
         """Open this process's spool."""
-        self._spools.writable()
+        self.spools.writable()
 
     def adopt(self) -> list[str]:
         """Take over the files of processes that ended; returns the destinations of what they hold. Cheap mostly."""
         found: set[str] = set()
-        for name, spool in self._spools.left_behind():
+        for name, spool in self.spools.left_behind():
             try:
                 found |= self._adopt(name, spool)
             except SpoolError as error:
                 spool.close()  # so that it can be taken over the next time
-                self._spools.tell_unreadable(error, spool)
+                self.spools.tell_unreadable(error, spool)
         return sorted(found)
 
     def _adopt(self, name: str, spool: SpoolFile) -> set[str]:
         if spool.unreadable_events:
             self._ledger.lose(spool.unreadable_events, "spool_damaged")
         rows = spool.index()
-        if not self._spools.add(spool):
+        if not self.spools.add(spool):
             spool.close()
             return set()
         events, destinations = sum(row.count for row in rows), {row.destination for row in rows}
         self._ledger.recover(events, name, spool.path.name, spool.account())
-        self._spools.note()
+        self.spools.note()
         with self._lock:
             for destination in destinations:
                 self._lane(destination).cover(spool, 1, ALL_KEYS)
@@ -178,18 +142,18 @@ class Store:
 
         Returns the destinations whose backlog could not be read and is worth another try.
         """
-        if not self.has_folder:
+        if self.spools.folder is None:
             return []
         with self._keeping:
             self._return_to_disk(math.inf)
             self._close_drained()
-            self._spools.share_room()
+            self.spools.share_room()
             return self._resume()
 
     def _return_to_disk(self, until: float) -> None:
         """What is in memory alone, and what is in a file that is gone from its folder."""
-        spool = self._spools.writable()
-        gone = self._spools.gone()
+        spool = self.spools.writable()
+        gone = self.spools.gone()
         more = True
         while spool is not None and more and self._clock() < until:
             with self._lock:  # let go of between two pages, for those who put and send
@@ -198,7 +162,7 @@ class Store:
                 except SpoolFull:
                     return
                 except SpoolError as error:
-                    self._spools.tell(error, spool)
+                    self.spools.tell(error, spool)
                     return
 
     def _move_some(self, lanes: EventQueue, gone: Collection[SpoolFile], spool: SpoolFile) -> bool:
@@ -214,15 +178,15 @@ class Store:
         """Also what a sender has: it looks at nothing but the events."""
         place, former = waiting.place, waiting.row
         spool.append([waiting.chunk])
-        self._spools.works()
+        self.spools.works()
         waiting.spool = spool
         lanes.hold(waiting)
         self._ledger.move(waiting.count, place, waiting.place)
         if former is None:
             self.memory_bytes -= waiting.chunk.size
-            self._spools.note()
+            self.spools.note()
         else:
-            self._spools.remove(former[0], [former[1]])
+            self.spools.remove(former[0], [former[1]])
             lanes.held.discard(former)
 
     def _move_page(self, lanes: EventQueue, checkpoint: Checkpoint, spool: SpoolFile) -> bool:
@@ -233,18 +197,18 @@ class Store:
         old_keys = [chunk.key for chunk in chunks if chunk.key is not None]
         if chunks:
             spool.append(chunks)
-            self._spools.works()
+            self.spools.works()
             for chunk in chunks:
                 assert chunk.key is not None
                 lanes.cover(spool, chunk.key, chunk.key)
-            self._spools.remove(checkpoint.spool, old_keys)
+            self.spools.remove(checkpoint.spool, old_keys)
             moved = sum(len(chunk.events) for chunk in chunks)
             self._ledger.move(moved, checkpoint.spool.path.name, spool.path.name)
         checkpoint.after = last
         return True
 
     def _close_drained(self) -> None:
-        drained = self._spools.take_drained()
+        drained = self.spools.take_drained()
         with self._lock:
             for lanes in self._lanes.values():
                 for spool in drained:
@@ -266,23 +230,19 @@ class Store:
                 self._save()
             finally:
                 self._keeping.release()
-        self._spools.close(keep=keep)
+        self.spools.close(keep=keep)
 
     def _save(self) -> None:
         """What would end with this process goes to disk as far as possible; what was on disk and is not, is counted."""
-        if not self.has_folder or not self._ledger.read().waiting:
+        if self.spools.folder is None or not self._ledger.read().waiting:
             return
         self._return_to_disk(self._clock() + SAVE_SECONDS)
         with self._lock:
-            for spool in self._spools.gone():
+            for spool in self.spools.gone():
                 lost = sum(lanes.events_in(spool) for lanes in self._lanes.values())
                 self._ledger.drop(lost, "shutdown", spool.path.name)
 
     # --- the senders' side ---------------------------------------------------------------------------------------
-
-    def destinations(self) -> list[str]:
-        with self._lock:
-            return list(self._lanes)
 
     def due(self, destination: str, batch_size: int, age: float) -> float | None:
         """Seconds until something is to be sent: 0 with a full batch, a backlog, or an event older than `age`.
@@ -343,7 +303,7 @@ class Store:
         for spool, key in filter(None, (waiting.row for waiting in done)):
             keys[spool].append(key)
         for spool, removed in keys.items():
-            self._spools.remove(spool, removed)
+            self.spools.remove(spool, removed)
         with self._lock:
             for waiting in done:
                 lanes.release(waiting)
@@ -412,7 +372,7 @@ class Store:
                     break
         except SpoolError as error:
             checkpoint.paused = True
-            self._spools.tell_unreadable(error, checkpoint.spool)
+            self.spools.tell_unreadable(error, checkpoint.spool)
         return (chunks, after) if after > checkpoint.after else None
 
     def _load(self, spool: SpoolFile, row: ChunkInfo) -> Chunk | None:
@@ -420,6 +380,6 @@ class Store:
             return spool.load(row.key)
         except (KeyError, SpoolDamaged):
             self._ledger.drop(row.count, "spool_damaged", spool.path.name)
-            self._spools.remove(spool, [row.key])
+            self.spools.remove(spool, [row.key])
             log.error("moesif: %d events in the spool cannot be read; they are dropped, and counted", row.count)
             return None
