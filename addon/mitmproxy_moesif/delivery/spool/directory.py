@@ -32,7 +32,7 @@ from mitmproxy_moesif.delivery.spool.file import (
     remove_files,
     sibling,
 )
-from mitmproxy_moesif.delivery.spool.format import APPLICATION_ID, COLUMNS, SCHEMA, VERSION, Header, Row
+from mitmproxy_moesif.delivery.spool.format import APPLICATION_ID, COLUMNS, VERSION, Header, Row
 from mitmproxy_moesif.delivery.spool.lock import FileLock
 from mitmproxy_moesif.log import log
 
@@ -161,7 +161,8 @@ def find_problem(path: Path, header: Header | None) -> str | None:
 
 
 def _find_problem_inside(connection: sqlite3.Connection, last_commit: int) -> str | None:
-    if (SCHEMA,) not in connection.execute("SELECT sql FROM sqlite_master"):
+    tables = connection.execute("SELECT name, tbl_name, sql FROM sqlite_master").fetchall()
+    if tables not in (spool_format.TABLES, spool_format.TABLES[:2]):
         return "its schema is malformed"
     # A damaged pointer in a row would make its removal free another row's pages: only this check finds it.
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()

@@ -39,6 +39,12 @@ SCHEMA = """CREATE TABLE chunks (
 )"""
 # An account is JSON. Without a rowid its page is none of those that a recovery takes for chunks.
 ACCOUNT_SCHEMA = "CREATE TABLE account (key INTEGER PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID"
+# What SQLite then says of its tables. AUTOINCREMENT makes the second one; files of older releases lack the third.
+TABLES = [
+    ("chunks", "chunks", SCHEMA),
+    ("sqlite_sequence", "sqlite_sequence", "CREATE TABLE sqlite_sequence(name,seq)"),
+    ("account", "account", ACCOUNT_SCHEMA),
+]
 # The payload stands last, so that a listing never touches the pages it overflows into.
 COLUMNS = "destination, created, event_count, event_bytes, crc, transaction_ids, payload"
 INSERT = f"INSERT INTO chunks ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - a constant
