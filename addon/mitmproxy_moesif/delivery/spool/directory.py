@@ -110,10 +110,11 @@ class SpoolDirectory:
     def _rescue(self, path: Path, header: Header | None, problem: str) -> SpoolFile | None:
         """What can be read, in a new file; None where there is nothing."""
         unreadable: list[int] = []
-        spool = SpoolFile.create(self.path, self.max_bytes, _salvaged_rows(path, unreadable))
+        rows = recovery.salvage(path, sibling(path, WAL), sibling(path, NEW), unreadable)
+        spool = SpoolFile.create(self.path, self.max_bytes, rows)
         try:
-            rows = spool.index()
-            if header is not None and header.application_id != APPLICATION_ID and not rows:
+            saved = spool.index()
+            if header is not None and header.application_id != APPLICATION_ID and not saved:
                 raise NotOurs("is another program's database")
             aside = set_aside(path)
         except BaseException:
@@ -126,11 +127,11 @@ class SpoolDirectory:
             path,
             problem,
             aside.name,
-            sum(row.count for row in rows),
+            sum(row.count for row in saved),
             sum(unreadable),
         )
         spool.unreadable_events = sum(unreadable)
-        if not rows and not unreadable:
+        if not saved and not unreadable:
             spool.close()
             return None
         return spool
@@ -187,15 +188,6 @@ def _frames_used(connection: sqlite3.Connection) -> float:
         _, frames, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         return float(frames)
     return math.inf
-
-
-def _salvaged_rows(path: Path, unreadable: list[int]) -> Iterator[Row]:
-    """The rows that can be read; of the others, adds the number of events to `unreadable`."""
-    for found in recovery.salvage(path, sibling(path, WAL), sibling(path, NEW)):
-        if isinstance(found, Row):
-            yield found
-        else:
-            unreadable.append(found)
 
 
 def set_aside(path: Path) -> Path:

@@ -202,11 +202,11 @@ class SpoolFile:
         found = [ChunkInfo(*row) for row in rows if row[0] not in self._unremoved]
         return found if limit < 0 else found[:limit]
 
-    # -- Space
-
     def is_empty(self) -> bool:
         """Whether no chunk waits. SpoolError."""
         return not self.index(limit=1)
+
+    # -- Space
 
     @property
     def disk_bytes(self) -> int:

@@ -78,6 +78,15 @@ class EventQueue:
         if waiting.row is not None:
             self.held.discard(waiting.row)
 
+    def forget(self, waiting: Waiting) -> None:
+        """Of what is on disk, the copy in memory. What is in memory only is backlog from now on."""
+        if waiting.row is None:
+            self.backlog.append(waiting)
+        else:
+            spool, key = waiting.row
+            self.cover(spool, key, key)
+            self.release(waiting)
+
     def cover(self, spool: SpoolFile, first: int, last: int) -> None:
         """Have the rows from key `first` to `last` read."""
         checkpoint = self.checkpoints.setdefault(spool, Checkpoint(spool, first - 1, last))
@@ -121,14 +130,9 @@ class EventQueue:
         return row.destination == self.destination and (spool, row.key) not in self.held
 
     def demote(self) -> None:
-        """Make what is fresh backlog. Of what is on disk the copy in memory is forgotten."""
+        """Make what is fresh backlog."""
         for waiting in self.fresh:
-            if waiting.row is None:
-                self.backlog.append(waiting)
-            else:
-                spool, key = waiting.row
-                self.cover(spool, key, key)
-                self.release(waiting)
+            self.forget(waiting)
         self.fresh.clear()
         self.fresh_events = self.fresh_bytes = 0
 

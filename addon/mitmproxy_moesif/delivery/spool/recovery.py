@@ -38,9 +38,6 @@ FRAME = FRAME_HEADER + PAGE
 ROW = f"SELECT {COLUMNS} FROM chunks WHERE +key = ?"  # noqa: S608 - a constant
 HEAD = ROW.replace("payload", "x''")
 
-Unreadable = int
-"""A row that is there and cannot be used: how many events it seems to have had."""
-
 
 class Log(NamedTuple):
     """What a write-ahead log says up to its last commit."""
@@ -76,8 +73,8 @@ def read_log(log: Path) -> Log:
     return Log(pages, last, page_count)
 
 
-def salvage(database: Path, log: Path, copy: Path) -> Iterator[Row | Unreadable]:
-    """All rows that can be read, oldest first, and an Unreadable for each that can be told but not used.
+def salvage(database: Path, log: Path, copy: Path, unreadable: list[int]) -> Iterator[Row]:
+    """All rows that can be read, oldest first. Of each that is there and cannot be used, `unreadable` gets the events.
 
     `copy` is a file for the time being. OSError or sqlite3.Error where it cannot be used. Not for a file that this
     process has open in SQLite: closing it here would drop SQLite's locks.
@@ -98,7 +95,7 @@ def salvage(database: Path, log: Path, copy: Path) -> Iterator[Row | Unreadable]
                             seen.add(row.transaction_ids)
                             yield row
                         case int(events):
-                            yield events
+                            unreadable.append(events)
     finally:
         copy.unlink(missing_ok=True)
 
@@ -145,8 +142,8 @@ def _keys(connection: sqlite3.Connection, leaf: int) -> Iterator[int]:
     return (key for (key,) in _select(connection, "SELECT key FROM chunks"))
 
 
-def _salvage_row(connection: sqlite3.Connection, key: int) -> Row | Unreadable | None:
-    """None where it is another table's, or nothing can be told of it."""
+def _salvage_row(connection: sqlite3.Connection, key: int) -> Row | int | None:
+    """The row, or how many events it seems to have had; None where that cannot be told, or it is another table's."""
     # Where the payload's pages are damaged, the rest tells how many events there were.
     for found in [*_select(connection, ROW, key)] or _select(connection, HEAD, key):
         row = Row(*found)

@@ -194,16 +194,10 @@ class Store:
         if page is None:
             return False
         chunks, last = page
-        old_keys = [chunk.key for chunk in chunks if chunk.key is not None]
-        if chunks:
-            spool.append(chunks)
-            self.spools.works()
-            for chunk in chunks:
-                assert chunk.key is not None
-                lanes.cover(spool, chunk.key, chunk.key)
-            self.spools.remove(checkpoint.spool, old_keys)
-            moved = sum(len(chunk.events) for chunk in chunks)
-            self._ledger.move(moved, checkpoint.spool.path.name, spool.path.name)
+        for chunk in chunks:
+            waiting = Waiting(chunk, checkpoint.spool, self._clock())
+            self._move(lanes, waiting, spool)
+            lanes.forget(waiting)
         checkpoint.after = last
         return True
 
