@@ -148,11 +148,10 @@ class Lifecycle:
         except SettingsError as error:
             log.error("moesif: %s", error)
         warn_of_deprecated(settings)
-        log.info("moesif: %s", masks_in_force(settings))
         if prepared.resolver is not None and prepared.resolver.has_akto:
             log.info("moesif: akto-api-discovery plugins are read and kept; this release sends nothing to Akto")
         runtime.watch_kong(settings, ctx.master.event_loop, prepared.kong)
-        start_when_up(runtime)
+        start_when_up(runtime, masks_in_force(settings))
 
     def _take(self, prepared: Prepared) -> None:
         if self.runtime is not None:
@@ -314,11 +313,12 @@ def is_starting() -> bool:
     return check is not None and check.logger in logging.getLogger().handlers
 
 
-def start_when_up(runtime: Runtime) -> None:
+def start_when_up(runtime: Runtime, in_force: str) -> None:
     """Start as soon as the proxy has: until then any error in the log ends it, also one about a damaged spool."""
     if is_starting():
-        ctx.master.event_loop.call_later(0.01, start_when_up, runtime)
+        ctx.master.event_loop.call_later(0.01, start_when_up, runtime, in_force)
     else:
+        log.info("moesif: %s", in_force)
         runtime.start()
 
 

@@ -149,7 +149,7 @@ def test_sighup_while_it_ends_changes_nothing(
         proxy.send_signal(signal.SIGTERM)
         wait_until_refused(proxy.port)
         proxy.send_signal(signal.SIGHUP)
-        proxy.wait_for_output("the configuration was read again: nothing changed")
+        proxy.wait_for_output("the configuration was refused, the old one stays: the proxy is about to end")
         wait_until_refused(proxy.port)
         slow.go.set()
         answer = client.read_response()

@@ -66,8 +66,9 @@ def test_it_says_little(moesif_proxy: Start, collector: ScriptedCollector, upstr
     for _ in range(3):
         exchange(proxy.port, "POST", "/x", body=BODY)
     assert proxy.stop() == 0
-    listening, summary = proxy.output.splitlines()
+    listening, masks, summary = proxy.output.splitlines()
     assert listening.endswith(f"moesif-proxy: listening at 127.0.0.1:{proxy.port}, passing to {upstream.url}")
+    assert masks.endswith("masks: none; headers with credentials are left out (credential_headers=send sends them)")
     assert summary == "moesif: captured 3, delivered 3, waiting 0, dropped 0"
 
 

@@ -64,11 +64,11 @@ class Enforcer:
         return False
 
     def at_body(self, flow: http.HTTPFlow, entry: PendingExchange, snapshot: Snapshot) -> None:
-        """Decide a request that was held back, its body known."""
+        """Decide a request that was held back, its body known, or known to be larger than rules read."""
         try:
             view, caller = self._read(flow, entry, snapshot, lambda: flow.request.raw_content)
             decision = snapshot.decide(view, caller.user_id, caller.company_id)
-            self._apply(flow, entry, decision, unchecked=view.unreadable)
+            self._apply(flow, entry, decision, unchecked=view.unreadable or flow.request.raw_content is None)
         except Exception as error:  # noqa: BLE001 - open or closed, as configured
             self._failed(flow, entry, error)
 

@@ -104,6 +104,7 @@ class Refresher:
         self._folder = folder
         self._clock = clock
         self._accounts: dict[str, Account] = {}
+        self._session: DeadlineSession | None = None
         self._wake = threading.Event()
         self._stopping = False
         self._limited = RateLimitedLog(clock=clock)
@@ -152,27 +153,33 @@ class Refresher:
     # --- the thread ----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        from mitmproxy_moesif.web.session import DeadlineSession  # brings requests, which the start need not wait for
-
-        session = DeadlineSession()
         while not self._stopping:
             self._wake.clear()
             for destination, account in list(self._accounts.items()):
                 try:
-                    self._refresh(session, destination, account)
+                    self._refresh(destination, account)
                     self._watch(account)
                 except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never of one error
                     self._limited.error("refresher", "moesif: unexpected while refreshing: %s", describe(error))
             watching = any(account.settings.rules_file for account in self._accounts.values())
             self._wake.wait(WATCH_SECONDS if watching else self._until_refresh())
-        session.close()
+        if self._session is not None:
+            self._session.close()
+
+    def _opened(self) -> DeadlineSession:
+        """Made where it is first needed: it brings requests, which the start need not wait for."""
+        if self._session is None:
+            from mitmproxy_moesif.web.session import DeadlineSession
+
+            self._session = DeadlineSession()
+        return self._session
 
     def _until_refresh(self) -> float:
         now, accounts = self._clock(), self._accounts.values()
         due = [account.refreshed + (WATCH_SECONDS if is_stale(account) else REFRESH) - now for account in accounts]
         return max(0.1, min(due, default=REFRESH))
 
-    def _refresh(self, session: DeadlineSession, destination: str, account: Account) -> None:
+    def _refresh(self, destination: str, account: Account) -> None:
         if not account.settings.application_id.get_secret_value():
             return
         now = self._clock()
@@ -180,7 +187,7 @@ class Refresher:
         if not regular and (not is_stale(account) or now - account.refreshed < WATCH_SECONDS):
             return
         account.refreshed = now
-        changed = False
+        session, changed = self._opened(), False
         for document in (account.config, account.rules):
             if document.stale or regular:
                 changed |= self._fetch(session, account, document)
