@@ -34,8 +34,11 @@ $(VENV)/.tools: $(VENV)/.installed
 run: install ## Proxy, echo upstream, collector and events page; see PORT, PAGE_PORT and UPSTREAM
 	@exec $(BIN)/python -m mitmproxy_moesif run --port $(PORT) --page-port $(PAGE_PORT) --upstream '$(UPSTREAM)'
 
-test: lint types ## Lint, types and all tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+test: lint types ## Lint, types and all tests, with their coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 # What depends on mitmproxy's private interfaces, on each of ENGINES; not part of `make test`.
 test-engines: $(ENGINES:%=test-engine-%) ## The engine's tests on each mitmproxy of ENGINES
