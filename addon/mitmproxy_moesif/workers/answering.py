@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from contextlib import nullcontext
 from typing import Any
 
 from tornado.httputil import HTTPConnection, HTTPHeaders, RequestStartLine, ResponseStartLine
@@ -16,30 +15,28 @@ from mitmproxy_moesif.admin.source import SchemaViolation, UniqueViolation
 from mitmproxy_moesif.admin.state import Document
 from mitmproxy_moesif.log import describe, log
 from mitmproxy_moesif.web.access import Address, Gate
+from mitmproxy_moesif.web.server import STOP_SECONDS, ServerThread
 from mitmproxy_moesif.workers.messages import Answer, Request
 
 HOST = "127.0.0.1"
 """As if asked from this machine: the supervisor has judged who asks."""
 
 NOT_PASSED_ON = frozenset(("connection", "content-length", "date", "server", "transfer-encoding"))
-STOP_SECONDS = 2.0
 
 
-class Answering:
+class Answering(ServerThread):
     """Answers one after another in a thread of its own: a change may wait for the proxy's event loop.
 
     What is to be called with an outcome is called in that thread; never after `stop`.
     """
 
     def __init__(self, operations: Operations) -> None:
+        super().__init__("moesif-admin", nullcontext())
         self._operations = operations
         self._app = admin_app(Parts(operations, Gate(Address(HOST, 0), None)))
-        self._loop: Future[asyncio.AbstractEventLoop] = Future()
-        self._ending = asyncio.Event()
         self._turn = asyncio.Lock()
         self._stopped = False
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="moesif-admin", daemon=True)
-        self._thread.start()
+        self.start()
 
     def ask(self, request: Request, answered: Callable[[Answer, Document], None]) -> None:
         """`answered` gets the answer, and all that is changed then."""
@@ -77,14 +74,8 @@ class Answering:
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:
         """An answer under way is given up."""
-        if not self._stopped:
-            self._stopped = True
-            self._loop.result().call_soon_threadsafe(self._ending.set)
-            self._thread.join(timeout)
-
-    async def _run(self) -> None:
-        self._loop.set_result(asyncio.get_running_loop())
-        await self._ending.wait()
+        self._stopped = True
+        super().stop(timeout)
 
     async def _answer(self, request: Request) -> Answer:
         recorded = Recorded()
