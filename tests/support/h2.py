@@ -153,7 +153,14 @@ class H2Client:
 
     def exchange_all(self, requests: Sequence[H2Message]) -> list[H2Message]:
         """Sends all requests at once, each on a stream of its own, and returns their responses in the same order."""
-        streams = [self._exchanges.open(request) for request in requests]
+        return self.finish(self.begin(requests))
+
+    def begin(self, requests: Sequence[H2Message]) -> list[int]:
+        """Sends all requests at once and reads nothing; returns their streams."""
+        return [self._exchanges.open(request) for request in requests]
+
+    def finish(self, streams: Sequence[int]) -> list[H2Message]:
+        """The responses of these streams, in the same order."""
         while not all(stream in self._responses for stream in streams):
             assert self._exchanges.step(), "the server closed the connection before it answered"
         return [self._responses.pop(stream) for stream in streams]
@@ -174,6 +181,7 @@ class _Exchanges:
         self._sock = sock
         self._complete = complete
         self._coming: dict[int, H2Message] = {}
+        self._pieces: dict[int, list[bytes]] = {}
         self._going: dict[int, H2Message] = {}
         # The tests send what a validating library would not.
         config = h2.config.H2Configuration(
@@ -235,18 +243,24 @@ class _Exchanges:
         match event:
             case h2.events.RequestReceived() | h2.events.ResponseReceived():
                 self._coming[event.stream_id] = H2Message(_headers(event))
+                self._pieces[event.stream_id] = []
             case h2.events.DataReceived():
-                self._coming[event.stream_id].body += event.data
+                self._pieces[event.stream_id].append(event.data)
                 self._connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             case h2.events.TrailersReceived():
                 self._coming[event.stream_id].trailers = _headers(event)
             case h2.events.StreamEnded():
-                self._complete(self, event.stream_id, self._coming.pop(event.stream_id))
+                self._complete(self, event.stream_id, self._whole(event.stream_id))
             case h2.events.StreamReset():
                 self._going.pop(event.stream_id, None)
-                message = self._coming.pop(event.stream_id, H2Message())
+                message = self._whole(event.stream_id)
                 message.reset = int(event.error_code or 0)
                 self._complete(self, event.stream_id, message)
+
+    def _whole(self, stream: int) -> H2Message:
+        message = self._coming.pop(stream, H2Message())
+        message.body = b"".join(self._pieces.pop(stream, []))
+        return message
 
     def _flush(self) -> None:
         if data := self._connection.data_to_send():

@@ -12,4 +12,5 @@ Nothing here waits, parses or takes a lock.
     skip         what is not captured
     tee          a streamed body: passed on, and kept up to a limit (test: test_streams.py)
     upgrades     WebSockets and other upgraded connections: counted and let go
+    windows      an HTTP/2 client that does not read holds up its upstream
 """

@@ -27,7 +27,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server, make_error_response
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.utils import human
 
-from mitmproxy_moesif.capture import upgrades
+from mitmproxy_moesif.capture import upgrades, windows
 from mitmproxy_moesif.capture.responses import Refusal
 from mitmproxy_moesif.speedups import versions
 from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
@@ -161,6 +161,7 @@ class Http2End(Http2Server):
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
+        setattr(context.client, windows.UNSENT, self.h2_conn)
         self.refused: set[int] = set()
 
     def _handle_event(self, event: events.Event) -> Commands:
@@ -185,6 +186,7 @@ REPLACEMENTS = (
     replacement(http_layers, "Http1Server", Http1End),
     replacement(http_layers, "Http2Server", Http2End),
     *upgrades.REPLACEMENTS,
+    *windows.REPLACEMENTS,
 )
 
 
