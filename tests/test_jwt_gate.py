@@ -68,6 +68,12 @@ def script(folder: Path, addons: str = ALONE) -> Path:
     return path
 
 
+def test_what_has_no_effect_while_the_gate_is_off_ends_the_start(tmp_path: Path) -> None:
+    ended = failed_start(None, {"jwt_required": True, "jwt_key": SECRET}, scripts=(script(tmp_path),))
+    assert "JWT gate: no effect without jwt_gate: jwt_required, jwt_key" in ended.output
+    assert SECRET not in ended.output
+
+
 def gate_options(**options: Option) -> dict[str, Option]:
     return {f"jwt_{name}": value for name, value in {"gate": True, **options}.items()}
 
@@ -137,10 +143,21 @@ def test_expired_is_refused_before_the_upstream_and_captured(
 
 
 def test_off_by_default(mitmdump: Start, upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    options = {"jwt_key": SECRET, "jwt_required": True, "jwt_claim_headers": "sub:X-Sub", "jwt_public_key": "/none"}
-    proxy = mitmdump(upstream.url, options, scripts=[script(tmp_path)])
+    proxy = mitmdump(upstream.url, scripts=[script(tmp_path)])
+    assert ask(proxy, bearer(hmac_token(EXPIRED, "another"))).status == 200
+
+
+def test_it_can_be_off_for_a_while(mitmdump: Start, upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    changer = tmp_path / "changer.py"
+    changer.write_text(LIVE)
+    given = gate_options(key=SECRET, claim_headers="sub:X-Sub")
+    proxy = mitmdump(upstream.url, given, scripts=[changer, script(tmp_path)])
+    change = exchange(proxy.port, headers=[("X-Change", "jwt_gate=false")])
+    assert change is not None
+    assert change.body == b"taken"
     answer = ask(proxy, bearer(hmac_token(EXPIRED, "another")))
     assert (answer.status, answer.get("x-sub")) == (200, None)
+    proxy.wait_for_output("JWT gate: no effect without jwt_gate: jwt_claim_headers, jwt_key")
 
 
 def test_head_gets_the_head_of_the_refusal_alone(gated: Start) -> None:
@@ -360,7 +377,7 @@ def test_live_changes_count_at_once_or_are_refused(gated: Start) -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"jwt_gate": "yes"}, "jwt_gate: must be true or false, ['yes'] was given"),
+        ({"jwt_gate": "maybe"}, "jwt_gate: must be true or false, ['maybe'] was given"),
         ({"jwt_exit_code": "x"}, "jwt_exit_code: must be a whole number, ['x'] was given"),
         ({"jwt_key": [SECRET, "b"]}, "jwt_key: must be one text, a value not shown here was given"),
         ({"jwt_key": ""}, "jwt_key: must not be empty, a value not shown here was given"),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.reference import markdown
 from mitmproxy_moesif.config.settings import SECRETS, Settings, SettingsError, parse_settings
+from mitmproxy_moesif.delivery.receivers.ndjson import FileReceiver
 from tests.support import APPLICATION_ID, REPOSITORY
-from tests.support.addon import addon_options, option_changer
+from tests.support.addon import addon_options, exit_counts, option_changer
 from tests.support.client import exchange
 from tests.support.collector import ScriptedCollector
 from tests.support.proxy import BIN, Mitmdump, failed_start
@@ -38,6 +42,10 @@ SOMETHING = {"moesif_application_id": APPLICATION_ID}
         ({**SOMETHING, "moesif_trusted_ips": "10.0.0.0/99"}, "trusted_ips: must be a list of IP networks in CIDR form"),
         ({**SOMETHING, "moesif_api_endpoint": "moesif.net"}, "api_endpoint: must be an http or https URL"),
         ({**SOMETHING, "moesif_connect_timeout": "0"}, "connect_timeout: should be greater than 0, 0 was given"),
+        ({"moesif_sink_file": "/dev"}, "sink_file: cannot write /dev: Is a directory"),
+        ({"moesif_sink_file": "/no/such/file"}, "sink_file: cannot write /no/such/file: No such file or directory"),
+        ({**SOMETHING, "moesif_admin_listen": "nowhere"}, "admin_listen: "),
+        ({**SOMETHING, "moesif_admin_listen": "127.0.0.1:0", "moesif_admin_state": "/no/such/state"}, "/no/such/state"),
     ],
 )
 def test_a_bad_start_ends_with_one_line(options: dict[str, Any], line: str) -> None:
@@ -48,6 +56,57 @@ def test_a_bad_start_ends_with_one_line(options: dict[str, Any], line: str) -> N
     assert line in said[0]
     assert "Traceback" not in ended.output
     assert APPLICATION_ID not in ended.output
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("\nasync def skip(exchange): return True\n", "line 2: skip must be a plain function"),
+        ("def metadata(exchange): yield {}\n", "line 1: metadata must be a plain function"),
+    ],
+)
+def test_a_hook_whose_result_nobody_would_await_ends_the_start(source: str, what: str, tmp_path: Path) -> None:
+    hooks = tmp_path / "hooks.py"
+    hooks.write_text(source)
+    with pytest.raises(SettingsError, match=f"^hooks: {hooks}, {what}"):
+        Instance.compile(parse_settings({"application_id": "x", "hooks": str(hooks)}))
+
+
+@pytest.mark.parametrize("word", ["yes", "Off"])
+def test_true_and_false_have_the_same_words_as_option_and_in_the_environment(
+    word: str, mitmdump: Callable[..., Mitmdump], upstream: ScriptedUpstream, collector: ScriptedCollector
+) -> None:
+    captured = {}
+    for options, environment in (({"moesif_enabled": word}, {}), ({}, {"MOESIF_ENABLED": word})):
+        given = {**addon_options(collector), **options}
+        proxy = mitmdump(upstream.url, given, environment=environment)
+        exchange(proxy.port)
+        assert proxy.stop() == 0
+        captured[bool(options)] = exit_counts(proxy.output)["captured"]
+    expected = 1 if word == "yes" else 0
+    assert captured == {True: expected, False: expected}
+
+
+def test_what_has_no_effect_is_told(mitmdump: Callable[..., Mitmdump], upstream: ScriptedUpstream) -> None:
+    proxy = mitmdump(upstream.url, {**SOMETHING, "moesif_spool_dir": "off", "moesif_admin_token": "t0ken"})
+    proxy.wait_for_output("moesif: no effect without admin_listen: admin_token")
+    assert proxy.stop() == 0
+    assert "t0ken" not in proxy.output
+
+
+def test_standard_output_is_that_of_the_process_that_was_started() -> None:
+    assert parse_settings({"sink_file": "/dev/stdout"}).sink_file == f"/proc/{os.getpid()}/fd/1"
+
+
+def test_a_pipe_takes_events_that_are_larger_than_it() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe:
+        sender = threading.Thread(target=lambda: FileReceiver(f"/proc/self/fd/{writing}").send([b"x" * 200_000, b"y"]))
+        sender.start()
+        assert pipe.readline() == b"x" * 200_000 + b"\n"
+        assert pipe.readline() == b"y\n"
+        sender.join()
+        os.close(writing)
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,13 @@ from mitmproxy.exceptions import OptionsError
 from mitmproxy_moesif.capture import flow as exchanges
 from mitmproxy_moesif.capture.in_flight import PendingExchange
 from mitmproxy_moesif.config import options, proxy_defaults
+from mitmproxy_moesif.config.fields import without_effect
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.live import LiveOptions
 from mitmproxy_moesif.config.policy import masks_in_force
 from mitmproxy_moesif.config.settings import START_ONLY, Settings, SettingsError
 from mitmproxy_moesif.delivery.ledger import Reading
+from mitmproxy_moesif.delivery.receivers.ndjson import unwritable
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.runtime import Listen, Prepared, Runtime, spool_folder
 from mitmproxy_moesif.speedups import switch
@@ -120,6 +122,7 @@ class Lifecycle:
         problems = list(options.unknown_options(ctx.options))
         if missing := missing_account(prepared):
             problems.append(missing)
+        problems += unwritable_files(prepared)
         if problems:
             self._refuse(*problems)
             return
@@ -146,8 +149,13 @@ class Lifecycle:
         try:
             runtime.open_admin(settings, self.live, self._listen)
         except SettingsError as error:
-            log.error("moesif: %s", error)
+            self.runtime = self.instance = None
+            runtime.close()
+            self._refuse(str(error))
+            return
         warn_of_deprecated(settings)
+        if (idle := without_effect(settings)) is not None:
+            log.warning("moesif: %s", idle)
         if prepared.resolver is not None and prepared.resolver.has_akto:
             log.info("moesif: akto-api-discovery plugins are read and kept; this release sends nothing to Akto")
         runtime.watch_kong(settings, ctx.master.event_loop, prepared.kong)
@@ -218,6 +226,7 @@ class Lifecycle:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, end_at_once)
+        quiet_wakeups()
         if (server := ctx.master.addons.get("proxyserver")) is not None:
             await server.servers.update([])
         runtime.start()  # where the end comes right after the start; what was captured goes its way
@@ -280,6 +289,11 @@ class Ending:
             self.done.set()
 
 
+def quiet_wakeups() -> None:
+    """Signals wake the loop through a pipe. That a storm of them fills it is no news: the loop wakes all the same."""
+    signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
+
+
 def unchangeable(current: Prepared, wanted: Prepared) -> str | None:
     """Why a live change cannot be taken; None where it can."""
     if missing := missing_account(wanted):
@@ -288,6 +302,12 @@ def unchangeable(current: Prepared, wanted: Prepared) -> str | None:
         if getattr(wanted.instance.settings, name) != getattr(current.instance.settings, name):
             return f"{name}: can only be set at the start"
     return None
+
+
+def unwritable_files(prepared: Prepared) -> list[str]:
+    """Of the files that events are written to, at the start; later on the log tells of them."""
+    files = {instance.settings.sink_file for instance in prepared.instances}
+    return [f"sink_file: {why}" for path in files if path is not None and (why := unwritable(path)) is not None]
 
 
 def missing_account(prepared: Prepared) -> str | None:

@@ -32,8 +32,14 @@ class RateLimitedLog:
             log.log(level, message, *args)
 
 
+class QuotesNothingError(Exception):
+    """Its text is ours, and may be logged."""
+
+
 def describe(error: BaseException) -> str:
     """The kind of an error and where it happened. Not its text, which may quote what it choked on."""
+    if isinstance(error, QuotesNothingError):
+        return str(error)
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
     return f"{type(error).__name__} at {where}" if where else type(error).__name__

@@ -6,11 +6,13 @@ import json
 import time
 from pathlib import Path
 
+import pytest
+
 from mitmproxy_moesif.config.instance import Instance
-from mitmproxy_moesif.config.settings import parse_settings
+from mitmproxy_moesif.config.settings import SettingsError, parse_settings
 from mitmproxy_moesif.governance.refresh import Refresher, RulesFile
 from tests.bench.rules import rules
-from tests.governance.builders import View, blocking
+from tests.governance.builders import View, blocking, conditions
 
 
 def write(path: Path, count: int) -> None:
@@ -21,6 +23,15 @@ def watch(refresher: Refresher, instance: Instance) -> None:
     """Look twice, since a file counts as changed when two looks find it the same."""
     for _ in range(2):
         refresher._watch(refresher._accounts[instance.destination])
+
+
+def test_one_rule_that_cannot_be_applied_refuses_the_file(tmp_path: Path) -> None:
+    """Else a slip would leave the quota of another one open."""
+    path = tmp_path / "rules.json"
+    wrong = blocking("bad", regex_config=[conditions(("route", "(?<=a)b"))])
+    path.write_text(json.dumps([blocking("good"), wrong]))
+    with pytest.raises(SettingsError, match=rf"^rules_file: {path}: rule bad \(Rule bad\): the pattern"):
+        RulesFile.read(str(path))
 
 
 def test_a_rules_file_that_changes_before_it_is_watched_is_read(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.jwt_gate.signing import jwk, rsa_key, write_jwks
 from tests.support.addon import addon_options, exit_counts
 from tests.support.client import exchange
 from tests.support.collector import ScriptedCollector
@@ -84,8 +85,8 @@ def test_addons_hear_of_options_that_name_files(
     script = tmp_path / "hears.py"
     script.write_text(f"def configure(updated): open({str(heard)!r}, 'a').write(' '.join(sorted(updated)) + '\\n')\n")
     keys = tmp_path / "keys.json"
-    keys.write_text('{"keys": []}')
-    options = {**addon_options(collector), "jwt_jwks": str(keys)}
+    write_jwks(keys, jwk(rsa_key()))
+    options = {**addon_options(collector), "jwt_gate": True, "jwt_jwks": str(keys)}
     proxy = moesif_proxy(upstream.url, options, "-s", str(script))
     read_again(proxy)
     assert heard.read_text().splitlines()[-1] == "jwt_jwks"

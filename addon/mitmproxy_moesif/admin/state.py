@@ -9,6 +9,7 @@ replaced as a whole or not at all, and only its owner may read it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,7 +55,9 @@ class StateFile:
             return {}
         try:
             document = _checked(orjson.loads(self._path.read_bytes()))
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if not os.access(self._path.parent, os.W_OK):
+                raise StateError(f"admin_state: {self._path} cannot be written: {error.strerror}") from None
             return {}
         except OSError as error:
             raise StateError(f"admin_state: {self._path}: {error.strerror}") from None

@@ -7,6 +7,7 @@ as in any model, and besides them that it is secret (its type is `SecretStr`) or
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -22,6 +23,26 @@ class Property(Enum):
     START_ONLY = "takes effect at the start only: a live change is refused"
     LOCAL = "belongs to this machine: no client of the Admin API may change it"
     FILE = "names a file or folder: `~` is expanded, and no client of the Admin API may change it"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Given as `Annotated[type, Needs("x")]`: without the parameter `x` it has no effect."""
+
+    name: str
+
+
+def without_effect(given: BaseModel) -> str | None:
+    """What was given although it has no effect, in one line; None where there is nothing."""
+    idle: dict[str, list[str]] = {}
+    for name, field in type(given).model_fields.items():
+        needed = next((item.name for item in field.metadata if isinstance(item, Needs)), None)
+        if needed is None or name not in given.model_fields_set or getattr(given, name) == field.default:
+            continue
+        if not getattr(given, needed):
+            idle.setdefault(needed, []).append(name)
+    lines = [f"no effect without {needed}: {', '.join(names)}" for needed, names in idle.items()]
+    return "; ".join(lines) or None
 
 
 def parameters_with(table: type[BaseModel], *properties: Property) -> frozenset[str]:

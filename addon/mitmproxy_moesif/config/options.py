@@ -27,6 +27,11 @@ ENVIRONMENT_PREFIX = "MOESIF_"
 # Kubernetes injects these for any service called moesif...; they are nobody's typing error.
 _SERVICE_LINK = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT(_\d+_(TCP|UDP)(_\w+)?)?)|SERVICE_HOST|PORT\w*")
 
+SWITCHES = dict.fromkeys(("1", "yes", "y", "on", "t", "true"), "true") | dict.fromkeys(
+    ("0", "no", "n", "off", "f", "false"), "false"
+)
+"""What `--set` takes for true and false, as the environment does; mitmproxy takes the last of each alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class OptionTable:
@@ -70,6 +75,8 @@ class OptionTable:
                 continue
             typespec, default = option_type(self.model.model_fields[name])
             given = value.val if isinstance(value, optmanager._UnconvertedStrings) else value  # noqa: SLF001
+            if typespec is bool and given is not value:
+                given = options.deferred[key].val = [SWITCHES.get(text.lower(), text) for text in given]
             try:
                 if given is not value:
                     probe = optmanager._Option(key, typespec, default, "", None)  # noqa: SLF001

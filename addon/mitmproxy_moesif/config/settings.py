@@ -10,6 +10,7 @@ Units: milliseconds and bytes, as in Kong. Lists are given comma-separated or re
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from mitmproxy_moesif.config.fields import (
     Names,
+    Needs,
     OptionalName,
     OptionalPath,
     Property,
@@ -187,18 +189,18 @@ class Settings(BaseModel):
     kong_admin_url: Annotated[OptionalName, Property.START_ONLY] = Field(
         None, description="URL of Kong's Admin API, used instead of a declarative file; polled every 30 seconds."
     )
-    kong_admin_token: Annotated[SecretStr, Property.START_ONLY] = Field(
+    kong_admin_token: Annotated[SecretStr, Property.START_ONLY, Needs("kong_admin_url")] = Field(
         SecretStr(""), description="Token sent to Kong's Admin API as Kong-Admin-Token. A secret."
     )
     admin_listen: Annotated[OptionalName, Property.START_ONLY] = Field(
         None,
         description="host:port for status, metrics, health and the Admin API, such as 127.0.0.1:8095; off by default.",
     )
-    admin_token: Annotated[SecretStr, Property.START_ONLY] = Field(
+    admin_token: Annotated[SecretStr, Property.START_ONLY, Needs("admin_listen")] = Field(
         SecretStr(""),
         description="Token required by the Admin API; mandatory unless it listens on loopback only. A secret.",
     )
-    admin_state: Annotated[OptionalPath, Property.START_ONLY] = Field(
+    admin_state: Annotated[OptionalPath, Property.START_ONLY, Needs("admin_listen")] = Field(
         None, description="File that keeps changes made through the Admin API across restarts."
     )
     shutdown_timeout: Milliseconds = Field(
@@ -221,6 +223,13 @@ class Settings(BaseModel):
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise wrong
         return url.rstrip("/")
+
+    @field_validator("sink_file")
+    @classmethod
+    def _is_of_the_started_process(cls, path: str | None) -> str | None:
+        """Standard output is that of the process that was started, whichever process writes to it."""
+        number = {"/dev/stdout": 1, "/dev/stderr": 2}.get(path or "")
+        return path if number is None else f"/proc/{os.getpid()}/fd/{number}"
 
     @field_validator("trusted_ips")
     @classmethod

@@ -16,6 +16,7 @@ and the built-in answer holds; after an error in `mask` the event is dropped, ne
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ import orjson
 
 from mitmproxy_moesif.config.files import configured_files
 from mitmproxy_moesif.config.settings import SettingsError
+from mitmproxy_moesif.log import QuotesNothingError
 
 NAMES = ("skip", "identify_user", "identify_company", "session_token", "metadata", "mask")
 
@@ -75,6 +77,9 @@ class UserHooks:
         functions = {name: function for name in NAMES if callable(function := getattr(module, name, None))}
         if not functions:
             raise SettingsError(f"hooks: {path} defines none of {', '.join(NAMES)}")
+        for function in functions.values():
+            if returns_no_result(function):
+                raise SettingsError(f"hooks: {place_of(function)} must be a plain function: nobody awaits its result")
         configured_files.in_force(path)
         return cls(functions, source, path)
 
@@ -84,7 +89,16 @@ class UserHooks:
     def text(self, name: str, exchange: HookExchange) -> str | None:
         """The text that an identifying function gives; None where it has none to give. Raises what it raises."""
         value = self.functions[name](exchange)
-        return None if value is None or value == "" else str(value)
+        if isinstance(value, str | int | None) and not isinstance(value, bool):
+            return None if value is None or value == "" else str(value)
+        raise HookError(self.functions[name], value, "text")
+
+    def metadata(self, exchange: HookExchange) -> dict[str, Any]:
+        """What `metadata` adds. Raises what it raises."""
+        added = self.functions["metadata"](exchange)
+        if not isinstance(added, dict):
+            raise HookError(self.functions["metadata"], added, "a dict")
+        return added
 
     def mask(self, event: dict[str, Any]) -> dict[str, Any]:
         """The event as `mask` returns it; bodies are plain values for it. Raises what it raises."""
@@ -94,5 +108,24 @@ class UserHooks:
                 event[side]["body"] = json.loads(orjson.dumps(body))
         masked = self.functions["mask"](event)
         if not isinstance(masked, dict):
-            raise TypeError("mask returned no event")
+            raise HookError(self.functions["mask"], masked, "the event")
         return masked
+
+
+class HookError(QuotesNothingError):
+    """A hook returned what it may not."""
+
+    def __init__(self, hook: Hook, result: object, wanted: str) -> None:
+        super().__init__(f"{place_of(hook)} returned {type(result).__name__}, not {wanted}")
+
+
+def place_of(hook: Hook) -> str:
+    """Its name with the operator's file and line."""
+    code, name = getattr(hook, "__code__", None), getattr(hook, "__name__", type(hook).__name__)
+    return f"{code.co_filename}, line {code.co_firstlineno}: {name}" if code is not None else name
+
+
+def returns_no_result(hook: Hook) -> bool:
+    """What is called makes a coroutine or a generator, and does nothing."""
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    return any(is_kind(hook) for is_kind in kinds)

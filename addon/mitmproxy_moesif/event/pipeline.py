@@ -84,7 +84,7 @@ class EventBuilder:
             self._fault("hook session_token", error)
         try:
             if "metadata" in hooks:
-                added = json.loads(orjson.dumps(dict(hooks.functions["metadata"](seen))))
+                added = json.loads(orjson.dumps(hooks.metadata(seen)))
                 event["metadata"] = {**event.get("metadata", {}), **added}
         except Exception as error:  # noqa: BLE001 - other people's code
             self._fault("hook metadata", error)

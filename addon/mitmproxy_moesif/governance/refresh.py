@@ -24,6 +24,7 @@ from mitmproxy_moesif.config.settings import Settings, SettingsError
 from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch
 from mitmproxy_moesif.governance.local_rules import parse_local_rules
 from mitmproxy_moesif.governance.model import GovernanceError, RemoteConfig, RuleSet, parse_config, parse_rules
+from mitmproxy_moesif.governance.rules import check_rules
 from mitmproxy_moesif.governance.snapshot import Snapshot
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
 
@@ -79,7 +80,9 @@ class RulesFile:
                 return cls()
             content = configured_files.read(path)
             if previous is None or (previous.path, previous.content) != (path, content):
-                previous = cls(path, content, parse_local_rules(content, path))
+                rules = parse_local_rules(content, path)
+                check_rules(rules)  # all or none: a slip in one must not leave another's quota open
+                previous = cls(path, content, rules)
             configured_files.in_force(path)
             return previous
         except OSError as error:

@@ -1,20 +1,20 @@
 """Governance rules made ready to apply: whom each concerns, and the answer or the headers that it gives.
 
 A rule that cannot be applied (no response, a bad status, a pattern that re2 refuses) is switched off with one warning;
-requests pass it. The others keep working.
+requests pass it. The others keep working. Of a file of one's own all rules can be applied, or it is refused.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from mitmproxy_moesif.config.re2set import PatternError
 from mitmproxy_moesif.governance.matching import TermSet, compile_sets
-from mitmproxy_moesif.governance.model import CohortEntry, Rule, RuleSet, as_text, one_line
+from mitmproxy_moesif.governance.model import CohortEntry, GovernanceError, Rule, RuleSet, as_text, one_line
 from mitmproxy_moesif.governance.template import Template, header_text, json_escaped, unchanged
 
 # Framing is the proxy's, computed from the body that is sent; the rest belongs to one connection, not to an answer.
@@ -131,17 +131,31 @@ def activate(rule_set: RuleSet) -> tuple[list[ActiveRule], list[str]]:
     """The rules that can be applied, in the order in which they are, and one warning for each that is at fault."""
     rules: list[ActiveRule] = []
     warnings: list[str] = []
+    for rule, active, faults in _examine(rule_set):
+        if active is not None:
+            rules.append(active)
+        if faults:
+            verdict = "is switched off" if active is None else "applies in part"
+            warnings.append(f"rule {_named(rule)} from {one_line(rule_set.source)} {verdict}: {'; '.join(faults)}")
+    return sorted(rules, key=lambda rule: rule.order), warnings
+
+
+def check_rules(rule_set: RuleSet) -> None:
+    """Raises `GovernanceError` where a rule cannot be applied, or only in part."""
+    for rule, _, faults in _examine(rule_set):
+        if faults:
+            raise GovernanceError(f"{one_line(rule_set.source)}: rule {_named(rule)}: {'; '.join(faults)}")
+
+
+def _examine(rule_set: RuleSet) -> Iterator[tuple[Rule, ActiveRule | None, list[str]]]:
     for rule in rule_set.rules:
         faults: list[str] = []
         try:
-            rules.append(_active(rule, faults))
-            verdict = "applies in part"
+            active = _active(rule, faults)
         except (RuleError, PatternError) as e:
-            faults = [str(e)]
-            verdict = "is switched off"
-        if faults:
-            warnings.append(f"rule {_named(rule)} from {one_line(rule_set.source)} {verdict}: {'; '.join(faults)}")
-    return sorted(rules, key=lambda rule: rule.order), warnings
+            yield rule, None, [str(e)]
+        else:
+            yield rule, active, faults
 
 
 def _named(rule: Rule) -> str:

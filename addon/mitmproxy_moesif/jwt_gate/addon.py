@@ -19,6 +19,7 @@ from mitmproxy.exceptions import OptionsError
 
 from mitmproxy_moesif.capture import engine, heads
 from mitmproxy_moesif.capture.responses import ANNOUNCED, blocked_response
+from mitmproxy_moesif.config.fields import without_effect
 from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch, Periodic, Stamp, stamp_of
 from mitmproxy_moesif.governance.rules import Blocked
@@ -75,6 +76,7 @@ class JwtGate:
             settings = parse_gate_settings(options.read_given(ctx.options))
             stamp = stamp_of(settings.key_file)  # before it is read: a change in between is noticed later
             rules = make_rules(settings)
+            self._check_effect(settings)
         except SettingsError as error:
             problems.append(str(error))
         if problems:
@@ -85,6 +87,14 @@ class JwtGate:
         if self._running:
             self._announce()
             self._watch_keys()
+
+    def _check_effect(self, settings: GateSettings) -> None:
+        """Raises `SettingsError` where what is given would do nothing. Live, the gate may be off for a while."""
+        if (idle := without_effect(settings)) is None:
+            return
+        if not self._running:
+            raise SettingsError(idle)
+        log.warning("JWT gate: %s", idle)
 
     def _refuse_options(self, problems: list[str], settings: GateSettings | None) -> None:
         """Live, the change is taken back; at start, an error in the log ends the proxy."""

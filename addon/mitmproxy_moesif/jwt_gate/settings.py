@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from mitmproxy_moesif.config.fields import FilePath, Names, parse_table
+from mitmproxy_moesif.config.fields import FilePath, Names, Needs, parse_table
 
 PREFIX = "jwt_"
 
@@ -30,6 +30,9 @@ _FRAMING = frozenset(
 """Headers that say where a message ends and how it is read: no claim may."""
 
 
+OF_GATE = Needs("jwt_gate")
+
+
 class GateSettings(BaseModel):
     """The gate's parameters, validated and immutable."""
 
@@ -38,19 +41,25 @@ class GateSettings(BaseModel):
     jwt_gate: bool = Field(
         False, description="Reject requests whose Bearer token is expired or, if a key is given, fails verification."
     )
-    jwt_exit_code: int = Field(401, ge=400, le=599, description="Status code of the response to rejected requests.")
-    jwt_required: bool = Field(
+    jwt_exit_code: Annotated[int, OF_GATE] = Field(
+        401, ge=400, le=599, description="Status code of the response to rejected requests."
+    )
+    jwt_required: Annotated[bool, OF_GATE] = Field(
         False, description="Also reject requests without a Bearer token or with one that cannot be read."
     )
-    jwt_leeway: int = Field(0, ge=0, le=86_400, description="Seconds of clock skew to tolerate.")
-    jwt_claim_headers: Names = Field(
+    jwt_leeway: Annotated[int, OF_GATE] = Field(0, ge=0, le=86_400, description="Seconds of clock skew to tolerate.")
+    jwt_claim_headers: Annotated[Names, OF_GATE] = Field(
         (),
         description="List of claim:Header-Name; copied into response headers; such headers of clients are removed.",
     )
-    jwt_key: SecretStr | None = Field(None, description="Shared key to verify HMAC tokens with. A secret.")
-    jwt_public_key: FilePath = Field(None, description="PEM file of public keys or certificates to verify tokens with.")
-    jwt_jwks: FilePath = Field(None, description="JWKS file of public keys to verify tokens with.")
-    jwt_algorithms: Names = Field(
+    jwt_key: Annotated[SecretStr | None, OF_GATE] = Field(
+        None, description="Shared key to verify HMAC tokens with. A secret."
+    )
+    jwt_public_key: Annotated[FilePath, OF_GATE] = Field(
+        None, description="PEM file of public keys or certificates to verify tokens with."
+    )
+    jwt_jwks: Annotated[FilePath, OF_GATE] = Field(None, description="JWKS file of public keys to verify tokens with.")
+    jwt_algorithms: Annotated[Names, OF_GATE] = Field(
         (), description="Accepted algorithms; default: HS256 for jwt_key, all for public keys."
     )
 

@@ -7,6 +7,8 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from mitmproxy_moesif.lifecycle import quiet_wakeups
+
 HANGUP = frozenset({signal.SIGHUP})
 
 
@@ -29,6 +31,7 @@ def heed(act: Callable[[], None]) -> None:
     the next signal."""
     loop = asyncio.get_running_loop()
     signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(act))
+    quiet_wakeups()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANGUP)
 
 

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
+from pathlib import Path
 
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Receiver, Verdict
 from mitmproxy_moesif.log import RateLimitedLog
+
+
+def unwritable(path: str) -> str | None:
+    """Why nothing can be appended to a file, in one line; None where that works. Pipes and devices are not tried."""
+    try:
+        if not Path(path).exists() or Path(path).is_file():
+            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        elif Path(path).is_dir():
+            return f"cannot write {path}: Is a directory"
+    except OSError as error:
+        return f"cannot write {path}: {error.strerror}"
+    return None
 
 
 class FileReceiver:
@@ -27,7 +41,12 @@ class FileReceiver:
         return Outcome(Verdict.ACCEPTED)
 
     def _write(self, handle: int, data: bytes) -> None:
-        start = os.fstat(handle).st_size
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):  # a terminal or a pipe takes what it has room for, and waits
+            while data:
+                data = data[os.write(handle, data) :]
+            return
+        start = status.st_size
         written = os.write(handle, data)
         if written < len(data):
             os.ftruncate(handle, start)  # a full disk: no half line stays behind
