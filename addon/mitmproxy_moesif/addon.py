@@ -51,9 +51,14 @@ class MoesifAddon:
     name = "moesif"
 
     def __init__(
-        self, report: Callable[[Reading], None] = report, listen: Listen = listen, *, drained: bool = False
+        self,
+        report: Callable[[Reading], None] = report,
+        listen: Listen = listen,
+        *,
+        drained: bool = False,
+        announces: bool = True,
     ) -> None:
-        self._life = Lifecycle(report, listen, drained=drained)
+        self._life = Lifecycle(report, listen, drained=drained, announces=announces)
         self._show_bodies = False
 
     # --- init_worker ---------------------------------------------------------------------------------------------

@@ -21,13 +21,13 @@ from mitmproxy import ctx
 from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
 
+from mitmproxy_moesif import start_report
 from mitmproxy_moesif.capture import flow as exchanges
 from mitmproxy_moesif.capture.in_flight import PendingExchange
 from mitmproxy_moesif.config import options, proxy_defaults
 from mitmproxy_moesif.config.fields import without_effect
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.live import LiveOptions
-from mitmproxy_moesif.config.policy import masks_in_force
 from mitmproxy_moesif.config.settings import START_ONLY, Settings, SettingsError
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.receivers.ndjson import unwritable
@@ -63,10 +63,10 @@ class Lifecycle:
     """Of one addon. `instance` is that of the options, None where they turn the capture off.
 
     `report` is told the last counts, `listen` gives access to the Admin API where the options want it. `drained`: at
-    the end another addon has waited for exchanges under way already.
+    the end another addon has waited for exchanges under way already. `announces`: the log says what is in force.
     """
 
-    def __init__(self, report: Callable[[Reading], None], listen: Listen, *, drained: bool) -> None:
+    def __init__(self, report: Callable[[Reading], None], listen: Listen, *, drained: bool, announces: bool) -> None:
         self.state = State.LOADING
         self.prepared: Prepared | None = None
         self.runtime: Runtime | None = None
@@ -74,6 +74,7 @@ class Lifecycle:
         self.instance: Instance | None = None
         self._report = report
         self._listen = listen
+        self._announces = announces
         self._in_flight_share = 0.0 if drained else IN_FLIGHT_SHARE
         self._problems: list[str] = []
         self._ending: Ending | None = None
@@ -159,7 +160,12 @@ class Lifecycle:
         if prepared.resolver is not None and prepared.resolver.has_akto:
             log.info("moesif: akto-api-discovery plugins are read and kept; this release sends nothing to Akto")
         runtime.watch_kong(settings, ctx.master.event_loop, prepared.kong)
-        start_when_up(runtime, masks_in_force(settings))
+        start_when_up(runtime, self._tell_start)
+
+    def _tell_start(self) -> None:
+        prepared = self.prepared
+        if self._announces and prepared is not None:
+            start_report.tell(prepared, ctx.options.mode, spool_folder(prepared.instance.settings, confdir()))
 
     def _take(self, prepared: Prepared) -> None:
         if self.runtime is not None:
@@ -333,12 +339,12 @@ def is_starting() -> bool:
     return check is not None and check.logger in logging.getLogger().handlers
 
 
-def start_when_up(runtime: Runtime, in_force: str) -> None:
+def start_when_up(runtime: Runtime, told: Callable[[], None]) -> None:
     """Start as soon as the proxy has: until then any error in the log ends it, also one about a damaged spool."""
     if is_starting():
-        ctx.master.event_loop.call_later(0.01, start_when_up, runtime, in_force)
+        ctx.master.event_loop.call_later(0.01, start_when_up, runtime, told)
     else:
-        log.info("moesif: %s", in_force)
+        told()
         runtime.start()
 
 

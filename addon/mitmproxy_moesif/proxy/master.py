@@ -58,9 +58,13 @@ class StartCheck(errorcheck.ErrorCheck):
 
 
 class Observer(Protocol):
-    """Who is told what happens in a proxy. `shared`: other processes listen on the same port."""
+    """Who is told what happens in a proxy.
+
+    `shared`: other processes listen on the same port. `announces`: this one's log says what is in force.
+    """
 
     shared: bool
+    announces: bool
 
     def ready(self) -> None:
         """It listens, and everything has started."""
@@ -83,7 +87,7 @@ class Proxy:
         self.untested = versions.untested()
         self.master: Master
         self.configuration = Configuration(given, arguments)
-        self.capture = MoesifAddon(told.report, told.listen, drained=self.untested is None)
+        self.capture = MoesifAddon(told.report, told.listen, drained=self.untested is None, announces=told.announces)
         self._drain: Drain | None = None
         if self.untested is None:
             self.master = self._core(given, arguments, shared=told.shared)

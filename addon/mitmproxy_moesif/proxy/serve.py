@@ -40,6 +40,7 @@ class Standalone:
     """Tells people, through the log."""
 
     shared = False
+    announces = True
     listen = staticmethod(listen)
     report = staticmethod(report)
 

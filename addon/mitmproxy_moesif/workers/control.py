@@ -53,7 +53,7 @@ class Worker:
                 await self._start(theirs)
             finally:
                 os.close(theirs)
-            self.order("start", arguments=list(arguments), kept=kept)
+            self.order("start", arguments=list(arguments), kept=kept, first=self.number == 1)
             if ending():
                 self.order("end")
             await self._listen(pipe)

@@ -52,6 +52,7 @@ class Supervised:
     shared = True
 
     def __init__(self, pipe: int) -> None:
+        self.announces = False
         self._pipe = pipe
         self._telling = threading.RLock()
         self._orders = bytearray()
@@ -71,6 +72,7 @@ class Supervised:
         self._orders = bytearray(rest)
         order = json.loads(first)
         configured_files.begin({name: b64decode(content) for name, content in order["kept"].items()}, self._keep)
+        self.announces = order["first"]
         arguments: list[str] = order["arguments"]
         return arguments
 

@@ -1,0 +1,112 @@
+"""What a start says: one block of what is in force, and one line for each upstream that is not reached."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.config.policy import masks_in_force
+from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.log import log
+from mitmproxy_moesif.runtime import Prepared
+
+PROBE_SECONDS = 2.0
+MOST = 3
+"""Receivers and upstreams that are named."""
+
+LABEL, END = "\033[1m", "\033[0m"
+
+
+def tell(prepared: Prepared, modes: Iterable[str], folder: Path | None) -> None:
+    """To the log; upstreams are tried in a thread of its own, which says nothing of those that answer."""
+    upstreams = [mode.removeprefix("reverse:") for mode in modes if mode.startswith("reverse:")]
+    log.info("moesif: started\n%s", block(prepared, upstreams, folder, coloured=sys.stderr.isatty()))
+    threading.Thread(target=lambda: list(map(try_upstream, upstreams)), name="moesif-start", daemon=True).start()
+
+
+def block(prepared: Prepared, upstreams: Iterable[str], folder: Path | None, *, coloured: bool = False) -> str:
+    """Without the password of a URL, an application id or any other secret."""
+    label, end = (LABEL, END) if coloured else ("", "")
+    lines = in_force(prepared, [shown(each) for each in upstreams], folder)
+    return "\n".join(f"  {label}{name + ':':<10}{end}{text}" for name, text in lines)
+
+
+def in_force(prepared: Prepared, upstreams: list[str], folder: Path | None) -> Iterator[tuple[str, str]]:
+    """What it is, and what is true of it."""
+    settings = prepared.instance.settings
+    if upstreams:
+        yield "upstream", some(upstreams)
+    if not settings.enabled:
+        yield "capture", "off (enabled=false): traffic passes, nothing is captured"
+        return
+    yield "events to", some(sorted({receiver(each) for each in prepared.instances})) or "nobody yet"
+    yield "spool", f"{folder}" if folder is not None else "off: events are in memory only"
+    if settings.kong_config is not None or settings.kong_admin_url is not None:
+        yield "kong", kong(prepared)
+    yield from rules(prepared)
+    if (hooks := prepared.instance.hooks) is not None:
+        yield "hooks", f"{', '.join(hooks.functions)} ({hooks.path})"
+    yield "masks", masks_in_force(settings).removeprefix("masks: ")
+    yield from sampling(settings)
+
+
+def receiver(instance: Instance) -> str:
+    settings = instance.settings
+    file = f"{settings.sink_file}" if settings.sink_file is not None else None
+    moesif = shown(settings.api_endpoint) if settings.application_id.get_secret_value() else None
+    return " and ".join(filter(None, (moesif, file)))
+
+
+def kong(prepared: Prepared) -> str:
+    source = prepared.instance.settings.kong_config or shown(prepared.instance.settings.kong_admin_url or "")
+    if prepared.kong is None or prepared.resolver is None:
+        return f"{source}: not known yet, nothing is captured until it is"
+    config = prepared.kong
+    counts = (
+        f"{len(config.services)} services, {len(config.routes)} routes, {len(prepared.resolver.instances)} instances"
+    )
+    return f"{counts} ({source})"
+
+
+def rules(prepared: Prepared) -> Iterator[tuple[str, str]]:
+    settings, own = prepared.instance.settings, prepared.local_rules
+    if settings.governance == "off":
+        yield "rules", "off (governance=off)"
+    elif own.path is not None:
+        yield "rules", f"{len(own.rules.rules)} of your own ({own.path}), and Moesif's"
+
+
+def sampling(settings: Settings) -> Iterator[tuple[str, str]]:
+    if settings.sample_rate == 0:
+        yield "sampling", "0 %: every event is dropped (sample_rate=0)"
+    elif settings.sample_rate is not None:
+        yield "sampling", f"{settings.sample_rate} % (sample_rate)"
+    if settings.skip is not None:
+        yield "skipped", settings.skip
+
+
+def some(names: list[str]) -> str:
+    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+    return ", ".join(names[:MOST]) + more
+
+
+def shown(url: str) -> str:
+    """A URL without its credentials."""
+    scheme, slashes, rest = url.rpartition("://")
+    return f"{scheme}{slashes}{rest.rpartition('@')[2]}"
+
+
+def try_upstream(url: str) -> None:
+    """Warn where nothing listens. Only TCP is tried: what an upstream does with a request of ours is its own affair."""
+    try:
+        parts = urlsplit(url if "://" in url else f"https://{url}")
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        socket.create_connection((parts.hostname or "", port), PROBE_SECONDS).close()
+    except (OSError, ValueError) as error:
+        why = (isinstance(error, OSError) and error.strerror) or str(error)
+        log.warning("moesif: the upstream %s is not reached: %s; requests get 502 until it is", shown(url), why)

@@ -1,0 +1,64 @@
+"""What a start says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mitmproxy_moesif.runtime import Prepared
+from mitmproxy_moesif.start_report import block
+from tests.support.addon import addon_options
+from tests.support.collector import ScriptedCollector
+from tests.support.moesif_proxy import MoesifProxy
+from tests.support.upstream import ScriptedUpstream
+
+START = {"application_id": "s3cret"}
+
+
+def said(given: dict[str, Any], upstream: str = "http://kong:8000", folder: Path | None = None) -> dict[str, str]:
+    lines = block(Prepared.of({**START, **given}), [upstream], folder).splitlines()
+    return {name.strip(): text.strip() for name, _, text in (line.partition(":") for line in lines)}
+
+
+def test_the_defaults() -> None:
+    assert said({}) == {
+        "upstream": "http://kong:8000",
+        "events to": "https://api.moesif.net",
+        "spool": "off: events are in memory only",
+        "masks": "none; headers with credentials are left out (credential_headers=send sends them)",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "text"),
+    [
+        ({"enabled": False}, "capture", "off (enabled=false): traffic passes, nothing is captured"),
+        ({"sample_rate": 0}, "sampling", "0 %: every event is dropped (sample_rate=0)"),
+        ({"sample_rate": 12}, "sampling", "12 % (sample_rate)"),
+        ({"governance": "off"}, "rules", "off (governance=off)"),
+        ({"skip": "~m OPTIONS"}, "skipped", "~m OPTIONS"),
+        ({"sink_file": "/tmp/events"}, "events to", "https://api.moesif.net and /tmp/events"),
+        ({"application_id": "", "sink_file": "/tmp/events"}, "events to", "/tmp/events"),
+    ],
+)
+def test_what_is_set_is_told(given: dict[str, Any], name: str, text: str) -> None:
+    assert said(given)[name] == text
+
+
+def test_no_password_of_a_url_is_shown() -> None:
+    assert said({}, "http://ada:s3cret@kong:8000")["upstream"] == "http://kong:8000"
+
+
+def test_an_upstream_that_is_not_reached_is_told_by_the_first_of_two_workers(
+    moesif_proxy: Callable[..., MoesifProxy], collector: ScriptedCollector
+) -> None:
+    with ScriptedUpstream(refusing=True) as upstream:
+        proxy = moesif_proxy(upstream.url, addon_options(collector), workers=2)
+        proxy.wait_for_output(
+            f"the upstream {upstream.url} is not reached: Connection refused; requests get 502 until it is"
+        )
+    assert proxy.stop() == 0
+    assert proxy.output.count("moesif: started") == 1
