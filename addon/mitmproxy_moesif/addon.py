@@ -118,7 +118,7 @@ class MoesifAddon:
             entry.kong = placed.kong
         runtime.in_flight.add(entry)
         entry.skipped = prepared.skip is not None and bool(prepared.skip(flow))
-        entry.awaits_body = runtime.enforcer.at_headers(flow, entry, runtime.refresher.snapshot(instance.destination))
+        entry.awaits_body = runtime.enforcer.at_headers(flow, entry, runtime.refresher.snapshot(instance.account))
         return entry
 
     def _entry(self, flow: http.HTTPFlow) -> PendingExchange | None:
@@ -144,7 +144,7 @@ class MoesifAddon:
         runtime = self._life.runtime
         assert runtime is not None
         entry.awaits_body = False
-        runtime.enforcer.at_body(entry.flow, entry, runtime.refresher.snapshot(entry.instance.destination))
+        runtime.enforcer.at_body(entry.flow, entry, runtime.refresher.snapshot(entry.instance.account))
 
     def _release(self, flow: http.HTTPFlow, entry: PendingExchange) -> None:
         """The body that rules wait for is larger than they read: decide without it, and stream it."""
@@ -169,7 +169,7 @@ class MoesifAddon:
             if heads.refuse_answer(flow):
                 entry.metadata["error"] = "upstream_failed"
             else:
-                runtime.enforcer.at_answer(flow, entry, runtime.refresher.snapshot(entry.instance.destination))
+                runtime.enforcer.at_answer(flow, entry, runtime.refresher.snapshot(entry.instance.account))
             exchanges.open_response(entry, flow, stream=entry.instance.settings.stream)
 
     @guarded

@@ -156,7 +156,7 @@ class Runtime:
         self._folder = folder
         self._limited = RateLimitedLog()
         self.in_flight = InFlight()
-        self.refresher = Refresher(folder, lambda destination, config: self.delivery.sample(destination, config))
+        self.refresher = Refresher(folder, lambda account, config: self.delivery.sample(account, config))
         self.enforcer = Enforcer(partial(identify, fault=self.fault), self.fault)
         self.delivery: Delivery = DeliveryClient(folder, max_bytes, self.refresher.answered, apart=not threads)
         self.prepared: Prepared | None = None
@@ -200,8 +200,8 @@ class Runtime:
     def configure(self, prepared: Prepared) -> None:
         self.prepared = prepared
         self.delivery.bound_spool(prepared.instance.settings.spool_max_bytes)
+        self.delivery.configure(prepared.instances)
         for instance in prepared.instances:
-            self.delivery.configure(instance)
             self.refresher.configure(instance, prepared.local_rules.rules)
 
     def watch_kong(self, settings: Settings, loop: AbstractEventLoop, current: KongConfig | None) -> None:

@@ -68,7 +68,7 @@ def test_every_reading_of_the_client_adds_up() -> None:
     """Exchanges are put and turned away while the delivery process reports what it has done."""
     client = DeliveryClient(None, 10_000_000, lambda *_: None)
     instance = Instance.compile(parse_settings(SETTINGS))
-    client.configure(instance)
+    client.configure([instance])
     reported = count(1)
 
     def put() -> None:
@@ -91,7 +91,7 @@ def test_every_reading_of_the_pipeline_adds_up() -> None:
 
     pipeline = Pipeline(None, 10_000_000, make, lambda *_: None, apart=False)
     instance = Instance.compile(parse_settings(SETTINGS))
-    pipeline.configure(instance)
+    pipeline.configure([instance])
     pipeline.start()
 
     def put() -> None:

@@ -61,7 +61,7 @@ def test_an_event_that_is_refused_settles_none_of_those_ahead_of_it(monkeypatch:
     settings = protocol.from_settings(parse_settings({"application_id": "a"}))
     readable = [(1, protocol.from_exchange(an_exchange(number))) for number in (1, 2, 3)]
     server.send(packed(("open", None, 10_000_000, asdict(NOTHING))))
-    server.send(packed(("instance", 1, settings, None, False)))
+    server.send(packed(("instance", 1, settings, None)))
     server.send(packed(("exchanges", 1, [*readable, (1, ("what is this?",))])))
     server.send(packed(("report", 7)))
     server.send(packed(("close",)))

@@ -22,7 +22,7 @@ def write(path: Path, count: int) -> None:
 def watch(refresher: Refresher, instance: Instance) -> None:
     """Look twice, since a file counts as changed when two looks find it the same."""
     for _ in range(2):
-        refresher._watch(refresher._accounts[instance.destination])
+        refresher._watch(refresher._accounts[instance.account])
 
 
 def test_one_rule_that_cannot_be_applied_refuses_the_file(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_rules_file_that_changes_before_it_is_watched_is_read(tmp_path: Path) 
     refresher.start()
     try:
         deadline = time.monotonic() + 30
-        while refresher.snapshot(instance.destination).decide(View(), None, None).block is None:
+        while refresher.snapshot(instance.account).decide(View(), None, None).block is None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
     finally:
@@ -62,11 +62,11 @@ def test_rules_that_the_watch_has_read_survive_a_change_of_something_else(tmp_pa
     write(path, 3)
     watch(refresher, instance)
     refresher.configure(instance, at_start)
-    assert len(refresher.snapshot(instance.destination).rules.local.rules) == 3
+    assert len(refresher.snapshot(instance.account).rules.local.rules) == 3
     refresher.configure(instance, RulesFile.read(str(path)).rules)
     write(path, 2)
     watch(refresher, instance)
-    assert len(refresher.snapshot(instance.destination).rules.local.rules) == 2
+    assert len(refresher.snapshot(instance.account).rules.local.rules) == 2
 
 
 def test_accounts_with_the_same_rules_share_them_compiled(tmp_path: Path) -> None:
@@ -77,5 +77,5 @@ def test_accounts_with_the_same_rules_share_them_compiled(tmp_path: Path) -> Non
     instances = [Instance.compile(parse_settings({"application_id": name})) for name in ("one", "another")]
     for instance in instances:
         refresher.configure(instance, local)
-    one, another = (refresher.snapshot(instance.destination).rules for instance in instances)
+    one, another = (refresher.snapshot(instance.account).rules for instance in instances)
     assert one is another

@@ -1,5 +1,6 @@
 """Every setting: its type, bounds and default, and where its value comes from.
 
+destination     names of accounts and of the queues of events
 document        JSON and YAML read into plain values that know their lines
 fields          what a parameter table is made of: types, properties, errors (test: test_options.py)
 files           how files are read, and what they held when they last came into force (test: workers/test_files.py)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
+from mitmproxy_moesif.config.destination import account_of, destination_of
 from mitmproxy_moesif.config.policy import EventPolicy, compile_policy
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.config.user_hooks import UserHooks
@@ -12,10 +12,11 @@ from mitmproxy_moesif.config.user_hooks import UserHooks
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Instance:
-    """`destination` names the account that events go to without telling its id: it may stand in files and logs."""
+    """`account` and `destination` name whose events they are and the queue they wait in, without telling a secret."""
 
     settings: Settings
     policy: EventPolicy
+    account: str
     destination: str
     hooks: UserHooks | None = None
 
@@ -38,13 +39,4 @@ class Instance:
             hooks = UserHooks.load(settings.hooks, hooks_source, previous.hooks if previous is not None else None)
         if previous is not None and previous.hooks is hooks and previous.settings == settings:
             return previous
-        return cls(settings, compile_policy(settings), destination_of(settings), hooks)
-
-
-def destination_of(settings: Settings) -> str:
-    """16 hex digits of a hash over the application id; `file` where events only go to a file.
-
-    The endpoint is no part of it: what waits on disk follows the account to another endpoint.
-    """
-    application_id = settings.application_id.get_secret_value()
-    return hashlib.sha256(application_id.encode()).hexdigest()[:16] if application_id else "file"
+        return cls(settings, compile_policy(settings), account_of(settings), destination_of(settings), hooks)

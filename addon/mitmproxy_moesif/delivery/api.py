@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,11 +44,11 @@ class Delivery(Protocol):
     def start(self) -> None:
         """Once, on the event loop. What was put before waits until then. Does nothing once closed."""
 
-    def configure(self, instance: Instance) -> None:
-        """Use these settings for this instance's destination from the next request on."""
+    def configure(self, instances: Sequence[Instance]) -> None:
+        """These are all that are configured from now on; the next request is sent by their settings."""
 
-    def sample(self, destination: str, config: bytes) -> None:
-        """Moesif's configuration for this destination, JSON: it says which share of the events is kept."""
+    def sample(self, account: str, config: bytes) -> None:
+        """Moesif's configuration for this account, JSON: it says which share of the events is kept."""
 
     def bound_spool(self, max_bytes: int) -> None:
         """Let the spool take so many bytes of disk space from now on; what is stored stays."""

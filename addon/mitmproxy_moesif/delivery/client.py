@@ -92,16 +92,20 @@ class DeliveryClient:
             self._loop = asyncio.get_running_loop()
             self._keeper.start(self._loop)
 
-    def configure(self, instance: Instance) -> None:
-        self._max_events = instance.settings.event_queue_size
-        self._max_bytes = instance.settings.queue_max_bytes
-        self._current[instance.destination] = instance
+    def configure(self, instances: Sequence[Instance]) -> None:
+        for instance in instances:
+            self._max_events = instance.settings.event_queue_size
+            self._max_bytes = instance.settings.queue_max_bytes
+        self._current = {instance.destination: instance for instance in instances}
         if self._keeper.server is not None:
             self._hand_over()
             if len(self._keys) >= KEPT_INSTANCES and not self._unsettled:
                 self._keys.clear()
                 self._keeper.send("forget")
-            self._register(instance)
+            self._say_current()
+
+    def _say_current(self) -> None:
+        self._keeper.send("configure", [self._key(instance) for instance in self._current.values()])
 
     def bound_spool(self, max_bytes: int) -> None:
         self._max_spool_bytes = max_bytes
@@ -160,10 +164,7 @@ class DeliveryClient:
                     self._refuse(error)
 
     def _enframe(self, captured: Sequence[tuple[Instance, Exchange]], since: float) -> None:
-        exchanges = [
-            (self._keys.get(instance) or self._register(instance), protocol.from_exchange(exchange))
-            for instance, exchange in captured
-        ]
+        exchanges = [(self._key(instance), protocol.from_exchange(exchange)) for instance, exchange in captured]
         self._send(self._unsettled.add(exchanges, since))
 
     def _send(self, frames: Sequence[Frame]) -> None:
@@ -179,15 +180,18 @@ class DeliveryClient:
             "handing over", "moesif: an exchange could not be handed over, it is dropped: %s", describe(error)
         )
 
+    def _key(self, instance: Instance) -> int:
+        """What stands for an instance."""
+        return self._keys.get(instance) or self._register(instance)
+
     def _register(self, instance: Instance) -> int:
         """Tell the delivery process of an instance; returns the key that stands for it from now on."""
         key = self._keys.get(instance)
         if key is None:
             self._next_key += 1
             key = self._keys[instance] = self._next_key
-        current = self._current.get(instance.destination) is instance
         hooks = instance.hooks.source if instance.hooks is not None else None
-        self._keeper.send("instance", key, protocol.from_settings(instance.settings), hooks, current)
+        self._keeper.send("instance", key, protocol.from_settings(instance.settings), hooks)
         return key
 
     def _release(self) -> None:
@@ -206,10 +210,11 @@ class DeliveryClient:
         self._holding = self._keeper.last_ended_early
         folder = str(self._folder) if self._folder is not None else None
         self._keeper.send("open", folder, self._max_spool_bytes, asdict(self._said.reading))
-        for destination, config in self._sampling.items():
-            self._keeper.send("sample", destination, config)
-        for instance in [*self._keys, *self._current.values()]:
+        for account, config in self._sampling.items():
+            self._keeper.send("sample", account, config)
+        for instance in self._keys:
             self._register(instance)
+        self._say_current()
         if not self._holding:
             self._give()
 
@@ -276,12 +281,12 @@ class DeliveryClient:
 
     # --- from any thread -----------------------------------------------------------------------------------------
 
-    def sample(self, destination: str, config: bytes) -> None:
-        self._in_loop(self._sample, destination, config)
+    def sample(self, account: str, config: bytes) -> None:
+        self._in_loop(self._sample, account, config)
 
-    def _sample(self, destination: str, config: bytes) -> None:
-        self._sampling[destination] = config
-        self._keeper.send("sample", destination, config)
+    def _sample(self, account: str, config: bytes) -> None:
+        self._sampling[account] = config
+        self._keeper.send("sample", account, config)
 
     def fault(self, kind: str) -> None:
         self._faults[kind] += 1

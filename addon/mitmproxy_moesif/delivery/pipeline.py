@@ -1,15 +1,17 @@
 """Delivery as a whole: builder -> store -> senders.
 
-Each is a thread: one builder, one maintenance of the store, and one sender for each account that events go to.
+Each is a thread: one builder, one maintenance of the store, and one sender for each queue of events.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from mitmproxy_moesif.config.destination import heir_of
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
@@ -27,7 +29,7 @@ CLOSE_SECONDS = 1.0
 
 
 type Answered = Callable[[str, Mapping[str, str]], None]
-"""Observer of each answer of a receiver: the destination, and the answer's headers."""
+"""Observer of each answer of a receiver: the account, and the answer's headers."""
 
 
 class Pipeline:
@@ -48,7 +50,9 @@ class Pipeline:
         self.store = Store(self.ledger, folder, max_bytes)
         self._builder = Builder(self.store, self.ledger, make, self._notify, apart=apart)
         self._maintenance = Maintenance(self.store, self.ledger, self._notify)
+        self._configured: dict[str, Instance] = {}
         self._senders: dict[str, Sender] = {}
+        self._arranging = threading.Lock()
         self._aborted = threading.Event()
 
     def start(self) -> None:
@@ -56,23 +60,34 @@ class Pipeline:
         self._builder.start()
         self._maintenance.start()
 
-    def configure(self, instance: Instance) -> None:
-        limits = sender_limits(instance.settings)
-        sender = self._senders.get(instance.destination)
-        if sender is None:
-            sender = Sender(instance.destination, self._receiver(instance), self.store, self.ledger, limits)
-            self._senders[instance.destination] = sender
-            sender.start()
-        else:
-            sender.receiver, sender.limits = self._receiver(instance), limits
-        sender.notify()
+    def configure(self, instances: Sequence[Instance]) -> None:
+        """These are all there are from now on."""
+        with self._arranging:
+            self._configured = {instance.destination: instance for instance in instances}
+            for destination in {*self._configured, *self._senders, *self.store.destinations()}:
+                self._arrange(destination)
+
+    def _arrange(self, destination: str) -> None:
+        """Have this queue sent by the settings that are in force for it, or by none."""
+        heir, sender = heir_of(destination, list(self._configured)), self._senders.get(destination)
+        if sender is not None and heir != destination and not self.store.waits(destination):
+            self._senders.pop(destination).stop(math.inf)
+        elif heir is not None:
+            instance = self._configured[heir]
+            receiver, limits = self._receiver(instance), sender_limits(instance.settings)
+            if sender is None:
+                sender = self._senders[destination] = Sender(destination, receiver, self.store, self.ledger, limits)
+                sender.start()
+            else:
+                sender.receiver, sender.limits = receiver, limits
+            sender.notify()
 
     def bound_spool(self, max_bytes: int) -> None:
         self.store.spools.bound(max_bytes)
 
     def _receiver(self, instance: Instance) -> Receiver:
-        destination = instance.destination
-        return receiver_for(instance.settings, lambda answer: self._answered(destination, answer.headers))
+        account = instance.account
+        return receiver_for(instance.settings, lambda answer: self._answered(account, answer.headers))
 
     def put(self, captured: Captured) -> None:
         self._builder.put(captured)
@@ -81,8 +96,11 @@ class Pipeline:
         self.ledger.fault(kind)
 
     def _notify(self, destination: str) -> None:
-        if (sender := self._senders.get(destination)) is not None:
-            sender.notify()
+        with self._arranging:
+            if (sender := self._senders.get(destination)) is not None:
+                sender.notify()
+            else:
+                self._arrange(destination)
 
     def reading(self) -> Reading:
         return self.ledger.read()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class DeliveryServer:
             "open": self._open,
             "bound_spool": self._bound_spool,
             "instance": self._instance,
+            "configure": self._configure,
             "forget": self._instances.clear,
             "sample": self._sample,
             "exchanges": self._exchanges,
@@ -90,7 +91,7 @@ class DeliveryServer:
     # --- commands ------------------------------------------------------------------------------------------------
 
     def _open(self, folder: str | None, max_bytes: int, past: Mapping[str, Any]) -> None:
-        maker = EventBuilder(Sampler(lambda destination: self._sampling.get(destination, EMPTY)), self._fault)
+        maker = EventBuilder(Sampler(lambda account: self._sampling.get(account, EMPTY)), self._fault)
         spools = Path(folder) if folder is not None else None
         self._pipeline = Pipeline(spools, max_bytes, maker, self._answered, apart=self._apart, past=Reading.of(past))
         self._pipeline.start()
@@ -100,15 +101,16 @@ class DeliveryServer:
         assert self._pipeline is not None
         self._pipeline.bound_spool(max_bytes)
 
-    def _instance(self, key: int, settings: Mapping[str, Any], hooks: bytes | None, current: bool) -> None:
-        instance = self._instances[key] = Instance.compile(protocol.to_settings(settings), hooks)
-        if current:
-            assert self._pipeline is not None
-            self._pipeline.configure(instance)
+    def _instance(self, key: int, settings: Mapping[str, Any], hooks: bytes | None) -> None:
+        self._instances[key] = Instance.compile(protocol.to_settings(settings), hooks)
 
-    def _sample(self, destination: str, config: bytes) -> None:
+    def _configure(self, keys: Sequence[int]) -> None:
+        assert self._pipeline is not None
+        self._pipeline.configure([self._instances[key] for key in keys])
+
+    def _sample(self, account: str, config: bytes) -> None:
         with suppress(GovernanceError):  # the proxy has told its reason
-            self._sampling[destination] = Snapshot(parse_config(config))
+            self._sampling[account] = Snapshot(parse_config(config))
 
     def _exchanges(self, first: int, exchanges: list[tuple[int, protocol.Plain]]) -> None:
         assert self._pipeline is not None
@@ -141,13 +143,13 @@ class DeliveryServer:
 
     # --- what is told ---------------------------------------------------------------------------------------------
 
-    def _answered(self, destination: str, headers: Mapping[str, str]) -> None:
+    def _answered(self, account: str, headers: Mapping[str, str]) -> None:
         """Every batch's answer has the tags. Each word to the proxy costs it time: it hears of others, or seldom."""
         tags, now = {name: headers[name] for name in TAGS if name in headers}, time.monotonic()
-        told, at = self._told.get(destination, ({}, 0.0))
+        told, at = self._told.get(account, ({}, 0.0))
         if tags and (tags != told or now - at >= TELL_INTERVAL):
-            self._told[destination] = tags, now
-            self._say(("answered", destination, tags))
+            self._told[account] = tags, now
+            self._say(("answered", account, tags))
 
     def _report_now(self, number: int) -> None:
         assert self._pipeline is not None

@@ -50,7 +50,7 @@ class Document:
 
 @dataclass(slots=True)
 class Account:
-    """The state of one destination. `snapshot` is replaced as a whole and never changed."""
+    """The state of one account. `snapshot` is replaced as a whole and never changed."""
 
     settings: Settings
     config: Document = field(default_factory=lambda: Document("/v1/config"))
@@ -94,7 +94,7 @@ class RulesFile:
 class Refresher:
     """`snapshot` may be asked from any thread; it takes no lock and waits for nothing.
 
-    `configured` is told of each destination's configuration from Moesif, as JSON, when there is another one.
+    `configured` is told of each account's configuration from Moesif, as JSON, when there is another one.
     """
 
     def __init__(
@@ -122,13 +122,13 @@ class Refresher:
         self._wake.set()
 
     def configure(self, instance: Instance, local: RuleSet) -> None:
-        """Use these settings and local rules for this instance's destination from now on."""
-        account = self._accounts.get(instance.destination)
+        """Use these settings and local rules for this instance's account from now on."""
+        account = self._accounts.get(instance.account)
         if account is None:
             account = Account(instance.settings)
-            if self._load_cache(account, instance.destination):
-                self._configured(instance.destination, account.config.content or b"{}")
-            self._accounts[instance.destination] = account
+            if self._load_cache(account, instance.account):
+                self._configured(instance.account, account.config.content or b"{}")
+            self._accounts[instance.account] = account
         account.settings = instance.settings
         if local is not account.configured:  # else what was read from the file since then stays in force
             account.local = account.configured = local
@@ -137,13 +137,13 @@ class Refresher:
         self._swap(account)
         self._wake.set()
 
-    def snapshot(self, destination: str) -> Snapshot:
-        account = self._accounts.get(destination)
+    def snapshot(self, name: str) -> Snapshot:
+        account = self._accounts.get(name)
         return account.snapshot if account is not None else EMPTY
 
-    def answered(self, destination: str, headers: Mapping[str, str]) -> None:
+    def answered(self, name: str, headers: Mapping[str, str]) -> None:
         """A batch was answered: its headers tell whether configuration or rules have changed."""
-        account = self._accounts.get(destination)
+        account = self._accounts.get(name)
         if account is None:
             return
         tags = ((account.config, "X-Moesif-Config-Etag"), (account.rules, "X-Moesif-Rules-Tag"))
@@ -158,9 +158,9 @@ class Refresher:
     def _run(self) -> None:
         while not self._stopping:
             self._wake.clear()
-            for destination, account in list(self._accounts.items()):
+            for name, account in list(self._accounts.items()):
                 try:
-                    self._refresh(destination, account)
+                    self._refresh(name, account)
                     self._watch(account)
                 except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never of one error
                     self._limited.error("refresher", "moesif: unexpected while refreshing: %s", describe(error))
@@ -182,7 +182,7 @@ class Refresher:
         due = [account.refreshed + (WATCH_SECONDS if is_stale(account) else REFRESH) - now for account in accounts]
         return max(0.1, min(due, default=REFRESH))
 
-    def _refresh(self, destination: str, account: Account) -> None:
+    def _refresh(self, name: str, account: Account) -> None:
         if not account.settings.application_id.get_secret_value():
             return
         now = self._clock()
@@ -196,8 +196,8 @@ class Refresher:
                 changed |= self._fetch(session, account, document)
         if changed:
             self._swap(account)
-            self._configured(destination, account.config.content or b"{}")
-            self._save_cache(account, destination)
+            self._configured(name, account.config.content or b"{}")
+            self._save_cache(account, name)
 
     def _fetch(self, session: DeadlineSession, account: Account, document: Document) -> bool:
         """Whether there is something new. Any failure leaves what was there."""
@@ -280,11 +280,11 @@ class Refresher:
 
     # --- on disk -------------------------------------------------------------------------------------------------
 
-    def _cache(self, destination: str) -> Path | None:
-        return self._folder / f"governance-{destination}.json" if self._folder is not None else None
+    def _cache(self, name: str) -> Path | None:
+        return self._folder / f"governance-{name}.json" if self._folder is not None else None
 
-    def _load_cache(self, account: Account, destination: str) -> bool:
-        path = self._cache(destination)
+    def _load_cache(self, account: Account, name: str) -> bool:
+        path = self._cache(name)
         if path is None or not path.exists():
             return False
         try:
@@ -297,8 +297,8 @@ class Refresher:
         log.info("moesif: rules and configuration kept from an earlier run are in force until Moesif answers")
         return True
 
-    def _save_cache(self, account: Account, destination: str) -> None:
-        path = self._cache(destination)
+    def _save_cache(self, account: Account, name: str) -> None:
+        path = self._cache(name)
         if path is None:
             return
         config = (account.config.content or b"{}").decode()

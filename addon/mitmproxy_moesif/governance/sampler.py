@@ -13,7 +13,7 @@ from mitmproxy_moesif.governance.snapshot import Snapshot
 
 
 class Sampler:
-    """Samples by the configuration of the account that `snapshot` tells for a destination."""
+    """Samples by the configuration of the account that `snapshot` tells."""
 
     def __init__(self, snapshot: Callable[[str], Snapshot]) -> None:
         self._snapshot = snapshot
@@ -24,7 +24,7 @@ class Sampler:
         rate: float | None = instance.settings.sample_rate
         if rate is None:
             view = request_attributes(exchange, facts, instance.policy.request.body.limit)
-            caller, snapshot = facts.caller, self._snapshot(instance.destination)
+            caller, snapshot = facts.caller, self._snapshot(instance.account)
             rate = snapshot.sample_rate(view, exchange.status, caller.user_id, caller.company_id)
         if rate >= 100:
             return 1

@@ -316,6 +316,17 @@ class Store:
             self.memory_bytes -= waiting.chunk.size - rest.size
         waiting.chunk = rest
 
+    def destinations(self) -> list[str]:
+        """Of all that waits or has waited."""
+        with self._lock:
+            return list(self._lanes)
+
+    def waits(self, destination: str) -> bool:
+        """Whether anything does, also what is being sent, or cannot be read now."""
+        with self._lock:
+            lanes = self._lane(destination)
+            return bool(lanes.leased or lanes.fresh or lanes.backlog or lanes.checkpoints)
+
     def oldest_age(self) -> float:
         """Seconds that the oldest event has been waiting; 0 with none waiting."""
         with self._lock:

@@ -1,0 +1,63 @@
+"""How the queues of events are named: `ACCOUNT/SENDING`, where an account is `HASH@COLLECTOR`.
+
+What decides how an event is sent is hashed into the name, so instances that differ in it share no queue. The
+application id is told by nobody: names stand in files, logs and metrics. Older releases named a queue by the id's hash
+alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from mitmproxy_moesif.config.settings import Settings
+
+FILE = "file"
+"""In place of the hash where events only go to a file."""
+
+
+def account_of(settings: Settings) -> str:
+    """Whose configuration and rules apply: an application id at a collector."""
+    application_id = settings.application_id.get_secret_value()
+    if not application_id:
+        return FILE
+    url = urlsplit(settings.api_endpoint)
+    return f"{_digest(application_id, 16)}@{url.netloc}{url.path.replace('/', '_')}"
+
+
+def destination_of(settings: Settings) -> str:
+    """The queue of what is sent with these settings."""
+    sending = (
+        settings.api_endpoint,
+        settings.sink_file,
+        settings.enable_compression,
+        settings.connect_seconds,
+        settings.send_seconds,
+        settings.keepalive,
+        settings.batch_size,
+        settings.batch_max_bytes,
+        settings.flush_interval,
+        settings.max_callback_time_spent,
+    )
+    return f"{account_of(settings)}/{_digest(repr(sending), 8)}"
+
+
+def heir_of(destination: str, configured: Sequence[str]) -> str | None:
+    """Whose settings a queue's events are sent with, of those in the order they are configured.
+
+    Its own; else, since these have changed, the last ones of its account, at the same collector rather than another.
+    """
+    if destination in configured:
+        return destination
+    account, application = destination.partition("/")[0], _application(destination)
+    same = [one for one in configured if _application(one) == application]
+    return max(reversed(same), key=lambda one: one.partition("/")[0] == account, default=None)
+
+
+def _application(destination: str) -> str:
+    return destination.partition("/")[0].partition("@")[0]
+
+
+def _digest(text: str, digits: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
