@@ -17,6 +17,9 @@ FILE = "file"
 """In place of the hash where events only go to a file."""
 
 
+QUARANTINE = "!quarantine"
+
+
 def account_of(settings: Settings) -> str:
     """Whose configuration and rules apply: an application id at a collector."""
     application_id = settings.application_id.get_secret_value()
@@ -46,13 +49,25 @@ def destination_of(settings: Settings) -> str:
 def heir_of(destination: str, configured: Sequence[str]) -> str | None:
     """Whose settings a queue's events are sent with, of those in the order they are configured.
 
-    Its own; else, since these have changed, the last ones of its account, at the same collector rather than another.
+    Its own; else, since these have changed, the last ones of its account, rather at the same
+    collector than at another. Nobody's for those in quarantine.
     """
+    if is_quarantine(destination):
+        return None
     if destination in configured:
         return destination
     account, application = destination.partition("/")[0], _application(destination)
     same = [one for one in configured if _application(one) == application]
     return max(reversed(same), key=lambda one: one.partition("/")[0] == account, default=None)
+
+
+def quarantine_of(destination: str) -> str:
+    """Where events wait that this queue's receiver does not take."""
+    return destination + QUARANTINE
+
+
+def is_quarantine(destination: str) -> bool:
+    return destination.endswith(QUARANTINE)
 
 
 def _application(destination: str) -> str:

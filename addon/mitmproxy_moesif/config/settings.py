@@ -80,7 +80,9 @@ class Settings(BaseModel):
         deprecated="use response_body_masks",
     )
     request_query_masks: Names = Field((), description="Query parameters whose values are replaced by `*****`.")
-    batch_size: int = Field(50, ge=1, le=1000, description="Maximum events per request to the collector.")
+    batch_size: int = Field(
+        50, ge=1, le=1000, description="Maximum events per request to the collector; a backlog goes in larger ones."
+    )
     user_id_header: OptionalName = Field(None, description="Request or response header that holds the user ID.")
     company_id_header: OptionalName = Field(None, description="Request or response header that holds the company ID.")
     authorization_header_name: Names = Field(

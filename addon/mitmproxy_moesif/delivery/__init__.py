@@ -3,16 +3,18 @@
 The server builds, stores and sends: in the delivery process, or in a thread of the proxy (`moesif_background`).
 
     api        the interface that the proxy uses: `Delivery` (test: delivery/test_protocol_values.py)
+    attempt    one batch sent; the search for events that the receiver will not take (test: delivery/test_sender.py)
     batch      events on their way to the receiver, and what became of each (test: delivery/spool/test_store.py)
     builder    the thread that builds events and stores them (test: test_delivery.py)
     child      the delivery process as the proxy sees it (test: test_delivery_process.py)
     client     the proxy's side: hands exchanges over, and bounds what waits (test: test_delivery_process.py)
+    connections  threads that make requests, each with a connection of its own (test: delivery/test_sender.py)
     keeper     keeps a server running: replaces it, or falls back to a thread (test: test_delivery_process.py)
     ledger     the counts: captured = delivered + waiting + dropped
     pipeline   builder, store and senders put together (test: test_delivery.py)
     process    the main program of the delivery process (test: test_delivery_process.py)
     protocol   the messages between client and server
-    sender     the thread that sends what waits for one destination (test: test_delivery.py)
+    sender     the thread that sends what waits for one destination
     server     carries out the client's commands, and reports
     thread     the server in a thread of the proxy (test: test_delivery_process.py)
     unsettled  what the server has not settled yet, and the search for a poison event

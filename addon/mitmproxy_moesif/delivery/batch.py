@@ -11,18 +11,24 @@ from datetime import UTC, datetime
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.queue import Waiting
 
+type Range = tuple[int, int]
+
 OLDEST = 30 * 24 * 3600
 """Seconds: Moesif refuses events that are older."""
 
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """One chunk of a batch; `settled` are the indexes of its events that are delivered or dropped."""
+    """One chunk of a batch; `settled` are the indexes of its events that are delivered, dropped or moved.
+
+    `moved` are those that are to wait under another name, by that name.
+    """
 
     waiting: Waiting
     delivered: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     settled: set[int] = field(default_factory=set)
+    moved: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def left(self) -> int:
@@ -32,12 +38,19 @@ class Part:
         """The chunk with what is left of it; still the same row on disk."""
         chunk = self.waiting.chunk
         indexes = [index for index in range(len(chunk.events)) if index not in self.settled]
+        return self._chunk(chunk.destination, indexes, chunk.key)
+
+    def to_move(self) -> list[Chunk]:
+        return [self._chunk(destination, indexes) for destination, indexes in self.moved.items()]
+
+    def _chunk(self, destination: str, indexes: Sequence[int], key: int | None = None) -> Chunk:
+        chunk = self.waiting.chunk
         return Chunk(
-            chunk.destination,
+            destination,
             chunk.created,
             tuple(chunk.transaction_ids[index] for index in indexes),
             tuple(chunk.events[index] for index in indexes),
-            chunk.key,
+            key,
         )
 
 
@@ -46,11 +59,13 @@ class Batch:
 
     def __init__(self, taken: Sequence[Waiting]) -> None:
         self.parts = [Part(waiting) for waiting in taken]
+        self.destination = taken[0].chunk.destination
+        self.size = sum(waiting.chunk.size for waiting in taken)
         self._places = [(part, index) for part in self.parts for index in range(part.waiting.count)]
 
-    def ranges(self, max_events: int, max_bytes: int) -> list[tuple[int, int]]:
+    def ranges(self, max_events: int, max_bytes: int) -> list[Range]:
         """The batch cut into requests within both limits; an event over the bytes goes alone."""
-        ranges: list[tuple[int, int]] = []
+        ranges: list[Range] = []
         low = size = 0
         for position, (part, index) in enumerate(self._places):
             length = len(part.waiting.chunk.events[index]) + 1
@@ -65,9 +80,12 @@ class Batch:
     def events(self, low: int, high: int) -> list[bytes]:
         return [part.waiting.chunk.events[index] for part, index in self._open(low, high)]
 
-    def first_id(self, low: int, high: int) -> str:
-        """The transaction id of the first event of a range that is not settled yet."""
-        part, index = self._open(low, high)[0]
+    def open(self) -> list[int]:
+        """The positions of what is not settled."""
+        return [position for position, (part, index) in enumerate(self._places) if index not in part.settled]
+
+    def id_at(self, position: int) -> str:
+        part, index = self._places[position]
         return part.waiting.chunk.transaction_ids[index]
 
     def mark_delivered(self, low: int, high: int) -> None:
@@ -79,6 +97,11 @@ class Batch:
         for part, index in self._open(low, high):
             part.settled.add(index)
             part.dropped[cause] += 1
+
+    def mark_moved(self, low: int, high: int, destination: str) -> None:
+        for part, index in self._open(low, high):
+            part.settled.add(index)
+            part.moved.setdefault(destination, []).append(index)
 
     def mark_old(self, now: float) -> int:
         """Drop the events that the receiver would refuse for their age; returns how many."""

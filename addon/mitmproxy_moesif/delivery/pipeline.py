@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from mitmproxy_moesif.config.destination import heir_of
@@ -27,6 +28,9 @@ from mitmproxy_moesif.delivery.spool.store import Store
 CLOSE_SECONDS = 1.0
 """What building and storing the last exchanges may take."""
 
+
+REQUESTS = 16
+"""Under way at a time; a file is written by one thread alone."""
 
 type Answered = Callable[[str, Mapping[str, str]], None]
 """Observer of each answer of a receiver: the account, and the answer's headers."""
@@ -74,12 +78,12 @@ class Pipeline:
             self._senders.pop(destination).stop(math.inf)
         elif heir is not None:
             instance = self._configured[heir]
-            receiver, limits = self._receiver(instance), sender_limits(instance.settings)
+            make, limits = partial(self._receiver, instance), sender_limits(instance.settings)
             if sender is None:
-                sender = self._senders[destination] = Sender(destination, receiver, self.store, self.ledger, limits)
+                sender = self._senders[destination] = Sender(destination, make, self.store, self.ledger, limits)
                 sender.start()
             else:
-                sender.receiver, sender.limits = receiver, limits
+                sender.configure(make, limits)
             sender.notify()
 
     def bound_spool(self, max_bytes: int) -> None:
@@ -156,5 +160,7 @@ def sender_limits(settings: Settings) -> SenderLimits:
         batch_max_bytes=settings.batch_max_bytes,
         flush_interval=settings.flush_interval / 1000,
         turn=settings.max_callback_time_spent / 1000,
+        requests=1 if settings.sink_file else REQUESTS,
+        keepalive=settings.keepalive / 1000,
         debug=settings.debug,
     )

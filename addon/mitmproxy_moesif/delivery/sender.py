@@ -1,12 +1,14 @@
 """The thread that sends what waits for one destination.
 
-One request is under way at a time, so a receiver that is down gets one probe after the other, ever further apart.
-What the receiver's answers mean:
+Full batches are under way several at a time, so that a distant receiver keeps up: the more are accepted, the more may
+be, within `SenderLimits.requests` and `MOST_BYTES`; likewise a batch of the backlog grows, up to `batch_max_bytes`. A
+receiver that is down gets one probe after the other, ever further apart. What the receiver's answers mean:
 
 - accepted: done;
 - refused: the batch is split in two and each half tried, down to the single event that is refused, dropped and counted;
 - unauthorized: everything is kept; tried again, and said at error level, once a minute;
-- unavailable: everything is kept; tried again after a growing, jittered pause, or when the receiver said.
+- unavailable: everything is kept; tried again after a growing, jittered pause, or when the receiver said;
+- either, while other events are accepted: `attempt` finds the events that it is for, and quarantines them.
 
 Timers use the monotonic clock: a wall clock that jumps changes nothing.
 """
@@ -19,7 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mitmproxy_moesif.backoff import Backoff
+from mitmproxy_moesif.delivery.attempt import Attempt, Suspects
 from mitmproxy_moesif.delivery.batch import Batch
+from mitmproxy_moesif.delivery.connections import Connections
 from mitmproxy_moesif.delivery.ledger import Ledger
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Receiver, Verdict
 from mitmproxy_moesif.delivery.spool.store import Store
@@ -29,39 +33,66 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 60.0
 UNAUTHORIZED_PAUSE = 60.0
 YIELD = 0.02
+MOST_BYTES = 16_000_000
+"""Of the events in requests under way; one more request may begin below it."""
+
+UNKNOWN = "moesif: the receiver does not accept the application id (%s); events are kept: check moesif_application_id"
+LOCKED_OUT = "moesif: the receiver does not accept events any more (%s), as it did before; events are kept"
+
+PATIENCE = 3
+"""After so many failures that may be for what was sent, a probe is a single event."""
 
 
 @dataclass(frozen=True, slots=True)
 class SenderLimits:
-    """From the settings: events and bytes of a batch; seconds an event waits for company, and a turn may last."""
+    """From the settings: events and bytes of a batch; seconds an event waits for company, and a turn may last.
+
+    `requests` is how many may be under way, `keepalive` how many seconds an idle connection is kept.
+    """
 
     batch_size: int
     batch_max_bytes: int
     flush_interval: float
     turn: float
+    requests: int
+    keepalive: float
     debug: bool
 
 
 @dataclass(slots=True)
 class Health:
-    """Whether the receiver takes events; times are monotonic seconds, `not_before` forbids a request until then."""
+    """Whether the receiver takes events; times are monotonic seconds, `not_before` forbids a request until then.
+
+    `failures` counts those in a row that may be for what was sent.
+    """
 
     down_since: float | None = None
     reason: str = ""
     not_before: float = 0.0
     unauthorized: bool = False
+    failures: int = 0
+
+
+@dataclass(slots=True)
+class Load:
+    """What is under way, and how much may be: `requests` at a time, `events` in a batch of the backlog."""
+
+    under_way: int = 0
+    bytes: int = 0
+    requests: int = 1
+    events: int = 0
 
 
 class Sender:
     """Sends for one destination until it is stopped. `notify` wakes it; `stop` lets it drain until a deadline.
 
-    `receiver` and `limits` may be replaced at any time; the next request uses the new ones.
+    `make_receiver` is asked for a receiver for each connection.
     """
 
     def __init__(
         self,
         destination: str,
-        receiver: Receiver,
+        make_receiver: Callable[[], Receiver],
         store: Store,
         ledger: Ledger,
         limits: SenderLimits,
@@ -69,21 +100,30 @@ class Sender:
     ) -> None:
         self.destination = destination
         self.limits = limits
-        self.receiver = receiver
         self.health = Health()
         self._store = store
         self._ledger = ledger
         self._clock = clock
+        self._connections = Connections(f"moesif-post-{destination}", make_receiver, limits.keepalive)
+        self._suspects = Suspects()
+        self._load = Load(events=limits.batch_size)
+        self._lanes = [self._take_fresh, self._take_backlog]
+        self._judging = threading.Lock()  # answers come in several threads
         self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         self._limited = RateLimitedLog(clock=clock)
         self._wake = threading.Event()
+        self._ending = threading.Event()
         self._idle = False
         self._drain_until: float | None = None
-        self._backlog_due = 0.0
         self._thread = threading.Thread(target=self._run, name=f"moesif-send-{destination}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    def configure(self, make_receiver: Callable[[], Receiver], limits: SenderLimits) -> None:
+        """From the next request on."""
+        self.limits = limits
+        self._connections.make, self._connections.keepalive = make_receiver, limits.keepalive
 
     def notify(self) -> None:
         """Something is there to send. Wakes the thread only where it would not wake in time by itself."""
@@ -93,6 +133,7 @@ class Sender:
     def stop(self, deadline: float) -> None:
         """Deliver what waits until `deadline` (monotonic), then end; `join` waits for that."""
         self._drain_until = deadline
+        self._ending.set()
         self._wake.set()
 
     def join(self, deadline: float) -> bool:
@@ -116,152 +157,190 @@ class Sender:
             try:
                 self._turn()
             except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never dies of one error
-                self._ledger.fault("sender")
-                self._limited.error("sender", "moesif: unexpected while sending: %s", describe(error))
-                self.health.not_before = self._clock() + FIRST_PAUSE
-        self.receiver.close()
+                self._fault(error)
+        self._connections.close()
+
+    def _fault(self, error: Exception) -> None:
+        self._ledger.fault("sender")
+        self._limited.error("sender", "moesif: unexpected while sending: %s", describe(error))
+        self.health.not_before = self._clock() + FIRST_PAUSE
 
     def _finished(self) -> bool:
         if self._drain_until is None:
             return False
         now = self._clock()
+        if now >= self._drain_until:
+            return True
         waits = self._store.due(self.destination, 1, 0.0) is not None
-        return now >= self._drain_until or not waits or self.health.not_before >= self._drain_until
+        return not self._load.under_way and (not waits or self.health.not_before >= self._drain_until)
 
     def _pause(self) -> float | None:
-        """Seconds to sleep: until something is due, and not before the receiver may be asked again."""
+        """Seconds to sleep, None until something comes: until something is due, and there is room for a request."""
         now = self._clock()
         limits = self.limits
-        due = 0.0 if self._draining else self._store.due(self.destination, limits.batch_size, limits.flush_interval)
-        if due is None:
-            return self._end_of_keepalive()
-        earliest = self.health.not_before - now
-        if due == 0.0 and not self._fresh_due():
-            earliest = max(earliest, self._backlog_due - now)
-        pause = max(due, earliest, 0.0)
-        return pause if self._drain_until is None else min(pause, max(0.0, self._drain_until - now))
-
-    def _end_of_keepalive(self) -> float | None:
-        close_idle = getattr(self.receiver, "close_idle", None)
-        return close_idle() if close_idle is not None else None
+        draining = self._drain_until is not None
+        due = self._store.due(self.destination, 1 if draining else limits.batch_size, self._age)
+        pause = None if due is None or not self._has_room() else max(due, self.health.not_before - now, 0.0)
+        if self._drain_until is None:
+            return pause
+        left = max(0.0, self._drain_until - now)
+        return left if pause is None else min(pause, left)
 
     @property
-    def _draining(self) -> bool:
-        return self._drain_until is not None
+    def _age(self) -> float:
+        """Seconds that an event waits for company."""
+        return self.limits.flush_interval if self._drain_until is None else 0.0
 
-    def _fresh_due(self) -> bool:
-        limits = self.limits
-        age = 0.0 if self._draining else limits.flush_interval
-        return self._store.fresh_due(self.destination, limits.batch_size, age)
+    def _has_room(self) -> bool:
+        load = self._load
+        requests = 1 if self.health.down_since is not None else min(load.requests, self.limits.requests)
+        return load.under_way < requests and (load.bytes < MOST_BYTES or not load.under_way)
 
     def _turn(self) -> None:
-        """Send for at most `limits.turn` seconds: a fresh batch, then one of the backlog, and so on."""
+        """Begin requests for at most `limits.turn` seconds."""
         end = self._clock() + self.limits.turn
-        while self._clock() < end and self.health.not_before <= self._clock():
-            if not (self._send_fresh() | self._send_backlog()):
+        while self._has_room() and self.health.not_before <= self._clock():
+            if self._clock() >= end:
+                self._wake.wait(YIELD if self._drain_until is None else 0)
                 return
-        self._wake.wait(YIELD if self._drain_until is None else 0)
+            if (batch := self._take()) is None:
+                return
+            self._begin(batch)
 
-    def _send_fresh(self) -> bool:
-        if self.health.down_since is not None or not self._fresh_due():
-            return False
-        limits = self.limits
-        taken = self._store.take_fresh(self.destination, limits.batch_size, limits.batch_max_bytes)
-        return bool(taken) and self._send(Batch(taken))
-
-    def _send_backlog(self) -> bool:
-        """One batch of the backlog; the next one not before as long again, so that fresh events find room."""
-        began = self._clock()
-        if began < self._backlog_due or began < self.health.not_before:
-            return False
+    def _take(self) -> Batch | None:
+        """Fresh and backlog in turn, as long as there are both."""
         if self.health.down_since is not None:
             self._store.demote(self.destination)  # the probe is the oldest of all
-        limits = self.limits
-        taken = self._store.take_backlog(self.destination, limits.batch_size, limits.batch_max_bytes)
-        if not taken:
-            return False
-        self._send(Batch(taken))
-        if not self._draining:
-            self._backlog_due = self._clock() + (self._clock() - began)
-        return True
+        for take in self._lanes:
+            if (batch := take()) is not None:
+                self._lanes.reverse()
+                return batch
+        return None
 
-    def _send(self, batch: Batch) -> bool:
+    def _take_fresh(self) -> Batch | None:
+        limits = self.limits
+        if not self._store.fresh_due(self.destination, limits.batch_size, self._age):
+            return None
+        taken = self._store.take_fresh(self.destination, limits.batch_size, limits.batch_max_bytes)
+        return Batch(taken) if taken else None
+
+    def _take_backlog(self) -> Batch | None:
+        taken = self._store.take_backlog(self.destination, self._load.events, self.limits.batch_max_bytes)
+        return Batch(taken) if taken else None
+
+    def _begin(self, batch: Batch) -> None:
+        self._load.bytes += batch.size
+        with self._judging:
+            self._load.under_way += 1
+        self._connections.submit(lambda receiver: self._deliver(batch, receiver))
+
+    # --- the connections' threads --------------------------------------------------------------------------------
+
+    def _deliver(self, batch: Batch, receiver: Receiver) -> None:
         """Send one batch; whatever happens, each of its events is delivered, dropped or back in the store."""
+        size = batch.size
         try:
-            self._drop_old(batch)
-            self._bisect(batch)
+            self._try(batch, receiver)
+        except Exception as error:  # noqa: BLE001 - its events are not lost, and others go on
+            self._fault(error)
         finally:
+            self._settle(batch)
+            with self._judging:
+                self._load.under_way -= 1
+                self._load.bytes -= size
+            self._wake.set()
+
+    def _settle(self, batch: Batch) -> None:
+        try:
             self._store.settle(self.destination, batch.parts)
-        return True
+        except Exception as error:  # noqa: BLE001
+            self._fault(error)
+
+    def _try(self, batch: Batch, receiver: Receiver) -> None:
+        self._drop_old(batch)
+        began = self._clock()
+        attempt = Attempt(batch, lambda events: self._call(receiver, events, began), self._suspects, self._ending)
+        ranges = batch.ranges(max(self.limits.batch_size, self._load.events), self.limits.batch_max_bytes)
+        outcome = attempt.run(ranges, patient=self.health.failures < PATIENCE)
+        if outcome is not None:
+            self._failed(outcome, began)
 
     def _drop_old(self, batch: Batch) -> None:
         old = batch.mark_old(time.time())
         if old:
             log.warning("moesif: %d events are older than 30 days; they are dropped, and counted", old)
 
-    def _bisect(self, batch: Batch) -> None:
-        ranges = batch.ranges(self.limits.batch_size, self.limits.batch_max_bytes)
-        while ranges:
-            low, high = ranges.pop(0)
-            events = batch.events(low, high)
-            if not events:
-                continue
-            outcome = self._call(events)
-            if outcome.verdict is Verdict.ACCEPTED:
-                batch.mark_delivered(low, high)
-                self._recovered()
-            elif outcome.verdict is not Verdict.REFUSED:
-                self._failed(outcome)
-                return
-            elif len(events) == 1:
-                self._recovered()
-                log.error("moesif: the receiver refused event %s (%s)", batch.first_id(low, high), outcome.reason)
-                batch.mark_dropped(low, high, "refused")
-            else:
-                middle = (low + high) // 2
-                ranges[:0] = [(low, middle), (middle, high)]
-
-    def _call(self, events: list[bytes]) -> Outcome:
-        began = self._clock()
-        outcome = self.receiver.send(events)
+    def _call(self, receiver: Receiver, events: list[bytes], began: float) -> Outcome:
+        """`began`: when the batch was taken."""
+        asked = self._clock()
+        outcome = receiver.send(events)
         if self.limits.debug:
-            spent = (self._clock() - began) * 1000
+            spent = (self._clock() - asked) * 1000
             size = sum(map(len, events))
             log.info("moesif: sent %d events, %d bytes: %s, %.1f ms", len(events), size, outcome.reason, spent)
+        if outcome.verdict is Verdict.ACCEPTED:
+            self._accepted(began)
+        elif outcome.verdict is Verdict.REFUSED:
+            self._works(began)
         return outcome
 
     # --- what an answer means ------------------------------------------------------------------------------------
 
-    def _failed(self, outcome: Outcome) -> None:
-        health, now = self.health, self._clock()
-        was_up = health.down_since is None
-        pause = self._backoff.failed()
-        if was_up:
-            health.down_since = now
-        health.unauthorized = outcome.verdict is Verdict.UNAUTHORIZED
-        health.reason = outcome.reason
+    def _failed(self, outcome: Outcome, began: float) -> None:
         self._store.demote(self.destination)
-        if outcome.verdict is Verdict.UNAUTHORIZED:
-            health.not_before = now + UNAUTHORIZED_PAUSE
-            self._limited.error(
-                "unauthorized",
-                "moesif: the receiver does not accept the application id (%s); events are kept: check "
-                "moesif_application_id",
-                outcome.reason,
-            )
-        else:
-            health.not_before = now + (pause if outcome.retry_after is None else outcome.retry_after)
+        with self._judging:
+            if self._is_past(began):
+                return
+            health, load, now = self.health, self._load, self._clock()
+            was_up = health.down_since is None
+            pause = self._backoff.failed()
             if was_up:
-                log.warning("moesif: the receiver is unavailable (%s); events are kept and sent later", outcome.reason)
+                health.down_since = now
+            load.requests, load.events = 1, self.limits.batch_size
+            health.failures += outcome.for_content
+            # What was accepted before with this application id tells that a 403 is for something else.
+            known = outcome.for_content and self._suspects.accepted > 0
+            health.unauthorized = outcome.verdict is Verdict.UNAUTHORIZED and not known
+            health.reason = outcome.reason
+            if health.unauthorized:
+                health.not_before = now + UNAUTHORIZED_PAUSE
+            else:
+                health.not_before = now + (pause if outcome.retry_after is None else outcome.retry_after)
+        self._tell(outcome, was_up=was_up)
 
-    def _recovered(self) -> None:
-        health = self.health
-        if health.down_since is not None:
-            reading = self._ledger.read()
+    def _tell(self, outcome: Outcome, *, was_up: bool) -> None:
+        if self.health.unauthorized:
+            text = LOCKED_OUT if self._suspects.accepted else UNKNOWN
+            self._limited.error(text, text, outcome.reason)
+        elif was_up:
+            log.warning("moesif: the receiver is unavailable (%s); events are kept and sent later", outcome.reason)
+
+    def _accepted(self, began: float) -> None:
+        with self._judging:
+            self._suspects.accepted += 1
+            if not self._is_past(began):
+                load, limits = self._load, self.limits
+                load.requests = min(load.requests + 1, limits.requests)
+                load.events = min(load.events * 2, limits.batch_max_bytes)
+        self._works(began)
+
+    def _works(self, began: float) -> None:
+        """It answers what it was sent, with yes or no."""
+        with self._judging:
+            if self._is_past(began):
+                return
+            health = self.health
+            down_since = health.down_since
+            health.down_since, health.reason, health.not_before = None, "", 0.0
+            health.unauthorized, health.failures = False, 0
+            self._backoff.reset()
+        if down_since is not None:
             log.warning(
                 "moesif: the receiver is back after %.0f s; %d events are waiting",
-                self._clock() - health.down_since,
-                reading.waiting,
+                self._clock() - down_since,
+                self._ledger.read().waiting,
             )
-        health.down_since, health.reason, health.not_before, health.unauthorized = None, "", 0.0, False
-        self._backoff.reset()
+
+    def _is_past(self, began: float) -> bool:
+        """What was taken before the receiver was known to be down tells nothing of it now."""
+        return self.health.down_since is not None and began < self.health.down_since

@@ -130,7 +130,7 @@ class World:
             batch.mark_dropped(0, count, "refused")
         else:
             for position in range(reached):
-                self.delivered[batch.first_id(position, position + 1)] += 1
+                self.delivered[batch.id_at(position)] += 1
             batch.mark_delivered(0, reached)
         if reached < count:
             self.store.demote(destination)

@@ -20,11 +20,15 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`reason`: a few words for the log, without secrets. `retry_after`: seconds that the receiver asked for."""
+    """`reason`: a few words for the log, without secrets. `retry_after`: seconds that the receiver asked for.
+
+    `for_content`: it may be for what was sent, so that other events could be accepted.
+    """
 
     verdict: Verdict
     reason: str = ""
     retry_after: float | None = None
+    for_content: bool = False
 
 
 class Receiver(Protocol):

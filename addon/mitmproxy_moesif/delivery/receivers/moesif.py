@@ -6,7 +6,6 @@ Each call has one deadline over all of it: `connect_timeout` + `send_timeout`.
 from __future__ import annotations
 
 import logging
-import time
 import zlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from mitmproxy_moesif.web.session import DeadlineSession
 
 REFUSED = frozenset({400, 413, 422})
 UNAUTHORIZED = frozenset({401, 402, 403})
+WHATEVER_IS_SENT = frozenset({401, 402, 408, 429})
 MAX_RETRY_AFTER = 600.0
 MAX_ANSWER_BYTES = 65_536
 
@@ -34,7 +34,6 @@ class MoesifReceiver:
     def __init__(self, settings: Settings, on_answer: AnswerHeaders = lambda _: None) -> None:
         self._url = f"{settings.api_endpoint}/v1/events/batch"
         self._timeout = (settings.connect_seconds, settings.send_seconds)
-        self._keepalive = settings.keepalive / 1000
         self._compress = settings.enable_compression
         self._on_answer = on_answer
         headers = {
@@ -49,7 +48,6 @@ class MoesifReceiver:
         self._connection: dict[str, Any] = dict(
             self._session.merge_environment_settings(self._url, {}, None, None, None)
         )
-        self._used = time.monotonic()
         # It tells of each call, and of half an answer with a traceback: what went wrong is told by the sender.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
 
@@ -57,16 +55,12 @@ class MoesifReceiver:
         body = b"[" + b",".join(events) + b"]"
         if self._compress:
             body = zlib.compress(body)
-        if time.monotonic() - self._used > self._keepalive:
-            self.close()
         try:
             with self._session.deadline(sum(self._timeout)):
                 response = self._post(body)
                 _drain(response)
         except (requests.RequestException, OSError) as error:
             return Outcome(Verdict.UNAVAILABLE, _network_reason(error))
-        finally:
-            self._used = time.monotonic()
         self._on_answer(response)
         return outcome_of(response)
 
@@ -76,16 +70,6 @@ class MoesifReceiver:
         request.headers["Content-Length"] = str(len(body))
         options = {**self._connection, "stream": True}
         return self._session.get_adapter(self._url).send(request, timeout=self._timeout, **options)
-
-    def close_idle(self) -> float | None:
-        """Close the connection once it was idle for `keepalive`; seconds until then, None with nothing to close."""
-        if not self._session.connected:
-            return None
-        left = self._used + self._keepalive - time.monotonic()
-        if left <= 0:
-            self.close()
-            return None
-        return left
 
     def close(self) -> None:
         self._session.close()
@@ -99,9 +83,11 @@ def outcome_of(response: requests.Response) -> Outcome:
         return Outcome(Verdict.ACCEPTED, reason)
     if status in REFUSED:
         return Outcome(Verdict.REFUSED, reason)
+    after = retry_after(response.headers.get("Retry-After"), response.headers)
+    for_content = status not in WHATEVER_IS_SENT and after is None
     if status in UNAUTHORIZED:
-        return Outcome(Verdict.UNAUTHORIZED, reason)
-    return Outcome(Verdict.UNAVAILABLE, reason, retry_after(response.headers.get("Retry-After"), response.headers))
+        return Outcome(Verdict.UNAUTHORIZED, reason, for_content=for_content)
+    return Outcome(Verdict.UNAVAILABLE, reason, after, for_content)
 
 
 def retry_after(header: str | None, headers: Any) -> float | None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from mitmproxy_moesif.delivery.batch import Part
-from mitmproxy_moesif.delivery.ledger import Account, Ledger, Settlement
+from mitmproxy_moesif.delivery.ledger import Account, Ledger, Place, Settlement
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolDamaged, SpoolError, SpoolFile, SpoolFull
 from mitmproxy_moesif.delivery.spool.queue import ALL_KEYS, Checkpoint, EventQueue, Waiting
@@ -283,6 +283,9 @@ class Store:
 
         Of a chunk that is settled in part, the row stays whole until all is: then it goes as one.
         """
+        for part in parts:
+            for chunk in part.to_move():
+                self._move_aside(chunk, part.waiting.place)
         rest = [part for part in parts if part.left]
         done = [part.waiting for part in parts if not part.left]
         with self._lock:
@@ -303,6 +306,22 @@ class Store:
                 lanes.release(waiting)
                 if waiting.spool is None:
                     self.memory_bytes -= waiting.chunk.size
+
+    def _move_aside(self, chunk: Chunk, place: Place) -> None:
+        """Under its own name from now on, on disk alone: the former row goes later, so that none is lost."""
+        spool = self.spools.current
+        try:
+            if spool is None:
+                raise SpoolError("there is no spool")
+            spool.append([chunk])
+        except SpoolError:
+            self._ledger.drop(len(chunk.events), "refused", place)
+            log.error("moesif: %d events cannot be put aside on disk; they are dropped, and counted", len(chunk.events))
+            return
+        assert chunk.key is not None
+        with self._lock:
+            self._lane(chunk.destination).cover(spool, chunk.key, chunk.key)
+        self._ledger.move(len(chunk.events), place, spool.path.name)
 
     def _count(self, part: Part) -> None:
         place = part.waiting.place

@@ -1,0 +1,144 @@
+"""One batch through one connection, and the search for what in it the receiver will not take.
+
+A batch that is refused is halved until the event is found, which is dropped. A batch that fails, for what may be its
+content, may also be the first to meet an outage: so one event of it is sent alone, and only where that is accepted the
+rest is halved too. What then fails alone, again and again while others are accepted, is quarantined.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from mitmproxy_moesif.config.destination import quarantine_of
+from mitmproxy_moesif.delivery.batch import Batch, Range
+from mitmproxy_moesif.delivery.receivers.base import Outcome, Verdict
+from mitmproxy_moesif.log import log
+
+PAUSES = (0.5, 1.0)
+"""Seconds between two times that the same event is sent alone."""
+
+PROOF = 3
+"""How often an event has to fail alone."""
+
+MOST_ALONE = 10
+"""Events that fail alone, one after the other: rather an outage."""
+
+MOST_SUSPECTS = 1000
+
+
+@dataclass(slots=True)
+class Suspects:
+    """Events of one queue that failed alone: how often, and how many requests had been `accepted` before."""
+
+    accepted: int = 0
+    found_one: bool = False
+    _failed: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def failed_alone(self, transaction_id: str, accepted: int) -> None:
+        """`accepted`: so many were when this attempt began."""
+        if len(self._failed) >= MOST_SUSPECTS:
+            self._failed.clear()
+        times, since = self._failed.get(transaction_id, (0, accepted))
+        self._failed[transaction_id] = times + 1, since
+
+    def is_one(self, transaction_id: str) -> bool:
+        return transaction_id in self._failed
+
+    def is_proven(self, transaction_id: str) -> bool:
+        """It failed often enough, and others were accepted meanwhile."""
+        times, since = self._failed.get(transaction_id, (0, self.accepted))
+        return times >= PROOF and self.accepted > since
+
+    def forget(self, transaction_id: str) -> None:
+        self._failed.pop(transaction_id, None)
+
+
+class Attempt:
+    """`send` makes a request; `ending` is set when there is no time for pauses any more."""
+
+    def __init__(
+        self,
+        batch: Batch,
+        send: Callable[[list[bytes]], Outcome],
+        suspects: Suspects,
+        ending: threading.Event,
+    ) -> None:
+        self._batch = batch
+        self._send = send
+        self._suspects = suspects
+        self._ending = ending
+        self._accepted = suspects.accepted
+
+    def run(self, ranges: Sequence[Range], *, patient: bool) -> Outcome | None:
+        """Send what is not settled; why the rest could not be sent, None with no rest.
+
+        Unless `patient`, one event goes ahead alone: the batch failed before.
+        """
+        outcome = self._run(ranges, patient=patient) if self._batch.open() else None
+        self._quarantine()
+        return outcome if self._batch.open() else None
+
+    def _run(self, ranges: Sequence[Range], *, patient: bool) -> Outcome | None:
+        if patient:
+            outcome = self._pass(ranges)
+            if outcome is None or not (outcome.for_content and self._suspects.found_one):
+                return outcome
+        if (outcome := self._pass([self._one()])) is not None:
+            return outcome
+        outcome = self._pass(ranges, halve=True)
+        for pause in PAUSES:
+            alone = self._batch.open()
+            if outcome is None or not outcome.for_content or len(alone) > MOST_ALONE or self._ending.wait(pause):
+                break
+            outcome = self._pass([(position, position + 1) for position in alone])
+        return outcome
+
+    def _one(self) -> Range:
+        """Any event, rather one that is no suspect."""
+        positions = self._batch.open()
+        others = [one for one in positions if not self._suspects.is_one(self._batch.id_at(one))]
+        position = random.choice(others or positions)  # noqa: S311 - no secret
+        return position, position + 1
+
+    def _pass(self, ranges: Sequence[Range], *, halve: bool = False) -> Outcome | None:
+        """What could not be sent at last, and why; with `halve` all else is sent."""
+        left, failed, in_a_row = list(ranges), None, 0
+        while left:
+            low, high = left.pop(0)
+            positions = [position for position in self._batch.open() if low <= position < high]
+            if not positions:
+                continue
+            outcome = self._send(self._batch.events(low, high))
+            alone = len(positions) == 1
+            if outcome.verdict is Verdict.ACCEPTED:
+                self._batch.mark_delivered(low, high)
+                in_a_row = 0
+            elif alone and outcome.verdict is Verdict.REFUSED:
+                log.error("moesif: the receiver refused event %s (%s)", self._batch.id_at(positions[0]), outcome.reason)
+                self._batch.mark_dropped(low, high, "refused")
+            elif not alone and (outcome.verdict is Verdict.REFUSED or (halve and outcome.for_content)):
+                middle = positions[len(positions) // 2]
+                left[:0] = [(low, middle), (middle, high)]
+            else:
+                failed = outcome
+                if alone and outcome.for_content:
+                    self._suspects.failed_alone(self._batch.id_at(positions[0]), self._accepted)
+                    in_a_row += 1
+                if not alone or not outcome.for_content or in_a_row == MOST_ALONE:
+                    break
+        return failed
+
+    def _quarantine(self) -> None:
+        for position in self._batch.open():
+            transaction_id = self._batch.id_at(position)
+            if self._suspects.is_proven(transaction_id):
+                self._suspects.forget(transaction_id)
+                self._suspects.found_one = True
+                self._batch.mark_moved(position, position + 1, quarantine_of(self._batch.destination))
+                log.error(
+                    "moesif: the receiver takes others, but not event %s; it is quarantined: moesif-proxy spool list",
+                    transaction_id,
+                )
