@@ -15,6 +15,7 @@ Timers use the monotonic clock: a wall clock that jumps changes nothing.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -75,12 +76,16 @@ class Health:
 
 @dataclass(slots=True)
 class Load:
-    """What is under way, and how much may be: `requests` at a time, `events` in a batch of the backlog."""
+    """What is under way, and how much may be: `requests` at a time, `events` in a batch of the backlog.
+
+    `most_events`: half of what the receiver refused as too much, or for one of them.
+    """
 
     under_way: int = 0
     bytes: int = 0
     requests: int = 1
     events: int = 0
+    most_events: int = sys.maxsize
 
 
 class Sender:
@@ -221,8 +226,13 @@ class Sender:
         limits = self.limits
         if not self._store.fresh_due(self.destination, limits.batch_size, self._age):
             return None
-        taken = self._store.take_fresh(self.destination, limits.batch_size, limits.batch_max_bytes)
+        taken = self._store.take_fresh(self.destination, self._share(), limits.batch_max_bytes)
         return Batch(taken) if taken else None
+
+    def _share(self) -> int:
+        """Events of a batch: where more are fresh than all requests carry with `batch_size`, each takes its share."""
+        share = self._store.fresh_events(self.destination) // self.limits.requests
+        return max(self.limits.batch_size, min(share, self._load.events))
 
     def _take_backlog(self) -> Batch | None:
         taken = self._store.take_backlog(self.destination, self._load.events, self.limits.batch_max_bytes)
@@ -281,6 +291,7 @@ class Sender:
         if outcome.verdict is Verdict.ACCEPTED:
             self._accepted(began)
         elif outcome.verdict is Verdict.REFUSED:
+            self._refused(len(events))
             self._works(began)
         return outcome
 
@@ -321,8 +332,15 @@ class Sender:
             if not self._is_past(began):
                 load, limits = self._load, self.limits
                 load.requests = min(load.requests + 1, limits.requests)
-                load.events = min(load.events * 2, limits.batch_max_bytes)
+                load.events = min(load.events * 2, load.most_events)
         self._works(began)
+
+    def _refused(self, count: int) -> None:
+        with self._judging:
+            load = self._load
+            if count > self.limits.batch_size:
+                load.most_events = max(self.limits.batch_size, count // 2)
+                load.events = min(load.events, load.most_events)
 
     def _works(self, began: float) -> None:
         """It answers what it was sent, with yes or no."""
