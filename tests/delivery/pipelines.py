@@ -14,6 +14,7 @@ import orjson
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import parse_settings
+from mitmproxy_moesif.delivery.api import Condition
 from mitmproxy_moesif.delivery.builder import Captured
 from mitmproxy_moesif.delivery.ledger import NOTHING, Reading
 from mitmproxy_moesif.delivery.pipeline import Pipeline
@@ -47,10 +48,11 @@ def chunk_for(destination: str, ids: Iterable[str]) -> Chunk:
 
 @dataclass
 class Sending:
-    """`end` is the reading once all that could be sent was."""
+    """`condition` is how things are once all that could be sent was, `end` its reading."""
 
     pipeline: Pipeline
     end: Reading = NOTHING
+    condition: Condition = field(default_factory=lambda: Condition(NOTHING, {}, None, None))
     _number: Iterator[int] = field(default_factory=lambda: count(1))
 
     def put(self, instance: Instance, *ids: str) -> None:
@@ -68,7 +70,8 @@ def sending(folder: Path | None, *instances: Instance) -> Iterator[Sending]:
         proxy = Sending(pipeline)
         yield proxy
         pipeline.drain(5)
-        proxy.end = reading = pipeline.reading()
+        proxy.condition = pipeline.condition()
+        proxy.end = reading = proxy.condition.reading
         assert reading.captured == reading.delivered + reading.waiting + reading.dropped_total
     finally:
         pipeline.close()

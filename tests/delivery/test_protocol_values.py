@@ -8,7 +8,7 @@ import pytest
 
 from mitmproxy_moesif.config.settings import SECRETS, Settings, parse_settings
 from mitmproxy_moesif.delivery import protocol
-from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
+from mitmproxy_moesif.delivery.api import Condition, SpoolCondition, Unsent
 from mitmproxy_moesif.delivery.ledger import Account, Adoption, Reading
 from mitmproxy_moesif.delivery.protocol import packed
 from mitmproxy_moesif.delivery.sender import Health
@@ -88,7 +88,7 @@ def test_conditions(spool: SpoolCondition | None) -> None:
     adopted = {"file": Adoption(1.5, 1), "other": Adoption(2.5, 0, account)}
     reading = Reading(9, 1, 2, 3, 3, {"refused": 1}, {"sender": 1}, 4, 5, {"file": 3}, adopted, 8, "proxy")
     health = {"abc": Health(1.5, "status 503", 9.5, unauthorized=True), "def": Health()}
-    condition = Condition(reading, health, 7.5, spool, 99, "hangs")
+    condition = Condition(reading, health, 7.5, spool, 99, "hangs", {"c": Unsent(2, 1.5, "quarantined")})
     plain = protocol.from_condition(condition)
     assert packed((plain,))
     assert protocol.to_condition(plain) == condition

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import pytest
+
 from tests.delivery.pipelines import an_instance, chunk_for, sending
 from tests.delivery.spool.spools import dead_spool
 from tests.support.collector import ScriptedCollector
@@ -33,11 +35,15 @@ def test_two_instances_with_one_application_id_keep_each_its_own_batches() -> No
         assert sorted(post.ids for post in collector.posts()) == [["a"], ["b"], ["c", "d"]]
 
 
-def test_the_spool_of_an_older_release_is_sent_by_its_account(tmp_path: Path) -> None:
+def test_the_spool_of_an_older_release_is_sent_by_its_account(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dead_spool(tmp_path / "spool", [chunk_for(OLD, ["a", "b"]), chunk_for("0" * 16, ["not ours"])])
     with ScriptedCollector() as collector:
         with sending(tmp_path / "spool", an_instance(collector)) as proxy:
             collector.wait_for(2)
+        assert proxy.condition.oldest_at is None
+        assert proxy.condition.unsent["0" * 16].events == 1
+        assert proxy.condition.unsent["0" * 16].state == "not configured"
+        assert f"{'0' * 16} is not configured" in caplog.text
         assert (proxy.end.delivered, proxy.end.waiting) == (2, 1)
         assert collector.unique_ids() == {"a", "b"}
 

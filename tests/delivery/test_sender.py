@@ -79,6 +79,7 @@ def test_an_event_that_alone_keeps_failing_is_quarantined_and_the_rest_goes_on(
         proxy.put(instance, *MANY[60:200])
         collector.wait_for(199)
     assert (proxy.end.delivered, proxy.end.waiting, proxy.end.dropped) == (199, 1, {})
+    assert proxy.condition.unsent[quarantine_of(instance.destination)].state == "quarantined"
     (spool,) = adopted(tmp_path / "spool")
     (row,) = spool.index()
     assert row.destination == quarantine_of(instance.destination)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mitmproxy_moesif.delivery.ledger import NOTHING, Reading
 from mitmproxy_moesif.workers.control import Worker
 from mitmproxy_moesif.workers.messages import Answer, Request
-from mitmproxy_moesif.workers.relay import Relay, destinations, spool, together
+from mitmproxy_moesif.workers.relay import Relay, destinations, spool, together, unsent
 
 READING = Reading(10, 1, 4, 3, 2, {"refused": 1}, {"build": 2}, 5)
 
@@ -245,6 +245,11 @@ def test_the_worst_of_each_receiver_and_of_the_spools() -> None:
     ]
     assert spool(cast(Any, spools)) == {"state": "failing", "reason": "r", "bytes": 7, "max_bytes": 20}
     assert spool(cast(Any, [{"state": "off"}, {"state": "off"}])) == {"state": "off"}
+
+
+def test_what_nobody_sends_of_all_workers() -> None:
+    one, other = ({"a": {"state": "quarantined", "events": n, "since": f"2026-01-0{n}"}} for n in (1, 2))
+    assert unsent(cast(Any, [one, other])) == {"a": {"state": "quarantined", "events": 3, "since": "2026-01-01"}}
 
 
 def test_what_only_one_can_tell_is_told() -> None:

@@ -20,6 +20,7 @@ from mitmproxy_moesif.admin.source import (
     SpoolStatus,
     Status,
     UniqueViolation,
+    UnsentStatus,
 )
 from mitmproxy_moesif.admin.state import Document, Keeper, StateError, StateFile
 from mitmproxy_moesif.config.settings import Settings
@@ -28,7 +29,7 @@ from mitmproxy_moesif.kong.overlay import REFERENCES, LiveOverlay
 
 if TYPE_CHECKING:
     from mitmproxy_moesif.config.live import LiveOptions
-    from mitmproxy_moesif.delivery.api import Condition, Delivery, SpoolCondition
+    from mitmproxy_moesif.delivery.api import Condition, Delivery, SpoolCondition, Unsent
     from mitmproxy_moesif.delivery.sender import Health
     from mitmproxy_moesif.kong.entities import Entity
     from mitmproxy_moesif.kong.resolver import Resolver
@@ -127,8 +128,9 @@ class Operations:
             dropped=reading.dropped,
             skipped=reading.skipped,
             faults=reading.faults,
-            oldest_waiting=round(age_of(condition), 3) if reading.waiting else None,
+            oldest_waiting=round(age_of(condition), 3) if condition.oldest_at is not None else None,
             destinations={name: _destination(health) for name, health in condition.health.items()},
+            unsent={name: _unsent(unsent) for name, unsent in condition.unsent.items()},
             spool=_spool(condition.spool),
         )
         if resolver is not None:
@@ -142,7 +144,8 @@ class Operations:
         if condition.trouble is not None:
             return False, condition.trouble
         if age <= UNHEALTHY_AFTER:
-            return True, "ok"
+            unsent = sum(one.events for one in condition.unsent.values())
+            return True, f"ok; {unsent} events are not sent: see unsent in /status" if unsent else "ok"
         reasons = [health.reason for health in condition.health.values() if health.reason]
         why = f": {', '.join(reasons)}" if reasons else ""
         return False, f"the oldest event has been waiting for {age:.0f} s{why}"
@@ -205,6 +208,11 @@ def _spool(spool: SpoolCondition | None) -> SpoolStatus:
     if spool.trouble is not None:
         status["state"], status["reason"] = "failing", spool.trouble
     return status
+
+
+def _unsent(unsent: Unsent) -> UnsentStatus:
+    since = datetime.fromtimestamp(unsent.since, UTC).isoformat(timespec="seconds")
+    return UnsentStatus(state=unsent.state, events=unsent.events, since=since)
 
 
 def _destination(health: Health) -> Destination:

@@ -37,6 +37,14 @@ class Destination(TypedDict, total=False):
     next_try: str | None
 
 
+class UnsentStatus(TypedDict):
+    """Events that nobody sends, and why; `since` is ISO 8601 in UTC."""
+
+    state: Literal["quarantined", "not configured"]
+    events: int
+    since: str
+
+
 class SpoolStatus(TypedDict, total=False):
     """What is on disk. `state` in a word (`on`, `off`, `failing`), `reason` where it is not well; sizes are bytes."""
 
@@ -51,8 +59,8 @@ class Status(TypedDict, total=False):
 
     Numbers of events: `captured` (of these, `recovered` were found on disk), `delivered`, `waiting`, `dropped` by
     cause; captured = delivered + waiting + dropped. `skipped` exchanges were never captured, `faults` (by kind) are
-    errors of ours. `uptime` and `oldest_waiting` are seconds, the latter None where nothing waits. `kong` tells which
-    configuration and instances are loaded, in plain JSON values.
+    errors of ours. `uptime` and `oldest_waiting` are seconds, the latter None where nothing waits but what is `unsent`:
+    of that, by destination, nobody sends. `kong` tells which configuration and instances are loaded, in plain values.
     """
 
     version: str
@@ -66,6 +74,7 @@ class Status(TypedDict, total=False):
     faults: Mapping[str, int]
     oldest_waiting: float | None
     destinations: Mapping[str, Destination]
+    unsent: Mapping[str, UnsentStatus]
     spool: SpoolStatus
     kong: Mapping[str, Any]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery.ledger import Reading
@@ -23,10 +23,20 @@ class SpoolCondition:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsent:
+    """Events that nobody sends: how many, since when about (wall-clock seconds), and why."""
+
+    events: int
+    since: float
+    state: Literal["quarantined", "not configured"]
+
+
+@dataclass(frozen=True, slots=True)
 class Condition:
     """How delivery does: the counts, each receiver's health by destination, the disk (None: in memory only).
 
-    `oldest_at` is when the oldest waiting event came, in monotonic seconds. `memory_bytes` is what is stored in memory
+    `unsent` is what waits for destinations that nobody sends to; `oldest_at` is when the oldest of all others came, in
+    monotonic seconds. `memory_bytes` is what is stored in memory
     alone. `trouble` is what is wrong with delivery as a whole, in one line.
     """
 
@@ -36,6 +46,7 @@ class Condition:
     spool: SpoolCondition | None
     memory_bytes: int = 0
     trouble: str | None = None
+    unsent: Mapping[str, Unsent] = field(default_factory=dict)
 
 
 class Delivery(Protocol):

@@ -9,13 +9,15 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
-from mitmproxy_moesif.config.destination import heir_of
+from mitmproxy_moesif.config.destination import heir_of, is_quarantine
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings
-from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
+from mitmproxy_moesif.delivery.api import Condition, SpoolCondition, Unsent
 from mitmproxy_moesif.delivery.builder import Builder, Captured, Make
 from mitmproxy_moesif.delivery.ledger import NOTHING, Ledger, Reading
 from mitmproxy_moesif.delivery.receivers.base import Receiver
@@ -24,6 +26,7 @@ from mitmproxy_moesif.delivery.receivers.ndjson import BesideReceiver, FileRecei
 from mitmproxy_moesif.delivery.sender import Sender, SenderLimits
 from mitmproxy_moesif.delivery.spool.maintenance import Maintenance
 from mitmproxy_moesif.delivery.spool.store import Store
+from mitmproxy_moesif.log import log
 
 CLOSE_SECONDS = 1.0
 """What building and storing the last exchanges may take."""
@@ -56,6 +59,7 @@ class Pipeline:
         self._maintenance = Maintenance(self.store, self.ledger, self._notify)
         self._configured: dict[str, Instance] = {}
         self._senders: dict[str, Sender] = {}
+        self._told: set[str] = set()
         self._arranging = threading.Lock()
         self._aborted = threading.Event()
 
@@ -85,6 +89,22 @@ class Pipeline:
             else:
                 sender.configure(make, limits)
             sender.notify()
+        elif self._configured and destination not in self._told:
+            self._tell_unsent(destination)
+
+    def _tell_unsent(self, destination: str) -> None:
+        """Once: what an earlier process left, and nobody sends."""
+        events, since = self.store.contents().get(destination, (0, 0.0))
+        if not events:
+            return
+        self._told.add(destination)
+        log.warning(
+            "moesif: %d events wait on disk since %s and are not sent: %s is %s; see moesif-proxy spool list",
+            events,
+            datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds"),
+            destination,
+            state_of(destination),
+        )
 
     def bound_spool(self, max_bytes: int) -> None:
         self.store.spools.bound(max_bytes)
@@ -114,12 +134,19 @@ class Pipeline:
         spool = None
         if spools.folder is not None:
             spool = SpoolCondition(spools.disk_bytes, spools.max_bytes, spools.trouble, spools.own_file)
+        senders = dict(self._senders)
+        age = store.oldest_age(senders) if reading.waiting else None
         return Condition(
             reading=reading,
-            health={name: sender.health for name, sender in list(self._senders.items())},
-            oldest_at=time.monotonic() - store.oldest_age() if reading.waiting else None,
+            health={name: sender.health for name, sender in senders.items()},
+            oldest_at=time.monotonic() - age if age is not None else None,
             spool=spool,
             memory_bytes=store.memory_bytes,
+            unsent={
+                name: Unsent(events, since, state_of(name))
+                for name, (events, since) in store.contents().items()
+                if name not in senders
+            },
         )
 
     def drain(self, seconds: float) -> None:
@@ -142,6 +169,11 @@ class Pipeline:
 
     def abort(self) -> None:
         self._aborted.set()
+
+
+def state_of(destination: str) -> Literal["quarantined", "not configured"]:
+    """Why nobody sends what waits for it."""
+    return "quarantined" if is_quarantine(destination) else "not configured"
 
 
 def receiver_for(settings: Settings, on_answer: AnswerHeaders) -> Receiver:

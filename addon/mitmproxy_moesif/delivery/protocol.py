@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pydantic import SecretStr
 
 from mitmproxy_moesif.config.settings import Settings, parse_settings
-from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
+from mitmproxy_moesif.delivery.api import Condition, SpoolCondition, Unsent
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.sender import Health
 from mitmproxy_moesif.event.exchange import NO_BODY, Exchange, Payload
@@ -160,4 +160,5 @@ def to_condition(plain: Mapping[str, Any]) -> Condition:
         spool=SpoolCondition(**spool) if spool is not None else None,
         memory_bytes=plain["memory_bytes"],
         trouble=plain["trouble"],
+        unsent={name: Unsent(**values) for name, values in plain["unsent"].items()},
     )

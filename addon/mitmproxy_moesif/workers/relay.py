@@ -17,7 +17,7 @@ import orjson
 
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.admin.metrics import exposition
-from mitmproxy_moesif.admin.source import Destination, NotKept, SpoolStatus, Status
+from mitmproxy_moesif.admin.source import Destination, NotKept, SpoolStatus, Status, UnsentStatus
 from mitmproxy_moesif.admin.state import Document, StateError, StateFile
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.log import log
@@ -185,6 +185,7 @@ def together(told: Sequence[Mapping[str, Any]], reading: Reading) -> dict[str, A
         "skipped": reading.skipped,
         "faults": reading.faults,
         "oldest_waiting": max(ages, default=None),
+        "unsent": unsent([one["unsent"] for one in told if "unsent" in one]),
         "destinations": destinations([one["destinations"] for one in told if "destinations" in one]),
     }
     if spools := [one["spool"] for one in told if "spool" in one]:
@@ -199,6 +200,17 @@ def destinations(told: Sequence[Mapping[str, Destination]]) -> dict[str, Destina
         for name, state in states.items():
             if name not in found or badness(state.get("state")) < badness(found[name].get("state")):
                 found[name] = state
+    return found
+
+
+def unsent(told: Sequence[Mapping[str, UnsentStatus]]) -> dict[str, UnsentStatus]:
+    """Of each, the events of all workers together, since the earliest."""
+    found: dict[str, UnsentStatus] = {}
+    for name, one in (item for states in told for item in states.items()):
+        other = found.get(name, UnsentStatus(state=one["state"], events=0, since=one["since"]))
+        found[name] = UnsentStatus(
+            state=one["state"], events=one["events"] + other["events"], since=min(one["since"], other["since"])
+        )
     return found
 
 

@@ -7,6 +7,7 @@ whatever order rows were written, moved and given back; a checkpoint may be wide
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -57,7 +58,10 @@ class Checkpoint:
 
 @dataclass(slots=True, eq=False)
 class EventQueue:
-    """One destination's. `checkpoints` in the order in which they are read, one for each spool."""
+    """One destination's. `checkpoints` in the order in which they are read, one for each spool.
+
+    `events` is how many wait in all, `since` the wall-clock time of the first of them, or of those sent meanwhile.
+    """
 
     destination: str
     fresh: deque[Waiting] = field(default_factory=deque)
@@ -67,6 +71,13 @@ class EventQueue:
     held: set[tuple[SpoolFile, int]] = field(default_factory=set)
     fresh_events: int = 0
     fresh_bytes: int = 0
+    events: int = 0
+    since: float = math.inf
+
+    def count(self, events: int, created: float = math.inf) -> None:
+        """So many came, or with a minus went."""
+        self.events += events
+        self.since = min(self.since, created) if self.events else math.inf
 
     def hold(self, waiting: Waiting) -> None:
         """To be called for each chunk in memory that has a row: fresh, in the backlog, or in a sender's hand."""

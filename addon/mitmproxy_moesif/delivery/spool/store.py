@@ -96,6 +96,7 @@ class Store:
             waiting = Waiting(chunk, spool, self._clock())
             lanes.fresh.append(waiting)
             lanes.hold(waiting)
+            lanes.count(len(chunk.events), chunk.created)
             lanes.fresh_events += len(chunk.events)
             lanes.fresh_bytes += chunk.size
             if spool is None:
@@ -133,6 +134,8 @@ class Store:
         with self._lock:
             for destination in destinations:
                 self._lane(destination).cover(spool, 1, ALL_KEYS)
+            for row in rows:
+                self._lane(row.destination).count(row.count, row.created)
         if events:
             log.info("moesif: found %d events that an earlier process left in the spool", events)
         return destinations
@@ -292,6 +295,7 @@ class Store:
             lanes = self._lane(destination)
             for part in parts:
                 self._count(part)
+                lanes.count(-len(part.settled))
                 lanes.leased.discard(part.waiting)
             for part in rest:
                 self._shrink(part.waiting, part.rest())
@@ -320,7 +324,9 @@ class Store:
             return
         assert chunk.key is not None
         with self._lock:
-            self._lane(chunk.destination).cover(spool, chunk.key, chunk.key)
+            lanes = self._lane(chunk.destination)
+            lanes.cover(spool, chunk.key, chunk.key)
+            lanes.count(len(chunk.events), chunk.created)
         self._ledger.move(len(chunk.events), place, spool.path.name)
 
     def _count(self, part: Part) -> None:
@@ -346,11 +352,17 @@ class Store:
             lanes = self._lane(destination)
             return bool(lanes.leased or lanes.fresh or lanes.backlog or lanes.checkpoints)
 
-    def oldest_age(self) -> float:
-        """Seconds that the oldest event has been waiting; 0 with none waiting."""
+    def contents(self) -> dict[str, tuple[int, float]]:
+        """How many events wait for each destination, and since when about, in wall-clock seconds."""
+        with self._lock:
+            return {name: (lanes.events, lanes.since) for name, lanes in self._lanes.items() if lanes.events}
+
+    def oldest_age(self, destinations: Collection[str]) -> float | None:
+        """Seconds that the oldest event for one of these has been waiting; None with none waiting."""
         with self._lock:
             now, wall = self._clock(), time.time()
-            return max((lanes.oldest_age(now, wall) for lanes in self._lanes.values()), default=0.0)
+            lanes = [self._lanes[name] for name in destinations if name in self._lanes and self._lanes[name].events]
+            return max((one.oldest_age(now, wall) for one in lanes), default=None)
 
     # --- under the lock ------------------------------------------------------------------------------------------
 
@@ -387,7 +399,7 @@ class Store:
             for row in rows:
                 if (
                     lanes.is_to_be_read(checkpoint.spool, row)
-                    and (chunk := self._load(checkpoint.spool, row)) is not None
+                    and (chunk := self._load(lanes, checkpoint.spool, row)) is not None
                 ):
                     chunks.append(chunk)
                     size += chunk.size
@@ -399,11 +411,12 @@ class Store:
             self.spools.tell_unreadable(error, checkpoint.spool)
         return (chunks, after) if after > checkpoint.after else None
 
-    def _load(self, spool: SpoolFile, row: ChunkInfo) -> Chunk | None:
+    def _load(self, lanes: EventQueue, spool: SpoolFile, row: ChunkInfo) -> Chunk | None:
         try:
             return spool.load(row.key)
         except (KeyError, SpoolDamaged):
             self._ledger.drop(row.count, "spool_damaged", spool.path.name)
+            lanes.count(-row.count)
             self.spools.remove(spool, [row.key])
             log.error("moesif: %d events in the spool cannot be read; they are dropped, and counted", row.count)
             return None
