@@ -66,6 +66,11 @@ def quarantine_of(destination: str) -> str:
     return destination + QUARANTINE
 
 
+def base_of(destination: str) -> str:
+    """The queue that a quarantine belongs to; a queue's own name."""
+    return destination.removesuffix(QUARANTINE)
+
+
 def is_quarantine(destination: str) -> bool:
     return destination.endswith(QUARANTINE)
 

@@ -80,6 +80,15 @@ class Batch:
     def events(self, low: int, high: int) -> list[bytes]:
         return [part.waiting.chunk.events[index] for part, index in self._open(low, high)]
 
+    @property
+    def created(self) -> float:
+        """When its oldest event was captured, in wall-clock seconds."""
+        return min(part.waiting.chunk.created for part in self.parts)
+
+    @property
+    def count(self) -> int:
+        return len(self._places)
+
     def open(self) -> list[int]:
         """The positions of what is not settled."""
         return [position for position, (part, index) in enumerate(self._places) if index not in part.settled]

@@ -113,6 +113,10 @@ class Pipeline:
         account = instance.account
         return receiver_for(instance.settings, lambda answer: self._answered(account, answer.headers))
 
+    def look(self, seconds: float) -> None:
+        """Returns when what ended processes left is taken over, or after `seconds`."""
+        self._maintenance.looked.wait(seconds)
+
     def put(self, captured: Captured) -> None:
         self._builder.put(captured)
 

@@ -17,6 +17,10 @@ from mitmproxy_moesif.workers.supervisor import Supervisor
 
 def main(arguments: Sequence[str]) -> int:
     """Until SIGTERM or SIGINT; the exit code. What is wrong with `arguments` ends the process with code 2."""
+    if arguments[:1] == ["spool"]:
+        from mitmproxy_moesif.delivery import command
+
+        return command.main(arguments[1:])
     hangups.hold()
     parsed = parse(arguments)
     quiet_log()

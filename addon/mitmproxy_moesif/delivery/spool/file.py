@@ -323,19 +323,34 @@ def _write_account(connection: sqlite3.Connection, account: Account | None) -> N
 
 def look_into(path: Path) -> tuple[Account | None, int]:
     """The account in a dead process's file, and its events; neither where it is gone, or another took it over."""
-    with contextlib.suppress(OSError, SpoolError):
-        lock = FileLock.acquire(sibling(path, LOCK)) if path.exists() else None
-        if lock is not None:
-            try:
-                spool = SpoolFile(path, lock, sys.maxsize)
-            except BaseException:
-                lock.release()
-                raise
-            try:
-                return spool.account(), sum(chunk.count for chunk in spool.index())
-            finally:
-                spool.close(keep=True)
+    with contextlib.suppress(OSError, SpoolError), _dead(path) as spool:
+        if spool is not None:
+            return spool.account(), sum(chunk.count for chunk in spool.index())
     return None, 0
+
+
+def contents_of(path: Path) -> list[ChunkInfo] | None:
+    """What a dead process's file holds; None where its process lives. OSError, SpoolError."""
+    with _dead(path) as spool:
+        return spool.index() if spool is not None else None
+
+
+@contextlib.contextmanager
+def _dead(path: Path) -> Iterator[SpoolFile | None]:
+    """A file to look into, left as it is; None where it is gone, or a process has it."""
+    lock = FileLock.acquire(sibling(path, LOCK)) if path.exists() else None
+    if lock is None:
+        yield None
+        return
+    try:
+        spool = SpoolFile(path, lock, sys.maxsize)
+    except BaseException:
+        lock.release()
+        raise
+    try:
+        yield spool
+    finally:
+        spool.close(keep=True)
 
 
 def sibling(path: Path, suffix: str) -> Path:

@@ -19,8 +19,8 @@ INTERVAL = 2.0
 class Maintenance:
     """Looks after the store at once and then every `INTERVAL` seconds, until `stop`.
 
-    `stored` is called with each destination that something to send was found for; `has_looked` once all that was there
-    at the start is taken over.
+    `stored` is called with each destination that something to send was found for; `looked` is set once all
+    that was there at the start is taken over.
     """
 
     def __init__(self, store: Store, ledger: Ledger, stored: Callable[[str], None]) -> None:
@@ -29,7 +29,7 @@ class Maintenance:
         self._stored = stored
         self._limited = RateLimitedLog()
         self._stopping = threading.Event()
-        self.has_looked = False
+        self.looked = threading.Event()
         self._thread = threading.Thread(target=self._run, name="moesif-keep", daemon=True)
 
     def start(self) -> None:
@@ -41,9 +41,10 @@ class Maintenance:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                for keep in (self._look, self._store.maintain):
+                for keep in (self._look, self._store.maintain, self._store.decide):
                     for destination in keep():
                         self._stored(destination)
+                self.looked.set()
             except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never dies of one error
                 self._ledger.fault("keeper")
                 self._limited.error("keeper", "moesif: unexpected while keeping the spool: %s", describe(error))
@@ -51,7 +52,6 @@ class Maintenance:
 
     def _look(self) -> list[str]:
         found = self._store.adopt()
-        if not self.has_looked:
+        if not self.looked.is_set():
             self._ledger.found_all()
-            self.has_looked = True
         return found

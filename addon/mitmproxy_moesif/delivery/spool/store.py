@@ -19,9 +19,11 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from mitmproxy_moesif.delivery.batch import Part
+from mitmproxy_moesif.config.destination import is_quarantine
+from mitmproxy_moesif.delivery.batch import Batch, Part
 from mitmproxy_moesif.delivery.ledger import Account, Ledger, Place, Settlement
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
+from mitmproxy_moesif.delivery.spool.decisions import Decision, Decisions
 from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolDamaged, SpoolError, SpoolFile, SpoolFull
 from mitmproxy_moesif.delivery.spool.queue import ALL_KEYS, Checkpoint, EventQueue, Waiting
 from mitmproxy_moesif.delivery.spool.set import SpoolSet
@@ -42,6 +44,7 @@ class Store:
     ) -> None:
         self._ledger = ledger
         self.spools = SpoolSet(folder, max_bytes, ledger.account, clock)
+        self._decisions = Decisions(folder)
         self._clock = clock
         self._keeping = threading.Lock()  # held by whoever makes files and moves chunks; taken before `_lock`
         self._lock = threading.Lock()
@@ -287,8 +290,7 @@ class Store:
         Of a chunk that is settled in part, the row stays whole until all is: then it goes as one.
         """
         for part in parts:
-            for chunk in part.to_move():
-                self._move_aside(chunk, part.waiting.place)
+            self._move_aside(part)
         rest = [part for part in parts if part.left]
         done = [part.waiting for part in parts if not part.left]
         with self._lock:
@@ -311,23 +313,34 @@ class Store:
                 if waiting.spool is None:
                     self.memory_bytes -= waiting.chunk.size
 
-    def _move_aside(self, chunk: Chunk, place: Place) -> None:
-        """Under its own name from now on, on disk alone: the former row goes later, so that none is lost."""
+    def _move_aside(self, part: Part) -> None:
+        """What is to wait under another name, on disk alone; without a disk, what would be quarantined is dropped."""
+        for chunk in part.to_move():
+            if self._append_aside(chunk, part.waiting.place):
+                continue
+            if is_quarantine(chunk.destination):
+                self._ledger.drop(len(chunk.events), "refused", part.waiting.place)
+                log.error("moesif: without a spool, %d events are dropped, and counted", len(chunk.events))
+            else:
+                part.settled.difference_update(part.moved[chunk.destination])
+
+    def _append_aside(self, chunk: Chunk, place: Place) -> bool:
+        """Their former row goes later, so that none is lost."""
         spool = self.spools.current
+        if spool is None:
+            return False
         try:
-            if spool is None:
-                raise SpoolError("there is no spool")
             spool.append([chunk])
-        except SpoolError:
-            self._ledger.drop(len(chunk.events), "refused", place)
-            log.error("moesif: %d events cannot be put aside on disk; they are dropped, and counted", len(chunk.events))
-            return
+        except SpoolError as error:
+            self.spools.tell(error, spool)
+            return False
         assert chunk.key is not None
         with self._lock:
             lanes = self._lane(chunk.destination)
             lanes.cover(spool, chunk.key, chunk.key)
             lanes.count(len(chunk.events), chunk.created)
         self._ledger.move(len(chunk.events), place, spool.path.name)
+        return True
 
     def _count(self, part: Part) -> None:
         place = part.waiting.place
@@ -351,6 +364,26 @@ class Store:
         with self._lock:
             lanes = self._lane(destination)
             return bool(lanes.leased or lanes.fresh or lanes.backlog or lanes.checkpoints)
+
+    def decide(self) -> list[str]:
+        """Carry out what the operator decided; returns the destinations that got something to send."""
+        return [one.to for one in self._decisions.current() if self._decide(one) and one.to is not None]
+
+    def _decide(self, decision: Decision) -> bool:
+        """Whether there was something to do."""
+        found, more = False, decision.destination in self.contents()
+        while more and (taken := self.take_backlog(decision.destination, PAGE, PAGE_MAX_BYTES)):
+            batches = [Batch([waiting]) for waiting in taken]
+            decided = [batch for batch in batches if batch.created < decision.before]
+            for batch in decided:
+                if decision.to is None:
+                    batch.mark_dropped(0, batch.count, "discarded")
+                else:
+                    batch.mark_moved(0, batch.count, decision.to)
+            self.settle(decision.destination, [part for batch in batches for part in batch.parts])
+            found = found or bool(decided)
+            more = not any(batch.open() for batch in batches)
+        return found
 
     def contents(self) -> dict[str, tuple[int, float]]:
         """How many events wait for each destination, and since when about, in wall-clock seconds."""

@@ -1,0 +1,69 @@
+"""What the operator decided about stored events: a file in the spool's folder, read by each process that uses it.
+
+A decision is about what was stored before it, and stays in the file: a process that takes over a file later carries it
+out then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from mitmproxy_moesif.config.files import replace_file
+from mitmproxy_moesif.log import log
+
+KEPT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Events for `destination` captured `before` (wall-clock seconds) go `to` another one; None: they are dropped."""
+
+    destination: str
+    to: str | None
+    before: float
+
+
+def read(folder: Path) -> list[Decision]:
+    """Oldest first. Raises `OSError`, and `ValueError` where the file is damaged."""
+    path = _path(folder)
+    try:
+        return [Decision(**plain) for plain in orjson.loads(path.read_bytes())] if path.exists() else []
+    except TypeError as error:
+        raise ValueError(f"{path} is not a list of decisions") from error
+
+
+def add(folder: Path, decision: Decision) -> None:
+    """Raises as `read` does."""
+    replace_file(_path(folder), orjson.dumps([*read(folder), decision][-KEPT:]))
+
+
+class Decisions:
+    """Those of a folder, read again when the file has changed. One that cannot be read counts as none, told once."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._seen: tuple[int, int] | None = None
+        self._current: Sequence[Decision] = ()
+
+    def current(self) -> Sequence[Decision]:
+        if self._folder is None:
+            return ()
+        try:
+            status = _path(self._folder).stat()
+            if (seen := (status.st_mtime_ns, status.st_ino)) != self._seen:
+                self._seen = seen
+                self._current = read(self._folder)
+        except FileNotFoundError:
+            self._current = ()
+        except (OSError, ValueError) as error:
+            log.error("moesif: what was decided about the spool cannot be read: %s", error)
+            self._current = ()
+        return self._current
+
+
+def _path(folder: Path) -> Path:
+    return folder / "decisions.json"

@@ -1,0 +1,119 @@
+"""`moesif-proxy spool`: what it tells, and what becomes of events that nobody sends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mitmproxy_moesif.config.destination import quarantine_of
+from mitmproxy_moesif.delivery.spool import maintenance
+from mitmproxy_moesif.workers.main import main
+from tests.delivery.pipelines import Sending, an_instance, chunk_for, sending
+from tests.delivery.spool.spools import dead_spool
+from tests.support.collector import ScriptedCollector
+
+ELSE = "0" * 16 + "@else.test/12345678"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintenance, "INTERVAL", 0.01)
+
+
+def spool(folder: Path, *arguments: str) -> int:
+    return main(["spool", "--folder", str(folder), *arguments])
+
+
+def wait_until_nothing_is_unsent(proxy: Sending) -> None:
+    while proxy.pipeline.condition().unsent:
+        proxy.pipeline.ledger.changed.wait(0.05)
+
+
+def test_list_tells_whose_events_wait_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "spool"
+    dead_spool(folder, [chunk_for(ELSE, ["a", "b"]), chunk_for(quarantine_of(ELSE), ["c"]), chunk_for(ELSE, ["d"])])
+    assert spool(folder, "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" since ")[0] for line in lines] == [
+        f"{ELSE}  3 events waiting",
+        f"{ELSE}!quarantine  1 events quarantined",
+    ]
+    assert spool(folder, "list") == 0
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_list_tells_of_files_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ScriptedCollector() as collector, sending(tmp_path / "spool", an_instance(collector)):
+        assert spool(tmp_path / "spool", "list") == 0
+    assert "belongs to a process that runs" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert spool(tmp_path / "nothing", "list") == 1
+    assert capsys.readouterr().err == f"moesif: there is no folder {tmp_path / 'nothing'}\n"
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_dropped_events_are_counted(running: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    dead_spool(folder, [chunk_for(ELSE, ["a", "b"])])
+    if not running:
+        assert spool(folder, "drop", ELSE) == 0
+    with ScriptedCollector() as collector, sending(folder, an_instance(collector)) as proxy:
+        proxy.pipeline.look(10)
+        if running:
+            assert spool(folder, "drop", ELSE) == 0
+        wait_until_nothing_is_unsent(proxy)
+    assert (proxy.end.captured, proxy.end.waiting, proxy.end.dropped) == (2, 0, {"discarded": 2})
+
+
+def test_quarantined_events_are_sent_again(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    with ScriptedCollector() as collector:
+        instance = an_instance(collector)
+        dead_spool(folder, [chunk_for(quarantine_of(instance.destination), ["a", "b"])])
+        with sending(folder, instance) as proxy:
+            proxy.pipeline.look(10)
+            assert spool(folder, "retry", instance.destination) == 0
+            collector.wait_for(2)
+        assert (proxy.end.delivered, proxy.end.waiting) == (2, 0)
+
+
+def test_assigned_events_are_sent_as_those_of_another(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    dead_spool(folder, [chunk_for(ELSE, ["a", "b"])])
+    with ScriptedCollector() as collector:
+        instance = an_instance(collector)
+        with sending(folder, instance) as proxy:
+            proxy.pipeline.look(10)
+            assert spool(folder, "assign", ELSE, instance.destination) == 0
+            collector.wait_for(2)
+        assert (proxy.end.delivered, proxy.end.waiting) == (2, 0)
+
+
+def test_what_came_after_a_decision_is_not_meant(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    assert spool(folder, "drop", ELSE) == 0
+    dead_spool(folder, [chunk_for(ELSE, ["a"])])
+    with ScriptedCollector() as collector:
+        instance = an_instance(collector)
+        with sending(folder, instance) as proxy:
+            proxy.pipeline.look(10)
+            assert spool(folder, "assign", ELSE, instance.destination) == 0
+            collector.wait_for(1)
+    assert proxy.end.dropped == {}
+
+
+def test_send_takes_what_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "spool"
+    with ScriptedCollector() as collector:
+        dead_spool(folder, [chunk_for(an_instance(collector).destination, ["a", "b"]), chunk_for(ELSE, ["c"])])
+        monkeypatch.setenv("MOESIF_APPLICATION_ID", "one")
+        monkeypatch.setenv("MOESIF_API_ENDPOINT", collector.url)
+        assert spool(folder, "send") == 0
+        assert collector.unique_ids() == {"a", "b"}
+    assert capsys.readouterr().out == "captured 3, delivered 2, waiting 1, dropped 0\n"
