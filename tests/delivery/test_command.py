@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from mitmproxy_moesif.config.destination import quarantine_of
+from mitmproxy_moesif.delivery import attempt, sender
 from mitmproxy_moesif.delivery.spool import maintenance
 from mitmproxy_moesif.workers.main import main
 from tests.delivery.pipelines import Sending, an_instance, chunk_for, sending
 from tests.delivery.spool.spools import dead_spool
-from tests.support.collector import ScriptedCollector
+from tests.support.collector import ScriptedCollector, refuse_events
 
 ELSE = "0" * 16 + "@else.test/12345678"
 
@@ -90,6 +91,39 @@ def test_assigned_events_are_sent_as_those_of_another(tmp_path: Path) -> None:
             assert spool(folder, "assign", ELSE, instance.destination) == 0
             collector.wait_for(2)
         assert (proxy.end.delivered, proxy.end.waiting) == (2, 0)
+
+
+def test_an_event_that_is_quarantined_again_stays_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(attempt, "PAUSES", (0.001, 0.001))
+    folder = tmp_path / "spool"
+    with ScriptedCollector() as collector:
+        collector.script = refuse_events(lambda event: event["transaction_id"] == "a", 404)
+        instance = an_instance(collector)
+        dead_spool(folder, [chunk_for(quarantine_of(instance.destination), ["a", "b"])])
+        with sending(folder, instance) as proxy:
+            proxy.pipeline.look(10)
+            assert spool(folder, "retry", instance.destination) == 0
+            collector.wait_for(1)
+            while (one := proxy.pipeline.condition().unsent.get(quarantine_of(instance.destination))) is None:
+                proxy.pipeline.ledger.changed.wait(0.05)
+            posts = len(collector.posts())
+            proxy.pipeline._maintenance._store.decide()
+            assert one.events == 1
+        assert len(collector.posts()) == posts
+
+
+def test_events_are_not_dropped_for_an_earlier_decision_about_where_they_go(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    with ScriptedCollector() as collector:
+        instance = an_instance(collector)
+        dead_spool(folder, [chunk_for(ELSE, ["a"])])
+        assert spool(folder, "drop", instance.destination) == 0
+        assert spool(folder, "assign", ELSE, instance.destination) == 0
+        assert spool(folder, "assign", ELSE, ELSE) == 1
+        with sending(folder, instance) as proxy:
+            collector.wait_for(1)
+        assert proxy.end.delivered == 1
 
 
 def test_what_came_after_a_decision_is_not_meant(tmp_path: Path) -> None:

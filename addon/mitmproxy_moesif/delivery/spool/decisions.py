@@ -37,8 +37,11 @@ def read(folder: Path) -> list[Decision]:
 
 
 def add(folder: Path, decision: Decision) -> None:
-    """Raises as `read` does."""
-    replace_file(_path(folder), orjson.dumps([*read(folder), decision][-KEPT:]))
+    """Earlier ones about where the events go now are void. Raises as `read` does; `ValueError` also where they stay."""
+    if decision.to == decision.destination:
+        raise ValueError(f"{decision.to} is where they are")
+    earlier = [one for one in read(folder) if one.destination != decision.to]
+    replace_file(_path(folder), orjson.dumps([*earlier, decision][-KEPT:]))
 
 
 class Decisions:

@@ -45,6 +45,7 @@ class Store:
         self._ledger = ledger
         self.spools = SpoolSet(folder, max_bytes, ledger.account, clock)
         self._decisions = Decisions(folder)
+        self._decided: Sequence[Decision] | None = None
         self._clock = clock
         self._keeping = threading.Lock()  # held by whoever makes files and moves chunks; taken before `_lock`
         self._lock = threading.Lock()
@@ -139,6 +140,7 @@ class Store:
                 self._lane(destination).cover(spool, 1, ALL_KEYS)
             for row in rows:
                 self._lane(row.destination).count(row.count, row.created)
+        self._decided = None
         if events:
             log.info("moesif: found %d events that an earlier process left in the spool", events)
         return destinations
@@ -366,8 +368,15 @@ class Store:
             return bool(lanes.leased or lanes.fresh or lanes.backlog or lanes.checkpoints)
 
     def decide(self) -> list[str]:
-        """Carry out what the operator decided; returns the destinations that got something to send."""
-        return [one.to for one in self._decisions.current() if self._decide(one) and one.to is not None]
+        """Carry out what the operator decided; returns the destinations that got something to send.
+
+        Once, and for files found later once more: an event that is sent again may come to be quarantined again.
+        """
+        current = self._decisions.current()
+        if current is self._decided:
+            return []
+        self._decided = current
+        return [one.to for one in current if self._decide(one) and one.to is not None]
 
     def _decide(self, decision: Decision) -> bool:
         """Whether there was something to do."""
