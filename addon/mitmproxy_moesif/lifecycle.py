@@ -121,7 +121,7 @@ class Lifecycle:
         if self.state is not State.LOADING or prepared is None:
             return
         problems = list(options.unknown_options(ctx.options))
-        if missing := missing_account(prepared):
+        if missing := missing_account(prepared) or kafka_trouble(prepared):
             problems.append(missing)
         problems += unwritable_files(prepared)
         if problems:
@@ -321,12 +321,23 @@ def missing_account(prepared: Prepared) -> str | None:
     settings = prepared.instance.settings
     if prepared.awaits_kong or (prepared.resolver is not None and prepared.resolver.has_instances):
         return None  # each of Kong's is checked when it is read
-    if settings.application_id.get_secret_value() or settings.sink_file is not None or not settings.enabled:
+    if settings.has_receiver or not settings.enabled:
         return None
     return (
         "application_id is missing: give --set moesif_application_id=..., the environment variable "
         "MOESIF_APPLICATION_ID, or a file with --set moesif_sink_file=PATH"
     )
+
+
+def kafka_trouble(prepared: Prepared) -> str | None:
+    """What is wrong with the settings of a Kafka receiver; whether its brokers can be reached is not asked."""
+    for instance in prepared.instances:
+        if instance.settings.kafka_brokers:
+            from mitmproxy_moesif.delivery.receivers.kafka import trouble
+
+            if (reason := trouble(instance.settings)) is not None:
+                return reason
+    return None
 
 
 def confdir() -> Path:

@@ -37,7 +37,7 @@ from mitmproxy_moesif.config.settings import SettingsError, parse_settings
 from mitmproxy_moesif.kong.entities import Entity, KongConfig, Plugin
 from mitmproxy_moesif.kong.errors import PLUGIN_NAME, reference, scope_key
 from mitmproxy_moesif.kong.overlay import REFERENCES, LiveOverlay, LivePlugin, Make, Overlay, entities, scope
-from mitmproxy_moesif.kong.resolver import has_account, instance_values
+from mitmproxy_moesif.kong.resolver import instance_values
 from mitmproxy_moesif.kong.scopes import CAPTURING, InstanceTable, ScopeConflict
 from mitmproxy_moesif.log import log
 
@@ -209,7 +209,7 @@ class KongPluginSource:
         values = {**instance_values(plugin, self._given()), **still, TOP_LEVEL: plugin.enabled}
         config = {**still} | wanted_parameters(values, given, dict(self._entity_faults(plugin, given)))
         enabled = config.pop(TOP_LEVEL, plugin.enabled)
-        if enabled and not has_account(parse_settings({**values, **config})):
+        if enabled and not parse_settings({**values, **config}).has_receiver:
             raise SchemaViolation(_ACCOUNT)
         patch: dict[str, Any] = {} if enabled == plugin.enabled else {TOP_LEVEL: enabled}
         tags = _listed(given.get("tags", plugin.tags))
@@ -239,7 +239,7 @@ class KongPluginSource:
             faults["id"] = "expected a valid UUID"
         config = {**still} | wanted_parameters(values, given, faults, same_too=True)
         enabled = config.pop(TOP_LEVEL, True)
-        if enabled and not has_account(parse_settings({**values, **config})):
+        if enabled and not parse_settings({**values, **config}).has_receiver:
             raise SchemaViolation(_ACCOUNT)
         ids = {f"{name}_id": _resolved(base, name, given.get(name)) for name in REFERENCES}
         fields = {
@@ -281,7 +281,7 @@ class KongPluginSource:
         config = wanted_parameters(values, {"config": entity.get("config")}, {}, same_too=True)
         enabled = bool(entity.get(TOP_LEVEL, True))
         if enabled and (
-            "application_id" in entity.get(SECRETS, ()) or not has_account(parse_settings({**values, **config}))
+            "application_id" in entity.get(SECRETS, ()) or not parse_settings({**values, **config}).has_receiver
         ):
             enabled = False
             log.warning(

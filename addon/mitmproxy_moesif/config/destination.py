@@ -13,9 +13,8 @@ from urllib.parse import urlsplit
 
 from mitmproxy_moesif.config.settings import Settings
 
-FILE = "file"
-"""In place of the hash where events only go to a file."""
-
+KAFKA, FILE = "kafka", "file"
+"""In place of the hash where events only go there."""
 
 QUARANTINE = "!quarantine"
 
@@ -24,7 +23,7 @@ def account_of(settings: Settings) -> str:
     """Whose configuration and rules apply: an application id at a collector."""
     application_id = settings.application_id.get_secret_value()
     if not application_id:
-        return FILE
+        return KAFKA if settings.kafka_brokers else FILE
     url = urlsplit(settings.api_endpoint)
     return f"{_digest(application_id, 16)}@{url.netloc}{url.path.replace('/', '_')}"
 
@@ -34,6 +33,8 @@ def destination_of(settings: Settings) -> str:
     sending = (
         settings.api_endpoint,
         settings.sink_file,
+        settings.kafka_brokers,
+        settings.kafka_topic,
         settings.enable_compression,
         settings.connect_seconds,
         settings.send_seconds,

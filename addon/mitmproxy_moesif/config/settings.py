@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -33,6 +34,9 @@ __all__ = ["SECRETS", "START_ONLY", "Settings", "SettingsError", "parse_settings
 
 MAX_MS = 2**31 - 2
 MAX_BYTES = 2**53
+
+_BROKER = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[\w.-]+):[0-9]{1,5}")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,244}")  # Kafka takes 249; `.dead` has to fit
 
 Milliseconds = Annotated[int, Field(ge=0, le=MAX_MS)]
 Percent = Annotated[int, Field(ge=0, le=100)]
@@ -147,6 +151,17 @@ class Settings(BaseModel):
     sink_file: OptionalPath = Field(
         None, description="File to which events are also written as NDJSON; without an application ID, only there."
     )
+    kafka_brokers: Names = Field(
+        (),
+        description="host:port of Kafka brokers; if set, events go to Kafka instead of Moesif "
+        "(`moesif-proxy forward` delivers them from there).",
+    )
+    kafka_topic: str = Field("moesif.events", description="Kafka topic for events; one topic for each application ID.")
+    kafka_config: Annotated[SecretStr, Property.LOCAL] = Field(
+        SecretStr(""),
+        description="Further settings of librdkafka (TLS, SASL, ...): `key=value,key=value`, or a file with one "
+        "`key=value` a line. A secret.",
+    )
     spool_dir: Annotated[OptionalPath, Property.START_ONLY] = Field(
         None, description="Folder for events on disk; default: moesif-spool in mitmproxy's confdir; `off`: memory only."
     )
@@ -233,6 +248,21 @@ class Settings(BaseModel):
         number = {"/dev/stdout": 1, "/dev/stderr": 2}.get(path or "")
         return path if number is None else f"/proc/{os.getpid()}/fd/{number}"
 
+    @field_validator("kafka_brokers")
+    @classmethod
+    def _are_brokers(cls, brokers: tuple[str, ...]) -> tuple[str, ...]:
+        for broker in brokers:
+            if not _BROKER.fullmatch(broker):
+                raise ValueError("must be a list of HOST:PORT, without a scheme")
+        return brokers
+
+    @field_validator("kafka_topic")
+    @classmethod
+    def _is_topic(cls, topic: str) -> str:
+        if not _TOPIC.fullmatch(topic):
+            raise ValueError("must be a Kafka topic: up to 244 letters, digits, dots, underscores and hyphens")
+        return topic
+
     @field_validator("trusted_ips")
     @classmethod
     def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
@@ -255,6 +285,11 @@ class Settings(BaseModel):
         if not (value.isascii() and (value.isprintable() or not value)):
             raise ValueError("must be printable ASCII, as the application id in Moesif's settings is")
         return SecretStr(value)
+
+    @property
+    def has_receiver(self) -> bool:
+        """Whether events have somewhere to go."""
+        return bool(self.application_id.get_secret_value() or self.kafka_brokers or self.sink_file)
 
     @property
     def masks(self) -> bool:

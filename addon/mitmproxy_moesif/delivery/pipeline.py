@@ -21,6 +21,7 @@ from mitmproxy_moesif.delivery.api import Condition, SpoolCondition, Unsent
 from mitmproxy_moesif.delivery.builder import Builder, Captured, Make
 from mitmproxy_moesif.delivery.ledger import NOTHING, Ledger, Reading
 from mitmproxy_moesif.delivery.receivers.base import Receiver
+from mitmproxy_moesif.delivery.receivers.kafka import KafkaReceiver
 from mitmproxy_moesif.delivery.receivers.moesif import AnswerHeaders, MoesifReceiver
 from mitmproxy_moesif.delivery.receivers.ndjson import BesideReceiver, FileReceiver
 from mitmproxy_moesif.delivery.sender import Sender, SenderLimits
@@ -31,9 +32,11 @@ from mitmproxy_moesif.log import log
 CLOSE_SECONDS = 1.0
 """What building and storing the last exchanges may take."""
 
+KAFKA_BATCH = 1000
+"""Events that are acknowledged together, at least: Moesif's limit of a request is not Kafka's."""
 
 REQUESTS = 16
-"""Under way at a time; a file is written by one thread alone."""
+"""Under way at a time; a file is written by one thread alone, and Kafka's library has its own batches."""
 
 type Answered = Callable[[str, Mapping[str, str]], None]
 """Observer of each answer of a receiver: the account, and the answer's headers."""
@@ -181,22 +184,26 @@ def state_of(destination: str) -> Literal["quarantined", "not configured"]:
 
 
 def receiver_for(settings: Settings, on_answer: AnswerHeaders) -> Receiver:
-    """Moesif, a file, or Moesif with a file beside it."""
+    """Kafka, else Moesif, with a file beside it if there is one; without either the file alone."""
     file = FileReceiver(settings.sink_file) if settings.sink_file else None
-    if not settings.application_id.get_secret_value():
+    first: Receiver
+    if settings.kafka_brokers:
+        first = KafkaReceiver(settings)
+    elif settings.application_id.get_secret_value():
+        first = MoesifReceiver(settings, on_answer)
+    else:
         assert file is not None, "checked when the settings were read"
         return file
-    moesif = MoesifReceiver(settings, on_answer)
-    return BesideReceiver(moesif, file) if file is not None else moesif
+    return BesideReceiver(first, file) if file is not None else first
 
 
 def sender_limits(settings: Settings) -> SenderLimits:
     return SenderLimits(
-        batch_size=settings.batch_size,
+        batch_size=max(settings.batch_size, KAFKA_BATCH) if settings.kafka_brokers else settings.batch_size,
         batch_max_bytes=settings.batch_max_bytes,
         flush_interval=settings.flush_interval / 1000,
         turn=settings.max_callback_time_spent / 1000,
-        requests=1 if settings.sink_file else REQUESTS,
+        requests=1 if settings.sink_file or settings.kafka_brokers else REQUESTS,
         keepalive=settings.keepalive / 1000,
         debug=settings.debug,
     )

@@ -121,14 +121,9 @@ def instance_values(plugin: Plugin, given: Mapping[str, Any]) -> dict[str, Any]:
 def parse_instance(plugin: Plugin, given: Mapping[str, Any]) -> Settings:
     """What an enabled instance is set to; `given` as for `Resolver`. Raises `SettingsError`."""
     settings = parse_settings(instance_values(plugin, given))
-    if not has_account(settings):
+    if not settings.has_receiver:
         raise SettingsError("application_id is missing")
     return settings
-
-
-def has_account(settings: Settings) -> bool:
-    """Whether events have somewhere to go."""
-    return bool(settings.application_id.get_secret_value()) or settings.sink_file is not None
 
 
 def _options_as_plugin(given: Mapping[str, Any]) -> Plugin:

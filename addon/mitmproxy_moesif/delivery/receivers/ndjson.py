@@ -57,7 +57,7 @@ class FileReceiver:
 
 
 class BesideReceiver:
-    """Moesif decides; what it accepted is written to the file as well."""
+    """The first decides; what it accepted is written to the file as well."""
 
     def __init__(self, first: Receiver, file: FileReceiver) -> None:
         self._first = first
@@ -69,7 +69,7 @@ class BesideReceiver:
         if outcome.verdict is Verdict.ACCEPTED:
             written = self._file.send(events)
             if written.verdict is not Verdict.ACCEPTED:
-                self._limited.error("file", "moesif: %s; Moesif has these events, the file lacks them", written.reason)
+                self._limited.error("file", "moesif: %s; events that were sent are missing there", written.reason)
         return outcome
 
     def close(self) -> None:

@@ -1,0 +1,232 @@
+"""Batches to a Kafka topic: one message an event, accepted once all in-sync replicas have it.
+
+The value is the event as Moesif takes it, the key its company id, else its user id, else none. Headers:
+`moesif-transaction-id`, `moesif-application` (the destination's name, not the application id), `moesif-schema`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mitmproxy_moesif.config.instance import destination_of
+from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.delivery.receivers.base import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from confluent_kafka import KafkaError, Producer
+
+TRANSACTION_ID, APPLICATION, SCHEMA = "moesif-transaction-id", "moesif-application", "moesif-schema"
+SCHEMA_VERSION = b"1"
+
+DEFAULTS: Mapping[str, Any] = {
+    "client.id": "mitmproxy-moesif",
+    "log_level": 0,  # what goes wrong is told by the sender, once
+    "message.max.bytes": 1_048_000,  # a broker's own default; an event has at most 1,000,000
+    "linger.ms": 5,
+    "topic.metadata.propagation.max.ms": 3000,
+}
+GUARANTEES: Mapping[str, Any] = {"enable.idempotence": True, "acks": "all"}
+OURS = frozenset(
+    {
+        *("bootstrap.servers", "metadata.broker.list", "group.id", "enable.auto.commit", "enable.auto.offset.store"),
+        *("message.timeout.ms", "delivery.timeout.ms", "delivery.report.only.error", "transactional.id"),
+        *(*GUARANTEES, "request.required.acks"),
+    }
+)
+"""What may not be set otherwise: with another value events could be lost."""
+
+FLUSH_GRACE = 1.0
+"""Seconds past the messages' own timeout, after which librdkafka has told of each of them."""
+
+REFUSED = frozenset({"MSG_SIZE_TOO_LARGE", "INVALID_MSG", "INVALID_RECORD"})
+REASONS = {
+    "_AUTHENTICATION": "the broker does not accept the credentials: check moesif_kafka_config",
+    "SASL_AUTHENTICATION_FAILED": "the broker does not accept the credentials: check moesif_kafka_config",
+    "_SSL": "the TLS handshake with the broker failed",
+    "_RESOLVE": "the broker's name cannot be resolved",
+    "_TRANSPORT": "no broker can be reached",
+    "_ALL_BROKERS_DOWN": "no broker can be reached",
+    "_MSG_TIMED_OUT": "no broker has answered in time",
+    "_TIMED_OUT": "no broker has answered in time",
+    "_UNKNOWN_TOPIC": "the topic does not exist",
+    "UNKNOWN_TOPIC_OR_PART": "the topic does not exist",
+    "TOPIC_AUTHORIZATION_FAILED": "writing to the topic is not allowed",
+    "NOT_ENOUGH_REPLICAS": "too few replicas are in sync",
+}
+
+
+class KafkaReceiver:
+    """One topic. For one thread. After a failure it starts with a new producer, so that nothing old is sent late."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._topic = settings.kafka_topic
+        self._seconds = settings.connect_seconds + settings.send_seconds
+        self._headers = [(APPLICATION, destination_of(settings).encode()), (SCHEMA, SCHEMA_VERSION)]
+        self._producer: Producer | None = None
+        self._trouble = ""
+
+    def send(self, events: Sequence[bytes]) -> Outcome:
+        if self._producer is None:
+            try:
+                self._producer = self._connect()
+            except ValueError as error:
+                return Outcome(Verdict.UNAVAILABLE, str(error))
+        sent = _Sent()
+        for event in events:
+            self._produce(self._producer, event, sent)
+        self._producer.flush(self._seconds + FLUSH_GRACE)
+        if sent.acknowledged == len(events):
+            self._trouble = ""
+            return Outcome(Verdict.ACCEPTED, "acknowledged")
+        self.close()
+        names = {error.name() for error in sent.errors}
+        if refused := names & REFUSED:
+            return Outcome(Verdict.REFUSED, min(refused))
+        return Outcome(Verdict.UNAVAILABLE, self._why(names))
+
+    def _connect(self) -> Producer:
+        timeout = {"message.timeout.ms": int(self._seconds * 1000)}
+        return make_producer({**configuration(self._settings), **timeout, "error_cb": self._note})
+
+    def _note(self, error: KafkaError) -> None:
+        """What is wrong with the connection; that all brokers are down says less than why."""
+        if error.name() != "_ALL_BROKERS_DOWN" or not self._trouble:
+            self._trouble = error.name()
+
+    def _why(self, names: set[str]) -> str:
+        """Of a message that was never sent only the time-out is told, the reason is that of the connection."""
+        told = names - {"_MSG_TIMED_OUT"} or {self._trouble or "_MSG_TIMED_OUT"}
+        return ", ".join(sorted(REASONS.get(name, name) for name in told))
+
+    def _produce(self, producer: Producer, event: bytes, sent: _Sent) -> None:
+        from confluent_kafka import KafkaException
+
+        caller = _caller(event)
+        headers: list[tuple[str, str | bytes | None]] = [
+            (TRANSACTION_ID, caller.transaction_id.encode()),
+            *self._headers,
+        ]
+        try:
+            producer.produce(self._topic, event, caller.key, on_delivery=sent.told, headers=headers)
+        except KafkaException as error:
+            sent.errors.append(error.args[0])
+        except BufferError:
+            producer.poll(0)  # not acknowledged, so all of them are sent again
+
+    def close(self) -> None:
+        """What is still on its way is not waited for: nobody was told that it had arrived."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.purge()
+
+
+class _Sent:
+    """What librdkafka tells of the messages of one batch."""
+
+    def __init__(self) -> None:
+        self.acknowledged = 0
+        self.errors: list[KafkaError] = []
+
+    def told(self, error: KafkaError | None, _message: object) -> None:
+        if error is None:
+            self.acknowledged += 1
+        else:
+            self.errors.append(error)
+
+
+class _Caller(msgspec.Struct):
+    """Of an event what its key and headers are made of; nothing else of it is parsed into objects."""
+
+    transaction_id: str = ""
+    company_id: str | None = None
+    user_id: str | None = None
+
+    @property
+    def key(self) -> bytes | None:
+        caller = self.company_id or self.user_id
+        return caller.encode(errors="surrogatepass") if caller else None
+
+
+_decode = msgspec.json.Decoder(_Caller).decode
+
+
+def _caller(event: bytes) -> _Caller:
+    """The standard library takes what the decoder refuses: half a surrogate pair in a body."""
+    try:
+        return _decode(event)
+    except msgspec.MsgspecError:
+        plain = json.loads(event, parse_int=str, parse_float=str)
+        return _Caller(*(plain.get(name) for name in _Caller.__struct_fields__))
+
+
+def make_producer(wanted: Mapping[str, Any]) -> Producer:
+    """An idempotent one. Raises `ValueError` with one line that holds no value of a setting."""
+    producer: Producer = made("Producer", {**wanted, **GUARANTEES})
+    return producer
+
+
+def made(kind: str, wanted: Mapping[str, Any]) -> Any:
+    """A client of librdkafka, by the name of its class. Raises as `make_producer` does."""
+    try:
+        import confluent_kafka
+    except ImportError:
+        raise ValueError("kafka_brokers needs confluent-kafka: pip install 'mitmproxy-moesif[kafka]'") from None
+    try:
+        return getattr(confluent_kafka, kind)(dict(wanted))
+    except (confluent_kafka.KafkaException, TypeError, ValueError) as error:
+        raise ValueError(f"kafka_config: {_without_values(error, wanted)}") from None
+
+
+def _without_values(error: Exception, wanted: Mapping[str, Any]) -> str:
+    """What librdkafka says, which may quote what it was given."""
+    first = error.args[0]
+    text = " ".join((first.str() if hasattr(first, "str") else str(first)).split())
+    for value in sorted((one for one in wanted.values() if isinstance(one, str) and one), key=len, reverse=True):
+        text = text.replace(f'"{value}"', '"..."')
+    return text
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """What every client is set to. Raises `ValueError` with one line that holds no value of a setting."""
+    compression = "lz4" if settings.enable_compression else "none"
+    given = _given(settings.kafka_config.get_secret_value().strip())
+    brokers = ",".join(settings.kafka_brokers)
+    return {**DEFAULTS, "compression.type": compression, **given, "bootstrap.servers": brokers}
+
+
+def _given(text: str) -> dict[str, str]:
+    """`key=value` by commas, or from a file by lines."""
+    if not text:
+        return {}
+    if "=" in text:
+        lines = text.split(",")
+    else:
+        try:
+            lines = Path(text).expanduser().read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise ValueError(f"kafka_config: the file cannot be read: {reason}") from None
+    pairs = [line.partition("=") for raw in lines if (line := raw.strip()) and not line.startswith("#")]
+    given = {}
+    for number, (name, equals, value) in enumerate(pairs, 1):
+        if not equals:
+            raise ValueError(f"kafka_config: setting {number} is not key=value")
+        if (key := name.strip()) in OURS:
+            raise ValueError(f"kafka_config: {key} is set by the addon")
+        given[key] = value.strip()
+    return given
+
+
+def trouble(settings: Settings) -> str | None:
+    """What is wrong with the settings for Kafka, in one line; brokers are not asked."""
+    try:
+        make_producer(configuration(settings))
+    except ValueError as error:
+        return str(error)
+    return None
