@@ -115,40 +115,13 @@ class Operations:
             self._kept = document
 
     def status(self) -> Status:
-        condition = self._delivery.condition()
-        reading = condition.reading
-        resolver = self._resolver()
-        status = Status(
-            version=__version__,
-            uptime=round(time.monotonic() - self._began, 3),
-            captured=reading.captured,
-            recovered=reading.recovered,
-            delivered=reading.delivered,
-            waiting={"memory": reading.waiting_in_memory, "disk": reading.waiting_on_disk},
-            dropped=reading.dropped,
-            skipped=reading.skipped,
-            faults=reading.faults,
-            oldest_waiting=round(age_of(condition), 3) if condition.oldest_at is not None else None,
-            destinations={name: _destination(health) for name, health in condition.health.items()},
-            unsent={name: _unsent(unsent) for name, unsent in condition.unsent.items()},
-            spool=_spool(condition.spool),
-        )
-        if resolver is not None:
+        status = status_of(self._delivery.condition(), self._began)
+        if (resolver := self._resolver()) is not None:
             status["kong"] = resolver.describe()
         return status
 
     def health(self) -> tuple[bool, str]:
-        """503 is for what an operator has to look at: events that do not flow."""
-        condition = self._delivery.condition()
-        age = age_of(condition)
-        if condition.trouble is not None:
-            return False, condition.trouble
-        if age <= UNHEALTHY_AFTER:
-            unsent = sum(one.events for one in condition.unsent.values())
-            return True, f"ok; {unsent} events are not sent: see unsent in /status" if unsent else "ok"
-        reasons = [health.reason for health in condition.health.values() if health.reason]
-        why = f": {', '.join(reasons)}" if reasons else ""
-        return False, f"the oldest event has been waiting for {age:.0f} s{why}"
+        return health_of(self._delivery.condition())
 
     def plugins(self) -> Sequence[Mapping[str, Any]]:
         """The options come first."""
@@ -194,6 +167,39 @@ class Operations:
                 "why": "the options are one global instance",
             }
         return resolver.scopes.explain(method, host, path)
+
+
+def status_of(condition: Condition, began: float) -> Status:
+    """`began`: when what it is the status of was started, in monotonic seconds."""
+    reading = condition.reading
+    return Status(
+        version=__version__,
+        uptime=round(time.monotonic() - began, 3),
+        captured=reading.captured,
+        recovered=reading.recovered,
+        delivered=reading.delivered,
+        waiting={"memory": reading.waiting_in_memory, "disk": reading.waiting_on_disk},
+        dropped=reading.dropped,
+        skipped=reading.skipped,
+        faults=reading.faults,
+        oldest_waiting=round(age_of(condition), 3) if condition.oldest_at is not None else None,
+        destinations={name: _destination(health) for name, health in condition.health.items()},
+        unsent={name: _unsent(unsent) for name, unsent in condition.unsent.items()},
+        spool=_spool(condition.spool),
+    )
+
+
+def health_of(condition: Condition) -> tuple[bool, str]:
+    """503 is for what an operator has to look at: events that do not flow."""
+    age = age_of(condition)
+    if condition.trouble is not None:
+        return False, condition.trouble
+    if age <= UNHEALTHY_AFTER:
+        unsent = sum(one.events for one in condition.unsent.values())
+        return True, f"ok; {unsent} events are not sent: see unsent in /status" if unsent else "ok"
+    reasons = [health.reason for health in condition.health.values() if health.reason]
+    why = f": {', '.join(reasons)}" if reasons else ""
+    return False, f"the oldest event has been waiting for {age:.0f} s{why}"
 
 
 def age_of(condition: Condition) -> float:
