@@ -3,6 +3,7 @@
 mitmdump -s "$(python -m mitmproxy_moesif)" ...
 python -m mitmproxy_moesif run [--port 8080] [--page-port 8090] [--upstream URL] [-- more moesif-proxy arguments]
 python -m mitmproxy_moesif proxy ... (the same as moesif-proxy)
+python -m mitmproxy_moesif forward ... (the same as moesif-proxy forward)
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(f"{script_path()}\n")
         return 0
     if arguments[0] == "proxy":
-        return engine.main(arguments[1:])
+        return _proxy_or_forward(arguments[1:])
+    if arguments[0] == "forward":
+        return _proxy_or_forward(arguments)
     options = _parse(arguments)
     try:
         return run(options)
@@ -39,7 +42,15 @@ def main(arguments: Sequence[str]) -> int:
 
 def proxy() -> int:
     """`moesif-proxy`."""
-    return engine.main(sys.argv[1:])
+    return _proxy_or_forward(sys.argv[1:])
+
+
+def _proxy_or_forward(arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] == "forward":
+        from mitmproxy_moesif.forward import main as forward  # nothing for a proxy
+
+        return forward.main(arguments[1:])
+    return engine.main(arguments)
 
 
 def script_path() -> Path:
@@ -52,6 +63,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m mitmproxy_moesif", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("proxy", help="run the proxy in production: the same as moesif-proxy; see proxy --help")
+    commands.add_parser("forward", help="deliver events from Kafka: see forward --help")
     run_command = commands.add_parser(
         "run", help="run the proxy on this machine, with a local collector and an echo upstream where none is given"
     )

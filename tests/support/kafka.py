@@ -104,10 +104,12 @@ class Broker:
         consumer = confluent_kafka.Consumer(
             {"bootstrap.servers": self.address, "group.id": f"look-{time.monotonic_ns()}", "enable.auto.commit": False}
         )
-        partitions = consumer.list_topics(topic, SECONDS).topics[topic].partitions
+        deadline = time.monotonic() + SECONDS
+        while not (partitions := consumer.list_topics(topic, SECONDS).topics[topic].partitions):
+            assert time.monotonic() < deadline, f"there is no topic {topic}"
+            time.sleep(0.1)
         consumer.assign([confluent_kafka.TopicPartition(topic, one, 0) for one in partitions])
         found: list[confluent_kafka.Message] = []
-        deadline = time.monotonic() + SECONDS
         try:
             while time.monotonic() < deadline:
                 more = [one for one in consumer.consume(1000, 0.3) if one.error() is None]

@@ -84,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
         description="A reverse proxy in front of or behind Kong, or any HTTP API, that captures every exchange.",
         epilog="SIGTERM ends it when exchanges and events are done, a second one at once; SIGHUP reads --config again. "
         "Other commands: `python -m mitmproxy_moesif` prints the path of the script for `mitmdump -s`, "
-        "`python -m mitmproxy_moesif run` starts the proxy with a local collector, and "
+        "`python -m mitmproxy_moesif run` starts the proxy with a local collector, "
+        "`moesif-proxy forward` delivers events from Kafka, and "
         "`python -m mitmproxy_moesif proxy` is this command.",
         allow_abbrev=False,
     )

@@ -1,0 +1,77 @@
+"""The command line of `moesif-proxy forward`, and the settings behind it: the proxy's, by `--set` and environment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mitmproxy_moesif.config.options import OPTION_PREFIX, given_environment
+from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
+from mitmproxy_moesif.config.text import did_you_mean
+
+MAX_WORKERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """`reports`: this is a worker, which tells its supervisor how it does on the socket with this descriptor."""
+
+    settings: Settings
+    group: str
+    workers: int
+    reports: int | None
+
+
+def parse(arguments: Sequence[str]) -> Arguments:
+    """Ends the process with one line on stderr and code 2 where they cannot be taken."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    try:
+        settings = parse_settings({**given_environment(os.environ), **_named(given.settings)})
+        check(settings)
+    except SettingsError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    return Arguments(settings, given.group, given.workers, given.reports)
+
+
+def check(settings: Settings) -> None:
+    """Raises `SettingsError` where there is nothing to read from, or nobody to send to."""
+    if not settings.kafka_brokers:
+        raise SettingsError("kafka_brokers is missing: give --set moesif_kafka_brokers=HOST:PORT")
+    if not settings.model_copy(update={"kafka_brokers": ()}).has_receiver:
+        raise SettingsError("application_id is missing: give --set moesif_application_id=..., or a moesif_sink_file")
+
+
+def _named(settings: Sequence[str]) -> Mapping[str, str]:
+    named = {}
+    for setting in settings:
+        option, equals, value = setting.partition("=")
+        name = option.removeprefix(OPTION_PREFIX)
+        if not equals or name == option or name not in Settings.model_fields:
+            raise SettingsError(f"{option}: there is no such option{did_you_mean(name, Settings.model_fields)}")
+        named[name] = value
+    return named
+
+
+def _workers(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {MAX_WORKERS}")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="moesif-proxy forward",
+        description="Delivers the events of a Kafka topic to Moesif, as a member of a consumer group.",
+        epilog="Options are those of the proxy: application_id, api_endpoint, kafka_*, batch_size, admin_listen and so "
+        "on. SIGTERM ends it when what it has read is sent, a second one at once.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--group", default="moesif-forward", metavar="NAME", help="the consumer group; default: %(default)s")
+    add("--workers", type=_workers, default=1, metavar="N", help="processes, each a member of the group; default: 1")
+    add("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help="an option; repeatable")
+    add("--reports", type=int, help=argparse.SUPPRESS)
+    return parser

@@ -1,0 +1,206 @@
+"""One member of the consumer group: reads records, has the proxy's sender send them, and commits what is done.
+
+The main thread consumes and commits, the sender's sends. Done is what the receiver accepted, what was dropped and
+counted, and what the dead-letter topic has; an offset is committed when all before it is done. So nothing is lost
+whenever this process ends, and what it had not committed is read again: the receiver tells doubles by their
+transaction id.
+
+While the receiver is down, or `WINDOW_BATCHES` batches wait, partitions are paused; the member goes on polling, so
+that it stays in the group.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from mitmproxy_moesif.config.instance import destination_of
+from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.delivery.api import Condition
+from mitmproxy_moesif.delivery.batch import Part
+from mitmproxy_moesif.delivery.ledger import Ledger, Reading, Settlement
+from mitmproxy_moesif.delivery.pipeline import receiver_for, sender_limits
+from mitmproxy_moesif.delivery.receivers.kafka import REASONS, configuration, made
+from mitmproxy_moesif.delivery.sender import Sender
+from mitmproxy_moesif.delivery.spool.store import Store
+from mitmproxy_moesif.forward.offsets import Offsets
+from mitmproxy_moesif.forward.records import DeadLetters, NotEventError, Record, read
+from mitmproxy_moesif.log import RateLimitedLog, log
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+WINDOW_BATCHES = 20
+"""So many batches are read ahead: as much is sent twice at most where the process is killed."""
+
+POLL_SECONDS = 0.1
+COMMIT_SECONDS = 1.0
+DEAD_LETTER_PAUSE = 1.0
+
+DEFAULTS = {"session.timeout.ms": 10_000, "partition.assignment.strategy": "roundrobin"}
+OURS = {"enable.auto.commit": False, "auto.offset.reset": "earliest"}
+
+
+class Forwarder:
+    """`run` until `stop`. Raises `ValueError` with one line for settings of Kafka that cannot be taken."""
+
+    def __init__(self, settings: Settings, group: str) -> None:
+        to = settings.model_copy(update={"kafka_brokers": ()})
+        self._topic = settings.kafka_topic
+        self._seconds = settings.shutdown_timeout / 1000
+        self._destination = destination_of(to)
+        self._applications = frozenset({self._destination.encode(), b"kafka"})
+        self._limits = sender_limits(to)
+        self._max_bytes = settings.queue_max_bytes
+        self._ledger = Ledger()
+        self._offsets = Offsets()
+        self._store = _TrackedStore(self._ledger, self._offsets)
+        self._sender = Sender(
+            self._destination, receiver_for(to, lambda _answer: None), self._store, self._ledger, self._limits
+        )
+        wanted = configuration(settings)
+        self._dead_letters = DeadLetters(self._topic, wanted)
+        self._consumer: Consumer = made(
+            "Consumer", {**DEFAULTS, **wanted, **OURS, "group.id": group, "error_cb": self._tell}
+        )
+        self._taken = 0
+        self._paused = False
+        self._commit_at = 0.0
+        self._stopped = threading.Event()
+        self._limited = RateLimitedLog()
+
+    def stop(self) -> None:
+        """Send what was read for at most `shutdown_timeout`, then end. Called again: at once."""
+        if self._stopped.is_set():
+            self._seconds = 0.0
+        self._stopped.set()
+
+    def condition(self) -> Condition:
+        reading = self._ledger.read()
+        oldest = time.monotonic() - self._store.oldest_age() if reading.waiting else None
+        return Condition(reading, {self._destination: self._sender.health}, oldest, None, self._store.memory_bytes)
+
+    def run(self) -> Reading:
+        """In the calling thread, until `stop`."""
+        self._sender.start()
+        self._consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        try:
+            with suppress(_UnburiedError):
+                while not self._stopped.is_set():
+                    self._turn()
+        finally:
+            self._close()
+        return self._ledger.read()
+
+    def _turn(self) -> None:
+        self._pace()
+        messages = self._consumer.consume(self._limits.batch_size, POLL_SECONDS)
+        self._take([message for message in messages if self._is_record(message)])
+        if time.monotonic() >= self._commit_at:
+            self._commit()
+
+    def _pace(self) -> None:
+        """Pause or resume all partitions."""
+        full = self._ledger.read().waiting >= WINDOW_BATCHES * self._limits.batch_size
+        paused = full or self._store.memory_bytes >= self._max_bytes or self._sender.health.down_since is not None
+        if paused is not self._paused:
+            self._paused = paused
+            change = self._consumer.pause if paused else self._consumer.resume
+            change(self._consumer.assignment())
+
+    def _is_record(self, message: Message) -> bool:
+        if (error := message.error()) is not None:
+            self._tell(error)
+        return error is None
+
+    def _tell(self, error: KafkaError) -> None:
+        reason = REASONS.get(error.name(), error.name())
+        self._limited.warning(reason, "moesif: reading from Kafka: %s; it is tried again", reason)
+
+    def _take(self, messages: Sequence[Message]) -> None:
+        records, settlement = [], Settlement(self._taken + len(messages))
+        for message in messages:
+            partition, offset = message.partition(), message.offset()
+            assert partition is not None
+            assert offset is not None
+            self._offsets.take(partition, offset)
+            try:
+                records.append(read(message, self._destination, self._applications))
+            except NotEventError as error:
+                self._bury(message, str(error))
+                settlement.dropped["not_an_event"] += 1
+                self._offsets.done(partition, offset)
+        if messages:
+            self._taken += len(messages)
+            self._store.put(records, settlement)
+            self._sender.notify()
+
+    def _bury(self, message: Message, reason: str) -> None:
+        """Waits until the broker has it: what comes after it would wait anyway, since the offset cannot move on."""
+        log.error(
+            "moesif: record %d of partition %d goes to the topic for dead letters: %s",
+            *(message.offset(), message.partition(), reason),
+        )
+        while (failure := self._dead_letters.write(message, reason)) is not None:
+            self._limited.error("dead", "moesif: a dead letter cannot be written (%s); it is tried again", failure)
+            if self._stopped.wait(DEAD_LETTER_PAUSE):
+                raise _UnburiedError
+
+    # --- offsets -------------------------------------------------------------------------------------------------
+
+    def _commit(self) -> None:
+        self._commit_at = time.monotonic() + COMMIT_SECONDS
+        if not (due := self._offsets.due()):
+            return
+        from confluent_kafka import KafkaException, TopicPartition
+
+        offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in due.items()]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:  # a rebalance, a broker that is away: the next one is as good
+            self._tell(error.args[0])
+        else:
+            self._offsets.commit(due)
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        consumer.assign(partitions)
+        if self._paused:
+            consumer.pause(partitions)
+
+    def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """What is being sent still arrives, and with the next member again."""
+        self._commit()
+        self._lost(_consumer, partitions)
+
+    def _lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._offsets.forget(one.partition for one in partitions)
+
+    def _close(self) -> None:
+        began = time.monotonic()
+        self._sender.stop(began + self._seconds)
+        while not self._sender.join(time.monotonic() + POLL_SECONDS) and time.monotonic() < began + self._seconds:
+            pass
+        self._commit()
+        self._consumer.close()
+
+
+class _UnburiedError(Exception):
+    """The end came before a dead letter was written: the record is read again by the next member."""
+
+
+class _TrackedStore(Store):
+    """In memory only; tells the offsets what is done."""
+
+    def __init__(self, ledger: Ledger, offsets: Offsets) -> None:
+        super().__init__(ledger, None, 0)
+        self._offsets = offsets
+
+    def settle(self, destination: str, parts: Sequence[Part]) -> None:
+        super().settle(destination, parts)
+        for part in parts:
+            chunk: Any = part.waiting.chunk
+            if not part.left and isinstance(chunk, Record):
+                self._offsets.done(chunk.partition, chunk.offset)

@@ -1,0 +1,53 @@
+"""Status, metrics and health of the forwarders, in the forms of the proxy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tornado.web import Application
+
+from mitmproxy_moesif.admin.metrics import exposition
+from mitmproxy_moesif.admin.server import AdminServer, MakeApp
+from mitmproxy_moesif.admin.service import health_of, status_of
+from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.delivery.api import Condition
+from mitmproxy_moesif.web.access import Gate
+from mitmproxy_moesif.web.handlers import GatedHandler
+
+
+def server(settings: Settings, began: float, condition: Callable[[], Condition]) -> AdminServer | None:
+    """Not started yet; None where none is wanted. Raises what `AdminServer` raises."""
+    if settings.admin_listen is None:
+        return None
+
+    def app(gate: Gate) -> Application:
+        arguments = {"began": began, "condition": condition}
+        paths = r"/(status|metrics|health|ping)/?"
+        return Application([(paths, _Handler, arguments)], log_function=lambda _handler: None, gate=gate)
+
+    return AdminServer(settings.admin_listen, settings.admin_token.get_secret_value() or None, MakeApp(app))
+
+
+class _Handler(GatedHandler):
+    def initialize(self, began: float, condition: Callable[[], Condition]) -> None:
+        self._began = began
+        self._condition = condition
+
+    def get(self, path: str) -> None:
+        condition = self._condition()
+        if path == "status":
+            self.answer(200, status_of(condition, self._began))
+        elif path == "metrics":
+            text, content_type = exposition(status_of(condition, self._began), self.request.headers.get("Accept", ""))
+            self._text(text, content_type)
+        elif path == "ping":
+            self._text("PONG", "text/plain; charset=utf-8")
+        else:
+            well, reason = health_of(condition)
+            self.answer(200 if well else 503, {"status": "ok"} if well else {"status": "unhealthy", "reason": reason})
+
+    head = get
+
+    def _text(self, text: str | bytes, content_type: str) -> None:
+        self.set_header("Content-Type", content_type)
+        self.finish(text)

@@ -1,0 +1,130 @@
+"""Several forwarders as processes: starts them, starts them again when they die, and adds up what they tell."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mitmproxy_moesif.backoff import Backoff
+from mitmproxy_moesif.delivery import protocol
+from mitmproxy_moesif.delivery.api import Condition
+from mitmproxy_moesif.delivery.ledger import NOTHING, Reading
+from mitmproxy_moesif.log import log
+
+REPORT_SECONDS = 1.0
+FIRST_DELAY, LONGEST_DELAY = 0.2, 10.0
+GRACE = 5.0
+"""Seconds that a worker has past its `shutdown_timeout`, until it is killed."""
+
+EMPTY = Condition(NOTHING, {}, None, None)
+
+
+class Workers:
+    """`run` until `stop`. `arguments` are those of one worker."""
+
+    def __init__(self, count: int, arguments: Sequence[str], seconds: float) -> None:
+        self._arguments = arguments
+        self._seconds = seconds
+        self._stopped = threading.Event()
+        self._processes: list[subprocess.Popen[bytes] | None] = [None] * count
+        self._conditions = [EMPTY] * count
+        self._ended = NOTHING
+        self._lock = threading.Lock()
+
+    def stop(self) -> None:
+        """End them when what they have read is sent; called again: at once."""
+        self._stopped.set()
+        for process in self._processes:
+            if process is not None and process.poll() is None:
+                process.terminate()
+
+    def run(self) -> Reading:
+        keepers = [
+            threading.Thread(target=self._keep, args=(number,), name=f"moesif-worker-{number}")
+            for number in range(len(self._processes))
+        ]
+        for keeper in keepers:
+            keeper.start()
+        self._stopped.wait()
+        deadline = time.monotonic() + self._seconds + GRACE
+        for keeper in keepers:
+            keeper.join(max(0.0, deadline - time.monotonic()))
+        for process in self._processes:
+            if process is not None:
+                process.kill()  # nothing where it has ended
+        for keeper in keepers:
+            keeper.join()
+        return self._ended
+
+    def condition(self) -> Condition:
+        """As of their last reports, at most a second ago."""
+        with self._lock:
+            told = list(self._conditions)
+            reading = added_up([self._ended, *(one.reading for one in told)])
+        health = {
+            f"{name}-{number}": health for number, one in enumerate(told, 1) for name, health in one.health.items()
+        }
+        oldest = min((one.oldest_at for one in told if one.oldest_at is not None), default=None)
+        return Condition(reading, health, oldest, None, sum(one.memory_bytes for one in told))
+
+    def _keep(self, number: int) -> None:
+        backoff = Backoff(FIRST_DELAY, LONGEST_DELAY)
+        while not self._stopped.is_set():
+            began = time.monotonic()
+            code = self._run_one(number)
+            if self._stopped.is_set():
+                return
+            if time.monotonic() - began > LONGEST_DELAY:
+                backoff.reset()
+            delay = backoff.failed()
+            log.warning("moesif: forwarder %d ended with code %d; again in %.1f s", number + 1, code, delay)
+            self._stopped.wait(delay)
+
+    def _run_one(self, number: int) -> int:
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "mitmproxy_moesif.forward.main", *self._arguments]
+        with ours:
+            with theirs:
+                process = subprocess.Popen(  # noqa: S603 - our own command line
+                    [*command, "--reports", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                )
+            self._processes[number] = process
+            if self._stopped.is_set():
+                process.terminate()
+            for (condition,) in protocol.messages(ours):
+                with self._lock:
+                    self._conditions[number] = protocol.to_condition(condition)
+        code = process.wait()
+        with self._lock:
+            self._ended = added_up([self._ended, given_back(self._conditions[number].reading)])
+            self._conditions[number] = EMPTY
+        return code
+
+
+def given_back(reading: Reading) -> Reading:
+    """Of a worker that ended: what waited is read again by another member, and counts there."""
+    return replace(reading, captured=reading.captured - reading.waiting, waiting_in_memory=0)
+
+
+def added_up(readings: Sequence[Reading]) -> Reading:
+    dropped, faults = Counter[str](), Counter[str]()
+    for reading in readings:
+        dropped.update(reading.dropped)
+        faults.update(reading.faults)
+    return Reading(
+        captured=sum(reading.captured for reading in readings),
+        recovered=0,
+        delivered=sum(reading.delivered for reading in readings),
+        waiting_in_memory=sum(reading.waiting_in_memory for reading in readings),
+        waiting_on_disk=0,
+        dropped=dict(dropped),
+        faults=dict(faults),
+    )

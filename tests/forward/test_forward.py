@@ -1,0 +1,233 @@
+"""From a real broker to a collector in trouble, by real processes: every event arrives, and is counted once."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from mitmproxy_moesif.delivery.receivers.kafka import KafkaReceiver
+from tests.delivery.receivers.test_kafka import event, kafka_settings
+from tests.support.addon import exit_counts
+from tests.support.collector import Answer, ScriptedCollector, refuse_events
+from tests.support.forward import Forward
+from tests.support.kafka import Broker
+
+TOPIC = "moesif.events"
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    with Broker() as broker:
+        broker.create(TOPIC, 4)
+        yield broker
+
+
+@pytest.fixture
+def collector() -> Iterator[ScriptedCollector]:
+    with ScriptedCollector() as collector:
+        yield collector
+
+
+class Writer:
+    """Writes events as a proxy does, and remembers their ids."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._receiver = KafkaReceiver(kafka_settings(broker.address, send_timeout=10_000))
+        self.ids: set[str] = set()
+
+    def write(self, count: int) -> None:
+        ids = [str(uuid.uuid4()) for _ in range(count)]
+        events = [event(one, user_id=one[:2], request={"time": NOW, "uri": "/", "verb": "GET"}) for one in ids]
+        outcome = self._receiver.send(events)
+        assert outcome.reason == "acknowledged"
+        self.ids.update(ids)
+
+
+NOW = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_every_event_arrives_and_the_next_member_goes_on_where_the_last_one_ended(
+    broker: Broker, collector: ScriptedCollector
+) -> None:
+    writer = Writer(broker)
+    writer.write(500)
+    with Forward(broker, collector) as first:
+        collector.wait_for(500, timeout=30)
+        assert first.stop() == 0
+        counts = exit_counts(first.output)
+    assert (counts["captured"], counts["delivered"], counts["waiting"], counts["dropped"]) == (500, 500, 0, 0)
+    writer.write(100)
+    with Forward(broker, collector) as second:
+        collector.wait_for(600, timeout=30)
+        assert second.stop() == 0
+    assert collector.unique_ids() == writer.ids
+    assert len(collector.ids()) == 600
+
+
+def test_while_moesif_is_down_nothing_is_committed_and_nothing_is_lost(
+    broker: Broker, collector: ScriptedCollector
+) -> None:
+    collector.refuse()
+    writer = Writer(broker)
+    writer.write(3000)
+    with Forward(broker, collector, shutdown_timeout=100) as first:
+        wait_until(lambda: "the receiver is unavailable" in first.output)
+        first.stop()
+        assert exit_counts(first.output)["captured"] < 3000, "it went on reading"
+    collector.listen()
+    with Forward(broker, collector) as second:
+        collector.wait_for(3000, timeout=40)
+        second.stop()
+    assert collector.unique_ids() == writer.ids
+
+
+def test_a_killed_forwarder_loses_nothing(broker: Broker, collector: ScriptedCollector) -> None:
+    collector.script = lambda _received: Answer(delay=0.05)
+    writer = Writer(broker)
+    writer.write(1500)
+    with Forward(broker, collector) as first:
+        collector.wait_for(300, timeout=30)
+        first.kill()
+    with Forward(broker, collector) as second:
+        collector.wait_for(1500, timeout=60)
+        second.stop()
+    assert collector.unique_ids() == writer.ids
+
+
+def test_an_event_that_moesif_refuses_is_counted_and_passed_over(broker: Broker, collector: ScriptedCollector) -> None:
+    collector.script = refuse_events(lambda one: one.get("user_id") == "refuse me")
+    writer = Writer(broker)
+    writer.write(40)
+    broker.put(TOPIC, event("bad", user_id="refuse me", request={"time": NOW, "uri": "/", "verb": "GET"}))
+    writer.write(40)
+    with Forward(broker, collector) as forward:
+        collector.wait_for(80, timeout=30)
+        wait_until(lambda: "the receiver refused event bad" in forward.output)
+        forward.stop()
+        counts = exit_counts(forward.output)
+    assert counts["causes"] == {"refused": 1}
+    assert collector.unique_ids() == writer.ids
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"not json", b"[1]", b"{}", b'{"transaction_id": 7}', b'{"transaction_id": "x"}', b"[" * 100_000, b"\xff"],
+    ids=range(8),
+)
+def test_a_record_that_is_no_event_goes_to_the_dead_letters_with_its_reason(
+    value: bytes, broker: Broker, collector: ScriptedCollector
+) -> None:
+    writer = Writer(broker)
+    writer.write(10)
+    broker.put(TOPIC, value, key=b"who", headers=[("mine", b"1")])
+    writer.write(10)
+    with Forward(broker, collector) as forward:
+        collector.wait_for(20, timeout=30)
+        (dead,) = broker.records(f"{TOPIC}.dead")
+        forward.stop()
+        counts = exit_counts(forward.output)
+    headers = dict(dead.headers() or [])
+    assert (dead.value() or b"", dead.key(), headers["mine"]) == (value, b"who", b"1")
+    assert headers["moesif-reason"] == b"it is not an event in JSON"
+    assert counts["causes"] == {"not_an_event": 1}
+    assert collector.unique_ids() == writer.ids
+
+
+def test_an_event_for_another_account_is_never_sent(broker: Broker, collector: ScriptedCollector) -> None:
+    other = KafkaReceiver(kafka_settings(broker.address, application_id="another"))
+    assert other.send([event("theirs", request={"time": NOW})]).reason == "acknowledged"
+    with Forward(broker, collector):
+        (dead,) = broker.records(f"{TOPIC}.dead")
+    assert dict(dead.headers() or [])["moesif-reason"] == b"it is for another application ID"
+    assert collector.posts() == []
+
+
+def test_members_killed_at_random_and_rebalances_lose_nothing(broker: Broker, collector: ScriptedCollector) -> None:
+    """Seeded: two members, each round one is killed or ended and another joins."""
+    rng = random.Random(13)
+    collector.script = lambda _received: Answer(503) if rng.random() < 0.1 else None
+    writer = Writer(broker)
+    members = [Forward(broker, collector), Forward(broker, collector)]
+    try:
+        for _ in range(6):
+            before = len(collector.unique_ids())
+            writer.write(400)
+            collector.wait_for(before + rng.randrange(1, 200), timeout=60)
+            victim = members.pop(rng.randrange(2))
+            victim.kill() if rng.random() < 0.7 else victim.stop()
+            members.append(Forward(broker, collector))
+        collector.wait_for(2400, timeout=90)
+    finally:
+        for member in members:
+            member.__exit__(None, None, None)
+    assert collector.unique_ids() == writer.ids
+
+
+def test_workers_share_the_partitions_and_are_one_in_status_metrics_and_health(
+    broker: Broker, collector: ScriptedCollector
+) -> None:
+    writer = Writer(broker)
+    with Forward(broker, collector, "--workers", "2", admin_listen="127.0.0.1:0") as forward:
+        wait_until(lambda: "status and metrics at" in forward.output)
+        (url,) = re.findall(r"status and metrics at (\S+)", forward.output)
+        writer.write(300)
+        collector.wait_for(300, timeout=30)
+        wait_until(lambda: requests.get(f"{url}/status", timeout=5).json()["delivered"] >= 300)
+        status = requests.get(f"{url}/status", timeout=5).json()
+        assert status["captured"] == status["delivered"] + sum(status["waiting"].values()) + sum(
+            status["dropped"].values()
+        )
+        assert "moesif_events_delivered_total 300" in requests.get(f"{url}/metrics", timeout=5).text.replace(".0", "")
+        assert requests.get(f"{url}/health", timeout=5).json() == {"status": "ok"}
+        assert requests.get(f"{url}/plugins", timeout=5).status_code == 404
+        assert forward.stop() == 0
+        assert exit_counts(forward.output)["delivered"] == 300
+    assert collector.unique_ids() == writer.ids
+
+
+def test_a_broker_that_hangs_in_between_loses_nothing(broker: Broker, collector: ScriptedCollector) -> None:
+    writer = Writer(broker)
+    writer.write(100)
+    with Forward(broker, collector) as forward:
+        collector.wait_for(100, timeout=30)
+        broker.pause()
+        broker.resume()
+        writer.write(100)
+        collector.wait_for(200, timeout=60)
+        forward.stop()
+    assert collector.unique_ids() == writer.ids
+
+
+def test_a_start_does_not_wait_for_a_broker(collector: ScriptedCollector) -> None:
+    with Broker(running=False) as broker, Forward(broker, collector) as forward:
+        wait_until(lambda: "no broker can be reached" in forward.output)
+        broker.start()
+        broker.create(TOPIC, 1)
+        writer = Writer(broker)
+        writer.write(10)
+        collector.wait_for(10, timeout=60)
+        assert forward.stop() == 0
+
+
+def test_events_can_go_to_a_file_instead(broker: Broker, collector: ScriptedCollector, tmp_path: Path) -> None:
+    writer = Writer(broker)
+    writer.write(10)
+    path = tmp_path / "events"
+    with Forward(broker, collector, application_id="", sink_file=path):
+        wait_until(lambda: path.exists() and len(path.read_text().splitlines()) == 10)
+    assert {json.loads(line)["transaction_id"] for line in path.read_text().splitlines()} == writer.ids

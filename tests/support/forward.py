@@ -1,0 +1,68 @@
+"""`moesif-proxy forward` as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.support import APPLICATION_ID
+from tests.support.collector import ScriptedCollector
+from tests.support.kafka import Broker
+
+SECONDS = 30
+
+
+class Forward:
+    """`options` are parameters of the proxy. It never outlives its context."""
+
+    def __init__(self, broker: Broker, collector: ScriptedCollector, *extra: str, **options: Any) -> None:
+        given = {
+            "application_id": APPLICATION_ID,
+            "api_endpoint": collector.url,
+            "kafka_brokers": broker.address,
+            "flush_interval": 50,
+            "kafka_config": "session.timeout.ms=6000",
+            **options,
+        }
+        settings = [word for name, value in given.items() for word in ("--set", f"moesif_{name}={value}")]
+        self._output = tempfile.NamedTemporaryFile(prefix="forward-")  # noqa: SIM115 - as long as the process
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mitmproxy_moesif", "forward", *settings, *extra],
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env={name: value for name, value in os.environ.items() if not name.startswith("MOESIF_")},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.stop()
+        self._output.close()
+
+    @property
+    def output(self) -> str:
+        return Path(self._output.name).read_text()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """The exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"it does not end: {self.output}") from None
