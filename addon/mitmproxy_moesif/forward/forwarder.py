@@ -5,8 +5,7 @@ counted, and what the dead-letter topic has; an offset is committed when all bef
 whenever this process ends, and what it had not committed is read again: the receiver tells doubles by their
 transaction id.
 
-While the receiver is down, or `WINDOW_BATCHES` batches wait, partitions are paused; the member goes on polling, so
-that it stays in the group.
+While the receiver is down partitions are paused; the member goes on polling, so that it stays in the group.
 """
 
 from __future__ import annotations
@@ -34,9 +33,11 @@ if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 WINDOW_BATCHES = 20
-"""So many batches are read ahead: as much is sent twice at most where the process is killed."""
+"""So many batches, and `READ_AT_ONCE` records, are read ahead at most."""
 
 POLL_SECONDS = 0.1
+FULL_SECONDS = 0.005
+READ_AT_ONCE = 500
 COMMIT_SECONDS = 1.0
 DEAD_LETTER_PAUSE = 1.0
 
@@ -97,15 +98,22 @@ class Forwarder:
 
     def _turn(self) -> None:
         self._pace()
-        messages = self._consumer.consume(self._limits.batch_size, POLL_SECONDS)
-        self._take([message for message in messages if self._is_record(message)])
+        if self._full() and not self._paused:
+            self._stopped.wait(FULL_SECONDS)
+        else:
+            messages = self._consumer.consume(READ_AT_ONCE, POLL_SECONDS)
+            self._take([message for message in messages if self._is_record(message)])
         if time.monotonic() >= self._commit_at:
             self._commit()
 
-    def _pace(self) -> None:
-        """Pause or resume all partitions."""
+    def _full(self) -> bool:
+        """Enough waits: the next is read when some of it is sent, a moment later."""
         full = self._ledger.read().waiting >= WINDOW_BATCHES * self._limits.batch_size
-        paused = full or self._store.memory_bytes >= self._max_bytes or self._sender.health.down_since is not None
+        return full or self._store.memory_bytes >= self._max_bytes
+
+    def _pace(self) -> None:
+        """Pause all partitions while the receiver is down; resuming reads again what the client had read ahead."""
+        paused = self._sender.health.down_since is not None
         if paused is not self._paused:
             self._paused = paused
             change = self._consumer.pause if paused else self._consumer.resume
