@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 
@@ -28,13 +29,12 @@ def broker() -> Iterator[Broker]:
         yield broker
 
 
-def kafka_options(broker: Broker, **more: str | int) -> dict[str, Option]:
-    return {**addon_options(**more), "moesif_kafka_brokers": broker.address}
+def kafka_options(broker: Broker, **more: Option) -> dict[str, Option]:
+    return {**addon_options(None, **more), "moesif_kafka_brokers": broker.address}
 
 
 def ids_in(broker: Broker, count: int) -> list[str]:
-    headers = [dict(record.headers() or []) for record in broker.records(TOPIC, count)]
-    return [(one["moesif-transaction-id"] or b"").decode() for one in headers]
+    return [json.loads(record.value() or b"")["transaction_id"] for record in broker.records(TOPIC, count)]
 
 
 def killed_under_load(proxy: MoesifProxy) -> set[str]:

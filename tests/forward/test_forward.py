@@ -224,6 +224,15 @@ def test_a_start_does_not_wait_for_a_broker(collector: ScriptedCollector) -> Non
         assert forward.stop() == 0
 
 
+def test_wrong_credentials_are_told_once_without_showing_them(broker: Broker, collector: ScriptedCollector) -> None:
+    config = "security.protocol=sasl_plaintext,sasl.mechanisms=PLAIN,sasl.username=ada,sasl.password=correct-horse"
+    with Forward(broker, collector, kafka_config=config) as forward:
+        wait_until(lambda: "the broker does not accept the credentials" in forward.output)
+        assert forward.stop() == 0
+        assert forward.output.count("the broker does not accept the credentials") == 1
+        assert "correct-horse" not in forward.output
+
+
 def test_events_can_go_to_a_file_instead(broker: Broker, collector: ScriptedCollector, tmp_path: Path) -> None:
     writer = Writer(broker)
     writer.write(10)
