@@ -57,9 +57,12 @@ def in_force(prepared: Prepared, upstreams: list[str], folder: Path | None) -> I
 
 def receiver(instance: Instance) -> str:
     settings = instance.settings
-    file = f"{settings.sink_file}" if settings.sink_file is not None else None
-    moesif = shown(settings.api_endpoint) if settings.application_id.get_secret_value() else None
-    return " and ".join(filter(None, (moesif, file)))
+    first = None
+    if settings.kafka_brokers:
+        first = f"Kafka at {', '.join(settings.kafka_brokers)}, topic {settings.kafka_topic}"
+    elif settings.application_id.get_secret_value():
+        first = shown(settings.api_endpoint)
+    return " and ".join(filter(None, (first, settings.sink_file)))
 
 
 def kong(prepared: Prepared) -> str:

@@ -12,11 +12,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import requests
 
-from mitmproxy_moesif.config.instance import destination_of
+from mitmproxy_moesif.config.destination import destination_of
 from mitmproxy_moesif.config.settings import parse_settings
 from mitmproxy_moesif.delivery.ledger import Ledger, Settlement
 from mitmproxy_moesif.delivery.pipeline import receiver_for, sender_limits
@@ -66,7 +67,8 @@ def from_a_spool(broker: Broker, events: int) -> None:
             store.put(
                 [Chunk(destination, time.time(), ids, tuple(map(an_event, numbers)))], Settlement(numbers[-1] + 1)
             )
-        sender = Sender(destination, receiver_for(settings, lambda _: None), store, ledger, sender_limits(settings))
+        make_receiver = partial(receiver_for, settings, lambda _: None)
+        sender = Sender(destination, make_receiver, store, ledger, sender_limits(settings))
         began, cpu = time.monotonic(), time.process_time()
         sender.start()
         until(lambda: ledger.read().delivered, events)

@@ -19,13 +19,20 @@ KAFKA, FILE = "kafka", "file"
 QUARANTINE = "!quarantine"
 
 
+def application_of(settings: Settings) -> str:
+    """The application id's hash; without one `kafka` or `file`, where events then go."""
+    if application_id := settings.application_id.get_secret_value():
+        return _digest(application_id, 16)
+    return KAFKA if settings.kafka_brokers else FILE
+
+
 def account_of(settings: Settings) -> str:
     """Whose configuration and rules apply: an application id at a collector."""
-    application_id = settings.application_id.get_secret_value()
-    if not application_id:
-        return KAFKA if settings.kafka_brokers else FILE
+    application = application_of(settings)
+    if not settings.application_id.get_secret_value():
+        return application
     url = urlsplit(settings.api_endpoint)
-    return f"{_digest(application_id, 16)}@{url.netloc}{url.path.replace('/', '_')}"
+    return f"{application}@{url.netloc}{url.path.replace('/', '_')}"
 
 
 def destination_of(settings: Settings) -> str:

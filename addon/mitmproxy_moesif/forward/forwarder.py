@@ -14,9 +14,10 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mitmproxy_moesif.config.instance import destination_of
+from mitmproxy_moesif.config.destination import KAFKA, application_of, destination_of
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.api import Condition
 from mitmproxy_moesif.delivery.batch import Part
@@ -53,15 +54,14 @@ class Forwarder:
         self._topic = settings.kafka_topic
         self._seconds = settings.shutdown_timeout / 1000
         self._destination = destination_of(to)
-        self._applications = frozenset({self._destination.encode(), b"kafka"})
+        self._applications = frozenset({application_of(to).encode(), KAFKA.encode()})
         self._limits = sender_limits(to)
         self._max_bytes = settings.queue_max_bytes
         self._ledger = Ledger()
         self._offsets = Offsets()
         self._store = _TrackedStore(self._ledger, self._offsets)
-        self._sender = Sender(
-            self._destination, receiver_for(to, lambda _answer: None), self._store, self._ledger, self._limits
-        )
+        make_receiver = partial(receiver_for, to, lambda _answer: None)
+        self._sender = Sender(self._destination, make_receiver, self._store, self._ledger, self._limits)
         wanted = configuration(settings)
         self._dead_letters = DeadLetters(self._topic, wanted)
         self._consumer: Consumer = made(
@@ -80,9 +80,10 @@ class Forwarder:
         self._stopped.set()
 
     def condition(self) -> Condition:
-        reading = self._ledger.read()
-        oldest = time.monotonic() - self._store.oldest_age() if reading.waiting else None
-        return Condition(reading, {self._destination: self._sender.health}, oldest, None, self._store.memory_bytes)
+        age = self._store.oldest_age([self._destination])
+        oldest = time.monotonic() - age if age is not None else None
+        health = {self._destination: self._sender.health}
+        return Condition(self._ledger.read(), health, oldest, None, self._store.memory_bytes)
 
     def run(self) -> Reading:
         """In the calling thread, until `stop`."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_moesif.config.instance import destination_of
+from mitmproxy_moesif.config.destination import application_of
 from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
 from mitmproxy_moesif.delivery.receivers.base import Verdict
 from mitmproxy_moesif.delivery.receivers.kafka import KafkaReceiver, configuration, trouble
@@ -49,7 +49,7 @@ def test_a_message_is_the_event_with_its_caller_as_key_and_three_headers(broker:
     assert [record.value() for record in records] == events
     assert [record.key() for record in records] == [b"acme", b"ada", None, "\ud800".encode(errors="surrogatepass")]
     headers = [dict(record.headers() or []) for record in records]
-    name = destination_of(settings).encode()
+    name = application_of(settings).encode()
     assert [one.pop("moesif-transaction-id") for one in headers] == [b"1", b"2", b"3", b"4"]
     assert headers == [{"moesif-application": name, "moesif-schema": b"1"}] * 4
     assert b"secret-id" not in name
@@ -151,8 +151,8 @@ def test_a_topic_that_is_none_is_refused(topic: str) -> None:
         parse_settings({"kafka_topic": topic})
 
 
-def test_the_destination_is_the_account_or_kafka() -> None:
-    assert destination_of(kafka_settings("a:1")) == "kafka"
-    assert destination_of(kafka_settings("a:1", application_id="x")) == destination_of(
+def test_the_application_is_the_id_s_hash_or_kafka() -> None:
+    assert application_of(kafka_settings("a:1")) == "kafka"
+    assert application_of(kafka_settings("a:1", application_id="x")) == application_of(
         parse_settings({"application_id": "x"})
     )

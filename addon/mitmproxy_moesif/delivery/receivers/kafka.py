@@ -1,7 +1,7 @@
 """Batches to a Kafka topic: one message an event, accepted once all in-sync replicas have it.
 
 The value is the event as Moesif takes it, the key its company id, else its user id, else none. Headers:
-`moesif-transaction-id`, `moesif-application` (the destination's name, not the application id), `moesif-schema`.
+`moesif-transaction-id`, `moesif-application` (the hash of the application id, not the id), `moesif-schema`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mitmproxy_moesif.config.instance import destination_of
+from mitmproxy_moesif.config.destination import application_of
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Verdict
 
@@ -67,7 +67,7 @@ class KafkaReceiver:
         self._settings = settings
         self._topic = settings.kafka_topic
         self._seconds = settings.connect_seconds + settings.send_seconds
-        self._headers = [(APPLICATION, destination_of(settings).encode()), (SCHEMA, SCHEMA_VERSION)]
+        self._headers = [(APPLICATION, application_of(settings).encode()), (SCHEMA, SCHEMA_VERSION)]
         self._producer: Producer | None = None
         self._trouble = ""
 
