@@ -6,8 +6,8 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -23,8 +23,12 @@ CONSUMER_HEADERS = ("x-consumer-custom-id", "x-consumer-username", "x-consumer-i
 
 @dataclass(frozen=True, slots=True)
 class Caller:
+    """`user_from` and `company_from` say what told: a parameter, Kong's consumer, or a user hook."""
+
     user_id: str | None = None
     company_id: str | None = None
+    user_from: str | None = field(default=None, compare=False)
+    company_from: str | None = field(default=None, compare=False)
 
 
 def identify(policy: IdentityPolicy, request: Headers, response: Headers, consumers: tuple[Headers, ...]) -> Caller:
@@ -33,18 +37,34 @@ def identify(policy: IdentityPolicy, request: Headers, response: Headers, consum
     Before there is an answer, `response` is empty and the request's part alone decides.
     """
     token = Token.read(policy, request)
-    user = (
-        named(request, policy.user_header)
-        or named(response, policy.user_header)
-        or next(filter(None, map(consumer, consumers)), None)
-        or token.user(policy.user_claim)
-    )
-    company = (
-        named(request, policy.company_header)
-        or named(response, policy.company_header)
-        or token.claim(policy.company_claim)
-    )
-    return Caller(user, company)
+    user, user_from = _first(_users(policy, request, response, consumers, token))
+    company, company_from = _first(_companies(policy, request, response, token))
+    return Caller(user, company, user_from, company_from)
+
+
+type Candidates = Iterator[tuple[str | None, str]]
+"""Who it may be, and what says so; the first that is somebody counts."""
+
+
+def _users(
+    policy: IdentityPolicy, request: Headers, response: Headers, consumers: tuple[Headers, ...], token: Token
+) -> Candidates:
+    yield named(request, policy.user_header), "user_id_header in the request"
+    yield named(response, policy.user_header), "user_id_header in the response"
+    for side in consumers:
+        yield consumer(side), "Kong's consumer"
+    yield token.basic_user, "Basic credentials"
+    yield token.claim(policy.user_claim), "authorization_user_id_field in the token"
+
+
+def _companies(policy: IdentityPolicy, request: Headers, response: Headers, token: Token) -> Candidates:
+    yield named(request, policy.company_header), "company_id_header in the request"
+    yield named(response, policy.company_header), "company_id_header in the response"
+    yield token.claim(policy.company_claim), "authorization_company_id_field in the token"
+
+
+def _first(candidates: Candidates) -> tuple[str | None, str | None]:
+    return next((candidate for candidate in candidates if candidate[0]), (None, None))
 
 
 def naming_headers(policy: IdentityPolicy) -> frozenset[str]:
@@ -90,9 +110,6 @@ class Token:
                 return cls(claims=_jwt_payload(rest.strip()))
             case _:
                 return cls(claims=_jwt_payload(value) or _json_object(value))
-
-    def user(self, claim: str) -> str | None:
-        return self.basic_user or self.claim(claim)
 
     def claim(self, name: str | None) -> str | None:
         """A claim by its exact name first, then in any case; a number as its decimal text."""

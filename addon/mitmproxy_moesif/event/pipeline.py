@@ -21,6 +21,8 @@ from mitmproxy_moesif.event.size import encode
 
 type Sample = Callable[[Instance, Exchange, Attributes], int | None]
 type Fault = Callable[[str, Exception], None]
+type Observe = Callable[[Instance, Exchange, Attributes, bytes | NotSent], None]
+"""Is told what became of an exchange."""
 
 
 class NotSent(Enum):
@@ -34,14 +36,22 @@ class NotSent(Enum):
 class EventBuilder:
     """Builds events in the background.
 
-    `sample` gives the weight of an event, None for one that is left out; `fault` is told of an error in a user hook.
+    `sample` gives the weight of an event, None for one that is left out; `fault` is told of an error in a user hook,
+    `observe` of each event.
     """
 
-    def __init__(self, sample: Sample, fault: Fault) -> None:
+    def __init__(self, sample: Sample, fault: Fault, observe: Observe | None = None) -> None:
         self._sample = sample
         self._fault = fault
+        self._observe = observe
 
     def __call__(self, exchange: Exchange, instance: Instance) -> bytes | NotSent:
+        facts, made = self._make(exchange, instance)
+        if self._observe is not None:
+            self._observe(instance, exchange, facts, made)
+        return made
+
+    def _make(self, exchange: Exchange, instance: Instance) -> tuple[Attributes, bytes | NotSent]:
         policy, hooks = instance.policy, instance.hooks
         request = without(exchange.request_headers, policy.request.underived)
         response = without(exchange.response_headers, policy.response.underived)
@@ -49,13 +59,13 @@ class EventBuilder:
         if hooks is not None:
             seen = hook_exchange(exchange, facts)
             if self._skips(hooks, seen):
-                return NotSent.SKIPPED
+                return facts, NotSent.SKIPPED
             facts = replace(facts, caller=identify(hooks, seen, facts.caller, self._fault))
         weight = self._sample(instance, exchange, facts)
         if weight is None:
-            return NotSent.SAMPLED_OUT
+            return facts, NotSent.SAMPLED_OUT
         event = build_event(exchange, facts, policy, weight)
-        return encode(event) if hooks is None else self._with_hooks(hooks, seen, event)
+        return facts, encode(event) if hooks is None else self._with_hooks(hooks, seen, event)
 
     def _skips(self, hooks: UserHooks, seen: HookExchange) -> bool:
         if "skip" not in hooks:
@@ -92,14 +102,18 @@ class EventBuilder:
 
 def identify(hooks: UserHooks, seen: HookExchange, caller: Caller, fault: Fault) -> Caller:
     """The caller as the hooks tell; where one fails, the built-in answer."""
-    answers = {"identify_user": caller.user_id, "identify_company": caller.company_id}
+    answers = {
+        "identify_user": (caller.user_id, caller.user_from),
+        "identify_company": (caller.company_id, caller.company_from),
+    }
     for name in answers:
         if name in hooks:
             try:
-                answers[name] = hooks.text(name, seen)
+                answers[name] = hooks.text(name, seen), f"the hook {name}"
             except Exception as error:  # noqa: BLE001 - other people's code
                 fault(f"hook {name}", error)
-    return Caller(answers["identify_user"], answers["identify_company"])
+    (user, user_from), (company, company_from) = answers.values()
+    return Caller(user, company, user_from, company_from)
 
 
 def hook_exchange(exchange: Exchange, facts: Attributes) -> HookExchange:
