@@ -112,6 +112,8 @@ class MoesifAddon:
         if placed is not None:
             instance = placed.instance
         if instance is None:
+            if runtime.delivery.keeps_recent:
+                runtime.delivery.note(exchanges.note(flow, "no_instance"))
             return None
         entry = exchanges.open_exchange(flow, instance)
         if placed is not None:

@@ -32,6 +32,7 @@ from mitmproxy_moesif.config.settings import START_ONLY, Settings, SettingsError
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.receivers.ndjson import unwritable
 from mitmproxy_moesif.log import log
+from mitmproxy_moesif.recent.notes import Keep
 from mitmproxy_moesif.runtime import Listen, Prepared, Runtime, spool_folder
 from mitmproxy_moesif.speedups import switch
 
@@ -141,7 +142,8 @@ class Lifecycle:
     def _start(self, prepared: Prepared) -> None:
         settings = prepared.instance.settings
         folder = spool_folder(settings, confdir())
-        runtime = Runtime(folder, settings.spool_max_bytes, threads=settings.background == "threads")
+        keep = Keep(settings.kept_exchanges, settings.recent_raw)
+        runtime = Runtime(folder, settings.spool_max_bytes, threads=settings.background == "threads", keep=keep)
         runtime.take = self._take
         warn_of_open(folder)
         self._apply(runtime, prepared)
@@ -268,6 +270,8 @@ class Lifecycle:
             return  # its event was made when the proxy ended
         if entry.skipped:
             runtime.delivery.skip()
+            if runtime.delivery.keeps_recent:
+                runtime.delivery.note(exchanges.note(entry.flow, "skip"))
         else:
             runtime.delivery.put(entry.instance, exchanges.snapshot(entry, failed=failed, left_over=left_over))
         if self._ending is not None:

@@ -25,6 +25,7 @@ from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.event.pipeline import identify
 from mitmproxy_moesif.governance.refresh import Refresher, RulesFile
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
+from mitmproxy_moesif.recent.notes import NO_EXCHANGES, Keep
 
 if TYPE_CHECKING:
     from mitmproxy_moesif.admin.server import AdminServer
@@ -152,13 +153,15 @@ class Runtime:
     reload of the script its successor's.
     """
 
-    def __init__(self, folder: Path | None, max_bytes: int, *, threads: bool) -> None:
+    def __init__(self, folder: Path | None, max_bytes: int, *, threads: bool, keep: Keep = NO_EXCHANGES) -> None:
         self._folder = folder
         self._limited = RateLimitedLog()
         self.in_flight = InFlight()
         self.refresher = Refresher(folder, lambda account, config: self.delivery.sample(account, config))
         self.enforcer = Enforcer(partial(identify, fault=self.fault), self.fault)
-        self.delivery: Delivery = DeliveryClient(folder, max_bytes, self.refresher.answered, apart=not threads)
+        self.delivery: Delivery = DeliveryClient(
+            folder, max_bytes, self.refresher.answered, apart=not threads, keep=keep
+        )
         self.prepared: Prepared | None = None
         self.take: Callable[[Prepared], None] = self.configure
         self._started = False

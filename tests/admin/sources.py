@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from mitmproxy_moesif.admin.source import NotFound, Status
 from mitmproxy_moesif.kong.entities import Consumer, Entity, Route, Service
+from mitmproxy_moesif.recent.notes import Keep
+from mitmproxy_moesif.recent.store import RecentExchanges
 
 ID = "6a7a3a5e-2d0b-4a51-9d0c-0b0f6c1d2e3f"
 APPLICATION_ID = "5ecre7-application-id"
@@ -22,6 +25,7 @@ class FakeSource:
         self.explained: list[tuple[str, str | None, str]] = []
         self.fault: Exception | None = None
         self.well = (True, "")
+        self.exchanges: RecentExchanges | None = RecentExchanges(Keep(100))
         self.left_alone: set[str] = set()
         service = Service(id="s1", name="orders", host="orders", tags=("a",))
         self.listed: dict[str, Sequence[Entity]] = {
@@ -74,6 +78,12 @@ class FakeSource:
     def health(self) -> tuple[bool, str]:
         self.asked["health"] += 1
         return self.well
+
+    def recent(self, query: Mapping[str, Any]) -> Future[bytes | None]:
+        self._note("recent")
+        answer: Future[bytes | None] = Future()
+        answer.set_result(self.exchanges.answer(query) if self.exchanges is not None else None)
+        return answer
 
     def explain(self, method: str, host: str | None, path: str) -> Mapping[str, Any]:
         self._note("explain")

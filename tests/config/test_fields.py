@@ -27,6 +27,8 @@ OTHER_VALUES: dict[str, Any] = {
     "background": "threads",
     "kong_admin_url": "http://kong:8001",
     "admin_listen": "127.0.0.1:8095",
+    "recent": 5,
+    "recent_raw": True,
 }
 
 

@@ -40,7 +40,7 @@ def test_what_is_told_later_is_never_older(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Pipeline, "condition", slow)
     heard: list[Message] = []
     server = DeliveryThread(heard.append)
-    server.send(packed(("open", None, 10_000_000, asdict(NOTHING))))
+    server.send(packed(("open", None, 10_000_000, asdict(NOTHING), (0, False))))
     assert first.wait(10)
     server.send(packed(("report", 7)))
     second.wait(0.2)  # in vain where the one who is asked waits its turn
@@ -60,8 +60,8 @@ def test_an_event_that_is_refused_settles_none_of_those_ahead_of_it(monkeypatch:
     server = DeliveryThread(heard.append)
     settings = protocol.from_settings(parse_settings({"application_id": "a"}))
     readable = [(1, protocol.from_exchange(an_exchange(number))) for number in (1, 2, 3)]
-    server.send(packed(("open", None, 10_000_000, asdict(NOTHING))))
-    server.send(packed(("instance", 1, settings, None)))
+    server.send(packed(("open", None, 10_000_000, asdict(NOTHING), (0, False))))
+    server.send(packed(("instance", 1, "options", settings, None)))
     server.send(packed(("exchanges", 1, [*readable, (1, ("what is this?",))])))
     server.send(packed(("report", 7)))
     server.send(packed(("close",)))

@@ -1,7 +1,8 @@
 """The listener's paths.
 
 Our own are `GET /status` (with `?method=&host=&path=`: which instance such a request would be captured by), `GET
-/metrics`, `GET /health` and `GET /ping`. All others are Kong's, in its forms, as far as `admin_app` lists them: the
+/metrics`, `GET /health`, `GET /ping`, those of the newest exchanges (`exchanges.py`), and `GET /openapi.json`, which
+describes them. All others are Kong's, in its forms, as far as `admin_app` lists them: the
 plugins can be changed, what else there is can be read. Every path answers OPTIONS, and HEAD wherever it answers GET.
 Errors are `{"message": ...}`, as Kong's.
 """
@@ -9,139 +10,32 @@ Errors are `{"message": ...}`, as Kong's.
 from __future__ import annotations
 
 import socket
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import partial
-from operator import attrgetter
-from types import TracebackType
 from typing import Any
 
-from tornado.web import Application, HTTPError
+from tornado.web import Application
 
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.admin.entities import NONE_HERE, plugin_schema, schema, shown
-from mitmproxy_moesif.admin.forms import BodyError, parse_body
-from mitmproxy_moesif.admin.listing import SHOWN_ALREADY, Form, InvalidPage, page
+from mitmproxy_moesif.admin.exchanges import ExchangeHandler, ExchangesHandler, StatsHandler, StreamHandler
+from mitmproxy_moesif.admin.handling import AdminHandler, Parts
 from mitmproxy_moesif.admin.metrics import exposition
-from mitmproxy_moesif.admin.redact import redacted, secret_values, shown_names, without_shown
+from mitmproxy_moesif.admin.openapi import document
 from mitmproxy_moesif.admin.source import (
-    AdminSource,
-    ForeignKeyViolation,
     NotFound,
-    NotKept,
-    SchemaViolation,
-    UniqueViolation,
-    Unsupported,
     is_uuid,
 )
-from mitmproxy_moesif.kong.entities import Entity, Route
+from mitmproxy_moesif.kong.entities import Route
 from mitmproxy_moesif.kong.errors import PLUGIN_NAME, reference
-from mitmproxy_moesif.log import RateLimitedLog, describe
-from mitmproxy_moesif.web.access import Gate
-from mitmproxy_moesif.web.handlers import MESSAGES, GatedHandler, JsonHandler
+from mitmproxy_moesif.web.handlers import JsonHandler
 
 KONG_VERSION = "3.9.3"
 """The Kong as which the paths answer: decK decides by it what it asks for, and how it writes paths."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What all handlers share."""
-
-    source: AdminSource
-    gate: Gate
-    limited: RateLimitedLog = field(default_factory=RateLimitedLog)
-    began: int = field(default_factory=lambda: int(time.time()))
-
-
-class _AdminHandler(GatedHandler):
-    def initialize(self, parts: Parts) -> None:
-        self.source = parts.source
-        self._limited = parts.limited
-        self.began = parts.began
-        self._secrets: set[str] = set()
-        self.left_alone: set[str] = set()
-        """The parameters whose secrets were sent back as they were shown."""
-
-    def options(self, *_path: str) -> None:
-        self.set_header("Allow", ", ".join(sorted(self._allowed())))
-        self.set_status(204)
-        self.finish()
-
-    def fields(self) -> dict[str, Any]:
-        """What the body says, without secrets that are sent back as they were shown. Raises `BodyError`."""
-        given = parse_body(self.body(), self.request.headers.get("Content-Type", ""))
-        self._secrets, self.left_alone = secret_values(given), shown_names(given)
-        return without_shown(given)
-
-    def answer(self, status: int, content: Mapping[str, Any]) -> None:
-        super().answer(status, redacted(content))
-
-    def answer_page(self, items: Sequence[Any], form: Form = SHOWN_ALREADY) -> None:
-        query = {name: self.get_query_argument(name, None) for name in ("size", "offset", "tags")}
-        self.answer(200, page(items, self.request.path, form, **query))
-
-    def answer_entities(self, entities: Sequence[Entity]) -> None:
-        self.answer_page(entities, Form(partial(shown, began=self.began), attrgetter("tags")))
-
-    def answer_text(self, text: str | bytes, content_type: str) -> None:
-        self.set_header("Content-Type", content_type)
-        self.finish(text)
-
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """An exception as Kong would tell of it; what it says holds none of the secrets that the request gave."""
-        error = (kwargs.get("exc_info") or (None, None, None))[1]
-        told = _told(error)
-        status = told[0] if told is not None else status_code
-        if status == 405:
-            self.set_header("Allow", ", ".join(sorted(self._allowed())))
-        if told is not None:
-            self.answer(status, redacted(told[1], self._secrets))
-        else:
-            super().write_error(status)
-
-    def log_exception(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        """Only what nobody expected, and of that no content."""
-        if error is not None and _told(error) is None and not isinstance(error, HTTPError):
-            self._limited.error("admin", "moesif: a fault in the admin listener: %s", describe(error))
-
-    def _allowed(self) -> set[str]:
-        ours = (cls for cls in type(self).__mro__ if issubclass(cls, _AdminHandler))
-        return {name.upper() for cls in ours for name in vars(cls) if name.upper() in self.SUPPORTED_METHODS}
-
-
-def _told(error: BaseException | None) -> tuple[int, dict[str, Any]] | None:
-    """Status and body for an error that Kong has a form for."""
-    match error:
-        case NotFound():
-            return 404, {"message": MESSAGES[404]}
-        case SchemaViolation():
-            return 400, _violation(2, "schema violation", str(error), error.fields)
-        case UniqueViolation():
-            return 409, _violation(5, "unique constraint violation", str(error), error.fields)
-        case ForeignKeyViolation():
-            return 400, _violation(error.code, error.name, str(error), error.fields)
-        case InvalidPage():
-            return 400, {"code": error.code, "name": error.name, "message": str(error)}
-        case Unsupported():
-            return 405, {"code": 12, "name": "operation unsupported", "message": str(error)}
-        case BodyError():
-            return error.status, {"message": str(error)}
-        case NotKept():
-            return 500, {"message": str(error)}
-    return None
-
-
-def _violation(code: int, name: str, message: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {"code": code, "name": name, "message": message, "fields": fields}
-
-
-class _StatusHandler(_AdminHandler):
+class _StatusHandler(AdminHandler):
     def get(self) -> None:
         content: dict[str, Any] = {**self.source.status()}
         query = {name: self.get_query_argument(name, None) for name in ("method", "host", "path")}
@@ -153,14 +47,14 @@ class _StatusHandler(_AdminHandler):
     head = get
 
 
-class _MetricsHandler(_AdminHandler):
+class _MetricsHandler(AdminHandler):
     def get(self) -> None:
         self.answer_text(*exposition(self.source.status(), self.request.headers.get("Accept", "")))
 
     head = get
 
 
-class _HealthHandler(_AdminHandler):
+class _HealthHandler(AdminHandler):
     def get(self) -> None:
         well, reason = self.source.health()
         if well:
@@ -171,14 +65,21 @@ class _HealthHandler(_AdminHandler):
     head = get
 
 
-class _PingHandler(_AdminHandler):
+class _PingHandler(AdminHandler):
     def get(self) -> None:
         self.answer_text("PONG", "text/plain; charset=utf-8")
 
     head = get
 
 
-class _PluginsHandler(_AdminHandler):
+class _OpenApiHandler(AdminHandler):
+    def get(self) -> None:
+        JsonHandler.answer(self, 200, document())
+
+    head = get
+
+
+class _PluginsHandler(AdminHandler):
     def get(self) -> None:
         self.answer_page(self.source.plugins())
 
@@ -188,7 +89,7 @@ class _PluginsHandler(_AdminHandler):
         self.answer(201, self.source.add_plugin(self.fields()))
 
 
-class _ScopedPluginsHandler(_AdminHandler):
+class _ScopedPluginsHandler(AdminHandler):
     """Those for one service, route or consumer."""
 
     def get(self, kind: str, name: str) -> None:
@@ -203,7 +104,7 @@ class _ScopedPluginsHandler(_AdminHandler):
         self.answer(201, self.source.add_plugin({**self.fields(), **scope}))
 
 
-class _PluginHandler(_AdminHandler):
+class _PluginHandler(AdminHandler):
     """One instance, by its id or its name: the last part of the path."""
 
     def get(self, *path: str) -> None:
@@ -260,7 +161,7 @@ class _ScopedPluginHandler(_PluginHandler):
         super().delete(*path)
 
 
-class _EntitiesHandler(_AdminHandler):
+class _EntitiesHandler(AdminHandler):
     """The services, routes or consumers."""
 
     def get(self, kind: str) -> None:
@@ -269,7 +170,7 @@ class _EntitiesHandler(_AdminHandler):
     head = get
 
 
-class _RoutesOfServiceHandler(_AdminHandler):
+class _RoutesOfServiceHandler(AdminHandler):
     def get(self, name: str) -> None:
         service_id = self.source.find_entity("services", name)
         routes = [route for route in self.source.list_entities("routes") if isinstance(route, Route)]
@@ -278,7 +179,7 @@ class _RoutesOfServiceHandler(_AdminHandler):
     head = get
 
 
-class _EntityHandler(_AdminHandler):
+class _EntityHandler(AdminHandler):
     def get(self, kind: str, name: str) -> None:
         entity_id = self.source.find_entity(kind, name)
         (found,) = (entity for entity in self.source.list_entities(kind) if entity.id == entity_id)
@@ -287,7 +188,7 @@ class _EntityHandler(_AdminHandler):
     head = get
 
 
-class _NoneHandler(_AdminHandler):
+class _NoneHandler(AdminHandler):
     """A kind of Kong's entities that is not read here."""
 
     def get(self) -> None:
@@ -296,7 +197,7 @@ class _NoneHandler(_AdminHandler):
     head = get
 
 
-class _RootHandler(_AdminHandler):
+class _RootHandler(AdminHandler):
     """What decK and Kong Manager ask first: which Kong this answers as."""
 
     def get(self) -> None:
@@ -327,14 +228,14 @@ class _RootHandler(_AdminHandler):
     head = get
 
 
-class _EnabledHandler(_AdminHandler):
+class _EnabledHandler(AdminHandler):
     def get(self) -> None:
         self.answer(200, {"enabled_plugins": [PLUGIN_NAME]})
 
     head = get
 
 
-class _SchemaHandler(_AdminHandler):
+class _SchemaHandler(AdminHandler):
     """Schemas name parameters that hold secrets, and show none."""
 
     def get(self, *path: str) -> None:
@@ -348,7 +249,7 @@ class _SchemaHandler(_AdminHandler):
     head = get
 
 
-class _NotFoundHandler(_AdminHandler):
+class _NotFoundHandler(AdminHandler):
     def get(self, *_path: str) -> None:
         raise NotFound
 
@@ -358,11 +259,16 @@ class _NotFoundHandler(_AdminHandler):
 def admin_app(parts: Parts) -> Application:
     """The paths as a Tornado application; a slash at the end makes no difference."""
     arguments = {"parts": parts}
-    paths: Sequence[tuple[str, type[_AdminHandler]]] = (
+    paths: Sequence[tuple[str, type[AdminHandler]]] = (
         ("/status", _StatusHandler),
         ("/metrics", _MetricsHandler),
         ("/health", _HealthHandler),
         ("/ping", _PingHandler),
+        ("/openapi.json", _OpenApiHandler),
+        ("/exchanges", ExchangesHandler),
+        ("/exchanges/stream", StreamHandler),
+        ("/exchanges/([^/]+)", ExchangeHandler),
+        ("/stats", StatsHandler),
         ("", _RootHandler),
         ("/plugins", _PluginsHandler),
         ("/plugins/enabled", _EnabledHandler),
@@ -382,4 +288,5 @@ def admin_app(parts: Parts) -> Application:
         default_handler_args=arguments,
         log_function=lambda _handler: None,
         gate=parts.gate,
+        streams=set(),
     )

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
-from mitmproxy_moesif.admin.handlers import Parts, admin_app
+from mitmproxy_moesif.admin.handlers import admin_app
+from mitmproxy_moesif.admin.handling import Parts
 from mitmproxy_moesif.admin.source import AdminSource
 from mitmproxy_moesif.web.access import Address, Gate
 from mitmproxy_moesif.web.loopback import is_bound_to_loopback

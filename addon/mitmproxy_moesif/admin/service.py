@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,9 @@ class Operations:
 
     def health(self) -> tuple[bool, str]:
         return health_of(self._delivery.condition())
+
+    def recent(self, query: Mapping[str, Any]) -> Future[bytes | None]:
+        return self._delivery.recent(query)
 
     def plugins(self) -> Sequence[Mapping[str, Any]]:
         """The options come first."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Literal, Protocol, TypedDict
 
 from mitmproxy_moesif.kong.entities import Entity
@@ -123,6 +124,9 @@ class AdminSource(PluginSource, Protocol):
 
     def health(self) -> tuple[bool, str]:
         """Whether events flow, and why not."""
+
+    def recent(self, query: Mapping[str, Any]) -> Future[bytes | None]:
+        """Kept exchanges, as `Delivery.recent` has it."""
 
     def explain(self, method: str, host: str | None, path: str) -> Mapping[str, Any]:
         """Which instance applies to such a request and why; plain JSON values, no `config`."""

@@ -28,6 +28,7 @@ from mitmproxy_moesif.event import kong_headers
 from mitmproxy_moesif.event.address import is_trusted, plain_peer
 from mitmproxy_moesif.event.exchange import NO_BODY, Exchange, Fields, Payload, RoutableRequest
 from mitmproxy_moesif.event.headers import flatten, text
+from mitmproxy_moesif.recent.notes import SHOWN, Note, shown_path
 
 TRANSACTION_HEADER = b"X-Moesif-Transaction-Id"
 _TRANSACTION_KEY = TRANSACTION_HEADER.lower()
@@ -171,6 +172,21 @@ def snapshot(entry: PendingExchange, *, failed: bool = False, left_over: str = "
     _add_response(exchange, entry, status_seen(entry, cause, failed=failed), cause)
     exchange.size = _weigh(exchange)
     return exchange
+
+
+def note(flow: http.HTTPFlow, cause: str) -> Note:
+    """Of an exchange that is not captured."""
+    request, response = flow.request, flow.response
+    return Note(
+        flow.id,
+        request.timestamp_start,
+        response.timestamp_end if response is not None else None,
+        text(request.data.method[:SHOWN]),
+        _authority(flow)[:SHOWN],
+        shown_path(request.data.path),
+        response.status_code if response is not None else None,
+        cause,
+    )
 
 
 def _add_response(exchange: Exchange, entry: PendingExchange, status: int | None, cause: str | None) -> None:

@@ -9,16 +9,23 @@ from mitmproxy_moesif.config.policy import EventPolicy, compile_policy
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.config.user_hooks import UserHooks
 
+OPTIONS = "options"
+"""The name of the instance that the options are."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Instance:
-    """`account` and `destination` name whose events they are and the queue they wait in, without telling a secret."""
+    """`account` and `destination` name whose events they are and the queue they wait in, without telling a secret.
+
+    `name` is what people call it: the name of an entry of Kong's configuration, or `options`.
+    """
 
     settings: Settings
     policy: EventPolicy
     account: str
     destination: str
     hooks: UserHooks | None = None
+    name: str = OPTIONS
 
     @property
     def masks(self) -> bool:
@@ -27,7 +34,11 @@ class Instance:
 
     @classmethod
     def compile(
-        cls, settings: Settings, hooks_source: bytes | None = None, previous: Instance | None = None
+        cls,
+        settings: Settings,
+        hooks_source: bytes | None = None,
+        previous: Instance | None = None,
+        name: str = OPTIONS,
     ) -> Instance:
         """`hooks_source`: what the file of hooks held, where it was read already.
 
@@ -37,6 +48,6 @@ class Instance:
         hooks = None
         if settings.hooks is not None:
             hooks = UserHooks.load(settings.hooks, hooks_source, previous.hooks if previous is not None else None)
-        if previous is not None and previous.hooks is hooks and previous.settings == settings:
+        if previous is not None and (previous.hooks, previous.name) == (hooks, name) and previous.settings == settings:
             return previous
-        return cls(settings, compile_policy(settings), account_of(settings), destination_of(settings), hooks)
+        return cls(settings, compile_policy(settings), account_of(settings), destination_of(settings), hooks, name)

@@ -34,6 +34,8 @@ __all__ = ["SECRETS", "START_ONLY", "Settings", "SettingsError", "parse_settings
 
 MAX_MS = 2**31 - 2
 MAX_BYTES = 2**53
+MAX_RECENT = 1_000_000
+DEFAULT_RECENT = 1000
 
 _BROKER = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[\w.-]+):[0-9]{1,5}")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,244}")  # Kafka takes 249; `.dead` has to fit
@@ -220,6 +222,14 @@ class Settings(BaseModel):
     admin_state: Annotated[OptionalPath, Property.START_ONLY, Needs("admin_listen")] = Field(
         None, description="File that keeps changes made through the Admin API across restarts."
     )
+    recent: Annotated[int | None, Field(ge=0, le=MAX_RECENT), Property.START_ONLY] = Field(
+        None,
+        description="Newest exchanges kept in memory for `/exchanges`; default: 1000 where `admin_listen` is set, "
+        "otherwise 0.",
+    )
+    recent_raw: Annotated[bool, Property.START_ONLY] = Field(
+        False, description="Also keep what masks remove from these exchanges, in memory only; for debugging."
+    )
     shutdown_timeout: Milliseconds = Field(
         5000, description="Milliseconds allowed to deliver pending events at shutdown."
     )
@@ -295,6 +305,13 @@ class Settings(BaseModel):
     def masks(self) -> bool:
         """Whether anything is masked."""
         return any(value for name, value in self.__dict__.items() if name.endswith("masks"))
+
+    @property
+    def kept_exchanges(self) -> int:
+        """How many of the newest exchanges are kept for who looks."""
+        if self.recent is not None:
+            return self.recent
+        return DEFAULT_RECENT if self.admin_listen is not None else 0
 
     @property
     def connect_seconds(self) -> float:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.sender import Health
 from mitmproxy_moesif.event.exchange import Exchange
+from mitmproxy_moesif.recent.notes import Note
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,15 @@ class Delivery(Protocol):
 
     def skip(self) -> None:
         """Count an exchange that is not captured."""
+
+    keeps_recent: bool
+    """Whether anybody wants to hear of exchanges without an event."""
+
+    def note(self, note: Note) -> None:
+        """Tell of an exchange without an event. For the event loop's thread."""
+
+    def recent(self, query: Mapping[str, Any]) -> Future[bytes | None]:
+        """JSON, as `RecentExchanges.answer` has it; None where nothing is kept, or nobody answers. From any thread."""
 
     def fault(self, kind: str) -> None:
         """Count a fault of ours. From any thread."""

@@ -57,12 +57,12 @@ class Suspects:
 
 
 class Attempt:
-    """`send` makes a request; `ending` is set when there is no time for pauses any more."""
+    """`send` makes a request of events, given with their ids; `ending` is set when there is no time for pauses."""
 
     def __init__(
         self,
         batch: Batch,
-        send: Callable[[list[bytes]], Outcome],
+        send: Callable[[list[str], list[bytes]], Outcome],
         suspects: Suspects,
         ending: threading.Event,
     ) -> None:
@@ -111,7 +111,8 @@ class Attempt:
             positions = [position for position in self._batch.open() if low <= position < high]
             if not positions:
                 continue
-            outcome = self._send(self._batch.events(low, high))
+            ids = [self._batch.id_at(position) for position in positions]
+            outcome = self._send(ids, self._batch.events(low, high))
             alone = len(positions) == 1
             if outcome.verdict is Verdict.ACCEPTED:
                 self._batch.mark_delivered(low, high)

@@ -23,6 +23,7 @@ from mitmproxy_moesif.delivery.spool.store import Store
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.event.pipeline import NotSent
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
+from mitmproxy_moesif.recent.store import RecentExchanges
 
 COMMIT_INTERVAL = 0.04
 YIELD_BYTES = 20_000
@@ -59,8 +60,10 @@ class Builder:
         stored: Callable[[str], None],
         *,
         apart: bool,
+        recent: RecentExchanges,
     ) -> None:
         self._apart = apart
+        self._recent = recent
         self._queue: SimpleQueue[Captured | threading.Event | None] = SimpleQueue()
         self._store = store
         self._ledger = ledger
@@ -135,6 +138,8 @@ class Builder:
         cause = self._build(captured)
         if cause is not None:
             self._settlement.dropped[cause] += 1
+            if captured.content is not None:
+                self._recent.dropped(*captured.content, cause)
         if self._is_due():
             self._commit()
         self._since_yield += captured.size

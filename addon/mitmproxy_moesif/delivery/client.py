@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from mitmproxy_moesif.delivery.unsettled import Unsettled
 from mitmproxy_moesif.delivery.watermark import Watermark
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
+from mitmproxy_moesif.recent.notes import NO_EXCHANGES, Keep, Note, note_of
 
 GATHER_INTERVAL = 0.02
 CLOSE_SECONDS = 2.0
@@ -41,6 +43,12 @@ ANSWER_SECONDS = 1.0
 
 KEPT_INSTANCES = 64
 
+MOST_NOTES = 1000
+"""Exchanges without an event that are told in one go; of more, nobody hears."""
+
+MOST_QUESTIONS = 64
+"""About recent exchanges, that wait for their answers."""
+
 type Answered = Callable[[str, Mapping[str, str]], None]
 
 
@@ -50,7 +58,9 @@ class DeliveryClient:
     `apart`: in a process beside the proxy, where there can be one.
     """
 
-    def __init__(self, folder: Path | None, max_bytes: int, answered: Answered, *, apart: bool = True) -> None:
+    def __init__(
+        self, folder: Path | None, max_bytes: int, answered: Answered, *, apart: bool = True, keep: Keep = NO_EXCHANGES
+    ) -> None:
         spool = SpoolCondition(0, max_bytes, None) if folder is not None else None
         reading = replace(NOTHING, proxy=secrets.token_hex(8), folder=str(folder or ""))
         self._nothing = Condition(reading, {}, None, spool)
@@ -84,6 +94,11 @@ class DeliveryClient:
         self._drained = threading.Event()
         self._closed = threading.Event()
         self._closing = False
+        self._keep = keep
+        self.keeps_recent = keep.number > 0
+        self._notes: list[Note] = []
+        self._questions: dict[int, Future[bytes | None]] = {}
+        self._question = 0
 
     # --- for the event loop's thread -----------------------------------------------------------------------------
 
@@ -115,19 +130,29 @@ class DeliveryClient:
         cause = self._full(exchange.size)
         if cause is not None:
             self._turned_away[cause] += 1
+            if self.keeps_recent:
+                self.note(note_of(exchange, cause))
         else:
             self._entered += 1
             self._queue_bytes += exchange.size
             if not self._queue:
                 self._queue_since = time.monotonic()
             self._queue.append((instance, exchange))
-            if not self._due and self._loop is not None:
-                self._due = True
-                self._loop.call_later(GATHER_INTERVAL, self._hand_over_now)
+            self._hand_over_soon()
         self._watermark.tell(self._in_memory(), self._max_events, dropped=cause is not None)
+
+    def _hand_over_soon(self) -> None:
+        if not self._due and self._loop is not None:
+            self._due = True
+            self._loop.call_later(GATHER_INTERVAL, self._hand_over_now)
 
     def skip(self) -> None:
         self._skipped += 1
+
+    def note(self, note: Note) -> None:
+        if len(self._notes) < min(self._keep.number, MOST_NOTES):
+            self._notes.append(note)
+            self._hand_over_soon()
 
     def _full(self, size: int) -> str | None:
         if self._in_memory() >= self._max_events:
@@ -147,6 +172,9 @@ class DeliveryClient:
         if self._keeper.server is not None:
             self._release()
             self._hand_over()
+            if self._notes:
+                notes, self._notes = self._notes, []
+                self._keeper.send("not_captured", [tuple(note) for note in notes])
 
     def _hand_over(self) -> None:
         """Everything in the queue as one frame."""
@@ -191,7 +219,7 @@ class DeliveryClient:
             self._next_key += 1
             key = self._keys[instance] = self._next_key
         hooks = instance.hooks.source if instance.hooks is not None else None
-        self._keeper.send("instance", key, protocol.from_settings(instance.settings), hooks)
+        self._keeper.send("instance", key, instance.name, protocol.from_settings(instance.settings), hooks)
         return key
 
     def _release(self) -> None:
@@ -209,7 +237,7 @@ class DeliveryClient:
         """
         self._holding = self._keeper.last_ended_early
         folder = str(self._folder) if self._folder is not None else None
-        self._keeper.send("open", folder, self._max_spool_bytes, asdict(self._said.reading))
+        self._keeper.send("open", folder, self._max_spool_bytes, asdict(self._said.reading), tuple(self._keep))
         for account, config in self._sampling.items():
             self._keeper.send("sample", account, config)
         for instance in self._keys:
@@ -256,9 +284,14 @@ class DeliveryClient:
             self._answered(*arguments)
         elif name == "drained":
             self._drained.set()
+        elif name == "recent":
+            number, answer = arguments
+            if (question := self._questions.pop(number, None)) is not None:
+                question.set_result(answer)
 
     def ended(self) -> None:
         """What it had done since its last report is in its spool file."""
+        self._leave_unanswered()
         if self._closing:
             self._closed.set()
             return
@@ -320,6 +353,25 @@ class DeliveryClient:
         )
         oldest_at = min(oldest, default=None) if now.waiting else None
         return replace(condition, reading=now, oldest_at=oldest_at, trouble=self._keeper.trouble)
+
+    def recent(self, query: Mapping[str, Any]) -> Future[bytes | None]:
+        question: Future[bytes | None] = Future()
+        if self.keeps_recent and not self._closing and len(self._questions) < MOST_QUESTIONS:
+            self._in_loop(self._ask_recent, question, dict(query))
+        else:
+            question.set_result(None)
+        return question
+
+    def _ask_recent(self, question: Future[bytes | None], query: dict[str, Any]) -> None:
+        self._question += 1
+        self._questions[self._question] = question
+        self._ask("recent", self._question, query)
+        if self._keeper.server is None:
+            self._leave_unanswered()
+
+    def _leave_unanswered(self) -> None:
+        while self._questions:
+            self._questions.popitem()[1].set_result(None)
 
     def drain(self, seconds: float) -> None:
         self._drain_until = time.monotonic() + seconds

@@ -28,6 +28,7 @@ from mitmproxy_moesif.delivery.sender import Sender, SenderLimits
 from mitmproxy_moesif.delivery.spool.maintenance import Maintenance
 from mitmproxy_moesif.delivery.spool.store import Store
 from mitmproxy_moesif.log import log
+from mitmproxy_moesif.recent.store import RecentExchanges
 
 CLOSE_SECONDS = 1.0
 """What building and storing the last exchanges may take."""
@@ -54,11 +55,13 @@ class Pipeline:
         *,
         apart: bool,
         past: Reading = NOTHING,
+        recent: RecentExchanges | None = None,
     ) -> None:
         self.ledger = Ledger(past)
         self._answered = answered
-        self.store = Store(self.ledger, folder, max_bytes)
-        self._builder = Builder(self.store, self.ledger, make, self._notify, apart=apart)
+        self._recent = recent or RecentExchanges()
+        self.store = Store(self.ledger, folder, max_bytes, moved=self._recent.moved)
+        self._builder = Builder(self.store, self.ledger, make, self._notify, apart=apart, recent=self._recent)
         self._maintenance = Maintenance(self.store, self.ledger, self._notify)
         self._configured: dict[str, Instance] = {}
         self._senders: dict[str, Sender] = {}
@@ -87,7 +90,8 @@ class Pipeline:
             instance = self._configured[heir]
             make, limits = partial(self._receiver, instance), sender_limits(instance.settings)
             if sender is None:
-                sender = self._senders[destination] = Sender(destination, make, self.store, self.ledger, limits)
+                sender = Sender(destination, make, self.store, self.ledger, limits, moved=self._recent.moved)
+                self._senders[destination] = sender
                 sender.start()
             else:
                 sender.configure(make, limits)

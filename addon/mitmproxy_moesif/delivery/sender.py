@@ -18,8 +18,9 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from mitmproxy_moesif.backoff import Backoff
 from mitmproxy_moesif.delivery.attempt import Attempt, Suspects
@@ -29,6 +30,7 @@ from mitmproxy_moesif.delivery.ledger import Ledger
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Receiver, Verdict
 from mitmproxy_moesif.delivery.spool.store import Store
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
+from mitmproxy_moesif.recent.notes import Moved, unnoticed
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 60.0
@@ -102,8 +104,11 @@ class Sender:
         ledger: Ledger,
         limits: SenderLimits,
         clock: Callable[[], float] = time.monotonic,
+        moved: Moved = unnoticed,
     ) -> None:
         self.destination = destination
+        self._moved = moved
+        self._requests = 0
         self.limits = limits
         self.health = Health()
         self._store = store
@@ -269,7 +274,8 @@ class Sender:
     def _try(self, batch: Batch, receiver: Receiver) -> None:
         self._drop_old(batch)
         began = self._clock()
-        attempt = Attempt(batch, lambda events: self._call(receiver, events, began), self._suspects, self._ending)
+        send = partial(self._call, receiver, began)
+        attempt = Attempt(batch, send, self._suspects, self._ending)
         ranges = batch.ranges(max(self.limits.batch_size, self._load.events), self.limits.batch_max_bytes)
         outcome = attempt.run(ranges, patient=self.health.failures < PATIENCE)
         if outcome is not None:
@@ -280,10 +286,22 @@ class Sender:
         if old:
             log.warning("moesif: %d events are older than 30 days; they are dropped, and counted", old)
 
-    def _call(self, receiver: Receiver, events: list[bytes], began: float) -> Outcome:
+    def _note(self, ids: Sequence[str], outcome: Outcome, number: int) -> None:
+        """To who looks at exchanges."""
+        if outcome.verdict is Verdict.ACCEPTED:
+            self._moved(ids, "sent", f"{outcome.reason}, request {number} with {len(ids)} events")
+        elif outcome.verdict is not Verdict.REFUSED:
+            self._moved(ids, "retrying", outcome.reason)
+        elif len(ids) == 1:
+            self._moved(ids, "refused", outcome.reason)
+
+    def _call(self, receiver: Receiver, began: float, ids: Sequence[str], events: list[bytes]) -> Outcome:
         """`began`: when the batch was taken."""
         asked = self._clock()
+        self._requests += 1
+        number = self._requests
         outcome = receiver.send(events)
+        self._note(ids, outcome, number)
         if self.limits.debug:
             spent = (self._clock() - asked) * 1000
             size = sum(map(len, events))

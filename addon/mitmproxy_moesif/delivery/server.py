@@ -24,6 +24,9 @@ from mitmproxy_moesif.governance.model import GovernanceError, parse_config
 from mitmproxy_moesif.governance.sampler import Sampler
 from mitmproxy_moesif.governance.snapshot import Snapshot
 from mitmproxy_moesif.log import RateLimitedLog, describe
+from mitmproxy_moesif.recent.notes import Keep
+from mitmproxy_moesif.recent.reader import Reader
+from mitmproxy_moesif.recent.store import RecentExchanges
 
 REPORT_INTERVAL = 0.1
 """Seconds between two reports while there is something to tell."""
@@ -54,6 +57,8 @@ class DeliveryServer:
         self._instances: dict[int, Instance] = {}
         self._sampling: dict[str, Snapshot] = {}
         self._told: dict[str, tuple[dict[str, str], float]] = {}
+        self._recent = RecentExchanges()
+        self._reader = Reader(self._say)
         self._ended = False
         self._commands: Mapping[str, Callable[..., None]] = {
             "open": self._open,
@@ -67,6 +72,8 @@ class DeliveryServer:
             "abort": self._abort,
             "close": self._close,
             "report": self._report_now,
+            "not_captured": self._not_captured,
+            "recent": self._recent_asked,
         }
 
     def run(self) -> None:
@@ -90,10 +97,20 @@ class DeliveryServer:
 
     # --- commands ------------------------------------------------------------------------------------------------
 
-    def _open(self, folder: str | None, max_bytes: int, past: Mapping[str, Any]) -> None:
-        maker = EventBuilder(Sampler(lambda account: self._sampling.get(account, EMPTY)), self._fault)
+    def _open(self, folder: str | None, max_bytes: int, past: Mapping[str, Any], keep: tuple[int, bool]) -> None:
+        self._recent = RecentExchanges(Keep(*keep), self._fault)
+        sampler = Sampler(lambda account: self._sampling.get(account, EMPTY))
+        maker = EventBuilder(sampler, self._fault, self._recent.built if keep[0] else None)
         spools = Path(folder) if folder is not None else None
-        self._pipeline = Pipeline(spools, max_bytes, maker, self._answered, apart=self._apart, past=Reading.of(past))
+        self._pipeline = Pipeline(
+            spools,
+            max_bytes,
+            maker,
+            self._answered,
+            apart=self._apart,
+            past=Reading.of(past),
+            recent=self._recent,
+        )
         self._pipeline.start()
         threading.Thread(target=self._report, args=(self._pipeline,), name="moesif-report", daemon=True).start()
 
@@ -101,8 +118,8 @@ class DeliveryServer:
         assert self._pipeline is not None
         self._pipeline.bound_spool(max_bytes)
 
-    def _instance(self, key: int, settings: Mapping[str, Any], hooks: bytes | None) -> None:
-        self._instances[key] = Instance.compile(protocol.to_settings(settings), hooks)
+    def _instance(self, key: int, name: str, settings: Mapping[str, Any], hooks: bytes | None) -> None:
+        self._instances[key] = Instance.compile(protocol.to_settings(settings), hooks, name=name)
 
     def _configure(self, keys: Sequence[int]) -> None:
         assert self._pipeline is not None
@@ -140,6 +157,13 @@ class DeliveryServer:
         self._ended = True
         self._pipeline.close()
         self._tell(self._pipeline, "closed")
+
+    def _not_captured(self, notes: list[tuple[Any, ...]]) -> None:
+        self._recent.noted(notes)
+
+    def _recent_asked(self, number: int, query: Mapping[str, Any]) -> None:
+        """Beside the commands: many exchanges may have to be looked at."""
+        self._reader.ask(self._recent, number, query)
 
     # --- what is told ---------------------------------------------------------------------------------------------
 

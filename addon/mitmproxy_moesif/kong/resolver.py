@@ -143,7 +143,7 @@ def _scopes(config: KongConfig, options: tuple[Plugin, ...]) -> Scopes:
 def _compile(plugin: Plugin, given: Mapping[str, Any], previous: Instance | None) -> Instance:
     name = plugin.instance_name or plugin.id
     try:
-        return Instance.compile(parse_instance(plugin, given), previous=previous)
+        return Instance.compile(parse_instance(plugin, given), previous=previous, name=name)
     except SettingsError as error:
         raise SettingsError(f"kong_config: plugin {name!r}: {error}") from error
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from tornado.httputil import HTTPConnection, HTTPHeaders, RequestStartLine, ResponseStartLine
 
-from mitmproxy_moesif.admin.handlers import Parts, admin_app
+from mitmproxy_moesif.admin.handlers import admin_app
+from mitmproxy_moesif.admin.handling import Parts
 from mitmproxy_moesif.admin.service import Operations
 from mitmproxy_moesif.admin.source import SchemaViolation, UniqueViolation
 from mitmproxy_moesif.admin.state import Document

@@ -28,6 +28,7 @@ from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolDamaged, SpoolE
 from mitmproxy_moesif.delivery.spool.queue import ALL_KEYS, Checkpoint, EventQueue, Waiting
 from mitmproxy_moesif.delivery.spool.set import SpoolSet
 from mitmproxy_moesif.log import log
+from mitmproxy_moesif.recent.notes import Moved, unnoticed
 
 FRESH_MAX_BYTES = 8_000_000
 PAGE = 64
@@ -40,9 +41,15 @@ class Store:
     """Chunks of all destinations. The builder's thread puts, the keeper's maintains, the senders' take and settle."""
 
     def __init__(
-        self, ledger: Ledger, folder: Path | None, max_bytes: int, clock: Callable[[], float] = time.monotonic
+        self,
+        ledger: Ledger,
+        folder: Path | None,
+        max_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+        moved: Moved = unnoticed,
     ) -> None:
         self._ledger = ledger
+        self._moved = moved
         self.spools = SpoolSet(folder, max_bytes, ledger.account, clock)
         self._decisions = Decisions(folder)
         self._decided: Sequence[Decision] | None = None
@@ -62,6 +69,7 @@ class Store:
             self._tell_full("spool_full" in settlement.dropped)
         for chunk, spool in places:
             settlement.stored[spool.path.name if spool is not None else None] += len(chunk.events)
+            self._moved(chunk.transaction_ids, "stored", "on disk" if spool is not None else "in memory")
         self._ledger.settle(settlement)
         for chunk, spool in places:
             self._take_in(chunk, spool)
@@ -81,6 +89,7 @@ class Store:
                 if len(chunks) > 1:
                     return [place for chunk in chunks for place in self._write([chunk], settlement, None)]
                 settlement.dropped["spool_full"] += len(chunks[0].events)
+                self._moved(chunks[0].transaction_ids, "dropped", "spool_full")
                 return []
             except SpoolError as error:
                 self.spools.tell(error, spool)

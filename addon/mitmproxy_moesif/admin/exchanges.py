@@ -1,0 +1,162 @@
+"""The newest exchanges: `GET /exchanges`, `/exchanges/{transaction_id}`, `/exchanges/stream` and `/stats`.
+
+The stream is server-sent events: `exchange` for each that is new or has changed, as a row of the list, and `left_out`
+where more changed at once than are told. It begins with what comes after the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import orjson
+from tornado.iostream import StreamClosedError
+
+from mitmproxy_moesif.admin.handling import AdminHandler
+from mitmproxy_moesif.admin.source import NotFound
+from mitmproxy_moesif.recent import terms
+
+MAX_LIMIT = 1000
+DEFAULT_LIMIT = 100
+MAX_NUMBER = 2**53
+ANSWER_SECONDS = 5.0
+POLL_SECONDS = 0.25
+"""Between two looks for what changed, while somebody follows."""
+
+ALIVE_SECONDS = 15.0
+"""Of silence in a stream, until a comment shows that it lives."""
+
+MOST_STREAMS = 16
+"""At a time."""
+
+NOTHING_KEPT = "no exchanges are kept (moesif_recent is 0), or delivery does not answer now"
+
+type Query = Mapping[str, Any]
+type Ask = Callable[[Query], Awaitable[bytes | None]]
+
+
+class InvalidQueryError(ValueError):
+    """A parameter that cannot be; its text is one line."""
+
+
+class RecentHandler(AdminHandler):
+    """Answers with what is kept, or says why it cannot."""
+
+    async def ask(self, query: Query) -> bytes | None:
+        future = asyncio.wrap_future(self.source.recent(query))
+        with suppress(TimeoutError):
+            return await asyncio.wait_for(future, ANSWER_SECONDS)
+        return None
+
+    async def answer_query(self, query: Query) -> None:
+        answer = await self.ask(query)
+        if answer is None:
+            self.refuse(503, NOTHING_KEPT)
+        elif answer == b"null":
+            raise NotFound
+        else:
+            # As it is: it is masked already, and bodies of strangers have fields of any name.
+            self.set_header("Content-Type", self.media_type)
+            self.finish(answer + b"\n")
+
+    def query(self, *numbers: str) -> Query | None:
+        """`filter` and these; None after a refusal."""
+        try:
+            return read_query({name: self.get_query_arguments(name) for name in self.request.query_arguments}, *numbers)
+        except InvalidQueryError as error:
+            self.refuse(400, str(error))
+            return None
+
+
+def read_query(given: Mapping[str, list[str]], *numbers: str) -> dict[str, Any]:
+    """`filter` and these numbers, from a URL's parameters. Raises `InvalidQueryError`."""
+    known = ("filter", *numbers)
+    if unknown := sorted(set(given) - set(known)):
+        raise InvalidQueryError(f"{unknown[0]}: there is no such parameter; there are {', '.join(known)}")
+    wanted = given.get("filter", [""])[-1]
+    try:
+        terms.parse(wanted)
+    except terms.FilterError as error:
+        raise InvalidQueryError(f"filter: {error}") from None
+    return {"filter": wanted} | {name: _number(name, given[name][-1]) for name in numbers if name in given}
+
+
+def _number(name: str, text: str) -> int:
+    low, high = (1, MAX_LIMIT) if name == "limit" else (0, MAX_NUMBER)
+    if not (text.isascii() and text.isdecimal() and len(text) < 17 and low <= int(text) <= high):
+        raise InvalidQueryError(f"{name}: a whole number from {low} to {high}")
+    return int(text)
+
+
+class ExchangesHandler(RecentHandler):
+    async def get(self) -> None:
+        if (query := self.query("limit", "before", "changed_after")) is not None:
+            await self.answer_query({"limit": DEFAULT_LIMIT, **query})
+
+    head = get
+
+
+class ExchangeHandler(RecentHandler):
+    async def get(self, transaction_id: str) -> None:
+        await self.answer_query({"id": transaction_id})
+
+    head = get
+
+
+class StatsHandler(RecentHandler):
+    async def get(self) -> None:
+        if (query := self.query()) is not None:
+            await self.answer_query({"stats": True, **query})
+
+    head = get
+
+
+class StreamHandler(RecentHandler):
+    """Until the client goes."""
+
+    async def get(self) -> None:
+        if (query := self.query("changed_after")) is None:
+            return
+        streams: set[StreamHandler] = self.settings["streams"]
+        if len(streams) >= MOST_STREAMS:
+            self.refuse(503, f"{MOST_STREAMS} clients follow already")
+            return
+        streams.add(self)
+        self.set_header("Content-Type", "text/event-stream")
+        try:
+            with suppress(StreamClosedError, asyncio.CancelledError):  # the client has gone, or the listener ends
+                await follow(self.ask, query, self._send)
+        finally:
+            streams.discard(self)
+
+    async def _send(self, data: bytes) -> None:
+        self.write(data)
+        await self.flush()
+
+
+async def follow(ask: Ask, query: Query, send: Callable[[bytes], Awaitable[None]]) -> None:
+    """Tell of each change, until `send` raises. Ends where nothing answers any more."""
+    since = query.get("changed_after")
+    if since is None:
+        answer = await ask({"limit": 1})
+        since = orjson.loads(answer)["changed"] if answer is not None else 0
+    await send(b": what changes from here on\n\n")
+    silent = 0.0
+    while (answer := await ask({"filter": query["filter"], "limit": MAX_LIMIT, "changed_after": since})) is not None:
+        listing = orjson.loads(answer)
+        since = max(since, listing["changed"])
+        told = b"".join(sse("exchange", row) for row in reversed(listing["exchanges"]))
+        told += sse("left_out", {"more_than": MAX_LIMIT}) if listing["next"] is not None else b""
+        silent = 0.0 if told else silent + POLL_SECONDS
+        if not told and silent >= ALIVE_SECONDS:
+            told, silent = b": still here\n\n", 0.0
+        if told:
+            await send(told)
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def sse(name: str, content: object) -> bytes:
+    """One server-sent event."""
+    return b"event: " + name.encode() + b"\ndata: " + orjson.dumps(content) + b"\n\n"

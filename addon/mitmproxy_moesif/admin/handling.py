@@ -1,0 +1,125 @@
+"""What the listener's handlers share: what they ask, redacted answers, and errors in Kong's forms."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from operator import attrgetter
+from types import TracebackType
+from typing import Any
+
+from tornado.web import HTTPError
+
+from mitmproxy_moesif.admin.entities import shown
+from mitmproxy_moesif.admin.forms import BodyError, parse_body
+from mitmproxy_moesif.admin.listing import SHOWN_ALREADY, Form, InvalidPage, page
+from mitmproxy_moesif.admin.redact import redacted, secret_values, shown_names, without_shown
+from mitmproxy_moesif.admin.source import (
+    AdminSource,
+    ForeignKeyViolation,
+    NotFound,
+    NotKept,
+    SchemaViolation,
+    UniqueViolation,
+    Unsupported,
+)
+from mitmproxy_moesif.kong.entities import Entity
+from mitmproxy_moesif.log import RateLimitedLog, describe
+from mitmproxy_moesif.web.access import Gate
+from mitmproxy_moesif.web.handlers import MESSAGES, GatedHandler
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What all handlers share."""
+
+    source: AdminSource
+    gate: Gate
+    limited: RateLimitedLog = field(default_factory=RateLimitedLog)
+    began: int = field(default_factory=lambda: int(time.time()))
+
+
+class AdminHandler(GatedHandler):
+    def initialize(self, parts: Parts) -> None:
+        self.source = parts.source
+        self._limited = parts.limited
+        self.began = parts.began
+        self._secrets: set[str] = set()
+        self.left_alone: set[str] = set()
+        """The parameters whose secrets were sent back as they were shown."""
+
+    def options(self, *_path: str) -> None:
+        self.set_header("Allow", ", ".join(sorted(self._allowed())))
+        self.set_status(204)
+        self.finish()
+
+    def fields(self) -> dict[str, Any]:
+        """What the body says, without secrets that are sent back as they were shown. Raises `BodyError`."""
+        given = parse_body(self.body(), self.request.headers.get("Content-Type", ""))
+        self._secrets, self.left_alone = secret_values(given), shown_names(given)
+        return without_shown(given)
+
+    def answer(self, status: int, content: Mapping[str, Any]) -> None:
+        super().answer(status, redacted(content))
+
+    def answer_page(self, items: Sequence[Any], form: Form = SHOWN_ALREADY) -> None:
+        query = {name: self.get_query_argument(name, None) for name in ("size", "offset", "tags")}
+        self.answer(200, page(items, self.request.path, form, **query))
+
+    def answer_entities(self, entities: Sequence[Entity]) -> None:
+        self.answer_page(entities, Form(partial(shown, began=self.began), attrgetter("tags")))
+
+    def answer_text(self, text: str | bytes, content_type: str) -> None:
+        self.set_header("Content-Type", content_type)
+        self.finish(text)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """An exception as Kong would tell of it; what it says holds none of the secrets that the request gave."""
+        error = (kwargs.get("exc_info") or (None, None, None))[1]
+        told = _told(error)
+        status = told[0] if told is not None else status_code
+        if status == 405:
+            self.set_header("Allow", ", ".join(sorted(self._allowed())))
+        if told is not None:
+            self.answer(status, redacted(told[1], self._secrets))
+        else:
+            super().write_error(status)
+
+    def log_exception(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Only what nobody expected, and of that no content."""
+        if error is not None and _told(error) is None and not isinstance(error, HTTPError):
+            self._limited.error("admin", "moesif: a fault in the admin listener: %s", describe(error))
+
+    def _allowed(self) -> set[str]:
+        ours = (cls for cls in type(self).__mro__ if issubclass(cls, AdminHandler))
+        return {name.upper() for cls in ours for name in vars(cls) if name.upper() in self.SUPPORTED_METHODS}
+
+
+def _told(error: BaseException | None) -> tuple[int, dict[str, Any]] | None:
+    """Status and body for an error that Kong has a form for."""
+    match error:
+        case NotFound():
+            return 404, {"message": MESSAGES[404]}
+        case SchemaViolation():
+            return 400, _violation(2, "schema violation", str(error), error.fields)
+        case UniqueViolation():
+            return 409, _violation(5, "unique constraint violation", str(error), error.fields)
+        case ForeignKeyViolation():
+            return 400, _violation(error.code, error.name, str(error), error.fields)
+        case InvalidPage():
+            return 400, {"code": error.code, "name": error.name, "message": str(error)}
+        case Unsupported():
+            return 405, {"code": 12, "name": "operation unsupported", "message": str(error)}
+        case BodyError():
+            return error.status, {"message": str(error)}
+        case NotKept():
+            return 500, {"message": str(error)}
+    return None
+
+
+def _violation(code: int, name: str, message: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {"code": code, "name": name, "message": message, "fields": fields}

@@ -1,0 +1,140 @@
+"""Which masks removed what from an event: names and paths, never a value.
+
+Of a removed member only a name that is a mask's is told; any other (a key that holds a masked text) shows as `…`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import orjson
+
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.config.policy import EventPolicy, SidePolicy
+from mitmproxy_moesif.event.attributes import Attributes
+from mitmproxy_moesif.event.bodies import render
+from mitmproxy_moesif.event.exchange import Exchange, Payload
+from mitmproxy_moesif.recent.api import Removed
+
+MOST = 100
+DEEPEST = 50
+LONGEST = 300
+"""Characters of a path that are told."""
+
+HIDDEN_NAME = "…"
+
+
+def unmasked(policy: EventPolicy) -> EventPolicy:
+    """The same event without any mask."""
+    return replace(
+        policy, query_masks=frozenset(), request=_unmasked(policy.request), response=_unmasked(policy.response)
+    )
+
+
+def _unmasked(side: SidePolicy) -> SidePolicy:
+    return replace(side, header_masks=frozenset(), body=replace(side.body, masks=frozenset()))
+
+
+def masked_headers(facts: Attributes, instance: Instance) -> list[Removed]:
+    """Which headers are left out, and by which parameter."""
+    return [
+        Removed(where=f"{side}.headers.{name}", by=_header_mask(instance, side, name))
+        for side, headers, policy in (
+            ("request", facts.request_headers, instance.policy.request),
+            ("response", facts.response_headers, instance.policy.response),
+        )
+        if policy.header_masks
+        for name in headers
+        if name in policy.header_masks
+    ]
+
+
+def _header_mask(instance: Instance, side: str, name: str) -> str:
+    masks = instance.settings.request_header_masks if side == "request" else instance.settings.response_header_masks
+    return f"{side}_header_masks" if name in masks else "credential_headers"
+
+
+def masked_bodies(exchange: Exchange, facts: Attributes, policy: EventPolicy, event: bytes) -> list[Removed]:
+    """What the body masks removed; nothing of a body that is nested too deep to look into."""
+    if not (policy.request.body.masks or policy.response.body.masks):
+        return []
+    try:
+        return list(_masked_bodies(exchange, facts, policy, event))
+    except ValueError:
+        return []
+
+
+def _masked_bodies(exchange: Exchange, facts: Attributes, policy: EventPolicy, event: bytes) -> Iterator[Removed]:
+    sent = loads(event)
+    sides = (
+        ("request", exchange.request_body, facts.request_headers, policy.request),
+        ("response", exchange.response_body, facts.response_headers, policy.response),
+    )
+    for side in sides:
+        yield from _masked_body(*side, sent)
+
+
+def _masked_body(
+    name: str, payload: Payload, headers: Mapping[str, str], side: SidePolicy, sent: Mapping[str, Any]
+) -> Iterator[Removed]:
+    raw = payload.content()
+    if not raw or not side.body.masks or name not in sent:
+        return
+    kind, encoding = headers.get("content-type", ""), headers.get("content-encoding", "")
+    captured = render(raw, kind, encoding, replace(side.body, masks=frozenset()))
+    if captured.value is None:
+        return
+    if "body" not in sent[name]:
+        if sent.get("metadata", {}).get("body_omitted", {}).get(name) in (None, "unmaskable"):
+            yield Removed(where=f"{name}.body", by=f"{name}_body_masks")
+        return
+    before, after = loads(orjson.dumps(captured.value)), sent[name]["body"]
+    names = {mask.casefold() for mask in side.body.masks}
+    for path in islice(difference(before, after, lambda key: key.casefold() in names), MOST):
+        yield Removed(where=".".join((name, "body", *path))[:LONGEST], by=f"{name}_body_masks")
+
+
+def masked_query(policy: EventPolicy, event: Mapping[str, Any]) -> list[Removed]:
+    """Where parameters of URLs were replaced, from the event alone."""
+    if not policy.query_masks:
+        return []
+    texts = {"request.uri": event["request"]["uri"]} | {
+        f"{side}.headers.{name}": value
+        for side in ("request", "response")
+        for name, value in event.get(side, {}).get("headers", {}).items()
+    }
+    return [Removed(where=where, by="request_query_masks") for where, value in texts.items() if "=*****" in str(value)]
+
+
+def loads(text: bytes) -> Any:
+    """JSON, also with numbers that orjson refuses, as text. Raises `ValueError` where it is nested too deep."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else digits)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+type Path = tuple[str, ...]
+
+
+def difference(before: Any, after: Any, may_tell: Callable[[str], bool], path: Path = ()) -> Iterator[Path]:
+    """Where JSON values differ: members that are gone, and texts that are others."""
+    if isinstance(before, dict) and isinstance(after, dict) and len(path) < DEEPEST:
+        for key, value in before.items():
+            if key in after:
+                yield from difference(value, after[key], may_tell, (*path, key))
+            else:
+                yield (*path, key if may_tell(key) else HIDDEN_NAME)
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after) and len(path) < DEEPEST:
+        for index, (one, other) in enumerate(zip(before, after, strict=True)):
+            yield from difference(one, other, may_tell, (*path, str(index)))
+    elif before != after:
+        yield path

@@ -1,0 +1,62 @@
+"""What the proxy says of exchanges of which no event is made, and what is told of events on their way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from mitmproxy_moesif.event.exchange import Exchange
+from mitmproxy_moesif.event.headers import text
+from mitmproxy_moesif.recent.api import State
+
+SHOWN = 500
+"""Characters of a path or a name that a row shows; the event has all of it."""
+
+
+class Keep(NamedTuple):
+    """How many exchanges are kept, and whether with what masks remove."""
+
+    number: int = 0
+    raw: bool = False
+
+
+NO_EXCHANGES = Keep()
+
+
+class Note(NamedTuple):
+    """An exchange of which no event is made. `path` is without its query: no mask was asked."""
+
+    id: str
+    started: float
+    ended: float | None
+    method: str
+    authority: str
+    path: str
+    status: int | None
+    cause: str
+
+
+def note_of(exchange: Exchange, cause: str) -> Note:
+    return Note(
+        exchange.transaction_id,
+        exchange.started,
+        exchange.ended,
+        exchange.method[:SHOWN],
+        exchange.authority[:SHOWN],
+        shown_path(exchange.target),
+        exchange.status,
+        cause,
+    )
+
+
+def shown_path(target: bytes) -> str:
+    """Without the query."""
+    return text(target[: 2 * SHOWN].partition(b"?")[0])[:SHOWN]
+
+
+type Moved = Callable[[Iterable[str], State, str], None]
+"""Is told what became of events: their transaction ids, the step, and in a few words where, why or how."""
+
+
+def unnoticed(_ids: Iterable[str], _state: State, _detail: str) -> None:
+    """Where nobody looks."""

@@ -1,0 +1,174 @@
+"""One exchange and what became of it. Taking a note of it is quick; its row is made when somebody asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import orjson
+
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.event.attributes import Attributes
+from mitmproxy_moesif.event.build import build_event, iso_time
+from mitmproxy_moesif.event.exchange import Exchange, Payload
+from mitmproxy_moesif.event.size import encode
+from mitmproxy_moesif.recent.api import Detail, Removed, Row, State, Step
+from mitmproxy_moesif.recent.masked import loads, masked_bodies, masked_headers, masked_query, unmasked
+from mitmproxy_moesif.recent.notes import SHOWN, Note, note_of
+
+OVERHEAD = 2500
+"""About the bytes that a record takes besides its event."""
+
+
+@dataclass(slots=True)
+class Record:
+    """`event` is what is sent; without one, `note` is what can be told all the same. `captured` makes the unmasked."""
+
+    number: int
+    id: str
+    started: float
+    ended: float | None
+    instance: str | None
+    note: Note
+    kong: Mapping[str, object]
+    event: bytes | None = None
+    policy_masks: Callable[[Mapping[str, Any]], list[Removed]] | None = None
+    caller: tuple[str | None, str | None] = (None, None)
+    sizes: tuple[int | None, int | None] = (None, None)
+    removed: list[Removed] = field(default_factory=list)
+    captured: Callable[[], bytes] | None = None
+    held: int = 0
+    changed: int = 0
+    life: list[tuple[float, State, str]] = field(default_factory=list)
+    _row: Row | None = None
+
+    @property
+    def size(self) -> int:
+        told = sum(100 + len(removed["where"]) for removed in self.removed)
+        return OVERHEAD + told + self.held + (len(self.event) if self.event is not None else 0)
+
+    def moved(self, at: float, state: State, detail: str, changed: int) -> None:
+        self.life.append((at, state, detail))
+        self.changed = changed
+
+    def row(self) -> Row:
+        row = self._row
+        if row is None:
+            row = self._row = self._read()
+        _, row["state"], detail = self.life[-1]
+        row["cause"] = detail if row["state"] in ("dropped", "refused", "not_captured", "retrying") else None
+        row["changed"] = self.changed
+        return row
+
+    def detail(self) -> Detail:
+        """Events go out as they are: they may hold numbers that cannot be written again."""
+        removed = list(self.removed)
+        if self.event is not None and self.policy_masks is not None:
+            removed += self.policy_masks(self._event())
+        return Detail(
+            **self.row(),
+            life=[Step(at=f"{iso_time(at)}Z", step=step, detail=detail) for at, step, detail in self.life],
+            removed=removed,
+            event=_fragment(self.event),
+            captured=_fragment(self.captured() if self.captured is not None else None),
+        )
+
+    def _event(self) -> Mapping[str, Any]:
+        """What is told of it, where there is no event or it is nested too deep to be read."""
+        with suppress(ValueError):
+            if self.event is not None:
+                found: dict[str, Any] = loads(self.event)
+                return found
+        note = self.note
+        return {
+            "request": {"verb": note.method, "uri": f"//{note.authority}{note.path}", "headers": {}},
+            "response": {"status": note.status, "headers": {}},
+            "metadata": {"kong": self.kong},
+        }
+
+    def _read(self) -> Row:
+        event = self._event()
+        request, response = event["request"], event.get("response", {})
+        metadata = event.get("metadata", {})
+        kong = metadata.get("kong", {})
+        where = _split(request["uri"])
+        return Row(
+            number=self.number,
+            changed=self.changed,
+            id=self.id,
+            time=f"{iso_time(self.started)}Z",
+            method=request["verb"],
+            status=response.get("status"),
+            host=where[0][:SHOWN],
+            path=where[1][:SHOWN],
+            route=_shown(kong.get("route_name")),
+            service=_shown(kong.get("service_name")),
+            instance=self.instance,
+            user=_shown(event.get("user_id")),
+            user_from=self.caller[0],
+            company=_shown(event.get("company_id")),
+            company_from=self.caller[1],
+            ms=round((self.ended - self.started) * 1000, 1) if self.ended is not None else None,
+            kong_ms=kong.get("proxy_latency_ms"),
+            upstream_ms=kong.get("upstream_latency_ms"),
+            request_bytes=self.sizes[0],
+            response_bytes=self.sizes[1],
+            weight=event.get("weight", 1),
+            blocked_by=event.get("blocked_by"),
+            error=metadata.get("error"),
+            state="captured",
+            cause=None,
+        )
+
+
+def built(number: int, instance: Instance, exchange: Exchange, facts: Attributes, event: bytes, *, raw: bool) -> Record:
+    record = _record(number, instance, exchange)
+    policy = instance.policy
+    record.event = event
+    record.caller = facts.caller.user_from, facts.caller.company_from
+    record.removed = masked_headers(facts, instance) + masked_bodies(exchange, facts, policy, event)
+    record.policy_masks = lambda event: masked_query(policy, event)
+    if raw:
+        record.held = exchange.size
+        record.captured = lambda: encode(build_event(exchange, facts, unmasked(policy)))
+    return record
+
+
+def unbuilt(number: int, instance: Instance, exchange: Exchange) -> Record:
+    """Of an exchange that became no event: nothing of it that a mask could have removed."""
+    return _record(number, instance, exchange)
+
+
+def noted(number: int, note: Note) -> Record:
+    return Record(number, note.id, note.started, note.ended, None, note, {})
+
+
+def _record(number: int, instance: Instance, exchange: Exchange) -> Record:
+    note = note_of(exchange, "")
+    record = Record(number, note.id, note.started, note.ended, instance.name, note, exchange.kong)
+    record.sizes = _size(exchange.request_body), _size(exchange.response_body)
+    return record
+
+
+def _size(payload: Payload) -> int | None:
+    return sum(map(len, payload.chunks)) if payload.omitted is None else None
+
+
+def _shown(name: object) -> str | None:
+    return None if name is None else str(name)[:SHOWN]
+
+
+def _split(uri: str) -> tuple[str, str]:
+    """Host and path with its query."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return "", uri
+    return parts.netloc, parts.path + (f"?{parts.query}" if parts.query else "")
+
+
+def _fragment(event: bytes | None) -> dict[str, Any] | None:
+    return cast(dict[str, Any], orjson.Fragment(event)) if event is not None else None

@@ -1,0 +1,172 @@
+"""The newest exchanges: what is kept, what is told of each, and that a fault costs nobody anything."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.config.settings import parse_settings
+from mitmproxy_moesif.event.exchange import Exchange, Payload
+from mitmproxy_moesif.recent.notes import Keep, Note
+from mitmproxy_moesif.recent.reader import Reader
+from mitmproxy_moesif.recent.store import BYTES_EACH, RecentExchanges
+from tests.recent.kept import SECRET, build, kept, raising, told
+from tests.support.events import an_exchange
+
+HUNDRED = Keep(100)
+
+
+def numbered(number: int, **fields: Any) -> Exchange:
+    return replace(an_exchange([("Host", "h")], []), transaction_id=f"id-{number}", **fields)
+
+
+def filled(count: int, keep: Keep = HUNDRED) -> RecentExchanges:
+    recent = RecentExchanges(keep, raising)
+    for number in range(count):
+        build(recent, numbered(number))
+    return recent
+
+
+def ids(recent: RecentExchanges, wanted: str = "", **page: int) -> list[str]:
+    return [row["id"] for row in recent.newest(wanted, **page)["exchanges"]]
+
+
+def test_a_row_tells_what_the_event_tells() -> None:
+    exchange = an_exchange(
+        [("Host", "api.example.com"), ("X-User", "ada"), ("X-Company", "acme")],
+        [("X-Kong-Proxy-Latency", "3"), ("X-Kong-Upstream-Latency", "20"), ("Via", "1.1 kong/3.9.3")],
+        target=b"/orders/7?a=1",
+        response_body=b"12345",
+    )
+    row = kept(exchange, user_id_header="x-user", company_id_header="x-company")
+    assert (row["method"], row["status"], row["host"], row["path"]) == ("GET", 200, "api.example.com", "/orders/7?a=1")
+    assert (row["user"], row["user_from"]) == ("ada", "user_id_header in the request")
+    assert (row["company"], row["company_from"]) == ("acme", "company_id_header in the request")
+    assert (row["kong_ms"], row["upstream_ms"], row["ms"]) == (3, 20, 58.0)
+    assert (row["request_bytes"], row["response_bytes"], row["instance"]) == (0, 5, "options")
+    assert row["event"] is not None
+    assert row["event"]["request"]["uri"] == "http://api.example.com/orders/7?a=1"
+    assert row["captured"] is None
+
+
+def test_the_newest_come_first_page_by_page() -> None:
+    recent = filled(10)
+    first = recent.newest(limit=4)
+    assert [row["id"] for row in first["exchanges"]] == ["id-9", "id-8", "id-7", "id-6"]
+    assert first["next"] is not None
+    assert ids(recent, limit=100, before=first["next"]) == [f"id-{number}" for number in (5, 4, 3, 2, 1, 0)]
+    assert recent.newest(limit=10)["next"] is None
+
+
+def test_only_a_number_of_them_is_kept() -> None:
+    recent = filled(12, Keep(5))
+    assert ids(recent) == [f"id-{number}" for number in (11, 10, 9, 8, 7)]
+    listing = recent.newest()
+    assert (listing["kept"], listing["seen"]) == (5, 12)
+    assert recent.find("id-0") is None
+
+
+def test_only_so_many_bytes_are_kept() -> None:
+    recent = RecentExchanges(Keep(10), raising)
+    for number in range(10):
+        build(recent, numbered(number, response_body=Payload([b"x" * 3 * BYTES_EACH])))
+    assert 1 <= recent.newest()["kept"] <= 3
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 60_000)), max_size=40))
+def test_memory_is_bounded_whatever_comes(came: list[tuple[int, int]]) -> None:
+    recent = RecentExchanges(Keep(8, raw=True), raising)
+    for number, size in came:
+        build(recent, numbered(number, response_body=Payload([b"x" * size]), size=size))
+        assert recent._bytes == sum(record.size for record in recent._records.values()) <= 8 * BYTES_EACH
+        assert recent._records.keys() == recent._changed.keys()
+        assert len(recent._records) <= 8
+
+
+def test_each_step_of_its_life_is_told() -> None:
+    recent = filled(2)
+    recent.moved(["id-0", "unknown"], "stored", "on disk")
+    recent.moved(["id-0"], "retrying", "status 503")
+    recent.moved(["id-0"], "sent", "status 201, request 2 with 1 events")
+    detail = told(recent, "id-0")
+    assert [step["step"] for step in detail["life"]] == ["captured", "built", "stored", "retrying", "sent"]
+    assert detail["life"][-2]["detail"] == "status 503"
+    assert (detail["state"], detail["cause"]) == ("sent", None)
+    assert ids(recent, "state:waiting") == ["id-1"]
+
+
+def test_what_changed_since_is_told() -> None:
+    recent = filled(3)
+    seen = recent.newest()["changed"]
+    assert ids(recent, changed_after=seen) == []
+    recent.moved(["id-1"], "stored", "on disk")
+    build(recent, numbered(7))
+    assert ids(recent, changed_after=seen) == ["id-7", "id-1"]
+
+
+@pytest.mark.parametrize(("cause", "state"), [("sampled_out", "not_captured"), ("mask_failed", "dropped")])
+def test_without_an_event_nothing_is_told_that_a_mask_could_remove(cause: str, state: str) -> None:
+    recent = RecentExchanges(Keep(10), raising)
+    instance = Instance.compile(parse_settings({"application_id": "x"}))
+    exchange = numbered(1, target=f"/x?pin={SECRET}".encode(), response_body=Payload([SECRET.encode()]))
+    recent.dropped(instance, exchange, cause)
+    detail = told(recent, "id-1")
+    assert (detail["state"], detail["cause"], detail["path"], detail["event"]) == (state, cause, "/x", None)
+    assert SECRET not in json.dumps(detail)
+
+
+def test_what_the_proxy_did_not_hand_over_is_told_too() -> None:
+    recent = RecentExchanges(Keep(10), raising)
+    recent.noted(
+        [tuple(Note(f"n-{cause}", 1.0, None, "GET", "h", "/p", 200, cause)) for cause in ("skip", "queue_full")]
+    )
+    assert ids(recent, "state:not_captured") == ["n-skip"]
+    assert ids(recent, "state:dropped cause:queue_full") == ["n-queue_full"]
+
+
+def test_nothing_is_kept_where_nothing_shall_be() -> None:
+    recent = filled(3, Keep(0))
+    recent.noted([("no note",)])
+    assert recent.newest() == {"exchanges": [], "next": None, "changed": 0, "kept": 0, "seen": 0}
+
+
+def test_a_fault_is_told_and_costs_the_exchange_nothing() -> None:
+    faults: list[str] = []
+    recent = RecentExchanges(Keep(5), lambda kind, _error: faults.append(kind))
+    recent.built(cast(Any, None), cast(Any, None), cast(Any, None), b"{}")
+    recent.noted([("too", "short")])
+    assert faults == ["recent exchanges", "recent exchanges"]
+
+
+@pytest.mark.parametrize("body", [b'{"n": ' + b"9" * 400 + b"}", b"[" * 900 + b"]" * 900])
+def test_an_event_that_is_hard_to_read_is_told_all_the_same(body: bytes) -> None:
+    recent = RecentExchanges(Keep(5, raw=True), raising)
+    build(recent, numbered(1, response_body=Payload([body])), response_body_masks=["x"])
+    assert ids(recent, "status:200 path:/orders") == ["id-1"]
+    assert body in recent.answer({"id": "id-1"})
+
+
+def test_who_asks_is_answered_beside_the_commands() -> None:
+    said: list[tuple[Any, ...]] = []
+    done = threading.Event()
+
+    def say(message: tuple[Any, ...]) -> None:
+        said.append(message)
+        if len(said) == 3:
+            done.set()
+
+    reader, recent = Reader(say), filled(1)
+    reader.ask(recent, 1, {"id": "id-0"})
+    reader.ask(recent, 2, {"filter": "no:such"})
+    reader.ask(recent, 3, {"id": "none"})
+    assert done.wait(20)
+    assert [number for _, number, _ in said] == [1, 2, 3]
+    assert json.loads(said[0][2])["id"] == "id-0"
+    assert (said[1][2], said[2][2]) == (None, b"null")
