@@ -31,7 +31,12 @@ $(VENV)/.tools: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group test
 	touch $@
 
-run: install ## Proxy, echo upstream, collector and events page; see PORT, PAGE_PORT and UPSTREAM
+# Without it `make run` serves the received events alone, and says so.
+$(VENV)/.page: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[page]' && touch $@ || \
+		echo "The traffic page's packages cannot be installed here: there will be the received events alone." >&2
+
+run: install $(VENV)/.page ## Proxy, echo upstream, collector and traffic page; see PORT, PAGE_PORT and UPSTREAM
 	@exec $(BIN)/python -m mitmproxy_moesif run --port $(PORT) --page-port $(PAGE_PORT) --upstream '$(UPSTREAM)'
 
 test: lint types ## Lint, types and all tests, with their coverage

@@ -4,6 +4,7 @@ mitmdump -s "$(python -m mitmproxy_moesif)" ...
 python -m mitmproxy_moesif run [--port 8080] [--page-port 8090] [--upstream URL] [-- more moesif-proxy arguments]
 python -m mitmproxy_moesif proxy ... (the same as moesif-proxy)
 python -m mitmproxy_moesif forward ... (the same as moesif-proxy forward)
+python -m mitmproxy_moesif page ... (the same as moesif-proxy page)
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from mitmproxy_moesif.local.server import LocalSettings, LocalStack, start_in_thread
+from mitmproxy_moesif.page import main as page
+from mitmproxy_moesif.web.server import free_port
 from mitmproxy_moesif.workers import main as engine
 
 PACKAGE = Path(__file__).parent
@@ -29,9 +33,9 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(f"{script_path()}\n")
         return 0
     if arguments[0] == "proxy":
-        return _proxy_or_forward(arguments[1:])
-    if arguments[0] == "forward":
-        return _proxy_or_forward(arguments)
+        return _command(arguments[1:])
+    if arguments[0] in ("forward", "page"):
+        return _command(arguments)
     options = _parse(arguments)
     try:
         return run(options)
@@ -42,14 +46,17 @@ def main(arguments: Sequence[str]) -> int:
 
 def proxy() -> int:
     """`moesif-proxy`."""
-    return _proxy_or_forward(sys.argv[1:])
+    return _command(sys.argv[1:])
 
 
-def _proxy_or_forward(arguments: Sequence[str]) -> int:
+def _command(arguments: Sequence[str]) -> int:
+    """What one of them needs is nothing for the others."""
     if arguments and arguments[0] == "forward":
-        from mitmproxy_moesif.forward import main as forward  # nothing for a proxy
+        from mitmproxy_moesif.forward import main as forward
 
         return forward.main(arguments[1:])
+    if arguments and arguments[0] == "page":
+        return page.main(arguments[1:])
     return engine.main(arguments)
 
 
@@ -64,12 +71,15 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("proxy", help="run the proxy in production: the same as moesif-proxy; see proxy --help")
     commands.add_parser("forward", help="deliver events from Kafka: see forward --help")
+    commands.add_parser("page", help="the traffic page of a running proxy: the same as moesif-proxy page")
     run_command = commands.add_parser(
         "run", help="run the proxy on this machine, with a local collector and an echo upstream where none is given"
     )
     run_command.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     run_command.add_argument("--port", type=_port, default=8080, help="port of the proxy (8080)")
-    run_command.add_argument("--page-port", type=_port, default=8090, help="port of the received events (8090)")
+    run_command.add_argument(
+        "--page-port", type=_port, default=8090, help="port of the traffic page and of the received events (8090)"
+    )
     run_command.add_argument("--upstream", default="", help="URL to front; default: the embedded echo")
     run_command.add_argument("more", nargs="*", help="more arguments for moesif-proxy, after --")
     return parser.parse_args(arguments)
@@ -82,17 +92,43 @@ def _port(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Start the local stack and the proxy, end both on Ctrl-C. An application id in the environment feeds Moesif."""
+    """Start the local stack, the proxy and its traffic page, end all on Ctrl-C.
+
+    An application id in the environment feeds Moesif. Without the extra `page`, the events are served in its place.
+    """
     feeds_moesif = bool(os.environ.get("MOESIF_APPLICATION_ID"))
     with tempfile.TemporaryDirectory(prefix="mitmproxy-moesif-") as folder:
-        settings = LocalSettings(page_port=options.page_port, database=Path(folder) / "events.sqlite")
+        page_port = 0 if page.is_there() else options.page_port
+        settings = LocalSettings(page_port=page_port, database=Path(folder) / "events.sqlite")
         with start_in_thread(settings) as stack:
             environment = dict(os.environ)
             if not feeds_moesif:
                 environment |= {"MOESIF_APPLICATION_ID": "local", "MOESIF_API_ENDPOINT": stack.collector_url}
                 environment.setdefault("MOESIF_SPOOL_DIR", str(Path(folder) / "spool"))
-            _greet(options, stack, feeds_moesif=feeds_moesif)
-            return _supervise([*_proxy(options, stack), *options.more], environment)
+            environment.setdefault("MOESIF_ADMIN_LISTEN", f"127.0.0.1:{free_port()}")
+            environment.setdefault("MOESIF_RECENT_RAW", "true")
+            with _traffic_page(options, stack, environment) as events_url:
+                _greet(options, events_url, stack, feeds_moesif=feeds_moesif)
+                return _supervise([*_proxy(options, stack), *options.more], environment)
+
+
+@contextmanager
+def _traffic_page(options: argparse.Namespace, stack: LocalStack, environment: Mapping[str, str]) -> Iterator[str]:
+    """The page, until the end of the block; gives the URL of the received events, which are served there too."""
+    if not page.is_there():
+        sys.stdout.write(f"{page.MISSING}\n")
+        yield stack.page_url
+        return
+    address = f"127.0.0.1:{options.page_port}"
+    command = [sys.executable, "-m", "mitmproxy_moesif", "page", "--listen", address, "--events", stack.page_url]
+    command += ["--admin", f"http://{environment['MOESIF_ADMIN_LISTEN']}"]
+    command += ["--proxy", f"http://{options.host}:{options.port}"]
+    process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own command line
+    try:
+        yield f"http://{address}"
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def _proxy(options: argparse.Namespace, stack: LocalStack) -> list[str]:
@@ -103,17 +139,19 @@ def _proxy(options: argparse.Namespace, stack: LocalStack) -> list[str]:
     ]
 
 
-def _greet(options: argparse.Namespace, stack: LocalStack, *, feeds_moesif: bool) -> None:
+def _greet(options: argparse.Namespace, events_url: str, stack: LocalStack, *, feeds_moesif: bool) -> None:
     lines = [
         f"proxy:    http://{options.host}:{options.port} -> {options.upstream or f'{stack.echo_url} (embedded echo)'}"
     ]
+    if page.is_there():
+        lines.append(f"traffic:  {events_url} (in a browser)")
     if feeds_moesif:
         lines.append(f"events:   go to {os.environ.get('MOESIF_API_ENDPOINT', 'https://api.moesif.net')}")
     else:
-        lines.append(f"events:   {stack.page_url}/events?limit=5 (embedded collector, {stack.collector_url})")
+        lines.append(f"events:   {events_url}/events?limit=5 (embedded collector, {stack.collector_url})")
     lines.append(f"try:      curl -s http://{options.host}:{options.port}/hello -H 'X-Consumer-Username: ada'")
     if not feeds_moesif:
-        lines.append(f"then:     curl -s '{stack.page_url}/events?limit=1'")
+        lines.append(f"then:     curl -s '{events_url}/events?limit=1'")
     sys.stdout.write("\n".join(lines) + "\nend with Ctrl-C\n")
     sys.stdout.flush()
 

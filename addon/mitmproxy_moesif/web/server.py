@@ -28,6 +28,14 @@ def bind(what: str, address: Address) -> list[socket.socket]:
         raise OSError(f"{what}: cannot listen on {address}: {why}") from None
 
 
+def free_port() -> int:
+    """One on loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 def url_of(host: str, port: int) -> str:
     """Without a slash at the end; loopback stands for an address that means every interface."""
     name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound

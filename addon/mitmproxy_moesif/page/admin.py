@@ -1,0 +1,78 @@
+"""The admin listener of a running proxy, asked by the page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+import httpx
+
+from mitmproxy_moesif.recent.api import Detail, Listing, Stats
+
+SECONDS = 10.0
+AT_ONCE = 8
+
+
+class AdminError(Exception):
+    """What is wrong, in one line."""
+
+
+class Admin:
+    """Raises `AdminError` where the listener does not answer, or refuses."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.url = url
+        self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=SECONDS, trust_env=False)
+
+    async def newest(
+        self, wanted: str, limit: int, before: int | None = None, changed_after: int | None = None
+    ) -> Listing:
+        given = {"limit": limit, "before": before, "changed_after": changed_after}
+        query = {name: str(value) for name, value in given.items() if value is not None}
+        return cast(Listing, await self._get("/exchanges", {"filter": wanted, **query}))
+
+    async def find(self, transaction_id: str) -> Detail:
+        return cast(Detail, await self._get(f"/exchanges/{transaction_id}", {}))
+
+    async def stats(self, wanted: str) -> Stats:
+        return cast(Stats, await self._get("/stats", {"filter": wanted}))
+
+    async def all(self, wanted: str, limit: int) -> list[Detail]:
+        """The newest in full; those that go meanwhile are left out."""
+        room = asyncio.Semaphore(AT_ONCE)
+
+        async def one(transaction_id: str) -> Detail | None:
+            async with room:
+                try:
+                    return await self.find(transaction_id)
+                except AdminError:
+                    return None
+
+        listing = await self.newest(wanted, limit)
+        found = await asyncio.gather(*(one(row["id"]) for row in listing["exchanges"]))
+        return [detail for detail in found if detail is not None]
+
+    async def _get(self, path: str, query: Mapping[str, str]) -> Any:
+        try:
+            answer = await self._client.get(path, params=query)
+        except httpx.HTTPError as error:
+            raise AdminError(f"the proxy does not answer at {self.url} ({type(error).__name__})") from None
+        content = _read(answer.text)
+        if answer.status_code == 200:
+            return content
+        message = content.get("message") if isinstance(content, dict) else None
+        raise AdminError(_REFUSALS.get(answer.status_code) or message or f"status {answer.status_code}")
+
+
+_REFUSALS = {401: "the proxy's Admin API wants a token: give it as MOESIF_ADMIN_TOKEN"}
+
+
+def _read(text: str) -> Any:
+    """Bodies may hold numbers of any length."""
+    try:
+        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else digits)
+    except (ValueError, RecursionError):
+        return None

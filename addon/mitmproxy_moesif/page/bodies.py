@@ -1,0 +1,194 @@
+"""Headers and bodies as HTML. Everything that came from outside is escaped; nothing of it is ever markup.
+
+A body is shown by what it is: JSON and XML to fold, forms as fields, images as such, text as text, the rest as hex.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator, Mapping
+from email import policy
+from email.parser import BytesParser
+from html import escape
+from typing import Any, Final
+from urllib.parse import parse_qsl
+from xml.etree.ElementTree import ParseError
+
+from mitmproxy_moesif.event.masking.media_types import media_type
+
+MOST_LINES: Final = 2000
+LONGEST: Final = 10_000
+"""Characters of one text that are shown."""
+
+HEX_BYTES: Final = 2048
+IMAGES: Final = frozenset(("image/png", "image/jpeg", "image/gif", "image/webp"))
+"""No SVG: that is a document of its own."""
+
+type Removed = Mapping[str, str]
+"""Places, and the parameter that removed what was there."""
+
+
+def headers(shown: Mapping[str, Any], removed: Removed) -> str:
+    """A table. What is removed is marked; where its value is not there, by its name alone."""
+    rows = [_field(name, str(value), removed.get(name)) for name, value in shown.items()]
+    rows += [_field(name, None, by) for name, by in removed.items() if name not in shown]
+    return f'<table class="fields">{"".join(rows)}</table>' + "".join(_tokens(shown))
+
+
+def _field(name: str, value: str | None, by: str | None) -> str:
+    text = escape((value or "")[:LONGEST])
+    marked = f'<mark title="{escape(by)}">{text}<em> removed by {escape(by)}</em></mark>' if by is not None else text
+    return f"<tr><th>{escape(name)}</th><td>{marked}</td></tr>"
+
+
+def _tokens(shown: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in shown.items():
+        if (claims := jwt(str(value))) is not None:
+            title = f"<summary>token in {escape(name)}</summary>"
+            yield f'<details class="jwt">{title}{"".join(_nodes(claims, {}, (), [MOST_LINES]))}</details>'
+
+
+def jwt(value: str) -> list[Any] | None:
+    """Header and claims of a JSON web token; it is not verified."""
+    parts = value.rpartition(" ")[2].split(".")
+    if len(parts) != 3 or not parts[0].startswith("eyJ"):
+        return None
+    try:
+        return [json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))) for part in parts[:2]]
+    except (ValueError, RecursionError):
+        return None
+
+
+def body(message: Mapping[str, Any], omitted: str | None, removed: Removed) -> str:
+    """The body of a side of an event."""
+    if omitted is not None:
+        return _note(f"left out: {omitted}")
+    if "body" not in message:
+        return _note(f"removed by {removed['']}" if "" in removed else "no body")
+    if message.get("transfer_encoding") == "json":
+        shown = "".join(_nodes(message["body"], removed, (), [MOST_LINES]))
+        gone = [f"{place} (removed by {by})" for place, by in removed.items() if not _is_there(message["body"], place)]
+        return f'<div class="json">{shown}</div>' + "".join(map(_note, gone))
+    try:
+        raw = base64.b64decode(str(message["body"]), validate=True)
+    except (binascii.Error, ValueError):
+        return _text(str(message["body"]))
+    notes = "".join(_note(f"removed by {by}") for by in dict.fromkeys(removed.values()))
+    return _plain(raw, str(message.get("headers", {}).get("content-type", ""))) + notes
+
+
+def _plain(raw: bytes, content_type: str) -> str:
+    kind = media_type(content_type)
+    if kind in IMAGES:
+        encoded = base64.b64encode(raw).decode()
+        return f'<img alt="{escape(kind)}" src="data:{kind};base64,{encoded}">'
+    if kind == "multipart/form-data":
+        return _multipart(raw, content_type)
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return _hex(raw)
+    if kind == "application/x-www-form-urlencoded":
+        fields = "".join(_field(name, value, None) for name, value in parse_qsl(text, keep_blank_values=True))
+        return f'<table class="fields">{fields}</table>'
+    if kind.endswith("xml"):
+        return _xml(text)
+    return _text(text) if text.isprintable() or not any(ord(character) < 9 for character in text) else _hex(raw)
+
+
+def _multipart(raw: bytes, content_type: str) -> str:
+    message = BytesParser(policy=policy.HTTP).parsebytes(
+        b"Content-Type: " + content_type.encode("latin-1", "replace") + b"\r\n\r\n" + raw
+    )
+    if not message.is_multipart():
+        return _hex(raw)
+    parts = []
+    for part in message.iter_parts():
+        name = part.get_param("name", "", header="content-disposition")
+        content = part.get_payload(decode=True)
+        shown = _plain(content if isinstance(content, bytes) else b"", part.get("content-type", "text/plain"))
+        parts.append(f"<tr><th>{escape(str(name))}</th><td>{shown}</td></tr>")
+    return f'<table class="fields">{"".join(parts)}</table>'
+
+
+def _xml(text: str) -> str:
+    """Indented where it can be read without a document type: entities could make much of little."""
+    from xml.dom.minidom import parseString
+    from xml.parsers.expat import ExpatError
+
+    if "<!DOCTYPE" in text or "<!ENTITY" in text or len(text) > LONGEST:
+        return _text(text)
+    try:
+        return _text(parseString(text.encode()).toprettyxml(indent="  "))  # noqa: S318 - no document type
+    except (ExpatError, ParseError, ValueError, RecursionError):
+        return _text(text)
+
+
+def _text(text: str) -> str:
+    rest = f"\n… {len(text) - LONGEST} characters more" if len(text) > LONGEST else ""
+    return f"<pre>{escape(text[:LONGEST])}{rest}</pre>"
+
+
+def _hex(raw: bytes) -> str:
+    lines = [
+        f"{at:06x}  {raw[at : at + 16].hex(' '):47}  {_ascii(raw[at : at + 16])}"
+        for at in range(0, min(len(raw), HEX_BYTES), 16)
+    ]
+    rest = f"\n… {len(raw) - HEX_BYTES} bytes more" if len(raw) > HEX_BYTES else ""
+    return f'<pre class="hex">{escape(chr(10).join(lines))}{rest}</pre>'
+
+
+def _ascii(raw: bytes) -> str:
+    return "".join(chr(byte) if 32 <= byte < 127 else "." for byte in raw)
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>'
+
+
+def _nodes(value: Any, removed: Removed, path: tuple[str, ...], room: list[int], key: str = "") -> Iterator[str]:
+    """A JSON value to fold, its removed members marked; no more lines than there is `room`."""
+    room[0] -= 1
+    if room[0] < 0:
+        if room[0] == -1:
+            yield _note(f"… more than {MOST_LINES} lines")
+        return
+    by = removed.get(".".join(path)) if path else None
+    opening, closing = (f'<mark title="{escape(by)}">', f"<em> removed by {escape(by)}</em></mark>") if by else ("", "")
+    name = f"<b>{escape(key[:LONGEST])}</b>: " if key else ""
+    members = list(_members(value))
+    if not members:
+        yield f"<div>{opening}{name}{_scalar(value)}{closing}</div>"
+        return
+    size = f"{len(members)} {'items' if isinstance(value, list) else 'members'}"
+    is_open = " open" if len(path) < 3 else ""
+    yield f"<details{is_open}><summary>{opening}{name}<i>{size}</i>{closing}</summary>"
+    for member, inner in members:
+        yield from _nodes(inner, removed, (*path, member), room, member)
+    yield "</details>"
+
+
+def _members(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        yield from value.items()
+    elif isinstance(value, list):
+        yield from ((str(index), item) for index, item in enumerate(value))
+
+
+def _scalar(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return f'<span class="{type(value).__name__}">{escape(text[:LONGEST])}</span>'
+
+
+def _is_there(value: Any, place: str) -> bool:
+    """Whether a body as sent still has this member: then it shows with its mark."""
+    for step in filter(None, place.split(".")):
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return False
+    return True

@@ -1,0 +1,116 @@
+"""An exchange in the forms that other tools read: curl's command line, HAR, NDJSON. Masked, as events are."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from mitmproxy_moesif import __version__
+from mitmproxy_moesif.recent.api import Detail
+
+NOT_SENT = frozenset(("content-length", "transfer-encoding", "connection", "x-moesif-transaction-id"))
+"""What curl sets itself, and the id of the exchange that was."""
+
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+"""No other is sent: curl reads a file where an argument begins with `@`."""
+
+
+def curl(event: Mapping[str, Any]) -> str:
+    """The command that sends the request again."""
+    request = event["request"]
+    words = ["curl", "--globoff", "--path-as-is", "-X", request["verb"], request["uri"]]
+    for name, value in request["headers"].items():
+        if name not in NOT_SENT and name != "host" and _NAME.fullmatch(name):
+            words += ["-H", f"{name}: {value}" if value else f"{name};"]
+    body = body_bytes(request)
+    if body is not None:
+        try:
+            words += ["--data-raw", body.decode()]
+        except UnicodeDecodeError:
+            encoded = base64.b64encode(body).decode()
+            return f"printf %s {encoded} | base64 -d | {shlex.join([*words, '--data-binary', '@-'])}"
+    return shlex.join(words)
+
+
+def body_bytes(message: Mapping[str, Any]) -> bytes | None:
+    """The body of a side as bytes; None where there is none."""
+    if "body" not in message:
+        return None
+    if message.get("transfer_encoding") == "base64":
+        return base64.b64decode(message["body"])
+    return json.dumps(message["body"], ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def ndjson(details: Sequence[Detail]) -> str:
+    """One event a line, oldest first."""
+    return "".join(f"{json.dumps(one['event'], ensure_ascii=False)}\n" for one in reversed(details) if one["event"])
+
+
+def har(details: Sequence[Detail]) -> dict[str, Any]:
+    """HAR 1.2, oldest first; exchanges without an event are left out."""
+    entries = [_entry(detail, detail["event"]) for detail in reversed(details) if detail["event"] is not None]
+    creator = {"name": "mitmproxy-moesif", "version": __version__}
+    return {"log": {"version": "1.2", "creator": creator, "entries": entries}}
+
+
+def _entry(detail: Detail, event: Mapping[str, Any]) -> dict[str, Any]:
+    ms = detail["ms"] or 0
+    return {
+        "startedDateTime": detail["time"],
+        "time": ms,
+        "request": _request(event["request"]),
+        "response": _response(event.get("response", {})),
+        "cache": {},
+        "timings": {"send": 0, "wait": ms, "receive": 0},
+        "_transaction_id": detail["id"],
+    }
+
+
+def _request(request: Mapping[str, Any]) -> dict[str, Any]:
+    query = parse_qsl(urlsplit(request["uri"]).query, keep_blank_values=True)
+    shown: dict[str, Any] = {
+        "method": request["verb"],
+        "url": request["uri"],
+        "httpVersion": "HTTP/1.1",
+        "cookies": [],
+        "headers": _pairs(request["headers"].items()),
+        "queryString": _pairs(query),
+        "headersSize": -1,
+        "bodySize": -1,
+    }
+    if (body := body_bytes(request)) is not None:
+        mime = request["headers"].get("content-type", "")
+        shown["postData"] = {"mimeType": mime, "text": body.decode("utf-8", "replace")}
+    return shown
+
+
+def _response(response: Mapping[str, Any]) -> dict[str, Any]:
+    headers = response.get("headers", {})
+    content: dict[str, Any] = {"size": 0, "mimeType": headers.get("content-type", "")}
+    if (body := body_bytes(response)) is not None:
+        content["size"] = len(body)
+        if response["transfer_encoding"] == "base64":
+            content |= {"text": response["body"], "encoding": "base64"}
+        else:
+            content["text"] = body.decode("utf-8", "replace")
+    return {
+        "status": response.get("status", 0),
+        "statusText": "",
+        "httpVersion": "HTTP/1.1",
+        "cookies": [],
+        "headers": _pairs(headers.items()),
+        "content": content,
+        "redirectURL": "",
+        "headersSize": -1,
+        "bodySize": -1,
+    }
+
+
+def _pairs(fields: Any) -> list[dict[str, str]]:
+    return [{"name": str(name), "value": str(value)} for name, value in fields]

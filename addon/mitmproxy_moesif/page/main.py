@@ -1,0 +1,94 @@
+"""`moesif-proxy page`: the traffic page of a running proxy, on this machine's loopback."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import socket
+import sys
+from collections.abc import Sequence
+
+from mitmproxy_moesif.web.access import Address
+from mitmproxy_moesif.web.loopback import is_loopback
+from mitmproxy_moesif.web.server import bind, url_of
+
+MISSING = "the traffic page needs NiceGUI: python -m pip install 'mitmproxy-moesif[page]'"
+
+
+def is_there() -> bool:
+    """Whether the extra `page` is installed."""
+    return importlib.util.find_spec("nicegui") is not None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit code: 0, or 1 with one line on stderr."""
+    given = _parse(arguments)
+    try:
+        if not is_there():
+            raise OSError(MISSING)
+        address = _loopback(given.listen)
+        serve(given, bind("page", address))
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"moesif-proxy page: {error}\n")
+        return 1
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="moesif-proxy page",
+        description="Show what a running proxy captures, masks and sends, in a browser of this machine.",
+        epilog="The admin listener's token is read from the environment variable MOESIF_ADMIN_TOKEN.",
+    )
+    parser.add_argument("--admin", default="http://127.0.0.1:8095", help="the proxy's admin listener (%(default)s)")
+    parser.add_argument("--listen", default="127.0.0.1:8090", help="where to serve the page (%(default)s)")
+    parser.add_argument("--proxy", default=None, help="URL of the proxy; with it, requests can be replayed")
+    parser.add_argument("--events", default=None, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def _loopback(listen: str) -> Address:
+    try:
+        address = Address.parse(listen)
+    except ValueError:
+        raise ValueError("--listen must be HOST:PORT, such as 127.0.0.1:8090") from None
+    if not is_loopback(address.host):
+        raise ValueError(f"--listen: {address} is not a loopback address: the page is for this machine alone")
+    return address
+
+
+def serve(given: argparse.Namespace, sockets: list[socket.socket]) -> None:
+    """Until SIGINT or SIGTERM."""
+    from nicegui import app, ui
+
+    from mitmproxy_moesif.page.admin import Admin
+    from mitmproxy_moesif.page.app import Source, add_page
+    from mitmproxy_moesif.page.gate import LoopbackOnly
+    from mitmproxy_moesif.page.passing import EventPaths
+
+    admin = Admin(given.admin.rstrip("/"), os.environ.get("MOESIF_ADMIN_TOKEN"))
+    add_page(Source(admin, given.proxy, given.proxy or "http://127.0.0.1:8080"))
+    if given.events is not None:
+        app.middleware("http")(EventPaths(given.events))
+    app.add_middleware(LoopbackOnly)
+    first, *more = sockets  # one listens already, so that who is told the address finds it open
+    for taken in more:
+        taken.close()
+    host, port = first.getsockname()[:2]
+    app.on_startup(lambda: _say(f"moesif-proxy page: {url_of(host, port)} shows {given.admin}"))
+    ui.run(
+        host=host,
+        port=port,
+        fd=first.fileno(),
+        title="Traffic",
+        favicon="🔎",
+        reload=False,
+        show=False,
+        show_welcome_message=False,
+    )
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

@@ -1,0 +1,66 @@
+"""The charts of the overview, as ECharts takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mitmproxy_moesif.recent.api import Share, Stats
+
+RED, GREEN, YELLOW, BLUE = "#e05252", "#4caf7a", "#e0a83c", "#4a90d9"
+
+
+def traffic(stats: Stats) -> dict[str, Any]:
+    return _over_time(stats, "Exchanges and errors", [("exchanges", "count", BLUE), ("errors", "errors", RED)])
+
+
+def delivery(stats: Stats) -> dict[str, Any]:
+    series = [("sent", "sent", GREEN), ("waiting", "waiting", YELLOW), ("dropped", "dropped", RED)]
+    return _over_time(stats, "Delivery", series)
+
+
+def _over_time(stats: Stats, title: str, series: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+    rows: Sequence[Any] = stats["over_time"]
+    return _chart(
+        title,
+        [row["time"][11:19] for row in rows],
+        [
+            {"name": name, "type": "line", "showSymbol": False, "color": color, "data": [row[key] for row in rows]}
+            for name, key, color in series
+        ],
+    )
+
+
+def latency(stats: Stats) -> dict[str, Any]:
+    rows: Sequence[Any] = stats["routes"]
+    series = [{"name": name, "type": "bar", "data": [row[name] for row in rows]} for name in ("p50", "p95", "p99")]
+    return _chart("Milliseconds by route", [row["route"] for row in rows], series)
+
+
+def shares(title: str, found: Sequence[Share]) -> dict[str, Any]:
+    names = [share["name"] for share in found]
+    return _chart(title, names, [{"type": "bar", "color": BLUE, "data": [share["count"] for share in found]}])
+
+
+def _chart(title: str, names: Sequence[str], series: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "title": {"text": title, "left": 0, "textStyle": {"fontSize": 13, "color": "#888"}},
+        "tooltip": {"trigger": "axis", "renderMode": "richText"},
+        "legend": {"right": 0, "top": 0, "textStyle": {"color": "#888"}},
+        "grid": {"left": 50, "right": 15, "top": 40, "bottom": 30},
+        "xAxis": {"type": "category", "data": list(names)},
+        "yAxis": {"type": "value", "minInterval": 1},
+        "animation": False,
+        "series": series,
+    }
+
+
+def all_of(stats: Stats) -> list[dict[str, Any]]:
+    return [
+        traffic(stats),
+        delivery(stats),
+        latency(stats),
+        shares("Status", stats["statuses"]),
+        shares("Users", stats["users"]),
+        shares("Companies", stats["companies"]),
+    ]

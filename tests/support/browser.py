@@ -1,0 +1,58 @@
+"""Headless Chromium, as Debian has it, and the traffic page as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import Browser, sync_playwright
+
+START_SECONDS = 30
+
+
+def chromium() -> str:
+    """Where it is."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    assert found is not None, "these tests need Chromium: apt-get install chromium"
+    return found
+
+
+@contextmanager
+def a_browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def traffic_page(admin_url: str, *arguments: str) -> Iterator[str]:
+    """`moesif-proxy page` on a free port, from when it serves to the end of the block; its URL.
+
+    NiceGUI would take itself for the one under test where pytest's variables are set.
+    """
+    command = [sys.executable, "-m", "mitmproxy_moesif", "page", "--admin", admin_url, "--listen", "127.0.0.1:0"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "MOESIF_"))}
+    process = subprocess.Popen(
+        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    ending = threading.Timer(START_SECONDS, process.kill)
+    ending.start()
+    try:
+        assert process.stdout is not None
+        said = ""
+        while " shows " not in said:
+            line = process.stdout.readline()
+            assert line, f"the page did not start:\n{said}"
+            said += line
+        ending.cancel()
+        yield said.rpartition(" shows ")[0].split()[-1]
+    finally:
+        ending.cancel()
+        process.terminate()
+        process.communicate(timeout=START_SECONDS)
