@@ -22,7 +22,7 @@ JSON = ("Content-Type", "application/json")
 
 def an_event(upstream: ScriptedUpstream, body: bytes, *headers: tuple[str, str]) -> dict[str, Any]:
     authority = upstream.url.removeprefix("http://")
-    fields = {"authority": authority, "method": "POST", "target": b"/x?a=1&b=%20'"}
+    fields: dict[str, Any] = {"authority": authority, "method": "POST", "target": b"/x?a=1&b=%20'"}
     event = kept(an_exchange([("Host", authority), *headers], [], request_body=body, **fields))["event"]
     assert event is not None
     return event

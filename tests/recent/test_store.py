@@ -134,7 +134,8 @@ def test_what_the_proxy_did_not_hand_over_is_told_too() -> None:
 def test_nothing_is_kept_where_nothing_shall_be() -> None:
     recent = filled(3, Keep(0))
     recent.noted([("no note",)])
-    assert recent.newest() == {"exchanges": [], "next": None, "changed": 0, "kept": 0, "seen": 0}
+    listing = recent.newest()
+    assert (listing["exchanges"], listing["kept"], listing["seen"]) == ([], 0, 0)
 
 
 def test_a_fault_is_told_and_costs_the_exchange_nothing() -> None:
@@ -170,3 +171,29 @@ def test_who_asks_is_answered_beside_the_commands() -> None:
     assert [number for _, number, _ in said] == [1, 2, 3]
     assert json.loads(said[0][2])["id"] == "id-0"
     assert (said[1][2], said[2][2]) == (None, b"null")
+
+
+def test_no_change_is_missed_by_who_asks_for_those_since_the_last() -> None:
+    """While two threads note and a third asks."""
+    recent, last = RecentExchanges(HUNDRED, raising), {"id-0": 0}
+    done = threading.Event()
+
+    def note() -> None:
+        for number in range(300):
+            build(recent, numbered(number % 50))
+        done.set()
+
+    def move() -> None:
+        while not done.is_set():
+            recent.moved([f"id-{number}" for number in range(0, 50, 7)], "stored", "on disk")
+
+    threads = [threading.Thread(target=note), threading.Thread(target=move)]
+    for thread in threads:
+        thread.start()
+    since, ending = 0, False
+    while not ending:
+        ending = not any(thread.is_alive() for thread in threads)
+        listing = recent.newest(limit=1000, changed_after=since)
+        last |= {row["id"]: row["changed"] for row in listing["exchanges"]}
+        since = listing["changed"]
+    assert last == {row["id"]: row["changed"] for row in recent.newest()["exchanges"]}

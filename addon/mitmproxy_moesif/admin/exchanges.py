@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 from tornado.iostream import StreamClosedError
+from tornado.web import RequestHandler
 
 from mitmproxy_moesif.admin.handling import AdminHandler
 from mitmproxy_moesif.admin.source import NotFound
@@ -119,21 +120,27 @@ class StreamHandler(RecentHandler):
     async def get(self) -> None:
         if (query := self.query("changed_after")) is None:
             return
-        streams: set[StreamHandler] = self.settings["streams"]
-        if len(streams) >= MOST_STREAMS:
-            self.refuse(503, f"{MOST_STREAMS} clients follow already")
-            return
-        streams.add(self)
-        self.set_header("Content-Type", "text/event-stream")
-        try:
-            with suppress(StreamClosedError, asyncio.CancelledError):  # the client has gone, or the listener ends
-                await follow(self.ask, query, self._send)
-        finally:
-            streams.discard(self)
+        if (why_not := await stream(self, self.ask, query, self.settings["streams"])) is not None:
+            self.refuse(503, why_not)
 
-    async def _send(self, data: bytes) -> None:
-        self.write(data)
-        await self.flush()
+
+async def stream(handler: RequestHandler, ask: Ask, query: Query, streams: set[RequestHandler]) -> str | None:
+    """Until the client goes; why not, where it cannot be one of the `streams`."""
+    if len(streams) >= MOST_STREAMS:
+        return f"{MOST_STREAMS} clients follow already"
+
+    async def send(data: bytes) -> None:
+        handler.write(data)
+        await handler.flush()
+
+    streams.add(handler)
+    handler.set_header("Content-Type", "text/event-stream")
+    try:
+        with suppress(StreamClosedError, asyncio.CancelledError):  # the client has gone, or the listener ends
+            await follow(ask, query, send)
+    finally:
+        streams.discard(handler)
+    return None
 
 
 async def follow(ask: Ask, query: Query, send: Callable[[bytes], Awaitable[None]]) -> None:

@@ -162,7 +162,8 @@ def _nodes(value: Any, removed: Removed, path: tuple[str, ...], room: list[int],
     if not members:
         yield f"<div>{opening}{name}{_scalar(value)}{closing}</div>"
         return
-    size = f"{len(members)} {'items' if isinstance(value, list) else 'members'}"
+    noun = "item" if isinstance(value, list) else "member"
+    size = f"{len(members)} {noun}{'s' if len(members) > 1 else ''}"
     is_open = " open" if len(path) < 3 else ""
     yield f"<details{is_open}><summary>{opening}{name}<i>{size}</i>{closing}</summary>"
     for member, inner in members:

@@ -7,6 +7,9 @@ from typing import Any
 
 from mitmproxy_moesif.recent.api import Share, Stats
 
+FEW = 3
+"""Intervals, between which there is no line to see."""
+
 RED, GREEN, YELLOW, BLUE = "#e05252", "#4caf7a", "#e0a83c", "#4a90d9"
 
 
@@ -21,14 +24,9 @@ def delivery(stats: Stats) -> dict[str, Any]:
 
 def _over_time(stats: Stats, title: str, series: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
     rows: Sequence[Any] = stats["over_time"]
-    return _chart(
-        title,
-        [row["time"][11:19] for row in rows],
-        [
-            {"name": name, "type": "line", "showSymbol": False, "color": color, "data": [row[key] for row in rows]}
-            for name, key, color in series
-        ],
-    )
+    line = {"type": "line", "showSymbol": len(rows) < FEW}
+    drawn = [line | {"name": name, "color": color, "data": [row[key] for row in rows]} for name, key, color in series]
+    return _chart(title, [row["time"][11:19] for row in rows], drawn)
 
 
 def latency(stats: Stats) -> dict[str, Any]:
@@ -38,8 +36,8 @@ def latency(stats: Stats) -> dict[str, Any]:
 
 
 def shares(title: str, found: Sequence[Share]) -> dict[str, Any]:
-    names = [share["name"] for share in found]
-    return _chart(title, names, [{"type": "bar", "color": BLUE, "data": [share["count"] for share in found]}])
+    bars = {"type": "bar", "barMaxWidth": 60, "color": BLUE, "data": [share["count"] for share in found]}
+    return _chart(title, [share["name"] for share in found], [bars])
 
 
 def _chart(title: str, names: Sequence[str], series: list[dict[str, Any]]) -> dict[str, Any]:
@@ -49,7 +47,7 @@ def _chart(title: str, names: Sequence[str], series: list[dict[str, Any]]) -> di
         "legend": {"right": 0, "top": 0, "textStyle": {"color": "#888"}},
         "grid": {"left": 50, "right": 15, "top": 40, "bottom": 30},
         "xAxis": {"type": "category", "data": list(names)},
-        "yAxis": {"type": "value", "minInterval": 1},
+        "yAxis": {"type": "value", "minInterval": 1, "splitLine": {"lineStyle": {"color": "#8884"}}},
         "animation": False,
         "series": series,
     }

@@ -24,10 +24,12 @@ CSS = """
 .side { min-width: 0; overflow-wrap: anywhere; }
 .side-name { font-weight: bold; text-transform: capitalize; }
 .fields { width: 100%; font-family: monospace; font-size: 0.75rem; border-collapse: collapse; }
-.fields th { text-align: left; vertical-align: top; padding-right: 0.75rem; font-weight: normal; opacity: 0.7; }
+.fields th { text-align: left; vertical-align: top; padding-right: 0.75rem; font-weight: normal; opacity: 0.7;
+  white-space: nowrap; }
 .detail pre, .json, .jwt { font-family: monospace; font-size: 0.75rem; white-space: pre-wrap; margin-top: 0.5rem; }
 .json details > *:not(summary), .jwt details > *:not(summary) { margin-left: 1rem; }
-.json summary, .jwt summary { cursor: pointer; }
+.json summary, .jwt summary { cursor: pointer; display: list-item; list-style: disclosure-closed inside; }
+.json details[open] > summary, .jwt details[open] > summary { list-style-type: disclosure-open; }
 .detail mark { background: #f3c1c1; color: #7a1f1f; }
 .body--dark .detail mark { background: #5a2727; color: #ffd6d6; }
 .json .str { color: #2e7d4f; } .json .int, .json .float { color: #2a5fb0; }

@@ -72,7 +72,7 @@ class Detail(Row):
 
 
 class Listing(TypedDict):
-    """Newest first. `next` is the `before` that goes on, null at the end; `changed` the newest change of all.
+    """Newest first. `next` is the `before` that goes on, null at the end; `changed` the `changed_after` that does.
 
     `seen` exchanges came since the start, of which `kept` are here.
     """

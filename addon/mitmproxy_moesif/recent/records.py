@@ -27,7 +27,6 @@ OVERHEAD = 2500
 class Record:
     """`event` is what is sent; without one, `note` is what can be told all the same. `captured` makes the unmasked."""
 
-    number: int
     id: str
     started: float
     ended: float | None
@@ -41,6 +40,7 @@ class Record:
     removed: list[Removed] = field(default_factory=list)
     captured: Callable[[], bytes] | None = None
     held: int = 0
+    number: int = 0
     changed: int = 0
     life: list[tuple[float, State, str]] = field(default_factory=list)
     _row: Row | None = None
@@ -124,8 +124,8 @@ class Record:
         )
 
 
-def built(number: int, instance: Instance, exchange: Exchange, facts: Attributes, event: bytes, *, raw: bool) -> Record:
-    record = _record(number, instance, exchange)
+def built(instance: Instance, exchange: Exchange, facts: Attributes, event: bytes, *, raw: bool) -> Record:
+    record = _record(instance, exchange)
     policy = instance.policy
     record.event = event
     record.caller = facts.caller.user_from, facts.caller.company_from
@@ -137,18 +137,18 @@ def built(number: int, instance: Instance, exchange: Exchange, facts: Attributes
     return record
 
 
-def unbuilt(number: int, instance: Instance, exchange: Exchange) -> Record:
+def unbuilt(instance: Instance, exchange: Exchange) -> Record:
     """Of an exchange that became no event: nothing of it that a mask could have removed."""
-    return _record(number, instance, exchange)
+    return _record(instance, exchange)
 
 
-def noted(number: int, note: Note) -> Record:
-    return Record(number, note.id, note.started, note.ended, None, note, {})
+def noted(note: Note) -> Record:
+    return Record(note.id, note.started, note.ended, None, note, {})
 
 
-def _record(number: int, instance: Instance, exchange: Exchange) -> Record:
+def _record(instance: Instance, exchange: Exchange) -> Record:
     note = note_of(exchange, "")
-    record = Record(number, note.id, note.started, note.ended, instance.name, note, exchange.kong)
+    record = Record(note.id, note.started, note.ended, instance.name, note, exchange.kong)
     record.sizes = _size(exchange.request_body), _size(exchange.response_body)
     return record
 

@@ -51,7 +51,7 @@ class RecentExchanges:
         """What the `EventBuilder` made of an exchange: an event, or a reason why there is none."""
         if self._keep.number and isinstance(made, bytes):
             with self._guarded():
-                record = records.built(self._tick(), instance, exchange, facts, made, raw=self._keep.raw)
+                record = records.built(instance, exchange, facts, made, raw=self._keep.raw)
                 self._add(record, (exchange.ended or exchange.started, "captured", ""), (time.time(), "built", ""))
 
     def dropped(self, instance: Instance, exchange: Exchange, cause: str) -> None:
@@ -59,7 +59,7 @@ class RecentExchanges:
         if self._keep.number:
             state: State = "not_captured" if cause in NOT_CAPTURED else "dropped"
             with self._guarded():
-                record = records.unbuilt(self._tick(), instance, exchange)
+                record = records.unbuilt(instance, exchange)
                 self._add(record, (exchange.ended or exchange.started, "captured", ""), (time.time(), state, cause))
 
     def noted(self, notes: Iterable[Sequence[Any]]) -> None:
@@ -68,7 +68,7 @@ class RecentExchanges:
             with self._guarded():
                 for note in map(Note._make, notes):
                     state: State = "dropped" if note.cause in TURNED_AWAY else "not_captured"
-                    self._add(records.noted(self._tick(), note), (time.time(), state, note.cause))
+                    self._add(records.noted(note), (time.time(), state, note.cause))
 
     def moved(self, ids: Iterable[str], state: State, detail: str) -> None:
         """What became of events."""
@@ -87,14 +87,14 @@ class RecentExchanges:
         return _Guard(self._fault)
 
     def _tick(self) -> int:
-        """Grows with each call, and with those of other processes: microseconds of the clock."""
+        """Microseconds of the clock, and more than those before. Only while the lock is held."""
         self._clock = max(self._clock + 1, time.time_ns() // 1000)
         return self._clock
 
     def _add(self, record: Record, *life: tuple[float, State, str]) -> None:
         record.life += life
-        record.changed = record.number
         with self._lock:
+            record.number = record.changed = self._tick()
             self._seen += 1
             self._forget(record.id)
             self._records[record.id] = record
@@ -140,6 +140,8 @@ class RecentExchanges:
         fits = terms.parse(wanted)
         found: list[Record] = []
         more = False
+        with self._lock:
+            now = self._tick()  # what changes from here on is told by who asks after it
         for record in self._candidates(changed_after):
             if (before is None or record.number < before) and fits(record.row()):
                 if len(found) == limit:
@@ -147,12 +149,10 @@ class RecentExchanges:
                     break
                 found.append(record)
         with self._lock:
-            last = next(reversed(self._changed), None)
-            changed = self._records[last].changed if last is not None else 0
             return Listing(
                 exchanges=[record.row().copy() for record in found],
                 next=found[-1].number if more else None,
-                changed=changed,
+                changed=now,
                 kept=len(self._records),
                 seen=self._seen,
             )

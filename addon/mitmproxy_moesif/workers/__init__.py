@@ -3,6 +3,7 @@
 answering   the Admin API inside a worker, asked by the supervisor
 control     a worker as the supervisor sees it: starts it, orders it, hears it (test: workers/test_relay.py)
 counts      the counts of all workers as one, whichever of them died
+exchanges   the newest exchanges of all workers as those of one
 listener    the admin listener of the supervisor (test: workers/test_admin.py)
 main        the entry point of `moesif-proxy` (test: proxy/test_proxy.py)
 messages    a request to the Admin API and its answer, as JSON (test: workers/test_answering.py)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from urllib.parse import urlencode
 
-from tornado.web import Application
+from tornado.web import Application, RequestHandler
 
+from mitmproxy_moesif.admin.exchanges import InvalidQueryError, Query, read_query, stream
 from mitmproxy_moesif.admin.server import AdminServer, MakeApp
 from mitmproxy_moesif.web.access import Gate
 from mitmproxy_moesif.web.handlers import GatedHandler
 from mitmproxy_moesif.workers.messages import Answer, Request
+
+SINCE = "changed_after"
 
 type Answering = Callable[[Request], Awaitable[Answer]]
 
@@ -26,7 +30,11 @@ def admin_server(listen: str, token: str | None, answer: Answering) -> AdminServ
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(answered(), loop))
 
     def app(gate: Gate) -> Application:
-        return Application([(r"/.*", RelayHandler, {"ask": ask})], gate=gate, log_function=lambda _handler: None)
+        handlers = [
+            (r"/exchanges/stream/?", RelayStreamHandler, {"ask": ask, "streams": set()}),
+            (r"/.*", RelayHandler, {"ask": ask}),
+        ]
+        return Application(handlers, gate=gate, log_function=lambda _handler: None)
 
     return AdminServer(listen, token, MakeApp(app))
 
@@ -49,3 +57,24 @@ class RelayHandler(GatedHandler):
         self.finish(answer.body or None)
 
     head = post = put = patch = delete = options = get
+
+
+class RelayStreamHandler(RelayHandler):
+    """The stream of exchanges, of all workers."""
+
+    def initialize(self, ask: Answering, streams: set[RequestHandler]) -> None:  # type: ignore[override]
+        super().initialize(ask)
+        self._streams = streams
+
+    async def get(self) -> None:
+        try:
+            query = read_query({name: self.get_query_arguments(name) for name in self.request.query_arguments}, SINCE)
+        except InvalidQueryError as error:
+            self.refuse(400, str(error))
+            return
+        if (why_not := await stream(self, self._newest, query, self._streams)) is not None:
+            self.refuse(503, why_not)
+
+    async def _newest(self, query: Query) -> bytes | None:
+        answer = await self._ask(Request("GET", f"/exchanges?{urlencode(query)}"))
+        return answer.body if answer.status == 200 else None

@@ -21,6 +21,7 @@ from mitmproxy_moesif.admin.source import Destination, NotKept, SpoolStatus, Sta
 from mitmproxy_moesif.admin.state import Document, StateError, StateFile
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.log import log
+from mitmproxy_moesif.workers import exchanges
 from mitmproxy_moesif.workers.control import Worker
 from mitmproxy_moesif.workers.messages import Answer, Request
 
@@ -47,7 +48,10 @@ class Relay:
 
     async def answer(self, request: Request) -> Answer:
         if not request.is_change:
-            match request.path.partition("?")[0].rstrip("/"):
+            path = request.path.partition("?")[0].rstrip("/")
+            if exchanges.is_about_exchanges(path):
+                return await exchanges.answer(request, self._all)
+            match path:
                 case "/ping":
                     return Answer(200, (("Content-Type", "text/plain; charset=utf-8"),), b"PONG")
                 case "/health":
