@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -37,34 +37,40 @@ def identify(policy: IdentityPolicy, request: Headers, response: Headers, consum
     Before there is an answer, `response` is empty and the request's part alone decides.
     """
     token = Token.read(policy, request)
-    user, user_from = _first(_users(policy, request, response, consumers, token))
-    company, company_from = _first(_companies(policy, request, response, token))
+    user, user_from = _user(policy, request, response, consumers, token)
+    company, company_from = _company(policy, request, response, token)
     return Caller(user, company, user_from, company_from)
 
 
-type Candidates = Iterator[tuple[str | None, str]]
-"""Who it may be, and what says so; the first that is somebody counts."""
+type Identified = tuple[str | None, str | None]
+"""Who it is, and what says so."""
 
 
-def _users(
+def _user(
     policy: IdentityPolicy, request: Headers, response: Headers, consumers: tuple[Headers, ...], token: Token
-) -> Candidates:
-    yield named(request, policy.user_header), "user_id_header in the request"
-    yield named(response, policy.user_header), "user_id_header in the response"
+) -> Identified:
+    if user := named(request, policy.user_header):
+        return user, "user_id_header in the request"
+    if user := named(response, policy.user_header):
+        return user, "user_id_header in the response"
     for side in consumers:
-        yield consumer(side), "Kong's consumer"
-    yield token.basic_user, "Basic credentials"
-    yield token.claim(policy.user_claim), "authorization_user_id_field in the token"
+        if user := consumer(side):
+            return user, "Kong's consumer"
+    if user := token.basic_user:
+        return user, "Basic credentials"
+    if user := token.claim(policy.user_claim):
+        return user, "authorization_user_id_field in the token"
+    return None, None
 
 
-def _companies(policy: IdentityPolicy, request: Headers, response: Headers, token: Token) -> Candidates:
-    yield named(request, policy.company_header), "company_id_header in the request"
-    yield named(response, policy.company_header), "company_id_header in the response"
-    yield token.claim(policy.company_claim), "authorization_company_id_field in the token"
-
-
-def _first(candidates: Candidates) -> tuple[str | None, str | None]:
-    return next((candidate for candidate in candidates if candidate[0]), (None, None))
+def _company(policy: IdentityPolicy, request: Headers, response: Headers, token: Token) -> Identified:
+    if company := named(request, policy.company_header):
+        return company, "company_id_header in the request"
+    if company := named(response, policy.company_header):
+        return company, "company_id_header in the response"
+    if company := token.claim(policy.company_claim):
+        return company, "authorization_company_id_field in the token"
+    return None, None
 
 
 def naming_headers(policy: IdentityPolicy) -> frozenset[str]:

@@ -39,17 +39,12 @@ def _unmasked(side: SidePolicy) -> SidePolicy:
     return replace(side, header_masks=frozenset(), body=replace(side.body, masks=frozenset()))
 
 
-def masked_headers(facts: Attributes, instance: Instance) -> list[Removed]:
-    """Which headers are left out, and by which parameter."""
+def masked_headers(masked: tuple[tuple[str, ...], tuple[str, ...]], instance: Instance) -> list[Removed]:
+    """Headers of request and response that were left out, and by which parameter."""
     return [
         Removed(where=f"{side}.headers.{name}", by=_header_mask(instance, side, name))
-        for side, headers, policy in (
-            ("request", facts.request_headers, instance.policy.request),
-            ("response", facts.response_headers, instance.policy.response),
-        )
-        if policy.header_masks
-        for name in headers
-        if name in policy.header_masks
+        for side, names in zip(("request", "response"), masked, strict=True)
+        for name in names
     ]
 
 
@@ -60,8 +55,6 @@ def _header_mask(instance: Instance, side: str, name: str) -> str:
 
 def masked_bodies(exchange: Exchange, facts: Attributes, policy: EventPolicy, event: bytes) -> list[Removed]:
     """What the body masks removed; nothing of a body that is nested too deep to look into."""
-    if not (policy.request.body.masks or policy.response.body.masks):
-        return []
     try:
         return list(_masked_bodies(exchange, facts, policy, event))
     except ValueError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -14,6 +14,7 @@ from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.event.attributes import Attributes
 from mitmproxy_moesif.event.build import build_event, iso_time
 from mitmproxy_moesif.event.exchange import Exchange, Payload
+from mitmproxy_moesif.event.identity import Caller
 from mitmproxy_moesif.event.size import encode
 from mitmproxy_moesif.recent.api import Detail, Removed, Row, State, Step
 from mitmproxy_moesif.recent.masked import loads, masked_bodies, masked_headers, masked_query, unmasked
@@ -22,33 +23,31 @@ from mitmproxy_moesif.recent.notes import SHOWN, Note, note_of
 OVERHEAD = 2500
 """About the bytes that a record takes besides its event."""
 
+NOBODY = Caller()
+
 
 @dataclass(slots=True)
 class Record:
-    """`event` is what is sent; without one, `note` is what can be told all the same. `captured` makes the unmasked."""
+    """What is needed to tell of an exchange, by reference: making one is on the way of every event.
 
-    id: str
-    started: float
-    ended: float | None
-    instance: str | None
+    `event` is what is sent; without one, `note` is what can be told all the same. `masked` are the names of the headers
+    that were left out, of each side. `raw` is the exchange itself, where what masks remove is kept.
+    """
+
     note: Note
-    kong: Mapping[str, object]
+    instance: Instance | None = None
+    kong: Mapping[str, object] = field(default_factory=dict)
     event: bytes | None = None
-    policy_masks: Callable[[Mapping[str, Any]], list[Removed]] | None = None
-    caller: tuple[str | None, str | None] = (None, None)
+    caller: Caller = NOBODY
     sizes: tuple[int | None, int | None] = (None, None)
-    removed: list[Removed] = field(default_factory=list)
-    captured: Callable[[], bytes] | None = None
-    held: int = 0
+    masked: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    bodies: list[Removed] = field(default_factory=list)
+    raw: tuple[Exchange, Attributes] | None = None
     number: int = 0
     changed: int = 0
     life: list[tuple[float, State, str]] = field(default_factory=list)
+    size: int = OVERHEAD
     _row: Row | None = None
-
-    @property
-    def size(self) -> int:
-        told = sum(100 + len(removed["where"]) for removed in self.removed)
-        return OVERHEAD + told + self.held + (len(self.event) if self.event is not None else 0)
 
     def moved(self, at: float, state: State, detail: str, changed: int) -> None:
         self.life.append((at, state, detail))
@@ -65,16 +64,24 @@ class Record:
 
     def detail(self) -> Detail:
         """Events go out as they are: they may hold numbers that cannot be written again."""
-        removed = list(self.removed)
-        if self.event is not None and self.policy_masks is not None:
-            removed += self.policy_masks(self._event())
         return Detail(
             **self.row(),
             life=[Step(at=f"{iso_time(at)}Z", step=step, detail=detail) for at, step, detail in self.life],
-            removed=removed,
+            removed=self._removed(),
             event=_fragment(self.event),
-            captured=_fragment(self.captured() if self.captured is not None else None),
+            captured=_fragment(self._captured()),
         )
+
+    def _removed(self) -> list[Removed]:
+        if self.instance is None:
+            return []
+        removed = [*masked_headers(self.masked, self.instance), *self.bodies]
+        return removed + masked_query(self.instance.policy, self._event()) if self.event is not None else removed
+
+    def _captured(self) -> bytes | None:
+        if self.raw is None or self.instance is None:
+            return None
+        return encode(build_event(*self.raw, unmasked(self.instance.policy)))
 
     def _event(self) -> Mapping[str, Any]:
         """What is told of it, where there is no event or it is nested too deep to be read."""
@@ -90,7 +97,7 @@ class Record:
         }
 
     def _read(self) -> Row:
-        event = self._event()
+        event, note = self._event(), self.note
         request, response = event["request"], event.get("response", {})
         metadata = event.get("metadata", {})
         kong = metadata.get("kong", {})
@@ -98,20 +105,20 @@ class Record:
         return Row(
             number=self.number,
             changed=self.changed,
-            id=self.id,
-            time=f"{iso_time(self.started)}Z",
+            id=note.id,
+            time=f"{iso_time(note.started)}Z",
             method=request["verb"],
             status=response.get("status"),
             host=where[0][:SHOWN],
             path=where[1][:SHOWN],
             route=_shown(kong.get("route_name")),
             service=_shown(kong.get("service_name")),
-            instance=self.instance,
+            instance=self.instance.name if self.instance is not None else None,
             user=_shown(event.get("user_id")),
-            user_from=self.caller[0],
+            user_from=self.caller.user_from,
             company=_shown(event.get("company_id")),
-            company_from=self.caller[1],
-            ms=round((self.ended - self.started) * 1000, 1) if self.ended is not None else None,
+            company_from=self.caller.company_from,
+            ms=round((note.ended - note.started) * 1000, 1) if note.ended is not None else None,
             kong_ms=kong.get("proxy_latency_ms"),
             upstream_ms=kong.get("upstream_latency_ms"),
             request_bytes=self.sizes[0],
@@ -125,30 +132,26 @@ class Record:
 
 
 def built(instance: Instance, exchange: Exchange, facts: Attributes, event: bytes, *, raw: bool) -> Record:
-    record = _record(instance, exchange)
-    policy = instance.policy
+    record, policy = unbuilt(instance, exchange), instance.policy
     record.event = event
-    record.caller = facts.caller.user_from, facts.caller.company_from
-    record.removed = masked_headers(facts, instance) + masked_bodies(exchange, facts, policy, event)
-    record.policy_masks = lambda event: masked_query(policy, event)
+    record.caller = facts.caller
+    record.masked = (
+        tuple(name for name in facts.request_headers if name in policy.request.header_masks),
+        tuple(name for name in facts.response_headers if name in policy.response.header_masks),
+    )
+    record.size += len(event)
+    if policy.request.body.masks or policy.response.body.masks:
+        record.bodies = masked_bodies(exchange, facts, policy, event)
+        record.size += sum(100 + len(removed["where"]) for removed in record.bodies)
     if raw:
-        record.held = exchange.size
-        record.captured = lambda: encode(build_event(exchange, facts, unmasked(policy)))
+        record.raw = exchange, facts
+        record.size += exchange.size
     return record
 
 
 def unbuilt(instance: Instance, exchange: Exchange) -> Record:
     """Of an exchange that became no event: nothing of it that a mask could have removed."""
-    return _record(instance, exchange)
-
-
-def noted(note: Note) -> Record:
-    return Record(note.id, note.started, note.ended, None, note, {})
-
-
-def _record(instance: Instance, exchange: Exchange) -> Record:
-    note = note_of(exchange, "")
-    record = Record(note.id, note.started, note.ended, instance.name, note, exchange.kong)
+    record = Record(note_of(exchange, ""), instance, exchange.kong)
     record.sizes = _size(exchange.request_body), _size(exchange.response_body)
     return record
 

@@ -37,7 +37,7 @@ class RecentExchanges:
 
     def __init__(self, keep: Keep = NO_EXCHANGES, fault: Callable[[str, Exception], None] | None = None) -> None:
         self._keep = keep
-        self._fault = fault
+        self._guard = _Guard(fault)
         self._lock = threading.Lock()
         self._records: OrderedDict[str, Record] = OrderedDict()
         self._changed: OrderedDict[str, None] = OrderedDict()
@@ -50,7 +50,7 @@ class RecentExchanges:
     def built(self, instance: Instance, exchange: Exchange, facts: Attributes, made: bytes | object) -> None:
         """What the `EventBuilder` made of an exchange: an event, or a reason why there is none."""
         if self._keep.number and isinstance(made, bytes):
-            with self._guarded():
+            with self._guard:
                 record = records.built(instance, exchange, facts, made, raw=self._keep.raw)
                 self._add(record, (exchange.ended or exchange.started, "captured", ""), (time.time(), "built", ""))
 
@@ -58,33 +58,30 @@ class RecentExchanges:
         """No event was made."""
         if self._keep.number:
             state: State = "not_captured" if cause in NOT_CAPTURED else "dropped"
-            with self._guarded():
+            with self._guard:
                 record = records.unbuilt(instance, exchange)
                 self._add(record, (exchange.ended or exchange.started, "captured", ""), (time.time(), state, cause))
 
     def noted(self, notes: Iterable[Sequence[Any]]) -> None:
         """Exchanges that never came here."""
         if self._keep.number:
-            with self._guarded():
+            with self._guard:
                 for note in map(Note._make, notes):
                     state: State = "dropped" if note.cause in TURNED_AWAY else "not_captured"
-                    self._add(records.noted(note), (time.time(), state, note.cause))
+                    self._add(Record(note), (time.time(), state, note.cause))
 
     def moved(self, ids: Iterable[str], state: State, detail: str) -> None:
         """What became of events."""
         if not self._keep.number:
             return
         now = time.time()
-        with self._guarded(), self._lock:
+        with self._guard, self._lock:
             for transaction_id in ids:
                 if (record := self._records.get(transaction_id)) is not None:
                     if len(record.life) >= LONGEST_LIFE:
                         record.life.pop()
                     record.moved(now, state, detail, self._tick())
                     self._changed.move_to_end(transaction_id)
-
-    def _guarded(self) -> _Guard:
-        return _Guard(self._fault)
 
     def _tick(self) -> int:
         """Microseconds of the clock, and more than those before. Only while the lock is held."""
@@ -96,9 +93,10 @@ class RecentExchanges:
         with self._lock:
             record.number = record.changed = self._tick()
             self._seen += 1
-            self._forget(record.id)
-            self._records[record.id] = record
-            self._changed[record.id] = None
+            transaction_id = record.note.id
+            self._forget(transaction_id)
+            self._records[transaction_id] = record
+            self._changed[transaction_id] = None
             self._bytes += record.size
             while self._records and (
                 len(self._records) > self._keep.number or self._bytes > self._keep.number * BYTES_EACH
