@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,17 @@ from tests.support.upstream import ScriptedUpstream
 from tests.test_admin import free_port
 
 Start = Callable[..., Mitmdump]
+KONG = """
+_format_version: "3.0"
+services:
+- name: orders
+  url: http://orders:8080
+  plugins: [{name: moesif, instance_name: of-orders, config: {application_id: x}}]
+  routes: [{name: list, paths: [/orders]}]
+- name: quiet
+  url: http://quiet:8080
+  routes: [{name: quiet, paths: [/quiet]}]
+"""
 DEADLINE = 20.0
 
 
@@ -159,6 +171,30 @@ def test_what_is_not_captured_is_told_with_its_cause(
     assert wait_for(url, sampled_out, "not_captured")["cause"] == "sampled_out"
     assert (detail := wait_for(url, skipped, "not_captured"))["cause"] == "skip"
     assert SECRET not in json.dumps(detail)
+
+
+def test_a_request_to_which_no_instance_applies_is_told_and_so_is_the_name_of_the_one_that_does(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    config = tmp_path / "kong.yml"
+    config.write_text(KONG)
+    port, url = start(mitmdump, upstream, collector, kong_config=str(config))
+    send_many(port, 1, target=f"/quiet?pin={SECRET}")
+    captured = wait_for(url, send_many(port, 1, target="/orders")[0], "sent")
+    assert (captured["instance"], captured["service"], captured["route"]) == ("of-orders", "orders", "list")
+    (row,) = get(f"{url}/exchanges?filter=cause:no_instance")["exchanges"]
+    assert (row["state"], row["path"], row["method"]) == ("not_captured", "/quiet", "GET")
+
+
+def test_what_finds_no_room_is_told_as_dropped(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    collector.script = lambda _: Answer(503)
+    port, url = start(mitmdump, upstream, collector, event_queue_size=1, spool_dir="off")
+    first, *_ = send_many(port, 1)
+    wait_for(url, first, "retrying")
+    (second,) = send_many(port, 1)
+    assert wait_for(url, second, "dropped")["cause"] == "queue_full"
 
 
 @pytest.mark.parametrize("raw", [False, True])

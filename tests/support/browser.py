@@ -30,16 +30,17 @@ def a_browser() -> Iterator[Browser]:
         browser.close()
 
 
+def without_pytest() -> dict[str, str]:
+    """NiceGUI takes itself for the one under test where pytest's variables are set."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "MOESIF_"))}
+
+
 @contextmanager
 def traffic_page(admin_url: str, *arguments: str) -> Iterator[str]:
-    """`moesif-proxy page` on a free port, from when it serves to the end of the block; its URL.
-
-    NiceGUI would take itself for the one under test where pytest's variables are set.
-    """
+    """`moesif-proxy page` on a free port, from when it serves to the end of the block; its URL."""
     command = [sys.executable, "-m", "mitmproxy_moesif", "page", "--admin", admin_url, "--listen", "127.0.0.1:0"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "MOESIF_"))}
     process = subprocess.Popen(
-        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=without_pytest()
     )
     ending = threading.Timer(START_SECONDS, process.kill)
     ending.start()

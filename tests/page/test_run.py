@@ -1,0 +1,83 @@
+"""`make run`: the traffic page at the port where the received events are."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import requests
+
+from mitmproxy_moesif import cli
+from mitmproxy_moesif.page import main as page_main
+from mitmproxy_moesif.web.server import free_port
+from tests.admin.test_exchanges import wait_for
+from tests.recent.kept import SECRET
+from tests.support.browser import without_pytest
+
+START_SECONDS = 60
+
+
+@contextmanager
+def running() -> Iterator[tuple[str, str, str]]:
+    """The URLs of the proxy, of its page, and of its admin listener."""
+    port, page_port = free_port(), free_port()
+    command = [sys.executable, "-m", "mitmproxy_moesif", "run", "--port", str(port), "--page-port", str(page_port)]
+    output: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, env=without_pytest(), **output)
+    try:
+        assert process.stdout is not None
+        said = ""
+        while " shows " not in said or "listening at" not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        admin = re.search(r" shows (\S+)", said)
+        assert admin is not None
+        yield f"http://127.0.0.1:{port}", f"http://127.0.0.1:{page_port}", admin[1]
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=START_SECONDS)
+        assert process.returncode == 0
+
+
+def test_the_page_and_the_received_events_are_at_one_port() -> None:
+    with running() as (proxy, page, admin):
+        answer = requests.get(f"{proxy}/hello", headers={"X-Consumer-Username": "ada", "Cookie": SECRET}, timeout=10)
+        transaction_id = answer.headers["X-Moesif-Transaction-Id"]
+        detail = wait_for(admin, transaction_id, "sent")
+        assert detail["captured"]["request"]["headers"]["cookie"] == SECRET
+        (event,) = requests.get(f"{page}/events?user_id=ada", timeout=10).json()
+        assert event == detail["event"]
+        assert requests.get(f"{page}/events/{transaction_id}", timeout=10).json() == event
+        assert requests.get(f"{page}/events?no=1", timeout=10).status_code == 400
+        assert requests.get(page, timeout=10).json()["events"]["kept"] == 1
+        assert "<title>Traffic</title>" in requests.get(page, headers={"Accept": "text/html"}, timeout=10).text
+        assert requests.delete(f"{page}/events", timeout=10).json() == {"forgotten": 1}
+
+
+def test_without_the_extra_the_received_events_are_there_and_the_line_to_type_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[int] = []
+
+    def supervise(command: list[str], environment: dict[str, str]) -> int:
+        seen.append(requests.get(f"http://127.0.0.1:{options.page_port}/events", timeout=10).status_code)
+        return 0
+
+    monkeypatch.setattr(page_main, "is_there", lambda: False)
+    monkeypatch.setattr(cli, "_supervise", supervise)
+    monkeypatch.delenv("MOESIF_APPLICATION_ID", raising=False)
+    options = cli._parse(["run", "--port", str(free_port()), "--page-port", str(free_port())])
+    assert cli.run(options) == 0
+    assert seen == [200]
+    said = capsys.readouterr().out
+    assert "pip install 'mitmproxy-moesif[page]'" in said
+    assert "traffic:" not in said
+    assert os.environ.get("MOESIF_ADMIN_LISTEN") is None
