@@ -25,6 +25,10 @@ from mitmproxy_moesif.recent.api import Detail
 PAGE: Final = 200
 EXPORTED: Final = 1000
 REFRESH: Final = 0.3
+BUSY: Final = 50
+"""Exchanges between two looks, more than which nobody can read: then the list is drawn every so many looks."""
+
+RESTS: Final = 4
 OVERVIEW_REFRESH: Final = 2.0
 BAR_BUTTON: Final = "flat dense no-caps color=white"
 SENT, CAPTURED = "as sent", "as captured"
@@ -107,6 +111,7 @@ class TrafficPage:
     def __init__(self, source: Source, shown: Shown) -> None:
         self._source = source
         self._admin = source.admin
+        self._seen = self._rests = 0
         self.shown = shown
 
     # --- what it is made of --------------------------------------------------------------------------------------
@@ -124,7 +129,7 @@ class TrafficPage:
                 self._charts: list[ui.echart] = []
         self._build_help()
         ui.keyboard(on_key=self._key)
-        ui.timer(REFRESH, self.refresh)
+        ui.timer(REFRESH, self._look)
         ui.timer(OVERVIEW_REFRESH, self.refresh_overview)
 
     def _build_bar(self) -> None:
@@ -184,6 +189,13 @@ class TrafficPage:
 
     # --- the list ------------------------------------------------------------------------------------------------
 
+    async def _look(self) -> None:
+        """Now and then, and not while another tab is open."""
+        if self._rests > 0 or self._tabs.value != "Traffic":
+            self._rests -= 1
+        else:
+            await self.refresh()
+
     async def refresh(self) -> None:
         """Ask for the list where something in it has changed."""
         shown = self.shown
@@ -199,6 +211,7 @@ class TrafficPage:
             return
         came = listing["seen"] - self._seen if shown.changed >= 0 else 0
         self._seen = listing["seen"]
+        self._rests = RESTS if came > BUSY else 0
         shown.changed, shown.next = listing["changed"], listing["next"]
         rows = [view.list_row(row) for row in listing["exchanges"]]
         shown.ids = [row["id"] for row in rows]
@@ -207,8 +220,6 @@ class TrafficPage:
         left_out = f"; {came - PAGE} came faster than they can be drawn" if came > PAGE else ""
         self._say(f"{len(rows)} shown, {listing['kept']} kept of {listing['seen']}{left_out}")
         await self._refresh_detail()
-
-    _seen = 0
 
     async def _has_changed(self) -> bool:
         changed = await self._admin.newest(self.shown.wanted, 1, changed_after=self.shown.changed)
