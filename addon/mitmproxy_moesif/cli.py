@@ -21,7 +21,8 @@ from pathlib import Path
 
 from mitmproxy_moesif.local.server import LocalSettings, LocalStack, start_in_thread
 from mitmproxy_moesif.page import main as page
-from mitmproxy_moesif.web.server import free_port
+from mitmproxy_moesif.web.access import Address
+from mitmproxy_moesif.web.server import bind, free_port
 from mitmproxy_moesif.workers import main as engine
 
 PACKAGE = Path(__file__).parent
@@ -122,7 +123,9 @@ def _traffic_page(options: argparse.Namespace, stack: LocalStack, environment: M
     address = f"127.0.0.1:{options.page_port}"
     command = [sys.executable, "-m", "mitmproxy_moesif", "page", "--listen", address, "--events", stack.page_url]
     command += ["--admin", f"http://{environment['MOESIF_ADMIN_LISTEN']}"]
-    command += ["--proxy", f"http://{options.host}:{options.port}"]
+    command += ["--proxy", f"http://127.0.0.1:{options.port}"]
+    for probe in bind("page", Address("127.0.0.1", options.page_port)):
+        probe.close()  # a port that is taken ends the start
     process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own command line
     try:
         yield f"http://{address}"

@@ -10,7 +10,7 @@ import gc
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,18 +20,21 @@ from mitmproxy.test import tflow, tutils
 
 from mitmproxy_moesif.capture import flow as exchanges
 from mitmproxy_moesif.config.instance import Instance
-from mitmproxy_moesif.config.settings import parse_settings
+from mitmproxy_moesif.config.settings import DEFAULT_RECENT, parse_settings
 from mitmproxy_moesif.delivery.batch import Batch
 from mitmproxy_moesif.delivery.ledger import Ledger, Settlement
 from mitmproxy_moesif.delivery.receivers.moesif import MoesifReceiver
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.store import Store
+from mitmproxy_moesif.event.attributes import read_attributes
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.event.pipeline import EventBuilder
 from mitmproxy_moesif.governance.model import parse_rules
 from mitmproxy_moesif.governance.snapshot import Snapshot
 from mitmproxy_moesif.kong.entities import Route
 from mitmproxy_moesif.kong.router import Router
+from mitmproxy_moesif.recent.notes import Keep
+from mitmproxy_moesif.recent.store import RecentExchanges
 from tests.bench import rules
 from tests.bench.load import Request, document
 from tests.bench.variants import MASKS
@@ -94,9 +97,24 @@ def all_parts(collector: str, folder: Path) -> Iterator[Part]:
         yield timed(f"building and encoding, masks ({label})", partial(maker, _captured(flow, masked, body), masked))
         event = maker(_captured(flow, plain, body), plain)
         assert isinstance(event, bytes)
+        yield timed(
+            f"keeping an exchange for who looks ({label})", _keeping(_captured(flow, plain, body), plain, event)
+        )
         yield from _delivery_parts(label, event, collector, folder / label)
     yield from rule_parts()
     yield from router_parts()
+
+
+def _keeping(exchange: Exchange, instance: Instance, event: bytes) -> Callable[[], object]:
+    """In the delivery process, with as many kept as by default."""
+    recent, policy = RecentExchanges(Keep(DEFAULT_RECENT), _refuse), instance.policy
+    facts = read_attributes(exchange.request_headers, exchange.response_headers, exchange.peer, policy)
+    numbers = iter(range(10**9))
+
+    def keep() -> None:
+        recent.built(instance, replace(exchange, transaction_id=str(next(numbers))), facts, event)
+
+    return keep
 
 
 def _refuse(_kind: str, error: Exception) -> None:

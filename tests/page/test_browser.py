@@ -181,6 +181,12 @@ def test_a_proxy_that_is_away_is_told(tab: Page) -> None:
         expect(tab.get_by_text("the proxy does not answer at http://127.0.0.1:9")).to_be_visible()
 
 
+def test_what_is_no_admin_listener_is_told(tab: Page, upstream: ScriptedUpstream) -> None:
+    with traffic_page(upstream.url) as url:
+        tab.goto(url)
+        expect(tab.get_by_text("is no admin listener of mitmproxy-moesif")).to_be_visible()
+
+
 def test_a_page_of_20000_exchanges_draws_a_page_of_them_and_stays_small(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tab: Page
 ) -> None:
@@ -218,6 +224,7 @@ def test_only_this_machine_and_this_page_may_ask(headers: dict[str, str], status
     [
         (["--listen", "0.0.0.0:8090"], "is not a loopback address"),
         (["--listen", "nonsense"], "--listen must be HOST:PORT"),
+        (["--proxy", "http://example.com"], "is not a loopback URL"),
     ],
 )
 def test_a_wrong_address_is_told_in_one_line(arguments: list[str], said: str) -> None:

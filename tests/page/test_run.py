@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -81,3 +82,10 @@ def test_without_the_extra_the_received_events_are_there_and_the_line_to_type_is
     assert "pip install 'mitmproxy-moesif[page]'" in said
     assert "traffic:" not in said
     assert os.environ.get("MOESIF_ADMIN_LISTEN") is None
+
+
+def test_a_port_that_is_taken_ends_the_start_with_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert cli.main(["run", "--port", str(free_port()), "--page-port", str(port)]) == 1
+    assert capfd.readouterr().err == f"moesif: page: cannot listen on 127.0.0.1:{port}: Address already in use\n"

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any, cast
+from urllib.parse import quote
 
 import httpx
 
@@ -32,13 +33,13 @@ class Admin:
     ) -> Listing:
         given = {"limit": limit, "before": before, "changed_after": changed_after}
         query = {name: str(value) for name, value in given.items() if value is not None}
-        return cast(Listing, await self._get("/exchanges", {"filter": wanted, **query}))
+        return cast(Listing, await self._get("/exchanges", "exchanges", {"filter": wanted, **query}))
 
     async def find(self, transaction_id: str) -> Detail:
-        return cast(Detail, await self._get(f"/exchanges/{transaction_id}", {}))
+        return cast(Detail, await self._get(f"/exchanges/{quote(transaction_id, safe='')}", "life", {}))
 
     async def stats(self, wanted: str) -> Stats:
-        return cast(Stats, await self._get("/stats", {"filter": wanted}))
+        return cast(Stats, await self._get("/stats", "over_time", {"filter": wanted}))
 
     async def all(self, wanted: str, limit: int) -> list[Detail]:
         """The newest in full; those that go meanwhile are left out."""
@@ -55,16 +56,18 @@ class Admin:
         found = await asyncio.gather(*(one(row["id"]) for row in listing["exchanges"]))
         return [detail for detail in found if detail is not None]
 
-    async def _get(self, path: str, query: Mapping[str, str]) -> Any:
+    async def _get(self, path: str, member: str, query: Mapping[str, str]) -> Any:
+        """An answer that has this member."""
         try:
             answer = await self._client.get(path, params=query)
         except httpx.HTTPError as error:
             raise AdminError(f"the proxy does not answer at {self.url} ({type(error).__name__})") from None
         content = _read(answer.text)
-        if answer.status_code == 200:
+        if answer.status_code == 200 and isinstance(content, dict) and member in content:
             return content
         message = content.get("message") if isinstance(content, dict) else None
-        raise AdminError(_REFUSALS.get(answer.status_code) or message or f"status {answer.status_code}")
+        nobody = f"{self.url} is no admin listener of mitmproxy-moesif (status {answer.status_code})"
+        raise AdminError(_REFUSALS.get(answer.status_code) or message or nobody)
 
 
 _REFUSALS = {401: "the proxy's Admin API wants a token: give it as MOESIF_ADMIN_TOKEN"}

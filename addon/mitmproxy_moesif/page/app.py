@@ -157,6 +157,7 @@ class TrafficPage:
             with self._split.before:
                 self._said = ui.label().classes("said")
                 self._empty = ui.column().classes("empty")
+                self._empty.set_visibility(False)
                 with self._empty:
                     ui.label("Nothing has come yet. Try:")
                     ui.code(f"curl -s {self._source.try_url}/hello -H 'X-Consumer-Username: ada'", language="bash")
@@ -165,6 +166,7 @@ class TrafficPage:
                         "columnDefs": COLUMNS,
                         "defaultColDef": {"resizable": True, "sortable": False, "suppressMovable": True},
                         "rowData": [],
+                        "suppressNoRowsOverlay": True,
                         "rowSelection": {"mode": "singleRow", "checkboxes": False, "enableClickSelection": True},
                         ":getRowId": "params => params.data.id",
                         "headerHeight": 30,

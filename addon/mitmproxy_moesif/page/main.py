@@ -8,9 +8,10 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from mitmproxy_moesif.web.access import Address
-from mitmproxy_moesif.web.loopback import is_loopback
+from mitmproxy_moesif.web.loopback import is_loopback, names_loopback
 from mitmproxy_moesif.web.server import bind, url_of
 
 MISSING = "the traffic page needs NiceGUI: python -m pip install 'mitmproxy-moesif[page]'"
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
         if not is_there():
             raise OSError(MISSING)
         address = _loopback(given.listen)
+        _check_proxy(given.proxy)
         serve(given, bind("page", address))
     except (OSError, ValueError) as error:
         sys.stderr.write(f"moesif-proxy page: {error}\n")
@@ -43,7 +45,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--admin", default="http://127.0.0.1:8095", help="the proxy's admin listener (%(default)s)")
     parser.add_argument("--listen", default="127.0.0.1:8090", help="where to serve the page (%(default)s)")
-    parser.add_argument("--proxy", default=None, help="URL of the proxy; with it, requests can be replayed")
+    parser.add_argument("--proxy", default=None, help="loopback URL of the proxy; with it, requests can be replayed")
     parser.add_argument("--events", default=None, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -56,6 +58,11 @@ def _loopback(listen: str) -> Address:
     if not is_loopback(address.host):
         raise ValueError(f"--listen: {address} is not a loopback address: the page is for this machine alone")
     return address
+
+
+def _check_proxy(url: str | None) -> None:
+    if url is not None and not names_loopback(urlsplit(url).netloc):
+        raise ValueError(f"--proxy: {url} is not a loopback URL: requests are replayed on this machine alone")
 
 
 def serve(given: argparse.Namespace, sockets: list[socket.socket]) -> None:
