@@ -113,7 +113,7 @@ class MoesifAddon:
             instance = placed.instance
         if instance is None:
             if runtime.delivery.keeps_recent:
-                runtime.delivery.note(exchanges.note(flow, "no_instance"))
+                runtime.delivery.note(exchanges.note(flow, None, "no_instance"))
             return None
         entry = exchanges.open_exchange(flow, instance)
         if placed is not None:

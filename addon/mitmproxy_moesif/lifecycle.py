@@ -271,7 +271,7 @@ class Lifecycle:
         if entry.skipped:
             runtime.delivery.skip()
             if runtime.delivery.keeps_recent:
-                runtime.delivery.note(exchanges.note(entry.flow, "skip"))
+                runtime.delivery.note(exchanges.note(entry.flow, entry.instance, "skip"))
         else:
             runtime.delivery.put(entry.instance, exchanges.snapshot(entry, failed=failed, left_over=left_over))
         if self._ending is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -14,13 +15,14 @@ from hypothesis import strategies as st
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import parse_settings
 from mitmproxy_moesif.event.exchange import Exchange, Payload
-from mitmproxy_moesif.recent.notes import Keep, Note
+from mitmproxy_moesif.recent.notes import Keep, Note, note_of
 from mitmproxy_moesif.recent.reader import Reader
 from mitmproxy_moesif.recent.store import BYTES_EACH, RecentExchanges
 from tests.recent.kept import SECRET, build, kept, raising, told
 from tests.support.events import an_exchange
 
 HUNDRED = Keep(100)
+LONE = rb'{"\ud800": {"x": 1}}'
 
 
 def numbered(number: int, **fields: Any) -> Exchange:
@@ -146,12 +148,12 @@ def test_a_fault_is_told_and_costs_the_exchange_nothing() -> None:
     assert faults == ["recent exchanges", "recent exchanges"]
 
 
-@pytest.mark.parametrize("body", [b'{"n": ' + b"9" * 400 + b"}", b"[" * 900 + b"]" * 900])
+@pytest.mark.parametrize("body", [b'{"n": ' + b"9" * 400 + b"}", b"[" * 900 + b"]" * 900, LONE])
 def test_an_event_that_is_hard_to_read_is_told_all_the_same(body: bytes) -> None:
     recent = RecentExchanges(Keep(5, raw=True), raising)
     build(recent, numbered(1, response_body=Payload([body])), response_body_masks=["x"])
     assert ids(recent, "status:200 path:/orders") == ["id-1"]
-    assert body in recent.answer({"id": "id-1"})
+    assert body.removesuffix(b'{"x": 1}}') in recent.answer({"id": "id-1"})
 
 
 def test_who_asks_is_answered_beside_the_commands() -> None:
@@ -197,3 +199,15 @@ def test_no_change_is_missed_by_who_asks_for_those_since_the_last() -> None:
         last |= {row["id"]: row["changed"] for row in listing["exchanges"]}
         since = listing["changed"]
     assert last == {row["id"]: row["changed"] for row in recent.newest()["exchanges"]}
+
+
+def test_where_a_hook_masks_nothing_is_told_that_it_could_have_masked(tmp_path: Path) -> None:
+    hooks = tmp_path / "hooks.py"
+    hooks.write_text("def mask(event):\n    raise ValueError\n")
+    instance = Instance.compile(parse_settings({"application_id": "x", "hooks": str(hooks)}))
+    recent = RecentExchanges(Keep(5), raising)
+    exchange = numbered(1, target=f"/{SECRET}".encode(), authority=SECRET, kong={"route_name": SECRET})
+    recent.dropped(instance, exchange, "mask_failed")
+    recent.noted([note_of(instance, replace(exchange, transaction_id="id-2"), "queue_full")])
+    assert SECRET.encode() not in recent.answer({}) + recent.answer({"id": "id-1"})
+    assert ids(recent, "status:200 method:get") == ["id-2", "id-1"]

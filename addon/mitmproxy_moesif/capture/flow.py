@@ -28,7 +28,7 @@ from mitmproxy_moesif.event import kong_headers
 from mitmproxy_moesif.event.address import is_trusted, plain_peer
 from mitmproxy_moesif.event.exchange import NO_BODY, Exchange, Fields, Payload, RoutableRequest
 from mitmproxy_moesif.event.headers import flatten, text
-from mitmproxy_moesif.recent.notes import SHOWN, Note, shown_path
+from mitmproxy_moesif.recent.notes import SHOWN, Note, shown_place
 
 TRANSACTION_HEADER = b"X-Moesif-Transaction-Id"
 _TRANSACTION_KEY = TRANSACTION_HEADER.lower()
@@ -174,16 +174,17 @@ def snapshot(entry: PendingExchange, *, failed: bool = False, left_over: str = "
     return exchange
 
 
-def note(flow: http.HTTPFlow, cause: str) -> Note:
+def note(flow: http.HTTPFlow, instance: Instance | None, cause: str) -> Note:
     """Of an exchange that is not captured."""
     request, response = flow.request, flow.response
+    authority, path = shown_place(instance, _authority(flow), request.data.path)
     return Note(
         flow.id,
         request.timestamp_start,
         response.timestamp_end if response is not None else None,
         text(request.data.method[:SHOWN]),
-        _authority(flow)[:SHOWN],
-        shown_path(request.data.path),
+        authority,
+        path,
         response.status_code if response is not None else None,
         cause,
     )

@@ -131,7 +131,7 @@ class DeliveryClient:
         if cause is not None:
             self._turned_away[cause] += 1
             if self.keeps_recent:
-                self.note(note_of(exchange, cause))
+                self.note(note_of(instance, exchange, cause))
         else:
             self._entered += 1
             self._queue_bytes += exchange.size

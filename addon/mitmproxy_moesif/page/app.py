@@ -92,6 +92,11 @@ def problem_of(wanted: str) -> str | None:
     return None
 
 
+def sendable(text: str) -> str:
+    """JSON can hold halves of surrogate pairs, which cannot go to the browser."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def add_page(source: Source) -> None:
     """At `/`; the filter and the open exchange are in its URL."""
 
@@ -319,7 +324,7 @@ class TrafficPage:
     def _copy(self, name: str, text: Callable[[Mapping[str, Any]], str]) -> None:
         def copy() -> None:
             if (detail := self.shown.detail) is not None and detail["event"] is not None:
-                ui.clipboard.write(text(detail["event"]))
+                ui.clipboard.write(sendable(text(detail["event"])))
                 ui.notify(f"copied as {name}")
 
         ui.button(f"copy {name}", on_click=copy).props("dense no-caps outline")
@@ -356,7 +361,7 @@ class TrafficPage:
                         continue
                     html = bodies.headers(message.get("headers", {}), view.removed_from(detail, side, "headers"))
                     html += bodies.body(message, omitted.get(side), view.removed_from(detail, side, "body"))
-                    ui.html(html, sanitize=False)  # made of escaped texts alone
+                    ui.html(sendable(html), sanitize=False)  # made of escaped texts alone
 
     async def _replay(self) -> None:
         """Send the request again, through the proxy: on a click alone."""

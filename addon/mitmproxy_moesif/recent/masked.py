@@ -88,7 +88,7 @@ def _masked_body(
     before, after = loads(orjson.dumps(captured.value)), sent[name]["body"]
     names = {mask.casefold() for mask in side.body.masks}
     for path in islice(difference(before, after, lambda key: key.casefold() in names), MOST):
-        yield Removed(where=".".join((name, "body", *path))[:LONGEST], by=f"{name}_body_masks")
+        yield Removed(where=_told(".".join((name, "body", *path))), by=f"{name}_body_masks")
 
 
 def masked_query(policy: EventPolicy, event: Mapping[str, Any]) -> list[Removed]:
@@ -101,6 +101,11 @@ def masked_query(policy: EventPolicy, event: Mapping[str, Any]) -> list[Removed]
         for name, value in event.get(side, {}).get("headers", {}).items()
     }
     return [Removed(where=where, by="request_query_masks") for where, value in texts.items() if "=*****" in str(value)]
+
+
+def _told(place: str) -> str:
+    """A key may hold half of a surrogate pair, which cannot be written."""
+    return place[:LONGEST].encode("utf-8", "replace").decode()
 
 
 def loads(text: bytes) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.event.headers import text
 from mitmproxy_moesif.recent.api import State
@@ -36,22 +37,29 @@ class Note(NamedTuple):
     cause: str
 
 
-def note_of(exchange: Exchange, cause: str) -> Note:
+def note_of(instance: Instance, exchange: Exchange, cause: str) -> Note:
+    authority, path = shown_place(instance, exchange.authority, exchange.target)
     return Note(
         exchange.transaction_id,
         exchange.started,
         exchange.ended,
         exchange.method[:SHOWN],
-        exchange.authority[:SHOWN],
-        shown_path(exchange.target),
+        authority,
+        path,
         exchange.status,
         cause,
     )
 
 
-def shown_path(target: bytes) -> str:
-    """Without the query."""
-    return text(target[: 2 * SHOWN].partition(b"?")[0])[:SHOWN]
+def shown_place(instance: Instance | None, authority: str, target: bytes) -> tuple[str, str]:
+    """Host, and path without its query; nothing where a user hook masks events: it may mask these."""
+    if instance is not None and masks_by_hook(instance):
+        return "", ""
+    return authority[:SHOWN], text(target[: 2 * SHOWN].partition(b"?")[0])[:SHOWN]
+
+
+def masks_by_hook(instance: Instance) -> bool:
+    return instance.hooks is not None and "mask" in instance.hooks
 
 
 type Moved = Callable[[Iterable[str], State, str], None]

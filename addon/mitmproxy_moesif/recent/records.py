@@ -14,31 +14,29 @@ from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.event.attributes import Attributes
 from mitmproxy_moesif.event.build import build_event, iso_time
 from mitmproxy_moesif.event.exchange import Exchange, Payload
-from mitmproxy_moesif.event.identity import Caller
 from mitmproxy_moesif.event.size import encode
 from mitmproxy_moesif.recent.api import Detail, Removed, Row, State, Step
 from mitmproxy_moesif.recent.masked import loads, masked_bodies, masked_headers, masked_query, unmasked
-from mitmproxy_moesif.recent.notes import SHOWN, Note, note_of
+from mitmproxy_moesif.recent.notes import SHOWN, Note, masks_by_hook, note_of
 
 OVERHEAD = 2500
 """About the bytes that a record takes besides its event."""
-
-NOBODY = Caller()
 
 
 @dataclass(slots=True)
 class Record:
     """What is needed to tell of an exchange, by reference: making one is on the way of every event.
 
-    `event` is what is sent; without one, `note` is what can be told all the same. `masked` are the names of the headers
-    that were left out, of each side. `raw` is the exchange itself, where what masks remove is kept.
+    `event` is what is sent; without one, `note` is what can be told all the same. `sources` say what identified user
+    and company, `masked` are the names of the headers that were left out, of each side. `raw` is the exchange itself,
+    where what masks remove is kept.
     """
 
     note: Note
     instance: Instance | None = None
     kong: Mapping[str, object] = field(default_factory=dict)
     event: bytes | None = None
-    caller: Caller = NOBODY
+    sources: tuple[str | None, str | None] = (None, None)
     sizes: tuple[int | None, int | None] = (None, None)
     masked: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     bodies: list[Removed] = field(default_factory=list)
@@ -115,9 +113,9 @@ class Record:
             service=_shown(kong.get("service_name")),
             instance=self.instance.name if self.instance is not None else None,
             user=_shown(event.get("user_id")),
-            user_from=self.caller.user_from,
+            user_from=self.sources[0],
             company=_shown(event.get("company_id")),
-            company_from=self.caller.company_from,
+            company_from=self.sources[1],
             ms=round((note.ended - note.started) * 1000, 1) if note.ended is not None else None,
             kong_ms=kong.get("proxy_latency_ms"),
             upstream_ms=kong.get("upstream_latency_ms"),
@@ -134,7 +132,7 @@ class Record:
 def built(instance: Instance, exchange: Exchange, facts: Attributes, event: bytes, *, raw: bool) -> Record:
     record, policy = unbuilt(instance, exchange), instance.policy
     record.event = event
-    record.caller = facts.caller
+    record.sources = facts.caller.user_from, facts.caller.company_from
     record.masked = (
         tuple(name for name in facts.request_headers if name in policy.request.header_masks),
         tuple(name for name in facts.response_headers if name in policy.response.header_masks),
@@ -151,7 +149,7 @@ def built(instance: Instance, exchange: Exchange, facts: Attributes, event: byte
 
 def unbuilt(instance: Instance, exchange: Exchange) -> Record:
     """Of an exchange that became no event: nothing of it that a mask could have removed."""
-    record = Record(note_of(exchange, ""), instance, exchange.kong)
+    record = Record(note_of(instance, exchange, ""), instance, {} if masks_by_hook(instance) else exchange.kong)
     record.sizes = _size(exchange.request_body), _size(exchange.response_body)
     return record
 

@@ -129,7 +129,7 @@ class RecentExchanges:
     def find(self, transaction_id: str) -> Detail | None:
         with self._lock:
             record = self._records.get(transaction_id)
-            return record.detail() if record is not None else None
+        return record.detail() if record is not None else None
 
     def newest(
         self, wanted: str = "", limit: int = 100, before: int | None = None, changed_after: int | None = None
