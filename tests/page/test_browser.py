@@ -12,7 +12,7 @@ import pytest
 import requests
 from playwright.sync_api import Browser, Page, expect
 
-from tests.admin.test_exchanges import start, wait_for
+from tests.admin.test_exchanges import get, start, wait_for
 from tests.recent.kept import SECRET
 from tests.support.browser import a_browser, traffic_page
 from tests.support.client import exchange
@@ -200,6 +200,7 @@ def test_a_page_of_20000_exchanges_draws_a_page_of_them_and_stays_small(
         assert 0 < rows(tab).count() <= 200
         assert len(tab.content()) < 1_000_000
         wait_for(admin, last, "sent")
+        assert get(f"{admin}/exchanges")["seen"] == get(f"{admin}/status")["captured"]
 
 
 @pytest.mark.parametrize(
