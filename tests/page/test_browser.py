@@ -181,6 +181,20 @@ def test_a_proxy_that_is_away_is_told(tab: Page) -> None:
         expect(tab.get_by_text("the proxy does not answer at http://127.0.0.1:9")).to_be_visible()
 
 
+def test_the_token_is_shown_to_the_proxy_and_not_in_the_page(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tab: Page
+) -> None:
+    port, admin = start(mitmdump, upstream, collector, admin_token=SECRET)
+    send(port, "/orders/1")
+    with traffic_page(admin) as url:
+        tab.goto(url)
+        expect(tab.get_by_text("wants a token: give it as MOESIF_ADMIN_TOKEN")).to_be_visible()
+    with traffic_page(admin, token=SECRET) as url:
+        tab.goto(url)
+        expect(rows(tab)).to_have_count(1)
+        assert SECRET not in tab.content()
+
+
 def test_what_is_no_admin_listener_is_told(tab: Page, upstream: ScriptedUpstream) -> None:
     with traffic_page(upstream.url) as url:
         tab.goto(url)

@@ -36,11 +36,15 @@ def without_pytest() -> dict[str, str]:
 
 
 @contextmanager
-def traffic_page(admin_url: str, *arguments: str) -> Iterator[str]:
+def traffic_page(admin_url: str, *arguments: str, token: str = "") -> Iterator[str]:
     """`moesif-proxy page` on a free port, from when it serves to the end of the block; its URL."""
     command = [sys.executable, "-m", "mitmproxy_moesif", "page", "--admin", admin_url, "--listen", "127.0.0.1:0"]
     process = subprocess.Popen(
-        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=without_pytest()
+        [*command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=without_pytest() | {"MOESIF_ADMIN_TOKEN": token},
     )
     ending = threading.Timer(START_SECONDS, process.kill)
     ending.start()
