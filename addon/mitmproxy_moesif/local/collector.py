@@ -22,7 +22,7 @@ from mitmproxy_moesif.local.http import LocalHandler, NotFoundHandler, log_reque
 from mitmproxy_moesif.local.intake import ReceivedEvent, RefusedError, read_batch, read_one_or_many
 from mitmproxy_moesif.local.store import EventStore
 
-# FormerProcesses a batch's limit, so that a batch that is too large gets an answer and not a cut connection.
+# Above a batch's limit, so that a batch that is too large gets an answer and not a cut connection.
 MAX_REQUEST_BYTES = 64 * 2**20
 
 
