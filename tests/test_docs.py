@@ -124,7 +124,7 @@ def test_every_cause_of_drops_is_in_the_readme() -> None:
     told = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
     modules = [
         ast.parse(module.read_text())
-        for room in ("delivery", "event", "workers")
+        for room in ("delivery", "event", "forward", "workers")
         for module in (PACKAGE / room).rglob("*.py")
     ]
     nodes = [node for module in modules for node in ast.walk(module)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import urlencode
 
+from tornado.routing import PathMatches, Rule
 from tornado.web import Application, RequestHandler
 
 from mitmproxy_moesif.admin.exchanges import InvalidQueryError, Query, read_query, stream
@@ -30,9 +32,10 @@ def admin_server(listen: str, token: str | None, answer: Answering) -> AdminServ
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(answered(), loop))
 
     def app(gate: Gate) -> Application:
+        streams: dict[str, Any] = {"ask": ask, "streams": set()}
         handlers = [
-            (r"/exchanges/stream/?", RelayStreamHandler, {"ask": ask, "streams": set()}),
-            (r"/.*", RelayHandler, {"ask": ask}),
+            Rule(PathMatches(r"/exchanges/stream/?"), RelayStreamHandler, streams),
+            Rule(PathMatches(r"/.*"), RelayHandler, {"ask": ask}),
         ]
         return Application(handlers, gate=gate, log_function=lambda _handler: None)
 
