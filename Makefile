@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 ENGINES := 12.1.0 12.2.3 12.3.1
 ENGINE_TESTS := tests/proxy tests/speedups tests/workers tests/test_phases.py tests/test_streams.py tests/test_transparency.py
 
-.PHONY: help install run test test-engines $(ENGINES:%=test-engine-%) lint types bench soak clean
+.PHONY: help install wheel run test test-engines $(ENGINES:%=test-engine-%) lint types bench soak clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ $(VENV)/.tools: $(VENV)/.installed
 $(VENV)/.page: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[page]' && touch $@ || \
 		echo "The traffic page's packages cannot be installed here: there will be the received events alone." >&2
+
+wheel: $(VENV)/.installed ## A wheel in dist/, to install elsewhere
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 run: install $(VENV)/.page ## Proxy, echo upstream, collector and traffic page; see PORT, PAGE_PORT and UPSTREAM
 	@exec $(BIN)/python -m mitmproxy_moesif run --port $(PORT) --page-port $(PAGE_PORT) --upstream '$(UPSTREAM)'

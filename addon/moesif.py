@@ -1,6 +1,16 @@
 """What mitmproxy loads: mitmdump -s addon/moesif.py --mode reverse:http://kong:8000 --set moesif_application_id=..."""
 
-from mitmproxy_moesif.addon import MoesifAddon
-from mitmproxy_moesif.jwt_gate.addon import JwtGate
+import sys
+from pathlib import Path
+
+if sys.version_info < (3, 12):  # noqa: UP036 - whoever runs it from a clone has installed nothing
+    sys.exit(f"moesif: Python 3.12 or later is needed; mitmproxy runs on {sys.version.split()[0]}")
+
+try:
+    from mitmproxy_moesif.addon import MoesifAddon
+    from mitmproxy_moesif.jwt_gate.addon import JwtGate
+except ModuleNotFoundError as error:
+    clone = Path(__file__).resolve().parent.parent
+    sys.exit(f"moesif: the package {error.name} is missing: {sys.executable} -m pip install {clone}")
 
 addons = [MoesifAddon(), JwtGate()]

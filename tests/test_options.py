@@ -16,7 +16,7 @@ from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.reference import markdown
 from mitmproxy_moesif.config.settings import SECRETS, Settings, SettingsError, parse_settings
 from mitmproxy_moesif.delivery.receivers.ndjson import FileReceiver
-from tests.support import APPLICATION_ID, REPOSITORY
+from tests.support import ADDON_SCRIPT, APPLICATION_ID, REPOSITORY
 from tests.support.addon import addon_options, exit_counts, option_changer
 from tests.support.client import exchange
 from tests.support.collector import ScriptedCollector
@@ -70,6 +70,22 @@ def test_a_hook_whose_result_nobody_would_await_ends_the_start(source: str, what
     hooks.write_text(source)
     with pytest.raises(SettingsError, match=f"^hooks: {hooks}, {what}"):
         Instance.compile(parse_settings({"application_id": "x", "hooks": str(hooks)}))
+
+
+def test_a_missing_package_is_one_line_with_the_command_that_installs_it(tmp_path: Path) -> None:
+    (tmp_path / "re2.py").write_text("raise ModuleNotFoundError('No module named re2', name='re2')\n")
+    command = [str(BIN / "mitmdump"), "-q", "-s", str(ADDON_SCRIPT), "--set", f"confdir={tmp_path}", "-p", "0"]
+    ended = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    (line,) = [line for line in ended.stderr.splitlines() if "moesif" in line]
+    assert line == f"moesif: the package re2 is missing: {sys.executable} -m pip install {REPOSITORY}"
 
 
 @pytest.mark.parametrize("word", ["yes", "Off"])

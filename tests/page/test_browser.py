@@ -255,4 +255,4 @@ def test_without_the_extra_the_line_to_type_is_told(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(main, "is_there", lambda: False)
     assert main.main([]) == 1
-    assert "pip install 'mitmproxy-moesif[page]'" in capsys.readouterr().err
+    assert "pip install 'nicegui>=3,<4'" in capsys.readouterr().err

@@ -79,7 +79,7 @@ def test_without_the_extra_the_received_events_are_there_and_the_line_to_type_is
     assert cli.run(options) == 0
     assert seen == [200]
     said = capsys.readouterr().out
-    assert "pip install 'mitmproxy-moesif[page]'" in said
+    assert "pip install 'nicegui>=3,<4'" in said
     assert "traffic:" not in said
     assert os.environ.get("MOESIF_ADMIN_LISTEN") is None
 

@@ -14,7 +14,7 @@ from mitmproxy_moesif.web.access import Address
 from mitmproxy_moesif.web.loopback import is_loopback, names_loopback
 from mitmproxy_moesif.web.server import bind, url_of
 
-MISSING = "the traffic page needs NiceGUI: python -m pip install 'mitmproxy-moesif[page]'"
+MISSING = "the traffic page needs NiceGUI: python -m pip install 'nicegui>=3,<4'"
 
 
 def is_there() -> bool:

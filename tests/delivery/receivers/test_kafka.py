@@ -134,7 +134,7 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch: pytest.M
 
     monkeypatch.setattr(builtins, "__import__", without)
     settings = kafka_settings("127.0.0.1:1")
-    said = "kafka_brokers needs confluent-kafka: pip install 'mitmproxy-moesif[kafka]'"
+    said = "kafka_brokers needs confluent-kafka: python -m pip install confluent-kafka"
     assert trouble(settings) == said
     assert KafkaReceiver(settings).send([event("1")]).reason == said
 

@@ -176,7 +176,7 @@ def made(kind: str, wanted: Mapping[str, Any]) -> Any:
     try:
         import confluent_kafka
     except ImportError:
-        raise ValueError("kafka_brokers needs confluent-kafka: pip install 'mitmproxy-moesif[kafka]'") from None
+        raise ValueError("kafka_brokers needs confluent-kafka: python -m pip install confluent-kafka") from None
     try:
         return getattr(confluent_kafka, kind)(dict(wanted))
     except (confluent_kafka.KafkaException, TypeError, ValueError) as error:
