@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import time
 
 import pytest
 import requests
 
-from mitmproxy_moesif.web.session import DeadlineSession
+from mitmproxy_moesif.web.session import DeadlineSession, network_reason
+from tests.support import wire
 from tests.support.collector import Answer, ScriptedCollector
+from tests.support.h2 import H2Upstream
+from tests.support.upstream import ScriptedUpstream
+
+ELSEWHERE = "http://api.moesif.example"
 
 
 @pytest.mark.parametrize(
@@ -43,3 +49,59 @@ def test_it_knows_whether_it_has_a_connection() -> None:
         session.close()
         left: bool = session.connected
     assert (before, left) == (False, False)
+
+
+def reason_of(url: str, timeout: float = 5) -> str:
+    with DeadlineSession() as session, pytest.raises(requests.RequestException) as failed:
+        session.get(url, timeout=timeout)
+    return network_reason(failed.value, url)
+
+
+def test_what_went_wrong_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedUpstream(refusing=True) as upstream:
+        host = upstream.url.removeprefix("http://")
+        assert reason_of(upstream.url) == f"{host} refuses connections: nothing listens there"
+    with ScriptedUpstream() as upstream:
+        host = upstream.url.removeprefix("http://")
+        upstream.handler = lambda _request, connection: connection.hang()
+        assert reason_of(upstream.url, 0.2) == f"no answer from {host} in time"
+        upstream.handler = lambda _request, connection: connection.reset()
+        assert reason_of(upstream.url) == f"the connection to {host} broke"
+
+    def unknown(*_: object, **__: object) -> object:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert reason_of("http://ada:s3cret@nowhere.example") == "the name nowhere.example is not known to DNS"
+
+
+def test_authorities_of_the_environment_are_trusted(h2_upstream: H2Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    assert reason_of(h2_upstream.url).endswith("is not trusted (SSL_CERT_FILE names an authority of your own)")
+    monkeypatch.setenv("SSL_CERT_FILE", str(h2_upstream.ca_path))
+    assert "not trusted" not in reason_of(h2_upstream.url), "it speaks HTTP/2 alone, so that nothing comes back"
+
+
+def test_a_proxy_of_the_environment_is_used_and_the_deadline_holds_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedUpstream() as proxy, DeadlineSession() as session:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        proxy.answer(f"{ELSEWHERE}/v1", wire.response(201))
+        assert session.get(f"{ELSEWHERE}/v1").status_code == 201
+        proxy.handler = lambda _request, connection: connection.hang()
+        began = time.monotonic()
+        with pytest.raises((requests.RequestException, OSError)), session.deadline(0.3):
+            session.get(f"{ELSEWHERE}/slow", timeout=30)
+        assert time.monotonic() - began < 10
+        assert proxy.requests()[0].target == f"{ELSEWHERE}/v1"
+
+
+def test_neither_this_machine_nor_what_no_proxy_names_is_sought_through_a_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with ScriptedCollector() as collector, ScriptedUpstream() as proxy, DeadlineSession() as session:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "moesif.example")
+        assert session.post(f"{collector.url}/v1/events/batch", b"[]").status_code == 401
+        assert session.merge_environment_settings(f"{ELSEWHERE}/v1", {}, None, None, None)["proxies"] == {}
+        assert proxy.requests() == []

@@ -91,6 +91,12 @@ class RulesFile:
             raise SettingsError(f"rules_file: {error}") from error
 
 
+def why(error: OSError, settings: Settings) -> str:
+    from mitmproxy_moesif.web.session import network_reason  # brings requests, as the session does
+
+    return network_reason(error, settings.api_endpoint)
+
+
 class Refresher:
     """`snapshot` may be asked from any thread; it takes no lock and waits for nothing.
 
@@ -224,7 +230,7 @@ class Refresher:
             return self._take(account, document, response, content)
         except (OSError, GovernanceError) as error:  # those of requests are OSErrors
             document.stale = False  # the next regular refresh asks again
-            reason = str(error) if isinstance(error, GovernanceError) else type(error).__name__
+            reason = str(error) if isinstance(error, GovernanceError) else why(error, settings)
             self._in_trouble(account, f"{document.path}: {reason}")
             return False
 

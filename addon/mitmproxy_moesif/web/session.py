@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from mitmproxy_moesif.web.loopback import is_loopback
 
 
 class DeadlineSession(requests.Session):
@@ -45,6 +49,15 @@ class DeadlineSession(requests.Session):
             yield
         finally:
             self._watchdog.rest()
+
+    def merge_environment_settings(self, url: Any, *given: Any) -> Any:
+        """Proxies and authorities as the environment names them; this machine is never sought through a proxy."""
+        settings = super().merge_environment_settings(url, *given)
+        if is_loopback(urlsplit(str(url)).hostname or ""):
+            settings["proxies"] = {}
+        if settings["verify"] is True:
+            settings["verify"] = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR") or True
+        return settings
 
     def close(self) -> None:
         super().close()
@@ -152,4 +165,48 @@ class _Adapter(HTTPAdapter):
         class SecurePool(HTTPSConnectionPool):
             ConnectionCls = Secure
 
-        self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+        self._moesif_pools = {"http": PlainPool, "https": SecurePool}
+        self.poolmanager.pool_classes_by_scheme = self._moesif_pools
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        manager.pool_classes_by_scheme = self._moesif_pools
+        return manager
+
+
+def network_reason(error: BaseException, url: str) -> str:
+    """What went wrong on the way to a URL's host, in words. What the libraries say quotes what they were given."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    kinds = tuple(_causes(error))
+
+    def is_any(*wanted: type[BaseException]) -> bool:
+        return any(isinstance(kind, wanted) for kind in kinds)
+
+    if is_any(requests.exceptions.ProxyError):
+        return f"the proxy toward {host} (HTTP_PROXY, HTTPS_PROXY, NO_PROXY) does not pass it on"
+    if is_any(socket.gaierror):
+        return f"the name {parts.hostname} is not known to DNS"
+    if is_any(ConnectionRefusedError):
+        return f"{host} refuses connections: nothing listens there"
+    if is_any(ssl.SSLCertVerificationError):
+        return f"the certificate of {host} is not trusted (SSL_CERT_FILE names an authority of your own)"
+    if is_any(ssl.SSLError, requests.exceptions.SSLError):
+        return f"the TLS handshake with {host} failed"
+    if is_any(requests.ConnectTimeout):
+        return f"connecting to {host} timed out"
+    if is_any(requests.Timeout):
+        return f"no answer from {host} in time"
+    if is_any(requests.ConnectionError, ConnectionError):
+        return f"the connection to {host} broke"
+    return type(error).__name__
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it comes from, also what urllib3 keeps as `reason`."""
+    for _ in range(10):
+        if error is None:
+            return
+        yield error
+        inner = [each for each in (getattr(error, "reason", None), *error.args) if isinstance(each, BaseException)]
+        error = inner[0] if inner else error.__cause__ or error.__context__

@@ -17,7 +17,7 @@ import requests
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Verdict
-from mitmproxy_moesif.web.session import DeadlineSession
+from mitmproxy_moesif.web.session import DeadlineSession, network_reason
 
 REFUSED = frozenset({400, 413, 422})
 UNAUTHORIZED = frozenset({401, 402, 403})
@@ -60,7 +60,7 @@ class MoesifReceiver:
                 response = self._post(body)
                 _drain(response)
         except (requests.RequestException, OSError) as error:
-            return Outcome(Verdict.UNAVAILABLE, _network_reason(error))
+            return Outcome(Verdict.UNAVAILABLE, network_reason(error, self._url))
         self._on_answer(response)
         return outcome_of(response)
 
@@ -110,19 +110,6 @@ def _http_date(value: str) -> datetime | None:
     except (ValueError, TypeError, IndexError):
         return None
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-
-
-def _network_reason(error: Exception) -> str:
-    """The kind of failure alone: messages of the library quote what they were given."""
-    if isinstance(error, requests.ConnectTimeout):
-        return "connecting timed out"
-    if isinstance(error, requests.Timeout):
-        return "no answer in time"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "the TLS handshake failed"
-    if isinstance(error, requests.ConnectionError):
-        return "the connection failed"
-    return type(error).__name__
 
 
 def _drain(response: requests.Response) -> None:
