@@ -34,7 +34,7 @@ def test_without_a_command_the_path_of_the_script_is_printed() -> None:
 def test_help_names_every_command(command: list[str]) -> None:
     said = words(written(*command, "--help"))
     assert "the path of the script for `mitmdump -s`" in said
-    assert {"run", "proxy", "moesif-proxy"} <= set(re.findall(r"[\w-]+", said))
+    assert {"run", "proxy", "moesif-proxy", "forward", "page", "spool"} <= set(re.findall(r"[\w-]+", said))
 
 
 def test_each_command_has_help_of_its_own() -> None:

@@ -3,8 +3,7 @@
 mitmdump -s "$(python -m mitmproxy_moesif)" ...
 python -m mitmproxy_moesif run [--port 8080] [--page-port 8090] [--upstream URL] [-- more moesif-proxy arguments]
 python -m mitmproxy_moesif proxy ... (the same as moesif-proxy)
-python -m mitmproxy_moesif forward ... (the same as moesif-proxy forward)
-python -m mitmproxy_moesif page ... (the same as moesif-proxy page)
+python -m mitmproxy_moesif page ... (the same as moesif-proxy page; so are forward and spool)
 """
 
 from __future__ import annotations
@@ -12,11 +11,14 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from mitmproxy_moesif.local.server import LocalSettings, LocalStack, start_in_thread
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if arguments[0] == "proxy":
         return _command(arguments[1:])
-    if arguments[0] in ("forward", "page"):
+    if arguments[0] in ("forward", "page", "spool"):
         return _command(arguments)
     options = _parse(arguments)
     try:
@@ -72,6 +74,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("proxy", help="run the proxy in production: the same as moesif-proxy; see proxy --help")
     commands.add_parser("forward", help="deliver events from Kafka: see forward --help")
+    commands.add_parser("spool", help="stored events that nobody sends: the same as moesif-proxy spool")
     commands.add_parser("page", help="the traffic page of a running proxy: the same as moesif-proxy page")
     run_command = commands.add_parser(
         "run", help="run the proxy on this machine, with a local collector and an echo upstream where none is given"
@@ -97,6 +100,9 @@ def run(options: argparse.Namespace) -> int:
 
     An application id in the environment feeds Moesif. Without the extra `page`, the events are served in its place.
     """
+    listen = Address(options.host, options.port)
+    for probe in bind("port", listen):
+        probe.close()  # one that is taken ends the start
     feeds_moesif = bool(os.environ.get("MOESIF_APPLICATION_ID"))
     with tempfile.TemporaryDirectory(prefix="mitmproxy-moesif-") as folder:
         page_port = 0 if page.is_there() else options.page_port
@@ -109,8 +115,8 @@ def run(options: argparse.Namespace) -> int:
             environment.setdefault("MOESIF_ADMIN_LISTEN", f"127.0.0.1:{free_port()}")
             environment.setdefault("MOESIF_RECENT_RAW", "true")
             with _traffic_page(options, stack, environment) as events_url:
-                _greet(options, events_url, stack, feeds_moesif=feeds_moesif)
-                return _supervise([*_proxy(options, stack), *options.more], environment)
+                greet = partial(_greet, options, events_url, stack, feeds_moesif=feeds_moesif)
+                return _supervise([*_proxy(options, stack), *options.more], environment, listen, greet)
 
 
 @contextmanager
@@ -159,8 +165,11 @@ def _greet(options: argparse.Namespace, events_url: str, stack: LocalStack, *, f
     sys.stdout.flush()
 
 
-def _supervise(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Run the proxy in a session of its own, so that Ctrl-C reaches it once, from here; the collector outlives it."""
+def _supervise(command: Sequence[str], environment: dict[str, str], listen: Address, greet: Callable[[], None]) -> int:
+    """Run the proxy in a session of its own, so that Ctrl-C reaches it once, from here; the collector outlives it.
+
+    It greets when the first request would be answered.
+    """
     process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own command line
 
     def forward(number: int, _frame: object) -> None:
@@ -168,4 +177,16 @@ def _supervise(command: Sequence[str], environment: dict[str, str]) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, forward)
+    if _listens(process, listen):
+        greet()
     return process.wait()
+
+
+def _listens(process: subprocess.Popen[bytes], listen: Address) -> bool:
+    """Waits for it; false where the process has ended instead."""
+    while process.poll() is None:
+        with suppress(OSError):
+            socket.create_connection((listen.host, listen.port), 1).close()
+            return True
+        time.sleep(0.05)
+    return False

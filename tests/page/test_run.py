@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,7 +35,7 @@ def running() -> Iterator[tuple[str, str, str]]:
     try:
         assert process.stdout is not None
         said = ""
-        while " shows " not in said or "listening at" not in said:
+        while " shows " not in said or "end with Ctrl-C" not in said:
             line = process.stdout.readline()
             assert line, said
             said += line
@@ -68,7 +68,8 @@ def test_without_the_extra_the_received_events_are_there_and_the_line_to_type_is
 ) -> None:
     seen: list[int] = []
 
-    def supervise(command: list[str], environment: dict[str, str]) -> int:
+    def supervise(command: list[str], environment: dict[str, str], listen: object, greet: Callable[[], None]) -> int:
+        greet()
         seen.append(requests.get(f"http://127.0.0.1:{options.page_port}/events", timeout=10).status_code)
         return 0
 
@@ -84,8 +85,23 @@ def test_without_the_extra_the_received_events_are_there_and_the_line_to_type_is
     assert os.environ.get("MOESIF_ADMIN_LISTEN") is None
 
 
-def test_a_port_that_is_taken_ends_the_start_with_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["page", "port"])
+def test_a_port_that_is_taken_ends_the_start_with_one_line(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert cli.main(["run", "--port", str(free_port()), "--page-port", str(port)]) == 1
-    assert capfd.readouterr().err == f"moesif: page: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+        ports = {"page": free_port(), "port": free_port(), name: port}
+        assert cli.main(["run", "--port", str(ports["port"]), "--page-port", str(ports["page"])]) == 1
+    said = capfd.readouterr()
+    assert said.err == f"moesif: {name}: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    assert "try:" not in said.out
+
+
+def test_nobody_is_greeted_where_the_proxy_does_not_start() -> None:
+    command = [sys.executable, "-m", "mitmproxy_moesif", "run", "--port", str(free_port())]
+    command += ["--page-port", str(free_port()), "--upstream", "nowhere"]
+    ended = subprocess.run(
+        command, env=without_pytest(), capture_output=True, text=True, timeout=START_SECONDS, check=False
+    )
+    assert ended.returncode != 0
+    assert "--upstream" in ended.stderr
+    assert "try:" not in ended.stdout
