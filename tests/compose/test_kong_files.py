@@ -163,7 +163,7 @@ def test_one_service_wants_a_key_and_one_is_open() -> None:
 def test_kong_files_are_all_known() -> None:
     """A file that is added is checked by one of the tests."""
     files = {str(path.relative_to(COMPOSE)) for path in COMPOSE.rglob("*.yml")}
-    stacks = {"front.yml", "behind.yml", "debug.yml", "kong-postgres.yml", "services.yml"}
+    stacks = {f"{name}.yml" for name in ("front", "behind", "debug", "kafka", "kong-postgres", "services")}
     kubernetes = {f"kubernetes/{name}.yml" for name in ("front", "secret")}
     values = {f"kubernetes/kong-{name}-values.yml" for name in ("front", "behind", "dbless")}
     assert files == {"kong.yml"} | stacks | kubernetes | values

@@ -9,7 +9,6 @@ replaced as a whole or not at all, and only its owner may read it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,9 +54,7 @@ class StateFile:
             return {}
         try:
             document = _checked(orjson.loads(self._path.read_bytes()))
-        except FileNotFoundError as error:
-            if not os.access(self._path.parent, os.W_OK):
-                raise StateError(f"admin_state: {self._path} cannot be written: {error.strerror}") from None
+        except FileNotFoundError:
             return {}
         except OSError as error:
             raise StateError(f"admin_state: {self._path}: {error.strerror}") from None

@@ -28,6 +28,7 @@ def shown(value: str) -> str:
         ('Digest uri="/x?token=S", nonce="a"', 'Digest uri="/x?token=*****", nonce="a"'),
         ('{"u":"https://h/?token=S","a":1}', '{"u":"https://h/?token=*****","a":1}'),
         ("/p;a=1;token=S/q", "/p;a=1;token=*****/q"),
+        ("/p;%74oken=S/q", "/p;%74oken=*****/q"),
         ("/p%3Btoken=S/q", "/p%3Btoken=*****/q"),
         ("https%3A%2F%2Fh%2F%3Ftoken%3DS", "*****"),
         ("https://h/?u=https%253A%252F%252Fh%252F%253Ftoken%253DS", "https://h/?u=*****"),

@@ -13,7 +13,7 @@ from mitmproxy_moesif.event.masking.text_mask import TextMask
 
 _MASK: Final = MASK.decode()
 _QUERY: Final = re.compile(r"[?#]")
-_PATH_PARAMETER: Final = re.compile(r"((?:;|%3[Bb])([^;/=%]++(?:%(?!3[Bb])[^;/=%]*+)*+)=)[^;/?#]++")
+_PATH_PARAMETER: Final = re.compile(r"((?:;|%3[Bb])([^;/=%]*+(?:%(?!3[Bb])[^;/=%]*+)*+)=)[^;/?#]++")
 _WHOLE_URL: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*+:)?[/?#][^\s<>\"]*+")
 _MAY_BE_URL: Final = re.compile(r"[?#;]|%(?:25)*(?:3[BbFf]|23)")
 _URL: Final = re.compile(r"[^\s<>\"?#]*+[?#][^\s<>\"]*+")
