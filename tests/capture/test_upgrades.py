@@ -23,7 +23,7 @@ Start = Callable[..., Mitmdump]
 
 PIECE = b"x" * 1_000_000
 PIECES = 120
-MEMORY = 50_000_000
+MEMORY = 30_000_000
 
 
 @pytest.fixture(params=["mitmdump", "moesif_proxy"])

@@ -25,7 +25,7 @@ LARGEST = 1_000_000
 OVERHEAD = 200
 """About the bytes of a message or frame beside its content."""
 
-SLICE = 4096
+SLICE = 2048
 """Bytes of compressed frames that are taken at once: they may become a thousand times as many."""
 
 
