@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,11 @@ def test_the_defaults() -> None:
 )
 def test_what_is_set_is_told(given: dict[str, Any], name: str, text: str) -> None:
     assert said(given)[name] == text
+
+
+def test_each_line_has_a_blank_between_what_it_is_and_what_is_true_of_it() -> None:
+    lines = block(Prepared.of(START), ["http://kong:8000"], None).splitlines()
+    assert all(re.match(r"  [a-z ]+: +\S", line) for line in lines)
 
 
 def test_no_password_of_a_url_is_shown() -> None:
