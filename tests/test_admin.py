@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,12 @@ from tests.support import APPLICATION_ID
 from tests.support.addon import addon_options
 from tests.support.client import exchange
 from tests.support.collector import Answer, ScriptedCollector
+from tests.support.ports import free_port
 from tests.support.proxy import Mitmdump, failed_start
 from tests.support.traffic import Load, send_many
 from tests.support.upstream import ScriptedUpstream
 
 Start = Callable[..., Mitmdump]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def get(url: str) -> Any:

@@ -21,7 +21,7 @@ import pytest
 from mitmproxy_moesif.config.settings import Settings, parse_settings
 from tests.bench import __main__ as command
 from tests.bench import load, parts, plot, proc, report, variants
-from tests.bench.children import REPOSITORY, BenchError, Child, free_port, python
+from tests.bench.children import REPOSITORY, BenchError, Child, python
 from tests.bench.claims import claims
 from tests.bench.client import Task, arrivals, carry_out, content_length
 from tests.bench.load import Load, Request, document
@@ -32,6 +32,7 @@ from tests.bench.stats import PERCENTILES, Spread, difference, percentile, ratio
 from tests.bench.streams import Transfer
 from tests.bench.turns import Sample, Turns, take_turns
 from tests.bench.variants import BARE, FULL, Variant
+from tests.support.ports import free_port
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
 
 # --- figures

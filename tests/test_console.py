@@ -24,6 +24,7 @@ from tests.support import ADDON_SCRIPT
 from tests.support.addon import addon_options, only_event
 from tests.support.client import exchange
 from tests.support.collector import ScriptedCollector
+from tests.support.ports import free_port
 from tests.support.proxy import BIN, Option, _arguments, _environment
 from tests.support.upstream import ScriptedUpstream
 
@@ -111,12 +112,6 @@ class Console:
         code = self.process.wait(SECONDS)
         self._reader.join(SECONDS)
         return code
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

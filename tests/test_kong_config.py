@@ -20,9 +20,9 @@ from mitmproxy_moesif.kong.source import KongSource, read_kong_config
 from tests.support import ADDON_SCRIPT, wire
 from tests.support.client import exchange
 from tests.support.collector import Event, ScriptedCollector
+from tests.support.ports import free_port
 from tests.support.proxy import Mitmdump, failed_start
 from tests.support.upstream import ScriptedUpstream
-from tests.test_admin import free_port
 
 Start = Callable[..., Mitmdump]
 

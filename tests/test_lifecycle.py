@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from tests.support.addon import addon_options, exit_counts
 from tests.support.client import Client
 from tests.support.collector import ScriptedCollector
 from tests.support.moesif_proxy import MoesifProxy
+from tests.support.ports import free_port
 from tests.support.proxy import Mitmdump, Option
 from tests.support.upstream import ScriptedUpstream
 
@@ -105,13 +105,6 @@ async def running():
 def requestheaders(flow):
     flow.request.headers["X-Marked"] = "yes" if marks else "no"
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

@@ -22,10 +22,10 @@ from tests.recent.test_store import numbered
 from tests.support.addon import addon_options
 from tests.support.client import exchange
 from tests.support.collector import Answer, ScriptedCollector
+from tests.support.ports import free_port
 from tests.support.proxy import Mitmdump
 from tests.support.traffic import send_many
 from tests.support.upstream import ScriptedUpstream
-from tests.test_admin import free_port
 
 Start = Callable[..., Mitmdump]
 KONG = """

@@ -111,14 +111,6 @@ def python(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", f"tests.bench.{module}", *arguments]
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _accepts(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)

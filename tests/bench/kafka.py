@@ -24,9 +24,9 @@ from mitmproxy_moesif.delivery.pipeline import receiver_for, sender_limits
 from mitmproxy_moesif.delivery.sender import Sender
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.store import Store
-from tests.bench.children import free_port
 from tests.bench.proc import cpu_seconds
 from tests.support.kafka import Broker
+from tests.support.ports import free_port
 
 PARTITIONS = 8
 CHUNK = 25

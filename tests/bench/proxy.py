@@ -9,10 +9,11 @@ from types import TracebackType
 from typing import Self
 
 from tests.bench import proc
-from tests.bench.children import REPOSITORY, BenchError, Child, free_port
+from tests.bench.children import REPOSITORY, BenchError, Child
 from tests.bench.load import Load, Request, at_rate, saturate
 from tests.bench.services import Services
 from tests.bench.variants import BIN, TRANSPARENT, Variant, production_start
+from tests.support.ports import free_port
 
 STOP_SECONDS = 20.0
 _LINE = re.compile(r"moesif: captured (\d+), delivered (\d+), waiting (\d+), dropped (\d+)(?: \((.*)\))?")

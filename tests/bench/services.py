@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import Self
 
 from tests.bench import rules
-from tests.bench.children import Child, free_port, python
+from tests.bench.children import Child, python
 from tests.bench.load import document
+from tests.support.ports import free_port
 
 SIZES = (200, 1_000, 10_000, 100_000)
 """Bytes of the JSON documents; the addon's default limit still takes the largest whole."""

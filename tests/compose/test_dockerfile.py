@@ -21,13 +21,13 @@ from tests.compose.tools import (
     SCRIPT_SECONDS,
     arguments_of,
     exec_form,
-    free_port,
     image_environment,
     instructions,
     program,
     seconds,
 )
 from tests.support import REPOSITORY, wire
+from tests.support.ports import free_port
 from tests.support.upstream import ScriptedUpstream
 
 VOLUME = "/var/lib/moesif"

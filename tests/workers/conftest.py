@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 
 import pytest
@@ -8,16 +7,11 @@ import pytest
 from tests.support.addon import addon_options
 from tests.support.collector import ScriptedCollector
 from tests.support.moesif_proxy import MoesifProxy
+from tests.support.ports import free_port
 from tests.support.proxy import Option
 from tests.support.upstream import ScriptedUpstream
 
 Start = Callable[..., MoesifProxy]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
