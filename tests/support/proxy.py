@@ -13,13 +13,15 @@ from contextlib import suppress
 from pathlib import Path
 from signal import SIGTERM
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from tests.support import ADDON_SCRIPT
+from tests.support.forks import Forked
 
 Option = str | int | bool | Sequence[str]
 
 BIN = Path(sys.executable).parent
+MITMDUMP = str(BIN / "mitmdump")
 START_SECONDS = 30
 HELPER_SECONDS = 20
 _LISTENING = re.compile(r"listening at (?:http://)?127\.0\.0\.1:(\d+)")
@@ -57,7 +59,7 @@ class Mitmdump:
         extra_args: Sequence[str] = (),
         folder: Path | None = None,
         port: int = 0,
-        program: Sequence[str] = (str(BIN / "mitmdump"),),
+        program: Sequence[str] = (MITMDUMP,),
         wait: bool = True,
     ) -> None:
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="mitmdump-")
@@ -66,14 +68,7 @@ class Mitmdump:
         self._output = self.folder / f"output-{time.monotonic_ns()}.txt"
         command = [*program, *_arguments(upstream, options or {}, scripts, self.folder, port), *extra_args]
         with self._output.open("wb") as sink:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                env=_environment(environment or {}),
-                cwd=self.folder,
-            )
+            self.process = _started(command, _environment(environment or {}), self.folder, sink)
         self.port = 0
         if wait:
             self._wait_until_listening()
@@ -161,14 +156,24 @@ class Mitmdump:
         deadline = time.monotonic() + START_SECONDS
         try:
             while not (found := _LISTENING.search(self.output)):
-                if self.process.poll() is not None:
-                    raise StartError(self.process.returncode, self.output)
+                if (code := self.process.poll()) is not None:
+                    raise StartError(code, self.output)
                 assert time.monotonic() < deadline, f"mitmdump did not listen within {START_SECONDS} s:\n{self.output}"
                 time.sleep(0.02)
         except BaseException:
             self.close()
             raise
         self.port = int(found[1])
+
+
+def _started(
+    command: Sequence[str], environment: dict[str, str], folder: Path, sink: BinaryIO
+) -> Forked | subprocess.Popen[bytes]:
+    if command[0] == MITMDUMP:
+        return Forked(command, environment, folder, sink.fileno())
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env=environment, cwd=folder
+    )
 
 
 def helpers_of(pid: int) -> list[int]:
