@@ -12,10 +12,11 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from mitmproxy import ctx
 from mitmproxy.addonmanager import Loader
@@ -80,6 +81,7 @@ class Lifecycle:
         self._problems: list[str] = []
         self._ending: Ending | None = None
         self._said: str | None = None
+        self._ahead: tuple[Prepared | None, Prepared | None] = None, None
 
     # --- start and live changes ----------------------------------------------------------------------------------
 
@@ -96,8 +98,7 @@ class Lifecycle:
         if updated and not any(name.startswith(options.OPTION_PREFIX) for name in updated):
             return
         try:
-            previous = self.runtime.prepared if self.runtime is not None else self.prepared
-            prepared = Prepared.of(options.read_given(ctx.options, os.environ), previous, confdir())
+            prepared = self._prepared_now()
         except SettingsError as error:
             self._refuse(*self._problems, str(error))
             return
@@ -108,6 +109,23 @@ class Lifecycle:
         elif self._problems:
             self._refuse(*self._problems)
         self.prepared = prepared
+
+    def prepare(self, changes: Mapping[str, Any]) -> None:
+        """What `configure` will put in force after `changes`, read and parsed in the thread that asks for them."""
+        previous = self._previous()
+        given = options.read_given(ctx.options, os.environ, changes)
+        self._ahead = previous, Prepared.of(given, previous, confdir())
+
+    def _prepared_now(self) -> Prepared:
+        """What was prepared ahead, unless something else has changed since. Raises `SettingsError`."""
+        previous, given = self._previous(), options.read_given(ctx.options, os.environ)
+        (base, ahead), self._ahead = self._ahead, (None, None)
+        if ahead is not None and base is previous and ahead.given == given:
+            return ahead
+        return Prepared.of(given, previous, confdir())
+
+    def _previous(self) -> Prepared | None:
+        return self.runtime.prepared if self.runtime is not None else self.prepared
 
     def _refuse(self, *problems: str) -> None:
         """Live, the change is taken back; at start, an error in the log ends the proxy."""
@@ -148,7 +166,7 @@ class Lifecycle:
         warn_of_open(folder)
         self._apply(runtime, prepared)
         self.runtime = runtime
-        self.live = LiveOptions(ctx.master, options.OPTION_PREFIX)
+        self.live = LiveOptions(ctx.master, options.OPTION_PREFIX, self.prepare)
         try:
             runtime.open_admin(settings, self.live, self._listen)
         except SettingsError as error:

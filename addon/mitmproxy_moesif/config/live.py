@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from typing import Any
 
 from mitmproxy.exceptions import OptionsError
 from mitmproxy.master import Master
+from mitmproxy.optmanager import OptManager
 
+from mitmproxy_moesif.config.options import UNSET
 from mitmproxy_moesif.config.settings import AS_STARTED, SettingsError
 
 APPLY_SECONDS = 5.0
 
 
+type Prepare = Callable[[Mapping[str, Any]], None]
+"""Told in the thread that asks for a change which values it is about to set; `UNSET` stands for the default."""
+
+
 class LiveOptions:
     """Changes mitmproxy's options from another thread, on its event loop. Raises `SettingsError` where refused."""
 
-    def __init__(self, master: Master, prefix: str) -> None:
+    def __init__(self, master: Master, prefix: str, prepare: Prepare) -> None:
         self._master = master
         self._prefix = prefix
+        self._prepare = prepare
         self._loop_thread = threading.get_ident()
         self._started: dict[str, Any] = {}
 
     def __call__(self, changes: dict[str, Any]) -> None:
+        if threading.get_ident() != self._loop_thread:
+            self._prepare({name: self._value(name, value) for name, value in changes.items()})
         self._on_loop(lambda: self._update(changes))
 
     def settle(self) -> None:
@@ -56,6 +66,9 @@ class LiveOptions:
                 raise SettingsError("the proxy is too busy to take the change now") from None
             done.result()  # it has begun meanwhile
 
+    def _value(self, name: str, value: Any) -> Any:
+        return self._started.get(self._prefix + name, UNSET) if value is AS_STARTED else value
+
     @property
     def names(self) -> Collection[str]:
         """The options that are changed. On the event loop."""
@@ -63,17 +76,35 @@ class LiveOptions:
 
     def _update(self, changes: dict[str, Any]) -> None:
         options = self._master.options
-        wanted = {self._prefix + name: value for name, value in changes.items()}
-        known = options._options  # noqa: SLF001 - the only way to tell unset from default, and to go back to it
+        wanted = {self._prefix + name: self._value(name, value) for name, value in changes.items()}
+        known = options._options  # noqa: SLF001
         started = {name: known[name].value for name in wanted} | self._started
         try:
-            with options.rollback(set(wanted), reraise=True):
-                for name, value in wanted.items():
-                    if value is AS_STARTED:
-                        known[name].value = started.pop(name)
-                    else:
-                        known[name].set(value)
-                options.changed.send(updated=set(wanted))
+            put(options, wanted)
         except OptionsError as error:
             raise SettingsError(str(error).removeprefix("moesif: ")) from None
-        self._started = started
+        gone = {self._prefix + name for name, value in changes.items() if value is AS_STARTED}
+        self._started = {name: value for name, value in started.items() if name not in gone}
+
+
+def put(options: OptManager, values: Mapping[str, Any], renewed: Collection[str] = ()) -> None:
+    """Set options, all of them or none, and tell of these and of what was `renewed`. Raises `OptionsError`.
+
+    As mitmproxy's own `rollback`, which copies all options deeply first: that holds the event loop for milliseconds.
+    """
+    known = options._options  # noqa: SLF001 - the only way to tell unset from default, and to go back to it
+    before = {name: known[name].value for name in values}
+    try:
+        for name, value in values.items():
+            if value is UNSET:
+                known[name].value = value
+            else:
+                known[name].set(value)
+        options.changed.send(updated={*values, *renewed})
+    except OptionsError:
+        for name, value in before.items():
+            known[name].value = value
+        if values:
+            with suppress(OptionsError):  # what was renewed and refused is refused again
+                options.changed.send(updated=set(values))
+        raise

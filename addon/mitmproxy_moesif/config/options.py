@@ -27,6 +27,9 @@ ENVIRONMENT_PREFIX = "MOESIF_"
 # Kubernetes injects these for any service called moesif...; they are nobody's typing error.
 _SERVICE_LINK = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT(_\d+_(TCP|UDP)(_\w+)?)?)|SERVICE_HOST|PORT\w*")
 
+UNSET = optmanager.unset
+"""The value of an option that nobody gave: it is as its default."""
+
 SWITCHES = dict.fromkeys(("1", "yes", "y", "on", "t", "true"), "true") | dict.fromkeys(
     ("0", "no", "n", "off", "f", "false"), "false"
 )
@@ -137,9 +140,12 @@ def given_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return given
 
 
-def read_given(options: optmanager.OptManager, environ: Mapping[str, str]) -> dict[str, Any]:
-    """All parameters that are given. Raises `SettingsError`."""
-    return {**given_environment(environ), **given_options(options)}
+def read_given(
+    options: optmanager.OptManager, environ: Mapping[str, str], changes: Mapping[str, Any] = {}
+) -> dict[str, Any]:
+    """All parameters that are given, or will be once `changes` are made. Raises `SettingsError`."""
+    given = {**given_options(options), **changes}
+    return given_environment(environ) | {name: value for name, value in given.items() if value is not UNSET}
 
 
 def _expected(typespec: Any) -> str:

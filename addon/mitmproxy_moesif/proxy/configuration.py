@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mitmproxy.utils import typecheck
 
 from mitmproxy_moesif.config import proxy_defaults
 from mitmproxy_moesif.config.files import configured_files
+from mitmproxy_moesif.config.live import put
 from mitmproxy_moesif.config.options import PARAMETERS
 from mitmproxy_moesif.config.text import did_you_mean
 from mitmproxy_moesif.jwt_gate.options import PARAMETERS as GATE_PARAMETERS
@@ -84,19 +85,11 @@ class Configuration:
 
     def _apply(self, values: Mapping[str, Any]) -> None:
         known = self._options._options  # noqa: SLF001
-        before = {name: known[name].value for name in values}
         # What such a file holds may have been renewed in its place: its addon is told as if the name had changed.
         renewed = {name for name in FILES if name in known and known[name].current()}
         try:
-            for name, value in values.items():
-                known[name].value = value
-            self._options.changed.send(updated=set(values) | renewed)
+            put(self._options, values, renewed)
         except exceptions.OptionsError as error:
-            for name, value in before.items():
-                known[name].value = value
-            if values:
-                with suppress(exceptions.OptionsError):  # the file that was refused is refused again
-                    self._options.changed.send(updated=set(values))
             raise ConfigurationError(one_line(error)) from None
         proxy_defaults.set_defaults(self._options)
 

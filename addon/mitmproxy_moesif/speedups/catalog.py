@@ -39,7 +39,9 @@ REPLACEMENTS = (
 
 
 def install(master: Master) -> str | None:
-    """Why it stays off, or None."""
+    """Why it stays off, or None. Where everything is in place already, nothing is done."""
+    if isinstance(master.addons, dispatch.PreparedAddonManager):
+        return None
     if (reason := dispatch.install(master)) is not None:
         return reason
     exchange_class(master.options, options.Options, savings.PlainOptions)
@@ -54,9 +56,8 @@ def spare_the_collector() -> None:
 
     Nor now: clients wait, and it would take longer than all else here.
     """
-    if not gc.get_freeze_count():
-        gc.collect(1)  # the young
-        gc.freeze()
+    gc.collect(1)  # the young
+    gc.freeze()
 
 
 def uninstall(master: Master) -> None:
