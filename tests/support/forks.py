@@ -21,12 +21,23 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ("mitmproxy.tools.main", "mitmproxy.tools.dump", "coverage")
+PRELOADED = (
+    "mitmproxy.tools.main",
+    "mitmproxy.tools.dump",
+    "coverage",
+    "jwt",
+    "msgspec",
+    "orjson",
+    "prometheus_client",
+    "pydantic",
+    "re2",
+    "requests",
+)
 _MOST = 1 << 20
 
 
 class Forked:
-    """A program that runs, as `subprocess.Popen` has it. `arguments` begin with the path of its script."""
+    """A program that runs, as `subprocess.Popen` has it, in a session of its own. `arguments` begin with its script."""
 
     def __init__(self, arguments: Sequence[str], env: Mapping[str, str], cwd: Path, output: int) -> None:
         self.args = list(arguments)
@@ -121,6 +132,7 @@ def _become(output: int, argv: list[str], env: dict[str, str], cwd: str) -> None
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
+    os.setsid()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.environ.clear()
     os.environ.update(env)

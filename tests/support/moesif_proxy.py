@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.support.proxy import Mitmdump, Option, _environment
+from tests.support.proxy import MOESIF_PROXY, Mitmdump, Option, _environment, started
 
-PROGRAM = (sys.executable, "-m", "mitmproxy_moesif.workers.main")
+PROGRAM = (MOESIF_PROXY,)
 DEADLINE = 20
 
 
@@ -39,15 +38,7 @@ class MoesifProxy(Mitmdump):
             for one in value if isinstance(value, list | tuple) else [value]:
                 command += ["--set", f"{name}={str(one).lower() if isinstance(one, bool) else one}"]
         with self._output.open("wb") as sink:
-            self.process = subprocess.Popen(
-                [*command, *extra],
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                env=_environment(environment or {}),
-                cwd=self.folder,
-                start_new_session=True,
-            )
+            self.process = started([*command, *extra], _environment(environment or {}), self.folder, sink)
         self.port = 0
         if wait:
             self._wait_until_listening()

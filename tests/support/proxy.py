@@ -21,7 +21,7 @@ from tests.support.forks import Forked
 Option = str | int | bool | Sequence[str]
 
 BIN = Path(sys.executable).parent
-MITMDUMP = str(BIN / "mitmdump")
+MITMDUMP, MOESIF_PROXY = SCRIPTS = str(BIN / "mitmdump"), str(BIN / "moesif-proxy")
 START_SECONDS = 30
 HELPER_SECONDS = 20
 _LISTENING = re.compile(r"listening at (?:http://)?127\.0\.0\.1:(\d+)")
@@ -68,7 +68,7 @@ class Mitmdump:
         self._output = self.folder / f"output-{time.monotonic_ns()}.txt"
         command = [*program, *_arguments(upstream, options or {}, scripts, self.folder, port), *extra_args]
         with self._output.open("wb") as sink:
-            self.process = _started(command, _environment(environment or {}), self.folder, sink)
+            self.process = started(command, _environment(environment or {}), self.folder, sink)
         self.port = 0
         if wait:
             self._wait_until_listening()
@@ -94,7 +94,7 @@ class Mitmdump:
         """All that the process has written so far, stdout and stderr in order."""
         return self._output.read_text(errors="replace")
 
-    def wait_for_output(self, text: str, timeout: float = 10, count: int = 1) -> str:
+    def wait_for_output(self, text: str, timeout: float = 30, count: int = 1) -> str:
         """Waits until the output contains `text` `count` times and returns it all. Raises `AssertionError`."""
         deadline = time.monotonic() + timeout
         while (output := self.output).count(text) < count:
@@ -166,13 +166,20 @@ class Mitmdump:
         self.port = int(found[1])
 
 
-def _started(
+def started(
     command: Sequence[str], environment: dict[str, str], folder: Path, sink: BinaryIO
 ) -> Forked | subprocess.Popen[bytes]:
-    if command[0] == MITMDUMP:
+    """In a session of its own, so that a Ctrl-C for the tests is none for it."""
+    if command[0] in SCRIPTS:
         return Forked(command, environment, folder, sink.fileno())
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env=environment, cwd=folder
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=sink,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        cwd=folder,
+        start_new_session=True,
     )
 
 
