@@ -18,6 +18,7 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy_moesif.capture import engine, heads
 from mitmproxy_moesif.capture import flow as exchanges
 from mitmproxy_moesif.capture.in_flight import PendingExchange
+from mitmproxy_moesif.capture.responses import TRANSACTION_ID
 from mitmproxy_moesif.capture.tee import Tee
 from mitmproxy_moesif.capture.upgrades import KEPT, Messages
 from mitmproxy_moesif.delivery.ledger import Reading
@@ -205,6 +206,8 @@ class MoesifAddon:
         is_kongs = instance is not None and not is_refused and exchanges.is_kongs_to_retry(flow, instance.policy)
         if entry is not None:
             entry.unanswered = is_kongs
+            if entry.header is not None:
+                flow.metadata[TRANSACTION_ID] = entry.header.decode()
             self._close(entry, failed=True)
         if is_kongs:
             flow.kill()  # closes the connection; after the event, which tells why

@@ -8,7 +8,7 @@ Nothing here waits, parses or takes a lock.
     flow         what is done to a flow in each phase, and the snapshot at its end (test: test_phases.py)
     heads        what can be read in more than one way is refused
     in_flight    the exchanges under way (test: test_phases.py)
-    responses    answers in place of the upstream's (test: test_governance.py)
+    responses    answers in place of the upstream's
     skip         what is not captured
     tee          a streamed body: passed on, and kept up to a limit (test: test_streams.py)
     upgrades     WebSockets and other upgraded connections: counted and let go

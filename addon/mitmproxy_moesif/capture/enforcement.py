@@ -16,14 +16,14 @@ from mitmproxy import http
 
 from mitmproxy_moesif.capture.flow import has_body, peer_of
 from mitmproxy_moesif.capture.in_flight import PendingExchange
-from mitmproxy_moesif.capture.responses import ANNOUNCED, blocked_response, refusal, replace_answer
+from mitmproxy_moesif.capture.responses import ANNOUNCED, blocked_response, own_answer, refusal, replace_answer
 from mitmproxy_moesif.config.user_hooks import HookExchange, UserHooks
 from mitmproxy_moesif.event.attributes import Attributes, RequestAttributes, read_attributes
 from mitmproxy_moesif.event.exchange import Fields
 from mitmproxy_moesif.event.headers import lower_name, text
 from mitmproxy_moesif.event.identity import Caller, naming_headers
 from mitmproxy_moesif.event.kong_headers import TELLING_HEADERS
-from mitmproxy_moesif.governance.rules import Blocked, Decision
+from mitmproxy_moesif.governance.rules import Decision
 from mitmproxy_moesif.governance.snapshot import RuleBook, Snapshot
 from mitmproxy_moesif.kong.normalize import normalize, to_text
 
@@ -31,7 +31,7 @@ type Identify = Callable[[UserHooks, HookExchange, Caller], Caller]
 
 _MARKS = re.compile(rb"[%#\x80-\xff]|//|/\.")  # without any of them, a path has one reading
 
-UNCHECKED = Blocked("", 503, (("Content-Type", "text/plain"),), b"the request could not be checked")
+UNCHECKED = "the request could not be checked"
 
 
 class Enforcer:
@@ -49,7 +49,7 @@ class Enforcer:
             return False  # another addon has refused it
         try:
             if names_two_callers(entry, snapshot.rules):
-                flow.response = refusal(400, "a header that says who calls is there twice", head=is_head(flow))
+                flow.response = refusal(400, flow.request, "a header that says who calls is there twice")
                 return False
             view, caller = self._read(flow, entry, snapshot, lambda: None)
             needed = has_content(flow) and snapshot.needs_body(view, caller.user_id, caller.company_id)
@@ -147,7 +147,7 @@ class Enforcer:
     def _refuse_unchecked(self, flow: http.HTTPFlow, entry: PendingExchange) -> bool:
         closed = entry.instance.settings.governance_fail == "closed"
         if closed:
-            flow.response = blocked_response(UNCHECKED, head=is_head(flow))
+            flow.response = own_answer(503, UNCHECKED, flow.request)
         return closed
 
 

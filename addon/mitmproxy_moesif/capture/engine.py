@@ -14,21 +14,27 @@ from typing import Any
 import h2.errors
 from h2.stream import StreamState
 from mitmproxy import http
+from mitmproxy.connection import ConnectionState
+from mitmproxy.net.http.http1 import assemble_response
 from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as http_layers
+from mitmproxy.proxy.layers.http import _http1
+from mitmproxy.proxy.layers.http._base import HttpEvent
 from mitmproxy.proxy.layers.http._events import (
     RequestData,
     RequestEndOfMessage,
     RequestHeaders,
     ResponseEndOfMessage,
     ResponseHeaders,
+    ResponseProtocolError,
 )
-from mitmproxy.proxy.layers.http._http1 import Http1Server, make_error_response
+from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.utils import human
 
 from mitmproxy_moesif.capture import upgrades, windows
-from mitmproxy_moesif.capture.responses import Refusal
+from mitmproxy_moesif.capture.responses import Refusal, failure_page
 from mitmproxy_moesif.speedups import versions
 from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
 
@@ -115,8 +121,37 @@ def announced(request: http.Request) -> int:
     return int(length) if length.isascii() and length.isdigit() else 0
 
 
+def page_of(context: Context, event: ResponseProtocolError) -> Refusal | None:
+    """What a client gets for an exchange that failed; None where the connection or stream just ends."""
+    if (status := event.code.http_status_code()) is None:
+        return None
+    layers = (layer for layer in context.layers if isinstance(layer, http_layers.HttpLayer))
+    streams = (layer.streams.get(event.stream_id) for layer in layers)
+    return failure_page(status, next((stream.flow for stream in streams if stream is not None), None))
+
+
+def unread_head_page(status_code: int, _message: str = "") -> bytes:
+    """Of a request whose head cannot be read; mitmproxy's message quotes it."""
+    page: bytes = assemble_response(failure_page(status_code, None))
+    return page
+
+
 class Http1End(Http1Server):
     """Toward a client that speaks HTTP/1."""
+
+    def send(self, event: HttpEvent) -> Commands:
+        if isinstance(event, ResponseProtocolError) and (answer := self.page_for(event)) is not None:
+            return self.fail(answer)
+        return super().send(event)
+
+    def page_for(self, event: ResponseProtocolError) -> Refusal | None:
+        """None where it is too late for one."""
+        in_time = self.response is None and self.conn.state & ConnectionState.CAN_WRITE
+        return page_of(self.context, event) if in_time else None
+
+    def fail(self, answer: Refusal) -> Commands:
+        yield commands.SendData(self.conn, assemble_response(answer))
+        yield commands.CloseConnection(self.conn)
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         is_long = isinstance(event, events.DataReceived) and len(self.buf) > MAX_HEAD
@@ -128,7 +163,7 @@ class Http1End(Http1Server):
         yield commands.Log(
             f"{human.format_address(self.conn.peername)}: the head of a request is over {MAX_HEAD} bytes"
         )
-        yield commands.SendData(self.conn, make_error_response(431))
+        yield commands.SendData(self.conn, unread_head_page(431))
         yield from self.close()
 
     def wait(self, event: events.Event) -> Commands:
@@ -165,12 +200,28 @@ class Http2End(Http2Server):
         self.refused: set[int] = set()
 
     def _handle_event(self, event: events.Event) -> Commands:
+        if isinstance(event, ResponseProtocolError) and (answer := self.page_for(event)) is not None:
+            yield from self.fail(event.stream_id, answer)
+            return
         if isinstance(event, ResponseHeaders) and isinstance(event.response, Refusal) and event.response.unread:
             self.refused.add(event.stream_id)
         yield from super()._handle_event(event)
         if isinstance(event, ResponseEndOfMessage) and event.stream_id in self.refused:
             self.refused.discard(event.stream_id)
             yield from self.reset(event.stream_id)
+
+    def page_for(self, event: ResponseProtocolError) -> Refusal | None:
+        """None where it is too late for one."""
+        stream = self.h2_conn.streams.get(event.stream_id)
+        if stream is None or stream.state_machine.headers_sent or not self.is_open_for_us(event.stream_id):
+            return None
+        return page_of(self.context, event)
+
+    def fail(self, stream_id: int, answer: Refusal) -> Commands:
+        fields = [(name.lower(), value) for name, value in answer.headers.fields if name != b"Connection"]
+        self.h2_conn.send_headers(stream_id, [(b":status", b"%d" % answer.status_code), *fields])
+        self.h2_conn.send_data(stream_id, answer.raw_content or b"", end_stream=True)
+        yield commands.SendData(self.conn, self.h2_conn.data_to_send())
 
     def reset(self, stream_id: int) -> Commands:
         """Have the client stop sending, the answer being whole."""
@@ -185,6 +236,7 @@ REPLACEMENTS = (
     replacement(http_layers, "HttpStream", Stream),
     replacement(http_layers, "Http1Server", Http1End),
     replacement(http_layers, "Http2Server", Http2End),
+    replacement(_http1, "make_error_response", unread_head_page),
     *upgrades.REPLACEMENTS,
     *windows.REPLACEMENTS,
 )

@@ -68,7 +68,7 @@ def refuse_request(flow: http.HTTPFlow) -> bool:
     _told.warning(why, "moesif: a request is refused with 400: %s", why)
     if flow.error is None:  # else mitmproxy has refused it
         flow.request.stream = False
-        flow.response = refusal(400, "the request can be read in more than one way", head=flow.request.method == "HEAD")
+        flow.response = refusal(400, flow.request, "the request can be read in more than one way")
     return True
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 
 from mitmproxy import http
@@ -12,7 +14,20 @@ from mitmproxy_moesif.governance.rules import Blocked
 ANNOUNCED = "jwt_gate"
 """In a flow's metadata: headers, by name, that its answer gets whatever the upstream sends."""
 
+TRANSACTION_ID = "moesif_transaction_id"
+"""In a flow's metadata: the transaction id that its answer bears where that is the engine's own."""
+
 BODILESS = frozenset({204, 205, 304})
+
+MESSAGES = {
+    400: "Bad request",
+    413: "Payload too large",
+    431: "Request header or cookie too large",
+    502: "An invalid response was received from the upstream server",
+}
+"""Kong's words. Nothing in them tells a client what is behind the proxy."""
+
+_JSON = re.compile(r"application/(?:[\w.-]+\+)?json\b", re.IGNORECASE)
 
 
 class Refusal(http.Response):
@@ -37,10 +52,26 @@ def blocked_response(block: Blocked, *, head: bool) -> Refusal:
     return Refusal(b"HTTP/1.1", block.status, reason, http.Headers(fields), content, None, now, now)
 
 
-def refusal(status: int, text: str = "", *, head: bool = False) -> Refusal:
-    """An answer after which the connection ends."""
-    headers = (("Content-Type", "text/plain"), ("Connection", "close"))
-    return blocked_response(Blocked("", status, headers, text.encode()), head=head)
+def own_answer(status: int, message: str, request: http.Request | None, *headers: tuple[str, str]) -> Refusal:
+    """An answer of our own: text, or JSON as Kong has it where the client asks for JSON. `request` None: unreadable."""
+    kind, body = "text/plain", message
+    if request is not None and _JSON.search(request.headers.get("accept", "")):
+        kind, body = "application/json; charset=utf-8", json.dumps({"message": message})
+    head = request is not None and request.method.upper() == "HEAD"
+    return blocked_response(Blocked("", status, (("Content-Type", kind), *headers), body.encode()), head=head)
+
+
+def refusal(status: int, request: http.Request | None = None, message: str = "") -> Refusal:
+    """One after which the connection ends."""
+    return own_answer(status, message or MESSAGES.get(status, ""), request, ("Connection", "close"))
+
+
+def failure_page(status: int, flow: http.HTTPFlow | None) -> Refusal:
+    """In place of the engine's own page, whose message names addresses or quotes heads."""
+    answer = refusal(status, flow.request if flow is not None else None)
+    if flow is not None and TRANSACTION_ID in flow.metadata:
+        answer.headers["X-Moesif-Transaction-Id"] = flow.metadata[TRANSACTION_ID]
+    return answer
 
 
 def replace_answer(response: http.Response, answer: http.Response) -> None:

@@ -18,11 +18,10 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
 
 from mitmproxy_moesif.capture import engine, heads
-from mitmproxy_moesif.capture.responses import ANNOUNCED, blocked_response
+from mitmproxy_moesif.capture.responses import ANNOUNCED, own_answer
 from mitmproxy_moesif.config.fields import without_effect
 from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch, Periodic, Stamp, stamp_of
-from mitmproxy_moesif.governance.rules import Blocked
 from mitmproxy_moesif.jwt_gate import options
 from mitmproxy_moesif.jwt_gate.keys import load_keys
 from mitmproxy_moesif.jwt_gate.settings import GateSettings, parse_gate_settings, spelling
@@ -222,8 +221,7 @@ class JwtGate:
     def _refuse(self, flow: http.HTTPFlow, refusal: Refusal) -> None:
         flow.request.stream = False  # with an answer set, streaming it would crash mitmproxy
         if flow.response is None or flow.response.status_code < 400:  # else another addon has refused it already
-            head = flow.request.method.upper() == "HEAD"
-            flow.response = refused_response(refusal, self._settings.jwt_exit_code, head=head)
+            flow.response = refused_response(refusal, self._settings.jwt_exit_code, flow.request)
 
 
 def make_rules(settings: GateSettings) -> Rules | None:
@@ -244,8 +242,8 @@ def reread(settings: GateSettings) -> Rules | None:
     return None
 
 
-def refused_response(refusal: Refusal, status: int, *, head: bool) -> http.Response:
-    headers = [("Content-Type", "text/plain"), ("Cache-Control", "no-store")]
+def refused_response(refusal: Refusal, status: int, request: http.Request) -> http.Response:
+    headers = [("Cache-Control", "no-store")]
     if status == 401:
         headers.append(("WWW-Authenticate", CHALLENGES[refusal]))
-    return blocked_response(Blocked("", status, tuple(headers), f"JwtError: {refusal}".encode()), head=head)
+    return own_answer(status, f"JwtError: {refusal}", request, *headers)
