@@ -46,6 +46,10 @@ SOMETHING = {"moesif_application_id": APPLICATION_ID}
         ({"moesif_sink_file": "/no/such/file"}, "sink_file: cannot write /no/such/file: No such file or directory"),
         ({**SOMETHING, "moesif_admin_listen": "nowhere"}, "admin_listen: "),
         ({**SOMETHING, "moesif_admin_listen": "127.0.0.1:0", "moesif_admin_state": "/dev"}, "admin_state: /dev"),
+        (
+            {**SOMETHING, "moesif_admin_listen": "127.0.0.1:0", "moesif_admin_state": "/no/such/file"},
+            "admin_state: /no/such/file: the folder /no/such does not exist",
+        ),
     ],
 )
 def test_a_bad_start_ends_with_one_line(options: dict[str, Any], line: str) -> None:

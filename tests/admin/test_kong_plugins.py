@@ -453,7 +453,9 @@ def test_a_file_that_holds_what_cannot_be(tmp_path: Path, content: dict[str, Any
 
 
 def test_a_file_that_cannot_be_written_leaves_all_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
     proxy = restarted(tmp_path / "none" / "s", kong(ORDERS))
+    (tmp_path / "none").rmdir()
     error = refused(NotKept, lambda: proxy.source.patch_plugin("p-orders", {"config": {"debug": True}}))
     assert "nothing was changed" in str(error)
     assert proxy.entity("p-orders")["config"]["debug"] is False

@@ -317,7 +317,9 @@ def test_a_file_that_holds_what_cannot_be(tmp_path: Path, content: str, why: str
 def test_a_file_that_cannot_be_written_leaves_all_as_it_was(tmp_path: Path, folder: bool, why: str) -> None:
     path = tmp_path / "none" / "state.json"
     options = Options(api_version="given")
+    path.parent.mkdir()
     source = options.kept_in(path)
+    path.parent.rmdir()
     if folder:
         (path / "x").mkdir(parents=True)
     before = dict(options.given)

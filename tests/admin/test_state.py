@@ -96,6 +96,21 @@ def test_a_file_that_is_none_of_ours(tmp_path: Path, content: str, why: str) -> 
         StateFile(path).read()
 
 
+def test_a_folder_in_which_no_change_could_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing, file = tmp_path / "none" / "state.json", tmp_path / "file" / "state.json"
+    with pytest.raises(StateError, match=f"^admin_state: {missing}: the folder {missing.parent} does not exist$"):
+        StateFile(missing).read()
+    file.parent.touch()
+    with pytest.raises(StateError, match=f"^admin_state: {file}: Not a directory$"):
+        StateFile(file).read()
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)  # root may write everywhere
+    for content in (None, "{}"):
+        if content is not None:
+            (tmp_path / "state.json").write_text(content)
+        with pytest.raises(StateError, match=f"the folder {tmp_path} cannot be written to$"):
+            StateFile(tmp_path / "state.json").read()
+
+
 def test_a_path_that_is_a_folder(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="Is a directory"):
         StateFile(tmp_path).read()

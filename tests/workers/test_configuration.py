@@ -68,7 +68,9 @@ def test_a_change_that_cannot_be_kept_is_never_in_force(
 def test_the_first_change_of_an_option_is_undone_to_what_the_start_gave(
     start: Any, collector: ScriptedCollector, tmp_path: Path
 ) -> None:
+    (tmp_path / "none").mkdir()
     proxy, url = start(admin_state=str(tmp_path / "none" / "kept.json"), api_version="given")
+    (tmp_path / "none").rmdir()
     assert patch(url, api_version="refused").status_code == 500
     assert in_force(proxy, collector, "/refused") == {"given"}
     for pid in proxy.workers():

@@ -110,7 +110,9 @@ def test_what_is_refused_reaches_nobody_else_and_is_not_kept(tmp_path: Path, cap
 
 def test_what_cannot_be_kept_is_undone_where_it_was_tried(tmp_path: Path) -> None:
     first, second, late = Place(1), Place(2), Place(3)
+    (tmp_path / "none").mkdir()
     both = relay(first, second, state=tmp_path / "none" / "kept.json")
+    (tmp_path / "none").rmdir()
     answer = run(both.answer(patch(config={"debug": True})))
     assert (answer.status, b"nothing was changed" in answer.body) == (500, True)
     start(both, late)

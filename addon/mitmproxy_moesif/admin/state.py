@@ -9,6 +9,7 @@ replaced as a whole or not at all, and only its owner may read it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,19 +50,23 @@ class StateFile:
         self._kept: Document = without_secrets({})
 
     def read(self) -> Document:
-        """What the file says; nothing where there is none. Raises `StateError`."""
+        """What the file says; nothing where there is none. Raises `StateError`, also where no change could be kept."""
         if self._path is None:
             return {}
         try:
             document = _checked(orjson.loads(self._path.read_bytes()))
         except FileNotFoundError:
-            return {}
+            document = {}
         except OSError as error:
             raise StateError(f"admin_state: {self._path}: {error.strerror}") from None
         except orjson.JSONDecodeError:
             raise StateError(f"admin_state: {self._path}: is not JSON") from None
         except ValueError as error:
             raise StateError(f"admin_state: {self._path}: {error}") from None
+        folder = self._path.parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            why = "cannot be written to" if folder.exists() else "does not exist"
+            raise StateError(f"admin_state: {self._path}: the folder {folder} {why}")
         self._kept = without_secrets(document)
         return document
 
