@@ -27,7 +27,7 @@ MAX_FILES = 200
 COUNTED = frozenset({"refused", "queue_full", "queue_bytes", "spool_full", "shutdown"})
 """Causes of drops that the soak may bring about; any other is a fault."""
 
-REFUSED = re.compile(r"the receiver refused event (\S+) \(status (\d{3})\)$", re.MULTILINE)
+REFUSED = re.compile(r"the receiver refused event (\S+) \(status (\d{3})(?:: .*)?\)$", re.MULTILINE)
 SUSPICIOUS = re.compile(r"Traceback|unexpected|a fault in|could not be built|is damaged|cannot be read", re.IGNORECASE)
 
 Span = tuple[float, float]

@@ -71,6 +71,7 @@ class Attempt:
         self._suspects = suspects
         self._ending = ending
         self._accepted = suspects.accepted
+        self._reasons: dict[str, str] = {}
 
     def run(self, ranges: Sequence[Range], *, patient: bool) -> Outcome | None:
         """Send what is not settled; why the rest could not be sent, None with no rest.
@@ -126,7 +127,8 @@ class Attempt:
             else:
                 failed = outcome
                 if alone and outcome.for_content:
-                    self._suspects.failed_alone(self._batch.id_at(positions[0]), self._accepted)
+                    self._suspects.failed_alone(ids[0], self._accepted)
+                    self._reasons[ids[0]] = outcome.reason
                     in_a_row += 1
                 if not alone or not outcome.for_content or in_a_row == MOST_ALONE:
                     break
@@ -140,6 +142,8 @@ class Attempt:
                 self._suspects.found_one = True
                 self._batch.mark_moved(position, position + 1, quarantine_of(self._batch.destination))
                 log.error(
-                    "moesif: the receiver takes others, but not event %s; it is quarantined: moesif-proxy spool list",
+                    "moesif: the receiver takes others, but not event %s (%s); "
+                    "it is quarantined: moesif-proxy spool list",
                     transaction_id,
+                    self._reasons.get(transaction_id, "it kept failing"),
                 )

@@ -6,4 +6,5 @@ A receiver has `send` and `close`; `pipeline.receiver_for` chooses one from the 
     kafka   a Kafka topic, a message for each event
     moesif  Moesif's collector over HTTP, with one deadline per call (test: test_delivery.py)
     ndjson  a file with one event a line (test: test_addon.py)
+    said    what a collector says of why it refuses, without anything of what was sent
 """

@@ -8,14 +8,17 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import requests
+from urllib3.exceptions import DecodeError
 
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.delivery.receivers import said
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Verdict
 from mitmproxy_moesif.web.session import DeadlineSession, network_reason
 
@@ -36,8 +39,9 @@ class MoesifReceiver:
         self._timeout = (settings.connect_seconds, settings.send_seconds)
         self._compress = settings.enable_compression
         self._on_answer = on_answer
+        self._secret = settings.application_id.get_secret_value()
         headers = {
-            "X-Moesif-Application-Id": settings.application_id.get_secret_value(),
+            "X-Moesif-Application-Id": self._secret,
             "Content-Type": "application/json",
             "User-Agent": f"mitmproxy-moesif/{__version__}",
             **({"Content-Encoding": "deflate"} if self._compress else {}),
@@ -58,11 +62,17 @@ class MoesifReceiver:
         try:
             with self._session.deadline(sum(self._timeout)):
                 response = self._post(body)
-                _drain(response)
+                answer = _drain(response)
         except (requests.RequestException, OSError) as error:
             return Outcome(Verdict.UNAVAILABLE, network_reason(error, self._url))
         self._on_answer(response)
-        return outcome_of(response)
+        return outcome_of(response, self._said(response.status_code, answer, events))
+
+    def _said(self, status: int, answer: bytes, events: Sequence[bytes]) -> str:
+        """Of a batch that is refused nobody is told: it is halved until the event is found."""
+        if not 400 <= status < 500 or (status in REFUSED and len(events) > 1):
+            return ""
+        return said.reason(answer, b"".join(events), self._secret)
 
     def _post(self, body: bytes) -> requests.Response:
         request = self._request.copy()
@@ -75,10 +85,10 @@ class MoesifReceiver:
         self._session.close()
 
 
-def outcome_of(response: requests.Response) -> Outcome:
+def outcome_of(response: requests.Response, why: str = "") -> Outcome:
     """What a status means: 2xx accepted; 400, 413, 422 refused; 401, 402, 403 unauthorized; all else: later."""
     status = response.status_code
-    reason = f"status {status}"
+    reason = f"status {status}: {why}" if why else f"status {status}"
     if 200 <= status < 300:
         return Outcome(Verdict.ACCEPTED, reason)
     if status in REFUSED:
@@ -112,8 +122,11 @@ def _http_date(value: str) -> datetime | None:
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
-def _drain(response: requests.Response) -> None:
+def _drain(response: requests.Response) -> bytes:
     """Read the answer's body so that the connection can be used again; a long one is not worth it."""
-    response.raw.read(MAX_ANSWER_BYTES)
+    answer = b""
+    with suppress(DecodeError):
+        answer = response.raw.read(MAX_ANSWER_BYTES, decode_content=True)
     if response.raw.closed or not response.raw.isclosed():
         response.close()
+    return answer
