@@ -12,6 +12,7 @@ import pytest
 
 from mitmproxy_moesif.admin.metrics import exposition
 from mitmproxy_moesif.admin.source import Status
+from mitmproxy_moesif.capture.traffic import Traffic
 from tests.support import REPOSITORY
 
 PACKAGE = REPOSITORY / "addon" / "mitmproxy_moesif"
@@ -24,6 +25,8 @@ PAGES = [
 ]
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 WHERE_PATHS_BEGIN = (REPOSITORY, PACKAGE)
+TRAFFIC = Traffic()
+TRAFFIC.expect(["options"])
 EVERYTHING = Status(
     version="1",
     uptime=1.0,
@@ -37,6 +40,7 @@ EVERYTHING = Status(
     oldest_waiting=1.0,
     destinations={"1": {"state": "up"}},
     spool={"bytes": 1, "max_bytes": 2},
+    traffic=TRAFFIC.reading(),
 )
 
 
@@ -166,7 +170,8 @@ def test_the_page_of_metrics_has_every_metric_with_its_type_and_meaning() -> Non
     assert {(name, kind, meaning) for name, kind, _, meaning in rows} == {
         (name, types[name], meanings[name]) for name in types
     }
-    labels = {name: set(re.findall(rf"^{name}{{(\w+)=", text, re.MULTILINE)) for name in types}
+    samples = {name: " ".join(re.findall(rf"^{name}{{(.*)}} ", text, re.MULTILINE)) for name in types}
+    labels = {name: set(re.findall(r'(\w+)="', sample)) for name, sample in samples.items()}
     assert {name: set(re.findall(r"`(\w+)`", cell)) for name, _, cell, _ in rows} == labels
 
 

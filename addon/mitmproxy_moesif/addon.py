@@ -20,12 +20,14 @@ from mitmproxy_moesif.capture import flow as exchanges
 from mitmproxy_moesif.capture.in_flight import PendingExchange
 from mitmproxy_moesif.capture.responses import TRANSACTION_ID
 from mitmproxy_moesif.capture.tee import Tee
+from mitmproxy_moesif.capture.traffic import TrafficStatus
 from mitmproxy_moesif.capture.upgrades import KEPT, Messages
+from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.jwt_gate.addon import JwtGate
-from mitmproxy_moesif.lifecycle import Lifecycle, State, report
+from mitmproxy_moesif.lifecycle import OFF, Lifecycle, Observe, State, report
 from mitmproxy_moesif.log import describe, log
-from mitmproxy_moesif.runtime import Listen, listen
+from mitmproxy_moesif.runtime import Listen, Runtime, listen
 
 SEEN = "moesif"
 """In a flow's metadata as soon as a hook of ours was called with it."""
@@ -58,8 +60,9 @@ class MoesifAddon:
         *,
         drained: bool = False,
         announces: bool = True,
+        observe: Observe | None = None,
     ) -> None:
-        self._life = Lifecycle(report, listen, drained=drained, announces=announces)
+        self._life = Lifecycle(report, listen, drained=drained, announces=announces, observe=observe)
         self._show_bodies = False
 
     # --- init_worker ---------------------------------------------------------------------------------------------
@@ -83,7 +86,7 @@ class MoesifAddon:
     @guarded
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         entry = self._open(flow)
-        if entry is None or not entry.instance.settings.stream:
+        if entry is None or entry.passive or not entry.instance.settings.stream:
             return
         if entry.awaits_body:
             exchanges.hold_request(entry, flow, partial(self._release, flow, entry))
@@ -91,7 +94,7 @@ class MoesifAddon:
             exchanges.stream_request(entry, flow)
 
     def _open(self, flow: http.HTTPFlow) -> PendingExchange | None:
-        """Register an exchange and decide the rules; None where it is not captured."""
+        """Register an exchange and decide the rules; None where not even that can be."""
         life = self._life
         flow.metadata[SEEN] = True
         if life.state is not State.RUNNING:
@@ -101,31 +104,42 @@ class MoesifAddon:
                     flow.kill()
                 return None
         instance, runtime, prepared = life.instance, life.runtime, life.prepared
-        if instance is None or runtime is None or prepared is None:
+        if runtime is None or prepared is None:
             return None
+        if instance is None:
+            return self._leave_out(runtime, flow, prepared.instance, "kong_unknown" if prepared.awaits_kong else OFF)
         if (gate := ctx.master.addons.get(JwtGate.name)) is not None:
             gate.requestheaders(flow)  # wherever it stands: rules and events see what it has let through
         if heads.refuse_request(flow):
-            return None
+            return self._leave_out(runtime, flow, instance, "refused_head")
         placed = (
             prepared.resolver.resolve(exchanges.routable(flow), instance) if prepared.resolver is not None else None
         )
         if placed is not None:
             instance = placed.instance
         if instance is None:
-            if runtime.delivery.keeps_recent:
-                runtime.delivery.note(exchanges.note(flow, None, "no_instance"))
-            return None
+            return self._leave_out(runtime, flow, prepared.instance, "no_instance")
         entry = exchanges.open_exchange(flow, instance)
         if placed is not None:
             entry.kong = placed.kong
         runtime.in_flight.add(entry)
-        entry.skipped = prepared.skip is not None and bool(prepared.skip(flow))
+        if prepared.skip is not None and prepared.skip(flow):
+            entry.left_out = "skip"
         entry.awaits_body = runtime.enforcer.at_headers(flow, entry, runtime.refresher.snapshot(instance.account))
         return entry
 
+    def _leave_out(self, runtime: Runtime, flow: http.HTTPFlow, instance: Instance, why: str) -> PendingExchange:
+        entry = exchanges.leave_out(flow, instance, why)
+        runtime.in_flight.add(entry)
+        return entry
+
     def _entry(self, flow: http.HTTPFlow) -> PendingExchange | None:
-        """The exchange of a flow, where it is under way. Whatever hook sees a flow first opens it."""
+        """The exchange of a flow, where something is done to it."""
+        entry = self._under_way(flow)
+        return None if entry is None or entry.passive else entry
+
+    def _under_way(self, flow: http.HTTPFlow) -> PendingExchange | None:
+        """The exchange of a flow. Whatever hook sees a flow first opens it."""
         if SEEN not in flow.metadata:
             return self._open_late(flow)
         return self._life.runtime.in_flight.get(flow) if self._life.runtime is not None else None
@@ -189,19 +203,19 @@ class MoesifAddon:
 
     @guarded
     def response(self, flow: http.HTTPFlow) -> None:
-        entry = self._entry(flow)
+        entry = self._under_way(flow)
         if entry is None or (flow.websocket is not None and entry.live):
             return
         self._close(entry, failed=False)
-        if flow.response is not None:
+        if flow.response is not None and not entry.passive:
             heads.drop_ambiguous_trailers(flow.response)
             if self._show_bodies:
                 show_body(flow.response, entry.response_tee)
 
     @guarded
     def error(self, flow: http.HTTPFlow) -> None:
-        entry = self._entry(flow)
-        instance = entry.instance if entry is not None else self._life.instance
+        entry = self._under_way(flow)
+        instance = self._life.instance if entry is None or entry.passive else entry.instance
         is_refused = entry is not None and entry.refused
         is_kongs = instance is not None and not is_refused and exchanges.is_kongs_to_retry(flow, instance.policy)
         if entry is not None:
@@ -214,7 +228,7 @@ class MoesifAddon:
 
     @guarded
     def websocket_end(self, flow: http.HTTPFlow) -> None:
-        if (entry := self._entry(flow)) is not None:
+        if (entry := self._under_way(flow)) is not None:
             self._close(entry, failed=False)
 
     def _close(self, entry: PendingExchange, *, failed: bool) -> None:
@@ -251,6 +265,10 @@ class MoesifAddon:
     def reading(self) -> Reading | None:
         """The same as numbers; None before it has started. May be called from any thread."""
         return self._life.runtime.delivery.reading() if self._life.runtime is not None else None
+
+    def traffic(self) -> TrafficStatus | None:
+        """What has passed so far; None before it has started."""
+        return self._life.runtime.traffic.reading() if self._life.runtime is not None else None
 
     @command.command("moesif.kong")  # type: ignore[untyped-decorator]
     def kong(self, method: str, host: str, path: str) -> str:

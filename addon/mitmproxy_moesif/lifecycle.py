@@ -25,6 +25,8 @@ from mitmproxy.exceptions import OptionsError
 from mitmproxy_moesif import start_report
 from mitmproxy_moesif.capture import flow as exchanges
 from mitmproxy_moesif.capture.in_flight import PendingExchange
+from mitmproxy_moesif.capture.responses import Refusal
+from mitmproxy_moesif.capture.upstreams import name_of, trouble_of
 from mitmproxy_moesif.config import options, proxy_defaults
 from mitmproxy_moesif.config.fields import without_effect
 from mitmproxy_moesif.config.instance import Instance
@@ -32,6 +34,7 @@ from mitmproxy_moesif.config.live import LiveOptions
 from mitmproxy_moesif.config.settings import START_ONLY, Settings, SettingsError
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.receivers.ndjson import unwritable
+from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.recent.notes import Keep
 from mitmproxy_moesif.runtime import Listen, Prepared, Runtime, spool_folder
@@ -42,6 +45,13 @@ IN_FLIGHT_SHARE = 0.4
 
 HANDOVER = "moesif_handover"
 """Where, on mitmproxy's master, the runtime waits for the addon's successor while the script is reloaded."""
+
+
+OFF = "off"
+"""Why nothing is captured where that is configured."""
+
+type Observe = Callable[[PendingExchange, Exchange, str], None]
+"""Is told of each exchange that ended, on the event loop: what became of it is `captured`, or why there is no event."""
 
 
 class State(Enum):
@@ -68,7 +78,15 @@ class Lifecycle:
     the end another addon has waited for exchanges under way already. `announces`: the log says what is in force.
     """
 
-    def __init__(self, report: Callable[[Reading], None], listen: Listen, *, drained: bool, announces: bool) -> None:
+    def __init__(
+        self,
+        report: Callable[[Reading], None],
+        listen: Listen,
+        *,
+        drained: bool,
+        announces: bool,
+        observe: Observe | None = None,
+    ) -> None:
         self.state = State.LOADING
         self.prepared: Prepared | None = None
         self.runtime: Runtime | None = None
@@ -77,6 +95,7 @@ class Lifecycle:
         self._report = report
         self._listen = listen
         self._announces = announces
+        self._observe = observe
         self._in_flight_share = 0.0 if drained else IN_FLIGHT_SHARE
         self._problems: list[str] = []
         self._ending: Ending | None = None
@@ -286,14 +305,26 @@ class Lifecycle:
         """Hand an exchange that has ended to delivery."""
         if self.state is State.ENDED:
             return  # its event was made when the proxy ended
-        if entry.skipped:
-            runtime.delivery.skip()
-            if runtime.delivery.keeps_recent:
-                runtime.delivery.note(exchanges.note(entry.flow, entry.instance, "skip"))
+        end = exchanges.end_of(entry, failed=failed, left_over=left_over)
+        if entry.left_out is None:
+            exchange = exchanges.snapshot(entry, end)
+            fate = runtime.delivery.put(entry.instance, exchange) or "captured"
+            if self._observe is not None:
+                self._observe(entry, exchange, fate)
         else:
-            runtime.delivery.put(entry.instance, exchanges.snapshot(entry, failed=failed, left_over=left_over))
+            self._leave_out(runtime, entry, entry.left_out, end)
+        if entry.live:
+            count(runtime, entry, end)
         if self._ending is not None:
             self._ending.finished(entry)
+
+    def _leave_out(self, runtime: Runtime, entry: PendingExchange, why: str, end: exchanges.End) -> None:
+        if not entry.passive:
+            runtime.delivery.skip()
+        if why != OFF and (runtime.delivery.keeps_recent or entry.instance.settings.debug):
+            runtime.delivery.note(exchanges.note(entry, end, why))
+        if self._observe is not None:
+            self._observe(entry, exchanges.snapshot(entry, end), why)
 
     def sweep(self, runtime: Runtime, entries: Iterable[PendingExchange], reason: str = "unfinished") -> None:
         """Finish exchanges whose end no hook has told."""
@@ -302,6 +333,19 @@ class Lifecycle:
                 self.finish(runtime, entry, failed=True, left_over=reason)
             except Exception as error:  # noqa: BLE001 - one strange exchange must not take the others along
                 runtime.fault("sweep", error)
+
+
+def count(runtime: Runtime, entry: PendingExchange, end: exchanges.End) -> None:
+    """Of all that passes, and of the upstream it went to."""
+    flow, instance = entry.flow, entry.instance
+    blocked = entry.blocked_by is not None
+    runtime.traffic.count(instance.name, end.status, end.at - flow.request.timestamp_start, blocked=blocked)
+    if entry.metadata.get("error") == "upstream_failed":
+        trouble = trouble_of(flow)
+        runtime.traffic.failed(trouble)
+        runtime.upstreams.failed(name_of(flow), trouble)
+    elif runtime.upstreams.failing and end.cause is None and not isinstance(flow.response, Refusal):
+        runtime.upstreams.answered(name_of(flow))
 
 
 class Ending:

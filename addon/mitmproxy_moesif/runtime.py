@@ -17,6 +17,8 @@ from mitmproxy import flowfilter
 from mitmproxy_moesif.capture.enforcement import Enforcer
 from mitmproxy_moesif.capture.in_flight import InFlight
 from mitmproxy_moesif.capture.skip import parse_filter
+from mitmproxy_moesif.capture.traffic import Traffic
+from mitmproxy_moesif.capture.upstreams import Upstreams
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.live import LiveOptions
 from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
@@ -147,7 +149,7 @@ def listen(settings: Settings, operations: Operations) -> AdminServer:
 
 
 class Runtime:
-    """InFlight, delivery, rules: made once for a proxy.
+    """InFlight, counts, delivery, rules: made once for a proxy.
 
     `prepared` is what is in force. `take` puts another one in force, on the event loop: it is the addon's, and after a
     reload of the script its successor's.
@@ -157,6 +159,8 @@ class Runtime:
         self._folder = folder
         self._limited = RateLimitedLog()
         self.in_flight = InFlight()
+        self.traffic = Traffic()
+        self.upstreams = Upstreams()
         self.refresher = Refresher(folder, lambda account, config: self.delivery.sample(account, config))
         self.enforcer = Enforcer(partial(identify, fault=self.fault), self.fault)
         self.delivery: Delivery = DeliveryClient(
@@ -189,6 +193,7 @@ class Runtime:
             change,
             lambda: self._now().resolver,
             lambda: self._now().given,
+            self.traffic.reading,
         )
         try:
             self._admin = listen(settings, operations)
@@ -204,6 +209,7 @@ class Runtime:
         self.prepared = prepared
         self.delivery.bound_spool(prepared.instance.settings.spool_max_bytes)
         self.delivery.configure(prepared.instances)
+        self.traffic.expect(instance.name for instance in prepared.instances)
         for instance in prepared.instances:
             self.refresher.configure(instance, prepared.local_rules.rules)
 

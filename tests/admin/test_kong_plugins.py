@@ -23,6 +23,7 @@ from mitmproxy_moesif.admin.source import (
     Unsupported,
 )
 from mitmproxy_moesif.admin.state import StateError, StateFile
+from mitmproxy_moesif.capture.traffic import Traffic
 from mitmproxy_moesif.config.settings import SettingsError, parse_settings
 from mitmproxy_moesif.kong.declarative import parse_declarative
 from mitmproxy_moesif.kong.entities import KongConfig
@@ -43,6 +44,8 @@ ORDERS = {
 OFF = {"id": "p-off", "name": "moesif", "route": "list", "enabled": False, "config": {"batch_size": 0}}
 AKTO = {"id": "p-akto", "name": "akto-api-discovery", "config": {"akto_api_key": "akto-5ecre7", "timeout": 1}}
 GLOBAL = {"name": "moesif", "config": {"application_id": "g-5ecre7"}}
+
+NO_TRAFFIC = Traffic().reading
 
 
 def kong(*plugins: dict[str, Any], services: tuple[str, ...] = ("orders", "quiet")) -> KongConfig:
@@ -392,7 +395,12 @@ def restarted(path: Path, base: KongConfig, **given: Any) -> Proxy:
     proxy = Proxy(base, **given)
     settings = parse_settings({**given, "admin_state": str(path)})
     proxy.source = Operations(
-        cast(Any, None), lambda: settings, cast(Any, lambda _: None), lambda: proxy.resolver, lambda: given
+        cast(Any, None),
+        lambda: settings,
+        cast(Any, lambda _: None),
+        lambda: proxy.resolver,
+        lambda: given,
+        NO_TRAFFIC,
     )
     proxy.source.restore(StateFile(path))
     proxy.source.follow(proxy.live)

@@ -20,11 +20,14 @@ from mitmproxy_moesif.admin.server import AdminServer
 from mitmproxy_moesif.admin.service import Operations
 from mitmproxy_moesif.admin.source import NotFound, NotKept, SchemaViolation, UniqueViolation, Unsupported
 from mitmproxy_moesif.admin.state import StateError, StateFile
+from mitmproxy_moesif.capture.traffic import Traffic
 from mitmproxy_moesif.config.settings import AS_STARTED, SECRETS, Settings, SettingsError, parse_settings
 from mitmproxy_moesif.kong.errors import OPTIONS_ID
 from tests.admin.sources import FakeSource
 
 SECRET = "5ecre7-application-id"
+
+NO_TRAFFIC = Traffic().reading
 
 
 class Options:
@@ -53,7 +56,9 @@ class Options:
 
     def kept_in(self, path: Path | None) -> Operations:
         """All that the listener asks, with a file that keeps changes."""
-        operations = Operations(cast(Any, None), self.read, cast(Any, self.apply), lambda: None, lambda: self.given)
+        operations = Operations(
+            cast(Any, None), self.read, cast(Any, self.apply), lambda: None, lambda: self.given, NO_TRAFFIC
+        )
         operations.restore(StateFile(path))
         return operations
 

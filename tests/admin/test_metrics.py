@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from mitmproxy_moesif.admin.metrics import exposition
+from mitmproxy_moesif.admin.metrics import CAUSES, exposition
 from mitmproxy_moesif.admin.source import Status
+from mitmproxy_moesif.capture.traffic import BOUNDS, STATUSES, TROUBLES, Traffic
 from tests.admin.sources import FakeSource
+from tests.support import REPOSITORY
 
 type Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -25,7 +29,8 @@ def samples(status: Status) -> Samples:
 
 
 def test_every_number_of_the_status_has_its_metric() -> None:
-    assert samples(FakeSource().state) == {
+    zeros = {("moesif_events_dropped_total", (("cause", cause),)): 0 for cause in CAUSES}
+    assert samples(FakeSource().state) == zeros | {
         ("moesif_events_captured_total", ()): 30,
         ("moesif_events_recovered_total", ()): 2,
         ("moesif_events_delivered_total", ()): 20,
@@ -48,7 +53,29 @@ def test_every_number_of_the_status_has_its_metric() -> None:
 def test_what_the_status_does_not_tell_has_no_metric() -> None:
     assert samples({}) == {}
     assert samples({"oldest_waiting": None}) == {("moesif_oldest_waiting_seconds", ()): 0}
-    assert samples({"dropped": {}, "faults": {}, "destinations": {}, "spool": {"state": "off"}}) == {}
+    assert samples({"faults": {}, "destinations": {}, "spool": {"state": "off"}}) == {}
+
+
+def test_all_counters_are_there_from_the_first_scrape_on() -> None:
+    traffic = Traffic()
+    traffic.expect(["options"])
+    found = samples({"dropped": {}, "traffic": traffic.reading()})
+    assert set(found.values()) == {0}
+    assert len(found) == len(CAUSES) + len(STATUSES) + 1 + len(TROUBLES) + len(BOUNDS) + 1 + 2
+    traffic.count("options", 204, 0.03, blocked=True)
+    traffic.failed("dns")
+    found = samples({"traffic": traffic.reading()})
+    assert found["moesif_requests_total", (("instance", "options"), ("status", "2xx"))] == 1
+    assert found["moesif_requests_blocked_total", ()] == 1
+    assert found["moesif_upstream_failures_total", (("trouble", "dns"),)] == 1
+    buckets = [value for (name, _), value in found.items() if name == "moesif_request_seconds_bucket"]
+    assert buckets == [0, 0, 0, *[1] * (len(BOUNDS) - 2)]
+    assert found["moesif_request_seconds_sum", ()] == 0.03
+
+
+def test_the_causes_are_those_of_the_readme() -> None:
+    table = (REPOSITORY / "README.md").read_text().partition("| dropped because |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(CAUSES)
 
 
 def test_each_has_a_type_and_a_help() -> None:
@@ -88,4 +115,4 @@ def test_the_identity_survives_and_any_cause_is_a_label(
     parts = ("moesif_events_delivered_total", "moesif_events_waiting", "moesif_events_dropped_total")
     total = sum(value for (name, _), value in found.items() if name in parts)
     assert total == pytest.approx(found["moesif_events_captured_total", ()])
-    assert {labels[0][1] for (name, labels) in found if name == parts[2]} == dropped.keys()
+    assert {labels[0][1] for (name, labels) in found if name == parts[2]} == dropped.keys() | CAUSES

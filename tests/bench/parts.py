@@ -152,7 +152,7 @@ def _captured(flow: http.HTTPFlow, instance: Instance, body: bytes) -> Exchange:
     if entry.response_tee is not None:
         entry.response_tee(body)
         entry.response_tee(b"")
-    exchange = exchanges.snapshot(entry)
+    exchange = exchanges.snapshot(entry, exchanges.end_of(entry))
     flow.request.headers.fields, response.headers.fields = request, fields
     return exchange
 

@@ -67,7 +67,7 @@ class Place:
 
 def relay(*places: Place, reading: Reading = READING, state: Path | None = None) -> Relay:
     """Asks places that have started."""
-    made = Relay(cast(Sequence[Worker], places), lambda: reading)
+    made = Relay(cast(Sequence[Worker], places), lambda: reading, dict)
     for place in places:
         start(made, place, state)
     return made

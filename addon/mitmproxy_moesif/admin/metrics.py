@@ -5,11 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from mitmproxy_moesif.admin.source import Status
+from mitmproxy_moesif.capture.traffic import TrafficStatus
+
+CAUSES = (
+    "queue_full",
+    "queue_bytes",
+    "spool_full",
+    "refused",
+    "too_old",
+    "spool_damaged",
+    "sampled_out",
+    "skipped",
+    "mask_failed",
+    "internal_error",
+    "discarded",
+    "not_an_event",
+    "helper_died",
+    "worker_died",
+    "shutdown",
+)
+"""Of drops; each is shown from the first scrape on."""
 
 _TOTALS = {
     "captured": ("moesif_events_captured", "Events captured, those found on disk at the start included."),
@@ -42,6 +68,8 @@ class _StatusCollector(Collector):
         yield from self._by_label()
         yield from self._receivers()
         yield from self._spool()
+        if "traffic" in self._status:
+            yield from _traffic(self._status["traffic"])
         if "version" in self._status:
             yield InfoMetricFamily("moesif_build", "What runs.", {"version": self._status["version"]})
 
@@ -64,7 +92,7 @@ class _StatusCollector(Collector):
             yield waiting
         if "dropped" in status:
             text = "Events that are lost, by cause."
-            yield _counter("moesif_events_dropped", text, "cause", status["dropped"])
+            yield _counter("moesif_events_dropped", text, "cause", dict.fromkeys(CAUSES, 0) | dict(status["dropped"]))
         if "faults" in status:
             text = "Errors of the addon's own, by where; the traffic was not affected."
             yield _counter("moesif_faults", text, "kind", status["faults"])
@@ -82,6 +110,22 @@ class _StatusCollector(Collector):
             yield GaugeMetricFamily("moesif_spool_bytes", "Size of the spool on disk.", spool["bytes"])
         if "max_bytes" in spool:
             yield GaugeMetricFamily("moesif_spool_max_bytes", "Most bytes the spool may have.", spool["max_bytes"])
+
+
+def _traffic(traffic: TrafficStatus) -> Iterator[Metric]:
+    text = "Requests that ended, captured or not, by instance and class of status."
+    requests = CounterMetricFamily("moesif_requests", text, labels=["instance", "status"])
+    for instance, counts in sorted(traffic["requests"].items()):
+        for status, count in counts.items():
+            requests.add_metric([instance, status], count)
+    yield requests
+    yield CounterMetricFamily("moesif_requests_blocked", "Requests that a rule has answered.", traffic["blocked"])
+    text = "Requests that failed at the upstream, by what it failed of."
+    yield _counter("moesif_upstream_failures", text, "trouble", traffic["upstream_failures"])
+    text, seconds = "Seconds from a request's first byte to the end of its answer.", traffic["seconds"]
+    yield HistogramMetricFamily(
+        "moesif_request_seconds", text, buckets=[*seconds["buckets"].items()], sum_value=seconds["sum"]
+    )
 
 
 def _counter(name: str, text: str, label: str, values: Mapping[str, int]) -> CounterMetricFamily:

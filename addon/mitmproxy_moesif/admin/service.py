@@ -24,6 +24,7 @@ from mitmproxy_moesif.admin.source import (
     UnsentStatus,
 )
 from mitmproxy_moesif.admin.state import Document, Keeper, StateError, StateFile
+from mitmproxy_moesif.capture.traffic import TrafficStatus
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.kong.errors import OPTIONS_ID, PLUGIN_NAME
 from mitmproxy_moesif.kong.overlay import REFERENCES, LiveOverlay
@@ -52,10 +53,12 @@ class Operations:
         change: LiveOptions,
         resolver: Callable[[], Resolver | None],
         given: Callable[[], Mapping[str, Any]],
+        traffic: Callable[[], TrafficStatus],
     ) -> None:
         self._delivery = delivery
         self._resolver = resolver
         self._given = given
+        self._traffic = traffic
         self._began = time.monotonic()
         self._read = read
         self._local = LocalPluginSource(read, change)
@@ -117,6 +120,7 @@ class Operations:
 
     def status(self) -> Status:
         status = status_of(self._delivery.condition(), self._began)
+        status["traffic"] = self._traffic()
         if (resolver := self._resolver()) is not None:
             status["kong"] = resolver.describe()
         return status

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal, Protocol, TypedDict
 
+from mitmproxy_moesif.capture.traffic import TrafficStatus
 from mitmproxy_moesif.kong.entities import Entity
 from mitmproxy_moesif.kong.errors import (
     Key,
@@ -61,7 +62,8 @@ class Status(TypedDict, total=False):
     Numbers of events: `captured` (of these, `recovered` were found on disk), `delivered`, `waiting`, `dropped` by
     cause; captured = delivered + waiting + dropped. `skipped` exchanges were never captured, `faults` (by kind) are
     errors of ours. `uptime` and `oldest_waiting` are seconds, the latter None where nothing waits but what is `unsent`:
-    of that, by destination, nobody sends. `kong` tells which configuration and instances are loaded, in plain values.
+    of that, by destination, nobody sends. `traffic` counts all that passes.
+    `kong` tells which configuration and instances are loaded, in plain values.
     """
 
     version: str
@@ -77,6 +79,7 @@ class Status(TypedDict, total=False):
     destinations: Mapping[str, Destination]
     unsent: Mapping[str, UnsentStatus]
     spool: SpoolStatus
+    traffic: TrafficStatus
     kong: Mapping[str, Any]
 
 

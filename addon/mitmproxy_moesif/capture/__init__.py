@@ -11,6 +11,8 @@ Nothing here waits, parses or takes a lock.
     responses    answers in place of the upstream's
     skip         what is not captured
     tee          a streamed body: passed on, and kept up to a limit (test: test_streams.py)
+    traffic      what passes, counted and timed
     upgrades     WebSockets and other upgraded connections: counted and let go
+    upstreams    those that fail: what of, and lines in the log
     windows      an HTTP/2 client that does not read holds up its upstream
 """

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from mitmproxy import http
 
@@ -52,6 +52,14 @@ def open_exchange(flow: http.HTTPFlow, instance: Instance) -> PendingExchange:
         if entry.live and sent is None:
             entry.request_headers = flow.request.headers.fields = with_transaction_id(fields, entry.header)
     return entry
+
+
+def leave_out(flow: http.HTTPFlow, instance: Instance, why: str) -> PendingExchange:
+    """An exchange that is only counted."""
+    fields, refused = flow.request.headers.fields, flow.error is not None
+    return PendingExchange(
+        flow, instance, flow.id, None, fields, live=flow.live, refused=refused, left_out=why, passive=True
+    )
 
 
 def routable(flow: http.HTTPFlow) -> RoutableRequest:
@@ -139,17 +147,30 @@ def is_kongs_to_retry(flow: http.HTTPFlow, policy: EventPolicy) -> bool:
     return kong_headers.position(policy.position, headers, {}, trusted=trusted) is kong_headers.Position.BEHIND
 
 
-def snapshot(entry: PendingExchange, *, failed: bool = False, left_over: str = "unfinished") -> Exchange:
-    """The log phase: the snapshot of an exchange that ended, whichever way. References only, nothing is parsed.
+class End(NamedTuple):
+    """The status that the client saw, why the exchange failed in a word, and when it ended."""
 
-    `failed`: it ended in the `error` hook or was left over, and for what reason then.
-    """
-    flow, request = entry.flow, entry.flow.request
+    status: int | None
+    cause: str | None
+    at: float
+
+
+def end_of(entry: PendingExchange, *, failed: bool = False, left_over: str = "unfinished") -> End:
+    """`failed`: it ended in the `error` hook or was left over, and for what reason then."""
+    flow = entry.flow
     cause = failure(flow, refused=entry.refused) or (
         left_over if failed and flow.error is None and not is_complete(flow) else None
     )
     if cause is not None:
         entry.metadata["error"] = cause
+    status, response = status_seen(entry, cause, failed=failed), flow.response
+    complete = response is not None and status == response.status_code
+    return End(status, cause, (response.timestamp_end if response and complete else None) or time.time())
+
+
+def snapshot(entry: PendingExchange, end: End) -> Exchange:
+    """The log phase: the snapshot of an exchange that ended, whichever way. References only, nothing is parsed."""
+    flow, request = entry.flow, entry.flow.request
     if entry.unanswered:
         entry.metadata["left_to_kong"] = True
     if flow.websocket is not None:
@@ -169,41 +190,31 @@ def snapshot(entry: PendingExchange, *, failed: bool = False, left_over: str = "
         kong=entry.kong,
         metadata=entry.metadata,
     )
-    _add_response(exchange, entry, status_seen(entry, cause, failed=failed), cause)
+    _add_response(exchange, entry, end)
     exchange.size = _weigh(exchange)
     return exchange
 
 
-def note(flow: http.HTTPFlow, instance: Instance | None, cause: str) -> Note:
+def note(entry: PendingExchange, end: End, cause: str) -> Note:
     """Of an exchange that is not captured."""
-    request, response = flow.request, flow.response
-    authority, path = shown_place(instance, _authority(flow), request.data.path)
-    return Note(
-        flow.id,
-        request.timestamp_start,
-        response.timestamp_end if response is not None else None,
-        text(request.data.method[:SHOWN]),
-        authority,
-        path,
-        response.status_code if response is not None else None,
-        cause,
-    )
+    request, debug = entry.flow.request, entry.instance.settings.debug
+    authority, path = shown_place(entry.instance, _authority(entry.flow), request.data.path)
+    method = text(request.data.method[:SHOWN])
+    return Note(entry.flow.id, request.timestamp_start, end.at, method, authority, path, end.status, cause, debug)
 
 
-def _add_response(exchange: Exchange, entry: PendingExchange, status: int | None, cause: str | None) -> None:
+def _add_response(exchange: Exchange, entry: PendingExchange, end: End) -> None:
     response = entry.flow.response
-    if status is None:
+    if end.status is None:
         return
-    exchange.status = status
-    if response is None or status != response.status_code:
-        exchange.ended = time.time()  # the engine's own error page: none of the upstream's headers were sent
-        return
-    exchange.ended = response.timestamp_end or time.time()
+    exchange.status, exchange.ended = end.status, end.at
+    if response is None or end.status != response.status_code:
+        return  # the engine's own error page: none of the upstream's headers were sent
     exchange.response_headers = response.headers.fields
     if response.trailers is not None:
         exchange.response_trailers = response.trailers.fields
     exchange.response_body = _payload(entry.response_tee, response, _limit(entry.instance, request=False))
-    if cause is not None and exchange.response_body.omitted is None and entry.live:
+    if end.cause is not None and exchange.response_body.omitted is None and entry.live:
         exchange.response_body = Payload((), "incomplete")
 
 

@@ -17,7 +17,8 @@ from mitmproxy_moesif.event.identity import Caller
 class PendingExchange:
     """An exchange under way. `live` tells it from a saved one that is only read; killing ends the flow's own flag.
 
-    `unanswered`: its connection is closed without an answer.
+    `unanswered`: its connection is closed without an answer. `left_out`: why there is to be no event of it. A `passive`
+    one is only counted: nothing is done to its flow.
     """
 
     flow: http.HTTPFlow
@@ -30,7 +31,8 @@ class PendingExchange:
     live: bool = True
     refused: bool = False
     unanswered: bool = False
-    skipped: bool = False
+    left_out: str | None = None
+    passive: bool = False
     awaits_body: bool = False
     caller: Caller | None = None  # whom rules were decided for, where they ask
     blocked_by: str | None = None

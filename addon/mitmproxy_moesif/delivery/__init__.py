@@ -11,6 +11,7 @@ The server builds, stores and sends: in the delivery process, or in a thread of 
     command    `moesif-proxy spool`: what waits on disk, and what becomes of it (test: delivery/test_command.py)
     connections  threads that make requests, each with a connection of its own (test: delivery/test_sender.py)
     keeper     keeps a server running: replaces it, or falls back to a thread (test: test_delivery_process.py)
+    debug      what the log says of each exchange where that is asked for
     ledger     the counts: captured = delivered + waiting + dropped
     pipeline   builder, store and senders put together (test: test_delivery.py)
     process    the main program of the delivery process (test: test_delivery_process.py)

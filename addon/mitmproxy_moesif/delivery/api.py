@@ -66,8 +66,8 @@ class Delivery(Protocol):
     def bound_spool(self, max_bytes: int) -> None:
         """Let the spool take so many bytes of disk space from now on; what is stored stays."""
 
-    def put(self, instance: Instance, exchange: Exchange) -> None:
-        """Hand over an exchange. Never waits; without room it is dropped and counted."""
+    def put(self, instance: Instance, exchange: Exchange) -> str | None:
+        """Hand over an exchange. Never waits; without room it is dropped and counted: for this cause."""
 
     def skip(self) -> None:
         """Count an exchange that is not captured."""

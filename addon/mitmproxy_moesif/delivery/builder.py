@@ -22,7 +22,7 @@ from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.store import Store
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.event.pipeline import NotSent
-from mitmproxy_moesif.log import RateLimitedLog, describe, log
+from mitmproxy_moesif.log import RateLimitedLog, describe
 from mitmproxy_moesif.recent.store import RecentExchanges
 
 COMMIT_INTERVAL = 0.04
@@ -167,8 +167,6 @@ class Builder:
             return encoded.value
         self._built.setdefault(instance.destination, []).append((exchange.transaction_id, encoded, exchange.started))
         self._bytes += len(encoded)
-        if instance.settings.debug:
-            log.info("moesif: queued event %s, %d bytes", exchange.transaction_id, len(encoded))
         return None
 
     def _commit(self) -> None:

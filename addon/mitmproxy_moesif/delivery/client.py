@@ -126,11 +126,11 @@ class DeliveryClient:
         self._max_spool_bytes = max_bytes
         self._keeper.send("bound_spool", max_bytes)
 
-    def put(self, instance: Instance, exchange: Exchange) -> None:
+    def put(self, instance: Instance, exchange: Exchange) -> str | None:
         cause = self._full(exchange.size)
         if cause is not None:
             self._turned_away[cause] += 1
-            if self.keeps_recent:
+            if self.keeps_recent or instance.settings.debug:
                 self.note(note_of(instance, exchange, cause))
         else:
             self._entered += 1
@@ -140,6 +140,7 @@ class DeliveryClient:
             self._queue.append((instance, exchange))
             self._hand_over_soon()
         self._watermark.tell(self._in_memory(), self._max_events, dropped=cause is not None)
+        return cause
 
     def _hand_over_soon(self) -> None:
         if not self._due and self._loop is not None:
@@ -150,7 +151,7 @@ class DeliveryClient:
         self._skipped += 1
 
     def note(self, note: Note) -> None:
-        if len(self._notes) < min(self._keep.number, MOST_NOTES):
+        if len(self._notes) < MOST_NOTES:
             self._notes.append(note)
             self._hand_over_soon()
 

@@ -16,15 +16,18 @@ from typing import Any
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.builder import Captured
+from mitmproxy_moesif.delivery.debug import tell_built, tell_noted
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.pipeline import Pipeline
 from mitmproxy_moesif.delivery.protocol import Message
-from mitmproxy_moesif.event.pipeline import EventBuilder
+from mitmproxy_moesif.event.attributes import Attributes
+from mitmproxy_moesif.event.exchange import Exchange
+from mitmproxy_moesif.event.pipeline import EventBuilder, NotSent
 from mitmproxy_moesif.governance.model import GovernanceError, parse_config
 from mitmproxy_moesif.governance.sampler import Sampler
 from mitmproxy_moesif.governance.snapshot import Snapshot
 from mitmproxy_moesif.log import RateLimitedLog, describe
-from mitmproxy_moesif.recent.notes import Keep
+from mitmproxy_moesif.recent.notes import Keep, Note
 from mitmproxy_moesif.recent.reader import Reader
 from mitmproxy_moesif.recent.store import RecentExchanges
 
@@ -100,7 +103,7 @@ class DeliveryServer:
     def _open(self, folder: str | None, max_bytes: int, past: Mapping[str, Any], keep: tuple[int, bool]) -> None:
         self._recent = RecentExchanges(Keep(*keep), self._fault)
         sampler = Sampler(lambda account: self._sampling.get(account, EMPTY))
-        maker = EventBuilder(sampler, self._fault, self._recent.built if keep[0] else None)
+        maker = EventBuilder(sampler, self._fault, self._built if keep[0] else tell_built)
         spools = Path(folder) if folder is not None else None
         self._pipeline = Pipeline(
             spools,
@@ -113,6 +116,10 @@ class DeliveryServer:
         )
         self._pipeline.start()
         threading.Thread(target=self._report, args=(self._pipeline,), name="moesif-report", daemon=True).start()
+
+    def _built(self, instance: Instance, exchange: Exchange, facts: Attributes, made: bytes | NotSent) -> None:
+        self._recent.built(instance, exchange, facts, made)
+        tell_built(instance, exchange, facts, made)
 
     def _bound_spool(self, max_bytes: int) -> None:
         assert self._pipeline is not None
@@ -160,6 +167,8 @@ class DeliveryServer:
 
     def _not_captured(self, notes: list[tuple[Any, ...]]) -> None:
         self._recent.noted(notes)
+        for note in map(Note._make, notes):
+            tell_noted(note)
 
     def _recent_asked(self, number: int, query: Mapping[str, Any]) -> None:
         """Beside the commands: many exchanges may have to be looked at."""

@@ -61,7 +61,7 @@ def _request(exchange: Exchange, facts: Attributes, policy: EventPolicy, metadat
         "time": iso_time(exchange.started),
         "uri": _uri(exchange, facts, policy),
         "verb": exchange.method,
-        "headers": _masked_headers(headers, policy.request, policy.query_masks),
+        "headers": masked_headers(headers, policy.request, policy.query_masks),
         "api_version": policy.api_version,
         "ip_address": facts.address,
         **_body(exchange.request_body, headers, policy.request, metadata, "request"),
@@ -72,8 +72,8 @@ def _response(
     exchange: Exchange, status: int, facts: Attributes, policy: EventPolicy, metadata: dict[str, Any]
 ) -> dict[str, Any]:
     headers = facts.response_headers
-    shown = _masked_headers(headers, policy.response, policy.query_masks)
-    trailers = _masked_headers(flatten(exchange.response_trailers), policy.response, policy.query_masks)
+    shown = masked_headers(headers, policy.response, policy.query_masks)
+    trailers = masked_headers(flatten(exchange.response_trailers), policy.response, policy.query_masks)
     if trailers:
         metadata["trailers"] = trailers
     if is_grpc(headers):
@@ -106,7 +106,7 @@ def _uri(exchange: Exchange, facts: Attributes, policy: EventPolicy) -> str:
     return mask_query(uri, policy.query_masks)
 
 
-def _masked_headers(headers: Mapping[str, str], side: SidePolicy, query_masks: frozenset[str]) -> Mapping[str, str]:
+def masked_headers(headers: Mapping[str, str], side: SidePolicy, query_masks: frozenset[str]) -> Mapping[str, str]:
     if side.header_masks:
         headers = {name: value for name, value in headers.items() if name not in side.header_masks}
     return mask_urls(headers, query_masks)

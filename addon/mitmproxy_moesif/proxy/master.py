@@ -17,6 +17,7 @@ from mitmproxy.tools.dump import DumpMaster
 
 from mitmproxy_moesif.addon import MoesifAddon
 from mitmproxy_moesif.admin.service import Operations
+from mitmproxy_moesif.capture.traffic import TrafficStatus
 from mitmproxy_moesif.config.options import OPTION_PREFIX
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.ledger import Reading
@@ -166,3 +167,7 @@ class Proxy:
     def reading(self) -> Reading | None:
         """Where the captured events are; None before the capture has started."""
         return self.capture.reading()
+
+    def traffic(self) -> TrafficStatus | None:
+        """What has passed so far; None before the capture has started."""
+        return self.capture.traffic()

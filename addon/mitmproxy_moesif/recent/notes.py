@@ -25,7 +25,10 @@ NO_EXCHANGES = Keep()
 
 
 class Note(NamedTuple):
-    """An exchange of which no event is made. `path` is without its query: no mask was asked."""
+    """An exchange of which no event is made. `path` is without its query: no mask was asked.
+
+    `debug`: the log tells of it, too.
+    """
 
     id: str
     started: float
@@ -35,6 +38,7 @@ class Note(NamedTuple):
     path: str
     status: int | None
     cause: str
+    debug: bool = False
 
 
 def note_of(instance: Instance, exchange: Exchange, cause: str) -> Note:
@@ -48,6 +52,7 @@ def note_of(instance: Instance, exchange: Exchange, cause: str) -> Note:
         path,
         exchange.status,
         cause,
+        instance.settings.debug,
     )
 
 

@@ -35,6 +35,7 @@ class Worker:
         self.version = 0
         self.reloads = 0
         self.reading = NOTHING
+        self.traffic: Mapping[str, Any] = {}
         self.served = False
         self.ready = asyncio.Event()
         self.process: asyncio.subprocess.Process | None = None
@@ -91,7 +92,7 @@ class Worker:
     def _hear(self, said: dict[str, Any]) -> None:
         self.version = said.get("version", self.version)
         if "reading" in said:
-            self.reading = Reading.of(said["reading"])
+            self.reading, self.traffic = Reading.of(said["reading"]), said["traffic"] or {}
         elif "to" in said:
             asked = self._asked.pop(said["to"], None)
             if asked is not None and not asked.done():

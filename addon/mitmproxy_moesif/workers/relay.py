@@ -34,11 +34,14 @@ WORST_STATES = ("unauthorized", "down", "failing", "on", "up", "off")
 
 
 class Relay:
-    """Answers for `workers`; `reading` adds up their counts. To be used in the supervisor's event loop."""
+    """Answers for `workers`; `reading` and `traffic` add up their counts. To be used in the supervisor's event loop."""
 
-    def __init__(self, workers: Sequence[Worker], reading: Callable[[], Reading]) -> None:
+    def __init__(
+        self, workers: Sequence[Worker], reading: Callable[[], Reading], traffic: Callable[[], Mapping[str, Any]]
+    ) -> None:
         self._workers = workers
         self._reading = reading
+        self._traffic = traffic
         self._began = time.monotonic()
         self._file: StateFile | None = None
         self._document: Document = {}
@@ -137,6 +140,7 @@ class Relay:
         told = [orjson.loads(answer.body) for answer in answers if answer.status == 200]
         return {
             **together(told, self._reading()),
+            "traffic": self._traffic(),
             "version": __version__,
             "uptime": round(time.monotonic() - self._began, 3),
             "workers": {"ready": len(self._ready()), "wanted": len(self._workers)},

@@ -16,6 +16,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from mitmproxy_moesif.admin.server import AdminServer
+from mitmproxy_moesif.capture.traffic import together
 from mitmproxy_moesif.delivery.ledger import NOTHING, Reading
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.proxy import hangups
@@ -43,11 +44,12 @@ class Supervisor:
         self._arguments = arguments
         self._given = given
         self._workers = [Worker(number, self._hear) for number in range(1, arguments.workers + 1)]
-        self._relay = Relay(self._workers, self.reading)
+        self._relay = Relay(self._workers, self.reading, self.traffic)
         self._admin_wanted: dict[str, str] | None = None
         self._admin: AdminServer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._dead = Dead()
+        self._passed: Mapping[str, Any] = {}
         self._files: dict[str, str] = {}
         self._started = False
         self._stops = 0
@@ -127,7 +129,8 @@ class Supervisor:
                 self.stop()
                 return code or 1
             self._dead.add(worker.reading)
-            worker.reading = NOTHING
+            self._passed = together([self._passed, worker.traffic])
+            worker.reading, worker.traffic = NOTHING, {}
             delay = FIRST_DELAY if clock() - began > SETTLED else delay
             # Where it could not even start, a file may be half-edited just now.
             kept = {} if worker.served or kept else dict(self._files)
@@ -181,6 +184,10 @@ class Supervisor:
     def reading(self) -> Reading:
         """Where the captured events of all workers are, as of the last second, or the last answer."""
         return total([worker.reading for worker in self._workers], self._dead)
+
+    def traffic(self) -> Mapping[str, Any]:
+        """What has passed through all workers, those that died included."""
+        return together([self._passed, *(worker.traffic for worker in self._workers)])
 
     async def _last_reading(self) -> Reading:
         """When all workers have ended. What those that died did last is in their spools, soon after they died."""

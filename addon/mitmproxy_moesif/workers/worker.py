@@ -7,7 +7,7 @@ has changed, which the supervisor alone keeps. Its end means that the supervisor
 
 What a worker has to say goes back through a pipe in the same form: `admin` (where its options say that the Admin API
 is and where its changes are kept; then it waits for the first document), `file` (the `content` of one that is in
-force), `ready`, `reading` (each second, before an
+force), `ready`, `reading` with `traffic` (each second, before an
 answer, and last), `reloaded` or `refused`; and `to` with the number of an order that was carried out, with the `answer`
 and the `document` that it makes, or with the `version` that is in force, or `fault`.
 """
@@ -190,7 +190,7 @@ class Supervised:
     def ended(self) -> None:
         with self._telling:  # none that is older may be told later
             if (reading := self._proxy.reading()) is not None:
-                self._tell(reading=dataclasses.asdict(reading))
+                self._tell(reading=dataclasses.asdict(reading), traffic=self._proxy.traffic())
 
     def _tell(self, **what: Any) -> None:
         """From any thread. One pipe takes no more than a few kilobytes at once, and lines must not mix."""

@@ -1,0 +1,34 @@
+"""What `debug` has the log say of each exchange: which it was, and what becomes of it. Never a query or a body."""
+
+from __future__ import annotations
+
+from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.event.attributes import Attributes
+from mitmproxy_moesif.event.exchange import Exchange
+from mitmproxy_moesif.event.pipeline import NotSent
+from mitmproxy_moesif.log import log
+from mitmproxy_moesif.recent.notes import Note, masks_by_hook, note_of
+
+
+def tell_built(instance: Instance, exchange: Exchange, facts: Attributes, made: bytes | NotSent) -> None:
+    """Of an exchange that was captured."""
+    if not instance.settings.debug:
+        return
+    what = shown(note_of(instance, exchange, ""))
+    if (user := facts.caller.user_id) is not None and not masks_by_hook(instance):
+        what += f", user {user!r:.200}"
+    if isinstance(made, NotSent):
+        log.info("moesif: no event of %s: %s: %s", exchange.transaction_id, what, made.value)
+    else:
+        log.info("moesif: queued event %s, %d bytes: %s", exchange.transaction_id, len(made), what)
+
+
+def tell_noted(note: Note) -> None:
+    """Of one that was not."""
+    if note.debug:
+        log.info("moesif: no event of %s: %s: %s", note.id, shown(note), note.cause)
+
+
+def shown(note: Note) -> str:
+    """Method, host, path and status. What a client may write there is quoted, so that a line stays a line."""
+    return f"{note.method!r} {note.authority + note.path!r}, status {note.status}"
