@@ -1,6 +1,7 @@
 """`moesif-proxy` in one process: the addon on a mitmproxy that carries only what a reverse proxy needs.
 
 accepting      connections are taken while there is room (test: proxy/test_patience.py)
+access_log     a line for each request
 arguments      the command line
 configuration  options from command line and file, at the start and on SIGHUP
 console        what is said on stderr (test: proxy/test_proxy.py)

@@ -48,6 +48,7 @@ class Arguments:
     max_connections: int | None
     header_timeout: float
     keepalive_timeout: float
+    access_log: str | None
     options: bool = False
     """Only list the options."""
 
@@ -68,6 +69,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
         max_connections=given.max_connections,
         header_timeout=given.header_timeout,
         keepalive_timeout=given.keepalive_timeout,
+        access_log=given.access_log,
         options=given.options,
     )
 
@@ -113,6 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--header-timeout", type=_seconds, default="30", metavar="SECONDS", help="for the head of a request")
     add("--keepalive-timeout", type=_seconds, default="75", metavar="SECONDS", help="for a connection without requests")
+    add(
+        "--access-log",
+        choices=("combined", "json", "short", "off"),
+        help="a line on standard output for each request; default: short on a terminal, otherwise off",
+    )
     add("--options", action="store_true", help="list all options with their defaults and help, and exit")
     add("--version", action="version", version=f"moesif-proxy {__version__}, Python {sys.version.split()[0]}")
     return parser

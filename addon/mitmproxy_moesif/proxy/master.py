@@ -25,6 +25,7 @@ from mitmproxy_moesif.jwt_gate.addon import JwtGate
 from mitmproxy_moesif.jwt_gate.settings import PREFIX
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.proxy.accepting import Room, affordable
+from mitmproxy_moesif.proxy.access_log import FORMS, AccessLog
 from mitmproxy_moesif.proxy.arguments import Arguments
 from mitmproxy_moesif.proxy.configuration import Configuration, ConfigurationError, one_line, unknown
 from mitmproxy_moesif.proxy.forwarded import Forwarded
@@ -77,6 +78,12 @@ class Observer(Protocol):
         """Give access to the Admin API. Raises `OSError` and `ValueError` with one line."""
 
 
+def access_log(wanted: str | None) -> AccessLog | None:
+    """As `--access-log` says."""
+    form = FORMS.get(wanted or ("short" if sys.stdout.isatty() else "off"))
+    return AccessLog(form) if form is not None else None
+
+
 class Proxy:
     """One proxy on the running event loop. Raises `ConfigurationError`."""
 
@@ -88,7 +95,14 @@ class Proxy:
         self.untested = versions.untested()
         self.master: Master
         self.configuration = Configuration(given, arguments)
-        self.capture = MoesifAddon(told.report, told.listen, drained=self.untested is None, announces=told.announces)
+        self._access_log = access_log(arguments.access_log)
+        self.capture = MoesifAddon(
+            told.report,
+            told.listen,
+            drained=self.untested is None,
+            announces=told.announces,
+            observe=self._access_log,
+        )
         self._drain: Drain | None = None
         if self.untested is None:
             self.master = self._core(given, arguments, shared=told.shared)
@@ -137,7 +151,14 @@ class Proxy:
 
     async def run(self) -> None:
         """Until `stop`. Raises `SystemExit` where the start fails."""
-        await self.master.run()
+        if self._access_log is None:
+            await self.master.run()
+            return
+        self._access_log.start()
+        try:
+            await self.master.run()
+        finally:
+            self._access_log.close()
 
     def _started(self) -> None:
         self.ready.set()
