@@ -27,7 +27,7 @@ from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.jwt_gate.addon import JwtGate
 from mitmproxy_moesif.lifecycle import OFF, Lifecycle, Observe, State, report
 from mitmproxy_moesif.log import describe, log
-from mitmproxy_moesif.runtime import Listen, Runtime, listen
+from mitmproxy_moesif.runtime import Listen, Prepared, Runtime, listen
 
 SEEN = "moesif"
 """In a flow's metadata as soon as a hook of ours was called with it."""
@@ -277,6 +277,11 @@ class MoesifAddon:
         if scoping is None:
             return "no Kong configuration is loaded: the options are one global instance"
         return json.dumps({"loaded": scoping.describe(), "request": scoping.scopes.explain(method, host or None, path)})
+
+    @property
+    def prepared(self) -> Prepared | None:
+        """What the options say, read and compiled; None where they cannot be taken."""
+        return self._life.prepared
 
     def changed_options(self) -> Collection[str]:
         """The options that the Admin API has changed."""

@@ -12,7 +12,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -158,10 +158,7 @@ class Lifecycle:
         prepared = self.prepared
         if self.state is not State.LOADING or prepared is None:
             return
-        problems = list(options.unknown_options(ctx.options))
-        if missing := missing_account(prepared) or kafka_trouble(prepared):
-            problems.append(missing)
-        problems += unwritable_files(prepared)
+        problems = [*options.unknown_options(ctx.options), *obstacles(prepared)]
         if problems:
             self._refuse(*problems)
             return
@@ -193,9 +190,8 @@ class Lifecycle:
             runtime.close()
             self._refuse(str(error))
             return
-        warn_of_deprecated(settings)
-        if (idle := without_effect(settings)) is not None:
-            log.warning("moesif: %s", idle)
+        for remark in remarks(settings):
+            log.warning("moesif: %s", remark)
         if prepared.resolver is not None and prepared.resolver.has_akto:
             log.info("moesif: akto-api-discovery plugins are read and kept; this release sends nothing to Akto")
         runtime.watch_kong(settings, ctx.master.event_loop, prepared.kong)
@@ -376,6 +372,12 @@ def unchangeable(current: Prepared, wanted: Prepared) -> str | None:
     return None
 
 
+def obstacles(prepared: Prepared) -> list[str]:
+    """Why nothing can start with it."""
+    nowhere = missing_account(prepared) or kafka_trouble(prepared)
+    return [*filter(None, [nowhere]), *unwritable_files(prepared)]
+
+
 def unwritable_files(prepared: Prepared) -> list[str]:
     """Of the files that events are written to, at the start; later on the log tells of them."""
     files = {instance.settings.sink_file for instance in prepared.instances}
@@ -432,7 +434,10 @@ def warn_of_open(folder: Path | None) -> None:
             log.warning("moesif: others may enter the spool folder (mode %o): chmod 700 %s", mode, folder)
 
 
-def warn_of_deprecated(settings: Settings) -> None:
+def remarks(settings: Settings) -> Iterator[str]:
+    """What was given and is deprecated, or does nothing."""
     for name, field in Settings.model_fields.items():
         if field.deprecated and name in settings.model_fields_set:
-            log.warning("moesif: %s is deprecated: %s", name, field.deprecated)
+            yield f"{name} is deprecated: {field.deprecated}"
+    if (idle := without_effect(settings)) is not None:
+        yield idle

@@ -14,6 +14,16 @@ from urllib.parse import urlsplit
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.config.text import quoted
 
+DESCRIPTION = "A reverse proxy in front of or behind Kong, or any HTTP API, that captures every exchange."
+EPILOG = (
+    "SIGTERM ends it when exchanges and events are done, a second one at once; SIGHUP reads --config again. "
+    "Other commands: `python -m mitmproxy_moesif` prints the path of the script for `mitmdump -s`, "
+    "`python -m mitmproxy_moesif run` starts the proxy with a local collector, "
+    "`moesif-proxy doctor` checks what a start would meet, "
+    "`moesif-proxy page` shows the traffic of a running proxy, `moesif-proxy spool` lists and settles stored "
+    "events that nobody sends, `moesif-proxy forward` delivers events from Kafka, and "
+    "`python -m mitmproxy_moesif proxy` is this command."
+)
 MAX_WORKERS = 256
 MAX_CONNECTIONS = 1_000_000
 
@@ -55,7 +65,10 @@ class Arguments:
 
 def parse(arguments: Sequence[str]) -> Arguments:
     """Ends the process with one line on stderr and code 2 where they cannot be read."""
-    given = _parser().parse_args(arguments)
+    return arguments_of(option_parser("moesif-proxy", DESCRIPTION, EPILOG).parse_args(arguments))
+
+
+def arguments_of(given: argparse.Namespace) -> Arguments:
     return Arguments(
         upstream=given.upstream,
         listen=given.listen,
@@ -80,18 +93,9 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {shown}; see {self.prog} --help\n")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="moesif-proxy",
-        description="A reverse proxy in front of or behind Kong, or any HTTP API, that captures every exchange.",
-        epilog="SIGTERM ends it when exchanges and events are done, a second one at once; SIGHUP reads --config again. "
-        "Other commands: `python -m mitmproxy_moesif` prints the path of the script for `mitmdump -s`, "
-        "`python -m mitmproxy_moesif run` starts the proxy with a local collector, "
-        "`moesif-proxy page` shows the traffic of a running proxy, `moesif-proxy spool` lists and settles stored "
-        "events that nobody sends, `moesif-proxy forward` delivers events from Kafka, and "
-        "`python -m mitmproxy_moesif proxy` is this command.",
-        allow_abbrev=False,
-    )
+def option_parser(program: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """Of a program that takes the proxy's command line."""
+    parser = _Parser(prog=program, description=description, epilog=epilog, allow_abbrev=False)
     add = parser.add_argument
     add("--upstream", type=_upstream, metavar="URL", help="http://host:port or https://host:port to pass requests to")
     add("--listen", type=_address, default="0.0.0.0:8080", metavar="HOST:PORT", help="default: %(default)s")

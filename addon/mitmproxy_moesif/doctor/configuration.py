@@ -1,0 +1,94 @@
+"""Reads options, files and environment as a start does, by making the proxy and not running it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.doctor.findings import Finding, failure, ok, warning
+from mitmproxy_moesif.lifecycle import obstacles, remarks
+from mitmproxy_moesif.proxy.arguments import Arguments
+from mitmproxy_moesif.proxy.configuration import ConfigurationError, unknown
+from mitmproxy_moesif.proxy.master import Proxy
+from mitmproxy_moesif.proxy.serve import Standalone
+from mitmproxy_moesif.runtime import Prepared, spool_folder
+
+CHECK = "configuration"
+LOOK_UP = "moesif-proxy --options lists all options"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is to be examined. `engine` has mitmproxy's own options."""
+
+    arguments: Arguments
+    prepared: Prepared
+    engine: Any
+
+    @property
+    def settings(self) -> Settings:
+        return self.prepared.instance.settings
+
+    @property
+    def upstream(self) -> str:
+        """Its URL."""
+        return str(self.engine.mode[0]).removeprefix("reverse:")
+
+    @property
+    def folder(self) -> Path | None:
+        return spool_folder(self.settings, Path(self.engine.confdir).expanduser())
+
+
+async def read(arguments: Arguments) -> tuple[Subject | None, list[Finding]]:
+    """None where nothing can be read; on the running event loop."""
+    with heard() as said:
+        try:
+            proxy = Proxy(arguments, Standalone())
+        except ConfigurationError as error:
+            return None, [failure(CHECK, str(error), LOOK_UP)]
+    findings = [told(record) for record in said]
+    engine, prepared = proxy.master.options, proxy.capture.prepared
+    findings += [failure(CHECK, unknown(name, engine.keys()), LOOK_UP) for name in engine.deferred]
+    if prepared is None:
+        return None, findings
+    findings += [failure(CHECK, reason, LOOK_UP) for reason in obstacles(prepared)]
+    settings = prepared.instance.settings
+    findings += [warning(CHECK, remark, "change or remove it") for remark in remarks(settings)]
+    if not settings.enabled:
+        findings.append(warning(CHECK, "capture is off: traffic passes, nothing is captured", "set enabled=true"))
+    given = f"{len(settings.model_fields_set)} parameters given, {len(prepared.instances)} instances"
+    return Subject(arguments, prepared, engine), findings or [ok(CHECK, given)]
+
+
+def told(record: logging.LogRecord) -> Finding:
+    text = " ".join(record.getMessage().split()).removeprefix("moesif: ").removeprefix("moesif-proxy: ")
+    if record.levelno >= logging.ERROR:
+        return failure(CHECK, text, LOOK_UP)
+    return warning(CHECK, text, "see compose/OPTIONS.md")
+
+
+class Ear(logging.Handler):
+    """Keeps warnings and errors."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def heard() -> Iterator[list[logging.LogRecord]]:
+    """What is logged meanwhile; nobody else gets it."""
+    ear, logger = Ear(), logging.getLogger()
+    before, logger.handlers = logger.handlers, [ear]
+    try:
+        yield ear.records
+    finally:
+        logger.handlers = before

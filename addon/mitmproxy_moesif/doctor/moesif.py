@@ -1,0 +1,98 @@
+"""Whether events are taken where they are to go, and whether this machine's clock is right."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+
+import requests
+
+from mitmproxy_moesif import __version__
+from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.doctor.configuration import Subject
+from mitmproxy_moesif.doctor.findings import Finding, failure, ok, warning
+from mitmproxy_moesif.start_report import shown
+from mitmproxy_moesif.web.session import DeadlineSession, network_reason
+
+CHECK, CLOCK = "moesif", "clock"
+BROKER_SECONDS = 5.0
+SKEW_SECONDS = 5.0
+LATE_SECONDS = 300.0
+"""Moesif counts an event that is so old as late."""
+
+
+def examine(subject: Subject) -> Iterator[Finding]:
+    """Each collector and application id once."""
+    asked = set()
+    for instance in subject.prepared.instances:
+        settings = instance.settings
+        if not settings.enabled or instance.account in asked:
+            continue
+        asked.add(instance.account)
+        if settings.kafka_brokers:
+            yield from map(broker, settings.kafka_brokers)
+        elif settings.application_id.get_secret_value():
+            yield from collector(settings)
+        elif settings.sink_file is not None:
+            yield ok(CHECK, f"events go to {settings.sink_file} alone")
+
+
+def collector(settings: Settings) -> Iterator[Finding]:
+    url = settings.api_endpoint
+    began = time.time()
+    try:
+        answer = ask(settings)
+    except OSError as error:
+        todo = "correct api_endpoint, or let this machine reach it"
+        yield failure(CHECK, f"{shown(url)}: {network_reason(error, url)}", todo)
+        return
+    yield verdict(url, answer.status_code)
+    if (date := answer.headers.get("Date")) is not None:
+        yield clock(date, began, time.time())
+
+
+def ask(settings: Settings) -> requests.Response:
+    headers = {
+        "X-Moesif-Application-Id": settings.application_id.get_secret_value(),
+        "User-Agent": f"mitmproxy-moesif/{__version__}",
+    }
+    timeout = (settings.connect_seconds, settings.send_seconds)
+    with DeadlineSession() as session, session.deadline(sum(timeout)):
+        url = f"{settings.api_endpoint}/v1/config"
+        return session.get(url, headers=headers, timeout=timeout, allow_redirects=False)
+
+
+def verdict(url: str, status: int) -> Finding:
+    if status == 200:
+        return ok(CHECK, f"{shown(url)} accepts the application id")
+    if status in (401, 403):
+        todo = "copy the Collector Application ID from Moesif's settings"
+        return failure(CHECK, f"{shown(url)} does not accept the application id ({status})", todo)
+    return failure(CHECK, f"{shown(url)} answers with {status}", "correct api_endpoint, or try again later")
+
+
+def broker(address: str) -> Finding:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), BROKER_SECONDS).close()
+    except OSError as error:
+        todo = "correct kafka_brokers, or let this machine reach it"
+        return failure("kafka", network_reason(error, f"kafka://{address}"), todo)
+    return ok("kafka", f"the broker {address} is reached")
+
+
+def clock(date: str, began: float, ended: float) -> Finding:
+    """From the Date of an answer, which has whole seconds and was written between `began` and `ended`."""
+    try:
+        theirs = parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return warning(CLOCK, "the collector's Date header cannot be read", "compare this machine's clock yourself")
+    skew = began - theirs - 1 if began > theirs + 1 else min(0.0, ended - theirs)
+    text = f"this machine's clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
+    if abs(skew) >= LATE_SECONDS:
+        return failure(CLOCK, f"{text}: events have wrong times", "set it, and keep it right with NTP")
+    if abs(skew) >= SKEW_SECONDS:
+        return warning(CLOCK, text, "keep it right with NTP")
+    return ok(CLOCK, f"within {SKEW_SECONDS:.0f} s of the collector's")

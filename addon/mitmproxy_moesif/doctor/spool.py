@@ -1,0 +1,84 @@
+"""The spool's folder: who may use it, how much room it has, and what waits there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from mitmproxy_moesif.config.destination import is_quarantine
+from mitmproxy_moesif.delivery.spool.file import SpoolError, contents_of
+from mitmproxy_moesif.doctor.configuration import Subject
+from mitmproxy_moesif.doctor.findings import Finding, failure, ok, warning
+
+CHECK = "spool"
+LEAST_BYTES = 10_000_000
+
+
+def examine(subject: Subject) -> Iterator[Finding]:
+    folder = subject.folder
+    if folder is None:
+        yield warning(CHECK, "off: events that wait are lost when the process dies", "set spool_dir to a folder")
+        return
+    yield from permissions(folder)
+    if folder.is_dir() and os.access(folder, os.R_OK | os.X_OK):
+        yield from waiting(folder)
+    yield room(folder, subject.settings.spool_max_bytes)
+
+
+def permissions(folder: Path) -> Iterator[Finding]:
+    there = nearest(folder)
+    if not there.is_dir():
+        yield failure(CHECK, f"{there} is no folder", "give another spool_dir")
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield failure(CHECK, f"{there} cannot be written to by user {os.geteuid()}", "chown it, or give another")
+    elif there != folder:
+        yield ok(CHECK, f"{folder} will be made")
+    elif (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
+        yield warning(CHECK, f"others may enter {folder} (mode {mode:o})", f"chmod 700 {folder}")
+    else:
+        yield ok(CHECK, f"{folder} is this user's alone")
+
+
+def nearest(folder: Path) -> Path:
+    """The folder, or what is there of the path to it."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def waiting(folder: Path) -> Iterator[Finding]:
+    files = sorted(folder.glob("spool-*.sqlite"))
+    strange = [path for path in files if path.stat().st_uid != os.geteuid()]
+    if strange:
+        text = f"{len(strange)} files of other users, such as {strange[0].name}, are not taken over"
+        yield warning(CHECK, text, f"chown {os.geteuid()} {folder}/*")
+    waits, quarantined, running = 0, 0, 0
+    for path in set(files).difference(strange):
+        try:
+            chunks = contents_of(path)
+        except (OSError, SpoolError, sqlite3.Error) as error:
+            yield warning(CHECK, f"{path.name}: {error}", "the next start sends what can be read of it")
+            continue
+        running += chunks is None
+        for chunk in chunks or ():
+            if is_quarantine(chunk.destination):
+                quarantined += chunk.count
+            else:
+                waits += chunk.count
+    if quarantined:
+        todo = "moesif-proxy spool list, then retry or drop"
+        yield warning(CHECK, f"{quarantined} events are quarantined", todo)
+    yield ok(CHECK, f"{waits} events wait that ended processes left; {running} files belong to running processes")
+
+
+def room(folder: Path, bound: int) -> Finding:
+    free = shutil.disk_usage(nearest(folder)).free
+    used = sum(path.stat().st_size for path in folder.glob("spool-*")) if folder.is_dir() else 0
+    text = f"{free // 1_000_000:,} MB are free, and the spool may grow to {bound // 1_000_000:,} MB"
+    if free < LEAST_BYTES:
+        return failure(CHECK, text, "free some, or give another spool_dir")
+    if free < bound - used:
+        return warning(CHECK, text, "free some, or lower spool_max_bytes")
+    return ok(CHECK, text)
