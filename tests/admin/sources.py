@@ -55,6 +55,7 @@ class FakeSource:
                 "def": {"state": "unauthorized", "reason": "401", "since": "2026-11-22T09:05:07Z"},
             },
             "spool": {"state": "on", "bytes": 4096, "max_bytes": 1_000_000},
+            "workers": {"ready": 1, "wanted": 2, "restarts": 3},
         }
         self.plugin: dict[str, Any] = {
             "id": ID,

@@ -44,8 +44,12 @@ def test_every_number_of_the_status_has_its_metric() -> None:
         ("moesif_faults_total", (("kind", "sender"),)): 1,
         ("moesif_receiver_up", (("destination", "abc"),)): 1,
         ("moesif_receiver_up", (("destination", "def"),)): 0,
+        ("moesif_spool_up", ()): 1,
         ("moesif_spool_bytes", ()): 4096,
         ("moesif_spool_max_bytes", ()): 1_000_000,
+        ("moesif_workers", (("state", "ready"),)): 1,
+        ("moesif_workers", (("state", "wanted"),)): 2,
+        ("moesif_worker_restarts_total", ()): 3,
         ("moesif_build_info", (("version", "1.2.3"),)): 1,
     }
 
@@ -76,6 +80,10 @@ def test_all_counters_are_there_from_the_first_scrape_on() -> None:
 def test_the_causes_are_those_of_the_readme() -> None:
     table = (REPOSITORY / "README.md").read_text().partition("| dropped because |")[2].partition("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(CAUSES)
+
+
+def test_a_disk_that_fails_is_down() -> None:
+    assert samples({"spool": {"state": "failing", "reason": "full"}}) == {("moesif_spool_up", ()): 0}
 
 
 def test_each_has_a_type_and_a_help() -> None:

@@ -58,7 +58,7 @@ def test_counts_are_those_of_all_workers_as_of_now(start: Any, collector: Script
     assert status["captured"] == status["delivered"] + sum(status["waiting"].values()) + sum(status["dropped"].values())
     collector.wait_for(40)
     wait_for(lambda: get(f"{url}/status")["delivered"] == 40)
-    assert get(f"{url}/status")["workers"] == {"ready": 2, "wanted": 2}
+    assert get(f"{url}/status")["workers"] == {"ready": 2, "wanted": 2, "restarts": 0}
     assert list(get(f"{url}/status")["destinations"].values()) == [{"state": "up"}]
     metrics = {
         family.name: family.samples
@@ -98,7 +98,7 @@ def test_a_change_is_in_force_in_all_workers_and_in_one_that_is_started_again(
     first, stays = proxy.workers()
     os.kill(first, signal.SIGKILL)
     wait_for_workers(proxy, 1, without={first, stays})
-    wait_for(lambda: get(f"{url}/status")["workers"]["ready"] == 2)
+    wait_for(lambda: get(f"{url}/status")["workers"] == {"ready": 2, "wanted": 2, "restarts": 1})
     os.kill(stays, signal.SIGSTOP)  # what answers now is the new one
     try:
         answered = versions_while_stopped(proxy, collector)

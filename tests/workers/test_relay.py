@@ -27,7 +27,7 @@ class Place:
         self.number = number
         self.ready = asyncio.Event()
         self.ready.set()
-        self.version = self.reloads = self.reloaded = 0
+        self.version = self.reloads = self.reloaded = self.restarts = 0
         self.process = object()
         self.asked: list[Request] = []
         self.orders: list[str] = []
@@ -195,7 +195,7 @@ def test_nobody_is_ready() -> None:
         assert (answer.status, b"no worker is ready" in answer.body) == (503, True)
     assert run(nobody.answer(Request("GET", "/ping"))).status == 200
     status = json.loads(run(nobody.answer(Request("GET", "/status/"))).body)
-    assert (status["captured"], status["workers"]) == (10, {"ready": 0, "wanted": 1})
+    assert (status["captured"], status["workers"]) == (10, {"ready": 0, "wanted": 1, "restarts": 0})
 
 
 def test_health_is_that_of_the_worker_that_is_worst() -> None:

@@ -70,6 +70,7 @@ class _StatusCollector(Collector):
         yield from self._spool()
         if "traffic" in self._status:
             yield from _traffic(self._status["traffic"])
+        yield from self._workers()
         if "version" in self._status:
             yield InfoMetricFamily("moesif_build", "What runs.", {"version": self._status["version"]})
 
@@ -106,10 +107,26 @@ class _StatusCollector(Collector):
 
     def _spool(self) -> Iterator[Metric]:
         spool = self._status.get("spool", {})
+        if (state := spool.get("state", "off")) != "off":
+            yield GaugeMetricFamily(
+                "moesif_spool_up", "1: the disk takes events; 0: they stay in memory.", state == "on"
+            )
         if "bytes" in spool:
             yield GaugeMetricFamily("moesif_spool_bytes", "Size of the spool on disk.", spool["bytes"])
         if "max_bytes" in spool:
             yield GaugeMetricFamily("moesif_spool_max_bytes", "Most bytes the spool may have.", spool["max_bytes"])
+
+    def _workers(self) -> Iterator[Metric]:
+        workers = self._status.get("workers")
+        if workers is not None:
+            gauge = GaugeMetricFamily(
+                "moesif_workers", "Workers that serve, and that there should be.", labels=["state"]
+            )
+            gauge.add_metric(["ready"], workers["ready"])
+            gauge.add_metric(["wanted"], workers["wanted"])
+            yield gauge
+            text = "Workers that were started again after they had died."
+            yield CounterMetricFamily("moesif_worker_restarts", text, workers["restarts"])
 
 
 def _traffic(traffic: TrafficStatus) -> Iterator[Metric]:

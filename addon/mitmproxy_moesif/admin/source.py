@@ -56,6 +56,14 @@ class SpoolStatus(TypedDict, total=False):
     max_bytes: int
 
 
+class WorkersStatus(TypedDict):
+    """Of several workers: how many serve, how many there should be, how often one was started again."""
+
+    ready: int
+    wanted: int
+    restarts: int
+
+
 class Status(TypedDict, total=False):
     """What `GET /status` shows and the metrics are made of; a part that is not given is not shown.
 
@@ -80,6 +88,7 @@ class Status(TypedDict, total=False):
     unsent: Mapping[str, UnsentStatus]
     spool: SpoolStatus
     traffic: TrafficStatus
+    workers: WorkersStatus
     kong: Mapping[str, Any]
 
 

@@ -26,14 +26,16 @@ class Worker:
     """One place for a process, and what was told by the process that is in it now.
 
     `version` is the number of the document that it has put in force, `reloads` counts how often options were to be read
-    when it last did, `served` whether the last process that ended had been ready. `heard` gets what is not about the
-    process as such. See `worker` for the lines both ways.
+    when it last did, `restarts` how often a process took the place of one that died; `served` tells whether the last
+    process that ended had been ready. `heard` gets what is not about the process as such. See `worker` for the lines
+    both ways.
     """
 
     def __init__(self, number: int, heard: Callable[[Worker, dict[str, Any]], None]) -> None:
         self.number = number
         self.version = 0
         self.reloads = 0
+        self.restarts = 0
         self.reading = NOTHING
         self.traffic: Mapping[str, Any] = {}
         self.served = False

@@ -143,7 +143,11 @@ class Relay:
             "traffic": self._traffic(),
             "version": __version__,
             "uptime": round(time.monotonic() - self._began, 3),
-            "workers": {"ready": len(self._ready()), "wanted": len(self._workers)},
+            "workers": {
+                "ready": len(self._ready()),
+                "wanted": len(self._workers),
+                "restarts": sum(worker.restarts for worker in self._workers),
+            },
         }
 
     async def _change(self, change: Request) -> Answer:

@@ -140,6 +140,7 @@ class Supervisor:
             if self.stopping.is_set():
                 return 0
             delay = min(delay * 2, LONGEST_DELAY)
+            worker.restarts += 1
 
     def stop(self) -> None:
         """End when exchanges and events are done; called again: at once; and again: by force."""
