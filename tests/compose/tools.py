@@ -41,12 +41,12 @@ def program(name: str, how_to_install: str) -> str:
     return found
 
 
-def compose_config(stack: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """What `docker-compose config` makes of a stack, with nothing of this machine's environment in it."""
+def compose_config(stack: str, environment: dict[str, str], *over: str) -> subprocess.CompletedProcess[str]:
+    """What `docker-compose config` makes of a stack, with what is laid over it, and nothing of this machine's
+    environment in it."""
     command = [
         program("docker-compose", "apt-get install docker-compose"),
-        "-f",
-        str(COMPOSE / f"{stack}.yml"),
+        *(word for file in (stack, *over) for word in ("-f", str(COMPOSE / f"{file}.yml"))),
         "config",
     ]
     given = {"PATH": os.environ.get("PATH", ""), "HOME": os.environ.get("HOME", "/"), **environment}
