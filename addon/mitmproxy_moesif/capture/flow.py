@@ -19,7 +19,7 @@ from mitmproxy import http
 from mitmproxy_moesif.capture.engine import Hold
 from mitmproxy_moesif.capture.failure import failed_before_answer, failure, is_complete, status_seen
 from mitmproxy_moesif.capture.in_flight import PendingExchange
-from mitmproxy_moesif.capture.responses import Refusal
+from mitmproxy_moesif.capture.responses import GATE_REFUSED, Refusal
 from mitmproxy_moesif.capture.tee import Tee
 from mitmproxy_moesif.capture.upgrades import Messages
 from mitmproxy_moesif.config.instance import Instance
@@ -173,6 +173,8 @@ def snapshot(entry: PendingExchange, end: End) -> Exchange:
     flow, request = entry.flow, entry.flow.request
     if entry.unanswered:
         entry.metadata["left_to_kong"] = True
+    if (refused := flow.metadata.get(GATE_REFUSED)) is not None:
+        entry.metadata.setdefault("error", refused)
     if flow.websocket is not None:
         entry.metadata["websocket"] = _websocket(flow)
     exchange = Exchange(

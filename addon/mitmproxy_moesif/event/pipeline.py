@@ -12,10 +12,9 @@ import orjson
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.user_hooks import HookExchange, UserHooks
-from mitmproxy_moesif.event.attributes import Attributes, read_attributes
+from mitmproxy_moesif.event.attributes import Attributes, attributes_of
 from mitmproxy_moesif.event.build import build_event
 from mitmproxy_moesif.event.exchange import Exchange
-from mitmproxy_moesif.event.headers import without
 from mitmproxy_moesif.event.identity import Caller
 from mitmproxy_moesif.event.size import encode
 
@@ -53,9 +52,7 @@ class EventBuilder:
 
     def _make(self, exchange: Exchange, instance: Instance) -> tuple[Attributes, bytes | NotSent]:
         policy, hooks = instance.policy, instance.hooks
-        request = without(exchange.request_headers, policy.request.underived)
-        response = without(exchange.response_headers, policy.response.underived)
-        facts = read_attributes(request, response, exchange.peer, policy)
+        facts = attributes_of(exchange, policy)
         if hooks is not None:
             seen = hook_exchange(exchange, facts)
             if self._skips(hooks, seen):

@@ -18,7 +18,7 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
 
 from mitmproxy_moesif.capture import engine, heads
-from mitmproxy_moesif.capture.responses import ANNOUNCED, own_answer
+from mitmproxy_moesif.capture.responses import ANNOUNCED, GATE_REFUSED, own_answer
 from mitmproxy_moesif.config.fields import without_effect
 from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch, Periodic, Stamp, stamp_of
@@ -220,6 +220,7 @@ class JwtGate:
 
     def _refuse(self, flow: http.HTTPFlow, refusal: Refusal) -> None:
         flow.request.stream = False  # with an answer set, streaming it would crash mitmproxy
+        flow.metadata[GATE_REFUSED] = f"token_{refusal.name.lower()}"
         if flow.response is None or flow.response.status_code < 400:  # else another addon has refused it already
             flow.response = refused_response(refusal, self._settings.jwt_exit_code, flow.request)
 
