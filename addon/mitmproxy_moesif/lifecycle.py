@@ -13,7 +13,7 @@ import stat
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from mitmproxy_moesif.config.fields import without_effect
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.live import LiveOptions
 from mitmproxy_moesif.config.settings import START_ONLY, Settings, SettingsError
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.receivers.ndjson import unwritable
 from mitmproxy_moesif.event.exchange import Exchange
@@ -42,6 +43,9 @@ from mitmproxy_moesif.speedups import switch
 
 IN_FLIGHT_SHARE = 0.4
 """Of the time to shut down, how long exchanges under way may take to end."""
+
+TELL_AFTER = 0.5
+"""Seconds that an end may take without a word."""
 
 HANDOVER = "moesif_handover"
 """Where, on mitmproxy's master, the runtime waits for the addon's successor while the script is reloaded."""
@@ -67,7 +71,7 @@ class State(Enum):
 
 def report(reading: Reading) -> None:
     """The exit line. Straight to stderr: mitmproxy's own log may be off."""
-    sys.stderr.write(f"moesif: {reading.line()}\n")
+    sys.stderr.write(f"{reading.last_words()}\n")
     sys.stderr.flush()
 
 
@@ -261,6 +265,8 @@ class Lifecycle:
         abort = asyncio.Event()
 
         def end_at_once() -> None:
+            if not abort.is_set():
+                log.info("moesif: ends at once, as asked")
             abort.set()
             runtime.delivery.abort()
 
@@ -274,7 +280,9 @@ class Lifecycle:
         await self._in_flight(runtime, abort, seconds * self._in_flight_share)
         left = seconds - (time.monotonic() - began)
         if not abort.is_set():
-            await asyncio.to_thread(runtime.drain, left)
+            when = until(left)
+            with telling_unless_soon(lambda: tell_events(runtime, when)):
+                await asyncio.to_thread(runtime.drain, left)
         # From here on the loop does not run, so that no exchange passes unseen.
         # What is still under way keeps its place, so that an answer that comes yet bears its transaction id.
         self.sweep(runtime, runtime.in_flight.entries())
@@ -285,9 +293,10 @@ class Lifecycle:
         """Give the exchanges that are under way now `seconds` to end; those that do not are finished as they stand."""
         awaited = runtime.in_flight.entries()
         if awaited:
-            self._ending = Ending({id(entry) for entry in awaited})
+            when, self._ending = until(seconds), Ending({id(entry) for entry in awaited})
             waits = [asyncio.ensure_future(event.wait()) for event in (self._ending.done, abort)]
-            _, unfinished = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            with telling_unless_soon(lambda: tell_requests(len(runtime.in_flight.entries()), when)):
+                _, unfinished = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             for wait in unfinished:
                 wait.cancel()
             self.sweep(runtime, [entry for entry in awaited if runtime.in_flight.pop(entry.flow) is not None])
@@ -355,6 +364,30 @@ class Ending:
         self._awaited.discard(id(entry))
         if not self._awaited:
             self.done.set()
+
+
+@contextmanager
+def telling_unless_soon(tell: Callable[[], None]) -> Iterator[None]:
+    """Has it told what the block waits for, unless that is over in a moment."""
+    telling = asyncio.get_running_loop().call_later(TELL_AFTER, tell)
+    try:
+        yield
+    finally:
+        telling.cancel()
+
+
+def until(seconds: float) -> str:
+    """When so many seconds are over, on the clock."""
+    return time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
+
+
+def tell_requests(count: int, when: str) -> None:
+    log.info("moesif: ending: waits for %s under way, until %s; Ctrl-C: at once", number_of(count, "request"), when)
+
+
+def tell_events(runtime: Runtime, when: str) -> None:
+    if waiting := runtime.delivery.reading().waiting:
+        log.info("moesif: ending: %s to deliver, until %s; Ctrl-C: at once", number_of(waiting, "event"), when)
 
 
 def quiet_wakeups() -> None:

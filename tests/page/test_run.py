@@ -16,6 +16,7 @@ import pytest
 import requests
 
 from mitmproxy_moesif import cli
+from mitmproxy_moesif import run as run_module
 from mitmproxy_moesif.page import main as page_main
 from tests.admin.test_exchanges import wait_for
 from tests.recent.kept import SECRET
@@ -74,10 +75,10 @@ def test_without_the_extra_the_received_events_are_there_and_the_line_to_type_is
         return 0
 
     monkeypatch.setattr(page_main, "is_there", lambda: False)
-    monkeypatch.setattr(cli, "_supervise", supervise)
+    monkeypatch.setattr(run_module, "_supervise", supervise)
     monkeypatch.delenv("MOESIF_APPLICATION_ID", raising=False)
     options = cli._parse(["run", "--port", str(free_port()), "--page-port", str(free_port())])
-    assert cli.run(options) == 0
+    assert run_module.run(options) == 0
     assert seen == [200]
     said = capsys.readouterr().out
     assert "pip install 'nicegui>=3,<4'" in said

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mitmproxy_moesif.config.text import number_of
+
 KEPT_ACCOUNTS = 16
 """Of the files taken over last: who adds up the counts of several proxies has read them soon."""
 
@@ -107,6 +109,13 @@ class Reading:
         causes = ", ".join(f"{cause} {count}" for cause, count in sorted(self.dropped.items()))
         line = f"captured {self.captured}, delivered {self.delivered}, waiting {self.waiting}, "
         return line + f"dropped {self.dropped_total}" + (f" ({causes})" if causes else "")
+
+    def last_words(self) -> str:
+        """At the end of a proxy: the counts, and where the events are that it leaves on disk."""
+        if not self.waiting_on_disk:
+            return f"moesif: {self.line()}"
+        left = f"{number_of(self.waiting_on_disk, 'event')} in {self.folder or 'the spool'} for the next start"
+        return f"moesif: leaves {left}\nmoesif: {self.line()}"
 
     def last(self, cause: str, account: Account | None, found: Mapping[str, int]) -> Reading:
         """What a process had done that died after this reading, from its account, and the events found in its files.

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from mitmproxy import optmanager
 
+from mitmproxy_moesif import interrupts
 from mitmproxy_moesif.lifecycle import report
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.proxy import hangups
@@ -103,6 +104,7 @@ async def serve(arguments: Arguments, told: ServeObserver) -> None:
     finally:
         heeding.cancel()
         hangups.ignore()
+        interrupts.ignore(asyncio.get_running_loop())
     told.ended()
 
 

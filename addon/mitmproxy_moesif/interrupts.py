@@ -1,0 +1,38 @@
+"""Ctrl-C where nothing listens to it: while a program starts, and when it has ended. One line, and no traceback.
+
+To be imported and called before anything that takes time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+NOTHING_YET = "moesif: interrupted before it had started: nothing was captured"
+
+
+def exit_code(number: int) -> int:
+    """Of a process that a signal ended, as shells have it."""
+    return 128 + number
+
+
+def end_at_once() -> None:
+    """From now on Ctrl-C writes `NOTHING_YET` and ends the process; whoever has something to finish takes it over."""
+
+    def end(number: int, _frame: object) -> None:
+        os.write(2, f"{NOTHING_YET}\n".encode())
+        os._exit(exit_code(number))
+
+    signal.signal(signal.SIGINT, end)
+
+
+def ignore(loop: asyncio.AbstractEventLoop | None = None) -> None:
+    """The process is about to end anyway. A handler of a loop's leaves one that raises behind when the loop closes."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if loop is not None:
+            loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
