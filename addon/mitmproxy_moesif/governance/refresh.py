@@ -231,7 +231,7 @@ class Refresher:
         except (OSError, GovernanceError) as error:  # those of requests are OSErrors
             document.stale = False  # the next regular refresh asks again
             reason = str(error) if isinstance(error, GovernanceError) else why(error, settings)
-            self._in_trouble(account, f"{document.path}: {reason}")
+            self._in_trouble(account, document.path, reason)
             return False
 
     def _take(self, account: Account, document: Document, response: requests.Response, content: bytes) -> bool:
@@ -252,9 +252,9 @@ class Refresher:
             log.info("moesif: configuration and rules from Moesif are up to date again")
         return True
 
-    def _in_trouble(self, account: Account, reason: str) -> None:
+    def _in_trouble(self, account: Account, path: str, reason: str) -> None:
         if account.trouble is None:
-            log.warning("moesif: %s could not be refreshed; what was last known stays in force", reason)
+            log.warning("moesif: %s is not refreshed (%s); what was last known stays in force", path, reason)
         account.trouble = reason
 
     def _swap(self, account: Account) -> None:
@@ -291,11 +291,13 @@ class Refresher:
 
     def _load_cache(self, account: Account, name: str) -> bool:
         path = self._cache(name)
-        if path is None or not path.exists():
+        if path is None:
             return False
         try:
             kept = orjson.loads(path.read_bytes())
             account.parsed = (parse_config(kept["config"].encode()), parse_rules(kept["rules"].encode()))
+        except FileNotFoundError:
+            return False
         except (OSError, ValueError, KeyError, TypeError, AttributeError, GovernanceError):
             log.warning("moesif: the configuration kept in %s cannot be read; Moesif is asked for it", path)
             return False

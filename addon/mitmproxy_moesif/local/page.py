@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 from tornado.iostream import StreamClosedError
@@ -19,6 +20,10 @@ DEFAULT_LIMIT = 100
 MAX_LIMIT = 10_000
 # So many events are read and written at a time: events may have a megabyte each.
 PAGE = 50
+LOOK_EVERY = 0.05
+FIRST_LOOKS = 40
+"""For two seconds, which a first event may take to come."""
+
 PARAMETERS = ("limit", "verb", "status", "user_id", "company_id", "uri")
 
 
@@ -51,8 +56,16 @@ class _EventsHandler(_PageHandler):
             self.refuse(400, str(error))
         else:
             self.set_header("Content-Type", "application/json")
+            await self._first_event()
             with suppress(StreamClosedError):  # the reader has gone
                 await self._write(limit, which)
+
+    async def _first_event(self) -> None:
+        """Who has just tried a request finds its event, which is on its way for a moment."""
+        for _ in range(FIRST_LOOKS):
+            if self.store.counts().received:
+                break
+            await asyncio.sleep(LOOK_EVERY)
 
     def delete(self) -> None:
         self.answer(200, {"forgotten": self.store.clear()})

@@ -178,6 +178,10 @@ def _seconds(text: str) -> float:
 
 def _file(text: str) -> Path:
     path = Path(text).expanduser().absolute()
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f"there is no file {text!r}")
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise argparse.ArgumentTypeError(f"there is no file {text!r}") from None
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: {error.strerror}") from None
     return path
