@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 ENGINES := 12.1.0 12.2.3 12.3.1
 ENGINE_TESTS := tests/proxy tests/speedups tests/workers tests/test_phases.py tests/test_streams.py tests/test_transparency.py
 
-.PHONY: help install wheel run test test-engines $(ENGINES:%=test-engine-%) lint types bench soak clean
+.PHONY: help install wheel run test test-engines $(ENGINES:%=test-engine-%) test-lane lint types bench soak clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,13 @@ $(ENGINES:%=test-engine-%): test-engine-%: .venv-engines/%/.tools
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group test mitmproxy==$*
 	touch $@
+
+# What drives the proxy's sockets, with the fast lane in place of mitmproxy's layers; not part of `make test`.
+LANE_TESTS := tests/lane tests/proxy tests/test_left_to_kong.py tests/test_one_reading.py tests/test_phases.py \
+	tests/test_streams.py tests/test_transparency.py
+
+test-lane: $(VENV)/.tools ## The engine's tests with moesif_engine=fast
+	TEST_ENGINE=fast TEST_LANE_EXAMPLES=3000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --timeout 400 $(LANE_TESTS)
 
 lint: $(VENV)/.tools ## Ruff, and the schemas of the files that the forge reads
 	$(BIN)/ruff check

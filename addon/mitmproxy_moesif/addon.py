@@ -270,6 +270,10 @@ class MoesifAddon:
         """What has passed so far; None before it has started."""
         return self._life.runtime.traffic.reading() if self._life.runtime is not None else None
 
+    def engine(self) -> str:
+        """What is to carry plain HTTP/1."""
+        return self._life.prepared.instance.settings.engine if self._life.prepared is not None else "mitmproxy"
+
     @command.command("moesif.kong")  # type: ignore[untyped-decorator]
     def kong(self, method: str, host: str, path: str) -> str:
         """Which instance of Kong's configuration applies to such a request, and why."""

@@ -17,7 +17,7 @@ from mitmproxy_moesif.log import RateLimitedLog
 # What may be in it: taken away with `translate`, nothing must be left.
 VISIBLE = bytes([*range(0x21, 0x7F), *range(0x80, 0x100)])
 TEXT = VISIBLE + b" \t"
-_TOKEN = bytes(byte for byte in VISIBLE if byte < 0x80 and chr(byte) not in '"(),/:;<=>?@[\\]{}')
+TOKEN = bytes(byte for byte in VISIBLE if byte < 0x80 and chr(byte) not in '"(),/:;<=>?@[\\]{}')
 _HOST = bytes(byte for byte in VISIBLE if byte not in b"/?#@\\,")
 
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://([^/?#]*)(?:/.*)?", re.DOTALL)
@@ -34,7 +34,7 @@ def ambiguity(message: http.Message) -> str | None:
 
 def _field_ambiguity(fields: Fields) -> str | None:
     names = [name for name, _ in fields]
-    if b"" in names or b"".join(names).translate(None, _TOKEN):
+    if b"" in names or b"".join(names).translate(None, TOKEN):
         return "a header name that is no token"
     if b"".join([value for _, value in fields]).translate(None, TEXT):
         return "a control character in a header value"
@@ -46,7 +46,7 @@ def _request_ambiguity(request: http.Request) -> str | None:
     absolute = None if data.path[:1] in (b"/", b"*") else _ABSOLUTE.fullmatch(data.path)
     if not (data.path[:1] == b"/" or data.path == b"*" or absolute) or data.path.translate(None, VISIBLE):
         return "a target that is none"
-    if not data.method or data.method.translate(None, _TOKEN):
+    if not data.method or data.method.translate(None, TOKEN):
         return "a method that is none"
     hosts = [value for name, value in data.headers.fields if len(name) == 4 and name.lower() == b"host"]
     if len(hosts) > 1:

@@ -182,6 +182,10 @@ class Settings(BaseModel):
     fast_dispatch: bool = Field(
         True, description="Call addons through a precomputed table; only on mitmproxy versions it was tested with."
     )
+    engine: Annotated[Literal["auto", "fast", "mitmproxy"], Property.START_ONLY] = Field(
+        "auto",
+        description="What carries plain HTTP/1 in moesif-proxy: the fast lane, or mitmproxy's layers (auto).",
+    )
     governance: Literal["on", "off"] = Field(
         "on", description="Whether governance rules are enforced; sampling is not affected."
     )

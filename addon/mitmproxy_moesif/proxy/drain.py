@@ -12,6 +12,7 @@ from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
 
 from mitmproxy_moesif.config.text import number_of
+from mitmproxy_moesif.lane.client import ClientEnd
 from mitmproxy_moesif.lifecycle import tell_requests, telling_unless_soon, until
 from mitmproxy_moesif.log import log
 
@@ -70,8 +71,10 @@ def close_idle(server: Proxyserver) -> int:
     return busy
 
 
-def is_busy(handler: ProxyConnectionHandler) -> bool:
+def is_busy(handler: ProxyConnectionHandler | ClientEnd) -> bool:
     """Whether an exchange is under way: HTTP layers keep a stream for each. What is no HTTP is not waited for."""
+    if isinstance(handler, ClientEnd):
+        return handler.is_busy
     return any(layer.streams for layer in handler.layer.context.layers if isinstance(layer, HttpLayer))
 
 

@@ -14,9 +14,6 @@ import time
 from collections.abc import Generator
 from typing import Any
 
-import h11
-from h11._readers import ChunkedReader
-from h11._receivebuffer import ReceiveBuffer
 from mitmproxy import http
 from mitmproxy.connection import Connection
 from mitmproxy.net.http.http1 import assemble_response_head
@@ -35,32 +32,12 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Connection
 
 from mitmproxy_moesif.capture.engine import Http1End
+from mitmproxy_moesif.lane.bodies import TrailersReader
 from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
 
 LAST_CHUNK = b"0\r\n\r\n"
-FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host", b"trailer"})
-"""Fields that are never passed on behind a body."""
 
 type Commands = Generator[commands.Command, Any, None]
-
-
-class TrailersReader(ChunkedReader):
-    """Keeps the trailers to itself: what reads the body raises an exception at the sight of them."""
-
-    trailers: http.Headers | None = None
-
-    def __call__(self, buffer: ReceiveBuffer) -> Any:
-        event = super().__call__(buffer)
-        if isinstance(event, h11.EndOfMessage) and event.headers:
-            self.trailers = http.Headers(
-                [
-                    (bytes(name), bytes(value))
-                    for name, value in event.headers.raw_items()
-                    if name.lower() not in FRAMING
-                ]
-            )
-            return h11.EndOfMessage()
-        return event
 
 
 def body_reader(expected_size: int | None) -> Any:

@@ -114,13 +114,16 @@ class Proxy:
         self._add_capture(arguments, check)
 
     def _core(self, given: options.Options, arguments: Arguments, *, shared: bool) -> Master:
+        from mitmproxy_moesif.lane.opening import Lane
+        from mitmproxy_moesif.lane.serving import is_fast
         from mitmproxy_moesif.proxy import heads, http1, http2, listening
         from mitmproxy_moesif.proxy.drain import Drain
         from mitmproxy_moesif.proxy.patience import Patience
         from mitmproxy_moesif.proxy.tls import Tls
 
         room = Room(arguments.max_connections or affordable())
-        listening.install(room, shared=shared)
+        lane = Lane(lambda: is_fast(self.capture.engine()), Tls)
+        listening.install(room, lane, shared=shared)
         heads.install()
         http1.install()
         http2.install()
@@ -128,7 +131,7 @@ class Proxy:
         master.addons.add(core.Core(), proxyserver.Proxyserver(), disable_h2c.DisableH2C())
         self._drain = Drain(arguments.drain_timeout)
         patience = Patience(arguments.header_timeout, arguments.keepalive_timeout, room)
-        master.addons.add(Tls(), next_layer.NextLayer(), self._drain, patience)
+        master.addons.add(Tls(), next_layer.NextLayer(), self._drain, patience, lane)
         switch.install(master)
         return master
 
