@@ -36,6 +36,22 @@ def start(
     return proxy, f"http://127.0.0.1:{port}"
 
 
+def test_what_is_changed_is_told_without_values(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy, url = start(mitmdump, upstream, collector)
+    for config in ({"user_id_header": "S3CR3T", "debug": True}, {"enabled": False}):
+        body = config if "enabled" in config else {"config": config}
+        assert requests.patch(f"{url}/plugins/moesif", json=body, timeout=10).status_code == 200
+    output = proxy.wait_for_output("changed through the Admin API: the options: enabled")
+    assert "Admin API: the options: debug, user_id_header" in output
+    assert "S3CR3T" not in output
+    assert get(f"{url}/status?method=GET&host=x&path=/e")["request"] == {
+        "instance": None,
+        "why": "enabled is false: nothing is captured",
+    }
+
+
 def test_captured_is_delivered_waiting_and_dropped_at_every_reading(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:

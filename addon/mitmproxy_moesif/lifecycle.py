@@ -50,9 +50,11 @@ TELL_AFTER = 0.5
 HANDOVER = "moesif_handover"
 """Where, on mitmproxy's master, the runtime waits for the addon's successor while the script is reloaded."""
 
-
 OFF = "off"
 """Why nothing is captured where that is configured."""
+
+AS_CONFIGURED = frozenset({"skip", "no_instance", OFF})
+"""Why an exchange is not captured where that is what is wanted: such are counted as skipped."""
 
 type Observe = Callable[[PendingExchange, Exchange, str], None]
 """Is told of each exchange that ended, on the event loop: what became of it is `captured`, or why there is no event."""
@@ -324,7 +326,7 @@ class Lifecycle:
             self._ending.finished(entry)
 
     def _leave_out(self, runtime: Runtime, entry: PendingExchange, why: str, end: exchanges.End) -> None:
-        if not entry.passive:
+        if why in AS_CONFIGURED:
             runtime.delivery.skip()
         if why != OFF and (runtime.delivery.keeps_recent or entry.instance.settings.debug):
             runtime.delivery.note(exchanges.note(entry, end, why))

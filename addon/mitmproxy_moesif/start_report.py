@@ -51,7 +51,7 @@ def in_force(prepared: Prepared, upstreams: list[str], folder: Path | None) -> I
     yield from rules(prepared)
     if (hooks := prepared.instance.hooks) is not None:
         yield "hooks", f"{', '.join(hooks.functions)} ({hooks.path})"
-    yield "masks", masks_in_force(settings).removeprefix("masks: ")
+    yield "masks", masks(prepared)
     yield from sampling(settings)
 
 
@@ -84,6 +84,14 @@ def rules(prepared: Prepared) -> Iterator[tuple[str, str]]:
         yield "rules", f"{len(own.rules.rules)} of your own ({own.path}), and Moesif's"
 
 
+def masks(prepared: Prepared) -> str:
+    """What is left out of events; where Kong's entries say different things, of each."""
+    said = {each.name: masks_in_force(each.settings) for each in prepared.instances or [prepared.instance]}
+    if len(set(said.values())) == 1:
+        return next(iter(said.values()))
+    return "; ".join(f"{name}: {text}" for name, text in list(said.items())[:MOST]) + more(len(said))
+
+
 def sampling(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.sample_rate == 0:
         yield "sampling", "0 %: every event is dropped (sample_rate=0)"
@@ -94,8 +102,11 @@ def sampling(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def some(names: list[str]) -> str:
-    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
-    return ", ".join(names[:MOST]) + more
+    return ", ".join(names[:MOST]) + more(len(names))
+
+
+def more(count: int) -> str:
+    return f" and {count - MOST} more" if count > MOST else ""
 
 
 def shown(url: str) -> str:

@@ -28,6 +28,7 @@ from mitmproxy_moesif.capture.traffic import TrafficStatus
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.kong.errors import OPTIONS_ID, PLUGIN_NAME
 from mitmproxy_moesif.kong.overlay import REFERENCES, LiveOverlay
+from mitmproxy_moesif.log import log
 
 if TYPE_CHECKING:
     from mitmproxy_moesif.config.live import LiveOptions
@@ -106,8 +107,8 @@ class Operations:
         self._kept = document
 
     @contextmanager
-    def _change(self) -> Iterator[None]:
-        """What the block puts in force is kept, or undone. Raises `NotKept`."""
+    def _change(self, what: str, given: Mapping[str, Any]) -> Iterator[None]:
+        """What the block puts in force is kept, or undone. The log says what was given. Raises `NotKept`."""
         with self._changing:
             yield
             document = self.document()
@@ -116,6 +117,8 @@ class Operations:
             except NotKept:
                 self._take(self._kept)
                 raise
+            if document != self._kept:
+                log.info("moesif: changed through the Admin API: %s: %s", what, ", ".join(names_of(given)) or "removed")
             self._kept = document
 
     def status(self) -> Status:
@@ -136,24 +139,24 @@ class Operations:
         return [*self._local.plugins(), *(self._kong.plugins() if self._kong is not None else ())]
 
     def patch_plugin(self, plugin_id: str, changes: Mapping[str, Any]) -> Mapping[str, Any]:
-        with self._change():
+        with self._change(self._name_of(plugin_id), changes):
             return self._source_of(plugin_id).patch_plugin(plugin_id, changes)
 
     def replace_plugin(self, plugin_id: str, given: Mapping[str, Any], kept: Collection[str]) -> Mapping[str, Any]:
-        with self._change():
+        with self._change(self._name_of(plugin_id), given):
             return self._source_of(plugin_id).replace_plugin(plugin_id, given, kept)
 
     def add_plugin(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """A global one only where the options are none, since Kong's configuration has instances."""
         resolver = self._resolver()
         scoped = any(given.get(name) for name in REFERENCES)
-        with self._change():
+        with self._change("a new plugin", given):
             if self._kong is not None and (scoped or (resolver is not None and resolver.has_instances)):
                 return self._kong.add_plugin(given)
             return self._local.add_plugin(given)
 
     def remove_plugin(self, plugin_id: str) -> None:
-        with self._change():
+        with self._change(self._name_of(plugin_id), {}):
             self._source_of(plugin_id).remove_plugin(plugin_id)
 
     def list_entities(self, kind: str) -> Sequence[Entity]:
@@ -164,17 +167,26 @@ class Operations:
             raise NotFound(name)
         return self._kong.find_entity(kind, name)
 
+    def _name_of(self, plugin_id: str) -> str:
+        names = [plugin["instance_name"] for plugin in self.plugins() if plugin["id"] == plugin_id]
+        return "the options" if plugin_id == OPTIONS_ID else next(filter(None, names), plugin_id)
+
     def _source_of(self, plugin_id: str) -> LocalPluginSource | KongPluginSource:
         return self._local if self._kong is None or plugin_id == OPTIONS_ID else self._kong
 
     def explain(self, method: str, host: str | None, path: str) -> Mapping[str, Any]:
         resolver = self._resolver()
         if resolver is None:
-            return {
-                "instance": {"id": OPTIONS_ID, "instance_name": PLUGIN_NAME},
-                "why": "the options are one global instance",
-            }
+            enabled = self._read().enabled
+            why = "the options are one global instance" if enabled else "enabled is false: nothing is captured"
+            return {"instance": {"id": OPTIONS_ID, "instance_name": PLUGIN_NAME} if enabled else None, "why": why}
         return resolver.scopes.explain(method, host, path)
+
+
+def names_of(given: Mapping[str, Any]) -> list[str]:
+    """What an entity gives, without values: those may be secret."""
+    config = given.get("config")
+    return sorted({*given, *(config if isinstance(config, Mapping) else ())} - {"config"})
 
 
 def status_of(condition: Condition, began: float) -> Status:

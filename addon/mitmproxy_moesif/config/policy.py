@@ -90,7 +90,7 @@ def masks_in_force(settings: Settings) -> str:
         if name.endswith("_masks") and isinstance(value, tuple) and value
     ]
     sent = "are sent" if settings.credential_headers == "send" else "are left out (credential_headers=send sends them)"
-    return f"masks: {', '.join(counts) or 'none'}; headers with credentials {sent}"
+    return f"{', '.join(counts) or 'none'}; headers with credentials {sent}"
 
 
 def parse_networks(networks: tuple[str, ...]) -> tuple[Network, ...]:
