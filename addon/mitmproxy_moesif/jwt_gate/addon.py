@@ -51,6 +51,8 @@ class JwtGate:
         self._closed = False
         self._running = False
         self._problems: list[str] = []
+        self.kept: str | None = None
+        """Why the keys read before stay in force, where their file was read again and is wrong."""
         self._faults = RateLimitedLog()
         self._stamp: Stamp = None  # of the file of keys, when it was read
         self._watch: Periodic | None = None
@@ -83,6 +85,7 @@ class JwtGate:
             return
         assert settings is not None
         self._settings, self._rules, self._closed, self._stamp = settings, rules, False, stamp
+        self.kept = None
         if self._running:
             self._announce()
             self._watch_keys()
@@ -103,6 +106,7 @@ class JwtGate:
                 raise OptionsError(line)
             # What is in force was set again: nothing to take back. The keys read earlier stay.
             log.error("%s; the keys read before stay in force", line)
+            self.kept = line
             return
         log.error("%s", line)
         self._closed = True

@@ -103,6 +103,7 @@ class Proxy:
             announces=told.announces,
             observe=self._access_log,
         )
+        self._gate = JwtGate()
         self._drain: Drain | None = None
         if self.untested is None:
             self.master = self._core(given, arguments, shared=told.shared)
@@ -137,7 +138,7 @@ class Proxy:
 
     def _add_capture(self, arguments: Arguments, check: StartCheck) -> None:
         self._add_configured(self.capture)
-        self._add_configured(JwtGate())
+        self._add_configured(self._gate)
         if self.untested is None:  # a DumpMaster has one, before the capture
             self._add_configured(script.ScriptLoader())
         if arguments.forwarded:
@@ -181,7 +182,8 @@ class Proxy:
         if self.master.should_exit.is_set():
             raise ConfigurationError("the proxy is about to end")
         changed = self.configuration.reload(self.capture.changed_options())
-        return f"{', '.join(sorted(changed))} changed" if changed else "nothing changed"
+        kept = f", but not the keys: {self._gate.kept}" if self._gate.kept is not None else ""
+        return (f"{', '.join(sorted(changed))} changed" if changed else "nothing changed") + kept
 
     def addresses(self) -> list[tuple[str, int]]:
         """Where it listens."""
