@@ -319,6 +319,19 @@ def test_flow_lines_that_were_asked_for_stay_with_a_warning(
     assert "flow_detail is set above 0" in proxy.output
 
 
+@pytest.mark.parametrize(
+    "head", [b"GET /s?token=S3CR3T a b HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nAuthorization Bearer S3CR3T\r\n"]
+)
+def test_a_head_that_cannot_be_read_is_not_quoted_in_the_log(
+    head: bytes, mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy = mitmdump(upstream.url, addon_options(collector))
+    with Client(proxy.port) as client:
+        client.send(head + b"Host: x\r\n\r\n")
+        proxy.wait_for_output("(not shown)")
+    assert "S3CR3T" not in proxy.output
+
+
 def test_a_spool_folder_that_others_may_enter_is_told(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:

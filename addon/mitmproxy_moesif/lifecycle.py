@@ -115,6 +115,7 @@ class Lifecycle:
         self._problems = list(options.take_unparsable(ctx.options))
         options.register(loader)
         proxy_defaults.set_defaults(ctx.options)
+        proxy_defaults.quote_no_heads()
         self.runtime = ctx.master.__dict__.pop(HANDOVER, None)
         if self.runtime is not None:
             self.runtime.take = self._take
@@ -426,7 +427,8 @@ def missing_account(prepared: Prepared) -> str | None:
         return None  # each of Kong's is checked when it is read
     if settings.has_receiver or not settings.enabled:
         return None
-    return (
+    where = settings.kong_config or settings.kong_admin_url
+    return (f"{where} has no moesif entry that is enabled, and " if where is not None else "") + (
         "application_id is missing: give --set moesif_application_id=..., the environment variable "
         "MOESIF_APPLICATION_ID, or a file with --set moesif_sink_file=PATH"
     )

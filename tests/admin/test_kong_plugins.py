@@ -190,7 +190,11 @@ def test_a_whole_entity_may_be_sent_back(proxy: Proxy) -> None:
     [
         ("p-orders", {"foo": 1}, {"foo": "unknown field"}),
         ("p-orders", {"config": {"foo": 1}}, {"config": {"foo": "unknown field"}}),
-        ("p-orders", {"config": {"sink_file": "x"}}, {"config": {"sink_file": "can only be set at the start"}}),
+        (
+            "p-orders",
+            {"config": {"sink_file": "x"}},
+            {"config": {"sink_file": "can only be set with the options"}},
+        ),
         ("p-orders", {"service": {"id": "s-quiet"}}, {"service": "immutable field cannot be updated"}),
         ("p-orders", {"config": {"application_id": None}}, {"config": {"application_id": "required field missing"}}),
         ("p-orders", {"tags": {"a": 1}}, {"tags": "expected a set"}),

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from mitmproxy_moesif.admin.redact import SHOWN
 from mitmproxy_moesif.admin.source import SchemaViolation
 from mitmproxy_moesif.config.fields import Property, parameters_with
-from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
+from mitmproxy_moesif.config.settings import START_ONLY, Settings, SettingsError, parse_settings
 
 TOP_LEVEL = "enabled"
 """The one parameter that is a field of Kong's entity itself, beside `config`."""
@@ -95,7 +95,8 @@ def _fault(current: Settings | None, name: str, value: object, fixed: Collection
     if name not in Settings.model_fields or not in_config(name):
         return UNKNOWN
     if name in fixed and (current is None or value != _shown(_value(current, name))):
-        return "can only be set at the start"
+        at_start = name in START_ONLY
+        return "can only be set at the start" if at_start else "can only be set with the options"
     return None
 
 

@@ -20,6 +20,10 @@ TEXT = VISIBLE + b" \t"
 TOKEN = bytes(byte for byte in VISIBLE if byte < 0x80 and chr(byte) not in '"(),/:;<=>?@[\\]{}')
 _HOST = bytes(byte for byte in VISIBLE if byte not in b"/?#@\\,")
 
+MOST_DIGITS = 18
+"""Of a Content-Length: more may be beyond 64 bits, which is another length to some."""
+
+_LENGTH = len(b"content-length")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://([^/?#]*)(?:/.*)?", re.DOTALL)
 
 _told = RateLimitedLog()
@@ -38,6 +42,9 @@ def _field_ambiguity(fields: Fields) -> str | None:
         return "a header name that is no token"
     if b"".join([value for _, value in fields]).translate(None, TEXT):
         return "a control character in a header value"
+    for name, value in fields:
+        if len(name) == _LENGTH and len(value) > MOST_DIGITS and name.lower() == b"content-length":
+            return "a Content-Length that some cannot count to"
     return None
 
 
@@ -65,7 +72,8 @@ def refuse_request(flow: http.HTTPFlow) -> bool:
     """Answer 400 to an ambiguous request; whether it is one. Nobody should look at it then."""
     if not flow.live or (why := ambiguity(flow.request)) is None:
         return False
-    _told.warning(why, "moesif: a request is refused with 400: %s", why)
+    peer = flow.client_conn.peername[0] if flow.client_conn.peername else "an unknown address"
+    _told.warning(why, "moesif: a request from %s is refused with 400: %s", peer, why)
     if flow.error is None:  # else mitmproxy has refused it
         flow.request.stream = False
         flow.response = refusal(400, flow.request, "the request can be read in more than one way")
