@@ -193,7 +193,7 @@ class Sender:
         pause = None if due is None or not self._has_room() else max(due, self.health.not_before - now, 0.0)
         if self._drain_until is None:
             return pause
-        left = max(0.0, self._drain_until - now)
+        left = min(max(0.0, self._drain_until - now), threading.TIMEOUT_MAX)
         return left if pause is None else min(pause, left)
 
     @property
