@@ -106,3 +106,13 @@ def test_nobody_is_greeted_where_the_proxy_does_not_start() -> None:
     assert ended.returncode != 0
     assert "--upstream" in ended.stderr
     assert "try:" not in ended.stdout
+
+
+def test_ctrl_c_ends_the_page_without_a_word() -> None:
+    command = [sys.executable, "-m", "mitmproxy_moesif", "page", "--listen", f"127.0.0.1:{free_port()}"]
+    page = subprocess.Popen(command, env=without_pytest(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert page.stdout is not None
+    assert "shows" in page.stdout.readline()
+    page.send_signal(signal.SIGINT)
+    said, _ = page.communicate(timeout=START_SECONDS)
+    assert (page.returncode, said) == (0, "")
