@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import flow as flows
 from mitmproxy import http
-from mitmproxy.proxy.layers.http import _http1
+from mitmproxy.net.http.http1 import assemble_response
 from mitmproxy.proxy.layers.http._hooks import (
     HttpErrorHook,
     HttpRequestHeadersHook,
@@ -24,7 +24,7 @@ from mitmproxy.proxy.layers.http._hooks import (
 from mitmproxy.proxy.server import logger
 
 from mitmproxy_moesif.capture.engine import MAX_DISCARDED, Hold
-from mitmproxy_moesif.capture.responses import Refusal
+from mitmproxy_moesif.capture.responses import Refusal, failure_page
 from mitmproxy_moesif.lane.flows import new_flow
 from mitmproxy_moesif.lane.heads import Framing, framing, request_head, response_head, why_invalid
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from mitmproxy_moesif.lane.client import ClientEnd
     from mitmproxy_moesif.lane.upstream import UpstreamEnd
 
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 BAD_GATEWAY = 502
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
@@ -131,9 +130,6 @@ class Exchange:
         if isinstance(flow.response, Refusal) and not self.client.has_whole_body():
             self._refuse(flow.response)
             return
-        if self._framing.expect is not None and request.headers.get("expect", "").lower() == "100-continue":
-            self.client.send(CONTINUE)
-            request.headers.pop("expect")
         if request.stream and self.has_body:
             self._start_request_stream()
 
@@ -403,16 +399,16 @@ class Exchange:
             self.client.close()
             return
         self._drop_upstream()
-        self._tell_error(why, lambda: self._answer_failure(why))
+        self._tell_error(why, self._answer_failure)
 
     def _tell_error(self, why: str, then: Then) -> None:
         self.flow.error = flows.Error(why)
         self.ask(HttpErrorHook, then)
 
-    def _answer_failure(self, why: str) -> None:
+    def _answer_failure(self) -> None:
         """Unless a hook has killed the exchange, which closes the connection without an answer."""
         if not is_killed(self.flow) and not self._is_head_sent and self._left is None:
-            self.client.send(_http1.make_error_response(BAD_GATEWAY, why))
+            self.client.send(assemble_response(failure_page(BAD_GATEWAY, self.flow)))
         self._end()
 
     def _is_killed(self, *, tell: bool = True) -> bool:

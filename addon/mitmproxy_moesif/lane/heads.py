@@ -113,7 +113,9 @@ def request_of(head: bytes, host: str, port: int, begun: float) -> tuple[http.Re
     if (fields := plain_fields(lines)) is None:
         return None
     found = framing(fields)
-    if not found.is_plain or found.upgrade is not None or (found.coding is not None and version != b"HTTP/1.1"):
+    if not found.is_plain or found.upgrade is not None or found.expect is not None:
+        return None
+    if found.coding is not None and version != b"HTTP/1.1":
         return None
     return new_request(host, port, method, target, version, fields, begun), found
 
