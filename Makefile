@@ -31,6 +31,11 @@ $(VENV)/.tools: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group test
 	touch $@
 
+# Moesif's client for Node, a real client of the local collector; without it its test says what is missing.
+$(VENV)/.node:
+	@npm install --silent --no-audit --no-fund --prefix $(VENV)/node moesif-nodejs@3.11.0 && touch $@ || \
+		echo "moesif-nodejs cannot be installed here: its test will fail." >&2
+
 # Without it `make run` serves the received events alone, and says so.
 $(VENV)/.page: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[page]' && touch $@ || \
@@ -42,7 +47,7 @@ wheel: $(VENV)/.installed ## A wheel in dist/, to install elsewhere
 run: install $(VENV)/.page ## Proxy, echo upstream, collector and traffic page; see PORT, PAGE_PORT and UPSTREAM
 	@exec $(BIN)/python -m mitmproxy_moesif run --port $(PORT) --page-port $(PAGE_PORT) --upstream '$(UPSTREAM)'
 
-test: lint types ## Lint, types and all tests, with their coverage
+test: lint types $(VENV)/.node ## Lint, types and all tests, with their coverage
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile
 	$(BIN)/coverage combine --quiet
