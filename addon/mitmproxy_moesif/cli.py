@@ -3,7 +3,7 @@
 mitmdump -s "$(python -m mitmproxy_moesif)" ...
 python -m mitmproxy_moesif run [--port 8080] [--page-port 8090] [--upstream URL] [-- more moesif-proxy arguments]
 python -m mitmproxy_moesif proxy ... (the same as moesif-proxy)
-python -m mitmproxy_moesif page ... (as moesif-proxy page; so are collector, doctor, forward and spool)
+python -m mitmproxy_moesif page ... (as moesif-proxy page; so are backfill, collector, doctor, forward and spool)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if arguments[0] == "proxy":
         return _command(arguments[1:])
-    if arguments[0] in ("collector", "doctor", "forward", "page", "spool"):
+    if arguments[0] in ("backfill", "collector", "doctor", "forward", "page", "spool"):
         return _command(arguments)
     options = _parse(arguments)
     from mitmproxy_moesif.run import run
@@ -56,6 +56,10 @@ def _command(arguments: Sequence[str]) -> int:
         from mitmproxy_moesif.forward import main as forward
 
         return forward.main(arguments[1:])
+    if arguments and arguments[0] == "backfill":
+        from mitmproxy_moesif.backfill import main as backfill
+
+        return backfill.main(arguments[1:])
     if arguments and arguments[0] == "collector":
         from mitmproxy_moesif.local import main as collector
 
@@ -83,6 +87,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m mitmproxy_moesif", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("proxy", help="run the proxy in production: the same as moesif-proxy; see proxy --help")
+    commands.add_parser("backfill", help="send saved traffic: the same as moesif-proxy backfill")
     commands.add_parser("collector", help="a collector for any Moesif SDK: the same as moesif-proxy collector")
     commands.add_parser("doctor", help="check what a start would meet: the same as moesif-proxy doctor")
     commands.add_parser("forward", help="deliver events from Kafka: see forward --help")

@@ -140,6 +140,18 @@ def given_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return given
 
 
+def given_settings(settings: Sequence[str]) -> dict[str, str]:
+    """What `--set moesif_name=value` gives where there is no mitmproxy. Raises `SettingsError`."""
+    given = {}
+    for setting in settings:
+        option, equals, value = setting.partition("=")
+        name = option.removeprefix(OPTION_PREFIX)
+        if not equals or name == option or name not in Settings.model_fields:
+            raise SettingsError(f"{option}: there is no such option{did_you_mean(name, Settings.model_fields)}")
+        given[name] = value
+    return given
+
+
 def read_given(
     options: optmanager.OptManager, environ: Mapping[str, str], changes: Mapping[str, Any] = {}
 ) -> dict[str, Any]:

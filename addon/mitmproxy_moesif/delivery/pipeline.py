@@ -160,6 +160,10 @@ class Pipeline:
             },
         )
 
+    def flush(self, seconds: float) -> None:
+        """Returns when what was put so far is stored, or after `seconds`."""
+        self._builder.flush(seconds)
+
     def drain(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         self._maintenance.stop()

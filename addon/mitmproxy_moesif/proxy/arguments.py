@@ -20,6 +20,7 @@ EPILOG = (
     "Other commands: `python -m mitmproxy_moesif` prints the path of the script for `mitmdump -s`, "
     "`python -m mitmproxy_moesif run` starts the proxy with a local collector, "
     "`moesif-proxy doctor` checks what a start would meet, `moesif-proxy collector` takes events without an account, "
+    "`moesif-proxy backfill` sends saved traffic, "
     "`moesif-proxy page` shows the traffic of a running proxy, `moesif-proxy spool` lists and settles stored "
     "events that nobody sends, `moesif-proxy forward` delivers events from Kafka, and "
     "`python -m mitmproxy_moesif proxy` is this command."
