@@ -52,29 +52,23 @@ def proxy() -> int:
 
 def _command(arguments: Sequence[str]) -> int:
     """What one of them needs is nothing for the others, and takes time to import."""
-    if arguments and arguments[0] == "forward":
-        from mitmproxy_moesif.forward import main as forward
+    rest = arguments[1:]
+    match arguments[:1]:
+        case ["backfill"]:
+            from mitmproxy_moesif.backfill.main import main as command
+        case ["collector"]:
+            from mitmproxy_moesif.local.main import main as command
+        case ["doctor"]:
+            from mitmproxy_moesif.doctor.main import main as command
+        case ["forward"]:
+            from mitmproxy_moesif.forward.main import main as command
+        case ["page"]:
+            from mitmproxy_moesif.page.main import main as command
+        case _:
+            from mitmproxy_moesif.workers.main import main as command
 
-        return forward.main(arguments[1:])
-    if arguments and arguments[0] == "backfill":
-        from mitmproxy_moesif.backfill import main as backfill
-
-        return backfill.main(arguments[1:])
-    if arguments and arguments[0] == "collector":
-        from mitmproxy_moesif.local import main as collector
-
-        return collector.main(arguments[1:])
-    if arguments and arguments[0] == "doctor":
-        from mitmproxy_moesif.doctor import main as doctor
-
-        return doctor.main(arguments[1:])
-    if arguments and arguments[0] == "page":
-        from mitmproxy_moesif.page import main as page
-
-        return page.main(arguments[1:])
-    from mitmproxy_moesif.workers import main as engine
-
-    return engine.main(arguments)
+            rest = arguments
+    return command(rest)
 
 
 def script_path() -> Path:

@@ -81,7 +81,7 @@ class Work:
         instance, kong = found
         entry = exchanges.open_exchange(flow, instance)
         entry.kong = dict(kong)
-        exchange = exchanges.snapshot(entry, failed=flow.error is not None)
+        exchange = exchanges.snapshot(entry, exchanges.end_of(entry, failed=flow.error is not None))
         self._number += 1
         self._pipeline.put(Captured(self._number, (instance, exchange)))
         self._pending, self._pending_bytes = self._pending + 1, self._pending_bytes + exchange.size
