@@ -1,5 +1,6 @@
 """`make run`: a collector, a page of events and an echo upstream on this machine, to try the addon without an account.
 
+akto       Akto's ingest service, and what its runtime would forget
 collector  Moesif's collector API
 documents  the configuration and rules that the collector hands out
 echo       an upstream that answers with what it was asked

@@ -14,13 +14,15 @@ As in Moesif, what is told of somebody who is known is laid over what was known.
 Every request needs `X-Moesif-Application-Id`; any value will do, and none is kept. A POST's body may come with
 Content-Encoding deflate or gzip. A refused batch is refused whole. The answers to POSTs, and both GETs, carry
 `X-Moesif-Config-Etag` and `X-Moesif-Rules-Tag`, which equal the ETags of the two documents. The two PUTs are how
-sampling and governance are tried out here; Moesif itself has its web application for that.
+sampling and governance are tried out here; Moesif itself has its web application for that. `akto` adds the paths of
+Akto's ingest service, which need no application id.
 """
 
 from __future__ import annotations
 
 from tornado.web import Application
 
+from mitmproxy_moesif.local.akto import AktoCounts, HealthHandler, IngestHandler
 from mitmproxy_moesif.local.documents import Document
 from mitmproxy_moesif.local.http import LocalHandler, NotFoundHandler, log_request
 from mitmproxy_moesif.local.intake import RefusedError, read_batch, read_one_or_many, read_profiles
@@ -134,6 +136,8 @@ def collector_app(
             (rf"/v1/({'|'.join(KINDS)})(/batch)?", _ProfilesHandler, parts),
             (r"/v1/config", _ConfigHandler, parts),
             (r"/v1/rules", _RulesHandler, parts),
+            (r"/api/ingestData", IngestHandler, {"counts": AktoCounts()}),
+            (r"/healthCheck", HealthHandler),
         ],
         default_handler_class=NotFoundHandler,
         log_function=log_request,
