@@ -31,7 +31,7 @@ from mitmproxy_moesif.config import options, proxy_defaults
 from mitmproxy_moesif.config.fields import without_effect
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.live import LiveOptions
-from mitmproxy_moesif.config.settings import START_ONLY, Settings, SettingsError
+from mitmproxy_moesif.config.settings import START_ONLY, Settings, SettingsError, option_name
 from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.receivers.ndjson import unwritable
@@ -121,7 +121,7 @@ class Lifecycle:
             self.runtime.take = self._take
 
     def configure(self, updated: set[str]) -> None:
-        if updated and not any(name.startswith(options.OPTION_PREFIX) for name in updated):
+        if updated and not any(name.startswith(options.FAMILIES) for name in updated):
             return
         try:
             prepared = self._prepared_now()
@@ -189,7 +189,7 @@ class Lifecycle:
         warn_of_open(folder)
         self._apply(runtime, prepared)
         self.runtime = runtime
-        self.live = LiveOptions(ctx.master, options.OPTION_PREFIX, self.prepare)
+        self.live = LiveOptions(ctx.master, option_name, self.prepare)
         try:
             runtime.open_admin(settings, self.live, self._listen)
         except SettingsError as error:

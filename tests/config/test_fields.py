@@ -33,7 +33,7 @@ OTHER_VALUES: dict[str, Any] = {
 
 
 def test_the_special_parameters_are_these() -> None:
-    assert {"application_id", "kafka_config", "kong_admin_token", "admin_token"} == SECRETS
+    assert {"application_id", "kafka_config", "akto_api_key", "kong_admin_token", "admin_token"} == SECRETS
     assert secrets_of(GateSettings) == {"jwt_key"}
     assert {"background", "spool_dir", "admin_listen", "admin_token", "admin_state"} <= START_ONLY
     assert {"kong_config", "kong_admin_url", "kong_admin_token"} <= START_ONLY

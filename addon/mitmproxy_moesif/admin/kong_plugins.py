@@ -209,7 +209,7 @@ class KongPluginSource:
         values = {**instance_values(plugin, self._given()), **still, TOP_LEVEL: plugin.enabled}
         config = {**still} | wanted_parameters(values, given, dict(self._entity_faults(plugin, given)))
         enabled = config.pop(TOP_LEVEL, plugin.enabled)
-        if enabled and not parse_settings({**values, **config}).has_receiver:
+        if enabled and not parse_settings({**values, **config}).keeps_events:
             raise SchemaViolation(_ACCOUNT)
         patch: dict[str, Any] = {} if enabled == plugin.enabled else {TOP_LEVEL: enabled}
         tags = _listed(given.get("tags", plugin.tags))
@@ -239,7 +239,7 @@ class KongPluginSource:
             faults["id"] = "expected a valid UUID"
         config = {**still} | wanted_parameters(values, given, faults, same_too=True)
         enabled = config.pop(TOP_LEVEL, True)
-        if enabled and not parse_settings({**values, **config}).has_receiver:
+        if enabled and not parse_settings({**values, **config}).keeps_events:
             raise SchemaViolation(_ACCOUNT)
         ids = {f"{name}_id": _resolved(base, name, given.get(name)) for name in REFERENCES}
         fields = {
@@ -281,7 +281,7 @@ class KongPluginSource:
         config = wanted_parameters(values, {"config": entity.get("config")}, {}, same_too=True)
         enabled = bool(entity.get(TOP_LEVEL, True))
         if enabled and (
-            "application_id" in entity.get(SECRETS, ()) or not parse_settings({**values, **config}).has_receiver
+            "application_id" in entity.get(SECRETS, ()) or not parse_settings({**values, **config}).keeps_events
         ):
             enabled = False
             log.warning(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
+from mitmproxy_moesif.config.akto import AktoTarget
 from mitmproxy_moesif.config.destination import account_of, destination_of
 from mitmproxy_moesif.config.policy import EventPolicy, compile_policy
 from mitmproxy_moesif.config.settings import Settings
@@ -26,6 +29,7 @@ class Instance:
     destination: str
     hooks: UserHooks | None = None
     name: str = OPTIONS
+    akto: AktoTarget | None = None
 
     @property
     def masks(self) -> bool:
@@ -50,4 +54,10 @@ class Instance:
             hooks = UserHooks.load(settings.hooks, hooks_source, previous.hooks if previous is not None else None)
         if previous is not None and (previous.hooks, previous.name) == (hooks, name) and previous.settings == settings:
             return previous
-        return cls(settings, compile_policy(settings), account_of(settings), destination_of(settings), hooks, name)
+        account, destination, akto = account_of(settings), destination_of(settings), AktoTarget.of(settings)
+        return cls(settings, compile_policy(settings), account, destination, hooks, name, akto)
+
+    def with_akto(self, parameters: Mapping[str, Any]) -> Instance:
+        """The same with these values of Akto's parameters."""
+        settings = self.settings.model_copy(update=dict(parameters))
+        return replace(self, settings=settings, akto=AktoTarget.of(settings))

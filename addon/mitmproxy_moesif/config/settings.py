@@ -1,8 +1,8 @@
 """Every parameter in one table: the pydantic model `Settings`.
 
-From its fields come the mitmproxy options (`moesif_<name>`), the environment names (`MOESIF_<NAME>`), the `config:` of
-a Kong plugin entry, the validation, the Admin API's schema and compose/OPTIONS.md. Nothing else in the package knows
-a default or a bound.
+From its fields come the mitmproxy options (`moesif_<name>`; Akto's keep their `akto_<name>`), the environment names
+(the same in capitals), the `config:` of a Kong plugin entry, the validation, the Admin API's schema and
+compose/OPTIONS.md. Nothing else in the package knows a default or a bound.
 
 Units: milliseconds and bytes, as in Kong. Lists are given comma-separated or repeated.
 """
@@ -30,7 +30,10 @@ from mitmproxy_moesif.config.fields import (
     secrets_of,
 )
 
-__all__ = ["SECRETS", "START_ONLY", "Settings", "SettingsError", "parse_settings"]
+__all__ = ["AKTO_PREFIX", "SECRETS", "START_ONLY", "Settings", "SettingsError", "option_name", "parse_settings"]
+
+AKTO_PREFIX = "akto_"
+"""Of the parameters of the receiver Akto, which are those of a plugin of its own in Kong."""
 
 MAX_MS = 2**31 - 2
 MAX_BYTES = 2**53
@@ -164,6 +167,23 @@ class Settings(BaseModel):
         description="Further settings of librdkafka (TLS, SASL, ...): `key=value,key=value`, or a file with one "
         "`key=value` a line. A secret.",
     )
+    akto_service_url: OptionalName = Field(
+        None, description="Base URL of Akto's ingest service; if set, records of the exchanges go there too."
+    )
+    akto_timeout: Milliseconds = Field(
+        30_000,
+        gt=0,
+        description="Milliseconds for a call to Akto; at most 3 s to connect, 5 s to send and 3 s to read are allowed.",
+    )
+    akto_log_level: Literal["debug", "info", "warn", "error"] = Field(
+        "warn", description="Threshold of the log lines about Akto."
+    )
+    akto_api_key: Annotated[SecretStr, Needs("akto_service_url")] = Field(
+        SecretStr(""), description="Key sent to Akto as x-api-key and Authorization. A secret."
+    )
+    akto_account_id: str = Field(
+        "1000000", pattern=r"^[0-9]{1,19}$", coerce_numbers_to_str=True, description="Account named in Akto's records."
+    )
     spool_dir: Annotated[OptionalPath, Property.START_ONLY] = Field(
         None, description="Folder for events on disk; default: moesif-spool in mitmproxy's confdir; `off`: memory only."
     )
@@ -238,7 +258,7 @@ class Settings(BaseModel):
         5000, description="Milliseconds allowed to deliver pending events at shutdown."
     )
 
-    @field_validator("api_endpoint", "kong_admin_url")
+    @field_validator("api_endpoint", "kong_admin_url", "akto_service_url")
     @classmethod
     def _is_http_url(cls, url: str | None) -> str | None:
         if url is None:
@@ -292,17 +312,22 @@ class Settings(BaseModel):
     def _are_lower(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name.lower() for name in names)
 
-    @field_validator("application_id")
+    @field_validator("application_id", "akto_api_key")
     @classmethod
     def _fits_a_header(cls, secret: SecretStr) -> SecretStr:
         value = secret.get_secret_value().strip()
         if not (value.isascii() and (value.isprintable() or not value)):
-            raise ValueError("must be printable ASCII, as the application id in Moesif's settings is")
+            raise ValueError("must be printable ASCII, as it goes into a header")
         return SecretStr(value)
 
     @property
     def has_receiver(self) -> bool:
-        """Whether events have somewhere to go."""
+        """Whether exchanges have somewhere to go."""
+        return self.keeps_events or self.akto_service_url is not None
+
+    @property
+    def keeps_events(self) -> bool:
+        """Whether events go to a receiver that must not lose any: Moesif, Kafka or a file."""
         return bool(self.application_id.get_secret_value() or self.kafka_brokers or self.sink_file)
 
     @property
@@ -334,6 +359,11 @@ class Settings(BaseModel):
 
 def name_given(given: set[str]) -> bool:
     return bool(given & {"connect_timeout", "send_timeout"})
+
+
+def option_name(parameter: str) -> str:
+    """The mitmproxy option of a parameter; in capitals, its environment variable."""
+    return parameter if parameter.startswith(AKTO_PREFIX) else f"moesif_{parameter}"
 
 
 SECRETS = secrets_of(Settings)

@@ -39,7 +39,7 @@ def check(settings: Settings) -> None:
     """Raises `SettingsError` where there is nothing to read from, or nobody to send to."""
     if not settings.kafka_brokers:
         raise SettingsError("kafka_brokers is missing: give --set moesif_kafka_brokers=HOST:PORT")
-    if not settings.model_copy(update={"kafka_brokers": ()}).has_receiver:
+    if not settings.model_copy(update={"kafka_brokers": ()}).keeps_events:
         raise SettingsError("application_id is missing: give --set moesif_application_id=..., or a moesif_sink_file")
 
 

@@ -121,7 +121,7 @@ def instance_values(plugin: Plugin, given: Mapping[str, Any]) -> dict[str, Any]:
 def parse_instance(plugin: Plugin, given: Mapping[str, Any]) -> Settings:
     """What an enabled instance is set to; `given` as for `Resolver`. Raises `SettingsError`."""
     settings = parse_settings(instance_values(plugin, given))
-    if not settings.has_receiver:
+    if not settings.keeps_events:
         raise SettingsError("application_id is missing")
     return settings
 

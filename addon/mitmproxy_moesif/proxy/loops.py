@@ -7,7 +7,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
-from mitmproxy_moesif.config.options import ENVIRONMENT_PREFIX, OPTION_PREFIX
+from mitmproxy_moesif.config.options import ENVIRONMENT_PREFIX
+from mitmproxy_moesif.config.settings import option_name
 from mitmproxy_moesif.lane.serving import is_fast
 from mitmproxy_moesif.proxy.arguments import Arguments
 from mitmproxy_moesif.proxy.configuration import ConfigurationError, read
@@ -21,7 +22,7 @@ def loop_factory(arguments: Arguments, environ: Mapping[str, str]) -> Callable[[
 
 
 def wanted_engine(arguments: Arguments, environ: Mapping[str, str]) -> str:
-    name = OPTION_PREFIX + ENGINE
+    name = option_name(ENGINE)
     for setting in reversed(arguments.settings):
         if setting.startswith(f"{name}="):
             return setting.partition("=")[2]

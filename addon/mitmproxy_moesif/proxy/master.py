@@ -18,7 +18,7 @@ from mitmproxy.tools.dump import DumpMaster
 from mitmproxy_moesif.addon import MoesifAddon
 from mitmproxy_moesif.admin.service import Operations
 from mitmproxy_moesif.capture.traffic import TrafficStatus
-from mitmproxy_moesif.config.options import OPTION_PREFIX
+from mitmproxy_moesif.config.options import FAMILIES
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.jwt_gate.addon import JwtGate
@@ -47,7 +47,7 @@ class StartCheck(errorcheck.ErrorCheck):
 
     def running(self) -> None:
         for name in ctx.options.deferred:
-            if not name.startswith((OPTION_PREFIX, PREFIX)):  # those are the capture's and the gate's to tell
+            if not name.startswith((*FAMILIES, PREFIX)):  # those are the capture's and the gate's to tell
                 log.error("moesif-proxy: %s", unknown(name, ctx.options.keys()))
 
     async def shutdown_if_errored(self) -> None:
