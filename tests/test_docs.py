@@ -42,6 +42,7 @@ EVERYTHING = Status(
     traffic=TRAFFIC.reading(),
     spool={"state": "on", "bytes": 1, "max_bytes": 2},
     workers={"ready": 1, "wanted": 2, "restarts": 0},
+    receivers={"akto@h": {"captured": 1, "delivered": 0, "waiting": 0, "dropped": {"refused": 1}}},
 )
 
 

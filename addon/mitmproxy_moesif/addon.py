@@ -260,7 +260,7 @@ class MoesifAddon:
     def status(self) -> str:
         """Where every captured event is: delivered, waiting or dropped."""
         reading = self.reading()
-        return f"moesif: {reading.line()}" if reading is not None else "not running"
+        return "\n".join(reading.lines()) if reading is not None else "not running"
 
     def reading(self) -> Reading | None:
         """The same as numbers; None before it has started. May be called from any thread."""

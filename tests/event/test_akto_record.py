@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
 
 import orjson
@@ -16,6 +15,7 @@ from mitmproxy_moesif.event.akto_record import MAX_BODY_BYTES, Record, akto_reco
 from mitmproxy_moesif.event.attributes import read_attributes
 from mitmproxy_moesif.event.build import build_event
 from mitmproxy_moesif.event.exchange import Exchange
+from tests.support.akto import forgotten
 from tests.support.events import an_exchange
 
 SECRET = "s3cr3t-7f21"
@@ -39,22 +39,6 @@ def answered(body: bytes, content_type: str, **parameters: object) -> str:
     return record_of(an_exchange([], [("Content-Type", content_type)], response_body=body), **parameters)[
         "responsePayload"
     ]
-
-
-def forgotten(record: Record) -> str | None:
-    """Why Akto's runtime would forget it; None where it keeps it."""
-    headers = json.loads(record["requestHeaders"])
-    payload = record["requestPayload"]
-    if headers.get("content-type", JSON) == JSON and (
-        not payload.strip() or (payload.startswith("{") and not payload.endswith("}"))
-    ):
-        return "requestPayload"
-    maps = [headers, json.loads(record["responseHeaders"]), json.loads(record["tag"])]
-    if not all(isinstance(value, str) for fields in (record, *maps) for value in fields.values()):
-        return "a value is no string"
-    if any(name != name.lower() for fields in maps[:2] for name in fields):
-        return "a header's name is not in lower case"
-    return None if record["time"].isdigit() and record["statusCode"].isdigit() else "time or statusCode"
 
 
 def test_every_field_of_a_record() -> None:

@@ -22,6 +22,7 @@ from mitmproxy_moesif.admin.source import (
     Status,
     UniqueViolation,
     UnsentStatus,
+    receivers_of,
 )
 from mitmproxy_moesif.admin.state import Document, Keeper, StateError, StateFile
 from mitmproxy_moesif.capture.traffic import TrafficStatus
@@ -205,6 +206,7 @@ def status_of(condition: Condition, began: float) -> Status:
         oldest_waiting=round(age_of(condition), 3) if condition.oldest_at is not None else None,
         destinations={name: _destination(health) for name, health in condition.health.items()},
         unsent={name: _unsent(unsent) for name, unsent in condition.unsent.items()},
+        receivers=receivers_of(reading),
         spool=_spool(condition.spool),
     )
 

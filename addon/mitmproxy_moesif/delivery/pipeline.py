@@ -18,6 +18,7 @@ from mitmproxy_moesif.config.destination import heir_of, is_quarantine
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.api import Condition, SpoolCondition, Unsent
+from mitmproxy_moesif.delivery.beside import Beside
 from mitmproxy_moesif.delivery.builder import Builder, Captured, Make
 from mitmproxy_moesif.delivery.ledger import NOTHING, Ledger, Reading
 from mitmproxy_moesif.delivery.receivers.base import Receiver
@@ -61,7 +62,10 @@ class Pipeline:
         self._answered = answered
         self._recent = recent or RecentExchanges()
         self.store = Store(self.ledger, folder, max_bytes, moved=self._recent.moved)
-        self._builder = Builder(self.store, self.ledger, make, self._notify, apart=apart, recent=self._recent)
+        self._beside = Beside(self.ledger)
+        self._builder = Builder(
+            self.store, self.ledger, make, self._notify, self._beside, apart=apart, recent=self._recent
+        )
         self._maintenance = Maintenance(self.store, self.ledger, self._notify)
         self._configured: dict[str, Instance] = {}
         self._senders: dict[str, Sender] = {}
@@ -77,7 +81,7 @@ class Pipeline:
     def configure(self, instances: Sequence[Instance]) -> None:
         """These are all there are from now on."""
         with self._arranging:
-            self._configured = {instance.destination: instance for instance in instances}
+            self._configured = {one.destination: one for one in instances if one.settings.keeps_events}
             for destination in {*self._configured, *self._senders, *self.store.destinations()}:
                 self._arrange(destination)
 
@@ -149,7 +153,7 @@ class Pipeline:
         age = store.oldest_age(senders) if reading.waiting else None
         return Condition(
             reading=reading,
-            health={name: sender.health for name, sender in senders.items()},
+            health={name: sender.health for name, sender in senders.items()} | self._beside.health(),
             oldest_at=time.monotonic() - age if age is not None else None,
             spool=spool,
             memory_bytes=store.memory_bytes,
@@ -174,11 +178,13 @@ class Pipeline:
             while not self._aborted.is_set() and time.monotonic() < deadline:
                 if sender.join(time.monotonic() + 0.05):
                     break
+        self._beside.drain(deadline if not self._aborted.is_set() else 0.0)
 
     def close(self, *, keep: bool = False) -> None:
         """`keep`: what was done stays to be read from the spool, also where nothing waits in it."""
         self._builder.stop()
         self._builder.join(time.monotonic() + CLOSE_SECONDS)
+        self._beside.close()
         self.store.close(keep=keep)
         self.ledger.abandon("shutdown")
 

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-import orjson
-
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.event.grpc import is_grpc
 from mitmproxy_moesif.event.size import dumps
@@ -91,4 +89,4 @@ def _request_payload(body: str) -> str:
 
 def encode_record(record: Record) -> bytes:
     """One message's value, or a member of `batchData`."""
-    return orjson.dumps(record)
+    return dumps(record)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
 from typing import Any
@@ -22,6 +22,9 @@ type Sample = Callable[[Instance, Exchange, Attributes], int | None]
 type Fault = Callable[[str, Exception], None]
 type Observe = Callable[[Instance, Exchange, Attributes, bytes | NotSent], None]
 """Is told what became of an exchange."""
+
+type Finished = Callable[[Mapping[str, Any]], None]
+"""Gets an event, masked, just before it is encoded; raises nothing."""
 
 
 class NotSent(Enum):
@@ -44,13 +47,16 @@ class EventBuilder:
         self._fault = fault
         self._observe = observe
 
-    def __call__(self, exchange: Exchange, instance: Instance) -> bytes | NotSent:
-        facts, made = self._make(exchange, instance)
+    def __call__(self, exchange: Exchange, instance: Instance, finished: Finished | None = None) -> bytes | NotSent:
+        """Moesif's sampling is not for others: `finished` gets the event also of an exchange that it leaves out."""
+        facts, made = self._make(exchange, instance, finished)
         if self._observe is not None:
             self._observe(instance, exchange, facts, made)
         return made
 
-    def _make(self, exchange: Exchange, instance: Instance) -> tuple[Attributes, bytes | NotSent]:
+    def _make(
+        self, exchange: Exchange, instance: Instance, finished: Finished | None
+    ) -> tuple[Attributes, bytes | NotSent]:
         policy, hooks = instance.policy, instance.hooks
         facts = attributes_of(exchange, policy)
         if hooks is not None:
@@ -59,10 +65,16 @@ class EventBuilder:
                 return facts, NotSent.SKIPPED
             facts = replace(facts, caller=identify(hooks, seen, facts.caller, self._fault))
         weight = self._sample(instance, exchange, facts)
-        if weight is None:
+        if weight is None and (finished is None or instance.settings.sample_rate is not None):
             return facts, NotSent.SAMPLED_OUT
-        event = build_event(exchange, facts, policy, weight)
-        return facts, encode(event) if hooks is None else self._with_hooks(hooks, seen, event)
+
+        def finish(event: dict[str, Any]) -> bytes | NotSent:
+            if finished is not None:
+                finished(event)
+            return encode(event) if weight is not None else NotSent.SAMPLED_OUT
+
+        event = build_event(exchange, facts, policy, weight or 1)
+        return facts, finish(event) if hooks is None else self._with_hooks(hooks, seen, event, finish)
 
     def _skips(self, hooks: UserHooks, seen: HookExchange) -> bool:
         if "skip" not in hooks:
@@ -73,12 +85,18 @@ class EventBuilder:
             self._fault("hook skip", error)
             return False
 
-    def _with_hooks(self, hooks: UserHooks, seen: HookExchange, event: dict[str, Any]) -> bytes | NotSent:
+    def _with_hooks(
+        self,
+        hooks: UserHooks,
+        seen: HookExchange,
+        event: dict[str, Any],
+        finish: Callable[[dict[str, Any]], bytes | NotSent],
+    ) -> bytes | NotSent:
         self._extend(hooks, seen, event)
         if "mask" not in hooks:
-            return encode(event)
+            return finish(event)
         try:
-            return encode(hooks.mask(event))
+            return finish(hooks.mask(event))
         except Exception as error:  # noqa: BLE001 - other people's code; never sent unmasked
             self._fault("hook mask", error)
             return NotSent.MASK_FAILED

@@ -17,7 +17,7 @@ import orjson
 
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.admin.metrics import exposition
-from mitmproxy_moesif.admin.source import Destination, NotKept, SpoolStatus, Status, UnsentStatus
+from mitmproxy_moesif.admin.source import Destination, NotKept, SpoolStatus, Status, UnsentStatus, receivers_of
 from mitmproxy_moesif.admin.state import Document, StateError, StateFile
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.log import log
@@ -197,6 +197,7 @@ def together(told: Sequence[Mapping[str, Any]], reading: Reading) -> dict[str, A
         "skipped": reading.skipped,
         "faults": reading.faults,
         "oldest_waiting": max(ages, default=None),
+        "receivers": receivers_of(reading),
         "unsent": unsent([one["unsent"] for one in told if "unsent" in one]),
         "destinations": destinations([one["destinations"] for one in told if "destinations" in one]),
     }

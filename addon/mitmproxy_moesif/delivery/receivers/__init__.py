@@ -2,6 +2,7 @@
 
 A receiver has `send` and `close`; `pipeline.receiver_for` chooses one from the settings.
 
+    akto    Akto's ingest service over HTTP
     base    the interface: `Receiver`, `Outcome`, `Verdict` (test: test_delivery.py)
     http    POSTs with one deadline each (test: test_delivery.py)
     kafka   a Kafka topic, a message for each event

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -36,7 +37,16 @@ class Poster:
         logging.getLogger("urllib3").setLevel(logging.ERROR)
 
     def post(self, body: bytes) -> requests.Response:
-        """The answer, read already. Raises `requests.RequestException` and `OSError`."""
+        """The answer, read already. Raises `OSError`, `requests.RequestException`, its `Timeout` at the deadline."""
+        began = time.monotonic()
+        try:
+            return self._post(body)
+        except (requests.RequestException, OSError) as error:
+            if time.monotonic() - began >= self._seconds and not isinstance(error, requests.Timeout):
+                raise requests.ReadTimeout from error  # the connection was cut for it
+            raise
+
+    def _post(self, body: bytes) -> requests.Response:
         request = self._request.copy()
         request.body = body
         request.headers["Content-Length"] = str(len(body))
