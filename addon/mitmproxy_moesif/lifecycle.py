@@ -199,8 +199,6 @@ class Lifecycle:
             return
         for remark in remarks(settings):
             log.warning("moesif: %s", remark)
-        if prepared.resolver is not None and prepared.resolver.has_akto:
-            log.info("moesif: akto-api-discovery plugins are read and kept; this release sends nothing to Akto")
         runtime.watch_kong(settings, ctx.master.event_loop, prepared.kong)
         start_when_up(runtime, self._tell_start)
 
@@ -423,7 +421,8 @@ def unwritable_files(prepared: Prepared) -> list[str]:
 def missing_account(prepared: Prepared) -> str | None:
     """What to do where events have nowhere to go."""
     settings = prepared.instance.settings
-    if prepared.awaits_kong or (prepared.resolver is not None and prepared.resolver.has_instances):
+    resolver = prepared.resolver
+    if prepared.awaits_kong or (resolver is not None and (resolver.has_instances or resolver.has_akto)):
         return None  # each of Kong's is checked when it is read
     if settings.has_receiver or not settings.enabled:
         return None

@@ -32,9 +32,35 @@ UNKNOWN = "unknown field"
 IMMUTABLE = "immutable field cannot be updated"
 
 
-def shown_config(settings: Settings) -> dict[str, Any]:
-    """All parameters in plain values, secrets replaced."""
-    return {name: _shown(_value(settings, name)) for name in Settings.model_fields if in_config(name)}
+def shown_config(settings: Settings, prefix: str = "") -> dict[str, Any]:
+    """All parameters in plain values, secrets replaced; of a plugin whose parameters have a `prefix` here, its own."""
+    return {
+        name.removeprefix(prefix): _shown(_value(settings, name))
+        for name in Settings.model_fields
+        if in_config(name) and name.startswith(prefix)
+    }
+
+
+def wanted_of_plugin(
+    prefix: str,
+    given: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    faults: Mapping[str, Any],
+    *,
+    same_too: bool = False,
+) -> dict[str, Any]:
+    """As `wanted_parameters`, of a plugin whose parameters have a `prefix` here."""
+    config = changes.get("config")
+    if prefix and isinstance(config, Mapping):
+        changes = {**changes, "config": {prefix + name: value for name, value in config.items()}}
+    try:
+        wanted = wanted_parameters(given, changes, faults, same_too=same_too)
+    except SchemaViolation as error:
+        if isinstance(config := error.fields.get("config"), Mapping):
+            fields = {name.removeprefix(prefix): fault for name, fault in config.items()}
+            raise SchemaViolation({**error.fields, "config": fields}) from None
+        raise
+    return {name.removeprefix(prefix): value for name, value in wanted.items()}
 
 
 def wanted_parameters(

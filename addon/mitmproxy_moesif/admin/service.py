@@ -29,6 +29,7 @@ from mitmproxy_moesif.capture.traffic import TrafficStatus
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.kong.errors import OPTIONS_ID, PLUGIN_NAME
 from mitmproxy_moesif.kong.overlay import REFERENCES, LiveOverlay
+from mitmproxy_moesif.kong.scopes import AKTO
 from mitmproxy_moesif.log import log
 
 if TYPE_CHECKING:
@@ -148,9 +149,9 @@ class Operations:
             return self._source_of(plugin_id).replace_plugin(plugin_id, given, kept)
 
     def add_plugin(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A global one only where the options are none, since Kong's configuration has instances."""
+        """A global one of Moesif only where the options are none, since Kong's configuration has instances."""
         resolver = self._resolver()
-        scoped = any(given.get(name) for name in REFERENCES)
+        scoped = given.get("name") == AKTO or any(given.get(name) for name in REFERENCES)
         with self._change("a new plugin", given):
             if self._kong is not None and (scoped or (resolver is not None and resolver.has_instances)):
                 return self._kong.add_plugin(given)
@@ -181,7 +182,11 @@ class Operations:
             enabled = self._read().enabled
             why = "the options are one global instance" if enabled else "enabled is false: nothing is captured"
             return {"instance": {"id": OPTIONS_ID, "instance_name": PLUGIN_NAME} if enabled else None, "why": why}
-        return resolver.scopes.explain(method, host, path)
+        explained = resolver.scopes.explain(method, host, path)
+        if resolver.has_akto:
+            akto = resolver.scopes.explain(method, host, path, name=AKTO)
+            explained["akto"] = {name: akto[name] for name in ("instance", "why")}
+        return explained
 
 
 def names_of(given: Mapping[str, Any]) -> list[str]:
