@@ -4,6 +4,7 @@ PYTHON ?= python3
 PORT ?= 8080
 PAGE_PORT ?= 8090
 UPSTREAM ?=
+AKTO ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -44,8 +45,8 @@ $(VENV)/.page: $(VENV)/.installed
 wheel: $(VENV)/.installed ## A wheel in dist/, to install elsewhere
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
-run: install $(VENV)/.page ## Proxy, echo upstream, collector and traffic page; see PORT, PAGE_PORT and UPSTREAM
-	@exec $(BIN)/python -m mitmproxy_moesif run --port $(PORT) --page-port $(PAGE_PORT) --upstream '$(UPSTREAM)'
+run: install $(VENV)/.page ## Proxy, echo upstream, collector and traffic page; see PORT, PAGE_PORT, UPSTREAM, AKTO
+	@exec $(BIN)/python -m mitmproxy_moesif run --port $(PORT) --page-port $(PAGE_PORT) --upstream '$(UPSTREAM)' $(if $(AKTO),--akto)
 
 test: lint types $(VENV)/.node ## Lint, types and all tests, with their coverage
 	$(BIN)/coverage erase

@@ -14,7 +14,7 @@ import pytest
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.reference import markdown
-from mitmproxy_moesif.config.settings import SECRETS, Settings, SettingsError, parse_settings
+from mitmproxy_moesif.config.settings import SECRETS, Settings, SettingsError, option_name, parse_settings
 from mitmproxy_moesif.delivery.receivers.ndjson import FileReceiver
 from tests.support import ADDON_SCRIPT, APPLICATION_ID, REPOSITORY
 from tests.support.addon import addon_options, exit_counts, option_changer
@@ -233,7 +233,7 @@ def test_options_are_listed_with_their_help() -> None:
     script = REPOSITORY / "addon" / "moesif.py"
     listed = subprocess.run([BIN / "mitmdump", "-s", script, "--options"], capture_output=True, text=True, check=True)
     for name in Settings.model_fields:
-        assert f"\nmoesif_{name}:" in listed.stdout
+        assert f"\n{option_name(name)}:" in listed.stdout
     assert "moesif:" not in listed.stderr
 
 

@@ -1,7 +1,7 @@
 """Capture API traffic for Moesif. Without a command, print the path of the script for `mitmdump -s`.
 
 mitmdump -s "$(python -m mitmproxy_moesif)" ...
-python -m mitmproxy_moesif run [--port 8080] [--page-port 8090] [--upstream URL] [-- more moesif-proxy arguments]
+python -m mitmproxy_moesif run [--port 8080] [--page-port 8090] [--upstream URL] [--akto] [-- more of moesif-proxy's]
 python -m mitmproxy_moesif proxy ... (the same as moesif-proxy)
 python -m mitmproxy_moesif page ... (as moesif-proxy page; so are backfill, collector, doctor, forward and spool)
 """
@@ -96,6 +96,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--page-port", type=_port, default=8090, help="port of the traffic page and of the received events (8090)"
     )
     run_command.add_argument("--upstream", default="", help="URL to front; default: the embedded echo")
+    run_command.add_argument("--akto", action="store_true", help="send records as for Akto to the collector too")
     run_command.add_argument("more", nargs="*", help="more arguments for moesif-proxy, after --")
     return parser.parse_args(arguments)
 

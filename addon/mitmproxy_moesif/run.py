@@ -39,6 +39,9 @@ def run(options: argparse.Namespace) -> int:
             if not feeds_moesif:
                 environment |= {"MOESIF_APPLICATION_ID": "local", "MOESIF_API_ENDPOINT": stack.collector_url}
                 environment.setdefault("MOESIF_SPOOL_DIR", str(Path(folder) / "spool"))
+            if options.akto:
+                environment.setdefault("AKTO_SERVICE_URL", stack.collector_url)
+                environment.setdefault("AKTO_LOG_LEVEL", "info")
             environment.setdefault("MOESIF_ADMIN_LISTEN", f"127.0.0.1:{free_port()}")
             environment.setdefault("MOESIF_RECENT_RAW", "true")
             with _traffic_page(options, stack, environment) as events_url:
@@ -85,6 +88,9 @@ def _greet(options: argparse.Namespace, events_url: str, stack: LocalStack, *, f
         lines.append(f"events:   go to {os.environ.get('MOESIF_API_ENDPOINT', 'https://api.moesif.net')}")
     else:
         lines.append(f"events:   {events_url}/events?limit=5 (embedded collector, {stack.collector_url})")
+    if options.akto:
+        url = os.environ.get("AKTO_SERVICE_URL", stack.collector_url)
+        lines.append(f"akto:     {url}/api/ingestData (what came: curl -s {url}/api/ingestData)")
     lines.append(f"try:      curl -s http://{options.host}:{options.port}/hello -H 'X-Consumer-Username: ada'")
     if not feeds_moesif:
         lines.append(f"then:     curl -s '{events_url}/events?limit=1'")

@@ -44,7 +44,9 @@ def in_force(prepared: Prepared, upstreams: list[str], folder: Path | None) -> I
     if not settings.enabled:
         yield "capture", "off (enabled=false): traffic passes, nothing is captured"
         return
-    yield "events to", some(sorted({receiver(each) for each in prepared.instances})) or "nobody yet"
+    yield "events to", some(sorted({*map(receiver, prepared.instances)} - {""})) or "nobody yet"
+    if urls := akto(prepared):
+        yield "records to", some(urls)
     yield "spool", f"{folder}" if folder is not None else "off: events are in memory only"
     if settings.kong_config is not None or settings.kong_admin_url is not None:
         yield "kong", kong(prepared)
@@ -63,6 +65,13 @@ def receiver(instance: Instance) -> str:
     elif settings.application_id.get_secret_value():
         first = shown(settings.api_endpoint)
     return " and ".join(filter(None, (first, settings.sink_file)))
+
+
+def akto(prepared: Prepared) -> list[str]:
+    urls = {each.akto.url for each in prepared.instances if each.akto is not None}
+    if prepared.resolver is not None:
+        urls |= {parameters["akto_service_url"] for parameters in prepared.resolver.akto.values()}
+    return [f"{url} (Akto)" for url in sorted(urls)]
 
 
 def kong(prepared: Prepared) -> str:

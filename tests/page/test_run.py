@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,10 +28,11 @@ START_SECONDS = 60
 
 
 @contextmanager
-def running() -> Iterator[tuple[str, str, str]]:
-    """The URLs of the proxy, of its page, and of its admin listener."""
+def running(*more: str) -> Iterator[list[str]]:
+    """The URLs of the proxy, of its page, of its admin listener, and where Akto's records go, if they do."""
     port, page_port = free_port(), free_port()
     command = [sys.executable, "-m", "mitmproxy_moesif", "run", "--port", str(port), "--page-port", str(page_port)]
+    command += more
     output: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(command, env=without_pytest(), **output)
     try:
@@ -42,7 +44,8 @@ def running() -> Iterator[tuple[str, str, str]]:
             said += line
         admin = re.search(r" shows (\S+)", said)
         assert admin is not None
-        yield f"http://127.0.0.1:{port}", f"http://127.0.0.1:{page_port}", admin[1]
+        akto = re.findall(r"^akto: +(\S+)", said, re.MULTILINE)
+        yield [f"http://127.0.0.1:{port}", f"http://127.0.0.1:{page_port}", admin[1], *akto]
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=START_SECONDS)
@@ -62,6 +65,15 @@ def test_the_page_and_the_received_events_are_at_one_port() -> None:
         assert requests.get(page, timeout=10).json()["events"]["kept"] == 1
         assert "<title>Traffic</title>" in requests.get(page, headers={"Accept": "text/html"}, timeout=10).text
         assert requests.delete(f"{page}/events", timeout=10).json() == {"forgotten": 1}
+
+
+def test_with_akto_the_collector_gets_its_records_too() -> None:
+    with running("--akto") as (proxy, _, _, records):
+        requests.get(f"{proxy}/hello", timeout=10)
+        end = time.monotonic() + 20
+        while (counts := requests.get(records, timeout=10).json())["kept"] < 1:
+            assert time.monotonic() < end
+        assert counts == {"kept": 1, "forgotten": {}}
 
 
 def test_without_the_extra_the_received_events_are_there_and_the_line_to_type_is_told(

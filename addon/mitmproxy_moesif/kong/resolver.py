@@ -46,7 +46,8 @@ class Resolution:
 class Resolver:
     """A Kong configuration made ready: its router, and its instances compiled by plugin id.
 
-    `alone` is the instance of exchanges that are for Akto alone; None where there can be none.
+    `akto` are Akto's parameters by plugin id; `alone` is the instance of exchanges that are for Akto alone, None where
+    there can be none.
     """
 
     def __init__(self, config: KongConfig, given: Mapping[str, Any], previous: Resolver | None = None) -> None:
@@ -65,7 +66,7 @@ class Resolver:
             self.scopes = _scopes(config, self.options)
         akto = [plugin for plugin in config.plugins if plugin.name == AKTO]
         self.has_akto = any(not is_created(plugin) for plugin in akto)
-        self._akto = {plugin.id: akto_parameters(_parsed(plugin, given)) for plugin in akto if plugin.enabled}
+        self.akto = {plugin.id: akto_parameters(_parsed(plugin, given)) for plugin in akto if plugin.enabled}
         self.alone = _alone(given, previous) if akto or f"{AKTO_PREFIX}service_url" in given else None
         self._together: dict[tuple[Instance | None, str | None], Instance | None] = {}
         if config.not_understood and (previous is None or previous.config.not_understood != config.not_understood):
@@ -88,7 +89,7 @@ class Resolver:
     def _with_akto(self, instance: Instance | None, on: On) -> Instance | None:
         """The instance with Akto as it is for this request; each of them is made once."""
         plugin_id: str | None = OPTIONS_ID
-        if self._akto or self.has_akto:
+        if self.akto or self.has_akto:
             plugin, _ = self.scopes.instances.select(AKTO, *on)
             if plugin is not None:
                 plugin_id = plugin.id
@@ -99,7 +100,7 @@ class Resolver:
             base = instance or self.alone
             assert base is not None
             made = (
-                base if plugin_id == OPTIONS_ID else base.with_akto(OFF if plugin_id is None else self._akto[plugin_id])
+                base if plugin_id == OPTIONS_ID else base.with_akto(OFF if plugin_id is None else self.akto[plugin_id])
             )
             self._together[key] = made if made.settings.has_receiver else None
         return self._together[key]
