@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mitmproxy_moesif.config.akto import MAX_BODY_BYTES
+from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.policy import compile_policy
 from mitmproxy_moesif.config.settings import parse_settings
-from mitmproxy_moesif.event.akto_record import MAX_BODY_BYTES, Record, akto_record, encode_record
+from mitmproxy_moesif.event.akto_record import Record, akto_record, encode_record
 from mitmproxy_moesif.event.attributes import read_attributes
 from mitmproxy_moesif.event.build import build_event
 from mitmproxy_moesif.event.exchange import Exchange
+from mitmproxy_moesif.event.pipeline import EventBuilder, NotSent
 from tests.support.akto import forgotten
 from tests.support.events import an_exchange
 
@@ -144,3 +147,22 @@ def test_whatever_the_exchange_akto_keeps_the_record_without_a_masked_value(
     record = record_of(exchange, request_header_masks="x-key", request_body_masks="password")
     assert forgotten(record) is None
     assert SECRET.encode() not in encode_record(record)
+
+
+@pytest.mark.parametrize("content_type", [JSON, "text/plain"])
+@pytest.mark.parametrize(("size", "is_kept"), [(255 * KB, True), (256 * KB, True), (257 * KB, False)])
+def test_a_record_has_bodies_that_are_too_large_for_the_event(size: int, content_type: str, *, is_kept: bool) -> None:
+    """As they are captured by default: events take 100,000 bytes."""
+    body = b'"' + b"x" * (size - 2) + b'"' if content_type == JSON else b"x" * size
+    settings = parse_settings({"application_id": "x", "akto_service_url": "http://h", "response_header_masks": "x-key"})
+    instance = Instance.compile(settings)
+    assert instance.captured.response.body.limit == MAX_BODY_BYTES
+    exchange = an_exchange([], [("Content-Type", content_type), ("X-Key", SECRET)], response_body=body)
+    records: list[Record] = []
+    builder = EventBuilder(lambda *_: 1, lambda *_: None)
+    event = builder(exchange, instance, lambda event: records.append(akto_record(event, exchange, "1")))
+    assert not isinstance(event, NotSent)
+    assert orjson.loads(event)["metadata"]["body_omitted"] == {"response": "too_large"}
+    (record,) = records
+    assert record["responsePayload"] == (body.decode() if is_kept else "")
+    assert SECRET not in str(record)

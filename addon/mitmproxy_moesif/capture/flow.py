@@ -116,7 +116,7 @@ def open_response(entry: PendingExchange, flow: http.HTTPFlow, *, stream: bool) 
 
 
 def _limit(instance: Instance, *, request: bool) -> int:
-    side = instance.policy.request if request else instance.policy.response
+    side = instance.captured.request if request else instance.captured.response
     return side.body.limit if side.body.capture else -1
 
 

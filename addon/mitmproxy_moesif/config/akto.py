@@ -14,6 +14,9 @@ PARAMETERS = frozenset(name for name in Settings.model_fields if name.startswith
 OFF: Mapping[str, Any] = {name: Settings.model_fields[name].default for name in PARAMETERS}
 """The parameters where exchanges do not go to Akto."""
 
+MAX_BODY_BYTES = 256 * 1024
+"""Of a body, in a record."""
+
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
 

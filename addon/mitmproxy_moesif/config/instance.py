@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from mitmproxy_moesif.config.akto import AktoTarget
+from mitmproxy_moesif.config.akto import MAX_BODY_BYTES, AktoTarget
 from mitmproxy_moesif.config.destination import account_of, destination_of
-from mitmproxy_moesif.config.policy import EventPolicy, compile_policy
+from mitmproxy_moesif.config.policy import EventPolicy, compile_policy, with_bodies_of
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.config.user_hooks import UserHooks
 
@@ -16,7 +17,7 @@ OPTIONS = "options"
 """The name of the instance that the options are."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Instance:
     """`account` and `destination` name whose events they are and the queue they wait in, without telling a secret.
 
@@ -30,6 +31,16 @@ class Instance:
     hooks: UserHooks | None = None
     name: str = OPTIONS
     akto: AktoTarget | None = None
+
+    @cached_property
+    def akto_policy(self) -> EventPolicy:
+        """For Akto's records, which may hold larger bodies than events."""
+        return with_bodies_of(self.policy, MAX_BODY_BYTES)
+
+    @property
+    def captured(self) -> EventPolicy:
+        """What is captured at all."""
+        return self.policy if self.akto is None else self.akto_policy
 
     @property
     def masks(self) -> bool:

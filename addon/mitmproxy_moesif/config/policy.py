@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mitmproxy_moesif.config.settings import Settings
@@ -80,6 +80,15 @@ def compile_policy(settings: Settings) -> EventPolicy:
         request=_side(settings, "request"),
         response=_side(settings, "response"),
     )
+
+
+def with_bodies_of(policy: EventPolicy, size: int) -> EventPolicy:
+    """The same for bodies of at least this size."""
+
+    def wider(side: SidePolicy) -> SidePolicy:
+        return replace(side, body=replace(side.body, limit=max(side.body.limit, size)))
+
+    return replace(policy, request=wider(policy.request), response=wider(policy.response))
 
 
 def masks_in_force(settings: Settings) -> str:

@@ -1,8 +1,8 @@
 """Event to Akto's record: what its ingest service takes as a member of `batchData`, or as one Kafka message.
 
-A record is made from the finished event, so that masks, body limits and user hooks hold for it without being applied
-again. Its values are strings. Akto's runtime silently forgets a record with an empty, blank or cut JSON request body:
-the request's body is then `{}`. Over `MAX_BODY_BYTES` JSON and base64 are left out whole, and other text is cut.
+A record is made from the finished event, so that masks and user hooks hold for it without being applied again. Its
+values are strings. Akto's runtime silently forgets a record with an empty, blank or cut JSON request body: the
+request's body is then `{}`. Over `MAX_BODY_BYTES` JSON and base64 are left out whole, and other text is cut.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
+from mitmproxy_moesif.config.akto import MAX_BODY_BYTES
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.event.grpc import is_grpc
 from mitmproxy_moesif.event.size import dumps
 
-MAX_BODY_BYTES: Final = 256 * 1024
 NO_REQUEST_BODY: Final = "{}"
 NAMES: Final = ("service_name", "route_name")
 """Of `metadata.kong`, those that become tags."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import orjson
@@ -68,13 +69,15 @@ class EventBuilder:
         if weight is None and (finished is None or instance.settings.sample_rate is not None):
             return facts, NotSent.SAMPLED_OUT
 
-        def finish(event: dict[str, Any]) -> bytes | NotSent:
-            if finished is not None:
-                finished(event)
-            return encode(event) if weight is not None else NotSent.SAMPLED_OUT
+        def finish(event: dict[str, Any], finished: Finished | None, weight: int | None) -> bytes | NotSent:
+            end = partial(_end, finished=finished, weight=weight)
+            return end(event) if hooks is None else self._with_hooks(hooks, seen, event, end)
 
         event = build_event(exchange, facts, policy, weight or 1)
-        return facts, finish(event) if hooks is None else self._with_hooks(hooks, seen, event, finish)
+        if finished is not None and lacks_a_body(event):
+            finish(build_event(exchange, facts, instance.akto_policy), finished, None)
+            finished = None
+        return facts, finish(event, finished, weight)
 
     def _skips(self, hooks: UserHooks, seen: HookExchange) -> bool:
         if "skip" not in hooks:
@@ -113,6 +116,17 @@ class EventBuilder:
                 event["metadata"] = {**event.get("metadata", {}), **added}
         except Exception as error:  # noqa: BLE001 - other people's code
             self._fault("hook metadata", error)
+
+
+def _end(event: dict[str, Any], finished: Finished | None, weight: int | None) -> bytes | NotSent:
+    if finished is not None:
+        finished(event)
+    return encode(event) if weight is not None else NotSent.SAMPLED_OUT
+
+
+def lacks_a_body(event: Mapping[str, Any]) -> bool:
+    """Whether one is too large for the event; a record may have room for it."""
+    return "too_large" in event.get("metadata", {}).get("body_omitted", {}).values()
 
 
 def identify(hooks: UserHooks, seen: HookExchange, caller: Caller, fault: Fault) -> Caller:
