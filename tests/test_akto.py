@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from tests.support.addon import addon_options, exit_counts
 from tests.support.akto import ScriptedAkto, forgotten
 from tests.support.client import exchange
 from tests.support.collector import ScriptedCollector
-from tests.support.proxy import Mitmdump, Option
+from tests.support.moesif_proxy import MoesifProxy
+from tests.support.proxy import Mitmdump, Option, helpers_of
 from tests.support.upstream import ScriptedUpstream
 
 SECRET = "s3cr3t-9c11"
@@ -141,3 +144,38 @@ def test_status_and_metrics_name_the_receiver(
     metrics = requests.get(f"{admin}/metrics", timeout=10).text
     assert f'moesif_records_captured_total{{receiver="{akto.name}"}} 2.0' in metrics
     assert f'moesif_receiver_up{{destination="{akto.name}"}} 0.0' in metrics
+
+
+def test_workers_are_counted_together(
+    moesif_proxy: Callable[..., MoesifProxy],
+    upstream: ScriptedUpstream,
+    collector: ScriptedCollector,
+    akto: ScriptedAkto,
+) -> None:
+    proxy = moesif_proxy(upstream.url, both(collector, akto), workers=2)
+    send(proxy.port, 20)
+    akto.wait_for(20)
+    assert proxy.stop() == 0
+    counts = akto_counts(proxy.output)
+    assert (counts["captured"], counts["delivered"], counts["waiting"]) == (20, 20, 0)
+    assert exit_counts(proxy.output)["captured"] == 20
+
+
+def test_what_a_killed_delivery_process_had_is_counted(
+    mitmdump: Callable[..., Mitmdump], upstream: ScriptedUpstream, collector: ScriptedCollector
+) -> None:
+    with ScriptedAkto(held=True) as akto:
+        proxy = mitmdump(upstream.url, both(collector, akto))
+        send(proxy.port, 5)
+        akto.wait_for(5)
+        (helper,) = helpers_of(proxy.pid)
+        os.kill(helper, signal.SIGKILL)
+        akto.release()
+        proxy.wait_for_output("delivery process", timeout=30)
+        exchange(proxy.port, target="/after")
+        akto.wait_for(lambda akto: any(record["path"] == "/after" for record in akto.records))
+        assert proxy.stop() == 0
+    counts = akto_counts(proxy.output)
+    assert (counts["captured"], counts["waiting"]) == (6, 0)
+    assert counts["delivered"] + counts["dropped"] == 6
+    assert counts["causes"].get("helper_died", 0) == 5
