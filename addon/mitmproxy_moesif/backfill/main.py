@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         folder = spool_folder(prepared.instance.settings, confdir)
         backfill = Backfill(prepared, folder / "backfill" if folder is not None else None, given.files, given.patience)
         quiet_log()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is something to tell of
         return backfill.run()
     except (SettingsError, OSError) as error:
         sys.stderr.write(f"moesif-proxy backfill: {error}\n")

@@ -54,7 +54,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     # --- as Kong's plugin has them -------------------------------------------------------------------------------
-    application_id: SecretStr = Field(
+    application_id: Annotated[SecretStr, Property.RECEIVER] = Field(
         SecretStr(""), description="Collector Application ID of your Moesif account; required. A secret, never shown."
     )
     api_endpoint: str = Field(
@@ -153,10 +153,10 @@ class Settings(BaseModel):
         description="Keep in events what masked headers tell: user and company ID, IP address, trace ID, Kong's names. "
         "If false, events are made as if those headers had not come.",
     )
-    sink_file: OptionalPath = Field(
+    sink_file: Annotated[OptionalPath, Property.RECEIVER] = Field(
         None, description="File to which events are also written as NDJSON; without an application ID, only there."
     )
-    kafka_brokers: Names = Field(
+    kafka_brokers: Annotated[Names, Property.RECEIVER] = Field(
         (),
         description="host:port of Kafka brokers; if set, events go to Kafka instead of Moesif "
         "(`moesif-proxy forward` delivers them from there).",

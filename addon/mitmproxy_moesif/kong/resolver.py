@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mitmproxy_moesif.config.akto import OFF, akto_parameters
+from mitmproxy_moesif.config.fields import Property, parameters_with
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import AKTO_PREFIX, Settings, SettingsError, parse_settings
 from mitmproxy_moesif.event import kong_headers as kong_headers
@@ -29,7 +30,7 @@ from mitmproxy_moesif.kong.router import Match
 from mitmproxy_moesif.kong.scopes import AKTO, CAPTURING, MOESIF, ScopeConflict, Scopes, depend_on_routes
 from mitmproxy_moesif.log import log
 
-EVENT_RECEIVERS = ("application_id", "kafka_brokers", "sink_file")
+EVENT_RECEIVERS = parameters_with(Settings, Property.RECEIVER)
 
 type On = tuple[Route | None, Service | None, Consumer | None]
 """What a request is on."""
