@@ -38,11 +38,6 @@ def start(upstream: str, folder: Path) -> MoesifProxy:
     return MoesifProxy(upstream, {"moesif_engine": "fast", "moesif_sink_file": str(folder / "events")})
 
 
-def resident(proxy: MoesifProxy) -> int:
-    status = Path(f"/proc/{proxy.pid}/status").read_text()
-    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")))
-
-
 def test_a_slow_reader_is_waited_for_by_the_upstream(proxy: MoesifProxy, upstream: ScriptedUpstream) -> None:
     sent = threading.Event()
 
@@ -54,12 +49,12 @@ def test_a_slow_reader_is_waited_for_by_the_upstream(proxy: MoesifProxy, upstrea
 
     upstream.answer("/large", send_much)
     assert exchange(proxy.port, "GET", "/warm-up") is not None
-    before = resident(proxy)
+    before = proxy.memory()
     with Client(proxy.port) as client:
         client.send(GET % b"/large")
         assert client.read_head() is not None
         assert not sent.wait(1.0)
-        assert resident(proxy) - before < MORE
+        assert proxy.memory() - before < MORE
         assert len(client.stream.read(LARGE)) == LARGE
     assert sent.wait(5)
 
@@ -67,13 +62,13 @@ def test_a_slow_reader_is_waited_for_by_the_upstream(proxy: MoesifProxy, upstrea
 def test_a_slow_upstream_is_waited_for_by_the_client(tmp_path: Path) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     with listener, start(f"http://127.0.0.1:{listener.getsockname()[1]}", tmp_path) as slow:
-        before = resident(slow)
+        before = slow.memory()
         with Client(slow.port) as client:
             client.sock.settimeout(1.0)
             head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % LARGE
             with pytest.raises(TimeoutError):
                 client.send(head, b"x" * LARGE)
-            assert resident(slow) - before < MORE
+            assert slow.memory() - before < MORE
 
 
 def test_requests_ahead_of_their_turn_are_answered_in_order(proxy: MoesifProxy, upstream: ScriptedUpstream) -> None:
@@ -183,11 +178,11 @@ def test_no_bytes_make_it_stumble(proxy: MoesifProxy) -> None:
 
 
 def test_many_idle_connections_take_little_memory(proxy: MoesifProxy) -> None:
-    before = resident(proxy)
+    before = proxy.memory()
     clients = [Client(proxy.port) for _ in range(400)]
     try:
         assert exchange(proxy.port, "GET", "/beside-them") is not None
-        assert resident(proxy) - before < 400 * 20_000
+        assert proxy.memory() - before < 400 * 20_000
     finally:
         for client in clients:
             client.close()

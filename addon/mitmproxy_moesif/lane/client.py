@@ -19,7 +19,7 @@ from mitmproxy_moesif.lane.bodies import Body, Fixed
 from mitmproxy_moesif.lane.exchange import Exchange, crashed
 from mitmproxy_moesif.lane.handover import hand_over
 from mitmproxy_moesif.lane.heads import end_of_head, may_begin_head, request_body, request_of
-from mitmproxy_moesif.lane.writing import Writing
+from mitmproxy_moesif.lane.writing import AT_ONCE, Writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +91,7 @@ class ClientEnd(Writing, asyncio.Protocol):
             self._connected()
         else:
             self._is_reading = True  # nothing is looked at until the hook has ended
-            self.pause(True)
+            self.pause(wanted=True)
             self.lane.keep(asyncio.ensure_future(rest), self._connected)
 
     def _connected(self) -> None:
@@ -153,8 +153,11 @@ class ClientEnd(Writing, asyncio.Protocol):
             return
         self._is_reading = True
         try:
-            while not self.is_closing and self._read():
-                pass
+            for _ in range(AT_ONCE):
+                if self.is_closing or not self._read():
+                    break
+            else:
+                asyncio.get_running_loop().call_soon(self.go_on)
         except Exception:  # noqa: BLE001 - as mitmproxy does: an addon's fault in a stream is logged, in its words
             crashed(self)
             self.abort()
@@ -203,12 +206,17 @@ class ClientEnd(Writing, asyncio.Protocol):
         self._looked = 0
         self._begun = 0.0
         self._asked += 1
+        self.lane.exchanges += 1
         self._body = request_body(found_framing)
         self.exchange = exchange = Exchange(self, request, found_framing)
         exchange.begin()
         return True
 
     def _read_body(self, exchange: Exchange, body: Body) -> bool:
+        if not exchange.has_body:
+            self._body = None
+            exchange.request_end(None)
+            return True
         try:
             if self._buffer:
                 body.feed(self._buffer)
@@ -251,7 +259,6 @@ class ClientEnd(Writing, asyncio.Protocol):
     def done(self, *, close: bool) -> None:
         """The exchange has ended well."""
         self.exchange = None
-        self.lane.exchanges += 1
         if close:
             self.close()
         if self._buffer:
@@ -272,6 +279,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         """The connection goes on in mitmproxy's layers, with what was read of it and is not answered."""
         self.is_closing = True
         self.flush()
+        self.pause(wanted=False)
         self.lane.closed(self)
         serving = hand_over(self.transport, self._buffer, self.client, self._instance)
         serving.add_done_callback(lambda _: self._left())
@@ -310,6 +318,6 @@ class ClientEnd(Writing, asyncio.Protocol):
         exchange = self.exchange
         upstream = exchange.upstream if exchange is not None else None
         waits = exchange is not None and (self._body is None or exchange.is_waiting) and len(self._buffer) > MAX_HEAD
-        self.pause(waits or (upstream is not None and upstream.is_full))
+        self.pause(wanted=waits or (upstream is not None and upstream.is_full))
         if exchange is not None and upstream is not None:
-            upstream.pause(self.is_full or (exchange.is_waiting and upstream.holds_much))
+            upstream.pause(wanted=self.is_full or (exchange.is_waiting and upstream.holds_much))

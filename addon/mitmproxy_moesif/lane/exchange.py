@@ -25,6 +25,7 @@ from mitmproxy.proxy.server import logger
 
 from mitmproxy_moesif.capture.engine import MAX_DISCARDED, Hold
 from mitmproxy_moesif.capture.responses import Refusal, failure_page
+from mitmproxy_moesif.event.exchange import Fields
 from mitmproxy_moesif.lane.flows import new_flow
 from mitmproxy_moesif.lane.heads import Framing, framing, request_head, response_head, why_invalid
 
@@ -46,6 +47,8 @@ class Exchange:
     """`is_waiting`: for a hook or a connection. `is_over`: nothing more will come of it."""
 
     __slots__ = (
+        "_answered_fields",
+        "_answered_framing",
         "_close_after",
         "_collected",
         "_connecting",
@@ -74,6 +77,8 @@ class Exchange:
         self.flow = new_flow(client.lane.identifiers.next(), client.client, client.unconnected, request)
         self.has_body = found.has_body
         self._fields, self._framing = request.data.headers.fields, found
+        self._answered_fields: Fields | None = None
+        self._answered_framing = found
         self.upstream: UpstreamEnd | None = None
         self.is_waiting = self.is_over = self.request_ended = False
         self._streams_request = self._streams_response = False
@@ -291,6 +296,7 @@ class Exchange:
             self.upstream_failed(why)
             return
         self._streams_response = has_body
+        self._answered_fields, self._answered_framing = response.data.headers.fields, found
         self.ask(HttpResponseHeadersHook, self._response_headers_seen)
 
     def _response_headers_seen(self) -> None:
@@ -346,7 +352,8 @@ class Exchange:
             self._done()
 
     def _send_response_head(self, response: http.Response) -> None:
-        found = framing(response.headers.fields)
+        fields = response.data.headers.fields
+        found = self._answered_framing if fields is self._answered_fields else framing(fields)
         request = self.flow.request.data
         self._is_head_sent = True
         self._is_response_chunked = found.is_chunked

@@ -30,7 +30,6 @@ def hand_over(
     writer = asyncio.StreamWriter(transport, protocol, reader, loop)
     transport.set_protocol(protocol)
     protocol.connection_made(transport)
-    transport.resume_reading()
     serving = asyncio.ensure_future(serve(reader, writer, client, instance))
     loop.call_soon(reader.feed_data, data)  # not before: tasks start at once, and mitmproxy's is not known to it yet
     return serving

@@ -61,9 +61,7 @@ class Framing:
 
 def framing(fields: Fields) -> Framing:
     found = Framing()
-    for name, value in fields:
-        if len(name) not in LENGTHS:
-            continue
+    for name, value in [field for field in fields if len(field[0]) in LENGTHS]:
         key = name.lower()
         if key == b"content-length":
             found.is_plain = found.is_plain and found.length is None

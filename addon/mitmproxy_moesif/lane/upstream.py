@@ -17,7 +17,7 @@ from mitmproxy_moesif.capture.engine import MAX_HEAD
 from mitmproxy_moesif.lane.bodies import Body
 from mitmproxy_moesif.lane.exchange import Exchange, crashed
 from mitmproxy_moesif.lane.heads import end_of_head, response_head, response_of
-from mitmproxy_moesif.lane.writing import Writing
+from mitmproxy_moesif.lane.writing import AT_ONCE, Writing
 
 if TYPE_CHECKING:
     from mitmproxy_moesif.lane.opening import Lane
@@ -114,8 +114,11 @@ class UpstreamEnd(Writing, asyncio.Protocol):
             return
         self._is_reading = True
         try:
-            while self.exchange is exchange and not exchange.is_waiting and self._read(exchange):
-                pass
+            for _ in range(AT_ONCE):
+                if self.exchange is not exchange or exchange.is_waiting or not self._read(exchange):
+                    break
+            else:
+                asyncio.get_running_loop().call_soon(self.go_on)
         except Exception:  # noqa: BLE001 - as mitmproxy does: an addon's fault in a stream is logged, in its words
             crashed(exchange.client)
             exchange.client.abort()
@@ -215,9 +218,11 @@ class UpstreamEnd(Writing, asyncio.Protocol):
         self.exchange = None
         self.transport.abort()
 
-    def take(self) -> None:
+    def take(self) -> bool:
+        """For the next exchange; false where it has ended meanwhile."""
         self._is_reused = True
         self._has_answered = self._has_heard = self._keeps = False
+        return not self._ends and not self.transport.is_closing()
 
 
 class Pool:
@@ -230,11 +235,11 @@ class Pool:
 
     def take(self, address: Address) -> UpstreamEnd | None:
         kept = self._kept.get(address)
-        if not kept:
-            return None
-        end = kept.pop()
-        end.take()
-        return end
+        while kept:
+            end = kept.pop()
+            if end.take():
+                return end
+        return None
 
     async def open(self, address: Address, client: Client) -> UpstreamEnd:
         """Raises `OSError` with mitmproxy's words."""
@@ -263,16 +268,17 @@ class Pool:
 
     def keep(self, end: UpstreamEnd) -> None:
         assert end.server.address is not None
-        kept = self._kept.setdefault(end.server.address, deque())
+        kept = self._kept.get(end.server.address)
+        if kept is None:
+            kept = self._kept[end.server.address] = deque()
         if len(kept) >= MOST_IDLE:
             end.transport.close()
             return
-        end.pause(False)
-        loop = asyncio.get_running_loop()
-        end.kept_since = loop.time()
+        end.pause(wanted=False)
+        end.kept_since = time.monotonic()
         kept.append(end)
         if self._sweep is None:
-            self._sweep = loop.call_later(IDLE, self._close_idle)
+            self._sweep = asyncio.get_running_loop().call_later(IDLE, self._close_idle)
 
     def lost(self, end: UpstreamEnd) -> None:
         """It has ended, whoever ended it."""
@@ -295,13 +301,13 @@ class Pool:
                 end.transport.close()
 
     def _close_idle(self) -> None:
-        loop = asyncio.get_running_loop()
-        before = loop.time() - IDLE
+        before = time.monotonic() - IDLE
         for address, kept in tuple(self._kept.items()):
             while kept and kept[0].kept_since <= before:
                 kept.popleft().transport.close()
             if not kept:
                 del self._kept[address]
+        loop = asyncio.get_running_loop()
         self._sweep = loop.call_later(IDLE / 4, self._close_idle) if self._kept else None
 
     async def _tell(self, hook: type, data: server_hooks.ServerConnectionHookData) -> None:

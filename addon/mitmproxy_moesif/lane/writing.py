@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+AT_ONCE = 64
+"""Steps in reading that are taken before others have their turn on the event loop."""
+
 WRITE_TOGETHER = 65_536
 """Bytes. Larger writes gain nothing from being copied into one."""
 
@@ -19,7 +22,7 @@ class Writing:
         self._out: list[bytes] = []
         self._is_paused = False
 
-    def pause(self, wanted: bool) -> None:
+    def pause(self, *, wanted: bool) -> None:
         """Read it no further, or again."""
         if wanted is self._is_paused or self.transport.is_closing():
             return
