@@ -36,6 +36,7 @@ EVERYTHING = Status(
     waiting={"memory": 1, "disk": 0},
     dropped={"refused": 0},
     skipped=0,
+    engines={"fast": 1, "mitmproxy": 1},
     faults={"sender": 0},
     oldest_waiting=1.0,
     destinations={"1": {"state": "up"}},

@@ -94,6 +94,9 @@ class _StatusCollector(Collector):
         if "dropped" in status:
             text = "Events that are lost, by cause."
             yield _counter("moesif_events_dropped", text, "cause", dict.fromkeys(CAUSES, 0) | dict(status["dropped"]))
+        if "engines" in status:
+            text = "Exchanges that began, by what carries them, in the processes that run."
+            yield _counter("moesif_exchanges", text, "engine", status["engines"])
         if "faults" in status:
             text = "Errors of the addon's own, by where; the traffic was not affected."
             yield _counter("moesif_faults", text, "kind", status["faults"])

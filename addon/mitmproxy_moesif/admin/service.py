@@ -67,6 +67,7 @@ class Operations:
         self._local = LocalPluginSource(read, change)
         self._kong: KongPluginSource | None = None
         self._keeper: Keeper = StateFile(None)
+        self.engines: Callable[[], Mapping[str, int]] | None = None
         self._kept: Document = {}
         self._changing = threading.Lock()
 
@@ -126,6 +127,8 @@ class Operations:
     def status(self) -> Status:
         status = status_of(self._delivery.condition(), self._began)
         status["traffic"] = self._traffic()
+        if self.engines is not None:
+            status["engines"] = self.engines()
         if (resolver := self._resolver()) is not None:
             status["kong"] = resolver.describe()
         return status

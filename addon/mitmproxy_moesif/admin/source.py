@@ -81,7 +81,8 @@ class Status(TypedDict, total=False):
     cause; captured = delivered + waiting + dropped. `skipped` exchanges were never captured, `faults` (by kind) are
     errors of ours. `uptime` and `oldest_waiting` are seconds, the latter None where nothing waits but what is `unsent`:
     of that, by destination, nobody sends. `receivers` are those that may lose records, by name. `traffic` counts all
-    that passes. `kong` tells which configuration and instances are loaded, in plain values.
+    that passes, `engines` the exchanges that began since the start, by what carries them. `kong` tells which
+    configuration and instances are loaded, in plain values.
     """
 
     version: str
@@ -92,6 +93,7 @@ class Status(TypedDict, total=False):
     waiting: Waiting
     dropped: Mapping[str, int]
     skipped: int
+    engines: Mapping[str, int]
     faults: Mapping[str, int]
     oldest_waiting: float | None
     destinations: Mapping[str, Destination]

@@ -9,8 +9,8 @@ exchange   one request and its answer: a flow, its hooks, and what is sent (test
 flows      mitmproxy's flows and messages, without the checks of their constructors
 handover   a connection that goes on in mitmproxy's layers (test: lane/test_same.py)
 heads      messages' heads, where everybody reads them alike
-opening    whether a new connection is the lane's, and what its connections share (test: lane/test_same.py)
-serving    what the lane does not serve, with the reasons (test: lane/test_same.py)
+opening    whether a new connection is the lane's, and what its connections share
+serving    what the lane does not serve, with the reasons (test: lane/test_opening.py)
 upstream   connections toward the upstream, kept for the next exchange (test: lane/test_limits.py)
 writing    one end of a connection: writes that go out together (test: lane/test_limits.py)
 """

@@ -36,7 +36,7 @@ class Lane:
         self.pool = Pool(self)
         self.identifiers = Identifiers()
         self.connections: set[ClientEnd] = set()
-        self.exchanges = 0
+        self.exchanges = self._all_exchanges = 0
         self.unserved: str | None = None
 
     # An addon's hooks
@@ -46,6 +46,14 @@ class Lane:
 
     def configure(self, _updated: Iterable[str]) -> None:
         self.unserved = why_unserved(ctx.master, self._known)
+
+    def requestheaders(self, _flow: flow.Flow) -> None:
+        self._all_exchanges += 1
+
+    def engines(self) -> dict[str, int]:
+        """The exchanges that began, by what carries them. From any thread."""
+        fast = self.exchanges
+        return {"fast": fast, "mitmproxy": max(0, self._all_exchanges - fast)}
 
     def running(self) -> None:
         self._watching = asyncio.ensure_future(self._watch())

@@ -33,6 +33,7 @@ from mitmproxy_moesif.runtime import Listening
 from mitmproxy_moesif.speedups import switch, versions
 
 if TYPE_CHECKING:
+    from mitmproxy_moesif.lane.opening import Lane
     from mitmproxy_moesif.proxy.drain import Drain
 
 
@@ -98,13 +99,14 @@ class Proxy:
         self._access_log = access_log(arguments.access_log)
         self.capture = MoesifAddon(
             told.report,
-            told.listen,
+            self._listen,
             drained=self.untested is None,
             announces=told.announces,
             observe=self._access_log,
         )
         self._gate = JwtGate()
         self._drain: Drain | None = None
+        self._lane: Lane | None = None
         if self.untested is None:
             self.master = self._core(given, arguments, shared=told.shared)
         else:
@@ -123,8 +125,8 @@ class Proxy:
         from mitmproxy_moesif.proxy.tls import Tls
 
         room = Room(arguments.max_connections or affordable())
-        lane = Lane(lambda: is_fast(self.capture.engine()), Tls)
-        listening.install(room, lane, shared=shared)
+        self._lane = Lane(lambda: is_fast(self.capture.engine()), Tls)
+        listening.install(room, self._lane, shared=shared)
         heads.install()
         http1.install()
         http2.install()
@@ -132,9 +134,13 @@ class Proxy:
         master.addons.add(core.Core(), proxyserver.Proxyserver(), disable_h2c.DisableH2C())
         self._drain = Drain(arguments.drain_timeout)
         patience = Patience(arguments.header_timeout, arguments.keepalive_timeout, room)
-        master.addons.add(Tls(), next_layer.NextLayer(), self._drain, patience, lane)
+        master.addons.add(Tls(), next_layer.NextLayer(), self._drain, patience, self._lane)
         switch.install(master)
         return master
+
+    def _listen(self, settings: Settings, operations: Operations) -> Listening:
+        operations.engines = self._lane.engines if self._lane is not None else None
+        return self._told.listen(settings, operations)
 
     def _add_capture(self, arguments: Arguments, check: StartCheck) -> None:
         self._add_configured(self.capture)
