@@ -186,3 +186,40 @@ def test_many_idle_connections_take_little_memory(proxy: MoesifProxy) -> None:
     finally:
         for client in clients:
             client.close()
+
+
+SLOW_TO_CONNECT = """
+import asyncio
+
+def server_connected(data):
+    print("connected", flush=True)
+    return asyncio.sleep(60)
+
+def error(flow):
+    print("error", flow.error.msg, flush=True)
+
+def server_disconnected(data):
+    print("disconnected", flush=True)
+"""
+
+
+def test_a_client_that_leaves_while_a_connection_is_opened_leaves_none(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW_TO_CONNECT)
+    with MoesifProxy(upstream.url, {"moesif_engine": "fast", "moesif_enabled": False}, "-s", str(script)) as proxy:
+        with Client(proxy.port) as client:
+            client.send(GET % b"/")
+            proxy.wait_for_output("connected")
+        proxy.wait_for_output("error Client disconnected.")
+        proxy.wait_for_output("disconnected")
+
+
+def test_a_host_that_is_none_is_a_502(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    script = tmp_path / "elsewhere.py"
+    script.write_text("def request(flow):\n    flow.request.host = 'x' * 70\n")
+    with MoesifProxy(upstream.url, {"moesif_engine": "fast", "moesif_enabled": False}, "-s", str(script)) as proxy:
+        answer = exchange(proxy.port, "GET", "/")
+        assert answer is not None
+        assert answer.status == 502

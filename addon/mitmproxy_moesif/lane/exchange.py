@@ -158,15 +158,16 @@ class Exchange:
             self._connecting.add_done_callback(lambda done: self._opened(done, then))
 
     def _opened(self, opening: asyncio.Future[UpstreamEnd], then: Then) -> None:
-        if self._connecting is None:  # the client left meanwhile
-            if not opening.cancelled() and opening.exception() is None:
+        failed = None if opening.cancelled() else opening.exception()
+        if self._connecting is None or opening.cancelled():  # the client left meanwhile, or the proxy ends
+            if not opening.cancelled() and failed is None:
                 opening.result().drop()
             return
         self._connecting = None
-        try:
+        if failed is not None:
+            then = partial(self.upstream_failed, str(failed))
+        else:
             self._use(opening.result())
-        except OSError as error:
-            then = partial(self.upstream_failed, str(error))
         self._go_on(then)
 
     def _use(self, upstream: UpstreamEnd) -> None:

@@ -253,9 +253,9 @@ class Pool:
         end = UpstreamEnd(self._lane, server, client)
         try:
             transport, _ = await asyncio.get_running_loop().create_connection(lambda: end, *address)
-        except OSError as error:
-            server.error = str(error)
-            self._log(client, f"error establishing server connection: {error}")
+        except (OSError, asyncio.CancelledError) as error:
+            server.error = str(error) or "connection cancelled"
+            self._log(client, f"error establishing server connection: {server.error}")
             await self._tell(server_hooks.ServerConnectErrorHook, data)
             raise
         server.timestamp_tcp_setup = time.time()
@@ -263,7 +263,11 @@ class Pool:
         server.peername = transport.get_extra_info("peername")
         server.sockname = transport.get_extra_info("sockname")
         self._log(client, f"server connect {human.format_address(address)}")
-        await self._tell(server_hooks.ServerConnectedHook, data)
+        try:
+            await self._tell(server_hooks.ServerConnectedHook, data)
+        except asyncio.CancelledError:
+            end.drop()
+            raise
         return end
 
     def keep(self, end: UpstreamEnd) -> None:
