@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PORT ?= 8080
 PAGE_PORT ?= 8090
+WEB_PORT ?= 8081
 UPSTREAM ?=
 AKTO ?=
 VENV := .venv
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 ENGINES := 12.1.0 12.2.3 12.3.1
 ENGINE_TESTS := tests/proxy tests/speedups tests/workers tests/test_phases.py tests/test_streams.py tests/test_transparency.py
 
-.PHONY: help install wheel run test test-engines $(ENGINES:%=test-engine-%) test-lane lint types bench soak clean
+.PHONY: help install wheel run debug test test-engines $(ENGINES:%=test-engine-%) test-lane lint types bench soak clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +48,10 @@ wheel: $(VENV)/.installed ## A wheel in dist/, to install elsewhere
 
 run: install $(VENV)/.page ## Proxy, echo upstream, collector and traffic page; see PORT, PAGE_PORT, UPSTREAM, AKTO
 	@exec $(BIN)/python -m mitmproxy_moesif run --port $(PORT) --page-port $(PAGE_PORT) --upstream '$(UPSTREAM)' $(if $(AKTO),--akto)
+
+debug: install ## mitmweb in the proxy's place, to look at traffic; see PORT, WEB_PORT, PAGE_PORT and UPSTREAM
+	@exec $(BIN)/python -m mitmproxy_moesif debug --port $(PORT) --web-port $(WEB_PORT) --page-port $(PAGE_PORT) \
+		--upstream '$(UPSTREAM)'
 
 test: lint types $(VENV)/.node ## Lint, types and all tests, with their coverage
 	$(BIN)/coverage erase

@@ -64,12 +64,18 @@ class MoesifAddon:
     ) -> None:
         self._life = Lifecycle(report, listen, drained=drained, announces=announces, observe=observe)
         self._show_bodies = False
+        self.addons: tuple[object, ...] = ()
+        """Nested ones."""
 
     # --- init_worker ---------------------------------------------------------------------------------------------
 
     def load(self, loader: Loader) -> None:
         engine.install()
         self._life.load(loader)
+        if ctx.master.addons.get("view") is not None:
+            from mitmproxy_moesif.interactive.commands import Interactive  # nothing for a headless proxy
+
+            self.addons = (Interactive(self._life),)
 
     def configure(self, updated: set[str]) -> None:
         self._life.configure(updated)
@@ -235,6 +241,8 @@ class MoesifAddon:
         runtime = self._life.runtime
         assert runtime is not None
         runtime.in_flight.pop(entry.flow)
+        if self._show_bodies and entry.blocked_by is not None:
+            entry.flow.metadata[exchanges.BLOCKED_BY] = entry.blocked_by
         self._life.finish(runtime, entry, failed=failed)
 
     @guarded

@@ -2,6 +2,7 @@
 
 mitmdump -s "$(python -m mitmproxy_moesif)" ...
 python -m mitmproxy_moesif run [--port 8080] [--page-port 8090] [--upstream URL] [--akto] [-- more of moesif-proxy's]
+python -m mitmproxy_moesif debug [--web-port 8081] ... (the same with mitmweb in the proxy's place)
 python -m mitmproxy_moesif proxy ... (the same as moesif-proxy)
 python -m mitmproxy_moesif page ... (as moesif-proxy page; so are backfill, collector, doctor, forward and spool)
 """
@@ -30,11 +31,11 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[0] in ("backfill", "collector", "doctor", "forward", "page", "spool"):
         return _command(arguments)
     options = _parse(arguments)
-    from mitmproxy_moesif.run import run
+    from mitmproxy_moesif.run import debug, run
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is something to tidy up
     try:
-        return run(options)
+        return debug(options, script_path()) if options.command == "debug" else run(options)
     except OSError as error:
         sys.stderr.write(f"moesif: {error}\n")
         return 1
@@ -90,15 +91,23 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     run_command = commands.add_parser(
         "run", help="run the proxy on this machine, with a local collector and an echo upstream where none is given"
     )
-    run_command.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    run_command.add_argument("--port", type=_port, default=8080, help="port of the proxy (8080)")
-    run_command.add_argument(
+    _add_places(run_command)
+    run_command.add_argument("more", nargs="*", help="more arguments for moesif-proxy, after --")
+    debug_command = commands.add_parser("debug", help="the same with mitmweb in the proxy's place, to look at traffic")
+    _add_places(debug_command)
+    debug_command.add_argument("--web-port", type=_port, default=8081, help="port of mitmweb (8081)")
+    debug_command.add_argument("more", nargs="*", help="more arguments for mitmweb, after --")
+    return parser.parse_args(arguments)
+
+
+def _add_places(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    command.add_argument("--port", type=_port, default=8080, help="port of the proxy (8080)")
+    command.add_argument(
         "--page-port", type=_port, default=8090, help="port of the traffic page and of the received events (8090)"
     )
-    run_command.add_argument("--upstream", default="", help="URL to front; default: the embedded echo")
-    run_command.add_argument("--akto", action="store_true", help="send records as for Akto to the collector too")
-    run_command.add_argument("more", nargs="*", help="more arguments for moesif-proxy, after --")
-    return parser.parse_args(arguments)
+    command.add_argument("--upstream", default="", help="URL to front; default: the embedded echo")
+    command.add_argument("--akto", action="store_true", help="send records as for Akto to the collector too")
 
 
 def _port(text: str) -> int:

@@ -31,7 +31,7 @@ from mitmproxy_moesif.config import options, proxy_defaults
 from mitmproxy_moesif.config.fields import without_effect
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.live import LiveOptions
-from mitmproxy_moesif.config.settings import START_ONLY, Settings, SettingsError, option_name
+from mitmproxy_moesif.config.settings import DEFAULT_RECENT, START_ONLY, Settings, SettingsError, option_name
 from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.receivers.ndjson import unwritable
@@ -183,7 +183,8 @@ class Lifecycle:
     def _start(self, prepared: Prepared) -> None:
         settings = prepared.instance.settings
         folder = spool_folder(settings, confdir())
-        keep = Keep(settings.kept_exchanges, settings.recent_raw)
+        watched = settings.recent is None and ctx.master.addons.get("view") is not None
+        keep = Keep(DEFAULT_RECENT if watched else settings.kept_exchanges, settings.recent_raw)
         runtime = Runtime(folder, settings.spool_max_bytes, threads=settings.background == "threads", keep=keep)
         runtime.take = self._take
         warn_of_open(folder)

@@ -1,9 +1,10 @@
-"""`make run`: the proxy on this machine, with a local collector, an echo upstream and the traffic page."""
+"""`make run` and `make debug`: a proxy on this machine, a local collector, an echo upstream, and a page to look at."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -35,18 +36,58 @@ def run(options: argparse.Namespace) -> int:
         page_port = 0 if page.is_there() else options.page_port
         settings = LocalSettings(page_port=page_port, database=Path(folder) / "events.sqlite")
         with start_in_thread(settings) as stack:
-            environment = dict(os.environ)
-            if not feeds_moesif:
-                environment |= {"MOESIF_APPLICATION_ID": "local", "MOESIF_API_ENDPOINT": stack.collector_url}
-                environment.setdefault("MOESIF_SPOOL_DIR", str(Path(folder) / "spool"))
-            if options.akto:
-                environment.setdefault("AKTO_SERVICE_URL", stack.collector_url)
-                environment.setdefault("AKTO_LOG_LEVEL", "info")
+            environment = _environment(options, stack, folder, feeds_moesif=feeds_moesif)
             environment.setdefault("MOESIF_ADMIN_LISTEN", f"127.0.0.1:{free_port()}")
             environment.setdefault("MOESIF_RECENT_RAW", "true")
             with _traffic_page(options, stack, environment) as events_url:
                 greet = partial(_greet, options, events_url, stack, feeds_moesif=feeds_moesif)
                 return _supervise([*_proxy(options, stack), *options.more], environment, listen, greet)
+
+
+def debug(options: argparse.Namespace, script: Path) -> int:
+    """mitmweb with the addon, in front of the echo or an upstream, with the local collector, until Ctrl-C."""
+    listen = Address(options.host, options.port)
+    for name, address in (("port", listen), ("web-port", Address("127.0.0.1", options.web_port))):
+        for probe in bind(name, address):
+            probe.close()  # one that is taken ends the start
+    feeds_moesif = bool(os.environ.get("MOESIF_APPLICATION_ID"))
+    with tempfile.TemporaryDirectory(prefix="mitmproxy-moesif-") as folder:
+        settings = LocalSettings(page_port=options.page_port, database=Path(folder) / "events.sqlite")
+        with start_in_thread(settings) as stack:
+            password = secrets.token_hex(8)
+            greet = partial(_greet, options, stack.page_url, stack, feeds_moesif=feeds_moesif)
+            environment = _environment(options, stack, folder, feeds_moesif=feeds_moesif)
+
+            def greet_with_web() -> None:
+                sys.stdout.write(f"mitmweb:  http://127.0.0.1:{options.web_port}/?token={password} (in a browser)\n")
+                greet()
+
+            command = [*_mitmweb(options, stack, folder, script, password), *options.more]
+            return _supervise(command, environment, listen, greet_with_web)
+
+
+def _mitmweb(options: argparse.Namespace, stack: LocalStack, folder: str, script: Path, password: str) -> list[str]:
+    """Its password is in a file: command lines are for all to see."""
+    (Path(folder) / "config.yaml").write_text(f"web_password: {password}\n")
+    return [
+        *(sys.executable, "-c", "from mitmproxy.tools.main import mitmweb; mitmweb()"),
+        *("--scripts", str(script), "--mode", f"reverse:{options.upstream or stack.echo_url}"),
+        *("--listen-host", options.host, "--listen-port", str(options.port)),
+        *("--web-host", "127.0.0.1", "--web-port", str(options.web_port), "--no-web-open-browser"),
+        *("--set", f"confdir={folder}", "--set", "termlog_verbosity=warn"),
+    ]
+
+
+def _environment(options: argparse.Namespace, stack: LocalStack, folder: str, *, feeds_moesif: bool) -> dict[str, str]:
+    """Of a proxy beside the stack."""
+    environment = dict(os.environ)
+    if not feeds_moesif:
+        environment |= {"MOESIF_APPLICATION_ID": "local", "MOESIF_API_ENDPOINT": stack.collector_url}
+        environment.setdefault("MOESIF_SPOOL_DIR", str(Path(folder) / "spool"))
+    if options.akto:
+        environment.setdefault("AKTO_SERVICE_URL", stack.collector_url)
+        environment.setdefault("AKTO_LOG_LEVEL", "info")
+    return environment
 
 
 @contextmanager
@@ -82,7 +123,7 @@ def _greet(options: argparse.Namespace, events_url: str, stack: LocalStack, *, f
     lines = [
         f"proxy:    http://{options.host}:{options.port} -> {options.upstream or f'{stack.echo_url} (embedded echo)'}"
     ]
-    if page.is_there():
+    if options.command == "run" and page.is_there():
         lines.append(f"traffic:  {events_url} (in a browser)")
     if feeds_moesif:
         lines.append(f"events:   go to {os.environ.get('MOESIF_API_ENDPOINT', 'https://api.moesif.net')}")

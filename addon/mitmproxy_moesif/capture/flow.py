@@ -34,6 +34,9 @@ TRANSACTION_HEADER = b"X-Moesif-Transaction-Id"
 _TRANSACTION_KEY = TRANSACTION_HEADER.lower()
 _PRINTABLE = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]{0,126}[\x21-\x7e])?")
 
+BLOCKED_BY = "moesif_blocked_by"
+"""In the metadata of a flow that somebody looks at: the rule that blocked it."""
+
 BODY_FIELDS = frozenset({b"content-length", b"transfer-encoding"})
 BODY_FIELD_LENGTHS = frozenset(map(len, BODY_FIELDS))
 
@@ -45,10 +48,11 @@ def open_exchange(flow: http.HTTPFlow, instance: Instance) -> PendingExchange:
     """
     fields, sent = flow.request.headers.fields, _sent_id(flow.request.headers.fields)
     entry = PendingExchange(flow, instance, flow.id, None, fields, live=flow.live, refused=flow.error is not None)
-    if sent is not None and _TRANSACTION_KEY.decode() not in instance.policy.request.header_masks:
+    ours = flow.id.encode()  # as in a saved flow that was captured
+    if sent not in (None, ours) and _TRANSACTION_KEY.decode() not in instance.policy.request.header_masks:
         entry.metadata["client_transaction_id"] = sent.decode()
     if not instance.settings.disable_transaction_id:
-        entry.header = sent or flow.id.encode()
+        entry.header = sent or ours
         if entry.live and sent is None:
             entry.request_headers = flow.request.headers.fields = with_transaction_id(fields, entry.header)
     return entry

@@ -422,6 +422,9 @@ class DeliveryClient:
         self._in_loop(self._say_drain, seconds)
         self._drained.wait(seconds)
 
+    def hurry(self) -> None:
+        self._in_loop(self._ask, "hurry")
+
     def abort(self) -> None:
         self._drained.set()
         self._in_loop(self._ask, "abort")

@@ -200,6 +200,11 @@ class Pipeline:
         """Returns when what was put so far is stored, or after `seconds`."""
         self._builder.flush(seconds)
 
+    def hurry(self) -> None:
+        """Try to send now what waits."""
+        for sender in dict(self._senders).values():
+            sender.hurry()
+
     def drain(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         self._maintenance.stop()

@@ -143,6 +143,11 @@ class Sender:
         if self._idle or self._store.fresh_events(self.destination) >= self.limits.batch_size:
             self._wake.set()
 
+    def hurry(self) -> None:
+        """End a pause that the receiver was given."""
+        self.health.not_before = 0.0
+        self._wake.set()
+
     def stop(self, deadline: float) -> None:
         """Deliver what waits until `deadline` (monotonic), then end; `join` waits for that."""
         self._drain_until = deadline
