@@ -13,7 +13,8 @@ BIN := $(VENV)/bin
 ENGINES := 12.1.0 12.2.3 12.3.1
 ENGINE_TESTS := tests/proxy tests/speedups tests/workers tests/test_phases.py tests/test_streams.py tests/test_transparency.py
 
-.PHONY: help install wheel run debug test test-engines $(ENGINES:%=test-engine-%) test-lane lint types bench soak clean
+.PHONY: help install wheel run debug test test-engines $(ENGINES:%=test-engine-%) test-lane lint types bench pictures soak \
+	clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +90,9 @@ types: $(VENV)/.tools ## Mypy, strict
 
 bench: $(VENV)/.tools ## Speed; what else it measures: make bench ARGS=--help
 	$(BIN)/python -m tests.bench $(ARGS)
+
+pictures: $(VENV)/.tools ## The pictures in .github/images, of the traffic page and mitmweb in Debian's Chromium
+	$(BIN)/python -m tests.pictures
 
 soak: $(VENV)/.tools ## Ten minutes with random faults; not part of `make test`
 	$(BIN)/python -m tests.soak
