@@ -442,6 +442,11 @@ def kafka_trouble(prepared: Prepared) -> str | None:
 
             if (reason := trouble(instance.settings)) is not None:
                 return reason
+        if instance.akto is not None and instance.akto.brokers:
+            from mitmproxy_moesif.delivery.receivers.akto_kafka import akto_trouble
+
+            if (reason := akto_trouble(instance.akto)) is not None:
+                return reason
     return None
 
 

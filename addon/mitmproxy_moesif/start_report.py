@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mitmproxy_moesif.config.akto import AktoTarget
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.policy import masks_in_force
 from mitmproxy_moesif.config.settings import Settings
@@ -68,9 +69,10 @@ def receiver(instance: Instance) -> str:
 
 
 def akto(prepared: Prepared) -> list[str]:
-    urls = {each.akto.url for each in prepared.instances if each.akto is not None}
+    urls = {each.akto.place for each in prepared.instances if each.akto is not None}
     if prepared.resolver is not None:
-        urls |= {parameters["akto_service_url"] for parameters in prepared.resolver.akto.values()}
+        targets = (AktoTarget.of(settings) for settings in prepared.resolver.akto.values())
+        urls |= {target.place for target in targets if target is not None}
     return [f"{url} (Akto)" for url in sorted(urls)]
 
 

@@ -250,6 +250,9 @@ def test_an_instance_of_akto_has_its_own_parameters(proxy: Proxy) -> None:
         "log_level": "warn",
         "api_key": SHOWN,
         "account_id": "1000000",
+        "kafka_brokers": [],
+        "kafka_topic": "akto.api.logs",
+        "transport": "http",
     }
     changed = proxy.source.patch_plugin("p-akto", {"config": {"service_url": "http://other:9091"}})
     assert changed["config"]["service_url"] == "http://other:9091"

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 from mitmproxy_moesif.config.fields import (
     Names,
@@ -184,6 +184,11 @@ class Settings(BaseModel):
     akto_account_id: str = Field(
         "1000000", pattern=r"^[0-9]{1,19}$", coerce_numbers_to_str=True, description="Account named in Akto's records."
     )
+    akto_kafka_brokers: Names = Field((), description="host:port of Kafka brokers, for `akto_transport=kafka`.")
+    akto_kafka_topic: str = Field("akto.api.logs", description="Kafka topic for Akto's records.")
+    akto_transport: Literal["http", "kafka"] = Field(
+        "http", description="Whether records go to Akto's ingest service or to the Kafka topic that its runtime reads."
+    )
     spool_dir: Annotated[OptionalPath, Property.START_ONLY] = Field(
         None, description="Folder for events on disk; default: moesif-spool in mitmproxy's confdir; `off`: memory only."
     )
@@ -282,7 +287,14 @@ class Settings(BaseModel):
         number = {"/dev/stdout": 1, "/dev/stderr": 2}.get(path or "")
         return path if number is None else f"/proc/{os.getpid()}/fd/{number}"
 
-    @field_validator("kafka_brokers")
+    @field_validator("akto_transport")
+    @classmethod
+    def _has_brokers(cls, transport: str, info: ValidationInfo) -> str:
+        if transport == "kafka" and not info.data.get("akto_kafka_brokers"):
+            raise ValueError("kafka needs akto_kafka_brokers")
+        return transport
+
+    @field_validator("kafka_brokers", "akto_kafka_brokers")
     @classmethod
     def _are_brokers(cls, brokers: tuple[str, ...]) -> tuple[str, ...]:
         for broker in brokers:
@@ -290,7 +302,7 @@ class Settings(BaseModel):
                 raise ValueError("must be a list of HOST:PORT, without a scheme")
         return brokers
 
-    @field_validator("kafka_topic")
+    @field_validator("kafka_topic", "akto_kafka_topic")
     @classmethod
     def _is_topic(cls, topic: str) -> str:
         if not _TOPIC.fullmatch(topic):
@@ -323,7 +335,12 @@ class Settings(BaseModel):
     @property
     def has_receiver(self) -> bool:
         """Whether exchanges have somewhere to go."""
-        return self.keeps_events or self.akto_service_url is not None
+        return self.keeps_events or self.feeds_akto
+
+    @property
+    def feeds_akto(self) -> bool:
+        """Whether records go to Akto."""
+        return self.akto_service_url is not None or self.akto_transport == "kafka"
 
     @property
     def keeps_events(self) -> bool:

@@ -10,7 +10,7 @@ from mitmproxy_moesif.config.akto import AktoTarget
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery.ledger import Ledger
 from mitmproxy_moesif.delivery.lossy import LossyReceivers
-from mitmproxy_moesif.delivery.receivers.akto import AktoReceiver
+from mitmproxy_moesif.delivery.receivers.akto_kafka import akto_receiver
 from mitmproxy_moesif.delivery.sender import Health
 from mitmproxy_moesif.event.akto_record import akto_record, encode_record
 from mitmproxy_moesif.event.exchange import Exchange
@@ -26,7 +26,7 @@ class Beside:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._receivers: LossyReceivers[AktoTarget] = LossyReceivers(AktoReceiver, ledger)
+        self._receivers: LossyReceivers[AktoTarget] = LossyReceivers(akto_receiver, ledger)
         self._limited = RateLimitedLog()
         self._made: Made | None = None
         self._unsettled: list[tuple[AktoTarget, Made | str]] = []

@@ -47,8 +47,8 @@ class Resolution:
 class Resolver:
     """A Kong configuration made ready: its router, and its instances compiled by plugin id.
 
-    `akto` are Akto's parameters by plugin id; `alone` is the instance of exchanges that are for Akto alone, None where
-    there can be none.
+    `akto` are the settings of Akto's instances by plugin id; `alone` is the instance of exchanges that are for Akto
+    alone, None where there can be none.
     """
 
     def __init__(self, config: KongConfig, given: Mapping[str, Any], previous: Resolver | None = None) -> None:
@@ -67,8 +67,8 @@ class Resolver:
             self.scopes = _scopes(config, self.options)
         akto = [plugin for plugin in config.plugins if plugin.name == AKTO]
         self.has_akto = any(not is_created(plugin) for plugin in akto)
-        self.akto = {plugin.id: akto_parameters(_parsed(plugin, given)) for plugin in akto if plugin.enabled}
-        self.alone = _alone(given, previous) if akto or f"{AKTO_PREFIX}service_url" in given else None
+        self.akto = {plugin.id: _parsed(plugin, given) for plugin in akto if plugin.enabled}
+        self.alone = _alone(given, previous) if akto or parse_settings(given).feeds_akto else None
         self._together: dict[tuple[Instance | None, str | None], Instance | None] = {}
         if config.not_understood and (previous is None or previous.config.not_understood != config.not_understood):
             for line in config.not_understood:
@@ -101,7 +101,9 @@ class Resolver:
             base = instance or self.alone
             assert base is not None
             made = (
-                base if plugin_id == OPTIONS_ID else base.with_akto(OFF if plugin_id is None else self.akto[plugin_id])
+                base
+                if plugin_id == OPTIONS_ID
+                else base.with_akto(OFF if plugin_id is None else akto_parameters(self.akto[plugin_id]))
             )
             self._together[key] = made if made.settings.has_receiver else None
         return self._together[key]
@@ -180,7 +182,7 @@ def parse_instance(plugin: Plugin, given: Mapping[str, Any]) -> Settings:
 def missing_receiver(plugin_name: str, settings: Settings) -> str | None:
     """The parameter of a plugin that has to say where what it captures goes; None where that is said."""
     if plugin_name == AKTO:
-        return None if settings.akto_service_url is not None else "service_url"
+        return None if settings.feeds_akto else "service_url"
     return None if settings.keeps_events else "application_id"
 
 

@@ -15,6 +15,8 @@ from mitmproxy_moesif.web.session import causes, network_reason
 MOST_CONNECT, MOST_SEND, MOST_READ = 3.0, 5.0, 3.0
 """Seconds that each part of a call may take, whatever is set."""
 
+DEADLINE = MOST_CONNECT + MOST_SEND + MOST_READ
+
 REFUSED = frozenset({400, 413, 422})
 UNAUTHORIZED = frozenset({401, 403})
 
@@ -27,8 +29,7 @@ class AktoReceiver:
         key = target.api_key
         headers = {"x-api-key": key, "Authorization": key} if key else {}
         connect, read = min(target.timeout, MOST_CONNECT), min(target.timeout, MOST_READ)
-        deadline = min(target.timeout, MOST_CONNECT + MOST_SEND + MOST_READ)
-        self.caps = connect, read, deadline
+        self.caps = connect, read, min(target.timeout, DEADLINE)
         self._poster = Poster(self._url, headers, *self.caps)
 
     def send(self, events: Sequence[bytes]) -> Outcome:
