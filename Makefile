@@ -13,8 +13,7 @@ BIN := $(VENV)/bin
 ENGINES := 12.1.0 12.2.3 12.3.1
 ENGINE_TESTS := tests/proxy tests/speedups tests/workers tests/test_phases.py tests/test_streams.py tests/test_transparency.py
 
-.PHONY: help install wheel run debug test test-engines $(ENGINES:%=test-engine-%) test-lane lint types bench pictures soak \
-	clean
+.PHONY: help install wheel run debug test test-engines $(ENGINES:%=test-engine-%) test-lane lint types bench pictures soak clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
