@@ -253,8 +253,8 @@ class Settings(BaseModel):
     )
     recent: Annotated[int | None, Field(ge=0, le=MAX_RECENT), Property.START_ONLY] = Field(
         None,
-        description="Newest exchanges kept in memory for `/exchanges`; default: 1000 where `admin_listen` is set, "
-        "otherwise 0.",
+        description="Newest exchanges kept in memory for `/exchanges`; default: 1000 where `admin_listen` is set, and "
+        "in mitmweb and mitmproxy, otherwise 0.",
     )
     recent_raw: Annotated[bool, Property.START_ONLY] = Field(
         False, description="Also keep what masks remove from these exchanges, in memory only; for debugging."
