@@ -35,11 +35,13 @@ def mask_multipart(
 ) -> bytes:
     """The body without the masked parts; empty where none is left.
 
+    A part is masked by its name, and where its headers mention a masked name as a key (a file's name may).
     `mask_text` masks what a name holds, `mask_content` the content of a part that stays, given the part's headers.
     """
 
-    def is_masked(name: bytes) -> bool:
-        return names.holds(name) or mask_text(name) != name
+    def is_masked(head: bytes) -> bool:
+        named = _names(_headers(head))
+        return any(names.holds(name) or mask_text(name) != name for name in named) or names.is_key_in(head)
 
     delimiters = list(_delimiters(raw, _boundary(content_type)))
     parts = [raw[here.start : there.start] for here, there in pairwise(delimiters)]
@@ -89,12 +91,12 @@ def _masked(part: bytes, head: int, is_masked: Callable[[bytes], bool], mask_con
     blank_line = _BLANK_LINE.search(part, head)
     if blank_line is None:
         raise UnmaskableError("a part without content")
-    headers = _headers(part[head : blank_line.start()])
-    if any(map(is_masked, _names(headers))):
+    block = part[head : blank_line.start()]
+    if is_masked(block):
         return b""
     begin, end = blank_line.end(), len(part.removesuffix(b"\n").removesuffix(b"\r"))
     content = part[begin:end]
-    masked = mask_content(content, headers)
+    masked = mask_content(content, _headers(block))
     return part if masked == content else part[:begin] + masked + part[end:]
 
 
