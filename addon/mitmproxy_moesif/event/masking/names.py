@@ -69,12 +69,12 @@ class FieldNames:
 
         A name in some older charset cannot be told apart from a masked one beyond ASCII, so it counts as one.
         """
-        if isinstance(name, bytes):
-            try:
-                name = name.decode()
-            except UnicodeDecodeError:
-                return self._beyond_ascii or _some_reading(name.decode("latin-1"), self._is)
-        return _some_reading(name, self._is)
+        if isinstance(name, str):
+            return _some_reading(name, self._is)
+        try:
+            return _some_reading(name.decode(), self._is)
+        except UnicodeDecodeError:
+            return self._beyond_ascii or _some_reading(name.decode("latin-1"), self._is)
 
     def ends(self, name: bytes) -> bool:
         """Whether a masked name is the last word of this one."""
