@@ -22,6 +22,9 @@ MOST_LINES: Final = 2000
 LONGEST: Final = 10_000
 """Characters of one text that are shown."""
 
+MOST_PARTS: Final = 200
+"""Lines of a multipart body that may begin a part, of whatever form is in it; with more it is shown as text."""
+
 HEX_BYTES: Final = 2048
 IMAGES: Final = frozenset(("image/png", "image/jpeg", "image/gif", "image/webp"))
 """No SVG: that is a document of its own."""
@@ -84,7 +87,7 @@ def _plain(raw: bytes, content_type: str) -> str:
     if kind in IMAGES:
         encoded = base64.b64encode(raw).decode()
         return f'<img alt="{escape(kind)}" src="data:{kind};base64,{encoded}">'
-    if kind == "multipart/form-data":
+    if kind == "multipart/form-data" and raw.count(b"\n--") < MOST_PARTS:
         return _multipart(raw, content_type)
     try:
         text = raw.decode()
@@ -99,6 +102,7 @@ def _plain(raw: bytes, content_type: str) -> str:
 
 
 def _multipart(raw: bytes, content_type: str) -> str:
+    """Its parts, and forms in them: as there are few delimiters, they are neither deep nor slow to find."""
     message = BytesParser(policy=policy.HTTP).parsebytes(
         b"Content-Type: " + content_type.encode("latin-1", "replace") + b"\r\n\r\n" + raw
     )

@@ -335,6 +335,12 @@ def test_what_is_wrapped_too_often_is_left_out() -> None:
     assert told.endswith(b"*****")
 
 
+@pytest.mark.parametrize("digits", ["9" * 10_000, "0" * 10_000 + "112"])
+def test_a_character_reference_may_have_any_number_of_digits(digits: str) -> None:
+    assert shown(json.dumps({"m": f"password &#{digits};"})) is not None
+    assert shown(json.dumps({"m": f"password &#{digits}; = S"})) == b'{"m": "*****"}'
+
+
 # --- its cost ----------------------------------------------------------------------------------------------------
 
 
