@@ -55,6 +55,14 @@ def mask_multipart(
     return b"".join((_if_blank(raw[: first.start]), *kept, raw[last.start : last.end], _if_blank(raw[last.end :])))
 
 
+def parts_of(raw: bytes, content_type: str) -> Iterator[tuple[dict[str, str], bytes]]:
+    """Headers, their names in lower case, and content of each part; `UnmaskableError` where they are malformed."""
+    for here, there in pairwise(_delimiters(raw, _boundary(content_type))):
+        part = raw[here.end : there.start]
+        block, begin, end = _pieces(part, 0)
+        yield _headers(block), part[begin:end]
+
+
 def _if_blank(text: bytes) -> bytes:
     return b"" if text.strip() else text
 
@@ -88,16 +96,21 @@ def _delimiters(raw: bytes, boundary: bytes) -> Iterator[_Delimiter]:
 
 def _masked(part: bytes, head: int, is_masked: Callable[[bytes], bool], mask_content: MaskContent) -> bytes:
     """The part, which begins with its delimiter line of `head` bytes, as it may be shown; empty where it may not."""
-    blank_line = _BLANK_LINE.search(part, head)
-    if blank_line is None:
-        raise UnmaskableError("a part without content")
-    block = part[head : blank_line.start()]
+    block, begin, end = _pieces(part, head)
     if is_masked(block):
         return b""
-    begin, end = blank_line.end(), len(part.removesuffix(b"\n").removesuffix(b"\r"))
     content = part[begin:end]
     masked = mask_content(content, _headers(block))
     return part if masked == content else part[:begin] + masked + part[end:]
+
+
+def _pieces(part: bytes, head: int) -> tuple[bytes, int, int]:
+    """The headers, and where the content begins and ends."""
+    blank_line = _BLANK_LINE.search(part, head)
+    if blank_line is None:
+        raise UnmaskableError("a part without content")
+    end = len(part.removesuffix(b"\n").removesuffix(b"\r"))
+    return part[head : blank_line.start()], blank_line.end(), end
 
 
 def _headers(block: bytes) -> dict[str, str]:
