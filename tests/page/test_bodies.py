@@ -154,6 +154,12 @@ def test_what_is_shown_of_a_form_and_how_long_it_takes_is_bounded(raw: bytes) ->
     assert len(html) < 100_000
 
 
+def test_of_a_form_of_many_fields_the_first_are_shown_and_that_is_said() -> None:
+    html = bodies.body(opaque(b"a=1&" * 100_000, "application/x-www-form-urlencoded"), None, {})
+    assert len(html) < 500_000
+    assert "more than 2000 fields" in html
+
+
 def test_an_image_is_shown_as_such_and_svg_as_text() -> None:
     assert 'src="data:image/png;base64,' in bodies.body(opaque(b"\x89PNG", "image/png"), None, {})
     assert "<img" not in bodies.body(opaque(b"<svg/>", "image/svg+xml"), None, {})

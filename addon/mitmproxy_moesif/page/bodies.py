@@ -99,8 +99,10 @@ def _single(raw: bytes, kind: str) -> str:
     except UnicodeDecodeError:
         return _hex(raw)
     if kind == "application/x-www-form-urlencoded":
-        fields = "".join(_field(name, value, None) for name, value in parse_qsl(text, keep_blank_values=True))
-        return f'<table class="fields">{fields}</table>'
+        fields = parse_qsl(text, keep_blank_values=True)
+        rows = "".join(_field(name, value, None) for name, value in fields[:MOST_LINES])
+        rest = _note(f"… more than {MOST_LINES} fields") if len(fields) > MOST_LINES else ""
+        return f'<table class="fields">{rows}</table>{rest}'
     if kind.endswith("xml"):
         return _xml(text)
     return _text(text) if text.isprintable() or not any(ord(character) < 9 for character in text) else _hex(raw)
