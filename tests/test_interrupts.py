@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from tests.support.addon import addon_options, exit_counts
 from tests.support.client import Client, encode_request, exchange
 from tests.support.collector import NEVER, ScriptedCollector
 from tests.support.moesif_proxy import MoesifProxy
+from tests.support.ports import free_port
 from tests.support.proxy import BIN, Mitmdump
 from tests.support.upstream import ScriptedUpstream
 
@@ -36,14 +36,6 @@ STARTS = {
 }
 
 
-def free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 def heeds_interrupts(pid: int) -> bool:
     caught = re.search(r"^SigCgt:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return caught is not None and bool(int(caught[1], 16) & 1 << (signal.SIGINT - 1))
@@ -52,11 +44,11 @@ def heeds_interrupts(pid: int) -> bool:
 @pytest.mark.parametrize("how", STARTS)
 @pytest.mark.parametrize("seconds", [0.0, 0.4, 1.0, 2.5])
 def test_during_the_start(how: str, seconds: float, tmp_path: Path) -> None:
-    port, page_port = free_ports(2)
+    port, page_port = free_port(), free_port()
     command = [part.format(port=port, page_port=page_port) for part in STARTS[how]]
     if how != "run":
         command += ["--set", f"confdir={tmp_path}", "--set", f"moesif_application_id={APPLICATION_ID}"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MOESIF_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MOESIF_", "PYTEST_"))}
     process = subprocess.Popen(
         ["env", "--ignore-signal=INT", *command],  # until Python's own start is over, which is nobody's to mend
         stdout=subprocess.PIPE,

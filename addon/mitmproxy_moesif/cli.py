@@ -10,7 +10,6 @@ python -m mitmproxy_moesif page ... (as moesif-proxy page; so are backfill, coll
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,16 +32,12 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     from mitmproxy_moesif.run import debug, run
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is something to tidy up
+    interrupts.hold()  # from here on there is something to tidy up
     try:
         return debug(options, script_path()) if options.command == "debug" else run(options)
     except OSError as error:
         sys.stderr.write(f"moesif: {error}\n")
         return 1
-    except KeyboardInterrupt:
-        interrupts.ignore()
-        sys.stderr.write(f"{interrupts.NOTHING_YET}\n")
-        return interrupts.exit_code(signal.SIGINT)
 
 
 def proxy() -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
 NOTHING_YET = "moesif: interrupted before it had started: nothing was captured"
 
@@ -28,6 +29,18 @@ def end_at_once() -> None:
         os._exit(exit_code(number))
 
     signal.signal(signal.SIGINT, end)
+
+
+def hold() -> None:
+    """Until `take`, Ctrl-C waits. An exception in its place could be raised where nobody lets it pass."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def take(act: Callable[[int], None]) -> None:
+    """From now on `act` is told of Ctrl-C and SIGTERM, and of a Ctrl-C that was held."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda given, _frame: act(given))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def ignore(loop: asyncio.AbstractEventLoop | None = None) -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from mitmproxy_moesif import interrupts
 from mitmproxy_moesif.interrupts import NOTHING_YET, exit_code
 from mitmproxy_moesif.local.server import LocalSettings, LocalStack, start_in_thread
 from mitmproxy_moesif.page import main as page
@@ -147,14 +148,13 @@ def _supervise(command: Sequence[str], environment: dict[str, str], listen: Addr
     process: subprocess.Popen[bytes] | None = None
     early: list[int] = []
 
-    def forward(number: int, _frame: object) -> None:
+    def forward(number: int) -> None:
         if process is None:
             early.append(number)
         else:
             process.send_signal(number)
 
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, forward)
+    interrupts.take(forward)
     process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own command line
     for number in early:
         process.send_signal(number)

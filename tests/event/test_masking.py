@@ -531,9 +531,10 @@ def children(draw: st.DrawFn, depth: int, secret: bool) -> tuple[str, str]:
 @given(element=elements(), prolog=st.sampled_from(["", '<?xml version="1.0"?>', "\ufeff"]))
 def test_no_masked_element_is_shown_and_all_others_are(element: tuple[str, str], prolog: str) -> None:
     sent, expected = (prolog + text for text in element)
-    assert shown(sent.encode(), "text/xml") == expected.encode()
+    masks = MASKS - {""}  # `=` as a text has a field without a name
+    assert shown(sent.encode(), "text/xml", masks) == expected.encode()
     sent, expected = sent.removeprefix("\ufeff"), expected.removeprefix("\ufeff")
-    assert shown(sent.encode("utf-16"), "text/xml") == expected.encode("utf-16")
+    assert shown(sent.encode("utf-16"), "text/xml", masks) == expected.encode("utf-16")
 
 
 # --- what all formats share --------------------------------------------------------------------------------------

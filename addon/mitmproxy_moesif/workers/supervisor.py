@@ -95,9 +95,10 @@ class Supervisor:
             log.info("moesif-proxy: listening at %s with %d workers, passing to %s", address, count, upstream)
         codes = await asyncio.gather(*keeping)
         last = await self._last_reading()
-        if self._started or last.captured:
+        failed = refused or any(codes)
+        if self._started or last.captured or not failed:
             sys.stderr.write(f"{last.last_words()}\n")
-        return 1 if refused or any(codes) else 0
+        return 1 if failed else 0
 
     def _open_admin(self) -> bool:
         """Listen where the workers' options say, once; False where that cannot be, after the log has said why."""
