@@ -32,9 +32,9 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     from mitmproxy_moesif.run import debug, run
 
-    interrupts.hold()  # from here on there is something to tidy up
     try:
-        return debug(options, script_path()) if options.command == "debug" else run(options)
+        with interrupts.held():  # there is something to tidy up from here on
+            return debug(options, script_path()) if options.command == "debug" else run(options)
     except OSError as error:
         sys.stderr.write(f"moesif: {error}\n")
         return 1

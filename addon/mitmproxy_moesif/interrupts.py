@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
 
 NOTHING_YET = "moesif: interrupted before it had started: nothing was captured"
 
@@ -31,9 +32,14 @@ def end_at_once() -> None:
     signal.signal(signal.SIGINT, end)
 
 
-def hold() -> None:
+@contextmanager
+def held() -> Iterator[None]:
     """Until `take`, Ctrl-C waits. An exception in its place could be raised where nobody lets it pass."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def take(act: Callable[[int], None]) -> None:

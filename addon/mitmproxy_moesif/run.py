@@ -146,18 +146,17 @@ def _supervise(command: Sequence[str], environment: dict[str, str], listen: Addr
     It greets when the first request would be answered.
     """
     process: subprocess.Popen[bytes] | None = None
-    early: list[int] = []
+    asked: list[int] = []
 
-    def forward(number: int) -> None:
-        if process is None:
-            early.append(number)
-        else:
-            process.send_signal(number)
+    def end(number: int) -> None:
+        asked.append(number)
+        if process is not None:
+            process.terminate()  # Ctrl-C's own signal can be lost while Python starts
 
-    interrupts.take(forward)
+    interrupts.take(end)
     process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own command line
-    for number in early:
-        process.send_signal(number)
+    if asked:
+        process.terminate()
     if started := _listens(process, listen):
         greet()
     code = process.wait()
@@ -165,7 +164,7 @@ def _supervise(command: Sequence[str], environment: dict[str, str], listen: Addr
         return code
     how = f"moesif: the proxy was ended by {signal.Signals(-code).name}" if started else NOTHING_YET
     sys.stderr.write(f"{how}\n")
-    return exit_code(-code)
+    return exit_code(asked[0] if asked else -code)
 
 
 def _listens(process: subprocess.Popen[bytes], listen: Address) -> bool:
