@@ -212,7 +212,8 @@ def test_a_file_beside_moesif_has_what_moesif_has(
 def test_the_batch_as_moesif_documents_it(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:
-    proxy = mitmdump(upstream.url, addon_options(collector, batch_size=3, enable_compression=True))
+    unhurried = {"connect_timeout": 30_000, "send_timeout": 60_000}  # what is tried again goes in larger batches
+    proxy = mitmdump(upstream.url, addon_options(collector, batch_size=3, enable_compression=True, **unhurried))
     for _ in range(7):
         exchange(proxy.port)
     collector.wait_for(7)
@@ -340,8 +341,9 @@ def test_a_spool_folder_that_others_may_enter_is_told(
         folder.mkdir()
         folder.chmod(mode)
     told = "others may enter the spool folder"
-    assert told in mitmdump(upstream.url, addon_options(collector, spool_dir=str(open_folder))).output
-    assert told not in mitmdump(upstream.url, addon_options(collector, spool_dir=str(private))).output
+    mitmdump(upstream.url, addon_options(collector, spool_dir=str(open_folder))).wait_for_output(told)
+    started = mitmdump(upstream.url, addon_options(collector, spool_dir=str(private))).wait_for_output("started")
+    assert told not in started
 
 
 @pytest.mark.parametrize("program", ["mitmweb"])
