@@ -10,11 +10,11 @@ import requests
 
 from tests.support.client import Client, exchange
 from tests.support.moesif_proxy import MoesifProxy
-from tests.support.proxy import Option
+from tests.support.proxy import Mitmdump, Option
 from tests.support.upstream import ScriptedUpstream
 
 
-def engines(proxy: MoesifProxy) -> dict[str, int]:
+def engines(proxy: Mitmdump) -> dict[str, int]:
     found = re.search(r"Admin API at (\S+)", proxy.output)
     assert found is not None
     counts: dict[str, int] = requests.get(f"{found[1]}/status", timeout=10).json()["engines"]
@@ -42,9 +42,9 @@ def test_it_serves_only_where_it_is_asked_for(engine: str, tmp_path: Path, upstr
         assert engines(proxy) == {"fast": 0, "mitmproxy": 1}
 
 
-def test_the_log_says_why_it_serves_nothing(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+def test_the_log_says_why_it_does_not_serve(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     given = options(tmp_path, moesif_engine="fast", connection_strategy="eager")
     with MoesifProxy(upstream.url, given) as proxy:
         assert exchange(proxy.port, "GET", "/") is not None
-        assert "moesif_engine=fast serves nothing: connection_strategy: " in proxy.output
+        assert "moesif_engine=fast leaves connections to mitmproxy's layers: connection_strategy: " in proxy.output
         assert engines(proxy) == {"fast": 0, "mitmproxy": 1}

@@ -209,7 +209,7 @@ class Settings(BaseModel):
     )
     engine: Annotated[Literal["auto", "fast", "mitmproxy"], Property.START_ONLY] = Field(
         "auto",
-        description="What carries plain HTTP/1 in moesif-proxy: the fast lane, or mitmproxy's layers (auto).",
+        description="What carries HTTP/1: the fast lane, where it can (fast), or mitmproxy's layers (auto, mitmproxy).",
     )
     governance: Literal["on", "off"] = Field(
         "on", description="Whether governance rules are enforced; sampling is not affected."

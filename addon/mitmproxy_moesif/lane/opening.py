@@ -9,11 +9,11 @@ from typing import Any
 from mitmproxy import ctx, flow
 from mitmproxy.addonmanager import Loader
 from mitmproxy.addons.proxyserver import Proxyserver
-from mitmproxy.proxy import mode_servers
+from mitmproxy.proxy.mode_specs import ProxyMode
 
-from mitmproxy_moesif.lane.client import ClientEnd
+from mitmproxy_moesif.lane.client import ClientEnd, Place
 from mitmproxy_moesif.lane.flows import Identifiers
-from mitmproxy_moesif.lane.serving import why_unserved
+from mitmproxy_moesif.lane.serving import is_fast, why_mode_is_unserved, why_unserved
 from mitmproxy_moesif.lane.upstream import Pool
 from mitmproxy_moesif.log import RateLimitedLog
 from mitmproxy_moesif.speedups import dispatch
@@ -25,11 +25,11 @@ LOOK_EVERY = 1.0
 class Lane:
     """An addon, so that it hears of options and ends with the proxy.
 
-    `is_chosen` says whether it is to serve; `known` are addons beside mitmproxy's that choose layers.
+    `engine` is what `moesif_engine` says; `known` are addons that are as good as mitmproxy's own.
     """
 
-    def __init__(self, is_chosen: Callable[[], bool], *known: type) -> None:
-        self._is_chosen = is_chosen
+    def __init__(self, engine: Callable[[], str], *known: type) -> None:
+        self.engine = engine
         self._known = known
         self._limited = RateLimitedLog()
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -38,6 +38,8 @@ class Lane:
         self.connections: set[ClientEnd] = set()
         self.exchanges = self._all_exchanges = 0
         self.unserved: str | None = None
+        self.is_over = False
+        self._watching: asyncio.Future[None] | None = None
 
     # An addon's hooks
 
@@ -56,11 +58,20 @@ class Lane:
         return {"fast": fast, "mitmproxy": max(0, self._all_exchanges - fast)}
 
     def running(self) -> None:
-        self._watching = asyncio.ensure_future(self._watch())
+        if self._watching is None:
+            self._watching = asyncio.ensure_future(self._watch())
 
     def done(self) -> None:
-        self._watching.cancel()
+        self.is_over = True
+        if self._watching is not None:
+            self._watching.cancel()
         self.pool.close()
+
+    def end(self) -> None:
+        """While the proxy goes on: so do its connections, in mitmproxy's layers."""
+        self.done()
+        for end in tuple(self.connections):
+            end.go_on()
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -71,15 +82,18 @@ class Lane:
 
     # Connections
 
-    def open(self, instance: mode_servers.ReverseInstance, left: Callable[[], None]) -> ClientEnd | None:
+    def open(self, place: Place, mode: ProxyMode) -> ClientEnd | None:
         """The protocol of a connection that was accepted; None where it is mitmproxy's."""
-        if not self._is_chosen():
+        engine = self.engine()
+        if not is_fast(engine):
             return None
         self.unserved = why_unserved(ctx.master, self._known)
-        if self.unserved is not None:
-            self._limited.warning(self.unserved, "moesif-proxy: moesif_engine=fast serves nothing: %s", self.unserved)
-            return None
-        return ClientEnd(self, instance, left)
+        why = self.unserved or why_mode_is_unserved(mode)
+        if why is None:
+            return ClientEnd(self, place)
+        if engine == "fast":
+            self._limited.warning(why, "moesif: moesif_engine=fast leaves connections to mitmproxy's layers: %s", why)
+        return None
 
     def opened(self, end: ClientEnd) -> None:
         self.connections.add(end)

@@ -275,7 +275,7 @@ class Pool:
         kept = self._kept.get(end.server.address)
         if kept is None:
             kept = self._kept[end.server.address] = deque()
-        if len(kept) >= MOST_IDLE:
+        if self._lane.is_over or len(kept) >= MOST_IDLE:
             end.transport.close()
             return
         end.pause(wanted=False)
