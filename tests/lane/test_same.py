@@ -117,7 +117,7 @@ class Side:
         return told
 
 
-@pytest.fixture(scope="module", params=["moesif-proxy http", "mitmdump http"])
+@pytest.fixture(scope="module", params=["moesif-proxy http", "moesif-proxy https", "mitmdump http", "mitmdump https"])
 def sides(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Side, Side]]:
     folder = tmp_path_factory.mktemp("lane")
     program, scheme = request.param.split()

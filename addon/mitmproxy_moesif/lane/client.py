@@ -90,7 +90,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         self.client = self._place.client(transport)
         mode = self.client.proxy_mode
         assert isinstance(mode, ReverseMode)
-        self.unconnected = Server(address=mode.address)
+        self.unconnected = Server(address=mode.address, tls=mode.scheme == "https")
         self.lane.opened(self)
         self.log("client connect")
         rest = self.lane.run(server_hooks.ClientConnectedHook, self.client)
@@ -207,7 +207,8 @@ class ClientEnd(Writing, asyncio.Protocol):
             return False
         assert self.unconnected.address is not None
         host, port = self.unconnected.address[:2]
-        read = None if self.lane.unserved else request_of(buffer[:end], host, port, self._begun)
+        scheme = b"https" if self.unconnected.tls else b"http"
+        read = None if self.lane.unserved else request_of(buffer[:end], host, port, self._begun, scheme)
         if read is None:
             self.hand_over()
             return False

@@ -26,6 +26,7 @@ from mitmproxy.proxy.server import logger
 from mitmproxy_moesif.capture.engine import MAX_DISCARDED, Hold
 from mitmproxy_moesif.capture.responses import Refusal, failure_page
 from mitmproxy_moesif.event.exchange import Fields
+from mitmproxy_moesif.lane.destination import destination_of
 from mitmproxy_moesif.lane.flows import new_flow
 from mitmproxy_moesif.lane.heads import Framing, framing, request_head, response_head, why_invalid
 
@@ -145,15 +146,15 @@ class Exchange:
         self._connect(self._send_streamed_head)
 
     def _connect(self, then: Then, *, fresh: bool = False) -> None:
-        lane, data = self.client.lane, self.flow.request.data
-        wanted = (data.host, data.port)
-        if data.scheme != b"http":
-            self.upstream_failed("moesif_engine=fast reaches upstreams over plain HTTP only")
-        elif not fresh and (kept := lane.pool.take(wanted)) is not None:
+        client, flow = self.client, self.flow
+        pool, wanted = client.lane.pool, destination_of(flow.request, client.client, client.unconnected)
+        if flow.server_conn.via is not None:
+            self.upstream_failed("moesif_engine=fast goes through no other proxy")
+        elif not fresh and (kept := pool.take(wanted)) is not None:
             self._use(kept)
             then()
         else:
-            self._connecting = asyncio.ensure_future(lane.pool.open(wanted, self.client.client))
+            self._connecting = asyncio.ensure_future(pool.open(wanted, client.client))
             self.is_waiting = True
             self._connecting.add_done_callback(lambda done: self._opened(done, then))
 

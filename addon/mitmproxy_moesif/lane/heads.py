@@ -95,7 +95,9 @@ def plain_fields(lines: list[bytes]) -> Fields | None:
     return tuple([(name, value.strip(b" \t")) for name, _, value in parts])
 
 
-def request_of(head: bytes, host: str, port: int, begun: float) -> tuple[http.Request, Framing] | None:
+def request_of(
+    head: bytes, host: str, port: int, begun: float, scheme: bytes = b"http"
+) -> tuple[http.Request, Framing] | None:
     """A request for this upstream whose target is a path; None where the head is anything else.
 
     `head` is without the blank line at its end.
@@ -115,7 +117,7 @@ def request_of(head: bytes, host: str, port: int, begun: float) -> tuple[http.Re
         return None
     if found.coding is not None and version != b"HTTP/1.1":
         return None
-    return new_request(host, port, method, target, version, fields, begun), found
+    return new_request(host, port, method, target, version, fields, begun, scheme), found
 
 
 def request_body(found: Framing) -> Body:

@@ -13,7 +13,7 @@ from mitmproxy.proxy.mode_specs import ProxyMode
 
 from mitmproxy_moesif.lane.client import ClientEnd, Place
 from mitmproxy_moesif.lane.flows import Identifiers
-from mitmproxy_moesif.lane.serving import is_fast, why_mode_is_unserved, why_unserved
+from mitmproxy_moesif.lane.serving import UPSTREAM_TLS, is_fast, why_mode_is_unserved, why_unserved
 from mitmproxy_moesif.lane.upstream import Pool
 from mitmproxy_moesif.log import RateLimitedLog
 from mitmproxy_moesif.speedups import dispatch
@@ -46,8 +46,10 @@ class Lane:
     def load(self, _loader: Loader) -> None:
         self._master = ctx.master
 
-    def configure(self, _updated: Iterable[str]) -> None:
+    def configure(self, updated: Iterable[str]) -> None:
         self.unserved = why_unserved(ctx.master, self._known)
+        if not UPSTREAM_TLS.isdisjoint(updated):
+            self.pool.renew()
 
     def requestheaders(self, _flow: flow.Flow) -> None:
         self._all_exchanges += 1

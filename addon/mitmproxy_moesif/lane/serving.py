@@ -5,8 +5,10 @@ from __future__ import annotations
 from mitmproxy import hooks
 from mitmproxy.addons.next_layer import NextLayer
 from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.addons.tlsconfig import TlsConfig
 from mitmproxy.master import Master
 from mitmproxy.proxy import layer, server_hooks
+from mitmproxy.proxy.layers import tls
 from mitmproxy.proxy.mode_specs import ProxyMode, ReverseMode
 
 from mitmproxy_moesif.speedups.dispatch import PreparedAddonManager, plan_for
@@ -28,10 +30,26 @@ OPTIONS: dict[str, tuple[object, str]] = {
 HOOKS: dict[type[hooks.Hook], str] = {
     layer.NextLayerHook: "an addon chooses the protocols of connections",
     server_hooks.ServerConnectHook: "an addon has a say in connections to the upstream, maybe for each client",
+    tls.TlsStartServerHook: "an addon has a say in TLS toward the upstream, maybe for each client",
 }
 """Hooks that only mitmproxy's own addons may have where the lane serves, and what any other one does."""
 
-OWN = (NextLayer, Proxyserver)
+OWN = (NextLayer, Proxyserver, TlsConfig)
+
+UPSTREAM_TLS = frozenset(
+    {
+        "ciphers_server",
+        "client_certs",
+        "http2",
+        "ssl_insecure",
+        "ssl_verify_upstream_trusted_ca",
+        "ssl_verify_upstream_trusted_confdir",
+        "tls_ecdh_curve_server",
+        "tls_version_server_max",
+        "tls_version_server_min",
+    }
+)
+"""Options with which connections toward the upstream are made."""
 
 
 def is_fast(engine: str) -> bool:
@@ -56,6 +74,6 @@ def why_unserved(master: Master, known: tuple[type, ...]) -> str | None:
 def why_mode_is_unserved(mode: ProxyMode) -> str | None:
     if not isinstance(mode, ReverseMode):
         return f"{mode.type_name} mode: a client says where its requests go"
-    if mode.scheme != "http":
-        return "TLS toward the upstream, and its verification, is mitmproxy's"
+    if mode.scheme not in ("http", "https"):
+        return f"the upstream speaks {mode.scheme}"
     return None
