@@ -42,7 +42,18 @@ class Accepted:
             protocol.pause_writing()
         serving = asyncio.ensure_future(serve(reader, writer, self._client, self._instance))
         serving.add_done_callback(lambda _: self.left())
-        loop.call_soon(reader.feed_data, data)  # not before: tasks start at once, mitmproxy's is not known to it yet
+        feed(transport, reader, data)
+
+
+def feed(transport: asyncio.Transport, reader: asyncio.StreamReader, data: bytes) -> None:
+    """What was read already, before all that yet comes; but not before mitmproxy's task for it has begun."""
+    transport.pause_reading()
+
+    def begin() -> None:
+        transport.resume_reading()
+        reader.feed_data(data)
+
+    asyncio.get_running_loop().call_soon(begin)
 
 
 async def serve(

@@ -14,6 +14,7 @@ from mitmproxy import ctx, flow
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
 
+from mitmproxy_moesif.lane.handover import feed
 from mitmproxy_moesif.lane.opening import Lane
 from mitmproxy_moesif.speedups.inline import CARRIER, InlineHandler
 
@@ -95,7 +96,7 @@ class Lent:
             self._protocol.pause_writing()
         self._handler.is_known = True
         self._give_back(ended=False)
-        asyncio.get_running_loop().call_soon(self._reader.feed_data, data)  # when the layers wait for it
+        feed(transport, self._reader, data)
 
     def left(self) -> None:
         self._give_back(ended=True)
