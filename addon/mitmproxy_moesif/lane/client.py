@@ -227,8 +227,6 @@ class ClientEnd(Writing, asyncio.Protocol):
             self.close()
             return False
         if piece is None:
-            if body.held > MAX_HEAD:  # a line of the framing that does not end
-                self.close()
             return False
         if piece:
             exchange.request_data(piece)
