@@ -44,6 +44,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         "_is_reading",
         "_left",
         "_looked",
+        "_unsent",
         "active",
         "client",
         "exchange",
@@ -63,7 +64,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         self._instance = instance
         self._left = left
         self._buffer = b""
-        self._looked = 0
+        self._looked = self._unsent = 0
         self._begun = 0.0
         self._asked = 0
         self._body: Body | None = None
@@ -143,7 +144,7 @@ class ClientEnd(Writing, asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.is_full = False
-        self.regulate()
+        self.go_on()
 
     # What came
 
@@ -172,7 +173,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         """Take a step; whether another may follow."""
         exchange = self.exchange
         if exchange is None:
-            return bool(self._buffer) and self._read_head()
+            return bool(self._buffer) and not self.is_full and self._read_head()
         if self._body is None or exchange.is_waiting:
             return False
         return self._read_body(exchange, self._body)
@@ -277,18 +278,22 @@ class ClientEnd(Writing, asyncio.Protocol):
         """The connection goes on in mitmproxy's layers, with what was read of it and is not answered."""
         self.is_closing = True
         self.flush()
-        self.pause(wanted=False)
         self.lane.closed(self)
-        serving = hand_over(self.transport, self._buffer, self.client, self._instance)
+        serving = hand_over(self.transport, self._buffer, self.client, self._instance, is_full=self.is_full)
         serving.add_done_callback(lambda _: self._left())
 
     def look(self, now: float, patience: float) -> None:
-        """Close it where nothing has happened on either side for that long, and no hook is waited for."""
-        if self.active or (self.exchange is not None and self.exchange.is_waiting):
+        """End it where nothing has happened on either side for that long, and no hook is waited for.
+
+        What was sent has not gone out by then, and never will.
+        """
+        unsent = self.transport.get_write_buffer_size()
+        if self.active or unsent != self._unsent or (self.exchange is not None and self.exchange.is_waiting):
             self.active, self.idle_since = False, now
         elif now - self.idle_since >= patience:
             self.log(f"Closing connection due to inactivity: {self.client}")
-            self.close()
+            self.abort()
+        self._unsent = unsent
 
     # For those who look after all connections of the proxy
 
@@ -315,7 +320,8 @@ class ClientEnd(Writing, asyncio.Protocol):
         """Neither side is read while the other takes no more, or while much waits."""
         exchange = self.exchange
         upstream = exchange.upstream if exchange is not None else None
-        waits = exchange is not None and (self._body is None or exchange.is_waiting) and len(self._buffer) > MAX_HEAD
-        self.pause(wanted=waits or (upstream is not None and upstream.is_full))
-        if exchange is not None and upstream is not None:
-            upstream.pause(wanted=self.is_full or (exchange.is_waiting and upstream.holds_much))
+        waits = (exchange is None or self._body is None or exchange.is_waiting) and len(self._buffer) > MAX_HEAD
+        is_full = upstream.is_full if upstream is not None else exchange is None and self.is_full
+        self.pause(wanted=waits or is_full)
+        if upstream is not None:
+            upstream.pause(wanted=self.is_full or upstream.holds_much)

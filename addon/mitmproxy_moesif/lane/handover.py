@@ -21,17 +21,30 @@ class Continued(InlineHandler):
 
 
 def hand_over(
-    transport: asyncio.Transport, data: bytes, client: Client, instance: mode_servers.ReverseInstance
+    transport: asyncio.Transport,
+    data: bytes,
+    client: Client,
+    instance: mode_servers.ReverseInstance,
+    *,
+    is_full: bool,
 ) -> asyncio.Task[None]:
-    """Until the connection has ended."""
+    """Until the connection has ended. `is_full`: what was written last has not gone out yet."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)
     writer = asyncio.StreamWriter(transport, protocol, reader, loop)
     transport.set_protocol(protocol)
     protocol.connection_made(transport)
+    if is_full:
+        protocol.pause_writing()
+    transport.pause_reading()  # or what comes next would be read before this
+
+    def begin() -> None:
+        transport.resume_reading()
+        reader.feed_data(data)
+
     serving = asyncio.ensure_future(serve(reader, writer, client, instance))
-    loop.call_soon(reader.feed_data, data)  # not before: tasks start at once, and mitmproxy's is not known to it yet
+    loop.call_soon(begin)  # not before: tasks start at once, and mitmproxy's is not known to it yet
     return serving
 
 
