@@ -92,7 +92,7 @@ class ClientEnd(Writing, asyncio.Protocol):
             self._connected()
         else:
             self._is_reading = True  # nothing is looked at until the hook has ended
-            self.pause(wanted=True)
+            asyncio.get_running_loop().call_soon(lambda: self.pause(wanted=True))  # uvloop begins to read behind this
             self.lane.keep(asyncio.ensure_future(rest), self._connected)
 
     def _connected(self) -> None:
