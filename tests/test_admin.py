@@ -79,6 +79,24 @@ def test_a_receiver_in_trouble_shows(mitmdump: Start, collector: ScriptedCollect
     assert (state["state"], state["reason"]) == ("unauthorized", "status 401")
 
 
+def test_events_of_an_application_id_that_was_corrected_are_unsent(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    collector.script = lambda received: Answer(401) if received.headers["x-moesif-application-id"] != "R2" else None
+    proxy, url = start(mitmdump, upstream, collector, spool_dir=str(tmp_path / "spool"))
+    send_many(proxy.port, 1)
+    proxy.wait_for_output("does not accept the application id")
+    requests.patch(f"{url}/plugins/moesif", data={"config.application_id": "R2"}, timeout=10).raise_for_status()
+    proxy.wait_for_output("nobody sends 1 event that came since")
+    send_many(proxy.port, 1)
+    collector.wait_for(1)
+    status = get(f"{url}/status")
+    ((former, unsent),) = status["unsent"].items()
+    assert (unsent["events"], unsent["state"]) == (1, "not configured")
+    assert former not in status["destinations"]
+    assert status["oldest_waiting"] is None
+
+
 def test_kongs_own_curl_changes_the_running_proxy(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:

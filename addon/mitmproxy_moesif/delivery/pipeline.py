@@ -5,7 +5,6 @@ Each is a thread: one builder, one maintenance of the store, and one sender for 
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ from mitmproxy_moesif.delivery.receivers.ndjson import BesideReceiver, FileRecei
 from mitmproxy_moesif.delivery.sender import Sender, SenderLimits
 from mitmproxy_moesif.delivery.spool.maintenance import Maintenance
 from mitmproxy_moesif.delivery.spool.store import Store
-from mitmproxy_moesif.log import log
+from mitmproxy_moesif.log import counted, log
 from mitmproxy_moesif.recent.store import RecentExchanges
 
 CLOSE_SECONDS = 1.0
@@ -38,6 +37,12 @@ KAFKA_BATCH = 1000
 
 REQUESTS = 16
 """Under way at a time; a file is written by one thread alone, and Kafka's library has its own batches."""
+
+AT_ONCE = 0.0
+"""A deadline that has passed."""
+
+MOST_FORMER = 64
+"""Instances that are not configured any more, of which events may still come: their exchanges have not ended."""
 
 type Answered = Callable[[str, Mapping[str, str]], None]
 """Observer of each answer of a receiver: the account, and the answer's headers."""
@@ -64,7 +69,9 @@ class Pipeline:
         self._builder = Builder(self.store, self.ledger, make, self._notify, apart=apart, recent=self._recent)
         self._maintenance = Maintenance(self.store, self.ledger, self._notify)
         self._configured: dict[str, Instance] = {}
+        self._former: dict[str, Instance] = {}
         self._senders: dict[str, Sender] = {}
+        self._sent_by: dict[str, str] = {}
         self._told: set[str] = set()
         self._arranging = threading.Lock()
         self._aborted = threading.Event()
@@ -75,39 +82,58 @@ class Pipeline:
         self._maintenance.start()
 
     def configure(self, instances: Sequence[Instance]) -> None:
-        """These are all there are from now on."""
+        """These are all there are from now on.
+
+        Who is not configured any more sends what was captured for it for as long as its receiver takes it.
+        """
         with self._arranging:
+            before = {**self._former, **self._configured}
             self._configured = {instance.destination: instance for instance in instances}
+            former = [(name, one) for name, one in before.items() if heir_of(name, list(self._configured)) is None]
+            self._former = dict(former[-MOST_FORMER:])
             for destination in {*self._configured, *self._senders, *self.store.destinations()}:
                 self._arrange(destination)
 
+    def _heir(self, destination: str) -> str | None:
+        return heir_of(destination, list(self._configured)) or heir_of(destination, list(self._former))
+
     def _arrange(self, destination: str) -> None:
         """Have this queue sent by the settings that are in force for it, or by none."""
-        heir, sender = heir_of(destination, list(self._configured)), self._senders.get(destination)
-        if sender is not None and heir != destination and not self.store.waits(destination):
-            self._senders.pop(destination).stop(math.inf)
-        elif heir is not None:
-            instance = self._configured[heir]
-            make, limits = partial(self._receiver, instance), sender_limits(instance.settings)
-            if sender is None:
-                sender = Sender(destination, make, self.store, self.ledger, limits, moved=self._recent.moved)
-                self._senders[destination] = sender
-                sender.start()
-            else:
-                sender.configure(make, limits)
-            sender.notify()
-        elif self._configured and destination not in self._told:
+        sender = self._senders.get(destination)
+        if sender is not None and sender.health.down_since is not None:
+            self._former.pop(self._sent_by[destination], None)
+        heir = self._heir(destination)
+        wanted = destination in self._configured or self.store.waits(destination)
+        if sender is not None and (heir != self._sent_by[destination] or not wanted):
+            self._senders.pop(destination).stop(AT_ONCE)
+            sender = None
+        if heir is not None and wanted:
+            self._have_sent(destination, heir, sender)
+        elif heir is None and self._configured:
+            self.store.demote(destination)  # whatever is decided about it, is decided about the backlog
             self._tell_unsent(destination)
 
+    def _have_sent(self, destination: str, heir: str, sender: Sender | None) -> None:
+        instance = self._configured.get(heir) or self._former[heir]
+        make, limits = partial(self._receiver, instance), sender_limits(instance.settings)
+        if sender is None:
+            sender = Sender(destination, make, self.store, self.ledger, limits, self._recent.moved, self._notify)
+            self._senders[destination], self._sent_by[destination] = sender, heir
+            self._told.discard(destination)
+            sender.start()
+        else:
+            sender.configure(make, limits)
+        sender.notify()
+
     def _tell_unsent(self, destination: str) -> None:
-        """Once: what an earlier process left, and nobody sends."""
+        """Once: what nobody sends."""
         events, since = self.store.contents().get(destination, (0, 0.0))
-        if not events:
+        if not events or destination in self._told:
             return
         self._told.add(destination)
         log.warning(
-            "moesif: %d events wait on disk since %s and are not sent: %s is %s; see moesif-proxy spool list",
-            events,
+            "moesif: nobody sends %s that came since %s: %s is %s; see unsent in /status, or moesif-proxy spool list",
+            counted(events, "event"),
             datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds"),
             destination,
             state_of(destination),
@@ -132,20 +158,26 @@ class Pipeline:
 
     def _notify(self, destination: str) -> None:
         with self._arranging:
-            if (sender := self._senders.get(destination)) is not None:
-                sender.notify()
-            else:
+            sender = self._senders.get(destination)
+            if sender is None or (sender.health.down_since is not None and self._sent_by[destination] in self._former):
                 self._arrange(destination)
+            else:
+                sender.notify()
 
     def reading(self) -> Reading:
         return self.ledger.read()
 
     def condition(self) -> Condition:
         store, spools, reading = self.store, self.store.spools, self.reading()
+        contents = store.contents()
         spool = None
         if spools.folder is not None:
             spool = SpoolCondition(spools.disk_bytes, spools.max_bytes, spools.trouble, spools.own_file)
-        senders = dict(self._senders)
+        senders = {
+            name: sender
+            for name, sender in self._senders.copy().items()
+            if name in self._configured or name in contents
+        }
         age = store.oldest_age(senders) if reading.waiting else None
         return Condition(
             reading=reading,
@@ -155,8 +187,8 @@ class Pipeline:
             memory_bytes=store.memory_bytes,
             unsent={
                 name: Unsent(events, since, state_of(name))
-                for name, (events, since) in store.contents().items()
-                if name not in senders
+                for name, (events, since) in contents.items()
+                if name not in senders and self._heir(name) is None
             },
         )
 
@@ -164,9 +196,10 @@ class Pipeline:
         deadline = time.monotonic() + seconds
         self._maintenance.stop()
         self._builder.flush(seconds)
-        for sender in self._senders.values():
+        senders = list(self._senders.values())
+        for sender in senders:
             sender.stop(deadline)
-        for sender in self._senders.values():
+        for sender in senders:
             while not self._aborted.is_set() and time.monotonic() < deadline:
                 if sender.join(time.monotonic() + 0.05):
                     break

@@ -93,7 +93,8 @@ class Load:
 class Sender:
     """Sends for one destination until it is stopped. `notify` wakes it; `stop` lets it drain until a deadline.
 
-    `make_receiver` is asked for a receiver for each connection.
+    `make_receiver` is asked for a receiver for each connection; `gave_back` is called when events that it did not
+    take are in the store again.
     """
 
     def __init__(
@@ -103,11 +104,13 @@ class Sender:
         store: Store,
         ledger: Ledger,
         limits: SenderLimits,
-        clock: Callable[[], float] = time.monotonic,
         moved: Moved = unnoticed,
+        gave_back: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.destination = destination
         self._moved = moved
+        self._gave_back = gave_back
         self._requests = 0
         self.limits = limits
         self.health = Health()
@@ -264,6 +267,8 @@ class Sender:
                 self._load.under_way -= 1
                 self._load.bytes -= size
             self._wake.set()
+            if self.health.down_since is not None:
+                self._gave_back(self.destination)
 
     def _settle(self, batch: Batch) -> None:
         try:
