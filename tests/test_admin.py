@@ -79,6 +79,42 @@ def test_a_receiver_in_trouble_shows(mitmdump: Start, collector: ScriptedCollect
     assert (state["state"], state["reason"]) == ("unauthorized", "status 401")
 
 
+def test_a_receiver_that_was_never_tried_is_unknown(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    _, url = start(mitmdump, upstream, collector)
+    assert [*get(f"{url}/status")["destinations"].values()] == [{"state": "unknown"}]
+    assert "moesif_receiver_up{" not in requests.get(f"{url}/metrics", timeout=10).text
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "reason"), [(401, "unauthorized", "status 401"), (None, "down", "refuses connections")]
+)
+def test_what_a_request_for_the_configuration_shows_of_the_receiver_counts(
+    status: int | None,
+    state: str,
+    reason: str,
+    mitmdump: Start,
+    collector: ScriptedCollector,
+    upstream: ScriptedUpstream,
+) -> None:
+    if status is None:
+        collector.refuse()
+    else:
+        collector.document_script = lambda _: Answer(status)
+    proxy, url = start(mitmdump, upstream, collector)
+    proxy.wait_for_output("could not be refreshed")
+    (receiver,) = get(f"{url}/status")["destinations"].values()
+    assert receiver["state"] == state
+    assert reason in receiver["reason"]
+    assert "} 0.0" in requests.get(f"{url}/metrics", timeout=10).text.split("moesif_receiver_up{")[1].splitlines()[0]
+    collector.listen()
+    send_many(proxy.port, 1)
+    collector.wait_for(1)
+    while (receiver := get(f"{url}/status")["destinations"].popitem()[1])["state"] != "up":
+        proxy.wait_for_output("moesif")
+
+
 def test_events_of_an_application_id_that_was_corrected_are_unsent(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:

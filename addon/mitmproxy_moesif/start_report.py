@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.policy import masks_in_force
 from mitmproxy_moesif.config.settings import Settings
-from mitmproxy_moesif.log import log
+from mitmproxy_moesif.log import counted, log
 from mitmproxy_moesif.runtime import Prepared
 
 PROBE_SECONDS = 2.0
@@ -70,10 +70,8 @@ def kong(prepared: Prepared) -> str:
     if prepared.kong is None or prepared.resolver is None:
         return f"{source}: not known yet, nothing is captured until it is"
     config = prepared.kong
-    counts = (
-        f"{len(config.services)} services, {len(config.routes)} routes, {len(prepared.resolver.instances)} instances"
-    )
-    return f"{counts} ({source})"
+    known = (("service", config.services), ("route", config.routes), ("instance", prepared.resolver.instances))
+    return f"{', '.join(counted(len(entries), name) for name, entries in known)} ({source})"
 
 
 def rules(prepared: Prepared) -> Iterator[tuple[str, str]]:

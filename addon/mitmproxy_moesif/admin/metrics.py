@@ -102,7 +102,8 @@ class _StatusCollector(Collector):
         if "destinations" in self._status:
             up = GaugeMetricFamily("moesif_receiver_up", "1: it takes events.", labels=["destination"])
             for destination, how in self._status["destinations"].items():
-                up.add_metric([destination], how.get("state") == "up")
+                if (state := how.get("state")) != "unknown":
+                    up.add_metric([destination], state == "up")
             yield up
 
     def _spool(self) -> Iterator[Metric]:

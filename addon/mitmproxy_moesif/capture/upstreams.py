@@ -12,7 +12,7 @@ from mitmproxy import http
 from mitmproxy.utils import human
 
 from mitmproxy_moesif.capture.traffic import TROUBLES
-from mitmproxy_moesif.log import log
+from mitmproxy_moesif.log import counted, log
 
 _SAYS = (
     ("protocol", re.compile(r"unexpected server response|Cannot parse HTTP|HTTP/[12] protocol error|Received ")),
@@ -80,5 +80,8 @@ class Upstreams:
         if (state := self.failing.pop(upstream, None)) is not None and state.told:
             seconds = self._clock() - state.since
             log.warning(
-                "moesif: the upstream %s answers again; %d requests failed in %.0f s", upstream, state.requests, seconds
+                "moesif: the upstream %s answers again; %s failed in %.0f s",
+                upstream,
+                counted(state.requests, "request"),
+                seconds,
             )

@@ -208,7 +208,11 @@ class Pipeline:
         """`keep`: what was done stays to be read from the spool, also where nothing waits in it."""
         self._builder.stop()
         self._builder.join(time.monotonic() + CLOSE_SECONDS)
+        trouble = self.store.spools.trouble
         self.store.close(keep=keep)
+        if trouble is not None and (lost := self.reading().waiting_in_memory):
+            why = f"{trouble}; have the disk take events again before the next end, or name another spool_dir"
+            log.error("moesif: dropped at the end: %s, which the disk does not take: %s", counted(lost, "event"), why)
         self.ledger.abandon("shutdown")
 
     def abort(self) -> None:
@@ -242,5 +246,6 @@ def sender_limits(settings: Settings) -> SenderLimits:
         turn=settings.max_callback_time_spent / 1000,
         requests=1 if settings.sink_file or settings.kafka_brokers else REQUESTS,
         keepalive=settings.keepalive / 1000,
+        probes=bool(settings.kafka_brokers),
         debug=settings.debug,
     )

@@ -12,6 +12,7 @@ from typing import Any
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.doctor.findings import Finding, failure, ok, warning
 from mitmproxy_moesif.lifecycle import obstacles, remarks
+from mitmproxy_moesif.log import counted
 from mitmproxy_moesif.proxy.arguments import Arguments
 from mitmproxy_moesif.proxy.configuration import ConfigurationError, unknown
 from mitmproxy_moesif.proxy.master import Proxy
@@ -61,7 +62,8 @@ async def read(arguments: Arguments) -> tuple[Subject | None, list[Finding]]:
     findings += [warning(CHECK, remark, "change or remove it") for remark in remarks(settings)]
     if not settings.enabled:
         findings.append(warning(CHECK, "capture is off: traffic passes, nothing is captured", "set enabled=true"))
-    given = f"{len(settings.model_fields_set)} parameters given, {len(prepared.instances)} instances"
+    parameters, instances = len(settings.model_fields_set), len(prepared.instances)
+    given = f"{counted(parameters, 'parameter')} given, {counted(instances, 'instance')}"
     return Subject(arguments, prepared, engine), findings or [ok(CHECK, given)]
 
 

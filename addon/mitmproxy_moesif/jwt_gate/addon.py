@@ -26,7 +26,7 @@ from mitmproxy_moesif.jwt_gate import options
 from mitmproxy_moesif.jwt_gate.keys import load_keys
 from mitmproxy_moesif.jwt_gate.settings import GateSettings, parse_gate_settings, spelling
 from mitmproxy_moesif.jwt_gate.tokens import Refusal, Rules, claim_texts
-from mitmproxy_moesif.log import RateLimitedLog, describe, log
+from mitmproxy_moesif.log import RateLimitedLog, counted, describe, log
 
 # RFC 6750: a request without a token is told no error.
 CHALLENGES = {
@@ -152,7 +152,7 @@ class JwtGate:
             log.warning("JWT gate: no key is given: tokens are read, not verified")
             return
         algorithms = ", ".join(sorted({name for key in keys for name in key.algorithms}))
-        log.info("JWT gate: tokens are verified with %d key(s): %s", len(keys), algorithms)
+        log.info("JWT gate: tokens are verified with %s: %s", counted(len(keys), "key"), algorithms)
         if any(key.short for key in keys):
             log.warning("JWT gate: a key is shorter than its algorithm asks for (RFC 7518): it may be guessed")
 

@@ -20,10 +20,9 @@ from mitmproxy_moesif import __version__
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.receivers import said
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Verdict
-from mitmproxy_moesif.web.session import DeadlineSession, network_reason
+from mitmproxy_moesif.web.session import UNAUTHORIZED, DeadlineSession, network_reason
 
 REFUSED = frozenset({400, 413, 422})
-UNAUTHORIZED = frozenset({401, 402, 403})
 WHATEVER_IS_SENT = frozenset({401, 402, 408, 429})
 MAX_RETRY_AFTER = 600.0
 MAX_ANSWER_BYTES = 65_536

@@ -27,7 +27,7 @@ from mitmproxy_moesif.delivery.spool.decisions import Decision, Decisions
 from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolDamaged, SpoolError, SpoolFile, SpoolFull
 from mitmproxy_moesif.delivery.spool.queue import ALL_KEYS, Checkpoint, EventQueue, Waiting
 from mitmproxy_moesif.delivery.spool.set import SpoolSet
-from mitmproxy_moesif.log import log
+from mitmproxy_moesif.log import counted, log
 from mitmproxy_moesif.recent.notes import Moved, unnoticed
 
 FRESH_MAX_BYTES = 8_000_000
@@ -151,7 +151,7 @@ class Store:
                 self._lane(row.destination).count(row.count, row.created)
         self._decided = None
         if events:
-            log.info("moesif: found %d events that an earlier process left in the spool", events)
+            log.info("moesif: found %s that an earlier process left in the spool", counted(events, "event"))
         return destinations
 
     def maintain(self) -> list[str]:
@@ -331,7 +331,7 @@ class Store:
                 continue
             if is_quarantine(chunk.destination):
                 self._ledger.drop(len(chunk.events), "refused", part.waiting.place)
-                log.error("moesif: without a spool, %d events are dropped, and counted", len(chunk.events))
+                log.error("moesif: dropped without a spool, and counted: %s", counted(len(chunk.events), "event"))
             else:
                 part.settled.difference_update(part.moved[chunk.destination])
 
@@ -469,5 +469,5 @@ class Store:
             self._ledger.drop(row.count, "spool_damaged", spool.path.name)
             lanes.count(-row.count)
             self.spools.remove(spool, [row.key])
-            log.error("moesif: %d events in the spool cannot be read; they are dropped, and counted", row.count)
+            log.error("moesif: unreadable in the spool, dropped and counted: %s", counted(row.count, "event"))
             return None
