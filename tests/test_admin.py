@@ -27,6 +27,14 @@ def get(url: str) -> Any:
     return requests.get(url, timeout=10).json()
 
 
+def receiver_of(url: str) -> Any:
+    """The state of the only one, once delivery has started."""
+    while not (receivers := get(f"{url}/status")["destinations"]):
+        pass  # the test's own timeout ends it
+    ((_, receiver),) = receivers.items()
+    return receiver
+
+
 def start(
     mitmdump: Start, upstream: ScriptedUpstream, collector: ScriptedCollector, **more: Any
 ) -> tuple[Mitmdump, str]:
@@ -83,7 +91,7 @@ def test_a_receiver_that_was_never_tried_is_unknown(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:
     _, url = start(mitmdump, upstream, collector)
-    assert [*get(f"{url}/status")["destinations"].values()] == [{"state": "unknown"}]
+    assert receiver_of(url) == {"state": "unknown"}
     assert "moesif_receiver_up{" not in requests.get(f"{url}/metrics", timeout=10).text
 
 
@@ -104,15 +112,15 @@ def test_what_a_request_for_the_configuration_shows_of_the_receiver_counts(
         collector.document_script = lambda _: Answer(status)
     proxy, url = start(mitmdump, upstream, collector)
     proxy.wait_for_output("could not be refreshed")
-    (receiver,) = get(f"{url}/status")["destinations"].values()
+    receiver = receiver_of(url)
     assert receiver["state"] == state
     assert reason in receiver["reason"]
     assert "} 0.0" in requests.get(f"{url}/metrics", timeout=10).text.split("moesif_receiver_up{")[1].splitlines()[0]
     collector.listen()
     send_many(proxy.port, 1)
     collector.wait_for(1)
-    while (receiver := get(f"{url}/status")["destinations"].popitem()[1])["state"] != "up":
-        proxy.wait_for_output("moesif")
+    while receiver_of(url)["state"] != "up":
+        pass  # the test's own timeout ends it
 
 
 def test_events_of_an_application_id_that_was_corrected_are_unsent(
@@ -125,8 +133,8 @@ def test_events_of_an_application_id_that_was_corrected_are_unsent(
     requests.patch(f"{url}/plugins/moesif", data={"config.application_id": "R2"}, timeout=10).raise_for_status()
     proxy.wait_for_output("nobody sends 1 event that came since")
     send_many(proxy.port, 1)
-    collector.wait_for(1)
-    status = get(f"{url}/status")
+    while (status := get(f"{url}/status"))["delivered"] < 1:
+        pass  # the test's own timeout ends it
     ((former, unsent),) = status["unsent"].items()
     assert (unsent["events"], unsent["state"]) == (1, "not configured")
     assert former not in status["destinations"]

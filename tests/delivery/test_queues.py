@@ -69,7 +69,7 @@ def test_a_former_account_that_takes_nothing_is_unsent_until_it_is_configured_ag
         before, after = an_instance(collector, "one"), an_instance(collector, "two")
         with sending(tmp_path / "spool", before) as proxy:
             proxy.put(before, "a")
-            collector.wait_for(lambda collector: collector.posts())
+            collector.wait_for(lambda collector: bool(collector.posts()))
             while not proxy.pipeline.condition().health[before.destination].unauthorized:
                 proxy.pipeline.ledger.changed.wait(0.05)
             proxy.pipeline.configure([after])

@@ -20,7 +20,6 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["spool"]:
         from mitmproxy_moesif.delivery import command
 
-        quiet_log()
         return command.main(arguments[1:])
     hangups.hold()
     parsed = parse(arguments)
