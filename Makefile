@@ -3,7 +3,9 @@
 PYTHON ?= python3
 PORT ?= 8080
 PAGE_PORT ?= 8090
+WEB_PORT ?= 8081
 UPSTREAM ?=
+AKTO ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -11,7 +13,7 @@ BIN := $(VENV)/bin
 ENGINES := 12.1.0 12.2.3 12.3.1
 ENGINE_TESTS := tests/proxy tests/speedups tests/workers tests/test_phases.py tests/test_streams.py tests/test_transparency.py
 
-.PHONY: help install wheel run test test-engines $(ENGINES:%=test-engine-%) lint types bench soak clean
+.PHONY: help install wheel run debug test test-engines $(ENGINES:%=test-engine-%) test-lane lint types bench pictures soak clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +33,11 @@ $(VENV)/.tools: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group test
 	touch $@
 
+# Moesif's client for Node, a real client of the local collector; without it its test says what is missing.
+$(VENV)/.node:
+	@npm install --silent --no-audit --no-fund --prefix $(VENV)/node moesif-nodejs@3.11.0 && touch $@ || \
+		echo "moesif-nodejs cannot be installed here: its test will fail." >&2
+
 # Without it `make run` serves the received events alone, and says so.
 $(VENV)/.page: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[page]' && touch $@ || \
@@ -39,10 +46,14 @@ $(VENV)/.page: $(VENV)/.installed
 wheel: $(VENV)/.installed ## A wheel in dist/, to install elsewhere
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
-run: install $(VENV)/.page ## Proxy, echo upstream, collector and traffic page; see PORT, PAGE_PORT and UPSTREAM
-	@exec $(BIN)/python -m mitmproxy_moesif run --port $(PORT) --page-port $(PAGE_PORT) --upstream '$(UPSTREAM)'
+run: install $(VENV)/.page ## Proxy, echo upstream, collector and traffic page; see PORT, PAGE_PORT, UPSTREAM, AKTO
+	@exec $(BIN)/python -m mitmproxy_moesif run --port $(PORT) --page-port $(PAGE_PORT) --upstream '$(UPSTREAM)' $(if $(AKTO),--akto)
 
-test: lint types ## Lint, types and all tests, with their coverage
+debug: install ## mitmweb in the proxy's place, to look at traffic; see PORT, WEB_PORT, PAGE_PORT and UPSTREAM
+	@exec $(BIN)/python -m mitmproxy_moesif debug --port $(PORT) --web-port $(WEB_PORT) --page-port $(PAGE_PORT) \
+		--upstream '$(UPSTREAM)'
+
+test: lint types $(VENV)/.node ## Lint, types and all tests, with their coverage
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile
 	$(BIN)/coverage combine --quiet
@@ -60,6 +71,13 @@ $(ENGINES:%=test-engine-%): test-engine-%: .venv-engines/%/.tools
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group test mitmproxy==$*
 	touch $@
 
+# What drives the proxy's sockets, with the fast lane in place of mitmproxy's layers; not part of `make test`.
+LANE_TESTS := tests/lane tests/proxy tests/test_left_to_kong.py tests/test_one_reading.py tests/test_phases.py \
+	tests/test_streams.py tests/test_transparency.py
+
+test-lane: $(VENV)/.tools ## The engine's tests with moesif_engine=fast
+	TEST_ENGINE=fast TEST_LANE_EXAMPLES=3000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --timeout 400 $(LANE_TESTS)
+
 lint: $(VENV)/.tools ## Ruff, and the schemas of the files that the forge reads
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -71,6 +89,9 @@ types: $(VENV)/.tools ## Mypy, strict
 
 bench: $(VENV)/.tools ## Speed; what else it measures: make bench ARGS=--help
 	$(BIN)/python -m tests.bench $(ARGS)
+
+pictures: $(VENV)/.tools ## The pictures in .github/images, of the traffic page and mitmweb in Debian's Chromium
+	$(BIN)/python -m tests.pictures
 
 soak: $(VENV)/.tools ## Ten minutes with random faults; not part of `make test`
 	$(BIN)/python -m tests.soak

@@ -212,7 +212,8 @@ def test_a_file_beside_moesif_has_what_moesif_has(
 def test_the_batch_as_moesif_documents_it(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:
-    proxy = mitmdump(upstream.url, addon_options(collector, batch_size=3, enable_compression=True))
+    unhurried = {"connect_timeout": 30_000, "send_timeout": 60_000}  # what is tried again goes in larger batches
+    proxy = mitmdump(upstream.url, addon_options(collector, batch_size=3, enable_compression=True, **unhurried))
     for _ in range(7):
         exchange(proxy.port)
     collector.wait_for(7)
@@ -319,6 +320,19 @@ def test_flow_lines_that_were_asked_for_stay_with_a_warning(
     assert "flow_detail is set above 0" in proxy.output
 
 
+@pytest.mark.parametrize(
+    "head", [b"GET /s?token=S3CR3T a b HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nAuthorization Bearer S3CR3T\r\n"]
+)
+def test_a_head_that_cannot_be_read_is_not_quoted_in_the_log(
+    head: bytes, mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy = mitmdump(upstream.url, addon_options(collector))
+    with Client(proxy.port) as client:
+        client.send(head + b"Host: x\r\n\r\n")
+        proxy.wait_for_output("(not shown)")
+    assert "S3CR3T" not in proxy.output
+
+
 def test_a_spool_folder_that_others_may_enter_is_told(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
@@ -327,8 +341,9 @@ def test_a_spool_folder_that_others_may_enter_is_told(
         folder.mkdir()
         folder.chmod(mode)
     told = "others may enter the spool folder"
-    assert told in mitmdump(upstream.url, addon_options(collector, spool_dir=str(open_folder))).output
-    assert told not in mitmdump(upstream.url, addon_options(collector, spool_dir=str(private))).output
+    mitmdump(upstream.url, addon_options(collector, spool_dir=str(open_folder))).wait_for_output(told)
+    started = mitmdump(upstream.url, addon_options(collector, spool_dir=str(private))).wait_for_output("started")
+    assert told not in started
 
 
 @pytest.mark.parametrize("program", ["mitmweb"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,18 @@ def get(url: str) -> Any:
     return requests.get(url, timeout=10).json()
 
 
+def get_when(url: str, holds: Callable[[Any], bool]) -> Any:
+    """What a collector has received is delivered only when its answer has come back."""
+    deadline = time.monotonic() + 30
+    while not holds(told := get(url)):
+        assert time.monotonic() < deadline, told
+        time.sleep(0.02)
+    return told
+
+
 def receiver_of(url: str) -> Any:
     """The state of the only one, once delivery has started."""
-    while not (receivers := get(f"{url}/status")["destinations"]):
-        pass  # the test's own timeout ends it
-    ((_, receiver),) = receivers.items()
+    ((_, receiver),) = get_when(f"{url}/status", lambda told: told["destinations"])["destinations"].items()
     return receiver
 
 
@@ -42,6 +50,22 @@ def start(
     proxy = mitmdump(upstream.url, addon_options(collector, admin_listen=f"127.0.0.1:{port}", **more))
     proxy.wait_for_output("status, metrics and Admin API at")
     return proxy, f"http://127.0.0.1:{port}"
+
+
+def test_what_is_changed_is_told_without_values(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy, url = start(mitmdump, upstream, collector)
+    for config in ({"user_id_header": "S3CR3T", "debug": True}, {"enabled": False}):
+        body = config if "enabled" in config else {"config": config}
+        assert requests.patch(f"{url}/plugins/moesif", json=body, timeout=10).status_code == 200
+    output = proxy.wait_for_output("changed through the Admin API: the options: enabled")
+    assert "Admin API: the options: debug, user_id_header" in output
+    assert "S3CR3T" not in output
+    assert get(f"{url}/status?method=GET&host=x&path=/e")["request"] == {
+        "instance": None,
+        "why": "enabled is false: nothing is captured",
+    }
 
 
 def test_captured_is_delivered_waiting_and_dropped_at_every_reading(
@@ -75,7 +99,7 @@ def test_metrics_health_and_ping(mitmdump: Start, collector: ScriptedCollector, 
     text = requests.get(f"{url}/metrics", timeout=10).text
     metrics = {family.name: family.samples for family in text_string_to_metric_families(text)}
     assert metrics["moesif_events_captured"][0].value == 7
-    assert get(f"{url}/status")["destinations"].popitem()[1] == {"state": "up"}
+    get_when(f"{url}/status", lambda told: [*told["destinations"].values()] == [{"state": "up"}])
 
 
 def test_a_receiver_in_trouble_shows(mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream) -> None:
@@ -119,8 +143,7 @@ def test_what_a_request_for_the_configuration_shows_of_the_receiver_counts(
     collector.listen()
     send_many(proxy.port, 1)
     collector.wait_for(1)
-    while receiver_of(url)["state"] != "up":
-        pass  # the test's own timeout ends it
+    get_when(f"{url}/status", lambda told: [one["state"] for one in told["destinations"].values()] == ["up"])
 
 
 def test_events_of_an_application_id_that_was_corrected_are_unsent(
@@ -133,12 +156,11 @@ def test_events_of_an_application_id_that_was_corrected_are_unsent(
     requests.patch(f"{url}/plugins/moesif", data={"config.application_id": "R2"}, timeout=10).raise_for_status()
     proxy.wait_for_output("nobody sends 1 event that came since")
     send_many(proxy.port, 1)
-    while (status := get(f"{url}/status"))["delivered"] < 1:
-        pass  # the test's own timeout ends it
+    collector.wait_for(1)
+    status = get_when(f"{url}/status", lambda told: told["oldest_waiting"] is None)
     ((former, unsent),) = status["unsent"].items()
     assert (unsent["events"], unsent["state"]) == (1, "not configured")
     assert former not in status["destinations"]
-    assert status["oldest_waiting"] is None
 
 
 def test_kongs_own_curl_changes_the_running_proxy(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.config.settings import Settings, option_name
 from mitmproxy_moesif.jwt_gate.settings import GateSettings
 from tests.support import ADDON_SCRIPT
 from tests.support.proxy import BIN
@@ -44,7 +44,7 @@ def test_each_command_has_help_of_its_own() -> None:
 
 def test_moesif_proxy_lists_its_options_with_defaults_and_help() -> None:
     listed = written(*PROXY, "--options")
-    names = [*(f"moesif_{name}" for name in Settings.model_fields), *GateSettings.model_fields, "keep_host_header"]
+    names = [*map(option_name, Settings.model_fields), *GateSettings.model_fields, "keep_host_header"]
     assert [name for name in names if f"\n{name}:" not in listed] == []
     assert "\nmoesif_batch_size: 50\n" in listed
     help_texts = words(listed.replace("\n# ", " "))

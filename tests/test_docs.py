@@ -36,12 +36,14 @@ EVERYTHING = Status(
     waiting={"memory": 1, "disk": 0},
     dropped={"refused": 0},
     skipped=0,
+    engines={"fast": 1, "mitmproxy": 1},
     faults={"sender": 0},
     oldest_waiting=1.0,
     destinations={"1": {"state": "up"}},
     traffic=TRAFFIC.reading(),
     spool={"state": "on", "bytes": 1, "max_bytes": 2},
     workers={"ready": 1, "wanted": 2, "restarts": 0},
+    receivers={"akto@h": {"captured": 1, "delivered": 0, "waiting": 0, "dropped": {"refused": 1}}},
 )
 
 

@@ -136,10 +136,25 @@ def test_expired_is_refused_before_the_upstream_and_captured(
         assert event["response"]["status"] == 401
         assert base64.b64decode(event["response"]["body"]) == b"JwtError: token expired"
         assert event["user_id"] == "ada"
+        assert event["metadata"]["error"] == "token_expired"
         assert event["request"].get("body") == ({"n": 1} if body is not None and len(body) < 100 else None)
     assert proxy.stop() == 0
     assert exit_counts(proxy.output)["captured"] == 2 * len(bodies)
     assert "Traceback" not in proxy.output
+
+
+@pytest.mark.parametrize("addons", BOTH)
+def test_a_forged_token_names_nobody(
+    addons: str, mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    options = addon_options(collector, credential_headers="send") | gate_options(key=SECRET)
+    proxy = mitmdump(upstream.url, options, scripts=[script(tmp_path, addons)])
+    assert ask(proxy, bearer(hmac_token(VALID, "another key, long enough for it"))).status == 401
+    assert ask(proxy, ("Authorization", "Basic")).status == 200
+    forged, passed = sorted(collector.wait_for(2), key=lambda event: -event["response"]["status"])
+    assert forged["metadata"]["error"] == "token_invalid"
+    assert "user_id" not in forged
+    assert "error" not in passed.get("metadata", {})
 
 
 def test_off_by_default(mitmdump: Start, upstream: ScriptedUpstream, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from mitmproxy_moesif.kong.entities import KongConfig
 from mitmproxy_moesif.kong.scopes import Scopes
 from mitmproxy_moesif.kong.source import KongSource, read_kong_config
 from tests.support import ADDON_SCRIPT, wire
+from tests.support.akto import ScriptedAkto
 from tests.support.client import exchange
 from tests.support.collector import Event, ScriptedCollector
 from tests.support.ports import free_port
@@ -155,6 +156,15 @@ def test_a_file_that_changes_before_it_is_watched_is_read(tmp_path: Path) -> Non
             "- name: moesif\n  config:\n    application_id: a\n    batch_sise: 1",
             'kong.yml:29: plugins[1] "moesif": batch_sise: there is no such parameter; did you mean batch_size?',
         ),
+        ("- {name: akto-api-discovery, config: {}}", '"akto-api-discovery": service_url is missing'),
+        (
+            "- {name: akto-api-discovery, config: {service_url: akto}}",
+            '"akto-api-discovery": service_url: must be an http or https URL',
+        ),
+        (
+            "- {name: akto-api-discovery, config: {servise_url: x}}",
+            '"akto-api-discovery": servise_url: there is no such parameter; did you mean service_url?',
+        ),
         ("- {name: moesif, service: nobody, config: {application_id: a}}", "nobody"),
         ("- name: [moesif", "kong.yml:"),
     ],
@@ -170,13 +180,75 @@ def test_a_wrong_file_ends_the_start_with_one_line(more: str, line: str, tmp_pat
     assert "Traceback" not in ended.output
 
 
-def test_akto_entries_are_read_and_said(
+def test_each_exchange_reaches_the_receivers_of_its_instances(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """Moesif and Akto have scopes of their own: one, the other, both, or none."""
+    path = tmp_path / "kong.yml"
+    with ScriptedAkto() as special, ScriptedAkto() as quiet:
+        path.write_text(
+            KONG.format(
+                more=f"- {{name: akto-api-discovery, route: special, config: {{service_url: '{special.url}'}}}}\n"
+                f"- {{name: akto-api-discovery, service: quiet, config: {{service_url: '{quiet.url}'}}}}"
+            )
+        )
+        proxy = start(mitmdump, upstream, collector, path)
+        for target in ("/orders/7", "/orders/special", "/quiet/1", "/nowhere"):
+            exchange(proxy.port, target=target)
+        assert [record["path"] for record in special.wait_for(1)] == ["/orders/special"]
+        assert [record["path"] for record in quiet.wait_for(1)] == ["/quiet/1"]
+        collector.wait_for(2)
+        assert proxy.stop() == 0
+        assert json.loads(quiet.records[0]["tag"]) == {
+            "service": "kong",
+            "service_name": "quiet",
+            "route_name": "quiet",
+        }
+        assert tags(collector) == {"/orders/7": "orders", "/orders/special": "special"}
+        assert f"[akto-api] {quiet.name}: captured 1, delivered 1, waiting 0, dropped 0" in proxy.output
+        assert "moesif: captured 2, delivered 2, waiting 0, dropped 0" in proxy.output
+
+
+def test_with_akto_in_kongs_configuration_alone_no_application_id_is_needed(
+    mitmdump: Start, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    path = tmp_path / "kong.yml"
+    with ScriptedAkto() as akto:
+        path.write_text(
+            f"""_format_version: "3.0"
+plugins: [{{name: akto-api-discovery, config: {{service_url: "{akto.url}", account_id: 7}}}}]
+"""
+        )
+        proxy = mitmdump(upstream.url, {"moesif_kong_config": str(path)})
+        exchange(proxy.port)
+        assert akto.wait_for(1)[0]["akto_account_id"] == "7"
+        assert proxy.stop() == 0
+        assert "application_id" not in proxy.output
+
+
+def test_akto_is_given_to_a_service_and_changed_through_the_admin_api(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     path = tmp_path / "kong.yml"
-    path.write_text(KONG.format(more="- {name: akto-api-discovery, config: {service_url: http://akto:9091}}"))
-    proxy = start(mitmdump, upstream, collector, path)
-    proxy.wait_for_output("akto-api-discovery plugins are read and kept")
+    path.write_text(KONG.format(more=""))
+    with ScriptedAkto() as first, ScriptedAkto() as second:
+        admin = f"http://127.0.0.1:{free_port()}"
+        proxy = start(mitmdump, upstream, collector, path, admin_listen=admin.removeprefix("http://"))
+        proxy.wait_for_output("Admin API at")
+        wanted = {"name": "akto-api-discovery", "config.service_url": first.url}
+        added = requests.post(f"{admin}/services/quiet/plugins", data=wanted, timeout=10)
+        assert (added.status_code, added.json()["name"]) == (201, "akto-api-discovery")
+        exchange(proxy.port, target="/quiet/1")
+        first.wait_for(1)
+        changed = {"config.service_url": second.url}
+        url = f"{admin}/plugins/{added.json()['id']}"
+        assert requests.patch(url, data=changed, timeout=10).json()["config"]["service_url"] == second.url
+        exchange(proxy.port, target="/quiet/2")
+        exchange(proxy.port, target="/orders/1")
+        assert [record["path"] for record in second.wait_for(1)] == ["/quiet/2"]
+        refused = requests.patch(url, data={"config.service_url": "akto:9091"}, timeout=10)
+        assert (refused.status_code, list(refused.json()["fields"]["config"])) == (400, ["service_url"])
+        assert proxy.stop() == 0
 
 
 def test_the_admin_api_page_by_page(mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.reference import markdown
-from mitmproxy_moesif.config.settings import SECRETS, Settings, SettingsError, parse_settings
+from mitmproxy_moesif.config.settings import SECRETS, Settings, SettingsError, option_name, parse_settings
 from mitmproxy_moesif.delivery.receivers.ndjson import FileReceiver
 from tests.support import ADDON_SCRIPT, APPLICATION_ID, REPOSITORY
 from tests.support.addon import addon_options, exit_counts, option_changer
@@ -42,6 +42,9 @@ SOMETHING = {"moesif_application_id": APPLICATION_ID}
         ({**SOMETHING, "moesif_trusted_ips": "10.0.0.0/99"}, "trusted_ips: must be a list of IP networks in CIDR form"),
         ({**SOMETHING, "moesif_api_endpoint": "moesif.net"}, "api_endpoint: must be an http or https URL"),
         ({**SOMETHING, "moesif_connect_timeout": "0"}, "connect_timeout: should be greater than 0, 0 was given"),
+        ({"akto_service_url": "akto:9091"}, "akto_service_url: must be an http or https URL"),
+        ({**SOMETHING, "akto_log_level": "loud"}, "akto_log_level: should be 'debug', 'info', 'warn' or 'error'"),
+        ({**SOMETHING, "akto_servise_url": "x"}, "akto_servise_url: there is no such option; did you mean akto_"),
         ({"moesif_sink_file": "/dev"}, "sink_file: cannot write /dev: Is a directory"),
         ({"moesif_sink_file": "/no/such/file"}, "sink_file: cannot write /no/such/file: No such file or directory"),
         ({**SOMETHING, "moesif_admin_listen": "nowhere"}, "admin_listen: "),
@@ -143,6 +146,7 @@ def test_a_secret_in_a_refused_url_is_not_shown(url: str) -> None:
     [
         ({"MOESIF_BATCH_SIZE": "many"}, "batch_size: should be a valid integer"),
         ({"MOESIF_BATCHSIZE": "5"}, "environment variable MOESIF_BATCHSIZE: there is no such parameter; did you mean"),
+        ({"AKTO_TIMEOUT": "soon"}, "akto_timeout: should be a valid integer"),
     ],
 )
 def test_a_bad_environment_ends_the_start(environment: dict[str, str], line: str) -> None:
@@ -229,7 +233,7 @@ def test_options_are_listed_with_their_help() -> None:
     script = REPOSITORY / "addon" / "moesif.py"
     listed = subprocess.run([BIN / "mitmdump", "-s", script, "--options"], capture_output=True, text=True, check=True)
     for name in Settings.model_fields:
-        assert f"\nmoesif_{name}:" in listed.stdout
+        assert f"\n{option_name(name)}:" in listed.stdout
     assert "moesif:" not in listed.stderr
 
 

@@ -79,3 +79,11 @@ def test_make_tells_what_can_be_made(arguments: list[str]) -> None:
     named = re.sub(r"\$\(.*?\)", "", phony).split()  # not the steps of test-engines
     assert [line.split()[1] for line in told.splitlines()] == named
     assert all(len(line.split()) > 2 for line in told.splitlines())
+
+
+@pytest.mark.parametrize("name", ["traffic.png", "mitmweb.png"])
+def test_pictures_are_small(name: str) -> None:
+    """`make pictures` makes them."""
+    picture = (REPOSITORY / ".github" / "images" / name).read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) < 200_000

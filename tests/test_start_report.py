@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -43,10 +44,30 @@ def test_the_defaults() -> None:
         ({"skip": "~m OPTIONS"}, "skipped", "~m OPTIONS"),
         ({"sink_file": "/tmp/events"}, "events to", "https://api.moesif.net and /tmp/events"),
         ({"application_id": "", "sink_file": "/tmp/events"}, "events to", "/tmp/events"),
+        ({"akto_service_url": "http://akto:9091", "akto_api_key": "k"}, "records to", "http://akto:9091 (Akto)"),
+        ({"application_id": "", "akto_service_url": "http://akto:9091"}, "events to", "nobody yet"),
     ],
 )
 def test_what_is_set_is_told(given: dict[str, Any], name: str, text: str) -> None:
     assert said(given)[name] == text
+
+
+def test_masks_are_those_of_kongs_entries(tmp_path: Path) -> None:
+    plugins = [
+        {
+            "name": "moesif",
+            "instance_name": name,
+            "service": name,
+            "config": {"application_id": name, "request_body_masks": masks},
+        }
+        for name, masks in (("a", ["pin"]), ("b", []))
+    ]
+    services = [{"name": name, "url": "http://127.0.0.1:9"} for name in ("a", "b")]
+    path = tmp_path / "kong.json"
+    for kept, told in ((plugins[:1], "request_body_masks 1; headers"), (plugins, "a: request_body_masks 1; headers")):
+        path.write_text(json.dumps({"_format_version": "3.0", "services": services, "plugins": kept}))
+        assert said({"kong_config": str(path)})["masks"].startswith(told)
+    assert "; b: none; headers" in said({"kong_config": str(path)})["masks"]
 
 
 def test_each_line_has_a_blank_between_what_it_is_and_what_is_true_of_it() -> None:

@@ -64,12 +64,18 @@ class MoesifAddon:
     ) -> None:
         self._life = Lifecycle(report, listen, drained=drained, announces=announces, observe=observe)
         self._show_bodies = False
+        self.addons: tuple[object, ...] = ()
+        """Nested ones."""
 
     # --- init_worker ---------------------------------------------------------------------------------------------
 
     def load(self, loader: Loader) -> None:
         engine.install()
         self._life.load(loader)
+        if ctx.master.addons.get("view") is not None:
+            from mitmproxy_moesif.interactive.commands import Interactive  # nothing for a headless proxy
+
+            self.addons = (Interactive(self._life),)
 
     def configure(self, updated: set[str]) -> None:
         self._life.configure(updated)
@@ -235,6 +241,8 @@ class MoesifAddon:
         runtime = self._life.runtime
         assert runtime is not None
         runtime.in_flight.pop(entry.flow)
+        if self._show_bodies and entry.blocked_by is not None:
+            entry.flow.metadata[exchanges.BLOCKED_BY] = entry.blocked_by
         self._life.finish(runtime, entry, failed=failed)
 
     @guarded
@@ -260,7 +268,7 @@ class MoesifAddon:
     def status(self) -> str:
         """Where every captured event is: delivered, waiting or dropped."""
         reading = self.reading()
-        return f"moesif: {reading.line()}" if reading is not None else "not running"
+        return "\n".join(reading.lines()) if reading is not None else "not running"
 
     def reading(self) -> Reading | None:
         """The same as numbers; None before it has started. May be called from any thread."""
@@ -269,6 +277,10 @@ class MoesifAddon:
     def traffic(self) -> TrafficStatus | None:
         """What has passed so far; None before it has started."""
         return self._life.runtime.traffic.reading() if self._life.runtime is not None else None
+
+    def engine(self) -> str:
+        """What is to carry plain HTTP/1."""
+        return self._life.prepared.instance.settings.engine if self._life.prepared is not None else "mitmproxy"
 
     @command.command("moesif.kong")  # type: ignore[untyped-decorator]
     def kong(self, method: str, host: str, path: str) -> str:

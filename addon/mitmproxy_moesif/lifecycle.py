@@ -14,7 +14,7 @@ import sys
 import time
 from asyncio import StreamWriter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from mitmproxy_moesif.config import options, proxy_defaults
 from mitmproxy_moesif.config.fields import without_effect
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.live import LiveOptions
-from mitmproxy_moesif.config.settings import START_ONLY, Settings, SettingsError
+from mitmproxy_moesif.config.settings import DEFAULT_RECENT, START_ONLY, Settings, SettingsError, option_name
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.receivers.ndjson import unwritable
 from mitmproxy_moesif.event.exchange import Exchange
@@ -44,12 +45,17 @@ from mitmproxy_moesif.speedups import switch
 IN_FLIGHT_SHARE = 0.4
 """Of the time to shut down, how long exchanges under way may take to end."""
 
+TELL_AFTER = 0.5
+"""Seconds that an end may take without a word."""
+
 HANDOVER = "moesif_handover"
 """Where, on mitmproxy's master, the runtime waits for the addon's successor while the script is reloaded."""
 
-
 OFF = "off"
 """Why nothing is captured where that is configured."""
+
+AS_CONFIGURED = frozenset({"skip", "no_instance", OFF})
+"""Why an exchange is not captured where that is what is wanted: such are counted as skipped."""
 
 type Observe = Callable[[PendingExchange, Exchange, str], None]
 """Is told of each exchange that ended, on the event loop: what became of it is `captured`, or why there is no event."""
@@ -68,7 +74,7 @@ class State(Enum):
 
 def report(reading: Reading) -> None:
     """The exit line. Straight to stderr: mitmproxy's own log may be off."""
-    sys.stderr.write(f"moesif: {reading.line()}\n")
+    sys.stderr.write(f"{reading.last_words()}\n")
     sys.stderr.flush()
 
 
@@ -110,12 +116,13 @@ class Lifecycle:
         self._problems = list(options.take_unparsable(ctx.options))
         options.register(loader)
         proxy_defaults.set_defaults(ctx.options)
+        proxy_defaults.quote_no_heads()
         self.runtime = ctx.master.__dict__.pop(HANDOVER, None)
         if self.runtime is not None:
             self.runtime.take = self._take
 
     def configure(self, updated: set[str]) -> None:
-        if updated and not any(name.startswith(options.OPTION_PREFIX) for name in updated):
+        if updated and not any(name.startswith(options.FAMILIES) for name in updated):
             return
         try:
             prepared = self._prepared_now()
@@ -177,13 +184,14 @@ class Lifecycle:
     def _start(self, prepared: Prepared) -> None:
         settings = prepared.instance.settings
         folder = spool_folder(settings, confdir())
-        keep = Keep(settings.kept_exchanges, settings.recent_raw)
+        watched = settings.recent is None and ctx.master.addons.get("view") is not None
+        keep = Keep(DEFAULT_RECENT if watched else settings.kept_exchanges, settings.recent_raw)
         runtime = Runtime(folder, settings.spool_max_bytes, threads=settings.background == "threads", keep=keep)
         runtime.take = self._take
         warn_of_open(folder)
         self._apply(runtime, prepared)
         self.runtime = runtime
-        self.live = LiveOptions(ctx.master, options.OPTION_PREFIX, self.prepare)
+        self.live = LiveOptions(ctx.master, option_name, self.prepare)
         try:
             runtime.open_admin(settings, self.live, self._listen)
         except SettingsError as error:
@@ -193,8 +201,6 @@ class Lifecycle:
             return
         for remark in remarks(settings):
             log.warning("moesif: %s", remark)
-        if prepared.resolver is not None and prepared.resolver.has_akto:
-            log.info("moesif: akto-api-discovery plugins are read and kept; this release sends nothing to Akto")
         runtime.watch_kong(settings, ctx.master.event_loop, prepared.kong)
         start_when_up(runtime, self._tell_start)
 
@@ -262,6 +268,8 @@ class Lifecycle:
         abort = asyncio.Event()
 
         def end_at_once() -> None:
+            if not abort.is_set():
+                log.info("moesif: ends at once, as asked")
             abort.set()
             runtime.delivery.abort()
 
@@ -275,7 +283,9 @@ class Lifecycle:
         await self._in_flight(runtime, abort, seconds * self._in_flight_share)
         left = seconds - (time.monotonic() - began)
         if not abort.is_set():
-            await asyncio.to_thread(runtime.drain, left)
+            when = until(left)
+            with telling_unless_soon(lambda: tell_events(runtime, when)):
+                await asyncio.to_thread(runtime.drain, left)
         # From here on the loop does not run, so that no exchange passes unseen.
         # What is still under way keeps its place, so that an answer that comes yet bears its transaction id.
         self._cut(runtime, runtime.in_flight.entries())
@@ -286,9 +296,10 @@ class Lifecycle:
         """Give the exchanges that are under way now `seconds` to end; those that do not are finished as they stand."""
         awaited = runtime.in_flight.entries()
         if awaited:
-            self._ending = Ending({id(entry) for entry in awaited})
+            when, self._ending = until(seconds), Ending({id(entry) for entry in awaited})
             waits = [asyncio.ensure_future(event.wait()) for event in (self._ending.done, abort)]
-            _, unfinished = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            with telling_unless_soon(lambda: tell_requests(len(runtime.in_flight.entries()), when)):
+                _, unfinished = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             for wait in unfinished:
                 wait.cancel()
             self._cut(runtime, [entry for entry in awaited if runtime.in_flight.pop(entry.flow) is not None])
@@ -321,7 +332,7 @@ class Lifecycle:
             self._ending.finished(entry)
 
     def _leave_out(self, runtime: Runtime, entry: PendingExchange, why: str, end: exchanges.End) -> None:
-        if not entry.passive:
+        if why in AS_CONFIGURED:
             runtime.delivery.skip()
         if why != OFF and (runtime.delivery.keeps_recent or entry.instance.settings.debug):
             runtime.delivery.note(exchanges.note(entry, end, why))
@@ -372,6 +383,30 @@ def hang_up(clients: Collection[str]) -> None:
             transport.writer.transport.abort()
 
 
+@contextmanager
+def telling_unless_soon(tell: Callable[[], None]) -> Iterator[None]:
+    """Has it told what the block waits for, unless that is over in a moment."""
+    telling = asyncio.get_running_loop().call_later(TELL_AFTER, tell)
+    try:
+        yield
+    finally:
+        telling.cancel()
+
+
+def until(seconds: float) -> str:
+    """When so many seconds are over, on the clock."""
+    return time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
+
+
+def tell_requests(count: int, when: str) -> None:
+    log.info("moesif: ending: waits for %s under way, until %s; Ctrl-C: at once", number_of(count, "request"), when)
+
+
+def tell_events(runtime: Runtime, when: str) -> None:
+    if waiting := runtime.delivery.reading().waiting:
+        log.info("moesif: ending: %s to deliver, until %s; Ctrl-C: at once", number_of(waiting, "event"), when)
+
+
 def quiet_wakeups() -> None:
     """Signals wake the loop through a pipe. That a storm of them fills it is no news: the loop wakes all the same."""
     signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
@@ -402,11 +437,13 @@ def unwritable_files(prepared: Prepared) -> list[str]:
 def missing_account(prepared: Prepared) -> str | None:
     """What to do where events have nowhere to go."""
     settings = prepared.instance.settings
-    if prepared.awaits_kong or (prepared.resolver is not None and prepared.resolver.has_instances):
+    resolver = prepared.resolver
+    if prepared.awaits_kong or (resolver is not None and (resolver.has_instances or resolver.has_akto)):
         return None  # each of Kong's is checked when it is read
     if settings.has_receiver or not settings.enabled:
         return None
-    return (
+    where = settings.kong_config or settings.kong_admin_url
+    return (f"{where} has no moesif entry that is enabled, and " if where is not None else "") + (
         "application_id is missing: give --set moesif_application_id=..., the environment variable "
         "MOESIF_APPLICATION_ID, or a file with --set moesif_sink_file=PATH"
     )
@@ -419,6 +456,11 @@ def kafka_trouble(prepared: Prepared) -> str | None:
             from mitmproxy_moesif.delivery.receivers.kafka import trouble
 
             if (reason := trouble(instance.settings)) is not None:
+                return reason
+        if instance.akto is not None and instance.akto.brokers:
+            from mitmproxy_moesif.delivery.receivers.akto_kafka import akto_trouble
+
+            if (reason := akto_trouble(instance.akto)) is not None:
                 return reason
     return None
 

@@ -90,7 +90,8 @@ class Prepared:
         if self.resolver is None:
             return [self.instance]
         options = [] if self.resolver.has_instances else [self.instance]
-        return [*self.resolver.instances.values(), *options]
+        alone = [self.resolver.alone] if self.resolver.alone is not None else []
+        return [*alone, *self.resolver.instances.values(), *options]
 
 
 def names_kong(settings: Settings) -> bool:

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mitmproxy_moesif.config.akto import AktoTarget
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.policy import masks_in_force
 from mitmproxy_moesif.config.settings import Settings
-from mitmproxy_moesif.log import counted, log
+from mitmproxy_moesif.config.text import number_of
+from mitmproxy_moesif.log import log
 from mitmproxy_moesif.runtime import Prepared
 
 PROBE_SECONDS = 2.0
@@ -44,14 +46,16 @@ def in_force(prepared: Prepared, upstreams: list[str], folder: Path | None) -> I
     if not settings.enabled:
         yield "capture", "off (enabled=false): traffic passes, nothing is captured"
         return
-    yield "events to", some(sorted({receiver(each) for each in prepared.instances})) or "nobody yet"
+    yield "events to", some(sorted({*map(receiver, prepared.instances)} - {""})) or "nobody yet"
+    if urls := akto(prepared):
+        yield "records to", some(urls)
     yield "spool", f"{folder}" if folder is not None else "off: events are in memory only"
     if settings.kong_config is not None or settings.kong_admin_url is not None:
         yield "kong", kong(prepared)
     yield from rules(prepared)
     if (hooks := prepared.instance.hooks) is not None:
         yield "hooks", f"{', '.join(hooks.functions)} ({hooks.path})"
-    yield "masks", masks_in_force(settings).removeprefix("masks: ")
+    yield "masks", masks(prepared)
     yield from sampling(settings)
 
 
@@ -65,13 +69,21 @@ def receiver(instance: Instance) -> str:
     return " and ".join(filter(None, (first, settings.sink_file)))
 
 
+def akto(prepared: Prepared) -> list[str]:
+    urls = {each.akto.place for each in prepared.instances if each.akto is not None}
+    if prepared.resolver is not None:
+        targets = (AktoTarget.of(settings) for settings in prepared.resolver.akto.values())
+        urls |= {target.place for target in targets if target is not None}
+    return [f"{url} (Akto)" for url in sorted(urls)]
+
+
 def kong(prepared: Prepared) -> str:
     source = prepared.instance.settings.kong_config or shown(prepared.instance.settings.kong_admin_url or "")
     if prepared.kong is None or prepared.resolver is None:
         return f"{source}: not known yet, nothing is captured until it is"
     config = prepared.kong
     known = (("service", config.services), ("route", config.routes), ("instance", prepared.resolver.instances))
-    return f"{', '.join(counted(len(entries), name) for name, entries in known)} ({source})"
+    return f"{', '.join(number_of(len(entries), name) for name, entries in known)} ({source})"
 
 
 def rules(prepared: Prepared) -> Iterator[tuple[str, str]]:
@@ -80,6 +92,14 @@ def rules(prepared: Prepared) -> Iterator[tuple[str, str]]:
         yield "rules", "off (governance=off)"
     elif own.path is not None:
         yield "rules", f"{len(own.rules.rules)} of your own ({own.path}), and Moesif's"
+
+
+def masks(prepared: Prepared) -> str:
+    """What is left out of events; where Kong's entries say different things, of each."""
+    said = {each.name: masks_in_force(each.settings) for each in prepared.instances or [prepared.instance]}
+    if len(set(said.values())) == 1:
+        return next(iter(said.values()))
+    return "; ".join(f"{name}: {text}" for name, text in list(said.items())[:MOST]) + more(len(said))
 
 
 def sampling(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -92,8 +112,11 @@ def sampling(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def some(names: list[str]) -> str:
-    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
-    return ", ".join(names[:MOST]) + more
+    return ", ".join(names[:MOST]) + more(len(names))
+
+
+def more(count: int) -> str:
+    return f" and {count - MOST} more" if count > MOST else ""
 
 
 def shown(url: str) -> str:

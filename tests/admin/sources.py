@@ -48,6 +48,7 @@ class FakeSource:
             "waiting": {"memory": 3, "disk": 4},
             "dropped": {"queue_full": 2, "refused": 1},
             "skipped": 5,
+            "engines": {"fast": 7, "mitmproxy": 2},
             "faults": {"sender": 1},
             "oldest_waiting": 12.25,
             "destinations": {

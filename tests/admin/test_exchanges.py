@@ -166,11 +166,13 @@ def test_a_refused_event_is_told_as_such(
 def test_what_is_not_captured_is_told_with_its_cause(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:
-    port, url = start(mitmdump, upstream, collector, skip="~u /health", sample_rate=0)
-    sampled_out, skipped = send_many(port, 1, target="/x")[0], send_many(port, 1, target=f"/health?pin={SECRET}")[0]
+    options: dict[str, Any] = {"skip": "~u /health", "sample_rate": 0, "request_query_masks": ["pin"]}
+    port, url = start(mitmdump, upstream, collector, **options)
+    (sampled_out,) = send_many(port, 1, target=f"/x;pin={SECRET}")
+    (skipped,) = send_many(port, 1, target=f"/health%3Bpin={SECRET}?pin={SECRET}")
     assert wait_for(url, sampled_out, "not_captured")["cause"] == "sampled_out"
-    assert (detail := wait_for(url, skipped, "not_captured"))["cause"] == "skip"
-    assert SECRET not in json.dumps(detail)
+    assert wait_for(url, skipped, "not_captured")["cause"] == "skip"
+    assert SECRET not in json.dumps([get(f"{url}/{what}") for what in ("exchanges", "stats")])
 
 
 def test_a_request_to_which_no_instance_applies_is_told_and_so_is_the_name_of_the_one_that_does(
@@ -184,6 +186,7 @@ def test_a_request_to_which_no_instance_applies_is_told_and_so_is_the_name_of_th
     assert (captured["instance"], captured["service"], captured["route"]) == ("of-orders", "orders", "list")
     (row,) = get(f"{url}/exchanges?filter=cause:no_instance")["exchanges"]
     assert (row["state"], row["path"], row["method"]) == ("not_captured", "/quiet", "GET")
+    assert get(f"{url}/status")["skipped"] == 1
 
 
 def test_what_finds_no_room_is_told_as_dropped(

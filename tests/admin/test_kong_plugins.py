@@ -42,7 +42,11 @@ ORDERS = {
     "config": {"application_id": SECRET, "api_version": "1"},
 }
 OFF = {"id": "p-off", "name": "moesif", "route": "list", "enabled": False, "config": {"batch_size": 0}}
-AKTO = {"id": "p-akto", "name": "akto-api-discovery", "config": {"akto_api_key": "akto-5ecre7", "timeout": 1}}
+AKTO = {
+    "id": "p-akto",
+    "name": "akto-api-discovery",
+    "config": {"service_url": "http://akto:9091", "api_key": "akto-5ecre7", "timeout": 1},
+}
 GLOBAL = {"name": "moesif", "config": {"application_id": "g-5ecre7"}}
 
 NO_TRAFFIC = Traffic().reading
@@ -190,7 +194,11 @@ def test_a_whole_entity_may_be_sent_back(proxy: Proxy) -> None:
     [
         ("p-orders", {"foo": 1}, {"foo": "unknown field"}),
         ("p-orders", {"config": {"foo": 1}}, {"config": {"foo": "unknown field"}}),
-        ("p-orders", {"config": {"sink_file": "x"}}, {"config": {"sink_file": "can only be set at the start"}}),
+        (
+            "p-orders",
+            {"config": {"sink_file": "x"}},
+            {"config": {"sink_file": "can only be set with the options"}},
+        ),
         ("p-orders", {"service": {"id": "s-quiet"}}, {"service": "immutable field cannot be updated"}),
         ("p-orders", {"config": {"application_id": None}}, {"config": {"application_id": "required field missing"}}),
         ("p-orders", {"tags": {"a": 1}}, {"tags": "expected a set"}),
@@ -220,9 +228,74 @@ def test_a_disabled_one_whose_scope_is_taken_stays_so() -> None:
     assert (proxy.taken, proxy.entity("p-2")["enabled"]) == (0, False)
 
 
-def test_what_is_not_ours_is_left_alone(proxy: Proxy) -> None:
-    refused(Unsupported, lambda: proxy.source.patch_plugin("p-akto", {"enabled": False}))
+def test_what_is_not_there_cannot_be_changed(proxy: Proxy) -> None:
     refused(NotFound, lambda: proxy.source.patch_plugin("p-none", {"enabled": False}))
+
+
+# --- Akto's --------------------------------------------------------------------------------------------------------
+
+
+def akto_url(proxy: Proxy, path: str) -> str | None:
+    """Where records of a GET of this path go."""
+    match = proxy.resolver.scopes.router.match("GET", path, "h", {}, "http", None, "127.0.0.1")
+    on = (match.route, match.service, None) if match is not None else (None, None, None)
+    made = proxy.resolver._with_akto(None, on)
+    return made.akto.url if made is not None and made.akto is not None else None
+
+
+def test_an_instance_of_akto_has_its_own_parameters(proxy: Proxy) -> None:
+    assert proxy.entity("p-akto")["config"] == {
+        "service_url": "http://akto:9091",
+        "timeout": 1,
+        "log_level": "warn",
+        "api_key": SHOWN,
+        "account_id": "1000000",
+        "kafka_brokers": [],
+        "kafka_topic": "akto.api.logs",
+        "transport": "http",
+    }
+    changed = proxy.source.patch_plugin("p-akto", {"config": {"service_url": "http://other:9091"}})
+    assert changed["config"]["service_url"] == "http://other:9091"
+    assert akto_url(proxy, "/x") == "http://other:9091"
+    proxy.source.patch_plugin("p-akto", {"enabled": False})
+    assert akto_url(proxy, "/x") is None
+
+
+def test_an_instance_of_akto_is_added_beside_one_of_moesif_on_a_service(proxy: Proxy) -> None:
+    wanted = {"name": "akto-api-discovery", "service": {"name": "orders"}, "config": {"service_url": "http://new:9091"}}
+    added = proxy.source.add_plugin(wanted)
+    assert (added["name"], added["service"]) == ("akto-api-discovery", {"id": "s-orders"})
+    assert (akto_url(proxy, "/orders"), akto_url(proxy, "/x")) == ("http://new:9091", "http://akto:9091")
+    error = refused(UniqueViolation, lambda: proxy.source.add_plugin(wanted))
+    assert error.fields["name"] == "akto-api-discovery"
+    replaced = proxy.source.replace_plugin(
+        added["id"], {**wanted, "config": {"service_url": "http://third:9091", "log_level": "info"}}, ()
+    )
+    assert (replaced["id"], replaced["config"]["log_level"]) == (added["id"], "info")
+    proxy.source.remove_plugin(added["id"])
+    assert akto_url(proxy, "/orders") == "http://akto:9091"
+
+
+def test_what_is_wrong_with_an_instance_of_akto_is_told_by_its_own_names(proxy: Proxy) -> None:
+    def fault(config: dict[str, Any]) -> Any:
+        wanted = {"name": "akto-api-discovery", "service": {"name": "quiet"}, "config": config}
+        return refused(SchemaViolation, lambda: proxy.source.add_plugin(wanted)).fields["config"]
+
+    assert fault({}) == {"service_url": "required field missing"}
+    assert fault({"service_url": "http://h", "batch_size": 1}) == {"batch_size": "unknown field"}
+    assert "must be an http or https URL" in fault({"service_url": "akto:9091"})["service_url"]
+    assert "should be 'debug', 'info'" in fault({"service_url": "http://h", "log_level": "x"})["log_level"]
+
+
+def test_added_instances_of_akto_are_kept_across_a_restart(tmp_path: Path) -> None:
+    proxy = Proxy(kong(ORDERS))
+    wanted = {"name": "akto-api-discovery", "config": {"service_url": "http://new:9091"}}
+    added = proxy.source.add_plugin(wanted)
+    document = json.loads(json.dumps(proxy.source.document()))
+    again = Proxy(kong(ORDERS))
+    again.source.take(document)
+    assert [plugin for plugin in again.source.plugins() if plugin["id"] == added["id"]] == [added]
+    assert akto_url(again, "/x") == "http://new:9091"
 
 
 def test_a_proxy_too_busy_keeps_what_it_had(proxy: Proxy) -> None:
@@ -522,7 +595,7 @@ def test_a_replaced_instance_that_was_added_is_what_is_given(proxy: Proxy) -> No
 
 def test_what_cannot_be_replaced(proxy: Proxy) -> None:
     refused(NotFound, lambda: proxy.source.replace_plugin("none", {"name": "moesif"}, ()))
-    refused(Unsupported, lambda: proxy.source.replace_plugin("p-akto", {"name": "moesif"}, ()))
+    refused(SchemaViolation, lambda: proxy.source.replace_plugin("p-akto", {"name": "moesif"}, ()))
     refused(
         SchemaViolation, lambda: proxy.source.replace_plugin("p-orders", {"name": "moesif", "service": {"id": "x"}}, ())
     )

@@ -159,7 +159,10 @@ def test_the_time_of_the_last_change() -> None:
         ({"config": "x"}, {"config": "expected a record"}),
         ({"name": "other"}, {"name": "immutable field cannot be updated"}),
         ({"service": {"id": "s"}}, {"service": "immutable field cannot be updated"}),
-        ({"config": {"sink_file": "/etc/x"}}, {"config": {"sink_file": "can only be set at the start"}}),
+        (
+            {"config": {"sink_file": "/etc/x"}},
+            {"config": {"sink_file": "can only be set with the options"}},
+        ),
     ],
 )
 def test_what_cannot_be_changed(changes: dict[str, Any], fields: dict[str, Any]) -> None:

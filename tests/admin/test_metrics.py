@@ -35,6 +35,8 @@ def test_every_number_of_the_status_has_its_metric() -> None:
         ("moesif_events_recovered_total", ()): 2,
         ("moesif_events_delivered_total", ()): 20,
         ("moesif_exchanges_skipped_total", ()): 5,
+        ("moesif_exchanges_total", (("engine", "fast"),)): 7,
+        ("moesif_exchanges_total", (("engine", "mitmproxy"),)): 2,
         ("moesif_uptime_seconds", ()): 61.5,
         ("moesif_oldest_waiting_seconds", ()): 12.25,
         ("moesif_events_waiting", (("where", "memory"),)): 3,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,14 +20,19 @@ from mitmproxy import http
 from mitmproxy.test import tflow, tutils
 
 from mitmproxy_moesif.capture import flow as exchanges
+from mitmproxy_moesif.config.akto import AktoTarget
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import DEFAULT_RECENT, parse_settings
 from mitmproxy_moesif.delivery.batch import Batch
 from mitmproxy_moesif.delivery.ledger import Ledger, Settlement
+from mitmproxy_moesif.delivery.lossy import MOST_RECORDS
+from mitmproxy_moesif.delivery.receivers.akto import AktoReceiver
 from mitmproxy_moesif.delivery.receivers.moesif import MoesifReceiver
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.store import Store
+from mitmproxy_moesif.event.akto_record import akto_record, encode_record
 from mitmproxy_moesif.event.attributes import read_attributes
+from mitmproxy_moesif.event.build import build_event
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.event.pipeline import EventBuilder
 from mitmproxy_moesif.governance.model import parse_rules
@@ -100,6 +106,7 @@ def all_parts(collector: str, folder: Path) -> Iterator[Part]:
         yield timed(
             f"keeping an exchange for who looks ({label})", _keeping(_captured(flow, plain, body), plain, event)
         )
+        yield from _akto_parts(label, _captured(flow, plain, body), plain, collector)
         yield from _delivery_parts(label, event, collector, folder / label)
     yield from rule_parts()
     yield from router_parts()
@@ -155,6 +162,17 @@ def _captured(flow: http.HTTPFlow, instance: Instance, body: bytes) -> Exchange:
     exchange = exchanges.snapshot(entry, exchanges.end_of(entry))
     flow.request.headers.fields, response.headers.fields = request, fields
     return exchange
+
+
+def _akto_parts(label: str, exchange: Exchange, instance: Instance, collector: str) -> Iterator[Part]:
+    """What a second receiver costs beside Moesif."""
+    facts = read_attributes(exchange.request_headers, exchange.response_headers, exchange.peer, instance.policy)
+    event = build_event(exchange, facts, instance.policy)
+    yield timed(f"making Akto's record ({label})", lambda: encode_record(akto_record(event, exchange, "1000000")))
+    target = AktoTarget(collector, 1.0, logging.WARNING, "1000000")
+    receiver, batch = AktoReceiver(target), [encode_record(akto_record(event, exchange, "1000000"))] * MOST_RECORDS
+    yield timed(f"sending to Akto, by {MOST_RECORDS} ({label})", lambda: receiver.send(batch), exchanges=MOST_RECORDS)
+    receiver.close()
 
 
 def _delivery_parts(label: str, event: bytes, collector: str, folder: Path) -> Iterator[Part]:

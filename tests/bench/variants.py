@@ -74,6 +74,16 @@ ONE_WORKER = Variant("proxy-1", "moesif-proxy, 1 worker, full capture", workers=
 ONE_WORKER_OFF = Variant(
     "proxy-1-off", "moesif-proxy, 1 worker, capture off", options={"moesif_enabled": "false"}, workers=1
 )
+FAST = Variant(
+    "fast-1", "moesif-proxy, fast lane, full capture", options={"moesif_engine": "fast"}, workers=1, needs="engine"
+)
+FAST_OFF = Variant(
+    "fast-1-off",
+    "moesif-proxy, fast lane, capture off",
+    options={"moesif_engine": "fast", "moesif_enabled": "false"},
+    workers=1,
+    needs="engine",
+)
 TWO_WORKERS = Variant("proxy-2", "moesif-proxy, 2 workers, full capture", workers=2)
 
 

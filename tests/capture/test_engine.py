@@ -301,3 +301,82 @@ def test_over_http2_a_head_over_the_bound_ends_the_connection(
         with pytest.raises(AssertionError, match="the server closed the connection"):
             client.exchange("GET", "/over", [("x-large", "y" * MAX_HEAD)])
     assert [request.get(":path") for request in h2_upstream.requests()] == ["/within"]
+
+
+# --- a kept connection that the upstream closes --------------------------------------------------------------------
+
+
+class ClosesKept:
+    """Answers the first request of each connection, and closes at the second."""
+
+    def __init__(self, *, always: bool = False) -> None:
+        self.seen: set[Connection] = set()
+        self.always = always
+
+    def __call__(self, request: RawRequest, connection: Connection) -> None:
+        first = connection not in self.seen
+        self.seen.add(connection)
+        if not first or (self.always and request.path == "/second"):
+            connection.close()
+        else:
+            connection.send(wire.response(200, [("X-Connection", str(len(self.seen)))], b"ok"))
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_a_request_that_met_a_closing_connection_is_sent_once_more(
+    start: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, method: str
+) -> None:
+    upstream.handler = ClosesKept()
+    proxy = start(upstream.url, addon_options(collector))
+    with Client(proxy.port) as client:
+        first, second = client.exchange("GET", "/first"), client.exchange(method, "/second")
+    assert first is not None
+    assert second is not None
+    assert (first.status, second.status, second.get("x-connection")) == (200, 200, "2")
+    assert [request.path for request in upstream.requests()] == ["/first", "/second", "/second"]
+    statuses = {
+        event["request"]["uri"].rpartition("/")[2]: event["response"]["status"] for event in collector.wait_for(2)
+    }
+    assert statuses == {"first": 200, "second": 200}
+    assert proxy.stop() == 0
+    assert len(collector.events()) == 2
+
+
+@pytest.mark.parametrize(("method", "body"), [("POST", b"{}"), ("POST", None), ("PUT", b"{}"), ("PATCH", None)])
+def test_what_may_not_be_sent_twice_is_not(
+    start: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, method: str, body: bytes | None
+) -> None:
+    upstream.handler = ClosesKept()
+    proxy = start(upstream.url, addon_options(collector))
+    with Client(proxy.port) as client:
+        client.exchange("GET", "/first")
+        second = client.exchange(method, "/second", body=body)
+    assert second is not None
+    assert second.status == 502
+    assert [request.path for request in upstream.requests()] == ["/first", "/second"]
+
+
+def test_it_is_sent_no_more_than_once_more(
+    start: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    upstream.handler = ClosesKept(always=True)
+    proxy = start(upstream.url, addon_options(collector))
+    with Client(proxy.port) as client:
+        client.exchange("GET", "/first")
+        second = client.exchange("GET", "/second")
+    assert second is not None
+    assert second.status == 502
+    assert [request.path for request in upstream.requests()] == ["/first", "/second", "/second"]
+    assert len(collector.wait_for(2)) == 2
+
+
+def test_one_that_closes_a_fresh_connection_is_not_asked_again(
+    start: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    upstream.handler = ClosesKept(always=True)
+    proxy = start(upstream.url, addon_options(collector))
+    with Client(proxy.port) as client:
+        second = client.exchange("GET", "/second")
+    assert second is not None
+    assert second.status == 502
+    assert len(upstream.requests()) == 1

@@ -90,6 +90,17 @@ def test_hosts(hosts: list[bytes], authority: bytes, path: bytes, why: str | Non
     assert ambiguity(request(*((b"hOsT", host) for host in hosts), authority=authority, path=path)) == why
 
 
+@pytest.mark.parametrize("value", [b"0" * 18, b"9" * 18])
+def test_a_length_that_everybody_can_count_to(value: bytes) -> None:
+    assert ambiguity(request((b"Content-Length", value))) is None
+
+
+@pytest.mark.parametrize("value", [b"18446744073709551616", b"9223372036854775808", b"0" * 18 + b"5"])
+def test_a_length_beyond_what_some_can_count_to(value: bytes) -> None:
+    for message in (request((b"content-LENGTH", value)), answer((b"Content-Length", value))):
+        assert ambiguity(message) == "a Content-Length that some cannot count to"
+
+
 @given(st.lists(st.tuples(st.binary(max_size=3), st.binary(max_size=5)), max_size=3))
 def test_what_passes_reads_the_same_line_by_line(fields: list[tuple[bytes, bytes]]) -> None:
     if ambiguity(answer(*fields)) is None:

@@ -164,10 +164,12 @@ def test_kong_files_are_all_known() -> None:
     """A file that is added is checked by one of the tests."""
     files = {str(path.relative_to(COMPOSE)) for path in COMPOSE.rglob("*.yml")}
     stacks = {
-        f"{name}.yml" for name in ("front", "behind", "debug", "kafka", "kong-postgres", "observability", "services")
+        f"{name}.yml"
+        for name in ("front", "behind", "akto", "debug", "kafka", "kong-postgres", "observability", "services")
     }
     kubernetes = {f"kubernetes/{name}.yml" for name in ("front", "secret")}
     values = {f"kubernetes/kong-{name}-values.yml" for name in ("front", "behind", "dbless")}
     observability = {f"observability/{name}.yml" for name in ("dashboards", "grafana", "prometheus", "rules")}
+    values |= {"kubernetes/akto-values.yml"}
     assert files == {"kong.yml"} | stacks | kubernetes | values | observability
     assert Path(COMPOSE / "konnect.md").is_file()

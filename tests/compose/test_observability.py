@@ -91,7 +91,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
             collector.refuse()
             for path in ("/11", "/12", "/13"):
                 assert exchange(proxy.port, target=path)
-            server.wait_for("sum(moesif_events_waiting)", 3)
+            server.wait_for('sum(moesif_events_waiting{where="disk"})', 3)
             server.wait_for("min(moesif_receiver_up)", 0)
             yield server
 

@@ -192,7 +192,7 @@ def test_debugging_keeps_events_on_this_machine_unless_told(stacks: Configs) -> 
     config = stacks["debug"]
     endpoint = urlsplit(settings_of(config["services"]["addon"]).api_endpoint)
     assert resolve(config, "addon", str(endpoint.hostname)) == {("collector", "outside")}
-    assert str(endpoint.port) in config["services"]["collector"]["command"]
+    assert f"0.0.0.0:{endpoint.port}" in config["services"]["collector"]["command"]
     elsewhere = compose_config("debug", {**REQUIRED, "MOESIF_API_ENDPOINT": "https://api.moesif.net"})
     assert settings_of(parsed(elsewhere.stdout)["services"]["addon"]).api_endpoint == "https://api.moesif.net"
 

@@ -43,7 +43,7 @@ def test_a_change_that_was_too_late_is_never_made(
 ) -> None:
     monkeypatch.setattr(live, "APPLY_SECONDS", 0.01)
     loop = Loop()
-    change = LiveOptions(cast(Any, SimpleNamespace(options=options, event_loop=loop)), "x_", lambda _: None)
+    change = LiveOptions(cast(Any, SimpleNamespace(options=options, event_loop=loop)), "x_".__add__, lambda _: None)
     with pytest.raises(SettingsError, match="too busy"):
         asyncio.run(asyncio.to_thread(change, {"name": "late"}))
     loop.run()
@@ -51,7 +51,7 @@ def test_a_change_that_was_too_late_is_never_made(
 
 
 def test_an_option_goes_back_to_what_the_start_gave(options: optmanager.OptManager) -> None:
-    change = LiveOptions(cast(Any, SimpleNamespace(options=options)), "x_", lambda _: None)
+    change = LiveOptions(cast(Any, SimpleNamespace(options=options)), "x_".__add__, lambda _: None)
     assert threading.get_ident() == change._loop_thread
     options.update(x_name="given")
     change({"name": "first", "size": 1})
@@ -68,7 +68,7 @@ def test_what_is_refused_changes_nothing(options: optmanager.OptManager) -> None
             raise exceptions.OptionsError("moesif: size: too small")
 
     options.changed.connect(refuse)
-    change = LiveOptions(cast(Any, SimpleNamespace(options=options)), "x_", lambda _: None)
+    change = LiveOptions(cast(Any, SimpleNamespace(options=options)), "x_".__add__, lambda _: None)
     change({"name": "first"})
     with pytest.raises(SettingsError, match=r"^size: too small$"):
         change({"size": 0, "name": AS_STARTED})

@@ -64,6 +64,11 @@ TEXTS: dict[str, list[Any]] = {
     "trusted_ips": [["10.0.0.0/8"], ["0.0.0.0/0"]],
     "application_id": ["one", "another"],
     "skip": ["~u /health", "~u /other"],
+    "kafka_config": ["client.id=one", "client.id=another"],
+    "akto_service_url": ["http://127.0.0.1:9", "http://127.0.0.1:10"],
+    "akto_transport": ["http", "http"],
+    "akto_account_id": ["1", "2"],
+    "akto_kafka_brokers": [["127.0.0.1:9"], ["127.0.0.1:10"]],
 }
 
 

@@ -13,10 +13,10 @@ from mitmproxy_moesif.config.settings import parse_settings
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({}, "masks: none; headers with credentials are left out (credential_headers=send sends them)"),
+        ({}, "none; headers with credentials are left out (credential_headers=send sends them)"),
         (
             {"request_body_masks": "a,b", "request_query_masks": "c", "credential_headers": "send"},
-            "masks: request_body_masks 2, request_query_masks 1; headers with credentials are sent",
+            "request_body_masks 2, request_query_masks 1; headers with credentials are sent",
         ),
     ],
 )

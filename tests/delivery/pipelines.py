@@ -37,7 +37,7 @@ def event(transaction_id: str) -> bytes:
     )
 
 
-def make(exchange: Exchange, _instance: Instance) -> bytes:
+def make(exchange: Exchange, _instance: Instance, _finished: object = None) -> bytes:
     return event(exchange.transaction_id)
 
 

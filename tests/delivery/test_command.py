@@ -9,6 +9,7 @@ import pytest
 from mitmproxy_moesif.config.destination import quarantine_of
 from mitmproxy_moesif.delivery import attempt, sender
 from mitmproxy_moesif.delivery.spool import maintenance
+from mitmproxy_moesif.delivery.spool.decisions import Decisions
 from mitmproxy_moesif.workers.main import main
 from tests.delivery.pipelines import Sending, an_instance, chunk_for, sending
 from tests.delivery.spool.spools import dead_spool
@@ -225,3 +226,17 @@ def test_the_folder_may_stand_after_the_command(tmp_path: Path, capsys: pytest.C
     dead_spool(tmp_path / "spool", [chunk_for(ELSE, ["a"])])
     assert main(["spool", "list", "--folder", str(tmp_path / "spool")]) == 0
     assert capsys.readouterr().out.startswith(f"{ELSE}  1 event waiting since")
+    assert capsys.readouterr().out == "captured 3, delivered 2, waiting 1, dropped 0\n"
+
+
+def test_decisions_in_a_folder_that_one_may_not_enter_are_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", forbidden)  # root may enter everywhere
+    decisions = Decisions(tmp_path)
+    for _ in range(5):
+        assert decisions.current() == ()
+    assert len(caplog.messages) == 1

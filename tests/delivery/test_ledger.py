@@ -7,9 +7,10 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.delivery.ledger import NOTHING, Account, Ledger, Reading, Settlement
+from mitmproxy_moesif.delivery.ledger import NOTHING, Account, Ledger, Reading, Settlement, Tally
 
-MOVES = ("store", "memory", "drop", "deliver", "recover", "refuse", "report")
+MOVES = ("store", "memory", "drop", "elsewhere", "deliver", "recover", "refuse", "pass on", "miss", "report")
+AKTO = "akto@h"
 
 
 class Process:
@@ -27,10 +28,11 @@ class Process:
 
     def move(self, move: str) -> None:
         number = self.ledger.read().settled + 1
-        if move in ("store", "memory", "drop"):
+        if move in ("store", "memory", "drop", "elsewhere"):
             kind = Counter({move: 1})
             stored = Counter({"spool": kind["store"], None: kind["memory"]})
-            settlement = Settlement(number, stored, Counter({"sampled_out": kind["drop"]}))
+            offered = Counter({AKTO: number % 2 or kind["elsewhere"]})
+            settlement = Settlement(number, stored, Counter({"sampled_out": kind["drop"]}), kind["elsewhere"], offered)
             if move == "store":
                 self.account = self.ledger.account(settlement)
                 self.rows += 1
@@ -46,8 +48,16 @@ class Process:
                 self.ledger.drop(1, "refused", "spool")
             self.rows -= 1
             self.account = self.ledger.account()
+        elif move in ("pass on", "miss") and self.tally().waiting:
+            if move == "pass on":
+                self.ledger.passed_on(AKTO, 1)
+            else:
+                self.ledger.missed(AKTO, 1, "unavailable")
         elif move == "report":
             self.reported = self.ledger.read()
+
+    def tally(self) -> Tally:
+        return self.ledger.read().lossy.get(AKTO, Tally())
 
     def dies(self) -> Reading:
         return self.reported.last("helper_died", self.account, {"spool": self.rows})
@@ -67,7 +77,9 @@ def test_what_processes_that_died_had_done_is_told_by_their_files(processes: lis
         assert (past.waiting_on_disk, past.waiting_in_memory) == (process.rows, 0)
         assert (past.delivered, past.recovered) == (truth.delivered, truth.recovered)
         assert past.dropped.get("refused", 0) == truth.dropped.get("refused", 0)
-        assert past.captured == past.settled + past.recovered <= truth.captured
+        assert past.captured == past.settled + past.recovered - past.elsewhere <= truth.captured
+        tally = past.lossy.get(AKTO, Tally())
+        assert (tally.waiting, tally.captured <= process.tally().captured) == (0, True)
         done += Counter(moves)
     assert past.delivered <= done["deliver"]
 

@@ -86,7 +86,7 @@ def test_every_reading_of_the_pipeline_adds_up() -> None:
     """Exchanges are put by one thread, built, dropped and stored by another."""
     built, number = count(), count(1)
 
-    def make(exchange: Exchange, instance: Instance) -> bytes | NotSent:
+    def make(exchange: Exchange, instance: Instance, _finished: object) -> bytes | NotSent:
         return NotSent.SAMPLED_OUT if next(built) % 50 else b"{}"
 
     pipeline = Pipeline(None, 10_000_000, make, lambda *_: None, apart=False)

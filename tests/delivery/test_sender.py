@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,6 +54,25 @@ def test_several_requests_are_under_way_at_a_time(collector: ScriptedCollector) 
         proxy.put(instance, *MANY)
         collector.wait_for(1000)
     assert sorted(collector.ids()) == sorted(MANY)
+
+
+def test_a_sender_that_is_not_needed_any_more_waits_for_its_request(collector: ScriptedCollector) -> None:
+    asked, answering = threading.Event(), threading.Event()
+
+    def slowly(_: Received) -> None:
+        asked.set()
+        assert answering.wait(10)
+
+    collector.script = slowly
+    instance = an_instance(collector)
+    with sending(None, instance) as proxy:
+        proxy.put(instance, "e1")
+        assert asked.wait(10)
+        (one,) = proxy.pipeline._senders.values()
+        one.stop(math.inf)
+        answering.set()
+        assert one.join(one._clock() + 10)
+    assert not proxy.end.faults
 
 
 def test_a_backlog_goes_in_growing_batches(tmp_path: Path, collector: ScriptedCollector) -> None:

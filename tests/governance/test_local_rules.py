@@ -132,6 +132,26 @@ def test_an_anchor_may_be_defined_again() -> None:
             "user_rules:\n  alice:\n  - rules: a\n  - values: {}",
             "r.yaml, line 4: user_rules.alice[1].rules: is missing",
         ),
+        (
+            "r.yaml",
+            "- _id: a\n  type: regex\n  blok: true",
+            "r.yaml, line 3: [0].blok: there is no such key; did you mean block?",
+        ),
+        (
+            "r.yaml",
+            "rules:\n- _id: a\n  type: regex\n  response:\n    staus: 429",
+            "r.yaml, line 5: rules[0].response.staus: there is no such key; did you mean status?",
+        ),
+        (
+            "r.yaml",
+            "rules:\n- {_id: quota, type: user}\ncompany_rules:\n  acme:\n  - rules: quot",
+            "r.yaml, line 5: company_rules.acme[0].rules: 'quot' is no rule of this file; did you mean quota?",
+        ),
+        (
+            "r.yaml",
+            "rules:\n- {_id: quota, type: user}\nuser_rules:\n  ada:\n  - rules: quota\n    value: {}",
+            "r.yaml, line 6: user_rules.ada[0].value: there is no such key; did you mean values?",
+        ),
     ],
 )
 def test_a_broken_file_is_refused_with_its_name_and_line(name: str, text: str | bytes, message: str) -> None:
@@ -139,6 +159,13 @@ def test_a_broken_file_is_refused_with_its_name_and_line(name: str, text: str | 
         parse_local_rules(text, name)
     assert str(refused.value).startswith(message)
     assert str(refused.value).isprintable()
+
+
+def test_keys_of_moesifs_own_mean_nothing_here() -> None:
+    text = json.dumps(
+        [{**blocking("r1"), "org_id": "1", "app_id": "1", "created_at": "", "status": "active", "weight": 1}]
+    )
+    assert [rule.id for rule in parse_local_rules(text, "r.json").rules] == ["r1"]
 
 
 def test_aliases_cannot_make_a_small_file_huge() -> None:

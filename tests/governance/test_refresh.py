@@ -69,6 +69,18 @@ def test_rules_that_the_watch_has_read_survive_a_change_of_something_else(tmp_pa
     assert len(refresher.snapshot(instance.account).rules.local.rules) == 2
 
 
+def test_a_folder_that_one_may_not_enter_is_told_and_keeps_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", forbidden)  # root may enter everywhere
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    Refresher(tmp_path).configure(Instance.compile(parse_settings({"application_id": "x"})), RulesFile.read(None).rules)
+    assert [message for message in caplog.messages if "cannot be read; Moesif is asked for it" in message]
+
+
 def test_accounts_with_the_same_rules_share_them_compiled(tmp_path: Path) -> None:
     path = tmp_path / "rules.json"
     write(path, 5)

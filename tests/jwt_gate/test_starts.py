@@ -201,4 +201,5 @@ def test_sighup_reads_the_keys_at_once(
         keys.write_text("{")
         proxy.send_signal(signal.SIGHUP)
         proxy.wait_for_output("is no JSON; the keys read before stay in force")
+        proxy.wait_for_output(", but not the keys: JWT gate: jwt_jwks: ")
         assert statuses(proxy) == [401, 200]

@@ -177,6 +177,35 @@ def test_a_token_with_something_beside_it_is_none(form: bytes) -> None:
     assert SHARED.decide(fields, NOW) is INVALID
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        b'Token token="%s"',
+        b"Token token=%s",
+        b'Token "%s"',
+        b"JWT %s,",
+        b"JWT %s x",
+        b"JWT %s, a=b",
+        b"JWT %s==",
+        b"JWT +%s",
+        b"Token x.%s.y;",
+        b"Basic %s:",
+        b'Digest username="x", token="%s"',
+        b"%s x",
+        b"Token token=%s, " + hmac_token({"sub": "ada"}).encode(),
+    ],
+)
+def test_with_a_key_a_token_where_only_some_look_is_refused(form: bytes) -> None:
+    fields = ((b"Authorization", form % hmac_token({"sub": "eve"}, "another").encode()),)
+    assert SHARED.decide(fields, NOW) is INVALID
+    assert not isinstance(READING.decide(fields, NOW), Refusal)
+
+
+def test_what_has_more_dots_than_are_looked_at_is_refused() -> None:
+    for count, verdict in ((90, {}), (20_000, INVALID)):
+        assert SHARED.decide(((b"Authorization", b"Key (" + b"eaa." * count),), NOW) == verdict
+
+
 @pytest.mark.parametrize("value", [b"=x", b", Basic a", b"(x)", b"a/b+c==", b'"quoted"', b"\xc3\xa9/ x"])
 def test_with_a_key_a_header_that_is_no_scheme_is_refused(value: bytes) -> None:
     fields = ((b"Authorization", value),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -33,6 +34,15 @@ def test_newest_first_a_hundred_unless_asked_otherwise(local: LocalStack) -> Non
     assert listed(local, "?limit=2") == ["id-249", "id-248"]
     assert listed(local, "?limit=50") == [f"id-{number}" for number in range(249, 199, -1)]
     assert listed(local, "?limit=10000") == [f"id-{number}" for number in range(249, -1, -1)]
+
+
+def test_who_asks_before_the_first_event_has_come_waits_a_moment_for_it(local: LocalStack) -> None:
+    answers: list[list[str]] = []
+    asking = threading.Thread(target=lambda: answers.append(listed(local)))
+    asking.start()
+    fill(local, make_event(1))
+    asking.join(10)
+    assert answers == [["id-1"]]
 
 
 def test_events_are_shown_as_they_came(local: LocalStack) -> None:

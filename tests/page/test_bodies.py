@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
@@ -112,14 +113,51 @@ def test_a_removed_header_is_told_by_its_name() -> None:
         (b"\x00\x01binary", "application/octet-stream", "00 01 62 69 6e"),
         ("Grüße".encode(), "text/plain", "Grüße"),
         (
-            b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\nhello\r\n--x--\r\n',
+            '--x\r\nContent-Disposition: form-data; name="größe"\r\n\r\nhello\r\n--x--\r\n'.encode(),
             "multipart/form-data; boundary=x",
-            "filehello",
+            "größehello",
         ),
     ],
 )
 def test_a_body_is_shown_by_what_it_is(content: bytes, content_type: str, shown: str) -> None:
     assert shown in text_of(opaque(content, content_type))
+
+
+def nested(levels: int) -> bytes:
+    """Each part is a form of one part."""
+    return b"".join(
+        b"--b%d\r\nContent-Disposition: form-data; name=a\r\nContent-Type: multipart/form-data; boundary=b%d\r\n\r\n"
+        % (level, level + 1)
+        for level in range(levels)
+    )
+
+
+HEAD = b"--b0\r\nContent-Disposition: form-data; name=a"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        nested(2000) + b"x\r\n--b0--",
+        nested(2000),
+        nested(50) + b"\r\n" * 100_000 + b"--b0--",
+        nested(2000).replace(b"\r\n", b"\r") + b"\r\n--b0--",
+        (HEAD + b"\r\n\r\nx\r\n") * 50_000 + b"--b0--",
+        HEAD + b"; name=a" * 100_000 + b"\r\n\r\nx\r\n--b0--",
+    ],
+    ids=["nested", "without an end", "many lines", "bare returns", "many parts", "many parameters"],
+)
+def test_what_is_shown_of_a_form_and_how_long_it_takes_is_bounded(raw: bytes) -> None:
+    start = time.thread_time()
+    html = bodies.body(opaque(raw, "multipart/form-data; boundary=b0"), None, {})
+    assert time.thread_time() - start < 2, "processor time: with a parser of all levels it is many seconds"
+    assert len(html) < 100_000
+
+
+def test_of_a_form_of_many_fields_the_first_are_shown_and_that_is_said() -> None:
+    html = bodies.body(opaque(b"a=1&" * 100_000, "application/x-www-form-urlencoded"), None, {})
+    assert len(html) < 500_000
+    assert "more than 2000 fields" in html
 
 
 def test_an_image_is_shown_as_such_and_svg_as_text() -> None:

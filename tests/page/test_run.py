@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import requests
 
 from mitmproxy_moesif import cli
+from mitmproxy_moesif import run as run_module
 from mitmproxy_moesif.page import main as page_main
 from tests.admin.test_exchanges import wait_for
 from tests.recent.kept import SECRET
@@ -26,10 +28,11 @@ START_SECONDS = 60
 
 
 @contextmanager
-def running() -> Iterator[tuple[str, str, str]]:
-    """The URLs of the proxy, of its page, and of its admin listener."""
+def running(*more: str) -> Iterator[list[str]]:
+    """The URLs of the proxy, of its page, of its admin listener, and where Akto's records go, if they do."""
     port, page_port = free_port(), free_port()
     command = [sys.executable, "-m", "mitmproxy_moesif", "run", "--port", str(port), "--page-port", str(page_port)]
+    command += more
     output: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(command, env=without_pytest(), **output)
     try:
@@ -41,7 +44,8 @@ def running() -> Iterator[tuple[str, str, str]]:
             said += line
         admin = re.search(r" shows (\S+)", said)
         assert admin is not None
-        yield f"http://127.0.0.1:{port}", f"http://127.0.0.1:{page_port}", admin[1]
+        akto = re.findall(r"^akto: +(\S+)", said, re.MULTILINE)
+        yield [f"http://127.0.0.1:{port}", f"http://127.0.0.1:{page_port}", admin[1], *akto]
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=START_SECONDS)
@@ -63,6 +67,15 @@ def test_the_page_and_the_received_events_are_at_one_port() -> None:
         assert requests.delete(f"{page}/events", timeout=10).json() == {"forgotten": 1}
 
 
+def test_with_akto_the_collector_gets_its_records_too() -> None:
+    with running("--akto") as (proxy, _, _, records):
+        requests.get(f"{proxy}/hello", timeout=10)
+        end = time.monotonic() + 20
+        while (counts := requests.get(records, timeout=10).json())["kept"] < 1:
+            assert time.monotonic() < end
+        assert counts == {"kept": 1, "forgotten": {}}
+
+
 def test_without_the_extra_the_received_events_are_there_and_the_line_to_type_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,10 +87,10 @@ def test_without_the_extra_the_received_events_are_there_and_the_line_to_type_is
         return 0
 
     monkeypatch.setattr(page_main, "is_there", lambda: False)
-    monkeypatch.setattr(cli, "_supervise", supervise)
+    monkeypatch.setattr(run_module, "_supervise", supervise)
     monkeypatch.delenv("MOESIF_APPLICATION_ID", raising=False)
     options = cli._parse(["run", "--port", str(free_port()), "--page-port", str(free_port())])
-    assert cli.run(options) == 0
+    assert run_module.run(options) == 0
     assert seen == [200]
     said = capsys.readouterr().out
     assert "pip install 'nicegui>=3,<4'" in said
@@ -105,3 +118,13 @@ def test_nobody_is_greeted_where_the_proxy_does_not_start() -> None:
     assert ended.returncode != 0
     assert "--upstream" in ended.stderr
     assert "try:" not in ended.stdout
+
+
+def test_ctrl_c_ends_the_page_without_a_word() -> None:
+    command = [sys.executable, "-m", "mitmproxy_moesif", "page", "--listen", f"127.0.0.1:{free_port()}"]
+    page = subprocess.Popen(command, env=without_pytest(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert page.stdout is not None
+    assert "shows" in page.stdout.readline()
+    page.send_signal(signal.SIGINT)
+    said, _ = page.communicate(timeout=START_SECONDS)
+    assert (page.returncode, said) == (0, "")

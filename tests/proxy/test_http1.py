@@ -206,3 +206,86 @@ def test_trailers_of_an_http2_request_follow_its_chunks(setup: Setup) -> None:
         client.exchange("POST", "/h2-no-place", [("content-length", "8")], BODY, trailers=[("x-t", "1")])
     assert setup.request("/h2-trailers").trailers == [(b"x-t", b"1")]
     assert setup.request("/h2-no-place").body == BODY
+
+
+# --- Expect: 100-continue ------------------------------------------------------------------------------------------
+
+
+def expecting(path: str, size: int = len(BODY)) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {size}\r\nExpect: 100-continue\r\n\r\n"
+    return head.encode()
+
+
+def test_the_upstream_is_asked_whether_to_continue(setup: Setup) -> None:
+    with Client(setup.plain.port) as client:
+        for number in range(2):
+            client.send(expecting(f"/expect{number}"))
+            head = client.read_head()
+            assert head is not None
+            assert head.status == 100
+            client.send(BODY)
+            answer = client.read_response()
+            assert answer is not None
+            assert (answer.status, answer.get("connection")) == (200, None)
+            assert setup.request(f"/expect{number}").get("expect") == "100-continue"
+            assert setup.event(f"/expect{number}")["request"]["body"] == {"n": 1}
+
+
+@pytest.mark.parametrize("status", [413, 417])
+def test_an_upstream_that_says_no_is_heard_before_the_body_is_sent(setup: Setup, status: int) -> None:
+    path = f"/refused{status}"
+
+    def refuse(request: RawRequest, connection: Connection) -> bool:
+        if request.path == path:
+            connection.send(wire.response(status, [], b"no", reason="No"))
+            return True
+        return False
+
+    setup.upstream.on_head = refuse
+    with Client(setup.plain.port) as client:
+        client.send(expecting(path))
+        head = client.read_head()
+        assert head is not None
+        assert (head.status, head.get("connection")) == (status, "close")
+        assert client.stream.read() == b"no"
+    assert setup.event(path)["response"]["status"] == status
+
+
+def test_a_client_that_does_not_wait_is_served(setup: Setup) -> None:
+    with Client(setup.plain.port) as client:
+        client.send(expecting("/impatient") + BODY)
+        answer = client.read_response()
+        assert answer is not None
+        assert answer.status == 200
+        after = client.exchange("GET", "/after-impatient")
+        assert after is not None
+        assert after.status == 200
+
+
+def test_a_client_of_an_upstream_that_fails_gets_502_and_nothing_before(
+    collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    with MoesifProxy(upstream.url, addon_options(collector)) as proxy, Client(proxy.port) as client:
+        upstream.refuse()
+        client.send(expecting("/x"))
+        head = client.read_head()
+    assert head is not None
+    assert head.status == 502
+
+
+def test_where_rules_wait_for_the_body_the_proxy_tells_to_send_it(
+    collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    options = addon_options(collector, stream=False)
+    with MoesifProxy(upstream.url, options) as proxy, Client(proxy.port) as client:
+        client.send(expecting("/x"))
+        head = client.read_head()
+        assert head is not None
+        assert head.status == 100
+        assert upstream.requests() == []
+        client.send(BODY)
+        answer = client.read_response()
+    assert answer is not None
+    assert answer.status == 200
+    (request,) = upstream.requests()
+    assert (request.get("expect"), request.body) == (None, BODY)

@@ -65,6 +65,7 @@ def test_it_says_little(moesif_proxy: Start, collector: ScriptedCollector, upstr
     proxy = moesif_proxy(upstream.url, addon_options(collector))
     for _ in range(3):
         exchange(proxy.port, "POST", "/x", body=BODY)
+    collector.wait_for(3)
     assert proxy.stop() == 0
     listening, *block, summary = proxy.output.splitlines()
     assert listening.endswith(f"moesif-proxy: listening at 127.0.0.1:{proxy.port}, passing to {upstream.url}")

@@ -124,6 +124,27 @@ def test_without_an_event_nothing_is_told_that_a_mask_could_remove(cause: str, s
     assert SECRET not in json.dumps(detail)
 
 
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/a;pin=SECRET/b", "/a;pin=*****/b"),
+        ("/a%3Bpin=SECRET", "/a%3Bpin=*****"),
+        ("/a#pin=SECRET", "/a"),
+        ("/a%3Fpin%3DSECRET", "/*****"),
+        ("/a?pin=SECRET", "/a"),
+    ],
+)
+def test_a_place_is_shown_with_its_parameters_masked_whether_there_is_an_event_or_not(target: str, path: str) -> None:
+    instance = Instance.compile(parse_settings({"application_id": "x", "request_query_masks": ["pin"]}))
+    recent = RecentExchanges(Keep(10), raising)
+    exchange = numbered(1, target=target.replace("SECRET", SECRET).encode())
+    recent.dropped(instance, exchange, "sampled_out")
+    recent.noted([note_of(instance, replace(exchange, transaction_id="id-2"), "skip")])
+    build(recent, replace(exchange, transaction_id="id-3"), request_query_masks=["pin"])
+    assert [told(recent, f"id-{number}")["path"].partition("?")[0] for number in (1, 2)] == [path] * 2
+    assert SECRET.encode() not in recent.answer({}) + recent.answer({"id": "id-3"}) + recent.answer({"stats": 1})
+
+
 def test_what_the_proxy_did_not_hand_over_is_told_too() -> None:
     recent = RecentExchanges(Keep(10), raising)
     recent.noted(

@@ -83,8 +83,12 @@ class Broker:
             self._process = None
 
     def pause(self) -> None:
+        """Its threads stop one after the other: only when all have, it answers no more."""
         assert self._process is not None
         self._process.send_signal(SIGSTOP)
+        threads = Path(f"/proc/{self._process.pid}/task")
+        while any(one.read_text().rpartition(")")[2].split()[0] != "T" for one in threads.glob("*/stat")):
+            time.sleep(0.001)
 
     def resume(self) -> None:
         assert self._process is not None

@@ -26,7 +26,7 @@ START_SECONDS = 30
 HELPER_SECONDS = 20
 _LISTENING = re.compile(r"listening at (?:http://)?127\.0\.0\.1:(\d+)")
 # What would change how a process of ours behaves: our own parameters, proxies for its requests, Python's paths.
-_SCRUBBED = re.compile(r"MOESIF_|(HTTPS?|ALL|NO)_PROXY$|PYTHON|MITMPROXY_|SSLKEYLOGFILE$", re.IGNORECASE)
+_SCRUBBED = re.compile(r"MOESIF_|AKTO_|(HTTPS?|ALL|NO)_PROXY$|PYTHON|MITMPROXY_|SSLKEYLOGFILE$", re.IGNORECASE)
 
 
 class StartError(AssertionError):

@@ -254,6 +254,15 @@ def test_what_nobody_sends_of_all_workers() -> None:
     assert unsent(cast(Any, [one, other])) == {"a": {"state": "quarantined", "events": 3, "since": "2026-01-01"}}
 
 
+def test_what_carries_the_exchanges_of_all_workers() -> None:
+    told: list[dict[str, Any]] = [
+        {"engines": {"fast": 2, "mitmproxy": 0}},
+        {"engines": {"fast": 1, "mitmproxy": 0}},
+        {},
+    ]
+    assert together(told, READING)["engines"] == {"fast": 3, "mitmproxy": 0}
+
+
 def test_what_only_one_can_tell_is_told() -> None:
     told: list[dict[str, Any]] = [
         {"captured": 1, "oldest_waiting": None, "kong": {"x": 1}},

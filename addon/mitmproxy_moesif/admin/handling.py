@@ -15,7 +15,7 @@ from tornado.web import HTTPError
 from mitmproxy_moesif.admin.entities import shown
 from mitmproxy_moesif.admin.forms import BodyError, parse_body
 from mitmproxy_moesif.admin.listing import SHOWN_ALREADY, Form, InvalidPage, page
-from mitmproxy_moesif.admin.redact import redacted, secret_values, shown_names, without_shown
+from mitmproxy_moesif.admin.redact import reasons_without, redacted, secret_values, shown_names, without_shown
 from mitmproxy_moesif.admin.source import (
     AdminSource,
     ForeignKeyViolation,
@@ -83,7 +83,8 @@ class AdminHandler(GatedHandler):
         if status == 405:
             self.set_header("Allow", ", ".join(sorted(self._allowed())))
         if told is not None:
-            self.answer(status, redacted(told[1], self._secrets))
+            clear = reasons_without if isinstance(error, SchemaViolation) else redacted
+            super().answer(status, clear(told[1], self._secrets))
         else:
             super().write_error(status)
 

@@ -21,7 +21,7 @@ from mitmproxy_moesif.admin.parameters import (
     TOP_LEVEL,
     UNKNOWN,
     shown_config,
-    wanted_parameters,
+    wanted_of_plugin,
 )
 from mitmproxy_moesif.admin.redact import redacted
 from mitmproxy_moesif.admin.source import (
@@ -37,7 +37,7 @@ from mitmproxy_moesif.config.settings import SettingsError, parse_settings
 from mitmproxy_moesif.kong.entities import Entity, KongConfig, Plugin
 from mitmproxy_moesif.kong.errors import PLUGIN_NAME, reference, scope_key
 from mitmproxy_moesif.kong.overlay import REFERENCES, LiveOverlay, LivePlugin, Make, Overlay, entities, scope
-from mitmproxy_moesif.kong.resolver import instance_values
+from mitmproxy_moesif.kong.resolver import instance_values, missing_receiver, prefix_of, prefixed
 from mitmproxy_moesif.kong.scopes import CAPTURING, InstanceTable, ScopeConflict
 from mitmproxy_moesif.log import log
 
@@ -46,7 +46,6 @@ _CHANGEABLE = frozenset((TOP_LEVEL, "config", "tags"))
 _GIVEN = _CHANGEABLE | {"id", "name", "instance_name", "protocols", *REFERENCES}
 
 _REASONS = {"string_type": "expected a string", "string_too_short": "length must be at least 1"}
-_ACCOUNT = {"config": {"application_id": "required field missing"}}
 
 
 class KongPluginSource:
@@ -74,8 +73,6 @@ class KongPluginSource:
 
         def make(changes: Overlay, base: KongConfig) -> Overlay:
             plugin = _find(changes.over(base), plugin_id)
-            if plugin.name != PLUGIN_NAME:
-                raise _not_ours(plugin)
             patch = self._patch(plugin, given)
             return changes.patched(plugin_id, patch) if patch else changes
 
@@ -86,12 +83,12 @@ class KongPluginSource:
 
     def replace_plugin(self, plugin_id: str, given: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]:
         """Raises as `PluginSource.replace_plugin` does."""
-        check_name(given)
+        check_name(given, CAPTURING)
 
         def make(changes: Overlay, base: KongConfig) -> Overlay:
             plugin = _find(changes.over(base), plugin_id)
-            if plugin.name != PLUGIN_NAME:
-                raise _not_ours(plugin)
+            if given.get("name") != plugin.name:
+                raise SchemaViolation({"name": IMMUTABLE})
             before = plugin.changes if isinstance(plugin, LivePlugin) else {}
             still = {name: value for name, value in before.items() if name in kept}
             if plugin_id not in changes.created:
@@ -107,7 +104,7 @@ class KongPluginSource:
 
     def add_plugin(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Raises as `PluginSource.add_plugin` does."""
-        check_name(given)
+        check_name(given, CAPTURING)
         added: list[LivePlugin] = []
 
         def make(changes: Overlay, base: KongConfig) -> Overlay:
@@ -176,7 +173,7 @@ class KongPluginSource:
         """As it is in force; what is disabled may hold what cannot be, and is shown as it was given."""
         values = instance_values(plugin, self._given())
         try:
-            return shown_config(parse_settings(values)) if plugin.name == PLUGIN_NAME else redacted(plugin.config)
+            return shown_config(parse_settings(values), prefix_of(plugin.name))
         except SettingsError:
             return redacted(plugin.config)
 
@@ -205,12 +202,12 @@ class KongPluginSource:
 
         Raises `SchemaViolation`.
         """
-        still = still or {}
-        values = {**instance_values(plugin, self._given()), **still, TOP_LEVEL: plugin.enabled}
-        config = {**still} | wanted_parameters(values, given, dict(self._entity_faults(plugin, given)))
+        still, prefix = still or {}, prefix_of(plugin.name)
+        values = {**instance_values(plugin, self._given()), **prefixed(prefix, still), TOP_LEVEL: plugin.enabled}
+        config = {**still} | wanted_of_plugin(prefix, values, given, dict(self._entity_faults(plugin, given)))
         enabled = config.pop(TOP_LEVEL, plugin.enabled)
-        if enabled and not parse_settings({**values, **config}).has_receiver:
-            raise SchemaViolation(_ACCOUNT)
+        if enabled:
+            _check_receiver(plugin.name, {**values, **prefixed(prefix, config)})
         patch: dict[str, Any] = {} if enabled == plugin.enabled else {TOP_LEVEL: enabled}
         tags = _listed(given.get("tags", plugin.tags))
         if tags != list(plugin.tags):
@@ -232,19 +229,20 @@ class KongPluginSource:
         self, given: Mapping[str, Any], base: KongConfig, still: Mapping[str, Any] | None = None
     ) -> LivePlugin:
         """`still` are parameters that it had. Raises `SchemaViolation`, `ForeignKeyViolation`, pydantic's errors."""
-        still = still or {}
-        values = {**self._given(), **still, TOP_LEVEL: True}
+        still, name = still or {}, str(given["name"])
+        prefix = prefix_of(name)
+        values = {**self._given(), **prefixed(prefix, still), TOP_LEVEL: True}
         faults = {name: UNKNOWN for name in given if name not in _GIVEN and name not in _TIMES}
         if given.get("id") is not None and not is_uuid(given["id"]):
             faults["id"] = "expected a valid UUID"
-        config = {**still} | wanted_parameters(values, given, faults, same_too=True)
+        config = {**still} | wanted_of_plugin(prefix, values, given, faults, same_too=True)
         enabled = config.pop(TOP_LEVEL, True)
-        if enabled and not parse_settings({**values, **config}).has_receiver:
-            raise SchemaViolation(_ACCOUNT)
+        if enabled:
+            _check_receiver(name, {**values, **prefixed(prefix, config)})
         ids = {f"{name}_id": _resolved(base, name, given.get(name)) for name in REFERENCES}
         fields = {
-            "id": given.get("id") or _id_for(ids),
-            "name": PLUGIN_NAME,
+            "id": given.get("id") or _id_for(name, ids),
+            "name": name,
             "instance_name": given.get("instance_name"),
             "tags": _listed(given.get("tags")),
             "protocols": _listed(given.get("protocols")) or None,
@@ -277,24 +275,26 @@ class KongPluginSource:
 
     def _restored_entity(self, plugin_id: str, entity: Mapping[str, Any]) -> LivePlugin:
         """Without its own application id it must not send to another account: then it stays disabled."""
-        values = {**self._given(), TOP_LEVEL: True}
-        config = wanted_parameters(values, {"config": entity.get("config")}, {}, same_too=True)
+        name = entity.get("name", PLUGIN_NAME)
+        values, prefix = {**self._given(), TOP_LEVEL: True}, prefix_of(name)
+        config = wanted_of_plugin(prefix, values, {"config": entity.get("config")}, {}, same_too=True)
         enabled = bool(entity.get(TOP_LEVEL, True))
-        if enabled and (
-            "application_id" in entity.get(SECRETS, ()) or not parse_settings({**values, **config}).has_receiver
-        ):
+        whole = parse_settings({**values, **prefixed(prefix, config)})
+        if enabled and ("application_id" in entity.get(SECRETS, ()) or missing_receiver(name, whole) is not None):
             enabled = False
             log.warning(
                 "moesif: admin_state: plugin %r: its application_id is not kept: it stays disabled until a PATCH gives "
                 "config.application_id and enabled=true",
                 entity.get("instance_name") or plugin_id,
             )
-        fields = {**_fields(entity), "config": {}, "id": plugin_id, "name": PLUGIN_NAME}
+        fields = {**_fields(entity), "config": {}, "id": plugin_id, "name": name}
         return LivePlugin.model_validate({**fields, "enabled": enabled, "changes": config, "created": True})
 
 
-def _not_ours(plugin: Plugin) -> Unsupported:
-    return Unsupported(f"cannot update a '{plugin.name}' plugin here: change Kong's configuration instead")
+def _check_receiver(plugin_name: str, values: Mapping[str, Any]) -> None:
+    """Raises `SchemaViolation`."""
+    if (missing := missing_receiver(plugin_name, parse_settings(values))) is not None:
+        raise SchemaViolation({"config": {missing: "required field missing"}})
 
 
 def _fields(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,9 +308,9 @@ def _find(config: KongConfig, plugin_id: str) -> Plugin:
     raise NotFound(plugin_id)
 
 
-def _id_for(ids: Mapping[str, str | None]) -> str:
+def _id_for(plugin_name: str, ids: Mapping[str, str | None]) -> str:
     """From the scope, which no two have in common: the same in all workers of one proxy, and on every start."""
-    scoped = ":".join(f"{name}={id_}" for name, id_ in ids.items() if id_ is not None)
+    scoped = prefix_of(plugin_name) + ":".join(f"{name}={id_}" for name, id_ in ids.items() if id_ is not None)
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"mitmproxy-moesif:created:{scoped}"))
 
 

@@ -148,11 +148,11 @@ class LocalPluginSource:
                 yield name, UNKNOWN
 
 
-def check_name(given: Mapping[str, Any]) -> None:
-    """Of the plugins that Kong knows, there is only ours. Raises `SchemaViolation`."""
+def check_name(given: Mapping[str, Any], known: Collection[str] = (PLUGIN_NAME,)) -> None:
+    """Of the plugins that Kong knows, there are only these. Raises `SchemaViolation`."""
     name = given.get("name")
     if name is None:
         raise SchemaViolation({"name": "required field missing"})
-    if name != PLUGIN_NAME:
+    if name not in known:
         fault = f"plugin '{str(name)[:100]}' not enabled; add it to the 'plugins' configuration property"
         raise SchemaViolation({"name": fault})

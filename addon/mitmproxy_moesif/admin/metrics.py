@@ -15,7 +15,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from mitmproxy_moesif.admin.source import Status
+from mitmproxy_moesif.admin.source import ReceiverStatus, Status
 from mitmproxy_moesif.capture.traffic import TrafficStatus
 
 CAUSES = (
@@ -96,6 +96,9 @@ class _StatusCollector(Collector):
         if "dropped" in status:
             text = "Events that are lost, by cause."
             yield _counter("moesif_events_dropped", text, "cause", dict.fromkeys(CAUSES, 0) | dict(status["dropped"]))
+        if "engines" in status:
+            text = "Exchanges that began, by what carries them, in the processes that run."
+            yield _counter("moesif_exchanges", text, "engine", status["engines"])
         if "faults" in status:
             text = "Errors of the addon's own, by where; the traffic was not affected."
             yield _counter("moesif_faults", text, "kind", status["faults"])
@@ -107,6 +110,24 @@ class _StatusCollector(Collector):
                 if (state := how.get("state")) != "unknown":
                     up.add_metric([destination], state == "up")
             yield up
+        yield from self._lossy(self._status.get("receivers", {}))
+
+    def _lossy(self, receivers: Mapping[str, ReceiverStatus]) -> Iterator[Metric]:
+        """Those that may lose records."""
+        if not receivers:
+            return
+        captured = CounterMetricFamily("moesif_records_captured", "Records for a lossy receiver.", labels=["receiver"])
+        delivered = CounterMetricFamily("moesif_records_delivered", "Records that it accepted.", labels=["receiver"])
+        waiting = GaugeMetricFamily("moesif_records_waiting", "Records that wait for it.", labels=["receiver"])
+        labels = ["receiver", "cause"]
+        dropped = CounterMetricFamily("moesif_records_dropped", "Records that it did not get, by cause.", labels=labels)
+        for name, counts in receivers.items():
+            captured.add_metric([name], counts["captured"])
+            delivered.add_metric([name], counts["delivered"])
+            waiting.add_metric([name], counts["waiting"])
+            for cause, count in sorted(counts["dropped"].items()):
+                dropped.add_metric([name, cause], count)
+        yield from (captured, delivered, waiting, dropped)
 
     def _spool(self) -> Iterator[Metric]:
         spool = self._status.get("spool", {})

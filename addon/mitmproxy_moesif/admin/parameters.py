@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from mitmproxy_moesif.admin.redact import SHOWN
 from mitmproxy_moesif.admin.source import SchemaViolation
 from mitmproxy_moesif.config.fields import Property, parameters_with
-from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
+from mitmproxy_moesif.config.settings import START_ONLY, Settings, SettingsError, parse_settings
 
 TOP_LEVEL = "enabled"
 """The one parameter that is a field of Kong's entity itself, beside `config`."""
@@ -32,9 +32,35 @@ UNKNOWN = "unknown field"
 IMMUTABLE = "immutable field cannot be updated"
 
 
-def shown_config(settings: Settings) -> dict[str, Any]:
-    """All parameters in plain values, secrets replaced."""
-    return {name: _shown(_value(settings, name)) for name in Settings.model_fields if in_config(name)}
+def shown_config(settings: Settings, prefix: str = "") -> dict[str, Any]:
+    """All parameters in plain values, secrets replaced; of a plugin whose parameters have a `prefix` here, its own."""
+    return {
+        name.removeprefix(prefix): _shown(_value(settings, name))
+        for name in Settings.model_fields
+        if in_config(name) and name.startswith(prefix)
+    }
+
+
+def wanted_of_plugin(
+    prefix: str,
+    given: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    faults: Mapping[str, Any],
+    *,
+    same_too: bool = False,
+) -> dict[str, Any]:
+    """As `wanted_parameters`, of a plugin whose parameters have a `prefix` here."""
+    config = changes.get("config")
+    if prefix and isinstance(config, Mapping):
+        changes = {**changes, "config": {prefix + name: value for name, value in config.items()}}
+    try:
+        wanted = wanted_parameters(given, changes, faults, same_too=same_too)
+    except SchemaViolation as error:
+        if isinstance(config := error.fields.get("config"), Mapping):
+            fields = {name.removeprefix(prefix): fault for name, fault in config.items()}
+            raise SchemaViolation({**error.fields, "config": fields}) from None
+        raise
+    return {name.removeprefix(prefix): value for name, value in wanted.items()}
 
 
 def wanted_parameters(
@@ -95,7 +121,8 @@ def _fault(current: Settings | None, name: str, value: object, fixed: Collection
     if name not in Settings.model_fields or not in_config(name):
         return UNKNOWN
     if name in fixed and (current is None or value != _shown(_value(current, name))):
-        return "can only be set at the start"
+        at_start = name in START_ONLY
+        return "can only be set at the start" if at_start else "can only be set with the options"
     return None
 
 

@@ -34,6 +34,13 @@ def redacted(content: object, secrets: Iterable[str] = ()) -> Any:
     return content
 
 
+def reasons_without(content: object, secrets: Iterable[str]) -> Any:
+    """A copy of what is wrong with fields, by their names; `secrets` are replaced in it."""
+    if isinstance(content, Mapping):
+        return {str(name): reasons_without(value, secrets) for name, value in content.items()}
+    return redacted(content, secrets)
+
+
 def _value(name: str, value: object, secrets: Iterable[str]) -> Any:
     if value is None or isinstance(value, bool) or not is_secret(name):
         return redacted(value, secrets)

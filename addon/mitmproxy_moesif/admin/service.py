@@ -23,14 +23,17 @@ from mitmproxy_moesif.admin.source import (
     Status,
     UniqueViolation,
     UnsentStatus,
+    receivers_of,
 )
 from mitmproxy_moesif.admin.state import Document, Keeper, StateError, StateFile
 from mitmproxy_moesif.capture.traffic import TrafficStatus
 from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.governance.refresh import REFRESH, Refusal
 from mitmproxy_moesif.kong.errors import OPTIONS_ID, PLUGIN_NAME
 from mitmproxy_moesif.kong.overlay import REFERENCES, LiveOverlay
-from mitmproxy_moesif.log import counted
+from mitmproxy_moesif.kong.scopes import AKTO
+from mitmproxy_moesif.log import log
 
 if TYPE_CHECKING:
     from mitmproxy_moesif.config.live import LiveOptions
@@ -69,6 +72,7 @@ class Operations:
         self._local = LocalPluginSource(read, change)
         self._kong: KongPluginSource | None = None
         self._keeper: Keeper = StateFile(None)
+        self.engines: Callable[[], Mapping[str, int]] | None = None
         self._kept: Document = {}
         self._changing = threading.Lock()
 
@@ -111,8 +115,8 @@ class Operations:
         self._kept = document
 
     @contextmanager
-    def _change(self) -> Iterator[None]:
-        """What the block puts in force is kept, or undone. Raises `NotKept`."""
+    def _change(self, what: str, given: Mapping[str, Any]) -> Iterator[None]:
+        """What the block puts in force is kept, or undone. The log says what was given. Raises `NotKept`."""
         with self._changing:
             yield
             document = self.document()
@@ -121,6 +125,8 @@ class Operations:
             except NotKept:
                 self._take(self._kept)
                 raise
+            if document != self._kept:
+                log.info("moesif: changed through the Admin API: %s: %s", what, ", ".join(names_of(given)) or "removed")
             self._kept = document
 
     def _condition(self) -> Condition:
@@ -132,6 +138,8 @@ class Operations:
     def status(self) -> Status:
         status = status_of(self._condition(), self._began)
         status["traffic"] = self._traffic()
+        if self.engines is not None:
+            status["engines"] = self.engines()
         if (resolver := self._resolver()) is not None:
             status["kong"] = resolver.describe()
         return status
@@ -147,24 +155,24 @@ class Operations:
         return [*self._local.plugins(), *(self._kong.plugins() if self._kong is not None else ())]
 
     def patch_plugin(self, plugin_id: str, changes: Mapping[str, Any]) -> Mapping[str, Any]:
-        with self._change():
+        with self._change(self._name_of(plugin_id), changes):
             return self._source_of(plugin_id).patch_plugin(plugin_id, changes)
 
     def replace_plugin(self, plugin_id: str, given: Mapping[str, Any], kept: Collection[str]) -> Mapping[str, Any]:
-        with self._change():
+        with self._change(self._name_of(plugin_id), given):
             return self._source_of(plugin_id).replace_plugin(plugin_id, given, kept)
 
     def add_plugin(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A global one only where the options are none, since Kong's configuration has instances."""
+        """A global one of Moesif only where the options are none, since Kong's configuration has instances."""
         resolver = self._resolver()
-        scoped = any(given.get(name) for name in REFERENCES)
-        with self._change():
+        scoped = given.get("name") == AKTO or any(given.get(name) for name in REFERENCES)
+        with self._change("a new plugin", given):
             if self._kong is not None and (scoped or (resolver is not None and resolver.has_instances)):
                 return self._kong.add_plugin(given)
             return self._local.add_plugin(given)
 
     def remove_plugin(self, plugin_id: str) -> None:
-        with self._change():
+        with self._change(self._name_of(plugin_id), {}):
             self._source_of(plugin_id).remove_plugin(plugin_id)
 
     def list_entities(self, kind: str) -> Sequence[Entity]:
@@ -175,17 +183,30 @@ class Operations:
             raise NotFound(name)
         return self._kong.find_entity(kind, name)
 
+    def _name_of(self, plugin_id: str) -> str:
+        names = [plugin["instance_name"] for plugin in self.plugins() if plugin["id"] == plugin_id]
+        return "the options" if plugin_id == OPTIONS_ID else next(filter(None, names), plugin_id)
+
     def _source_of(self, plugin_id: str) -> LocalPluginSource | KongPluginSource:
         return self._local if self._kong is None or plugin_id == OPTIONS_ID else self._kong
 
     def explain(self, method: str, host: str | None, path: str) -> Mapping[str, Any]:
         resolver = self._resolver()
         if resolver is None:
-            return {
-                "instance": {"id": OPTIONS_ID, "instance_name": PLUGIN_NAME},
-                "why": "the options are one global instance",
-            }
-        return resolver.scopes.explain(method, host, path)
+            enabled = self._read().enabled
+            why = "the options are one global instance" if enabled else "enabled is false: nothing is captured"
+            return {"instance": {"id": OPTIONS_ID, "instance_name": PLUGIN_NAME} if enabled else None, "why": why}
+        explained = resolver.scopes.explain(method, host, path)
+        if resolver.has_akto:
+            akto = resolver.scopes.explain(method, host, path, name=AKTO)
+            explained["akto"] = {name: akto[name] for name in ("instance", "why")}
+        return explained
+
+
+def names_of(given: Mapping[str, Any]) -> list[str]:
+    """What an entity gives, without values: those may be secret."""
+    config = given.get("config")
+    return sorted({*given, *(config if isinstance(config, Mapping) else ())} - {"config"})
 
 
 def status_of(condition: Condition, began: float) -> Status:
@@ -204,6 +225,7 @@ def status_of(condition: Condition, began: float) -> Status:
         oldest_waiting=round(age_of(condition), 3) if condition.oldest_at is not None else None,
         destinations={name: _destination(health) for name, health in condition.health.items()},
         unsent={name: _unsent(unsent) for name, unsent in condition.unsent.items()},
+        receivers=receivers_of(reading),
         spool=_spool(condition.spool),
     )
 
@@ -215,7 +237,7 @@ def health_of(condition: Condition) -> tuple[bool, str]:
         return False, condition.trouble
     if age <= UNHEALTHY_AFTER:
         unsent = sum(one.events for one in condition.unsent.values())
-        return True, f"ok; nobody sends {counted(unsent, 'event')}: see unsent in /status" if unsent else "ok"
+        return True, f"ok; nobody sends {number_of(unsent, 'event')}: see unsent in /status" if unsent else "ok"
     reasons = [health.reason for health in condition.health.values() if health.reason]
     why = f": {', '.join(reasons)}" if reasons else ""
     return False, f"the oldest event has been waiting for {age:.0f} s{why}"

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import Any, Literal, Protocol, TypedDict
 
 from mitmproxy_moesif.capture.traffic import TrafficStatus
+from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.kong.entities import Entity
 from mitmproxy_moesif.kong.errors import (
     Key,
@@ -67,14 +68,24 @@ class WorkersStatus(TypedDict):
     restarts: int
 
 
+class ReceiverStatus(TypedDict):
+    """The records of a receiver that may lose some: captured = delivered + waiting + dropped."""
+
+    captured: int
+    delivered: int
+    waiting: int
+    dropped: Mapping[str, int]
+
+
 class Status(TypedDict, total=False):
     """What `GET /status` shows and the metrics are made of; a part that is not given is not shown.
 
     Numbers of events: `captured` (of these, `recovered` were found on disk), `delivered`, `waiting`, `dropped` by
     cause; captured = delivered + waiting + dropped. `skipped` exchanges were never captured, `faults` (by kind) are
     errors of ours. `uptime` and `oldest_waiting` are seconds, the latter None where nothing waits but what is `unsent`:
-    of that, by destination, nobody sends. `traffic` counts all that passes.
-    `kong` tells which configuration and instances are loaded, in plain values.
+    of that, by destination, nobody sends. `receivers` are those that may lose records, by name. `traffic` counts all
+    that passes, `engines` the exchanges that began since the start, by what carries them. `kong` tells which
+    configuration and instances are loaded, in plain values.
     """
 
     version: str
@@ -85,14 +96,25 @@ class Status(TypedDict, total=False):
     waiting: Waiting
     dropped: Mapping[str, int]
     skipped: int
+    engines: Mapping[str, int]
     faults: Mapping[str, int]
     oldest_waiting: float | None
     destinations: Mapping[str, Destination]
     unsent: Mapping[str, UnsentStatus]
+    receivers: Mapping[str, ReceiverStatus]
     spool: SpoolStatus
     traffic: TrafficStatus
     workers: WorkersStatus
     kong: Mapping[str, Any]
+
+
+def receivers_of(reading: Reading) -> dict[str, ReceiverStatus]:
+    return {
+        name: ReceiverStatus(
+            captured=tally.captured, delivered=tally.delivered, waiting=tally.waiting, dropped=tally.dropped
+        )
+        for name, tally in reading.lossy.items()
+    }
 
 
 class PluginSource(Protocol):

@@ -3,7 +3,8 @@
 mitmproxy reads a body to its end before it sends an answer that a hook has set. What is put in place of its classes
 here answers at once, reads on for `MAX_DISCARDED` bytes, so that a client that sends first finds the answer, and then
 closes the connection; over HTTP/2 it resets the stream. In the same way a body that rules wait for is passed on, or
-refused, as soon as it is larger than they read. On versions of mitmproxy that were not tested none of it is done.
+refused, as soon as it is larger than they read. A request that met a kept connection as the upstream closed it is sent
+once more on a fresh one, where that does no harm. On versions of mitmproxy that were not tested none of it is done.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from mitmproxy.proxy.layers.http._events import (
     RequestData,
     RequestEndOfMessage,
     RequestHeaders,
+    RequestProtocolError,
     ResponseEndOfMessage,
     ResponseHeaders,
     ResponseProtocolError,
@@ -43,6 +45,8 @@ MAX_HEAD = 65_536
 
 MAX_DISCARDED = 1_000_000
 """Bytes of a refused request's body that are read and thrown away."""
+
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 ENDS_OF_HEAD = (b"\n\r\n", b"\n\n")
 
@@ -67,6 +71,7 @@ class Stream(http_layers.HttpStream):
     """One exchange."""
 
     bodiless = True
+    sent_again = False
 
     def state_wait_for_request_headers(self, event: RequestHeaders) -> Commands:
         self.bodiless = event.end_stream
@@ -82,6 +87,30 @@ class Stream(http_layers.HttpStream):
             yield from self.refuse(self.flow.response)
             return True
         return False
+
+    def handle_protocol_error(self, event: RequestProtocolError | ResponseProtocolError) -> Commands:
+        if isinstance(event, ResponseProtocolError) and self.met_a_closing_connection(event.message):
+            self.sent_again = True
+            yield from self.send_again()
+        else:
+            yield from super().handle_protocol_error(event)
+
+    def met_a_closing_connection(self, message: str) -> bool:
+        """Whether an upstream closed a kept connection just when a request came that may as well be sent twice."""
+        request, server = self.flow.request, self.flow.server_conn
+        kept = server.timestamp_start is not None and server.timestamp_start < request.timestamp_start
+        return (
+            (kept and message == "server closed connection" and not self.sent_again)
+            and (self.bodiless and not request.raw_content and request.method.upper() in IDEMPOTENT)
+            and self.client_state == self.state_done
+            and self.server_state == self.state_wait_for_response_headers
+        )
+
+    def send_again(self) -> Commands:
+        """On a fresh connection."""
+        if (yield from self.make_server_connection()):
+            yield http_layers.SendHttp(RequestHeaders(self.stream_id, self.flow.request, True), self.context.server)
+            yield http_layers.SendHttp(RequestEndOfMessage(self.stream_id), self.context.server)
 
     def has_ended(self) -> bool:
         """Whether all of the request is there: it has no body, or that came along with the head."""

@@ -19,7 +19,7 @@ from mitmproxy import http
 from mitmproxy_moesif.capture.engine import Hold
 from mitmproxy_moesif.capture.failure import failed_before_answer, failure, is_complete, status_seen
 from mitmproxy_moesif.capture.in_flight import PendingExchange
-from mitmproxy_moesif.capture.responses import Refusal
+from mitmproxy_moesif.capture.responses import GATE_REFUSED, Refusal
 from mitmproxy_moesif.capture.tee import Tee
 from mitmproxy_moesif.capture.upgrades import Messages
 from mitmproxy_moesif.config.instance import Instance
@@ -34,6 +34,9 @@ TRANSACTION_HEADER = b"X-Moesif-Transaction-Id"
 _TRANSACTION_KEY = TRANSACTION_HEADER.lower()
 _PRINTABLE = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]{0,126}[\x21-\x7e])?")
 
+BLOCKED_BY = "moesif_blocked_by"
+"""In the metadata of a flow that somebody looks at: the rule that blocked it."""
+
 BODY_FIELDS = frozenset({b"content-length", b"transfer-encoding"})
 BODY_FIELD_LENGTHS = frozenset(map(len, BODY_FIELDS))
 
@@ -45,10 +48,11 @@ def open_exchange(flow: http.HTTPFlow, instance: Instance) -> PendingExchange:
     """
     fields, sent = flow.request.headers.fields, _sent_id(flow.request.headers.fields)
     entry = PendingExchange(flow, instance, flow.id, None, fields, live=flow.live, refused=flow.error is not None)
-    if sent is not None and _TRANSACTION_KEY.decode() not in instance.policy.request.header_masks:
+    ours = flow.id.encode()  # as in a saved flow that was captured
+    if sent not in (None, ours) and _TRANSACTION_KEY.decode() not in instance.policy.request.header_masks:
         entry.metadata["client_transaction_id"] = sent.decode()
     if not instance.settings.disable_transaction_id:
-        entry.header = sent or flow.id.encode()
+        entry.header = sent or ours
         if entry.live and sent is None:
             entry.request_headers = flow.request.headers.fields = with_transaction_id(fields, entry.header)
     return entry
@@ -116,7 +120,7 @@ def open_response(entry: PendingExchange, flow: http.HTTPFlow, *, stream: bool) 
 
 
 def _limit(instance: Instance, *, request: bool) -> int:
-    side = instance.policy.request if request else instance.policy.response
+    side = instance.captured.request if request else instance.captured.response
     return side.body.limit if side.body.capture else -1
 
 
@@ -173,6 +177,8 @@ def snapshot(entry: PendingExchange, end: End) -> Exchange:
     flow, request = entry.flow, entry.flow.request
     if entry.unanswered:
         entry.metadata["left_to_kong"] = True
+    if (refused := flow.metadata.get(GATE_REFUSED)) is not None:
+        entry.metadata.setdefault("error", refused)
     if flow.websocket is not None:
         entry.metadata["websocket"] = _websocket(flow)
     exchange = Exchange(

@@ -17,9 +17,13 @@ from mitmproxy_moesif.log import RateLimitedLog
 # What may be in it: taken away with `translate`, nothing must be left.
 VISIBLE = bytes([*range(0x21, 0x7F), *range(0x80, 0x100)])
 TEXT = VISIBLE + b" \t"
-_TOKEN = bytes(byte for byte in VISIBLE if byte < 0x80 and chr(byte) not in '"(),/:;<=>?@[\\]{}')
+TOKEN = bytes(byte for byte in VISIBLE if byte < 0x80 and chr(byte) not in '"(),/:;<=>?@[\\]{}')
 _HOST = bytes(byte for byte in VISIBLE if byte not in b"/?#@\\,")
 
+MOST_DIGITS = 18
+"""Of a Content-Length: more may be beyond 64 bits, which is another length to some."""
+
+_LENGTH = len(b"content-length")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://([^/?#]*)(?:/.*)?", re.DOTALL)
 
 _told = RateLimitedLog()
@@ -34,10 +38,13 @@ def ambiguity(message: http.Message) -> str | None:
 
 def _field_ambiguity(fields: Fields) -> str | None:
     names = [name for name, _ in fields]
-    if b"" in names or b"".join(names).translate(None, _TOKEN):
+    if b"" in names or b"".join(names).translate(None, TOKEN):
         return "a header name that is no token"
     if b"".join([value for _, value in fields]).translate(None, TEXT):
         return "a control character in a header value"
+    for name, value in fields:
+        if len(name) == _LENGTH and len(value) > MOST_DIGITS and name.lower() == b"content-length":
+            return "a Content-Length that some cannot count to"
     return None
 
 
@@ -46,7 +53,7 @@ def _request_ambiguity(request: http.Request) -> str | None:
     absolute = None if data.path[:1] in (b"/", b"*") else _ABSOLUTE.fullmatch(data.path)
     if not (data.path[:1] == b"/" or data.path == b"*" or absolute) or data.path.translate(None, VISIBLE):
         return "a target that is none"
-    if not data.method or data.method.translate(None, _TOKEN):
+    if not data.method or data.method.translate(None, TOKEN):
         return "a method that is none"
     hosts = [value for name, value in data.headers.fields if len(name) == 4 and name.lower() == b"host"]
     if len(hosts) > 1:
@@ -65,7 +72,8 @@ def refuse_request(flow: http.HTTPFlow) -> bool:
     """Answer 400 to an ambiguous request; whether it is one. Nobody should look at it then."""
     if not flow.live or (why := ambiguity(flow.request)) is None:
         return False
-    _told.warning(why, "moesif: a request is refused with 400: %s", why)
+    peer = flow.client_conn.peername[0] if flow.client_conn.peername else "an unknown address"
+    _told.warning(why, "moesif: a request from %s is refused with 400: %s", peer, why)
     if flow.error is None:  # else mitmproxy has refused it
         flow.request.stream = False
         flow.response = refusal(400, flow.request, "the request can be read in more than one way")

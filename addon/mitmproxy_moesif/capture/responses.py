@@ -14,6 +14,9 @@ from mitmproxy_moesif.governance.rules import Blocked
 ANNOUNCED = "jwt_gate"
 """In a flow's metadata: headers, by name, that its answer gets whatever the upstream sends."""
 
+GATE_REFUSED = "jwt_gate_refused"
+"""In a flow's metadata: why the gate has refused it, as the event says it."""
+
 TRANSACTION_ID = "moesif_transaction_id"
 """In a flow's metadata: the transaction id that its answer bears where that is the engine's own."""
 

@@ -12,7 +12,8 @@ from mitmproxy import http
 from mitmproxy.utils import human
 
 from mitmproxy_moesif.capture.traffic import TROUBLES
-from mitmproxy_moesif.log import counted, log
+from mitmproxy_moesif.config.text import number_of
+from mitmproxy_moesif.log import log
 
 _SAYS = (
     ("protocol", re.compile(r"unexpected server response|Cannot parse HTTP|HTTP/[12] protocol error|Received ")),
@@ -82,6 +83,6 @@ class Upstreams:
             log.warning(
                 "moesif: the upstream %s answers again; %s failed in %.0f s",
                 upstream,
-                counted(state.requests, "request"),
+                number_of(state.requests, "request"),
                 seconds,
             )

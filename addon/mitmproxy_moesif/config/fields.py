@@ -22,6 +22,7 @@ class Property(Enum):
 
     START_ONLY = "takes effect at the start only: a live change is refused"
     LOCAL = "belongs to this machine: no client of the Admin API may change it"
+    RECEIVER = "names where events go that must not be lost"
     FILE = "names a file or folder: `~` is expanded, and no client of the Admin API may change it"
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
+from mitmproxy_moesif.config.akto import MAX_BODY_BYTES, AktoTarget
 from mitmproxy_moesif.config.destination import account_of, destination_of
-from mitmproxy_moesif.config.policy import EventPolicy, compile_policy
+from mitmproxy_moesif.config.policy import EventPolicy, compile_policy, with_bodies_of
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.config.user_hooks import UserHooks
 
@@ -13,7 +17,7 @@ OPTIONS = "options"
 """The name of the instance that the options are."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Instance:
     """`account` and `destination` name whose events they are and the queue they wait in, without telling a secret.
 
@@ -26,6 +30,17 @@ class Instance:
     destination: str
     hooks: UserHooks | None = None
     name: str = OPTIONS
+    akto: AktoTarget | None = None
+
+    @cached_property
+    def akto_policy(self) -> EventPolicy:
+        """For Akto's records, which may hold larger bodies than events."""
+        return with_bodies_of(self.policy, MAX_BODY_BYTES)
+
+    @property
+    def captured(self) -> EventPolicy:
+        """What is captured at all."""
+        return self.policy if self.akto is None else self.akto_policy
 
     @property
     def masks(self) -> bool:
@@ -50,4 +65,10 @@ class Instance:
             hooks = UserHooks.load(settings.hooks, hooks_source, previous.hooks if previous is not None else None)
         if previous is not None and (previous.hooks, previous.name) == (hooks, name) and previous.settings == settings:
             return previous
-        return cls(settings, compile_policy(settings), account_of(settings), destination_of(settings), hooks, name)
+        account, destination, akto = account_of(settings), destination_of(settings), AktoTarget.of(settings)
+        return cls(settings, compile_policy(settings), account, destination, hooks, name, akto)
+
+    def with_akto(self, parameters: Mapping[str, Any]) -> Instance:
+        """The same with these values of Akto's parameters."""
+        settings = self.settings.model_copy(update=dict(parameters))
+        return replace(self, settings=settings, akto=AktoTarget.of(settings))

@@ -24,11 +24,15 @@ type Prepare = Callable[[Mapping[str, Any]], None]
 
 
 class LiveOptions:
-    """Changes mitmproxy's options from another thread, on its event loop. Raises `SettingsError` where refused."""
+    """Changes mitmproxy's options from another thread, on its event loop. Raises `SettingsError` where refused.
 
-    def __init__(self, master: Master, prefix: str, prepare: Prepare) -> None:
+
+    `option` names the option of a parameter.
+    """
+
+    def __init__(self, master: Master, option: Callable[[str], str], prepare: Prepare) -> None:
         self._master = master
-        self._prefix = prefix
+        self._option = option
         self._prepare = prepare
         self._loop_thread = threading.get_ident()
         self._started: dict[str, Any] = {}
@@ -67,7 +71,7 @@ class LiveOptions:
             done.result()  # it has begun meanwhile
 
     def _value(self, name: str, value: Any) -> Any:
-        return self._started.get(self._prefix + name, UNSET) if value is AS_STARTED else value
+        return self._started.get(self._option(name), UNSET) if value is AS_STARTED else value
 
     @property
     def names(self) -> Collection[str]:
@@ -76,14 +80,14 @@ class LiveOptions:
 
     def _update(self, changes: dict[str, Any]) -> None:
         options = self._master.options
-        wanted = {self._prefix + name: self._value(name, value) for name, value in changes.items()}
+        wanted = {self._option(name): self._value(name, value) for name, value in changes.items()}
         known = options._options  # noqa: SLF001
         started = {name: known[name].value for name in wanted} | self._started
         try:
             put(options, wanted)
         except OptionsError as error:
             raise SettingsError(str(error).removeprefix("moesif: ")) from None
-        gone = {self._prefix + name for name, value in changes.items() if value is AS_STARTED}
+        gone = {self._option(name) for name, value in changes.items() if value is AS_STARTED}
         self._started = {name: value for name, value in started.items() if name not in gone}
 
 

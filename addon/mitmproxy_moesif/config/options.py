@@ -6,7 +6,7 @@ Precedence: `--set`, then mitmproxy's config.yaml (both arrive as options), then
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -18,11 +18,14 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from mitmproxy_moesif.config.fields import Property, SettingsError, parameters_with, plain_types, shown
-from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.config.settings import AKTO_PREFIX, Settings, option_name
 from mitmproxy_moesif.config.text import did_you_mean
 
-OPTION_PREFIX = "moesif_"
+FAMILIES = ("moesif_", AKTO_PREFIX)
 ENVIRONMENT_PREFIX = "MOESIF_"
+"""What begins with it is ours; names that begin with `AKTO_` are those of Akto's own software too."""
+
+ENVIRONMENT: Mapping[str, str] = {option_name(name).upper(): name for name in Settings.model_fields}
 
 # Kubernetes injects these for any service called moesif...; they are nobody's typing error.
 _SERVICE_LINK = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT(_\d+_(TCP|UDP)(_\w+)?)?)|SERVICE_HOST|PORT\w*")
@@ -38,25 +41,25 @@ SWITCHES = dict.fromkeys(("1", "yes", "y", "on", "t", "true"), "true") | dict.fr
 
 @dataclass(frozen=True, slots=True)
 class OptionTable:
-    """The fields of a pydantic model as mitmproxy options: the field `name` is the option `prefix + name`.
+    """The fields of a pydantic model as mitmproxy options; `option` names the one of a field.
 
-    `family` is what all of these options' names begin with, misspelt ones too.
+    `families` are what all of these options' names begin with, misspelt ones too.
     """
 
     model: type[BaseModel]
-    prefix: str
-    family: str
+    option: Callable[[str], str]
+    families: tuple[str, ...]
 
     @property
     def files(self) -> frozenset[str]:
         """The options that name files."""
-        return frozenset(self.prefix + name for name in parameters_with(self.model, Property.FILE))
+        return frozenset(map(self.option, parameters_with(self.model, Property.FILE)))
 
     def register(self, loader: Loader) -> None:
         """Add every parameter as a typed option with its help."""
         for name, field in self.model.model_fields.items():
             typespec, default = option_type(field)
-            loader.add_option(self.prefix + name, typespec, default, field.description or "", choices(field))
+            loader.add_option(self.option(name), typespec, default, field.description or "", choices(field))
 
     def prefer_command_line(self, options: optmanager.OptManager, arguments: Sequence[str]) -> None:
         """`--set` beats config.yaml. mitmproxy reads the file last, so it would be the other way round."""
@@ -64,7 +67,7 @@ class OptionTable:
         for flag, following in zip(arguments, [*arguments[1:], ""], strict=True):
             spec = following if flag == "--set" else flag.removeprefix("--set=") if flag.startswith("--set=") else ""
             name, equals, value = spec.partition("=")
-            if name.startswith(self.family):
+            if name.startswith(self.families):
                 given.setdefault(name, []).extend([value] if equals else [])
         for name, values in given.items():
             if name in options.deferred:
@@ -72,11 +75,12 @@ class OptionTable:
 
     def take_unparsable(self, options: optmanager.OptManager) -> Iterator[str]:
         """A value of the wrong type would drop the whole addon without a word: take such out, and tell of each."""
-        for key, value in list(options.deferred.items()):
-            name = key.removeprefix(self.prefix)
-            if not key.startswith(self.prefix) or name not in self.model.model_fields:
+        for name, field in self.model.model_fields.items():
+            key = self.option(name)
+            if key not in options.deferred:
                 continue
-            typespec, default = option_type(self.model.model_fields[name])
+            value = options.deferred[key]
+            typespec, default = option_type(field)
             given = value.val if isinstance(value, optmanager._UnconvertedStrings) else value  # noqa: SLF001
             if typespec is bool and given is not value:
                 given = options.deferred[key].val = [SWITCHES.get(text.lower(), text) for text in given]
@@ -93,10 +97,8 @@ class OptionTable:
     def unknown_options(self, options: optmanager.OptManager) -> Iterator[str]:
         """Names of the family that are no parameter stay deferred for ever."""
         for key in options.deferred:
-            if key.startswith(self.family):
-                name = key.removeprefix(self.prefix)
-                meant = did_you_mean(name, self.model.model_fields, self.prefix)
-                yield f"{key}: there is no such option{meant}"
+            if key.startswith(self.families):
+                yield f"{key}: there is no such option{did_you_mean(key, map(self.option, self.model.model_fields))}"
 
 
 def option_type(field: FieldInfo) -> tuple[Any, Any]:
@@ -119,7 +121,7 @@ def given_options(options: optmanager.OptManager) -> dict[str, Any]:
     """The parameters that `--set`, config.yaml or a live change gave, also where they equal the default."""
     given = {}
     for name in Settings.model_fields:
-        option = options._options[OPTION_PREFIX + name]  # noqa: SLF001 - the only place that tells given from default
+        option = options._options[option_name(name)]  # noqa: SLF001 - the only place that tells given from default
         if option.value is not optmanager.unset:
             given[name] = option.current()
     return given
@@ -129,14 +131,23 @@ def given_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The parameters that the environment gives. Raises `SettingsError` for a name that is none."""
     given = {}
     for key, value in environ.items():
-        if not key.startswith(ENVIRONMENT_PREFIX):
-            continue
-        name = key.removeprefix(ENVIRONMENT_PREFIX)
-        if name.lower() in Settings.model_fields and name == name.upper():
-            given[name.lower()] = value
-        elif not _SERVICE_LINK.fullmatch(name):
-            meant = did_you_mean(name.lower(), Settings.model_fields)
+        if key in ENVIRONMENT:
+            given[ENVIRONMENT[key]] = value
+        elif key.startswith(ENVIRONMENT_PREFIX) and not _SERVICE_LINK.fullmatch(key.removeprefix(ENVIRONMENT_PREFIX)):
+            meant = did_you_mean(key, ENVIRONMENT)
             raise SettingsError(f"environment variable {key}: there is no such parameter{meant}")
+    return given
+
+
+def given_settings(settings: Sequence[str]) -> dict[str, str]:
+    """What `--set moesif_name=value` gives where there is no mitmproxy. Raises `SettingsError`."""
+    names = {option_name(name): name for name in Settings.model_fields}
+    given = {}
+    for setting in settings:
+        option, equals, value = setting.partition("=")
+        if not equals or option not in names:
+            raise SettingsError(f"{option}: there is no such option{did_you_mean(option, names)}")
+        given[names[option]] = value
     return given
 
 
@@ -156,7 +167,7 @@ def _expected(typespec: Any) -> str:
     return "a list of texts" if typespec == Sequence[str] else "one text"
 
 
-PARAMETERS = OptionTable(Settings, OPTION_PREFIX, OPTION_PREFIX)
+PARAMETERS = OptionTable(Settings, option_name, FAMILIES)
 
 register = PARAMETERS.register
 prefer_command_line = PARAMETERS.prefer_command_line

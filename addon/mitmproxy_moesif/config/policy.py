@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mitmproxy_moesif.config.settings import Settings
@@ -82,6 +82,15 @@ def compile_policy(settings: Settings) -> EventPolicy:
     )
 
 
+def with_bodies_of(policy: EventPolicy, size: int) -> EventPolicy:
+    """The same for bodies of at least this size."""
+
+    def wider(side: SidePolicy) -> SidePolicy:
+        return replace(side, body=replace(side.body, limit=max(side.body.limit, size)))
+
+    return replace(policy, request=wider(policy.request), response=wider(policy.response))
+
+
 def masks_in_force(settings: Settings) -> str:
     """One line for the start: what is left out of events."""
     counts = [
@@ -90,7 +99,7 @@ def masks_in_force(settings: Settings) -> str:
         if name.endswith("_masks") and isinstance(value, tuple) and value
     ]
     sent = "are sent" if settings.credential_headers == "send" else "are left out (credential_headers=send sends them)"
-    return f"masks: {', '.join(counts) or 'none'}; headers with credentials {sent}"
+    return f"{', '.join(counts) or 'none'}; headers with credentials {sent}"
 
 
 def parse_networks(networks: tuple[str, ...]) -> tuple[Network, ...]:

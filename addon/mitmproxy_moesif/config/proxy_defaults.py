@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from typing import Any
 
 from mitmproxy import optmanager
+
+_QUOTED = re.compile(r"\bb['\"].*", re.DOTALL)
 
 TRANSPARENT: dict[str, Any] = {
     "keep_host_header": True,  # Kong routes on it
@@ -37,6 +41,22 @@ def hide_flows(options: optmanager.OptManager) -> str | None:
         return "something is masked, and mitmproxy's own lines show it: flow_detail is set above 0"
     options.update(flow_detail=0)
     return "something is masked: mitmproxy's own lines about flows, which would show it, are off (flow_detail=0)"
+
+
+class Unquoted(logging.Filter):
+    """mitmproxy's lines about heads that it cannot read quote them, credentials and masked values included."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        record.msg, record.args = _QUOTED.sub("(not shown)", message), None
+        return True
+
+
+def quote_no_heads() -> None:
+    """From now on; a second call does nothing."""
+    logger = logging.getLogger("mitmproxy.proxy.server")
+    if not any(type(one).__name__ == Unquoted.__name__ for one in logger.filters):  # a reload makes another class
+        logger.addFilter(Unquoted())
 
 
 def speaks_h2(options: optmanager.OptManager) -> bool:

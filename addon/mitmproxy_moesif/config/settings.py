@@ -1,8 +1,8 @@
 """Every parameter in one table: the pydantic model `Settings`.
 
-From its fields come the mitmproxy options (`moesif_<name>`), the environment names (`MOESIF_<NAME>`), the `config:` of
-a Kong plugin entry, the validation, the Admin API's schema and compose/OPTIONS.md. Nothing else in the package knows
-a default or a bound.
+From its fields come the mitmproxy options (`moesif_<name>`; Akto's keep their `akto_<name>`), the environment names
+(the same in capitals), the `config:` of a Kong plugin entry, the validation, the Admin API's schema and
+compose/OPTIONS.md. Nothing else in the package knows a default or a bound.
 
 Units: milliseconds and bytes, as in Kong. Lists are given comma-separated or repeated.
 """
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 from mitmproxy_moesif.config.fields import (
     Names,
@@ -30,7 +30,10 @@ from mitmproxy_moesif.config.fields import (
     secrets_of,
 )
 
-__all__ = ["SECRETS", "START_ONLY", "Settings", "SettingsError", "parse_settings"]
+__all__ = ["AKTO_PREFIX", "SECRETS", "START_ONLY", "Settings", "SettingsError", "option_name", "parse_settings"]
+
+AKTO_PREFIX = "akto_"
+"""Of the parameters of the receiver Akto, which are those of a plugin of its own in Kong."""
 
 MAX_MS = 2**31 - 2
 MAX_BYTES = 2**53
@@ -51,7 +54,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     # --- as Kong's plugin has them -------------------------------------------------------------------------------
-    application_id: SecretStr = Field(
+    application_id: Annotated[SecretStr, Property.RECEIVER] = Field(
         SecretStr(""), description="Collector Application ID of your Moesif account; required. A secret, never shown."
     )
     api_endpoint: str = Field(
@@ -150,10 +153,10 @@ class Settings(BaseModel):
         description="Keep in events what masked headers tell: user and company ID, IP address, trace ID, Kong's names. "
         "If false, events are made as if those headers had not come.",
     )
-    sink_file: OptionalPath = Field(
+    sink_file: Annotated[OptionalPath, Property.RECEIVER] = Field(
         None, description="File to which events are also written as NDJSON; without an application ID, only there."
     )
-    kafka_brokers: Names = Field(
+    kafka_brokers: Annotated[Names, Property.RECEIVER] = Field(
         (),
         description="host:port of Kafka brokers; if set, events go to Kafka instead of Moesif "
         "(`moesif-proxy forward` delivers them from there).",
@@ -163,6 +166,28 @@ class Settings(BaseModel):
         SecretStr(""),
         description="Further settings of librdkafka (TLS, SASL, ...): `key=value,key=value`, or a file with one "
         "`key=value` a line. A secret.",
+    )
+    akto_service_url: OptionalName = Field(
+        None, description="Base URL of Akto's ingest service; if set, records of the exchanges go there too."
+    )
+    akto_timeout: Milliseconds = Field(
+        30_000,
+        gt=0,
+        description="Milliseconds for a call to Akto; at most 3 s to connect, 5 s to send and 3 s to read are allowed.",
+    )
+    akto_log_level: Literal["debug", "info", "warn", "error"] = Field(
+        "warn", description="Threshold of the log lines about Akto."
+    )
+    akto_api_key: Annotated[SecretStr, Needs("akto_service_url")] = Field(
+        SecretStr(""), description="Key sent to Akto as x-api-key and Authorization. A secret."
+    )
+    akto_account_id: str = Field(
+        "1000000", pattern=r"^[0-9]{1,19}$", coerce_numbers_to_str=True, description="Account named in Akto's records."
+    )
+    akto_kafka_brokers: Names = Field((), description="host:port of Kafka brokers, for `akto_transport=kafka`.")
+    akto_kafka_topic: str = Field("akto.api.logs", description="Kafka topic for Akto's records.")
+    akto_transport: Literal["http", "kafka"] = Field(
+        "http", description="Whether records go to Akto's ingest service or to the Kafka topic that its runtime reads."
     )
     spool_dir: Annotated[OptionalPath, Property.START_ONLY] = Field(
         None, description="Folder for events on disk; default: moesif-spool in mitmproxy's confdir; `off`: memory only."
@@ -181,6 +206,10 @@ class Settings(BaseModel):
     )
     fast_dispatch: bool = Field(
         True, description="Call addons through a precomputed table; only on mitmproxy versions it was tested with."
+    )
+    engine: Annotated[Literal["auto", "fast", "mitmproxy"], Property.START_ONLY] = Field(
+        "auto",
+        description="What carries plain HTTP/1 in moesif-proxy: the fast lane, or mitmproxy's layers (auto).",
     )
     governance: Literal["on", "off"] = Field(
         "on", description="Whether governance rules are enforced; sampling is not affected."
@@ -224,8 +253,8 @@ class Settings(BaseModel):
     )
     recent: Annotated[int | None, Field(ge=0, le=MAX_RECENT), Property.START_ONLY] = Field(
         None,
-        description="Newest exchanges kept in memory for `/exchanges`; default: 1000 where `admin_listen` is set, "
-        "otherwise 0.",
+        description="Newest exchanges kept in memory for `/exchanges`; default: 1000 where `admin_listen` is set, and "
+        "in mitmweb and mitmproxy, otherwise 0.",
     )
     recent_raw: Annotated[bool, Property.START_ONLY] = Field(
         False, description="Also keep what masks remove from these exchanges, in memory only; for debugging."
@@ -234,7 +263,7 @@ class Settings(BaseModel):
         5000, description="Milliseconds allowed to deliver pending events at shutdown."
     )
 
-    @field_validator("api_endpoint", "kong_admin_url")
+    @field_validator("api_endpoint", "kong_admin_url", "akto_service_url")
     @classmethod
     def _is_http_url(cls, url: str | None) -> str | None:
         if url is None:
@@ -258,7 +287,14 @@ class Settings(BaseModel):
         number = {"/dev/stdout": 1, "/dev/stderr": 2}.get(path or "")
         return path if number is None else f"/proc/{os.getpid()}/fd/{number}"
 
-    @field_validator("kafka_brokers")
+    @field_validator("akto_transport")
+    @classmethod
+    def _has_brokers(cls, transport: str, info: ValidationInfo) -> str:
+        if transport == "kafka" and not info.data.get("akto_kafka_brokers"):
+            raise ValueError("kafka needs akto_kafka_brokers")
+        return transport
+
+    @field_validator("kafka_brokers", "akto_kafka_brokers")
     @classmethod
     def _are_brokers(cls, brokers: tuple[str, ...]) -> tuple[str, ...]:
         for broker in brokers:
@@ -266,7 +302,7 @@ class Settings(BaseModel):
                 raise ValueError("must be a list of HOST:PORT, without a scheme")
         return brokers
 
-    @field_validator("kafka_topic")
+    @field_validator("kafka_topic", "akto_kafka_topic")
     @classmethod
     def _is_topic(cls, topic: str) -> str:
         if not _TOPIC.fullmatch(topic):
@@ -288,17 +324,27 @@ class Settings(BaseModel):
     def _are_lower(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name.lower() for name in names)
 
-    @field_validator("application_id")
+    @field_validator("application_id", "akto_api_key")
     @classmethod
     def _fits_a_header(cls, secret: SecretStr) -> SecretStr:
         value = secret.get_secret_value().strip()
         if not (value.isascii() and (value.isprintable() or not value)):
-            raise ValueError("must be printable ASCII, as the application id in Moesif's settings is")
+            raise ValueError("must be printable ASCII, as it goes into a header")
         return SecretStr(value)
 
     @property
     def has_receiver(self) -> bool:
-        """Whether events have somewhere to go."""
+        """Whether exchanges have somewhere to go."""
+        return self.keeps_events or self.feeds_akto
+
+    @property
+    def feeds_akto(self) -> bool:
+        """Whether records go to Akto."""
+        return self.akto_service_url is not None or self.akto_transport == "kafka"
+
+    @property
+    def keeps_events(self) -> bool:
+        """Whether events go to a receiver that must not lose any: Moesif, Kafka or a file."""
         return bool(self.application_id.get_secret_value() or self.kafka_brokers or self.sink_file)
 
     @property
@@ -330,6 +376,11 @@ class Settings(BaseModel):
 
 def name_given(given: set[str]) -> bool:
     return bool(given & {"connect_timeout", "send_timeout"})
+
+
+def option_name(parameter: str) -> str:
+    """The mitmproxy option of a parameter; in capitals, its environment variable."""
+    return parameter if parameter.startswith(AKTO_PREFIX) else f"moesif_{parameter}"
 
 
 SECRETS = secrets_of(Settings)

@@ -11,6 +11,11 @@ def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
 
 
+def number_of(count: int, thing: str) -> str:
+    """`1 event`, `2 events`."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 HIDDEN = "a value not shown here"
 
 

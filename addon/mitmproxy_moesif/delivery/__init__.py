@@ -5,6 +5,7 @@ The server builds, stores and sends: in the delivery process, or in a thread of 
     api        the interface that the proxy uses: `Delivery` (test: delivery/test_protocol_values.py)
     attempt    one batch sent; the search for events that the receiver will not take (test: delivery/test_sender.py)
     batch      events on their way to the receiver, and what became of each (test: delivery/spool/test_store.py)
+    beside     what goes to Akto beside the events (test: test_akto.py)
     builder    the thread that builds events and stores them (test: test_delivery.py)
     child      the delivery process as the proxy sees it (test: test_delivery_process.py)
     client     the proxy's side: hands exchanges over, and bounds what waits (test: test_delivery_process.py)
@@ -13,6 +14,7 @@ The server builds, stores and sends: in the delivery process, or in a thread of 
     keeper     keeps a server running: replaces it, or falls back to a thread (test: test_delivery_process.py)
     debug      what the log says of each exchange where that is asked for
     ledger     the counts: captured = delivered + waiting + dropped
+    lossy      receivers that may lose records: bounded, tried once, counted
     pipeline   builder, store and senders put together (test: test_delivery.py)
     process    the main program of the delivery process (test: test_delivery_process.py)
     protocol   the messages between client and server

@@ -93,6 +93,9 @@ class Delivery(Protocol):
     def drain(self, seconds: float) -> None:
         """Send what waits, for at most `seconds`. What is put meanwhile is still taken. Not for the event loop."""
 
+    def hurry(self) -> None:
+        """Try to send now what waits, whatever pause a receiver was given. From any thread."""
+
     def abort(self) -> None:
         """End a `drain` under way at once; what is on disk stays there."""
 

@@ -17,11 +17,12 @@ from typing import NamedTuple
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery.batch import OLDEST
+from mitmproxy_moesif.delivery.beside import Beside
 from mitmproxy_moesif.delivery.ledger import Ledger, Settlement
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.store import Store
 from mitmproxy_moesif.event.exchange import Exchange
-from mitmproxy_moesif.event.pipeline import NotSent
+from mitmproxy_moesif.event.pipeline import Finished, NotSent
 from mitmproxy_moesif.log import RateLimitedLog, describe
 from mitmproxy_moesif.recent.store import RecentExchanges
 
@@ -31,7 +32,7 @@ CHUNK_EVENTS = 25
 CHUNK_BYTES = 1_000_000
 
 
-type Make = Callable[[Exchange, Instance], bytes | NotSent]
+type Make = Callable[[Exchange, Instance, Finished | None], bytes | NotSent]
 
 
 class Captured(NamedTuple):
@@ -49,7 +50,8 @@ class Builder:
     """Builds and stores what is put, until `stop`.
 
     `make` gives an exchange's encoded event, or why there is none; `stored` is called with a destination that has
-    something new to send. `apart`: in the delivery process, where nobody else needs the interpreter.
+    something new to send; `beside` makes and sends what is for receivers that keep no events. `apart`: in the delivery
+    process, where nobody else needs the interpreter.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Builder:
         ledger: Ledger,
         make: Make,
         stored: Callable[[str], None],
+        beside: Beside,
         *,
         apart: bool,
         recent: RecentExchanges,
@@ -69,6 +72,7 @@ class Builder:
         self._ledger = ledger
         self._make = make
         self._stored = stored
+        self._beside = beside
         self._limited = RateLimitedLog()
         self._built: dict[str, list[tuple[str, bytes, float]]] = {}
         self._settlement = Settlement()
@@ -135,11 +139,7 @@ class Builder:
         if not self._settlement.number:
             self._since = time.monotonic()
         self._settlement.number = captured.number
-        cause = self._build(captured)
-        if cause is not None:
-            self._settlement.dropped[cause] += 1
-            if captured.content is not None:
-                self._recent.dropped(*captured.content, cause)
+        self._settle(captured, self._build(captured))
         if self._is_due():
             self._commit()
         self._since_yield += captured.size
@@ -147,26 +147,44 @@ class Builder:
             self._since_yield = 0
             time.sleep(0)
 
+    def _settle(self, captured: Captured, cause: str | None) -> None:
+        """Count what was built, or is dropped for a cause."""
+        settlement = self._settlement
+        if captured.content is None:
+            settlement.dropped["internal_error"] += 1
+            return
+        instance, exchange = captured.content
+        if not instance.settings.keeps_events:
+            settlement.elsewhere += 1
+        elif cause is not None:
+            settlement.dropped[cause] += 1
+        if cause is not None:
+            self._recent.dropped(instance, exchange, cause)
+        self._beside.built(instance, cause, settlement.offered)
+
     def _is_due(self) -> bool:
         return time.monotonic() - self._since >= COMMIT_INTERVAL or self._bytes >= CHUNK_BYTES
 
     def _build(self, captured: Captured) -> str | None:
         """Build and gather an event; or the cause that it is dropped for."""
         if captured.content is None:
-            return "internal_error"
+            return None
         instance, exchange = captured.content
+        finished = self._beside.finisher(instance, exchange)
         if exchange.started < time.time() - OLDEST:
             return "too_old"
         try:
-            encoded = self._make(exchange, instance)
+            encoded = self._make(exchange, instance, finished)
         except Exception as error:  # noqa: BLE001 - one strange exchange must not end the thread
             self._ledger.fault("build")
             self._limited.error("build", "moesif: an event could not be built, it is dropped: %s", describe(error))
             return "internal_error"
         if isinstance(encoded, NotSent):
             return encoded.value
-        self._built.setdefault(instance.destination, []).append((exchange.transaction_id, encoded, exchange.started))
         self._bytes += len(encoded)
+        if not instance.settings.keeps_events:
+            return None
+        self._built.setdefault(instance.destination, []).append((exchange.transaction_id, encoded, exchange.started))
         return None
 
     def _commit(self) -> None:
@@ -177,6 +195,7 @@ class Builder:
         built, self._built, self._bytes = self._built, {}, 0
         chunks = [chunk for destination, events in built.items() for chunk in _chunks(destination, events)]
         self._store.put(chunks, settlement)
+        self._beside.settled()
         for destination in built:
             self._stored(destination)
 

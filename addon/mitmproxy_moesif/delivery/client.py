@@ -26,7 +26,7 @@ from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
 from mitmproxy_moesif.delivery.keeper import Keeper
-from mitmproxy_moesif.delivery.ledger import NOTHING, Account, Reading
+from mitmproxy_moesif.delivery.ledger import NOTHING, Account, Reading, Tally, added
 from mitmproxy_moesif.delivery.protocol import Frame, Message
 from mitmproxy_moesif.delivery.unsettled import Unsettled
 from mitmproxy_moesif.delivery.watermark import Watermark
@@ -82,6 +82,9 @@ class DeliveryClient:
         self._max_events = self._max_bytes = sys.maxsize
         self._entered = self._skipped = self._queue_bytes = 0
         self._turned_away: Counter[str] = Counter()
+        self._elsewhere = 0
+        self._offered: Counter[str] = Counter()
+        self._missed: Counter[tuple[str, str]] = Counter()
         self._faults: Counter[str] = Counter()
         self._watermark = Watermark()
         self._limited = RateLimitedLog()
@@ -128,12 +131,15 @@ class DeliveryClient:
 
     def put(self, instance: Instance, exchange: Exchange) -> str | None:
         cause = self._full(exchange.size)
+        if instance.akto is not None:
+            self._offered[instance.akto.name] += 1
         if cause is not None:
-            self._turned_away[cause] += 1
+            self._turn_away(instance, cause)
             if self.keeps_recent or instance.settings.debug:
                 self.note(note_of(instance, exchange, cause))
         else:
             self._entered += 1
+            self._elsewhere += not instance.settings.keeps_events
             self._queue_bytes += exchange.size
             if not self._queue:
                 self._queue_since = time.monotonic()
@@ -141,6 +147,12 @@ class DeliveryClient:
             self._hand_over_soon()
         self._watermark.tell(self._in_memory(), self._max_events, dropped=cause is not None)
         return cause
+
+    def _turn_away(self, instance: Instance, cause: str) -> None:
+        if instance.settings.keeps_events:
+            self._turned_away[cause] += 1
+        if instance.akto is not None:
+            self._missed[instance.akto.name, cause] += 1
 
     def _hand_over_soon(self) -> None:
         if not self._due and self._loop is not None:
@@ -190,7 +202,7 @@ class DeliveryClient:
                 try:
                     self._enframe([captured], since)
                 except Exception as error:  # noqa: BLE001
-                    self._refuse(error)
+                    self._refuse(captured[0], error)
 
     def _enframe(self, captured: Sequence[tuple[Instance, Exchange]], since: float) -> None:
         exchanges = [(self._key(instance), protocol.from_exchange(exchange)) for instance, exchange in captured]
@@ -201,9 +213,10 @@ class DeliveryClient:
             for frame in frames:
                 self._keeper.send_packed(frame.data)
 
-    def _refuse(self, error: Exception) -> None:
+    def _refuse(self, instance: Instance, error: Exception) -> None:
         self._entered -= 1
-        self._turned_away["internal_error"] += 1
+        self._elsewhere -= not instance.settings.keeps_events
+        self._turn_away(instance, "internal_error")
         self._faults["handing over"] += 1
         self._limited.error(
             "handing over", "moesif: an exchange could not be handed over, it is dropped: %s", describe(error)
@@ -265,10 +278,24 @@ class DeliveryClient:
         condition = self._said
         poison = self._unsettled.died(condition.reading.settled, reported=reported)
         if poison is not None:
-            dropped = Counter(condition.reading.dropped) + Counter({"helper_died": 1})
-            past = replace(condition.reading, settled=poison.last, entered=poison.last, dropped=dict(dropped))
-            self._said = replace(condition, reading=replace(past, captured=past.captured + 1))
+            instance = next(one for one, key in self._keys.items() if key == poison.only_key)
+            self._said = replace(condition, reading=self._without(poison.last, instance, condition.reading))
             log.error("moesif: an event that no delivery process survived is dropped, and counted")
+
+    def _without(self, poison: int, instance: Instance, reading: Reading) -> Reading:
+        """With one more that was dropped."""
+        lossy, kept = dict(reading.lossy), int(instance.settings.keeps_events)
+        if (akto := instance.akto) is not None:
+            lossy[akto.name] = lossy.get(akto.name, Tally()) + Tally(1, 0, {"helper_died": 1})
+        return replace(
+            reading,
+            captured=reading.captured + kept,
+            dropped=dict(Counter(reading.dropped) + Counter({"helper_died": kept})),
+            elsewhere=reading.elsewhere + 1 - kept,
+            lossy=lossy,
+            settled=poison,
+            entered=poison,
+        )
 
     def heard(self, message: Message) -> None:
         name, *arguments = message
@@ -341,19 +368,35 @@ class DeliveryClient:
     def _condition(self) -> Condition:
         """Others write meanwhile, so everything is read once: what was reported first, what has come since last."""
         condition = self._said
-        reading, turned_away, entered = condition.reading, self._turned_away.copy(), self._entered
+        reading, turned_away = condition.reading, self._turned_away.copy()
+        entered, elsewhere = self._entered, self._elsewhere
         oldest = [at for at in (condition.oldest_at, self._unsettled.since, self._queue_since) if at is not None]
         now = replace(
             reading,
-            captured=entered + turned_away.total() + reading.recovered,
-            waiting_in_memory=in_memory(reading, entered),
+            captured=entered - elsewhere + turned_away.total() + reading.recovered,
+            waiting_in_memory=in_memory(reading, entered) - (elsewhere - reading.elsewhere),
             dropped=dict(Counter(reading.dropped) + turned_away),
             faults=dict(Counter(reading.faults) + self._faults.copy()),
             skipped=self._skipped,
             entered=entered,
+            elsewhere=elsewhere,
+            lossy=self._lossy(reading),
         )
         oldest_at = min(oldest, default=None) if now.waiting else None
         return replace(condition, reading=now, oldest_at=oldest_at, trouble=self._keeper.trouble)
+
+    def _lossy(self, reading: Reading) -> dict[str, Tally]:
+        """What was not offered to the server yet waits."""
+        missed = self._missed.copy()
+        return added(
+            [
+                {
+                    name: replace(reading.lossy.get(name, Tally()), captured=n)
+                    for name, n in self._offered.copy().items()
+                },
+                *({name: Tally(0, 0, {cause: count})} for (name, cause), count in missed.items()),
+            ]
+        )
 
     def recent(self, query: Mapping[str, Any]) -> Future[bytes | None]:
         question: Future[bytes | None] = Future()
@@ -379,6 +422,9 @@ class DeliveryClient:
         self._in_loop(self._say_drain, seconds)
         self._drained.wait(seconds)
 
+    def hurry(self) -> None:
+        self._in_loop(self._ask, "hurry")
+
     def abort(self) -> None:
         self._drained.set()
         self._in_loop(self._ask, "abort")
@@ -391,10 +437,10 @@ class DeliveryClient:
                 server.flush(CLOSE_SECONDS)
             self._closed.wait(max(0.0, deadline - time.monotonic()))
             server.wait(max(0.0, deadline - time.monotonic()))
-        lost = self._in_memory()
         reading = self.reading()
-        dropped = Counter(reading.dropped) + Counter({"shutdown": lost})
-        return replace(reading, waiting_in_memory=0, dropped=dict(dropped))
+        dropped = Counter(reading.dropped) + Counter({"shutdown": reading.waiting_in_memory})
+        lossy = {name: tally.last("shutdown") for name, tally in reading.lossy.items()}
+        return replace(reading, waiting_in_memory=0, dropped=dict(dropped), lossy=lossy)
 
     def _ask(self, *message: Any) -> None:
         if self._keeper.server is not None:

@@ -25,13 +25,13 @@ from mitmproxy_moesif.config.destination import base_of, is_destination, is_quar
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.options import given_environment
 from mitmproxy_moesif.config.settings import SettingsError, parse_settings
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.delivery.pipeline import Pipeline
 from mitmproxy_moesif.delivery.spool.decisions import Decision, add
 from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolError, contents_of
 from mitmproxy_moesif.event.pipeline import EventBuilder
 from mitmproxy_moesif.governance.sampler import Sampler
 from mitmproxy_moesif.governance.snapshot import Snapshot
-from mitmproxy_moesif.log import counted
 
 DEFAULT = "~/.mitmproxy/moesif-spool"
 
@@ -99,7 +99,7 @@ def _list(folder: Path) -> int:
     for name, rows in sorted(found.items()):
         events, since = sum(row.count for row in rows), _time(min(row.created for row in rows))
         state = "quarantined" if is_quarantine(name) else "waiting"
-        sys.stdout.write(f"{name}  {counted(events, 'event')} {state} since {since}\n")
+        sys.stdout.write(f"{name}  {number_of(events, 'event')} {state} since {since}\n")
     return 0
 
 
@@ -160,6 +160,6 @@ def _send(folder: Path, seconds: float) -> int:
         reasons = [one.reason for one in condition.health.values() if one.reason]
         reasons += [f"{name} is {one.state}" for name, one in condition.unsent.items()]
         sys.stderr.write(
-            f"moesif: not sent: {counted(waiting, 'event')} ({'; '.join(reasons) or 'the time is over'})\n"
+            f"moesif: not sent: {number_of(waiting, 'event')} ({'; '.join(reasons) or 'the time is over'})\n"
         )
     return 1 if waiting else 0

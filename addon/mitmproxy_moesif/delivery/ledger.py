@@ -1,6 +1,7 @@
 """Where every captured event is: delivered, waiting or dropped under a named cause.
 
-captured = delivered + waiting + dropped holds at every reading, since each move is one step under one lock.
+captured = delivered + waiting + dropped holds at every reading, since each move is one step under one lock. It holds
+for events, which are never lost unseen, and for the records of each receiver that may lose some.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from mitmproxy_moesif.config.text import number_of
 
 KEPT_ACCOUNTS = 16
 """Of the files taken over last: who adds up the counts of several proxies has read them soon."""
@@ -22,7 +25,8 @@ class Account:
 
     `proxy` names the proxy whose exchanges are numbered, and `settled` is the last number of those that are stored,
     delivered or dropped. `recovered` events were found in files of others; `in_memory` were stored in memory alone.
-    `adopted`: the files of others that it took over last, and what was found there.
+    `adopted`: the files of others that it took over last, and what was found there. Of the exchanges numbered so far,
+    `elsewhere` were for no receiver of events, and `offered` for receivers that may lose them, by name.
     """
 
     proxy: str
@@ -31,6 +35,8 @@ class Account:
     in_memory: int
     dropped: dict[str, int]
     adopted: dict[str, Adoption] = field(default_factory=dict)
+    elsewhere: int = 0
+    offered: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Account:
@@ -66,12 +72,54 @@ def adoptions(plain: Mapping[str, Any]) -> dict[str, Adoption]:
 
 
 @dataclass(frozen=True, slots=True)
+class Tally:
+    """The records of a receiver that may lose some; what is neither delivered nor dropped waits."""
+
+    captured: int = 0
+    delivered: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def waiting(self) -> int:
+        return self.captured - self.delivered - sum(self.dropped.values())
+
+    def __add__(self, other: Tally) -> Tally:
+        dropped = dict(Counter(self.dropped) + Counter(other.dropped))
+        return Tally(self.captured + other.captured, self.delivered + other.delivered, dropped)
+
+    def last(self, cause: str, captured: int = 0) -> Tally:
+        """What waits is dropped; `captured` is what is known better now."""
+        now = replace(self, captured=max(self.captured, captured))
+        return replace(now, dropped=dict(Counter(now.dropped) + Counter({cause: now.waiting})))
+
+    def line(self) -> str:
+        return line(self.captured, self.delivered, self.waiting, self.dropped)
+
+
+def added(tallies: Iterable[Mapping[str, Tally]]) -> dict[str, Tally]:
+    """Those of each receiver as one."""
+    total: dict[str, Tally] = {}
+    for name, tally in (item for several in tallies for item in several.items()):
+        total[name] = total.get(name, Tally()) + tally
+    return total
+
+
+def line(captured: int, delivered: int, waiting: int, dropped: Mapping[str, int]) -> str:
+    """`captured N, delivered N, waiting N, dropped N (cause N, ...)`."""
+    causes = ", ".join(f"{cause} {count}" for cause, count in sorted(dropped.items()))
+    counts = f"captured {captured}, delivered {delivered}, waiting {waiting}, dropped {sum(dropped.values())}"
+    return counts + (f" ({causes})" if causes else "")
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """One consistent look at the ledger; numbers of events. `recovered` are those of `captured` found on disk.
 
     `spools`: how many of them wait in each file, by name; `adopted`: the files of others that this process took over.
     `entered` is the number of the last exchange that came, `settled` of the last one up to which all are stored,
     delivered or dropped; `proxy` names who gives these numbers, and `folder` is where its spool is, if it has one.
+    `elsewhere` are the exchanges up to `entered` that are for no receiver of events: they are not in `captured`.
+    `lossy`: the records for receivers that may lose some, by name.
     """
 
     captured: int
@@ -88,11 +136,14 @@ class Reading:
     entered: int = 0
     proxy: str = ""
     folder: str = ""
+    elsewhere: int = 0
+    lossy: dict[str, Tally] = field(default_factory=dict)
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Reading:
         """From what `asdict` made of one."""
-        return cls(**{**plain, "adopted": adoptions(plain["adopted"])})
+        lossy = {name: Tally(**tally) for name, tally in plain["lossy"].items()}
+        return cls(**{**plain, "adopted": adoptions(plain["adopted"]), "lossy": lossy})
 
     @property
     def waiting(self) -> int:
@@ -103,10 +154,16 @@ class Reading:
         return sum(self.dropped.values())
 
     def line(self) -> str:
-        """`captured N, delivered N, waiting N, dropped N (cause N, ...)`."""
-        causes = ", ".join(f"{cause} {count}" for cause, count in sorted(self.dropped.items()))
-        line = f"captured {self.captured}, delivered {self.delivered}, waiting {self.waiting}, "
-        return line + f"dropped {self.dropped_total}" + (f" ({causes})" if causes else "")
+        return line(self.captured, self.delivered, self.waiting, self.dropped)
+
+    def lines(self) -> list[str]:
+        """One for each receiver, with its name."""
+        return [f"moesif: {self.line()}"] + [f"[akto-api] {name}: {of.line()}" for name, of in self.lossy.items()]
+
+    def last_words(self) -> str:
+        """At the end of a proxy: where the events are that it leaves on disk, and the counts of each receiver."""
+        left = f"{number_of(self.waiting_on_disk, 'event')} in {self.folder or 'the spool'} for the next start"
+        return "\n".join([f"moesif: leaves {left}"] * bool(self.waiting_on_disk) + self.lines())
 
     def last(self, cause: str, account: Account | None, found: Mapping[str, int]) -> Reading:
         """What a process had done that died after this reading, from its account, and the events found in its files.
@@ -116,11 +173,12 @@ class Reading:
         """
         if account is None:
             account, found = Account(self.proxy, self.settled, self.recovered, 0, {}), self.spools
-        in_memory = self.waiting_in_memory - (self.entered - self.settled)
         settled, recovered = max(self.settled, account.settled), max(self.recovered, account.recovered)
-        entered = max(self.entered, settled)
-        captured = self.captured + entered - self.entered + recovered - self.recovered
-        lost = entered - settled + (account.in_memory if account.settled > self.settled else in_memory)
+        entered, elsewhere = max(self.entered, settled), max(self.elsewhere, account.elsewhere)
+        captured = self.captured + entered - self.entered + recovered - self.recovered - (elsewhere - self.elsewhere)
+        lost = self.waiting_in_memory
+        if account.settled > self.settled:
+            lost = entered - settled - (elsewhere - account.elsewhere) + account.in_memory
         dropped = Counter(self.dropped) | Counter(account.dropped)
         dropped += Counter({cause: lost})
         spools = Counter(found)
@@ -135,6 +193,11 @@ class Reading:
             settled=settled,
             entered=entered,
             spools=dict(+spools),
+            elsewhere=elsewhere,
+            lossy={
+                name: self.lossy.get(name, Tally()).last(cause, account.offered.get(name, 0))
+                for name in {**self.lossy, **account.offered}
+            },
         )
 
 
@@ -147,11 +210,16 @@ type Place = str | None
 
 @dataclass(slots=True)
 class Settlement:
-    """What became of exchanges that were taken one after the other; `number` is the last one's."""
+    """What became of exchanges that were taken one after the other; `number` is the last one's.
+
+    `elsewhere` were for no receiver of events; `offered` go to receivers that may lose them, by name.
+    """
 
     number: int = 0
     stored: Counter[Place] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
+    elsewhere: int = 0
+    offered: Counter[str] = field(default_factory=Counter)
 
 
 class Ledger:
@@ -172,12 +240,18 @@ class Ledger:
         self._delivered = past.delivered
         self._dropped: Counter[str] = Counter(past.dropped)
         self._faults: Counter[str] = Counter(past.faults)
+        self._elsewhere = past.elsewhere
+        self._offered: Counter[str] = Counter({name: tally.captured for name, tally in past.lossy.items()})
+        self._passed_on: Counter[str] = Counter({name: tally.delivered for name, tally in past.lossy.items()})
+        self._missed: dict[str, Counter[str]] = {name: Counter(tally.dropped) for name, tally in past.lossy.items()}
 
     def settle(self, settlement: Settlement) -> None:
         """Into the store, or to nowhere: in one step, so that none counts before those ahead of it."""
         with self._lock:
             self._stored.update(settlement.stored)
             self._dropped += settlement.dropped
+            self._elsewhere += settlement.elsewhere
+            self._offered.update(settlement.offered)
             self._settled = settlement.number
             self._tell()
 
@@ -188,7 +262,8 @@ class Ledger:
             in_memory = self._stored[None] + done.stored[None]
             dropped = dict(self._dropped + done.dropped)
             adopted = dict(list(self._adopted.items())[-KEPT_ACCOUNTS:])
-            return Account(self._proxy, done.number, self._recovered, in_memory, dropped, adopted)
+            elsewhere, offered = self._elsewhere + done.elsewhere, dict(self._offered + done.offered)
+            return Account(self._proxy, done.number, self._recovered, in_memory, dropped, adopted, elsewhere, offered)
 
     def move(self, count: int, place: Place, to: Place) -> None:
         with self._lock:
@@ -208,6 +283,18 @@ class Ledger:
         with self._lock:
             self._stored[place] -= count
             self._dropped[cause] += count
+            self._tell()
+
+    def passed_on(self, receiver: str, count: int) -> None:
+        """Records that a receiver took which may lose some."""
+        with self._lock:
+            self._passed_on[receiver] += count
+            self._tell()
+
+    def missed(self, receiver: str, count: int, cause: str) -> None:
+        """Records that such a receiver did not get."""
+        with self._lock:
+            self._missed.setdefault(receiver, Counter())[cause] += count
             self._tell()
 
     def recover(self, count: int, found: str, place: str, account: Account | None = None) -> None:
@@ -240,9 +327,10 @@ class Ledger:
             self._tell()
 
     def abandon(self, cause: str) -> None:
-        """The process ends: what is stored in memory alone ends with it."""
+        """The process ends: what is stored in memory alone ends with it, and the records that wait."""
         with self._lock:
             self._dropped += Counter({cause: self._stored.pop(None, 0)})
+            self._missed = {name: Counter(tally.last(cause).dropped) for name, tally in self._tallies().items()}
             self._tell()
 
     def fault(self, kind: str) -> None:
@@ -255,7 +343,7 @@ class Ledger:
         with self._lock:
             spools = {place: count for place, count in self._stored.items() if place is not None and count}
             return Reading(
-                captured=self._settled + self._recovered,
+                captured=self._settled + self._recovered - self._elsewhere,
                 recovered=self._recovered,
                 delivered=self._delivered,
                 waiting_in_memory=self._stored[None],
@@ -268,7 +356,15 @@ class Ledger:
                 entered=self._settled,
                 proxy=self._proxy,
                 folder=self._folder,
+                elsewhere=self._elsewhere,
+                lossy=self._tallies(),
             )
+
+    def _tallies(self) -> dict[str, Tally]:
+        return {
+            name: Tally(captured, self._passed_on[name], dict(self._missed.get(name, ())))
+            for name, captured in self._offered.items()
+        }
 
     def _tell(self) -> None:
         if not self.changed.is_set():

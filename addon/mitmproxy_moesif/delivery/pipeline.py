@@ -16,7 +16,9 @@ from typing import Literal
 from mitmproxy_moesif.config.destination import heir_of, is_quarantine
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.delivery.api import Condition, SpoolCondition, Unsent
+from mitmproxy_moesif.delivery.beside import Beside
 from mitmproxy_moesif.delivery.builder import Builder, Captured, Make
 from mitmproxy_moesif.delivery.ledger import NOTHING, Ledger, Reading
 from mitmproxy_moesif.delivery.receivers.base import Receiver
@@ -26,7 +28,7 @@ from mitmproxy_moesif.delivery.receivers.ndjson import BesideReceiver, FileRecei
 from mitmproxy_moesif.delivery.sender import Sender, SenderLimits
 from mitmproxy_moesif.delivery.spool.maintenance import Maintenance
 from mitmproxy_moesif.delivery.spool.store import Store
-from mitmproxy_moesif.log import counted, log
+from mitmproxy_moesif.log import log
 from mitmproxy_moesif.recent.store import RecentExchanges
 
 CLOSE_SECONDS = 1.0
@@ -66,7 +68,10 @@ class Pipeline:
         self._answered = answered
         self._recent = recent or RecentExchanges()
         self.store = Store(self.ledger, folder, max_bytes, moved=self._recent.moved)
-        self._builder = Builder(self.store, self.ledger, make, self._notify, apart=apart, recent=self._recent)
+        self._beside = Beside(self.ledger)
+        self._builder = Builder(
+            self.store, self.ledger, make, self._notify, self._beside, apart=apart, recent=self._recent
+        )
         self._maintenance = Maintenance(self.store, self.ledger, self._notify)
         self._configured: dict[str, Instance] = {}
         self._former: dict[str, Instance] = {}
@@ -88,7 +93,7 @@ class Pipeline:
         """
         with self._arranging:
             before = {**self._former, **self._configured}
-            self._configured = {instance.destination: instance for instance in instances}
+            self._configured = {one.destination: one for one in instances if one.settings.keeps_events}
             former = [(name, one) for name, one in before.items() if heir_of(name, list(self._configured)) is None]
             self._former = dict(former[-MOST_FORMER:])
             for destination in {*self._configured, *self._senders, *self.store.destinations()}:
@@ -133,7 +138,7 @@ class Pipeline:
         self._told.add(destination)
         log.warning(
             "moesif: nobody sends %s that came since %s: %s is %s; see unsent in /status, or moesif-proxy spool list",
-            counted(events, "event"),
+            number_of(events, "event"),
             datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds"),
             destination,
             state_of(destination),
@@ -181,7 +186,7 @@ class Pipeline:
         age = store.oldest_age(senders) if reading.waiting else None
         return Condition(
             reading=reading,
-            health={name: sender.health for name, sender in senders.items()},
+            health={name: sender.health for name, sender in senders.items()} | self._beside.health(),
             oldest_at=time.monotonic() - age if age is not None else None,
             spool=spool,
             memory_bytes=store.memory_bytes,
@@ -191,6 +196,15 @@ class Pipeline:
                 if name not in senders and self._heir(name) is None
             },
         )
+
+    def flush(self, seconds: float) -> None:
+        """Returns when what was put so far is stored, or after `seconds`."""
+        self._builder.flush(seconds)
+
+    def hurry(self) -> None:
+        """Try to send now what waits."""
+        for sender in dict(self._senders).values():
+            sender.hurry()
 
     def drain(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -203,16 +217,18 @@ class Pipeline:
             while not self._aborted.is_set() and time.monotonic() < deadline:
                 if sender.join(time.monotonic() + 0.05):
                     break
+        self._beside.drain(deadline if not self._aborted.is_set() else 0.0)
 
     def close(self, *, keep: bool = False) -> None:
         """`keep`: what was done stays to be read from the spool, also where nothing waits in it."""
         self._builder.stop()
         self._builder.join(time.monotonic() + CLOSE_SECONDS)
         trouble = self.store.spools.trouble
+        self._beside.close()
         self.store.close(keep=keep)
         if trouble is not None and (lost := self.reading().waiting_in_memory):
             why = f"{trouble}; have the disk take events again before the next end, or name another spool_dir"
-            log.error("moesif: dropped at the end: %s, which the disk does not take: %s", counted(lost, "event"), why)
+            log.error("moesif: dropped at the end: %s, which the disk does not take: %s", number_of(lost, "event"), why)
         self.ledger.abandon("shutdown")
 
     def abort(self) -> None:

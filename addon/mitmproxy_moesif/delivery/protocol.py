@@ -88,6 +88,12 @@ class Frame(NamedTuple):
     def last(self) -> int:
         return self.first + self.events - 1
 
+    @property
+    def only_key(self) -> int:
+        """The key of the instance of its only exchange."""
+        _, _, ((key, _),) = unpacked(self.data)
+        return int(key)
+
     def one_by_one(self) -> list[Frame]:
         """The same exchanges, each as a frame of its own."""
         _, first, exchanges = unpacked(self.data)

@@ -23,13 +23,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from mitmproxy_moesif.backoff import Backoff
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.delivery.attempt import Attempt, Suspects
 from mitmproxy_moesif.delivery.batch import Batch
 from mitmproxy_moesif.delivery.connections import Connections, Job
 from mitmproxy_moesif.delivery.ledger import Ledger
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Receiver, Verdict
 from mitmproxy_moesif.delivery.spool.store import Store
-from mitmproxy_moesif.log import RateLimitedLog, counted, describe, log
+from mitmproxy_moesif.log import RateLimitedLog, describe, log
 from mitmproxy_moesif.recent.notes import Moved, unnoticed
 
 FIRST_PAUSE = 0.5
@@ -147,6 +148,11 @@ class Sender:
         if self._idle or self._store.fresh_events(self.destination) >= self.limits.batch_size:
             self._wake.set()
 
+    def hurry(self) -> None:
+        """End a pause that the receiver was given."""
+        self.health.not_before = 0.0
+        self._wake.set()
+
     def stop(self, deadline: float) -> None:
         """Deliver what waits until `deadline` (monotonic), then end; `join` waits for that."""
         self._drain_until = deadline
@@ -202,7 +208,7 @@ class Sender:
         pause = None if due is None or not self._has_room() else max(due, self.health.not_before - now, 0.0)
         if self._drain_until is None:
             return pause
-        left = max(0.0, self._drain_until - now)
+        left = min(max(0.0, self._drain_until - now), threading.TIMEOUT_MAX)
         return left if pause is None else min(pause, left)
 
     @property
@@ -307,12 +313,12 @@ class Sender:
     def _drop_old(self, batch: Batch) -> None:
         old = batch.mark_old(time.time())
         if old:
-            log.warning("moesif: older than 30 days, dropped and counted: %s", counted(old, "event"))
+            log.warning("moesif: older than 30 days, dropped and counted: %s", number_of(old, "event"))
 
     def _note(self, ids: Sequence[str], outcome: Outcome, number: int) -> None:
         """To who looks at exchanges."""
         if outcome.verdict is Verdict.ACCEPTED:
-            self._moved(ids, "sent", f"{outcome.reason}, request {number} with {counted(len(ids), 'event')}")
+            self._moved(ids, "sent", f"{outcome.reason}, request {number} with {number_of(len(ids), 'event')}")
         elif outcome.verdict is not Verdict.REFUSED:
             self._moved(ids, "retrying", outcome.reason)
         elif len(ids) == 1:
@@ -328,7 +334,7 @@ class Sender:
         if self.limits.debug:
             spent = (self._clock() - asked) * 1000
             size = sum(map(len, events))
-            sent = counted(len(events), "event")
+            sent = number_of(len(events), "event")
             log.info("moesif: sent %s, %d bytes: %s, %.1f ms", sent, size, outcome.reason, spent)
         if outcome.verdict is Verdict.ACCEPTED:
             self._accepted(began)
@@ -395,7 +401,7 @@ class Sender:
             health.unauthorized, health.failures, health.heard = False, 0, self._clock()
             self._backoff.reset()
         if down_since is not None:
-            waiting = counted(self._ledger.read().waiting, "event")
+            waiting = number_of(self._ledger.read().waiting, "event")
             log.info("moesif: the receiver is back after %.0f s; %s to send", self._clock() - down_since, waiting)
 
     def _is_past(self, began: float) -> bool:

@@ -72,6 +72,7 @@ class DeliveryServer:
             "sample": self._sample,
             "exchanges": self._exchanges,
             "drain": self._drain,
+            "hurry": self._hurry,
             "abort": self._abort,
             "close": self._close,
             "report": self._report_now,
@@ -154,6 +155,10 @@ class DeliveryServer:
             self._say(("drained",))
 
         threading.Thread(target=drain, args=(self._pipeline,), name="moesif-drain", daemon=True).start()
+
+    def _hurry(self) -> None:
+        assert self._pipeline is not None
+        self._pipeline.hurry()
 
     def _abort(self) -> None:
         assert self._pipeline is not None

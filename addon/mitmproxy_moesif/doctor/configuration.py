@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.doctor.findings import Finding, failure, ok, warning
 from mitmproxy_moesif.lifecycle import obstacles, remarks
-from mitmproxy_moesif.log import counted
 from mitmproxy_moesif.proxy.arguments import Arguments
 from mitmproxy_moesif.proxy.configuration import ConfigurationError, unknown
 from mitmproxy_moesif.proxy.master import Proxy
@@ -63,7 +63,7 @@ async def read(arguments: Arguments) -> tuple[Subject | None, list[Finding]]:
     if not settings.enabled:
         findings.append(warning(CHECK, "capture is off: traffic passes, nothing is captured", "set enabled=true"))
     parameters, instances = len(settings.model_fields_set), len(prepared.instances)
-    given = f"{counted(parameters, 'parameter')} given, {counted(instances, 'instance')}"
+    given = f"{number_of(parameters, 'parameter')} given, {number_of(instances, 'instance')}"
     return Subject(arguments, prepared, engine), findings or [ok(CHECK, given)]
 
 

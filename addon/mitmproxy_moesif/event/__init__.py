@@ -1,6 +1,7 @@
 """From an exchange to the event that Moesif gets. Pure: no mitmproxy, no threads, no I/O.
 
 address       the client's address: believed headers, else the peer
+akto_record   an event as the record that Akto gets
 attributes    what the headers say, read once for event, rules and sampling
 bodies        what the event shows of a body
 build         the event: its JSON object, masked

@@ -11,11 +11,17 @@ from mitmproxy_moesif.event import kong_headers
 from mitmproxy_moesif.event.address import client_address, is_trusted
 from mitmproxy_moesif.event.decoding import decode
 from mitmproxy_moesif.event.exchange import Exchange, Fields
-from mitmproxy_moesif.event.headers import flatten, lower_name, text
+from mitmproxy_moesif.event.headers import flatten, lower_name, text, without
 from mitmproxy_moesif.event.identity import Caller, identify
 from mitmproxy_moesif.event.json_reading import looks_like_json, read_json
 
 _CHARSET = re.compile(r"charset=\"?(?:utf-?8|us-ascii)\b")  # JSON is nothing else
+
+
+FORGEABLE = frozenset({"token_invalid", "token_unchecked"})
+"""Why the JWT gate refused an exchange whose token anybody can have written."""
+
+_TOKEN = frozenset({"authorization"})
 
 
 @dataclass(slots=True)
@@ -31,6 +37,15 @@ class Attributes:
     trusted: bool
     caller: Caller
     address: str
+
+
+def attributes_of(exchange: Exchange, policy: EventPolicy) -> Attributes:
+    """Of an exchange that has ended. A token that the gate has refused says nothing of who called."""
+    request = without(exchange.request_headers, policy.request.underived)
+    if exchange.metadata.get("error") in FORGEABLE:
+        request = without(request, _TOKEN)
+    response = without(exchange.response_headers, policy.response.underived)
+    return read_attributes(request, response, exchange.peer, policy)
 
 
 def read_attributes(request: Fields, response: Fields, peer: str, policy: EventPolicy) -> Attributes:

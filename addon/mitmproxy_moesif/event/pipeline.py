@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import orjson
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.user_hooks import HookExchange, UserHooks
-from mitmproxy_moesif.event.attributes import Attributes, read_attributes
+from mitmproxy_moesif.event.attributes import Attributes, attributes_of
 from mitmproxy_moesif.event.build import build_event
 from mitmproxy_moesif.event.exchange import Exchange
-from mitmproxy_moesif.event.headers import without
 from mitmproxy_moesif.event.identity import Caller
 from mitmproxy_moesif.event.size import encode
 
@@ -23,6 +23,9 @@ type Sample = Callable[[Instance, Exchange, Attributes], int | None]
 type Fault = Callable[[str, Exception], None]
 type Observe = Callable[[Instance, Exchange, Attributes, bytes | NotSent], None]
 """Is told what became of an exchange."""
+
+type Finished = Callable[[Mapping[str, Any]], None]
+"""Gets an event, masked, just before it is encoded; raises nothing."""
 
 
 class NotSent(Enum):
@@ -45,27 +48,36 @@ class EventBuilder:
         self._fault = fault
         self._observe = observe
 
-    def __call__(self, exchange: Exchange, instance: Instance) -> bytes | NotSent:
-        facts, made = self._make(exchange, instance)
+    def __call__(self, exchange: Exchange, instance: Instance, finished: Finished | None = None) -> bytes | NotSent:
+        """Moesif's sampling is not for others: `finished` gets the event also of an exchange that it leaves out."""
+        facts, made = self._make(exchange, instance, finished)
         if self._observe is not None:
             self._observe(instance, exchange, facts, made)
         return made
 
-    def _make(self, exchange: Exchange, instance: Instance) -> tuple[Attributes, bytes | NotSent]:
+    def _make(
+        self, exchange: Exchange, instance: Instance, finished: Finished | None
+    ) -> tuple[Attributes, bytes | NotSent]:
         policy, hooks = instance.policy, instance.hooks
-        request = without(exchange.request_headers, policy.request.underived)
-        response = without(exchange.response_headers, policy.response.underived)
-        facts = read_attributes(request, response, exchange.peer, policy)
+        facts = attributes_of(exchange, policy)
         if hooks is not None:
             seen = hook_exchange(exchange, facts)
             if self._skips(hooks, seen):
                 return facts, NotSent.SKIPPED
             facts = replace(facts, caller=identify(hooks, seen, facts.caller, self._fault))
         weight = self._sample(instance, exchange, facts)
-        if weight is None:
+        if weight is None and (finished is None or instance.settings.sample_rate is not None):
             return facts, NotSent.SAMPLED_OUT
-        event = build_event(exchange, facts, policy, weight)
-        return facts, encode(event) if hooks is None else self._with_hooks(hooks, seen, event)
+
+        def finish(event: dict[str, Any], finished: Finished | None, weight: int | None) -> bytes | NotSent:
+            end = partial(_end, finished=finished, weight=weight)
+            return end(event) if hooks is None else self._with_hooks(hooks, seen, event, end)
+
+        event = build_event(exchange, facts, policy, weight or 1)
+        if finished is not None and lacks_a_body(event):
+            finish(build_event(exchange, facts, instance.akto_policy), finished, None)
+            finished = None
+        return facts, finish(event, finished, weight)
 
     def _skips(self, hooks: UserHooks, seen: HookExchange) -> bool:
         if "skip" not in hooks:
@@ -76,12 +88,18 @@ class EventBuilder:
             self._fault("hook skip", error)
             return False
 
-    def _with_hooks(self, hooks: UserHooks, seen: HookExchange, event: dict[str, Any]) -> bytes | NotSent:
+    def _with_hooks(
+        self,
+        hooks: UserHooks,
+        seen: HookExchange,
+        event: dict[str, Any],
+        finish: Callable[[dict[str, Any]], bytes | NotSent],
+    ) -> bytes | NotSent:
         self._extend(hooks, seen, event)
         if "mask" not in hooks:
-            return encode(event)
+            return finish(event)
         try:
-            return encode(hooks.mask(event))
+            return finish(hooks.mask(event))
         except Exception as error:  # noqa: BLE001 - other people's code; never sent unmasked
             self._fault("hook mask", error)
             return NotSent.MASK_FAILED
@@ -98,6 +116,17 @@ class EventBuilder:
                 event["metadata"] = {**event.get("metadata", {}), **added}
         except Exception as error:  # noqa: BLE001 - other people's code
             self._fault("hook metadata", error)
+
+
+def _end(event: dict[str, Any], finished: Finished | None, weight: int | None) -> bytes | NotSent:
+    if finished is not None:
+        finished(event)
+    return encode(event) if weight is not None else NotSent.SAMPLED_OUT
+
+
+def lacks_a_body(event: Mapping[str, Any]) -> bool:
+    """Whether one is too large for the event; a record may have room for it."""
+    return "too_large" in event.get("metadata", {}).get("body_omitted", {}).values()
 
 
 def identify(hooks: UserHooks, seen: HookExchange, caller: Caller, fault: Fault) -> Caller:

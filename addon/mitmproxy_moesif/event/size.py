@@ -47,7 +47,7 @@ def encode(event: dict[str, Any]) -> bytes:
     A larger event loses its bodies, which `metadata.body_omitted` says; where that is not enough, the largest of its
     other members, which `metadata.omitted` names. What Moesif asks for is shortened.
     """
-    encoded = _dumps(event)
+    encoded = dumps(event)
     if len(encoded) <= MAX_EVENT_BYTES:
         return encoded
     omitted = event.setdefault("metadata", {}).setdefault("body_omitted", {})
@@ -55,14 +55,14 @@ def encode(event: dict[str, Any]) -> bytes:
         if side in event and event[side].pop("body", None) is not None:
             event[side].pop("transfer_encoding", None)
             omitted[side] = "too_large"
-            encoded = _dumps(event)
+            encoded = dumps(event)
             if len(encoded) <= MAX_EVENT_BYTES:
                 return encoded
     _leave_out(event, len(encoded) - MAX_EVENT_BYTES + ROOM)
-    return _dumps(event)
+    return dumps(event)
 
 
-def _dumps(value: object) -> bytes:
+def dumps(value: object) -> bytes:
     """What passed through a user hook may need the standard library's encoder: numbers beyond 64 bits, and halves of
     surrogate pairs."""
     try:
@@ -91,4 +91,4 @@ def _members(holder: dict[str, Any], prefix: str = "") -> Iterator[Member]:
         if name in HOLDERS and isinstance(value, dict):
             yield from _members(value, f"{name}.")
         else:
-            yield Member(len(_dumps({key: value})) - 1, name, holder, key)
+            yield Member(len(dumps({key: value})) - 1, name, holder, key)

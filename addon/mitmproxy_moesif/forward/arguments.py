@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mitmproxy_moesif.config.options import OPTION_PREFIX, given_environment
+from mitmproxy_moesif.config.options import given_environment, given_settings
 from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
-from mitmproxy_moesif.config.text import did_you_mean
 
 MAX_WORKERS = 64
 
@@ -29,7 +28,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
     parser = _parser()
     given = parser.parse_args(arguments)
     try:
-        settings = parse_settings({**given_environment(os.environ), **_named(given.settings)})
+        settings = parse_settings({**given_environment(os.environ), **given_settings(given.settings)})
         check(settings)
     except SettingsError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
@@ -40,19 +39,8 @@ def check(settings: Settings) -> None:
     """Raises `SettingsError` where there is nothing to read from, or nobody to send to."""
     if not settings.kafka_brokers:
         raise SettingsError("kafka_brokers is missing: give --set moesif_kafka_brokers=HOST:PORT")
-    if not settings.model_copy(update={"kafka_brokers": ()}).has_receiver:
+    if not settings.model_copy(update={"kafka_brokers": ()}).keeps_events:
         raise SettingsError("application_id is missing: give --set moesif_application_id=..., or a moesif_sink_file")
-
-
-def _named(settings: Sequence[str]) -> Mapping[str, str]:
-    named = {}
-    for setting in settings:
-        option, equals, value = setting.partition("=")
-        name = option.removeprefix(OPTION_PREFIX)
-        if not equals or name == option or name not in Settings.model_fields:
-            raise SettingsError(f"{option}: there is no such option{did_you_mean(name, Settings.model_fields)}")
-        named[name] = value
-    return named
 
 
 def _workers(text: str) -> int:

@@ -18,14 +18,23 @@ format of Moesif's configuration:
 
 Numbers count as text where text is meant (`_id: 7`, keys of `values`), and a date in YAML is the text of it. Unlike
 Moesif's answers, an object with other keys than these three is refused, and so is an empty file, which is what a
-reader sees in the middle of a write.
+reader sees in the middle of a write. So is a slip: a key that nearly is one that is not given (`blok`),
+or somebody in the cohort of a rule that the file does not have. Other keys, as Moesif's rules have them, mean nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
 from mitmproxy_moesif.config.document import DocumentError, parse_document
+from mitmproxy_moesif.config.text import closest, did_you_mean
 from mitmproxy_moesif.governance.model import (
+    CohortEntry,
+    Cohorts,
     GovernanceError,
+    Location,
+    Rule,
     RuleSet,
     check_size,
     one_line,
@@ -34,6 +43,10 @@ from mitmproxy_moesif.governance.model import (
 )
 
 _KEYS = ("rules", "user_rules", "company_rules")
+_RULE_KEYS = {field.alias or name for name, field in Rule.model_fields.items()}
+_RESPONSE_KEYS = {"status", "headers", "body"}
+_A_SLIP = 0.75
+"""How much a key resembles one that is meant; Moesif's own, as `org_id`, do less."""
 
 
 def parse_local_rules(text: str | bytes, name: str) -> RuleSet:
@@ -58,16 +71,45 @@ def _at(name: str, line: int | None, message: str) -> str:
 
 def _rule_set(document: object, name: str) -> RuleSet:
     if isinstance(document, list):
-        return RuleSet(read_rules(document), source=name)
+        return RuleSet(_rules(document, ()), source=name)
     if not isinstance(document, dict):
         raise GovernanceError(f"must be a list of rules, or an object with the keys {', '.join(_KEYS)}")
     for key in document:
         if key not in _KEYS:
             raise GovernanceError(f"is none of {', '.join(_KEYS)}", (key,))
-    rules = document.get("rules")
+    given = document.get("rules")
+    rules = () if given is None else _rules(given, ("rules",))
     return RuleSet(
-        rules=() if rules is None else read_rules(rules, ("rules",)),
-        user_rules=read_cohorts(document, "user_rules"),
-        company_rules=read_cohorts(document, "company_rules"),
+        rules=rules,
+        user_rules=_cohorts(document, "user_rules", rules),
+        company_rules=_cohorts(document, "company_rules", rules),
         source=name,
     )
+
+
+def _rules(given: Any, location: Location) -> tuple[Rule, ...]:
+    rules = read_rules(given, location)
+    for number, rule in enumerate(given):
+        _check_keys(rule, _RULE_KEYS, (*location, number))
+        if isinstance(response := rule.get("response"), dict):
+            _check_keys(response, _RESPONSE_KEYS, (*location, number, "response"))
+    return rules
+
+
+def _cohorts(document: Mapping[str, Any], key: str, rules: Sequence[Rule]) -> Cohorts:
+    by_id = {rule.id: rule for rule in rules}
+    found = read_cohorts(document, key)
+    for who, entries in found.items():
+        for number, entry in enumerate(entries):
+            at = (key, who, number)
+            _check_keys(document[key][who][number], CohortEntry.model_fields.keys(), at)
+            if entry.rules not in by_id:
+                meant = did_you_mean(entry.rules, by_id)
+                raise GovernanceError(f"{entry.rules!r:.200} is no rule of this file{meant}", (*at, "rules"))
+    return found
+
+
+def _check_keys(given: Mapping[str, Any], known: Set[str], location: Location) -> None:
+    for key in given.keys() - known:
+        if meant := closest(key, known - given.keys(), _A_SLIP):
+            raise GovernanceError(f"there is no such key; did you mean {meant}?", (*location, key))

@@ -21,12 +21,13 @@ from mitmproxy_moesif import __version__
 from mitmproxy_moesif.config.files import configured_files, replace_file
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings, SettingsError
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch
 from mitmproxy_moesif.governance.local_rules import parse_local_rules
 from mitmproxy_moesif.governance.model import GovernanceError, RemoteConfig, RuleSet, parse_config, parse_rules
 from mitmproxy_moesif.governance.rules import check_rules
 from mitmproxy_moesif.governance.snapshot import Snapshot
-from mitmproxy_moesif.log import RateLimitedLog, counted, describe, log
+from mitmproxy_moesif.log import RateLimitedLog, describe, log
 
 if TYPE_CHECKING:
     import requests
@@ -251,7 +252,7 @@ class Refresher:
         except (OSError, GovernanceError) as error:  # those of requests are OSErrors
             document.stale = False  # the next regular refresh asks again
             reason = str(error) if isinstance(error, GovernanceError) else why(error, settings)
-            self._in_trouble(account, f"{document.path}: {reason}")
+            self._in_trouble(account, document.path, reason)
             self._note_refusal(account, error, reason)
             return False
         account.refusal = None
@@ -287,9 +288,9 @@ class Refresher:
             log.info("moesif: configuration and rules from Moesif are up to date again")
         return True
 
-    def _in_trouble(self, account: Account, reason: str) -> None:
+    def _in_trouble(self, account: Account, path: str, reason: str) -> None:
         if account.trouble is None:
-            log.warning("moesif: %s could not be refreshed; what was last known stays in force", reason)
+            log.warning("moesif: %s is not refreshed (%s); what was last known stays in force", path, reason)
         account.trouble = reason
 
     def _swap(self, account: Account) -> None:
@@ -317,7 +318,7 @@ class Refresher:
             return
         account.local = local
         self._swap(account)
-        log.info("moesif: now in force from %s: %s", path, counted(len(account.local.rules), "rule"))
+        log.info("moesif: now in force from %s: %s", path, number_of(len(account.local.rules), "rule"))
 
     # --- on disk -------------------------------------------------------------------------------------------------
 
@@ -326,11 +327,13 @@ class Refresher:
 
     def _load_cache(self, account: Account, name: str) -> bool:
         path = self._cache(name)
-        if path is None or not path.exists():
+        if path is None:
             return False
         try:
             kept = orjson.loads(path.read_bytes())
             account.parsed = (parse_config(kept["config"].encode()), parse_rules(kept["rules"].encode()))
+        except FileNotFoundError:
+            return False
         except (OSError, ValueError, KeyError, TypeError, AttributeError, GovernanceError):
             log.warning("moesif: the configuration kept in %s cannot be read; Moesif is asked for it", path)
             return False

@@ -21,11 +21,15 @@ class Sampler:
 
     def __call__(self, instance: Instance, exchange: Exchange, facts: Attributes) -> int | None:
         """The weight of this exchange's event; None where it is not sampled."""
-        rate: float | None = instance.settings.sample_rate
-        if rate is None:
-            view = request_attributes(exchange, facts, instance.policy.request.body.limit)
-            caller, snapshot = facts.caller, self._snapshot(instance.account)
-            rate = snapshot.sample_rate(view, exchange.status, caller.user_id, caller.company_id)
+        rate = self.rate(instance, exchange, facts)
         if rate >= 100:
             return 1
         return weight(rate) if keep(rate, self._random.random()) else None
+
+    def rate(self, instance: Instance, exchange: Exchange, facts: Attributes) -> float:
+        """Percentage of such exchanges that is kept."""
+        if instance.settings.sample_rate is not None:
+            return instance.settings.sample_rate
+        view = request_attributes(exchange, facts, instance.policy.request.body.limit)
+        caller, snapshot = facts.caller, self._snapshot(instance.account)
+        return snapshot.sample_rate(view, exchange.status, caller.user_id, caller.company_id)

@@ -18,15 +18,16 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
 
 from mitmproxy_moesif.capture import engine, heads
-from mitmproxy_moesif.capture.responses import ANNOUNCED, own_answer
+from mitmproxy_moesif.capture.responses import ANNOUNCED, GATE_REFUSED, own_answer
 from mitmproxy_moesif.config.fields import without_effect
 from mitmproxy_moesif.config.settings import SettingsError
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch, Periodic, Stamp, stamp_of
 from mitmproxy_moesif.jwt_gate import options
 from mitmproxy_moesif.jwt_gate.keys import load_keys
 from mitmproxy_moesif.jwt_gate.settings import GateSettings, parse_gate_settings, spelling
 from mitmproxy_moesif.jwt_gate.tokens import Refusal, Rules, claim_texts
-from mitmproxy_moesif.log import RateLimitedLog, counted, describe, log
+from mitmproxy_moesif.log import RateLimitedLog, describe, log
 
 # RFC 6750: a request without a token is told no error.
 CHALLENGES = {
@@ -51,6 +52,8 @@ class JwtGate:
         self._closed = False
         self._running = False
         self._problems: list[str] = []
+        self.kept: str | None = None
+        """Why the keys read before stay in force, where their file was read again and is wrong."""
         self._faults = RateLimitedLog()
         self._stamp: Stamp = None  # of the file of keys, when it was read
         self._watch: Periodic | None = None
@@ -83,6 +86,7 @@ class JwtGate:
             return
         assert settings is not None
         self._settings, self._rules, self._closed, self._stamp = settings, rules, False, stamp
+        self.kept = None
         if self._running:
             self._announce()
             self._watch_keys()
@@ -103,6 +107,7 @@ class JwtGate:
                 raise OptionsError(line)
             # What is in force was set again: nothing to take back. The keys read earlier stay.
             log.error("%s; the keys read before stay in force", line)
+            self.kept = line
             return
         log.error("%s", line)
         self._closed = True
@@ -152,7 +157,7 @@ class JwtGate:
             log.warning("JWT gate: no key is given: tokens are read, not verified")
             return
         algorithms = ", ".join(sorted({name for key in keys for name in key.algorithms}))
-        log.info("JWT gate: tokens are verified with %s: %s", counted(len(keys), "key"), algorithms)
+        log.info("JWT gate: tokens are verified with %s: %s", number_of(len(keys), "key"), algorithms)
         if any(key.short for key in keys):
             log.warning("JWT gate: a key is shorter than its algorithm asks for (RFC 7518): it may be guessed")
 
@@ -220,6 +225,7 @@ class JwtGate:
 
     def _refuse(self, flow: http.HTTPFlow, refusal: Refusal) -> None:
         flow.request.stream = False  # with an answer set, streaming it would crash mitmproxy
+        flow.metadata[GATE_REFUSED] = f"token_{refusal.name.lower()}"
         if flow.response is None or flow.response.status_code < 400:  # else another addon has refused it already
             flow.response = refused_response(refusal, self._settings.jwt_exit_code, flow.request)
 

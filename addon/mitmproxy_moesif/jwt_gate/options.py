@@ -11,7 +11,7 @@ from mitmproxy_moesif.jwt_gate.settings import PREFIX, GateSettings
 
 NAMES = frozenset(GateSettings.model_fields)
 
-PARAMETERS = OptionTable(GateSettings, "", PREFIX)
+PARAMETERS = OptionTable(GateSettings, str, (PREFIX,))
 """The fields have their options' whole names."""
 
 

@@ -8,6 +8,7 @@ JWT's shape at the end of another scheme or without one. Other schemes are no to
   token of another kind), unless a token is required.
 - `exp` is the first second that is too late (RFC 7519), `nbf` the first that counts; without them a token has no end
   or no beginning. `nbf` counts with keys only.
+- With keys, a header that is no Bearer's has no token but at its end: one anywhere else in it is refused.
 - Two Authorization headers are refused: services differ in which they believe. So is one in which `Bearer` stands where
   only some would find it, and with keys one that is no scheme with credentials.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -32,6 +34,9 @@ MOST_TOKEN_BYTES = 16_384
 MOST_HEADER_BYTES = 1024
 """A claim that is longer is not copied: cut, it might be another one's."""
 
+MOST_LOOKED_AT = 100
+"""Parts of a header that may be the beginning of a token."""
+
 type Claims = Mapping[str, Any]
 
 _BLANK = re.compile(rb"[^\x21-\x7e]+")  # what white space is to somebody: controls, and all of Latin-1 and UTF-8
@@ -39,6 +44,7 @@ _BEARER = re.compile(rb"bearer(?: (.*))?", re.IGNORECASE)
 _HIDDEN_BEARER = re.compile(rb"^bearer|bearer ", re.IGNORECASE)
 _TOKEN = re.compile(rb"[A-Za-z0-9_.\-]+=*")
 _JWT = re.compile(rb"[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]*")
+_DOTTED = re.compile(rb"[A-Za-z0-9_\-.]+")
 _OTHER_SCHEME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?: .*)?")
 
 # Controls of ASCII and of Latin-1, Unicode's line and paragraph separators: none may end a header line, anywhere.
@@ -106,9 +112,27 @@ def find_token(value: bytes) -> bytes | Reading | None:
         return bearer[1]
     if _HIDDEN_BEARER.search(plain):
         return Reading.AMBIGUOUS
-    if _JWT.fullmatch(last := plain.rpartition(b" ")[2]):
-        return last
-    return None if not plain or _OTHER_SCHEME.fullmatch(plain) else Reading.UNREADABLE
+    rest, _, last = plain.rpartition(b" ")
+    token = last if _JWT.fullmatch(last) else None
+    if has_token(rest if token else plain):
+        return Reading.UNREADABLE
+    return token or (None if not plain or _OTHER_SCHEME.fullmatch(plain) else Reading.UNREADABLE)
+
+
+def has_token(value: bytes) -> bool:
+    """Whether a JWT stands somewhere in it: two dots, and before the first the JSON of an object.
+
+    So it is held where there are more dots than can be looked at.
+    """
+    heads = [part for run in _DOTTED.findall(value) for part in run.split(b".")[:-2]]
+    return len(heads) > MOST_LOOKED_AT or any(map(_is_object, heads))
+
+
+def _is_object(part: bytes) -> bool:
+    try:
+        return isinstance(json.loads(urlsafe_b64decode(part + b"=" * (-len(part) % 4))), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,6 @@ from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.config.text import closest
 from mitmproxy_moesif.kong.document import Document, KongConfigError, parse_document, without_lines
 from mitmproxy_moesif.kong.entities import Consumer, Entity, KongConfig, Plugin, Route, Service
-from mitmproxy_moesif.kong.errors import PLUGIN_NAME
 from mitmproxy_moesif.kong.expressions import ExpressionError, compile_expression
 from mitmproxy_moesif.kong.normalize import RESERVED, from_text, normalize
 from mitmproxy_moesif.kong.placeholders import resolve_reference
@@ -398,7 +397,7 @@ class _Assembly:
             reason = "nobody is said to be in it; list it in `groups` of its consumers, or scope by consumer"
             raise self._error(draft, f"consumer_group: {reason}", "consumer_group")
         plugin = plugin.model_copy(update={"config": self._resolved(draft, plugin.config, ("config",))})
-        if plugin.name == PLUGIN_NAME and plugin.enabled:
+        if plugin.name in CAPTURING and plugin.enabled:
             try:
                 self._check(plugin)
             except SettingsError as error:

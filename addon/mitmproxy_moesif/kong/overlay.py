@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import Field
 
 from mitmproxy_moesif.kong.entities import KongConfig, Plugin
+from mitmproxy_moesif.kong.errors import PLUGIN_NAME
 from mitmproxy_moesif.log import log
 
 REFERENCES = ("service", "route", "consumer")
@@ -33,7 +34,8 @@ class LivePlugin(Plugin):
 
     def plain(self) -> dict[str, Any]:
         """An added entry as JSON values, secrets included."""
-        fields = self.model_dump(exclude={"id", "name", "config", "changes", "created"}, exclude_none=True)
+        own = {"name"} if self.name == PLUGIN_NAME else set()
+        fields = self.model_dump(exclude={"id", "config", "changes", "created", *own}, exclude_none=True)
         return {**fields, "config": self.changes}
 
     @property

@@ -1,29 +1,39 @@
 """Kong's own configuration as ours: which instance a request is for, and what Kong calls its service and route.
 
-Every `plugins` entry named `moesif` is one instance. Its `config` is validated like the options; what was given as an
-option or in the environment overrides the same field of every instance, and what the Admin API says of an instance
-overrides both. Where the configuration has no instance at all, the options are the global one, beside those that the
-Admin API added.
+Every `plugins` entry named `moesif` is one instance, and every `akto-api-discovery` one of Akto. Its `config` is
+validated like the options; what was given as an option or in the environment overrides the same field of every
+instance, and what the Admin API says of an instance overrides both. Where the configuration has no instance of a name
+at all, the options are the global one, beside those that the Admin API added. For a request the two are found each by
+itself: it may be for both, or for one alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mitmproxy_moesif.config.akto import OFF, akto_parameters
+from mitmproxy_moesif.config.fields import Property, parameters_with
 from mitmproxy_moesif.config.instance import Instance
-from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
+from mitmproxy_moesif.config.settings import AKTO_PREFIX, Settings, SettingsError, parse_settings
 from mitmproxy_moesif.event import kong_headers as kong_headers
 from mitmproxy_moesif.event.address import client_address, is_trusted
 from mitmproxy_moesif.event.exchange import RoutableRequest
 from mitmproxy_moesif.event.headers import by_name, flatten, text
-from mitmproxy_moesif.kong.entities import Consumer, KongConfig, Plugin
+from mitmproxy_moesif.kong.entities import Consumer, KongConfig, Plugin, Route, Service
 from mitmproxy_moesif.kong.errors import OPTIONS_ID, PLUGIN_NAME
 from mitmproxy_moesif.kong.overlay import LivePlugin
 from mitmproxy_moesif.kong.router import Match
-from mitmproxy_moesif.kong.scopes import AKTO, MOESIF, ScopeConflict, Scopes, depend_on_routes
+from mitmproxy_moesif.kong.scopes import AKTO, CAPTURING, MOESIF, ScopeConflict, Scopes, depend_on_routes
 from mitmproxy_moesif.log import log
+
+EVENT_RECEIVERS = parameters_with(Settings, Property.RECEIVER)
+
+type On = tuple[Route | None, Service | None, Consumer | None]
+"""What a request is on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +45,11 @@ class Resolution:
 
 
 class Resolver:
-    """A Kong configuration made ready: its router, and its instances compiled by plugin id."""
+    """A Kong configuration made ready: its router, and its instances compiled by plugin id.
+
+    `akto` are the settings of Akto's instances by plugin id; `alone` is the instance of exchanges that are for Akto
+    alone, None where there can be none.
+    """
 
     def __init__(self, config: KongConfig, given: Mapping[str, Any], previous: Resolver | None = None) -> None:
         """`given` are the options and the environment. Raises `SettingsError` with one line.
@@ -51,7 +65,11 @@ class Resolver:
             self.scopes: Scopes = previous.scopes
         else:
             self.scopes = _scopes(config, self.options)
-        self.has_akto = self.scopes.instances.has(AKTO)
+        akto = [plugin for plugin in config.plugins if plugin.name == AKTO]
+        self.has_akto = any(not is_created(plugin) for plugin in akto)
+        self.akto = {plugin.id: _parsed(plugin, given) for plugin in akto if plugin.enabled}
+        self.alone = _alone(given, previous) if akto or parse_settings(given).feeds_akto else None
+        self._together: dict[tuple[Instance | None, str | None], Instance | None] = {}
         if config.not_understood and (previous is None or previous.config.not_understood != config.not_understood):
             for line in config.not_understood:
                 log.warning("moesif: %s; no event is given a route or service until it is", line)
@@ -60,13 +78,35 @@ class Resolver:
         """The instance for a request. Where the configuration has none at all, the options are one."""
         headers = flatten(request.fields)
         match, consumer = self._match(request, headers, options)
+        route, service = (match.route, match.service) if match is not None else (None, None)
+        on = route, service, consumer
         instance: Instance | None = options
         if self.instances or self.has_instances:
-            route, service = (match.route, match.service) if match is not None else (None, None)
-            plugin, _ = self.scopes.instances.select(MOESIF, route, service, consumer)
+            plugin, _ = self.scopes.instances.select(MOESIF, *on)
             if plugin is None or plugin.id != OPTIONS_ID:
                 instance = self.instances.get(plugin.id) if plugin is not None else None
-        return Resolution(instance, names(match))
+        return Resolution(instance if self.alone is None else self._with_akto(instance, on), names(match))
+
+    def _with_akto(self, instance: Instance | None, on: On) -> Instance | None:
+        """The instance with Akto as it is for this request; each of them is made once."""
+        plugin_id: str | None = OPTIONS_ID
+        if self.akto or self.has_akto:
+            plugin, _ = self.scopes.instances.select(AKTO, *on)
+            if plugin is not None:
+                plugin_id = plugin.id
+            elif self.has_akto:
+                plugin_id = None
+        key = instance, plugin_id
+        if key not in self._together:
+            base = instance or self.alone
+            assert base is not None
+            made = (
+                base
+                if plugin_id == OPTIONS_ID
+                else base.with_akto(OFF if plugin_id is None else akto_parameters(self.akto[plugin_id]))
+            )
+            self._together[key] = made if made.settings.has_receiver else None
+        return self._together[key]
 
     def _match(
         self, request: RoutableRequest, headers: dict[str, str], options: Instance
@@ -98,7 +138,7 @@ class Resolver:
 
         `admin_api` tells of an instance whether it was `created` or `changed` there.
         """
-        plugins = [plugin for plugin in self.scopes.config.plugins if plugin.name in (MOESIF, AKTO)]
+        plugins = [plugin for plugin in self.scopes.config.plugins if plugin.name in CAPTURING]
         return {
             "services": len(self.scopes.config.services),
             "routes": len(self.scopes.config.routes),
@@ -115,15 +155,40 @@ def is_created(plugin: Plugin) -> bool:
 def instance_values(plugin: Plugin, given: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of an enabled instance: more specific settings override general ones."""
     live = plugin.changes if isinstance(plugin, LivePlugin) else {}
-    return {**plugin.config, **given, **live, "enabled": True}
+    prefix = prefix_of(plugin.name)
+    return {**prefixed(prefix, plugin.config), **given, **prefixed(prefix, live), "enabled": True}
+
+
+def prefix_of(plugin_name: str) -> str:
+    """What our parameters' names have before those of a plugin's."""
+    return AKTO_PREFIX if plugin_name == AKTO else ""
+
+
+def prefixed(prefix: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    return {prefix + name: value for name, value in config.items()}
 
 
 def parse_instance(plugin: Plugin, given: Mapping[str, Any]) -> Settings:
     """What an enabled instance is set to; `given` as for `Resolver`. Raises `SettingsError`."""
-    settings = parse_settings(instance_values(plugin, given))
-    if not settings.has_receiver:
-        raise SettingsError("application_id is missing")
+    try:
+        settings = parse_settings(instance_values(plugin, given))
+    except SettingsError as error:
+        raise SettingsError(_as_named_there(str(error), prefix_of(plugin.name))) from None
+    if (missing := missing_receiver(plugin.name, settings)) is not None:
+        raise SettingsError(f"{missing} is missing")
     return settings
+
+
+def missing_receiver(plugin_name: str, settings: Settings) -> str | None:
+    """The parameter of a plugin that has to say where what it captures goes; None where that is said."""
+    if plugin_name == AKTO:
+        return None if settings.feeds_akto else "service_url"
+    return None if settings.keeps_events else "application_id"
+
+
+def _as_named_there(errors: str, prefix: str) -> str:
+    """`akto_timeout: ...; ...` for the plugin whose parameter is `timeout`."""
+    return re.sub(rf"(^|; |did you mean ){prefix}", r"\1", errors) if prefix else errors
 
 
 def _options_as_plugin(given: Mapping[str, Any]) -> Plugin:
@@ -141,11 +206,29 @@ def _scopes(config: KongConfig, options: tuple[Plugin, ...]) -> Scopes:
 
 
 def _compile(plugin: Plugin, given: Mapping[str, Any], previous: Instance | None) -> Instance:
+    with _telling(plugin) as name:
+        return Instance.compile(parse_instance(plugin, given), previous=previous, name=name)
+
+
+def _parsed(plugin: Plugin, given: Mapping[str, Any]) -> Settings:
+    with _telling(plugin):
+        return parse_instance(plugin, given)
+
+
+@contextmanager
+def _telling(plugin: Plugin) -> Iterator[str]:
+    """Errors tell which plugin they are about."""
     name = plugin.instance_name or plugin.id
     try:
-        return Instance.compile(parse_instance(plugin, given), previous=previous, name=name)
+        yield name
     except SettingsError as error:
         raise SettingsError(f"kong_config: plugin {name!r}: {error}") from error
+
+
+def _alone(given: Mapping[str, Any], previous: Resolver | None) -> Instance:
+    """The options without a receiver of events."""
+    settings = parse_settings({name: value for name, value in given.items() if name not in EVENT_RECEIVERS})
+    return Instance.compile(settings, previous=previous.alone if previous is not None else None, name=AKTO)
 
 
 def _shown(plugin: Plugin) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def _targets(instance: Instance) -> Iterator[tuple[str, str]]:
 def depend_on_routes(instances: Iterable[Instance]) -> bool:
     """Whether it matters to any of them which route a request is on."""
     return any(
-        instance.name == MOESIF and _applies_at_all(instance) and (instance.route_id or instance.service_id)
+        instance.name in CAPTURING and _applies_at_all(instance) and (instance.route_id or instance.service_id)
         for instance in instances
     )
 

@@ -2,24 +2,31 @@
 
     POST /v1/events         one event                       201, 400, 401, 413, 415
     POST /v1/events/batch   a JSON array of events          the same
+    POST /v1/users          what is told of one user        201, 400, 401, 413, 415
+    POST /v1/users/batch    of several; the same for companies and subscriptions
     GET  /v1/config         sampling and who has which rule 200, 304
     GET  /v1/rules          governance rules                200, 304
     PUT  /v1/config         replaces the configuration      204, 400    this collector only
     PUT  /v1/rules          replaces the rules              204, 400    this collector only
 
+As in Moesif, what is told of somebody who is known is laid over what was known.
+
 Every request needs `X-Moesif-Application-Id`; any value will do, and none is kept. A POST's body may come with
 Content-Encoding deflate or gzip. A refused batch is refused whole. The answers to POSTs, and both GETs, carry
 `X-Moesif-Config-Etag` and `X-Moesif-Rules-Tag`, which equal the ETags of the two documents. The two PUTs are how
-sampling and governance are tried out here; Moesif itself has its web application for that.
+sampling and governance are tried out here; Moesif itself has its web application for that. `akto` adds the paths of
+Akto's ingest service, which need no application id.
 """
 
 from __future__ import annotations
 
 from tornado.web import Application
 
+from mitmproxy_moesif.local.akto import AktoCounts, HealthHandler, IngestHandler
 from mitmproxy_moesif.local.documents import Document
 from mitmproxy_moesif.local.http import LocalHandler, NotFoundHandler, log_request
-from mitmproxy_moesif.local.intake import ReceivedEvent, RefusedError, read_batch, read_one_or_many
+from mitmproxy_moesif.local.intake import RefusedError, read_batch, read_one_or_many, read_profiles
+from mitmproxy_moesif.local.profiles import KINDS, ProfileStore
 from mitmproxy_moesif.local.store import EventStore
 
 # Above a batch's limit, so that a batch that is too large gets an answer and not a cut connection.
@@ -27,8 +34,9 @@ MAX_REQUEST_BYTES = 64 * 2**20
 
 
 class _CollectorHandler(LocalHandler):
-    def initialize(self, store: EventStore, config: Document, rules: Document) -> None:
+    def initialize(self, store: EventStore, profiles: ProfileStore, config: Document, rules: Document) -> None:
         self.store = store
+        self.profiles = profiles
         self.config = config
         self.rules = rules
 
@@ -43,31 +51,38 @@ class _CollectorHandler(LocalHandler):
 
 
 class _IntakeHandler(_CollectorHandler):
-    """`POST` of events: all in it are kept, or it is refused whole."""
+    """`POST`: all in it is kept, or it is refused whole."""
 
-    def read(self, body: bytes, encoding: str) -> list[ReceivedEvent]:
-        """Makes events of the body and its Content-Encoding, or raises `RefusedError`."""
+    def keep(self, body: bytes, encoding: str) -> None:
+        """Keeps what is in a body with that Content-Encoding, or raises `RefusedError`."""
         raise NotImplementedError
 
-    def post(self) -> None:
+    def post(self, *_path: str) -> None:
         self.set_tags()
         try:
-            events = self.read(self.request.body, self.request.headers.get("Content-Encoding", ""))
+            self.keep(self.request.body, self.request.headers.get("Content-Encoding", ""))
         except RefusedError as refused:
             self.refuse(refused.status, refused.reason)
         else:
-            self.store.add(events)
             self.set_status(201)
 
 
 class _EventHandler(_IntakeHandler):
-    def read(self, body: bytes, encoding: str) -> list[ReceivedEvent]:
-        return read_one_or_many(body, encoding)
+    def keep(self, body: bytes, encoding: str) -> None:
+        self.store.add(read_one_or_many(body, encoding))
 
 
 class _BatchHandler(_IntakeHandler):
-    def read(self, body: bytes, encoding: str) -> list[ReceivedEvent]:
-        return read_batch(body, encoding)
+    def keep(self, body: bytes, encoding: str) -> None:
+        self.store.add(read_batch(body, encoding))
+
+
+class _ProfilesHandler(_IntakeHandler):
+    """`path` is the kind, and whether it is a batch."""
+
+    def keep(self, body: bytes, encoding: str) -> None:
+        kind, batch = self.path_args
+        self.profiles.add(kind, read_profiles(body, encoding, KINDS[kind], many=batch is not None))
 
 
 class _DocumentHandler(_CollectorHandler):
@@ -109,15 +124,20 @@ class _RulesHandler(_DocumentHandler):
         return self.rules
 
 
-def collector_app(store: EventStore, config: Document, rules: Document, *, loopback_only: bool) -> Application:
+def collector_app(
+    store: EventStore, profiles: ProfileStore, config: Document, rules: Document, *, loopback_only: bool
+) -> Application:
     """The collector as a Tornado application; serve it with `max_body_size=MAX_REQUEST_BYTES`."""
-    parts = {"store": store, "config": config, "rules": rules}
+    parts = {"store": store, "profiles": profiles, "config": config, "rules": rules}
     return Application(
         [
             (r"/v1/events", _EventHandler, parts),
             (r"/v1/events/batch", _BatchHandler, parts),
+            (rf"/v1/({'|'.join(KINDS)})(/batch)?", _ProfilesHandler, parts),
             (r"/v1/config", _ConfigHandler, parts),
             (r"/v1/rules", _RulesHandler, parts),
+            (r"/api/ingestData", IngestHandler, {"counts": AktoCounts()}),
+            (r"/healthCheck", HealthHandler),
         ],
         default_handler_class=NotFoundHandler,
         log_function=log_request,

@@ -1,4 +1,4 @@
-"""What Moesif's collector takes and refuses: the body of a POST becomes events, or one `RefusedError` says why not.
+"""What Moesif's collector takes and refuses: a POST's body becomes events or profiles; a `RefusedError` says why not.
 
 Pure: no sockets, no storage. Events are kept as the text they came in, never encoded anew, so that numbers and key
 order are shown exactly as they were sent.
@@ -60,6 +60,38 @@ def read_one_or_many(body: bytes, encoding: str = "") -> list[ReceivedEvent]:
 def read_batch(body: bytes, encoding: str = "") -> list[ReceivedEvent]:
     """The events of `POST /v1/events/batch`: a JSON array of objects. Raises `RefusedError`."""
     return _read_array(_text(body, encoding))
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What is told of one user, company or subscription."""
+
+    id: str
+    document: dict[str, Any]
+
+
+def read_profiles(body: bytes, encoding: str, named_by: str, *, many: bool) -> list[Profile]:
+    """Of `POST /v1/users` and the like, `named_by` being the member that is its id; `many`: of the batch. Raises
+    `RefusedError`."""
+    text = _text(body, encoding)
+    try:
+        given = json.loads(text, parse_constant=_no_constant)
+    except RecursionError:
+        raise RefusedError(400, "nested too deep") from None
+    except ValueError:
+        raise RefusedError(400, "not JSON") from None
+    if isinstance(given, list) is not many:
+        raise RefusedError(400, "not a JSON array" if many else "not a JSON object")
+    return [_profile(one, named_by) for one in (given if many else [given])]
+
+
+def _profile(value: object, named_by: str) -> Profile:
+    if not isinstance(value, dict):
+        raise RefusedError(400, "not a JSON object")
+    name = value.get(named_by)
+    if not isinstance(name, str) or not name:
+        raise RefusedError(400, f"{named_by} is a text and required")
+    return Profile(_storable(name), value)
 
 
 def _text(body: bytes, encoding: str) -> str:

@@ -2,29 +2,53 @@
 
 `GET /` tells in JSON what is here. `GET /events` gives the events, newest first, as a JSON array, narrowed by `limit`
 (1 to 10,000, default 100) and by `verb`, `status`, `user_id`, `company_id` (the whole value) and `uri` (a part of it).
-`GET /events/<transaction_id>` gives one event. `DELETE /events` forgets all.
+`GET /events/<transaction_id>` gives one event. `DELETE /events` forgets all. `GET /users`, `/companies` and
+`/subscriptions` give what was told of each, newest first, `/users/<id>` and so on one of them.
 """
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 from tornado.iostream import StreamClosedError
 from tornado.web import Application
 
 from mitmproxy_moesif.local.http import LocalHandler, NotFoundHandler, log_request
+from mitmproxy_moesif.local.profiles import KINDS, ProfileStore
 from mitmproxy_moesif.local.store import EventStore, Filter
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 10_000
 # So many events are read and written at a time: events may have a megabyte each.
 PAGE = 50
+LOOK_EVERY = 0.05
+FIRST_LOOKS = 40
+"""For two seconds, which a first event may take to come."""
+
 PARAMETERS = ("limit", "verb", "status", "user_id", "company_id", "uri")
 
 
 class _PageHandler(LocalHandler):
-    def initialize(self, store: EventStore) -> None:
+    def initialize(self, store: EventStore, profiles: ProfileStore) -> None:
         self.store = store
+        self.profiles = profiles
+
+    def number(self, name: str, low: int, high: int) -> int | None:
+        """Raises `ValueError` with one line."""
+        text = self.get_query_argument(name, None)
+        if text is None:
+            return None
+        if not (text.isdecimal() and text.isascii() and len(text) < 10 and low <= int(text) <= high):
+            raise ValueError(f"{name}: a whole number from {low} to {high}")
+        return int(text)
+
+    def answer_with(self, raw: str | None, missing: str) -> None:
+        if raw is None:
+            self.refuse(404, missing)
+        else:
+            self.set_header("Content-Type", "application/json")
+            self.finish(raw)
 
 
 class _IndexHandler(_PageHandler):
@@ -34,10 +58,12 @@ class _IndexHandler(_PageHandler):
             200,
             {
                 "events": {"received": counts.received, "duplicates": counts.duplicates, "kept": counts.kept},
+                **self.profiles.counts(),
                 "see": {
                     "GET /events": f"newest first; {', '.join(PARAMETERS)} narrow it",
                     "GET /events/<transaction_id>": "one event",
                     "DELETE /events": "forgets all",
+                    **{f"GET /{kind}": f"newest first; /{kind}/<{name}> is one" for kind, name in KINDS.items()},
                 },
             },
         )
@@ -51,8 +77,16 @@ class _EventsHandler(_PageHandler):
             self.refuse(400, str(error))
         else:
             self.set_header("Content-Type", "application/json")
+            await self._first_event()
             with suppress(StreamClosedError):  # the reader has gone
                 await self._write(limit, which)
+
+    async def _first_event(self) -> None:
+        """Who has just tried a request finds its event, which is on its way for a moment."""
+        for _ in range(FIRST_LOOKS):
+            if self.store.counts().received:
+                break
+            await asyncio.sleep(LOOK_EVERY)
 
     def delete(self) -> None:
         self.answer(200, {"forgotten": self.store.clear()})
@@ -60,23 +94,15 @@ class _EventsHandler(_PageHandler):
     def _asked(self) -> tuple[int, Filter]:
         if unknown := sorted(set(self.request.query_arguments) - set(PARAMETERS)):
             raise ValueError(f"{unknown[0]}: there is no such parameter; there are {', '.join(PARAMETERS)}")
-        limit = self._number("limit", 1, MAX_LIMIT)
+        limit = self.number("limit", 1, MAX_LIMIT)
         which = Filter(
             verb=self.get_query_argument("verb", None),
-            status=self._number("status", 0, 999),
+            status=self.number("status", 0, 999),
             user_id=self.get_query_argument("user_id", None),
             company_id=self.get_query_argument("company_id", None),
             uri=self.get_query_argument("uri", None),
         )
         return DEFAULT_LIMIT if limit is None else limit, which
-
-    def _number(self, name: str, low: int, high: int) -> int | None:
-        text = self.get_query_argument(name, None)
-        if text is None:
-            return None
-        if not (text.isdecimal() and text.isascii() and len(text) < 10 and low <= int(text) <= high):
-            raise ValueError(f"{name}: a whole number from {low} to {high}")
-        return int(text)
 
     async def _write(self, limit: int, which: Filter) -> None:
         """Writes page by page, each once the one before it is on its way, so that memory holds one page."""
@@ -95,22 +121,35 @@ class _EventsHandler(_PageHandler):
 
 class _EventHandler(_PageHandler):
     def get(self, transaction_id: str) -> None:
-        raw = self.store.find(transaction_id)
-        if raw is None:
-            self.refuse(404, "there is no event with this transaction_id")
+        self.answer_with(self.store.find(transaction_id), "there is no event with this transaction_id")
+
+
+class _ProfilesHandler(_PageHandler):
+    def get(self, kind: str) -> None:
+        try:
+            limit = self.number("limit", 1, MAX_LIMIT) or DEFAULT_LIMIT
+        except ValueError as error:
+            self.refuse(400, str(error))
         else:
-            self.set_header("Content-Type", "application/json")
-            self.finish(raw)
+            self.answer_with(f"[{',\n'.join(self.profiles.newest(kind, limit))}]\n", "")
 
 
-def page_app(store: EventStore, *, loopback_only: bool) -> Application:
+class _ProfileHandler(_PageHandler):
+    def get(self, kind: str, name: str) -> None:
+        self.answer_with(self.profiles.find(kind, name), f"nothing was told of this {KINDS[kind]}")
+
+
+def page_app(store: EventStore, profiles: ProfileStore, *, loopback_only: bool) -> Application:
     """The page as a Tornado application."""
-    parts = {"store": store}
+    parts = {"store": store, "profiles": profiles}
+    kinds = "|".join(KINDS)
     return Application(
         [
             (r"/", _IndexHandler, parts),
             (r"/events", _EventsHandler, parts),
             (r"/events/([^/]+)", _EventHandler, parts),
+            (rf"/({kinds})", _ProfilesHandler, parts),
+            (rf"/({kinds})/([^/]+)", _ProfileHandler, parts),
         ],
         default_handler_class=NotFoundHandler,
         log_function=log_request,

@@ -26,6 +26,7 @@ from mitmproxy_moesif.local.collector import MAX_REQUEST_BYTES, collector_app
 from mitmproxy_moesif.local.documents import Document
 from mitmproxy_moesif.local.echo import EchoService
 from mitmproxy_moesif.local.page import page_app
+from mitmproxy_moesif.local.profiles import ProfileStore
 from mitmproxy_moesif.local.store import KEEP_EVENTS, EventStore
 from mitmproxy_moesif.web.access import Address
 from mitmproxy_moesif.web.loopback import is_loopback
@@ -77,12 +78,13 @@ class LocalStack:
     async def start(self) -> None:
         given = self._settings
         self.store = EventStore(given.database, given.keep_events)
+        self.profiles = ProfileStore(given.database)
         try:
             bound = _bind_all(
                 given.host, {"collector": given.collector_port, "page": given.page_port, "echo": given.echo_port}
             )
         except OSError:
-            self.store.close()
+            self._close_stores()
             raise
         self.collector_url, self.page_url, self.echo_url = (
             url_of(given.host, sockets[0].getsockname()[1]) for sockets in bound
@@ -101,13 +103,17 @@ class LocalStack:
         await self._echo.stop()
         for server in servers:
             await server.close_all_connections()
+        self._close_stores()
+
+    def _close_stores(self) -> None:
         self.store.close()
+        self.profiles.close()
 
     def _make_servers(self, loopback_only: bool) -> tuple[HTTPServer, HTTPServer, HTTPServer]:
-        collector = collector_app(self.store, self.config, self.rules, loopback_only=loopback_only)
+        collector = collector_app(self.store, self.profiles, self.config, self.rules, loopback_only=loopback_only)
         return (
             HTTPServer(collector, max_body_size=MAX_REQUEST_BYTES),
-            HTTPServer(page_app(self.store, loopback_only=loopback_only), max_body_size=MAX_PAGE_READ),
+            HTTPServer(page_app(self.store, self.profiles, loopback_only=loopback_only), max_body_size=MAX_PAGE_READ),
             HTTPServer(self._echo, max_body_size=MAX_ECHO_READ),
         )
 

@@ -21,8 +21,7 @@ from mitmproxy_moesif.local.intake import ReceivedEvent
 KEEP_EVENTS = 10_000
 KEEP_BYTES = 512_000_000
 _APPLICATION_ID = 0x6D6F6573  # "moes": tells our files from other programs' databases
-_SCHEMA = f"""
-PRAGMA application_id = {_APPLICATION_ID};
+_SCHEMA = """
 CREATE TABLE IF NOT EXISTS event (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     transaction_id TEXT UNIQUE,
@@ -97,7 +96,7 @@ class EventStore:
         self._received = 0
         self._duplicates = 0
         try:
-            self._db = _open(path)
+            self._db = open_database(path, _SCHEMA)
             self._kept, self._bytes = self._measure()
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path}: cannot be used as the store of received events: {error}") from None
@@ -176,20 +175,21 @@ class EventStore:
         return row
 
 
-def _open(path: Path | None) -> sqlite3.Connection:
+def open_database(path: Path | None, schema: str) -> sqlite3.Connection:
+    """Raises `sqlite3.Error` and `OSError`, also for another program's file."""
     if path is not None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     db = sqlite3.connect(":memory:" if path is None else path, check_same_thread=False)
     try:
-        _prepare(db)
+        _prepare(db, schema)
     except sqlite3.Error:
         db.close()
         raise
     return db
 
 
-def _prepare(db: sqlite3.Connection) -> None:
+def _prepare(db: sqlite3.Connection, schema: str) -> None:
     mark = db.execute("PRAGMA application_id").fetchone()[0]
     tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if tables and mark != _APPLICATION_ID:
@@ -197,4 +197,4 @@ def _prepare(db: sqlite3.Connection) -> None:
     # A store for looking at: what the last second before a power cut brought may go.
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
-    db.executescript(_SCHEMA)
+    db.executescript(f"PRAGMA application_id = {_APPLICATION_ID};{schema}")

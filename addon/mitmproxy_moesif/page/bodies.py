@@ -9,19 +9,22 @@ import base64
 import binascii
 import json
 from collections.abc import Iterator, Mapping
-from email import policy
-from email.parser import BytesParser
+from contextlib import suppress
 from html import escape
+from itertools import islice
 from typing import Any, Final
 from urllib.parse import parse_qsl
 from xml.etree.ElementTree import ParseError
 
-from mitmproxy_moesif.event.masking.media_types import media_type
+from mitmproxy_moesif.event.masking.media_types import media_type, parameters
+from mitmproxy_moesif.event.masking.multipart_mask import parts_of
+from mitmproxy_moesif.event.masking.names import UnmaskableError
 
 MOST_LINES: Final = 2000
 LONGEST: Final = 10_000
 """Characters of one text that are shown."""
 
+MOST_PARTS: Final = 200
 HEX_BYTES: Final = 2048
 IMAGES: Final = frozenset(("image/png", "image/jpeg", "image/gif", "image/webp"))
 """No SVG: that is a document of its own."""
@@ -81,36 +84,45 @@ def body(message: Mapping[str, Any], omitted: str | None, removed: Removed) -> s
 
 def _plain(raw: bytes, content_type: str) -> str:
     kind = media_type(content_type)
+    if kind == "multipart/form-data":
+        with suppress(UnmaskableError):
+            return _multipart(raw, content_type)
+    return _single(raw, kind)
+
+
+def _single(raw: bytes, kind: str) -> str:
     if kind in IMAGES:
         encoded = base64.b64encode(raw).decode()
         return f'<img alt="{escape(kind)}" src="data:{kind};base64,{encoded}">'
-    if kind == "multipart/form-data":
-        return _multipart(raw, content_type)
     try:
         text = raw.decode()
     except UnicodeDecodeError:
         return _hex(raw)
     if kind == "application/x-www-form-urlencoded":
-        fields = "".join(_field(name, value, None) for name, value in parse_qsl(text, keep_blank_values=True))
-        return f'<table class="fields">{fields}</table>'
+        fields = parse_qsl(text, keep_blank_values=True)
+        rows = "".join(_field(name, value, None) for name, value in fields[:MOST_LINES])
+        rest = _note(f"… more than {MOST_LINES} fields") if len(fields) > MOST_LINES else ""
+        return f'<table class="fields">{rows}</table>{rest}'
     if kind.endswith("xml"):
         return _xml(text)
     return _text(text) if text.isprintable() or not any(ord(character) < 9 for character in text) else _hex(raw)
 
 
 def _multipart(raw: bytes, content_type: str) -> str:
-    message = BytesParser(policy=policy.HTTP).parsebytes(
-        b"Content-Type: " + content_type.encode("latin-1", "replace") + b"\r\n\r\n" + raw
-    )
-    if not message.is_multipart():
-        return _hex(raw)
-    parts = []
-    for part in message.iter_parts():
-        name = part.get_param("name", "", header="content-disposition")
-        content = part.get_payload(decode=True)
-        shown = _plain(content if isinstance(content, bytes) else b"", part.get("content-type", "text/plain"))
-        parts.append(f"<tr><th>{escape(str(name))}</th><td>{shown}</td></tr>")
-    return f'<table class="fields">{"".join(parts)}</table>'
+    """Its parts; a form in a part is shown as text."""
+    parts = list(islice(parts_of(raw, content_type), MOST_PARTS + 1))
+    rows = [
+        f"<tr><th>{escape(_name(head))}</th><td>{_single(content, media_type(head.get('content-type', '')))}</td></tr>"
+        for head, content in parts[:MOST_PARTS]
+    ]
+    rest = _note(f"… more than {MOST_PARTS} parts") if len(parts) > MOST_PARTS else ""
+    return f'<table class="fields">{"".join(rows)}</table>{rest}'
+
+
+def _name(headers: Mapping[str, str]) -> str:
+    said = parameters(headers.get("content-disposition", ""))
+    name = next((parameter.value for parameter in said if parameter.name == "name"), "")
+    return name[:LONGEST].encode("latin-1").decode(errors="replace")
 
 
 def _xml(text: str) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from mitmproxy_moesif.web.access import Address
@@ -84,16 +86,18 @@ def serve(given: argparse.Namespace, sockets: list[socket.socket]) -> None:
         taken.close()
     host, port = first.getsockname()[:2]
     app.on_startup(lambda: _say(f"moesif-proxy page: {url_of(host, port)} shows {given.admin}"))
-    ui.run(
-        host=host,
-        port=port,
-        fd=first.fileno(),
-        title="Traffic",
-        favicon="🔎",
-        reload=False,
-        show=False,
-        show_welcome_message=False,
-    )
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # uvicorn raises it once more when it has ended
+    with suppress(KeyboardInterrupt):
+        ui.run(
+            host=host,
+            port=port,
+            fd=first.fileno(),
+            title="Traffic",
+            favicon="🔎",
+            reload=False,
+            show=False,
+            show_welcome_message=False,
+        )
 
 
 def _say(line: str) -> None:

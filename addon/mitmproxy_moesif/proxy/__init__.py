@@ -12,6 +12,7 @@ heads          HTTP/1 heads that can be read in two ways are refused, line by li
 http1          trailers, interim answers and framing that mitmproxy's HTTP/1 gets wrong
 http2          header values of an answer that mitmproxy's HTTP/2 refuses
 listening      how the port is opened: shared, TCP alone (test: proxy/test_sockets.py)
+loops          the event loop: uvloop's under the fast lane (test: lane/test_same.py)
 master         `Proxy`: mitmproxy's core with our addons (test: proxy/test_proxy.py)
 patience       time for a request's head and for idle connections
 serve          runs one proxy in this process until it is told to end (test: proxy/test_proxy.py)

@@ -23,6 +23,8 @@ OWN = 64
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 type Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+type Open = Callable[[Callable[[], None]], asyncio.Protocol | None]
+"""Given what is to be called when the connection has ended, its protocol; None where `Serve` is to have it."""
 
 
 def affordable() -> int:
@@ -67,9 +69,10 @@ class Room:
 class Acceptor:
     """As much of an asyncio server as mitmproxy uses, for one socket."""
 
-    def __init__(self, listening: socket.socket, serve: Serve, room: Room) -> None:
+    def __init__(self, listening: socket.socket, serve: Serve, room: Room, open_: Open) -> None:
         self._socket = listening
         self._serve = serve
+        self._open_protocol = open_
         self._room = room
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -107,12 +110,11 @@ class Acceptor:
         task.add_done_callback(self._tasks.discard)
 
     async def _open(self, connection: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader()
+        protocol = self._open_protocol(self._room.leave)
+        if protocol is None:
+            protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader(), self._connected)
         try:
-            await loop.connect_accepted_socket(
-                lambda: asyncio.StreamReaderProtocol(reader, self._connected), connection
-            )
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, connection)
         except OSError:
             connection.close()
             self._room.leave()

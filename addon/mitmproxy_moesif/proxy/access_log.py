@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 from mitmproxy_moesif.capture.in_flight import PendingExchange
 from mitmproxy_moesif.config.instance import Instance
-from mitmproxy_moesif.event.attributes import read_attributes
+from mitmproxy_moesif.event.attributes import attributes_of
 from mitmproxy_moesif.event.build import iso_time, masked_headers
 from mitmproxy_moesif.event.exchange import NO_BODY, Exchange
-from mitmproxy_moesif.event.headers import text, without
+from mitmproxy_moesif.event.headers import text
 from mitmproxy_moesif.event.masking import mask_query
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
 from mitmproxy_moesif.recent.notes import masks_by_hook
@@ -172,9 +172,7 @@ def sent_bytes(entry: PendingExchange) -> int:
 
 def line_of(access: Access) -> Line:
     instance, exchange, policy = access.instance, access.exchange, access.instance.policy
-    request = without(exchange.request_headers, policy.request.underived)
-    response = without(exchange.response_headers, policy.response.underived)
-    facts = read_attributes(request, response, exchange.peer, policy)
+    facts = attributes_of(exchange, policy)
     shown = masked_headers(facts.request_headers, policy.request, policy.query_masks)
     hidden = masks_by_hook(instance)
     ended = exchange.started if exchange.ended is None else exchange.ended

@@ -19,7 +19,8 @@ EPILOG = (
     "SIGTERM ends it when exchanges and events are done, a second one at once; SIGHUP reads --config again. "
     "Other commands: `python -m mitmproxy_moesif` prints the path of the script for `mitmdump -s`, "
     "`python -m mitmproxy_moesif run` starts the proxy with a local collector, "
-    "`moesif-proxy doctor` checks what a start would meet, "
+    "`moesif-proxy doctor` checks what a start would meet, `moesif-proxy collector` takes events without an account, "
+    "`moesif-proxy backfill` sends saved traffic, "
     "`moesif-proxy page` shows the traffic of a running proxy, `moesif-proxy spool` lists and settles stored "
     "events that nobody sends, `moesif-proxy forward` delivers events from Kafka, and "
     "`python -m mitmproxy_moesif proxy` is this command."
@@ -178,6 +179,10 @@ def _seconds(text: str) -> float:
 
 def _file(text: str) -> Path:
     path = Path(text).expanduser().absolute()
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f"there is no file {text!r}")
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise argparse.ArgumentTypeError(f"there is no file {text!r}") from None
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: {error.strerror}") from None
     return path

@@ -11,6 +11,11 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
 
+from mitmproxy_moesif.config.text import number_of
+from mitmproxy_moesif.lane.client import ClientEnd
+from mitmproxy_moesif.lifecycle import tell_requests, telling_unless_soon, until
+from mitmproxy_moesif.log import log
+
 LOOK_EVERY = 0.05
 """Seconds between two looks for connections that have become idle."""
 
@@ -36,8 +41,13 @@ class Drain:
         await server.servers.update([])
         ctx.master.addons.add(SayClose())
         deadline = asyncio.get_running_loop().time() + self.seconds
-        while close_idle(server) and not self.aborted and asyncio.get_running_loop().time() < deadline:
-            await wait(self._abort, LOOK_EVERY)
+        busy, when = 0, until(self.seconds)
+        with telling_unless_soon(lambda: tell_requests(busy, when)):
+            while (busy := close_idle(server)) and not self.aborted and asyncio.get_running_loop().time() < deadline:
+                await wait(self._abort, LOOK_EVERY)
+        if busy:
+            why = "as asked" if self.aborted else "--drain-timeout is over"
+            log.warning("moesif-proxy: %s under way, cut: %s", number_of(busy, "request"), why)
         if self.aborted:  # the capture installs its handlers now, and is not to wait either
             asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)
 
@@ -61,8 +71,10 @@ def close_idle(server: Proxyserver) -> int:
     return busy
 
 
-def is_busy(handler: ProxyConnectionHandler) -> bool:
+def is_busy(handler: ProxyConnectionHandler | ClientEnd) -> bool:
     """Whether an exchange is under way: HTTP layers keep a stream for each. What is no HTTP is not waited for."""
+    if isinstance(handler, ClientEnd):
+        return handler.is_busy
     return any(layer.streams for layer in handler.layer.context.layers if isinstance(layer, HttpLayer))
 
 

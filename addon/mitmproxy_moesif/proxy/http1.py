@@ -1,10 +1,11 @@
-"""What mitmproxy's HTTP/1 gets wrong for a reverse proxy, mended in subclasses of its two ends.
+"""What mitmproxy's HTTP/1 gets wrong for a reverse proxy, mended in subclasses of its two ends and of an exchange.
 
 - Trailers end in an exception and a connection that hangs: they are passed on.
 - An interim answer (103) of the upstream is taken for the final one: it is passed on, and the final one awaited.
 - After an interim answer a failing upstream is no 502 any more: it is.
 - A blank line before a request line ends in an exchange that hangs: it is skipped.
 - A request is dated when its head is complete: when its first byte came.
+- `Expect: 100-continue` is answered by the proxy: the upstream is asked, and its answer passed on.
 - An HTTP/2 request without Content-Length reaches an HTTP/1 upstream without its body's framing: it goes in chunks.
 """
 
@@ -14,9 +15,6 @@ import time
 from collections.abc import Generator
 from typing import Any
 
-import h11
-from h11._readers import ChunkedReader
-from h11._receivebuffer import ReceiveBuffer
 from mitmproxy import http
 from mitmproxy.connection import Connection
 from mitmproxy.net.http.http1 import assemble_response_head
@@ -34,33 +32,14 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Connection
 
+from mitmproxy_moesif.capture import engine
 from mitmproxy_moesif.capture.engine import Http1End
+from mitmproxy_moesif.lane.bodies import TrailersReader
 from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
 
 LAST_CHUNK = b"0\r\n\r\n"
-FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host", b"trailer"})
-"""Fields that are never passed on behind a body."""
 
 type Commands = Generator[commands.Command, Any, None]
-
-
-class TrailersReader(ChunkedReader):
-    """Keeps the trailers to itself: what reads the body raises an exception at the sight of them."""
-
-    trailers: http.Headers | None = None
-
-    def __call__(self, buffer: ReceiveBuffer) -> Any:
-        event = super().__call__(buffer)
-        if isinstance(event, h11.EndOfMessage) and event.headers:
-            self.trailers = http.Headers(
-                [
-                    (bytes(name), bytes(value))
-                    for name, value in event.headers.raw_items()
-                    if name.lower() not in FRAMING
-                ]
-            )
-            return h11.EndOfMessage()
-        return event
 
 
 def body_reader(expected_size: int | None) -> Any:
@@ -70,10 +49,37 @@ def body_reader(expected_size: int | None) -> Any:
 _stock_body_reader = _http1.make_body_reader
 
 
+class Stream(engine.Stream):
+    """One exchange."""
+
+    def state_wait_for_request_headers(self, event: RequestHeaders) -> Commands:
+        heading, request = super().state_wait_for_request_headers(event), event.request
+        expected = request.headers.get("expect", "").lower() == "100-continue"
+        return self.hand_on(heading) if expected and request.http_version == "HTTP/1.1" else heading
+
+    def hand_on(self, heading: Commands) -> Commands:
+        """Where the body is streamed, the upstream says whether to continue. It speaks HTTP/1, as the client does."""
+        reply = None
+        while True:
+            try:
+                command = heading.send(reply)
+            except StopIteration:
+                return
+            event = command.event if isinstance(command, http_layers.SendHttp) else None
+            if isinstance(event, ResponseHeaders) and event.response.status_code == 100 and self.flow.request.stream:
+                reply = None
+                continue
+            if isinstance(event, RequestHeaders):
+                event.request.headers["Expect"] = "100-continue"
+            reply = yield command
+
+
 class Server(Http1End):
     """Toward the client."""
 
     trailers: http.Headers | None = None
+    continued = 0
+    """The request that was told to continue."""
     begun: tuple[int, float] = (0, 0.0)
     """The request of which a first piece came, and when."""
 
@@ -81,12 +87,29 @@ class Server(Http1End):
         if isinstance(event, ResponseTrailers):
             self.trailers = event.trailers
             return nothing()
-        if isinstance(event, ResponseHeaders) and is_interim(event.response):
-            return interim_head(self.conn, event.response)
-        if isinstance(event, ResponseEndOfMessage) and self.trailers:
-            trailers, self.trailers = self.trailers, None
-            return with_trailers(super().send(event), self.conn, trailers)
-        return super().send(event)
+        if isinstance(event, ResponseHeaders):
+            if is_interim(event.response):
+                self.continued = self.stream_id if event.response.status_code == 100 else self.continued
+                return interim_head(self.conn, event.response)
+            if self.awaits_word():
+                event.response.headers["Connection"] = "close"
+        sending = super().send(event)
+        if isinstance(event, ResponseEndOfMessage):
+            if self.trailers:
+                trailers, self.trailers = self.trailers, None
+                sending = with_trailers(sending, self.conn, trailers)
+            if self.awaits_word():
+                sending = self.ended(sending)
+        return sending
+
+    def awaits_word(self) -> bool:
+        """Whether the client was not told to send its body: nobody knows whether it yet will."""
+        expects = self.request is not None and not self.request_done and "expect" in self.request.headers
+        return expects and self.continued != self.stream_id
+
+    def ended(self, sending: Commands) -> Commands:
+        yield from sending
+        yield from self.close()
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         while self.buf._data.startswith((b"\r\n", b"\n")):  # noqa: SLF001
@@ -124,24 +147,27 @@ class Client(Http1Client):
                 continue
             reading.close()  # before it takes the answer for final
             self.response = None
-            if interim.response.status_code != 100 and self.request is not None and not self.request.is_http10:
+            if self.request is not None and self.is_wanted(interim.response.status_code, self.request):
                 yield http_layers.SendHttp(interim, self.context.client)
             yield from self.read_headers(events.DataReceived(self.conn, b""))
             return
+
+    def is_wanted(self, status: int, request: http.Request) -> bool:
+        """Whether the client can do something with an interim answer."""
+        return not request.is_http10 and (status != 100 or "expect" in request.headers)
 
     def read_body(self, event: events.Event) -> Commands:
         return announcing_trailers(self, super().read_body(event), ResponseEndOfMessage, ResponseTrailers)
 
 
 def is_interim(response: http.Response) -> bool:
-    """Whether another answer follows. 100 is mitmproxy's own; 101 is the last that is HTTP."""
-    return 102 <= response.status_code < 200
+    """Whether another answer follows; 101 is the last that is HTTP."""
+    return 100 <= response.status_code < 200 and response.status_code != 101
 
 
 def interim_answer(command: commands.Command) -> ResponseHeaders | None:
     if isinstance(command, ReceiveHttp) and isinstance(command.event, ResponseHeaders):
-        status = command.event.response.status_code
-        return command.event if is_interim(command.event.response) or status == 100 else None
+        return command.event if is_interim(command.event.response) else None
     return None
 
 
@@ -198,6 +224,7 @@ def with_trailers(sending: Commands, peer: Connection, trailers: http.Headers) -
 
 
 REPLACEMENTS = (
+    replacement(http_layers, "HttpStream", Stream),
     replacement(http_layers, "Http1Server", Server),
     replacement(http_layers, "Http1Client", Client),
     replacement(_http1, "make_body_reader", body_reader),

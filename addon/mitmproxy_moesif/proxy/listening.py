@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from mitmproxy import ctx
@@ -11,6 +12,7 @@ from mitmproxy.addons.script import ScriptLoader
 from mitmproxy.master import Master
 from mitmproxy.proxy.mode_servers import ReverseInstance
 
+from mitmproxy_moesif.lane.opening import Lane
 from mitmproxy_moesif.proxy.accepting import Acceptor, Room
 from mitmproxy_moesif.proxy.sockets import open_sockets
 
@@ -35,7 +37,7 @@ class LateMaster(Master):
                 await server.start_serving()
 
 
-def install(room: Room, *, shared: bool) -> None:
+def install(room: Room, lane: Lane, *, shared: bool) -> None:
     """In place of mitmproxy's own start of a reverse proxy: over TCP alone, also for https."""
 
     async def start(instance: ReverseInstance) -> None:
@@ -43,7 +45,8 @@ def install(room: Room, *, shared: bool) -> None:
         host = instance.mode.listen_host(ctx.options.listen_host)
         port = instance.mode.listen_port(ctx.options.listen_port)
         servers: list[Any] = [
-            Acceptor(each, instance.handle_stream, room) for each in open_sockets(host, port or 0, shared=shared)
+            Acceptor(each, instance.handle_stream, room, partial(lane.open, instance))
+            for each in open_sockets(host, port or 0, shared=shared)
         ]
         instance._servers = servers  # noqa: SLF001 - what mitmproxy's own start sets
         if ctx.master.serves:

@@ -18,7 +18,7 @@ from mitmproxy.tools.dump import DumpMaster
 from mitmproxy_moesif.addon import MoesifAddon
 from mitmproxy_moesif.admin.service import Operations
 from mitmproxy_moesif.capture.traffic import TrafficStatus
-from mitmproxy_moesif.config.options import OPTION_PREFIX
+from mitmproxy_moesif.config.options import FAMILIES
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.jwt_gate.addon import JwtGate
@@ -33,6 +33,7 @@ from mitmproxy_moesif.runtime import Listening
 from mitmproxy_moesif.speedups import switch, versions
 
 if TYPE_CHECKING:
+    from mitmproxy_moesif.lane.opening import Lane
     from mitmproxy_moesif.proxy.drain import Drain
 
 
@@ -47,7 +48,7 @@ class StartCheck(errorcheck.ErrorCheck):
 
     def running(self) -> None:
         for name in ctx.options.deferred:
-            if not name.startswith((OPTION_PREFIX, PREFIX)):  # those are the capture's and the gate's to tell
+            if not name.startswith((*FAMILIES, PREFIX)):  # those are the capture's and the gate's to tell
                 log.error("moesif-proxy: %s", unknown(name, ctx.options.keys()))
 
     async def shutdown_if_errored(self) -> None:
@@ -98,12 +99,14 @@ class Proxy:
         self._access_log = access_log(arguments.access_log)
         self.capture = MoesifAddon(
             told.report,
-            told.listen,
+            self._listen,
             drained=self.untested is None,
             announces=told.announces,
             observe=self._access_log,
         )
+        self._gate = JwtGate()
         self._drain: Drain | None = None
+        self._lane: Lane | None = None
         if self.untested is None:
             self.master = self._core(given, arguments, shared=told.shared)
         else:
@@ -114,13 +117,16 @@ class Proxy:
         self._add_capture(arguments, check)
 
     def _core(self, given: options.Options, arguments: Arguments, *, shared: bool) -> Master:
+        from mitmproxy_moesif.lane.opening import Lane
+        from mitmproxy_moesif.lane.serving import is_fast
         from mitmproxy_moesif.proxy import heads, http1, http2, listening
         from mitmproxy_moesif.proxy.drain import Drain
         from mitmproxy_moesif.proxy.patience import Patience
         from mitmproxy_moesif.proxy.tls import Tls
 
         room = Room(arguments.max_connections or affordable())
-        listening.install(room, shared=shared)
+        self._lane = Lane(lambda: is_fast(self.capture.engine()), Tls)
+        listening.install(room, self._lane, shared=shared)
         heads.install()
         http1.install()
         http2.install()
@@ -128,13 +134,17 @@ class Proxy:
         master.addons.add(core.Core(), proxyserver.Proxyserver(), disable_h2c.DisableH2C())
         self._drain = Drain(arguments.drain_timeout)
         patience = Patience(arguments.header_timeout, arguments.keepalive_timeout, room)
-        master.addons.add(Tls(), next_layer.NextLayer(), self._drain, patience)
+        master.addons.add(Tls(), next_layer.NextLayer(), self._drain, patience, self._lane)
         switch.install(master)
         return master
 
+    def _listen(self, settings: Settings, operations: Operations) -> Listening:
+        operations.engines = self._lane.engines if self._lane is not None else None
+        return self._told.listen(settings, operations)
+
     def _add_capture(self, arguments: Arguments, check: StartCheck) -> None:
         self._add_configured(self.capture)
-        self._add_configured(JwtGate())
+        self._add_configured(self._gate)
         if self.untested is None:  # a DumpMaster has one, before the capture
             self._add_configured(script.ScriptLoader())
         if arguments.forwarded:
@@ -179,6 +189,8 @@ class Proxy:
             return "the configuration is not read again: the proxy is about to end"
         changed = self.configuration.reload(self.capture.changed_options())
         what = f"{', '.join(sorted(changed))} changed" if changed else "nothing changed"
+        if self._gate.kept is not None:
+            what += f", but not the keys: {self._gate.kept}"
         if self.configuration.has_file:
             return f"the configuration was read again: {what}"
         return f"the files that options name were read again (there is no --config): {what}"

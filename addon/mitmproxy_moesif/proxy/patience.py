@@ -16,6 +16,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
 
+from mitmproxy_moesif.lane.client import ClientEnd
 from mitmproxy_moesif.proxy.accepting import Room
 from mitmproxy_moesif.proxy.drain import is_busy
 
@@ -72,8 +73,10 @@ class Patience:
             handler.close_connection(handler.client)
 
 
-def progress(handler: ProxyConnectionHandler) -> tuple[int, bool]:
+def progress(handler: ProxyConnectionHandler | ClientEnd) -> tuple[int, bool]:
     """A number that grows with each request that has come, 0 before the first; and whether another has begun."""
+    if isinstance(handler, ClientEnd):
+        return handler.progress
     for layer in handler.layer.context.layers:
         if isinstance(layer, HttpLayer):
             end = layer.connections.get(handler.client)

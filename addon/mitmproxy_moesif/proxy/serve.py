@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -11,11 +12,13 @@ from typing import Any, Protocol
 
 from mitmproxy import optmanager
 
+from mitmproxy_moesif import interrupts
 from mitmproxy_moesif.lifecycle import report
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.proxy import hangups
 from mitmproxy_moesif.proxy.arguments import Address, Arguments
 from mitmproxy_moesif.proxy.configuration import ConfigurationError
+from mitmproxy_moesif.proxy.loops import loop_factory
 from mitmproxy_moesif.proxy.master import Observer, Proxy
 from mitmproxy_moesif.runtime import listen
 
@@ -69,7 +72,7 @@ class Standalone:
 
 def run(arguments: Arguments, told: ServeObserver) -> int:
     """Until it is told to end; the exit code."""
-    return exit_code(serve(arguments, told))
+    return exit_code(serve(arguments, told), loop_factory(arguments, os.environ))
 
 
 def list_options(arguments: Arguments) -> int:
@@ -83,9 +86,11 @@ def list_options(arguments: Arguments) -> int:
     return exit_code(write())
 
 
-def exit_code(work: Coroutine[Any, Any, None]) -> int:
+def exit_code(
+    work: Coroutine[Any, Any, None], loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+) -> int:
     try:
-        asyncio.run(work)
+        asyncio.run(work, loop_factory=loop_factory)
     except ConfigurationError as error:
         log.error("moesif-proxy: %s", error)
         return 1
@@ -103,6 +108,7 @@ async def serve(arguments: Arguments, told: ServeObserver) -> None:
     finally:
         heeding.cancel()
         hangups.ignore()
+        interrupts.ignore(asyncio.get_running_loop())
     told.ended()
 
 

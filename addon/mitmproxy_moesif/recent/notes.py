@@ -8,6 +8,7 @@ from typing import NamedTuple
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.event.headers import text
+from mitmproxy_moesif.event.masking import mask_query
 from mitmproxy_moesif.recent.api import State
 
 SHOWN = 500
@@ -25,7 +26,7 @@ NO_EXCHANGES = Keep()
 
 
 class Note(NamedTuple):
-    """An exchange of which no event is made. `path` is without its query: no mask was asked.
+    """An exchange of which no event is made. `path` is without its query.
 
     `debug`: the log tells of it, too.
     """
@@ -57,10 +58,13 @@ def note_of(instance: Instance, exchange: Exchange, cause: str) -> Note:
 
 
 def shown_place(instance: Instance | None, authority: str, target: bytes) -> tuple[str, str]:
-    """Host, and path without its query; nothing where a user hook masks events: it may mask these."""
-    if instance is not None and masks_by_hook(instance):
+    """Host, and path without its query, masked; nothing where a user hook masks events: it may mask these."""
+    path = text(target[: 2 * SHOWN].partition(b"?")[0])
+    if instance is None:
+        return authority[:SHOWN], path[:SHOWN]
+    if masks_by_hook(instance):
         return "", ""
-    return authority[:SHOWN], text(target[: 2 * SHOWN].partition(b"?")[0])[:SHOWN]
+    return authority[:SHOWN], mask_query(path, instance.policy.query_masks)[:SHOWN]
 
 
 def masks_by_hook(instance: Instance) -> bool:

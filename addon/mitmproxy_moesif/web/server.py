@@ -56,8 +56,11 @@ class ServerThread:
         self._thread.start()
         try:
             self._loop.result()
-        except BaseException:
+        except Exception:
             self._thread.join()
+            raise
+        except BaseException:  # Ctrl-C: it may have been entered, or be about to
+            self.stop()
             raise
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:

@@ -181,7 +181,7 @@ def network_reason(error: BaseException, url: str) -> str:
     """What went wrong on the way to a URL's host, in words. What the libraries say quotes what they were given."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
-    kinds = tuple(_causes(error))
+    kinds = tuple(causes(error))
 
     def is_any(*wanted: type[BaseException]) -> bool:
         return any(isinstance(kind, wanted) for kind in kinds)
@@ -205,7 +205,7 @@ def network_reason(error: BaseException, url: str) -> str:
     return type(error).__name__
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
     """An error and what it comes from, also what urllib3 keeps as `reason`."""
     for _ in range(10):
         if error is None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mitmproxy_moesif.delivery.ledger import NOTHING, Adoption, Reading
+from mitmproxy_moesif.delivery.ledger import NOTHING, Adoption, Reading, added
 
 WAITS_FOR_ACCOUNT = 30.0
 """Seconds in which another worker should have taken over the spool of one that died, and read its account."""
@@ -138,6 +138,7 @@ def added_up(readings: Sequence[Reading], adopted: Adopted) -> Reading:
         skipped=sum(reading.skipped for reading in readings),
         spools=dict(spools),
         adopted={name: history[-1] for name, history in adopted.items()},
+        lossy=added(reading.lossy for reading in readings),
     )
 
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
+from mitmproxy_moesif import interrupts
 from mitmproxy_moesif.admin.server import AdminServer
 from mitmproxy_moesif.capture.traffic import together
 from mitmproxy_moesif.delivery.ledger import NOTHING, Reading
@@ -64,6 +65,7 @@ class Supervisor:
             return await self._supervise(address)
         finally:
             hangups.ignore()
+            interrupts.ignore(asyncio.get_running_loop())
             if self._admin is not None:
                 await asyncio.to_thread(self._admin.stop)
             close_all(sockets)
@@ -95,9 +97,10 @@ class Supervisor:
             log.info("moesif-proxy: listening at %s with %d workers, passing to %s", address, count, upstream)
         codes = await asyncio.gather(*keeping)
         last = await self._last_reading()
-        if self._started or last.captured:
-            sys.stderr.write(f"moesif: {last.line()}\n")
-        return 1 if refused or any(codes) else 0
+        failed = refused or any(codes)
+        if self._started or last.captured or not failed:
+            sys.stderr.write(f"{last.last_words()}\n")
+        return 1 if failed else 0
 
     def _open_admin(self) -> bool:
         """Listen where the workers' options say, once; False where that cannot be, after the log has said why."""

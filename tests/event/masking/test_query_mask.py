@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.event.masking import mask_urls
+from mitmproxy_moesif.event.masking import mask_query, mask_urls
 
 SECRET = "s3cr3t-7f21"
 MASKS = frozenset({"token", "api-key"})
@@ -32,10 +32,22 @@ def shown(value: str) -> str:
         ("/p%3Btoken=S/q", "/p%3Btoken=*****/q"),
         ("https%3A%2F%2Fh%2F%3Ftoken%3DS", "*****"),
         ("https://h/?u=https%253A%252F%252Fh%252F%253Ftoken%253DS", "https://h/?u=*****"),
-        ("https://h/?a=b c&token=S", "*****"),
+        ("https://h/?a=b c&token=S", "https://h/?a=b c&token=*****"),
         ("https://h/?a=1", "https://h/?a=1"),
         ("text/html; q=0.8, token", "text/html; q=0.8, token"),
-        ("token=S", "token=S"),
+        ("token=S/S", "token=*****"),
+        ("a=1; token=S", "a=1; token=*****"),
+        ("myapp:token=S", "myapp:token=*****"),
+        ('{"token":"S"}', "*****"),
+        ('/s?token="S"', "*****"),
+        ("https://h/?a=1&token=x S", "*****"),
+        ("/s?token=<S>", "*****"),
+        ("/s?token=a, S", "*****"),
+        ("<https://h/?token=a>b S>; rel=next", "*****"),
+        ('a="1", b="/?token=a", S"', "*****"),
+        ("https://h/%3Ftoken%3DS", "https://h/*****"),
+        ("see https://h/%3Ftoken%3DS", "see https://h/*****"),
+        ("the token is S", "the token is S"),
     ],
 )  # fmt: skip
 def test_a_parameter_is_masked_in_a_header_that_has_a_url(value: str, expected: str) -> None:
@@ -43,20 +55,38 @@ def test_a_parameter_is_masked_in_a_header_that_has_a_url(value: str, expected: 
 
 
 names = st.sampled_from(
-    ["token", "TOKEN", "t%6Fken", "token[]", "auth[token]", "user.token", "+token", "api-key", "%41pi-key"]
+    ["token", "TOKEN", "t%6Fken", "token[]", "auth[token]", "user.token", "+token", "api-key", "%41pi-key", "%2574oken"]
 )
-urls = st.sampled_from(
-    ["https://h/p?{}", "/p?a=1&{}", "/p?a;{};b", "/p;{}/q", "p?{}#x", "//h?x={{}}&{}", "https://h/#{}"]
+assigned = st.sampled_from(
+    [
+        *("{}=SECRET", "{}%3DSECRET", "{}%253DSECRET", "{}[SECRET]=1", "{}=x;SECRET", "{}=x&amp;SECRET"),
+        *("{}=*****;SECRET", '{}="x;SECRET"', '{}="x&SECRET"', "{}='x&SECRET'", "{}=<a>;SECRET", "{}={{a&SECRET}}"),
+        *("a=1,{}=SECRET", "a={}=SECRET", "a={}:SECRET;SECRET", 'a={{"{}":"SECRET"}}'),
+    ]
 )
+of_queries = st.sampled_from(
+    ["{}/SECRET", "{}.SECRET", "{}|SECRET", "{},SECRET", "{}+SECRET", "{}:SECRET", "{};SECRET"]
+)
+of_headers = st.sampled_from(['{}="SECRET"', "{}=x SECRET", "{}=<SECRET>", "{}=a, SECRET", '{}=*****"SECRET"'])
+queries = st.sampled_from(["https://h/p?{}", "/p?a=1&{}", "/p?a;{};b", "p?{}#x", "//h?x=1&{}", "https://h/#{}"])
+paths = st.sampled_from(["/p;{}/q", "/p%3B{}/q", "/{}", "https://h/%3F{}", "/p;a=1;{}", "/a&{}/q?a=1"])
 around = st.sampled_from(
-    ["{}", "<{}>; rel=next", "0; url={}", 'a "{}" b', "https://h/?a=1, {}", "see {} there", "{}, {}"]
+    ["{}", "<{}>; rel=next", "0; url={}", 'a "{}" b', "https://h/?a=1, {}", "see {} there", "{}, {}", "<{}>b>; rel=a"]
 )
 
 
-@given(names, urls, around)
-def test_no_masked_parameter_of_a_url_is_in_a_header(name: str, url: str, text: str) -> None:
-    filled = url.format(f"{name}={SECRET}")
-    assert SECRET not in shown(text.replace("{}", filled))
+def filled(url: str, parameter: str, name: str) -> str:
+    return url.replace("{}", parameter.format(name).replace("SECRET", SECRET))
+
+
+@given(names, (queries | paths).flatmap(lambda url: st.tuples(st.just(url), assigned)) | st.tuples(queries, of_queries))
+def test_no_masked_parameter_is_in_a_url(name: str, url: tuple[str, str]) -> None:
+    assert SECRET not in mask_query(filled(*url, name), MASKS)
+
+
+@given(names, queries | paths, assigned | of_headers, around)
+def test_no_masked_parameter_of_a_url_is_in_a_header(name: str, url: str, parameter: str, text: str) -> None:
+    assert SECRET not in shown(text.replace("{}", filled(url, parameter, name)))
 
 
 @given(st.dictionaries(st.text(), st.text()), st.frozensets(st.text(), max_size=3))

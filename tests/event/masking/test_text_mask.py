@@ -95,6 +95,53 @@ CARRIERS = [
     r'{"pass\u0077ord":"SECRET"}',
     r"pass\u0077ord=SECRET",
     "&#112;assword=SECRET",
+    "a=1&password=x;SECRET&b=2",
+    "a=1&password=x&amp;SECRET",
+    'a=1&password="x;SECRET"',
+    'a=1&password="x&SECRET"',
+    "a=1&v=password:x;SECRET",
+    "password;SECRET=1",
+    "password%3D=SECRET",
+    "api&lowbar;key=SECRET",
+    "pass%2577ord=SECRET",
+    '{"a password:":"SECRET"}',
+    '{"<password>":"SECRET"}',
+    '{"password=":"SECRET"}',
+    '{"\\"password\\"":"SECRET"}',
+    '{"user%5Bpassword%5D":"SECRET"}',
+    '{"pass%2577ord":"SECRET"}',
+    '{"user->password":"SECRET"}',
+    r'{"p\u0000a\u0000s\u0000s\u0000w\u0000o\u0000r\u0000d\u0000":"SECRET"}',
+    "{/*a*/password/* a comment of a few words */:'SECRET'}",
+    "{password // a comment\n:'SECRET'}",
+    'mutation { login(password # a comment\n: "SECRET") { id } }',
+    'login(password,,: "SECRET")',
+    "password" + " " * 200 + ": SECRET",
+    "password" + "\t" * 200 + "=SECRET",
+    'password["x"]: SECRET',
+    "password[x y]=SECRET",
+    "password is: SECRET",
+    "password -> SECRET",
+    "password\uff1a SECRET",
+    "--password=SECRET",
+    "login --password SECRET --user ada",
+    'a:1:{s:8:"password";s:11:"SECRET";}',
+    "<a><user.password>SECRET",
+    "<user.password>SECRET</user.password>",
+    "<a>password=<b>SECRET</b></a>",
+    "<a>password: <b>SECRET</b></a>",
+    "<a><b>password</b>: <b>SECRET</b></a>",
+    "<a><b>password:</b> SECRET</a>",
+    "<a><dt>password:</dt><dd>SECRET</dd></a>",
+    "name,user.password\nada,SECRET",
+    "name,user[password]\nada,SECRET",
+    "name;@password\nada;SECRET",
+    "name,password\rada,SECRET",
+    "name,password\u2028ada,SECRET",
+    "user:password\nada:SECRET",
+    "name   password\nada    SECRET",
+    "p\0a\0s\0s\0w\0o\0r\0d\0=\0SECRET",
+    "[password]\nvalue = SECRET",
 ]  # fmt: skip
 
 
@@ -229,14 +276,20 @@ def test_text_that_names_no_masked_field_keeps_every_byte(
         ('{"m":"a=1&password=S&b=2"}', "", '{"m":"a=1&b=2"}'),
         ('{"m":"<a><password>S</password><b/></a>"}', "", '{"m":"<a><b/></a>"}'),
         ('{"m":"password: S","a":1}', "", '{"m":"*****","a":1}'),
-        ('{"{\\"password\\":1}":2}', "", '{"{}":2}'),
+        ('{"{\\"password\\":1}":2,"a":3}', "", '{"a":3}'),
+        ('{"m":"a=1&password=x;S&b=2"}', "", '{"m":"a=1&b=2"}'),
         ('{"m":"\\ud800","password":1}', "", '{"m":"\\ud800"}'),
-        ('{"\\ud800password":1,"m":"\\ud800password=1"}', "", '{"\\ud800password":1,"m":"*****"}'),
+        ('{"\\ud800password":1,"m":"\\ud800password=1"}', "", '{"m":"*****"}'),
         ("m=%7B%22password%22%3A1%2C%22a%22%3A2%7D&b=3", FORM, "m=%7B%22a%22%3A2%7D&b=3"),
-        ("%7B%22password%22%3A%22S%22%7D=", FORM, "%7B%7D="),
+        ("%7B%22password%22%3A%22S%22%7D=&a=1", FORM, "a=1"),
         ("<a><password/></a>", FORM, "<a></a>"),
         ("<r><v>{&quot;password&quot;:1,&quot;a&quot;:&quot;é&quot;}</v></r>", XML, '<r><v>{"a":"&#233;"}</v></r>'),
-        ("<r><v><![CDATA[<a><password/>ü</a>]]></v>&lt;</r>", XML, "<r><v>&lt;a&gt;&#252;&lt;/a&gt;</v>&lt;</r>"),
+        ("<r><v><![CDATA[<a><password/>ü</a>]]></v>&lt;</r>", XML, "<r><v>&lt;a&gt;&#252;&lt;/a&gt;</v>*****</r>"),
+        ("<r><a>password: <b>S</b>S</a><b>1</b></r>", XML, "<r><a>*****</a><b>1</b></r>"),
+        ("<r><a><b>pass</b>word<!-- -->: <i>S</i></a>2</r>", XML, "<r><a><b>pass</b>*****</a>2</r>"),
+        ("<r><a><b>password</b>: <b>S</b></a>2</r>", XML, "<r><a><b>password</b>*****</a>2</r>"),
+        ("<r><dt>password:</dt><dd>S</dd></r>", XML, "<r><dt>*****</dt><dd>*****</dd></r>"),
+        ("<r><a>password</a><b>S: 1</b></r>", XML, "<r><a>password</a><b>S: 1</b></r>"),
         ("<r v='a=1&amp;password=2' w='x'/>", XML, "<r v=\"a=1\" w='x'/>"),
     ],
 )  # fmt: skip
@@ -280,6 +333,12 @@ def test_what_is_wrapped_too_often_is_left_out() -> None:
     assert told is not None
     assert SECRET.encode() not in told
     assert told.endswith(b"*****")
+
+
+@pytest.mark.parametrize("digits", ["9" * 10_000, "0" * 10_000 + "112"])
+def test_a_character_reference_may_have_any_number_of_digits(digits: str) -> None:
+    assert shown(json.dumps({"m": f"password &#{digits};"})) is not None
+    assert shown(json.dumps({"m": f"password &#{digits}; = S"})) == b'{"m": "*****"}'
 
 
 # --- its cost ----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,14 +65,15 @@ REASONS = {
 }
 
 
-class KafkaReceiver:
+type Headers = list[tuple[str, str | bytes | None]]
+
+
+class TopicReceiver(ABC):
     """One topic. For one thread. After a failure it starts with a new producer, so that nothing old is sent late."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._topic = settings.kafka_topic
-        self._seconds = settings.connect_seconds + settings.send_seconds
-        self._headers = [(APPLICATION, application_of(settings).encode()), (SCHEMA, SCHEMA_VERSION)]
+    def __init__(self, topic: str, seconds: float) -> None:
+        self._topic = topic
+        self._seconds = seconds
         self._producer: Producer | None = None
         self._trouble = ""
 
@@ -115,7 +117,15 @@ class KafkaReceiver:
 
     def _connect(self) -> Producer:
         timeout = {"message.timeout.ms": int(self._seconds * 1000)}
-        return make_producer({**configuration(self._settings), **timeout, "error_cb": self._note})
+        return make_producer({**self._configuration(), **timeout, "error_cb": self._note})
+
+    @abstractmethod
+    def _configuration(self) -> dict[str, Any]:
+        """Raises `ValueError` with one line."""
+
+    @abstractmethod
+    def _message(self, event: bytes) -> tuple[bytes | None, Headers]:
+        """Its key and headers."""
 
     def _note(self, error: KafkaError) -> None:
         """What is wrong with the connection; that all brokers are down says less than why."""
@@ -130,13 +140,9 @@ class KafkaReceiver:
     def _produce(self, producer: Producer, event: bytes, sent: _Sent) -> None:
         from confluent_kafka import KafkaException
 
-        caller = _caller(event)
-        headers: list[tuple[str, str | bytes | None]] = [
-            (TRANSACTION_ID, caller.transaction_id.encode()),
-            *self._headers,
-        ]
+        key, headers = self._message(event)
         try:
-            producer.produce(self._topic, event, caller.key, on_delivery=sent.told, headers=headers)
+            producer.produce(self._topic, event, key, on_delivery=sent.told, headers=headers)
         except KafkaException as error:
             sent.errors.append(error.args[0])
         except BufferError:
@@ -147,6 +153,22 @@ class KafkaReceiver:
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.purge()
+
+
+class KafkaReceiver(TopicReceiver):
+    """Events."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings.kafka_topic, settings.connect_seconds + settings.send_seconds)
+        self._settings = settings
+        self._headers = [(APPLICATION, application_of(settings).encode()), (SCHEMA, SCHEMA_VERSION)]
+
+    def _configuration(self) -> dict[str, Any]:
+        return configuration(self._settings)
+
+    def _message(self, event: bytes) -> tuple[bytes | None, Headers]:
+        caller = _caller(event)
+        return caller.key, [(TRANSACTION_ID, caller.transaction_id.encode()), *self._headers]
 
 
 class _Sent:

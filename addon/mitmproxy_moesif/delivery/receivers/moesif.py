@@ -5,27 +5,23 @@ Each call has one deadline over all of it: `connect_timeout` + `send_timeout`.
 
 from __future__ import annotations
 
-import logging
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import requests
-from urllib3.exceptions import DecodeError
 
-from mitmproxy_moesif import __version__
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.receivers import said
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Verdict
-from mitmproxy_moesif.web.session import UNAUTHORIZED, DeadlineSession, network_reason
+from mitmproxy_moesif.delivery.receivers.http import Poster
+from mitmproxy_moesif.web.session import UNAUTHORIZED, network_reason
 
 REFUSED = frozenset({400, 413, 422})
 WHATEVER_IS_SENT = frozenset({401, 402, 408, 429})
 MAX_RETRY_AFTER = 600.0
-MAX_ANSWER_BYTES = 65_536
 
 AnswerHeaders = Callable[[requests.Response], None]
 
@@ -35,37 +31,25 @@ class MoesifReceiver:
 
     def __init__(self, settings: Settings, on_answer: AnswerHeaders = lambda _: None) -> None:
         self._url = f"{settings.api_endpoint}/v1/events/batch"
-        self._timeout = (settings.connect_seconds, settings.send_seconds)
         self._compress = settings.enable_compression
         self._on_answer = on_answer
         self._secret = settings.application_id.get_secret_value()
         headers = {
             "X-Moesif-Application-Id": self._secret,
-            "Content-Type": "application/json",
-            "User-Agent": f"mitmproxy-moesif/{__version__}",
             **({"Content-Encoding": "deflate"} if self._compress else {}),
         }
-        self._session = DeadlineSession()
-        # Prepared once: what stays the same from batch to batch takes longer than to send one.
-        self._request = self._session.prepare_request(requests.Request("POST", self._url, headers=headers))
-        self._connection: dict[str, Any] = dict(
-            self._session.merge_environment_settings(self._url, {}, None, None, None)
-        )
-        # It tells of each call, and of half an answer with a traceback: what went wrong is told by the sender.
-        logging.getLogger("urllib3").setLevel(logging.ERROR)
+        self._poster = Poster(self._url, headers, settings.connect_seconds, settings.send_seconds)
 
     def send(self, events: Sequence[bytes]) -> Outcome:
         body = b"[" + b",".join(events) + b"]"
         if self._compress:
             body = zlib.compress(body)
         try:
-            with self._session.deadline(sum(self._timeout)):
-                response = self._post(body)
-                answer = _drain(response)
+            response = self._poster.post(body)
         except (requests.RequestException, OSError) as error:
             return Outcome(Verdict.UNAVAILABLE, network_reason(error, self._url))
         self._on_answer(response)
-        return outcome_of(response, self._said(response.status_code, answer, events))
+        return outcome_of(response, self._said(response.status_code, self._poster.answer, events))
 
     def _said(self, status: int, answer: bytes, events: Sequence[bytes]) -> str:
         """Of a batch that is refused nobody is told: it is halved until the event is found."""
@@ -73,15 +57,8 @@ class MoesifReceiver:
             return ""
         return said.reason(answer, b"".join(events), self._secret)
 
-    def _post(self, body: bytes) -> requests.Response:
-        request = self._request.copy()
-        request.body = body
-        request.headers["Content-Length"] = str(len(body))
-        options = {**self._connection, "stream": True}
-        return self._session.get_adapter(self._url).send(request, timeout=self._timeout, **options)
-
     def close(self) -> None:
-        self._session.close()
+        self._poster.close()
 
 
 def outcome_of(response: requests.Response, why: str = "") -> Outcome:
@@ -119,13 +96,3 @@ def _http_date(value: str) -> datetime | None:
     except (ValueError, TypeError, IndexError):
         return None
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-
-
-def _drain(response: requests.Response) -> bytes:
-    """Read the answer's body so that the connection can be used again; a long one is not worth it."""
-    answer = b""
-    with suppress(DecodeError):
-        answer = response.raw.read(MAX_ANSWER_BYTES, decode_content=True)
-    if response.raw.closed or not response.raw.isclosed():
-        response.close()
-    return answer

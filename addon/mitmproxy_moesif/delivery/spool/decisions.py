@@ -51,6 +51,7 @@ class Decisions:
         self._folder = folder
         self._seen: tuple[int, int] | None = None
         self._current: Sequence[Decision] = ()
+        self._told = ""
 
     def current(self) -> Sequence[Decision]:
         if self._folder is None:
@@ -63,7 +64,9 @@ class Decisions:
         except FileNotFoundError:
             self._current = ()
         except (OSError, ValueError) as error:
-            log.error("moesif: what was decided about the spool cannot be read: %s", error)
+            if str(error) != self._told:
+                self._told = str(error)
+                log.error("moesif: what was decided about the spool cannot be read: %s", error)
             self._current = ()
         return self._current
 

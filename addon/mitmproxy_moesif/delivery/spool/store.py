@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from mitmproxy_moesif.config.destination import is_quarantine
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.delivery.batch import Batch, Part
 from mitmproxy_moesif.delivery.ledger import Account, Ledger, Place, Settlement
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
@@ -27,7 +28,7 @@ from mitmproxy_moesif.delivery.spool.decisions import Decision, Decisions
 from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolDamaged, SpoolError, SpoolFile, SpoolFull
 from mitmproxy_moesif.delivery.spool.queue import ALL_KEYS, Checkpoint, EventQueue, Waiting
 from mitmproxy_moesif.delivery.spool.set import SpoolSet
-from mitmproxy_moesif.log import counted, log
+from mitmproxy_moesif.log import log
 from mitmproxy_moesif.recent.notes import Moved, unnoticed
 
 FRESH_MAX_BYTES = 8_000_000
@@ -151,7 +152,7 @@ class Store:
                 self._lane(row.destination).count(row.count, row.created)
         self._decided = None
         if events:
-            log.info("moesif: found %s that an earlier process left in the spool", counted(events, "event"))
+            log.info("moesif: found %s that an earlier process left in the spool", number_of(events, "event"))
         return destinations
 
     def maintain(self) -> list[str]:
@@ -331,7 +332,7 @@ class Store:
                 continue
             if is_quarantine(chunk.destination):
                 self._ledger.drop(len(chunk.events), "refused", part.waiting.place)
-                log.error("moesif: dropped without a spool, and counted: %s", counted(len(chunk.events), "event"))
+                log.error("moesif: dropped without a spool, and counted: %s", number_of(len(chunk.events), "event"))
             else:
                 part.settled.difference_update(part.moved[chunk.destination])
 
@@ -469,5 +470,5 @@ class Store:
             self._ledger.drop(row.count, "spool_damaged", spool.path.name)
             lanes.count(-row.count)
             self.spools.remove(spool, [row.key])
-            log.error("moesif: unreadable in the spool, dropped and counted: %s", counted(row.count, "event"))
+            log.error("moesif: unreadable in the spool, dropped and counted: %s", number_of(row.count, "event"))
             return None

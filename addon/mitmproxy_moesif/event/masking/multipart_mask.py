@@ -35,11 +35,13 @@ def mask_multipart(
 ) -> bytes:
     """The body without the masked parts; empty where none is left.
 
+    A part is masked by its name, and where its headers mention a masked name as a key (a file's name may).
     `mask_text` masks what a name holds, `mask_content` the content of a part that stays, given the part's headers.
     """
 
-    def is_masked(name: bytes) -> bool:
-        return names.holds(name) or mask_text(name) != name
+    def is_masked(head: bytes) -> bool:
+        named = _names(_headers(head))
+        return any(names.holds(name) or mask_text(name) != name for name in named) or names.is_key_in(head)
 
     delimiters = list(_delimiters(raw, _boundary(content_type)))
     parts = [raw[here.start : there.start] for here, there in pairwise(delimiters)]
@@ -51,6 +53,14 @@ def mask_multipart(
         return b""
     first, last = delimiters[0], delimiters[-1]
     return b"".join((_if_blank(raw[: first.start]), *kept, raw[last.start : last.end], _if_blank(raw[last.end :])))
+
+
+def parts_of(raw: bytes, content_type: str) -> Iterator[tuple[dict[str, str], bytes]]:
+    """Headers, their names in lower case, and content of each part; `UnmaskableError` where they are malformed."""
+    for here, there in pairwise(_delimiters(raw, _boundary(content_type))):
+        part = raw[here.end : there.start]
+        block, begin, end = _pieces(part, 0)
+        yield _headers(block), part[begin:end]
 
 
 def _if_blank(text: bytes) -> bytes:
@@ -86,16 +96,21 @@ def _delimiters(raw: bytes, boundary: bytes) -> Iterator[_Delimiter]:
 
 def _masked(part: bytes, head: int, is_masked: Callable[[bytes], bool], mask_content: MaskContent) -> bytes:
     """The part, which begins with its delimiter line of `head` bytes, as it may be shown; empty where it may not."""
+    block, begin, end = _pieces(part, head)
+    if is_masked(block):
+        return b""
+    content = part[begin:end]
+    masked = mask_content(content, _headers(block))
+    return part if masked == content else part[:begin] + masked + part[end:]
+
+
+def _pieces(part: bytes, head: int) -> tuple[bytes, int, int]:
+    """The headers, and where the content begins and ends."""
     blank_line = _BLANK_LINE.search(part, head)
     if blank_line is None:
         raise UnmaskableError("a part without content")
-    headers = _headers(part[head : blank_line.start()])
-    if any(map(is_masked, _names(headers))):
-        return b""
-    begin, end = blank_line.end(), len(part.removesuffix(b"\n").removesuffix(b"\r"))
-    content = part[begin:end]
-    masked = mask_content(content, headers)
-    return part if masked == content else part[:begin] + masked + part[end:]
+    end = len(part.removesuffix(b"\n").removesuffix(b"\r"))
+    return part[head : blank_line.start()], blank_line.end(), end
 
 
 def _headers(block: bytes) -> dict[str, str]:

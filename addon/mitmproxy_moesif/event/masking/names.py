@@ -1,16 +1,19 @@
 """The masked names: whether a field has one, and where a text may have one, however it is spelled there.
 
-Names are compared without case, whole and by their parts: `user[password]`, `user.password` and `@password` are
-`password`. A text is asked from cheap to exact: `may_occur` and `suspects` by its bytes, `is_key_in` by what it says.
+Names are compared without case, whole and as a word of a longer name: `user[password]`, `user.password`, `@password`
+and `"my password"` are `password`; `user-password` and `passwords` are not. A text is asked from cheap to exact:
+`may_occur` and `suspects` by its bytes, `is_key_in` by what it says. `holds` and `is_key_in` also read what escapes
+of URLs, XML, JSON and JavaScript stand for.
 """
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from html.entities import html5
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from mitmproxy_moesif.config.re2set import compile_re2, re2_options
 
@@ -19,18 +22,27 @@ MASK: Final = b"*****"
 
 BOM: Final = b"\xef\xbb\xbf"
 
+REACH: Final = 64
+"""Characters that may stand between a name and what makes it a key, a run of blanks counting as one."""
+
 _MAX_MEMORY: Final = 8_000_000
 # What can be looked for in the bytes of any format. Any other name makes every text a suspect.
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 # What escapes are made of, and what XML splits a text with: escaped itself, it may hide a name.
-_MAKES_ESCAPES: Final = "\\ux#%&<!?0123456789abcdef"
+_MAKES_ESCAPES: Final = "\0\\ux#%&<!?0123456789abcdef"
 _SPLITS_XML: Final = r"!--|!\[cdata\[|\?(?:>|&gt)"
 _AFTER_AN_ESCAPE: Final = r"\\[a-z]|%[0-9a-f]{2}|u[0-9a-f]{4}|\\x[0-9a-f]{2}|\\[0-7]{1,3}"
-_CASES_BEYOND_ASCII: Final = "(?-i:\u017f|\u212a)"  # of s and k
-_BETWEEN_PARTS: Final = r"[][.:;/@$#?&*!|\ufeff\x00-\x1f]"
+_FOLDS_TO_ASCII: Final = "\u017f\u212a\u00df\u1e9e\ufb00\ufb01\ufb02\ufb03\ufb04\ufb05\ufb06"
+_NAMES_OF_CHARACTERS: Final = {name: of for name, of in html5.items() if of.isascii() and of not in "&<>!?"}
 _COMMENT: Final = re.compile(r"<!--(?:[^-]|-(?!->)){0,256}+-->|<!\[CDATA\[|\]\]>|<\?[^>]{0,256}+>")
+_CODE: Final = re.compile(r"&#0*+([0-9]{0,7})[0-9]*+")  # Python refuses to read a number of thousands of digits
 _ESCAPE: Final = re.compile(r"[\\%]u([0-9A-Fa-f]{4})|\\(?:x([0-9A-Fa-f]{2})|(.))", re.DOTALL)
+_MAKES_NO_READING: Final = re.compile(r"[^%&\\<\]]*+")
 _ROUNDS: Final = 8
+_ASSIGNS: Final = "[=:>\uff1d\uff1a\u2192]"
+_BETWEEN_CELLS: Final = re.compile(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029,;|\t:~]|  +")
+_OF_WORDS: Final = re.compile(r"\w")
+_QUOTES: Final = " \"'"
 
 
 class UnmaskableError(ValueError):
@@ -40,15 +52,16 @@ class UnmaskableError(ValueError):
 class FieldNames:
     """The names of one side, compiled once."""
 
-    __slots__ = ("_beyond_ascii", "_column", "_folded", "_key", "_part", "_suspect")
+    __slots__ = ("_beyond_ascii", "_folded", "_key", "_suspect", "_word")
 
     def __init__(self, names: Iterable[str]) -> None:
         self._folded = frozenset(name.casefold() for name in names)
         self._beyond_ascii = not all(name.isascii() for name in self._folded)
         one_of = "|".join(re.escape(name) for name in sorted(self._folded, key=len, reverse=True) if name) or r"(?!)"
-        self._part = re.compile(rf"(?:^|{_BETWEEN_PARTS})\s*+(?:{one_of})\s*+(?:$|{_BETWEEN_PARTS})")
-        self._key = _key_pattern(one_of)
-        self._column = re.compile(rf"""(?:^|[\n,;|\t])[ "']*+(?:{one_of})[ "']*+\r?+(?:[\n,;|\t]|$)""")
+        # Hyphens are part of a word, but not at its ends: `user-password` is another name, `--password` is not.
+        begin, name = r"(?<![\w-])", rf"(?:{one_of})(?!-{{0,9}}\w)"
+        self._word = re.compile(rf"{begin}-*{name}")
+        self._key = re.compile(rf"{begin}(?:-*{name}(?:\s++|\S){{0,{REACH}}}?{_ASSIGNS}|-+{name})")
         self._suspect = _suspect_pattern(self._folded) if all(map(_PLAIN.fullmatch, self._folded)) else None
 
     def holds(self, name: str | bytes) -> bool:
@@ -57,14 +70,25 @@ class FieldNames:
         A name in some older charset cannot be told apart from a masked one beyond ASCII, so it counts as one.
         """
         if isinstance(name, str):
-            return self._is(name.casefold())
+            return _some_reading(name, self._is)
         try:
-            return self._is(name.decode().casefold())
+            return _some_reading(name.decode(), self._is)
         except UnicodeDecodeError:
-            return self._beyond_ascii or self._is(name.decode("latin-1").casefold())
+            return self._beyond_ascii or _some_reading(name.decode("latin-1"), self._is)
 
-    def _is(self, folded: str) -> bool:
-        return folded in self._folded or self._part.search(folded) is not None
+    def ends(self, name: bytes) -> bool:
+        """Whether a masked name is the last word of this one."""
+        try:
+            text = name.decode()
+        except UnicodeDecodeError:
+            text = name.decode("latin-1")
+        folded = text.casefold()
+        end = max((found.end() for found in self._word.finditer(folded)), default=None)
+        return end is not None and _OF_WORDS.search(folded, end) is None
+
+    def _is(self, name: str) -> bool:
+        folded = name.casefold()
+        return folded in self._folded or self._word.search(folded) is not None
 
     def may_occur(self, raw: bytes) -> bool:
         """False where nothing inside `raw`, however deep and however escaped, can have a masked name. Cheap."""
@@ -75,18 +99,22 @@ class FieldNames:
         return None if self._suspect is None else (found.end() - 1 for found in self._suspect.finditer(raw))
 
     def is_key_in(self, raw: bytes) -> bool:
-        """Whether a masked name is mentioned as a key, escaped or not: `password=`, `"password":`, `<password`, a
-        column of a table. So is it taken to be where a text is escaped many times over."""
-        text = raw.replace(b"\0", b"").decode(errors="replace")  # UTF-16 has a name with zeros between
-        for _ in range(_ROUNDS):
-            folded = text.casefold()
-            if self._key.search(folded) or ("\n" in folded.strip() and self._column.search(folded)):
-                return True
-            plain = _unescaped(text)
-            if plain == text:
-                return False
-            text = plain
-        return True
+        """Whether a masked name is mentioned as a key: `=`, `:`, `>` or an arrow follows within `REACH`, it is written
+        like an option (`--password`), or is a cell of several lines. So is it taken to be in text escaped too often.
+        """
+        return _some_reading(raw.decode(errors="replace"), self._is_key_in)
+
+    def _is_key_in(self, text: str) -> bool:
+        folded = text.casefold()
+        if self._word.search(folded) is None:
+            return False
+        return self._key.search(folded) is not None or self._is_cell_in(folded)
+
+    def _is_cell_in(self, folded: str) -> bool:
+        if len(folded.strip().splitlines()) < 2:
+            return False
+        cells = {cell.strip(_QUOTES) for cell in _BETWEEN_CELLS.split(folded)}
+        return any(cell in self._folded or (len(cell.split()) == 1 and self._is(cell)) for cell in cells if cell)
 
 
 def _suspect_pattern(names: Iterable[str]) -> Any:
@@ -96,34 +124,45 @@ def _suspect_pattern(names: Iterable[str]) -> Any:
     """
     one_of = "|".join(re.escape(name) for name in names)
     letters = {*_MAKES_ESCAPES, *"".join(names)}
-    codes = {ord(case) for letter in letters for case in (letter, letter.upper())}
-    hexadecimal = "|".join(f"{code:02x}" for code in sorted(codes))
-    decimal = "|".join(map(str, sorted(codes)))
+    folding = [letter for letter in _FOLDS_TO_ASCII if any(letter.casefold() in name for name in names)]
+    codes = sorted({ord(case) for letter in letters for case in (letter, letter.upper())})
+    points = codes + [ord(letter) for letter in folding]
+    named = "|".join(name for name, of in _NAMES_OF_CHARACTERS.items() if letters.issuperset(of))
     alternatives = [
         rf"(?:\b|{_AFTER_AN_ESCAPE})(?:{one_of})\b",
-        rf"%(?:{hexadecimal}|e2%84%aa|c5%bf)",
-        rf"[\\%]u(?:00(?:{hexadecimal})|212a|017f)",
-        rf"\\x(?:{hexadecimal})",
-        rf"(?:&|amp;)#(?:x0*(?:{hexadecimal}|212a|17f)|0*(?:{decimal}|8490|383))",
-        _CASES_BEYOND_ASCII,
+        rf"[\\%]u(?:{_each(points, '04x')})",
+        rf"(?:%|\\x)(?:{_each(codes, '02x')})",
+        rf"(?:&|amp;)(?:#(?:x0*(?:{_each(points, 'x')})|0*(?:{_each(points, 'd')}))|{named})",
+        *(f"(?-i:{letter})|{quote(letter)}" for letter in folding),
         _SPLITS_XML,
         r"\x00",
     ]
     return compile_re2("|".join(alternatives).encode(), re2_options(_MAX_MEMORY, case_sensitive=False))
 
 
-def _key_pattern(one_of: str) -> re.Pattern[str]:
-    """A masked name where its value may follow. The counts keep it linear in the text."""
-    name = rf"(?<![\w-])(?:{one_of})(?![\w-])"
-    follows = r"(?:[.\[][\w.\[\]-]{0,64}+)?+[^\w,;&=:]{0,64}+[=:]"
-    tag = rf"<[/!]?(?:[\w.-]{{1,64}}:)?(?:{one_of})(?![\w-])"
-    field = rf"""(?<![\w-])name\s*+=[\s"'\\]*+(?:{one_of})(?![\w-])"""
-    return re.compile(rf"{name}{follows}|{tag}|{field}")
+def _each(codes: Iterable[int], digits: str) -> str:
+    return "|".join(format(code, digits) for code in codes)
+
+
+def _some_reading(text: str, says: Callable[[str], bool]) -> bool:
+    """Whether the text says it, or what it stands for with one layer of escapes after the other undone.
+
+    UTF-16 has a name with zeros between. A text of more layers than anybody needs is taken to say it.
+    """
+    for _ in range(_ROUNDS):
+        text = text.replace("\0", "")
+        if says(text):
+            return True
+        plain = text if _MAKES_NO_READING.fullmatch(text) else _unescaped(text)
+        if plain == text:
+            return False
+        text = plain
+    return True
 
 
 def _unescaped(text: str) -> str:
     """With one layer of escapes undone: of URLs, XML, JSON and JavaScript. What XML splits a text with goes too."""
-    return _ESCAPE.sub(_spelled_out, html.unescape(unquote(_COMMENT.sub("", text))))
+    return _ESCAPE.sub(_spelled_out, html.unescape(_CODE.sub(r"&#\1", unquote(_COMMENT.sub("", text)))))
 
 
 def _spelled_out(escape: re.Match[str]) -> str:

@@ -1,4 +1,7 @@
-"""Parameters of URLs: `/s?token=abc&q=1` -> `/s?token=*****&q=1`, and of the URLs in a header's value."""
+"""Parameters of URLs: `/s?token=abc&q=1` -> `/s?token=*****&q=1`, and of the URLs in a header's value.
+
+What cannot be read in one way only is `*****` from the masked name on, or as a whole.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,31 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final
 
-from mitmproxy_moesif.event.masking.form_mask import decoded, mask_field, mask_fields
+from mitmproxy_moesif.event.masking.form_mask import decoded, mask_fields, mask_part
 from mitmproxy_moesif.event.masking.names import MASK, UnmaskableError
 from mitmproxy_moesif.event.masking.text_mask import TextMask
 
 _MASK: Final = MASK.decode()
+_PORT: Final = r"(?::[0-9]*+)?+(?=[/?#]|\Z)"
+_HOST: Final = re.compile(rf"(?:[A-Za-z][A-Za-z0-9+.-]*+:)?+//(?:\[[0-9A-Fa-f:.]*+\]|[A-Za-z0-9._-]*+){_PORT}")
 _QUERY: Final = re.compile(r"[?#]")
-_PATH_PARAMETER: Final = re.compile(r"((?:;|%3[Bb])([^;/=%]*+(?:%(?!3[Bb])[^;/=%]*+)*+)=)[^;/?#]++")
-_WHOLE_URL: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*+:)?[/?#][^\s<>\"]*+")
-_MAY_BE_URL: Final = re.compile(r"[?#;]|%(?:25)*(?:3[BbFf]|23)")
-_URL: Final = re.compile(r"[^\s<>\"?#]*+[?#][^\s<>\"]*+")
-_MASKED_ALREADY: Final = re.compile(r"=\*{5}(?![^&;#\s<>\"])")
+# Between brackets or quotes, with nothing behind them that could go on with it.
+_ENCLOSED: Final = re.compile(r"""((?:<[^\s<>"]*+>|"[^\s<>"]*+")(?=[\s,;)\]}]|\Z))""")
+_BREAK: Final = re.compile(r"""[\s<>"]""")
 
 
 def mask_query(target: str, names: frozenset[str]) -> str:
     """Mask each occurrence of the parameters `names` in a URL or a `path?query`.
 
     Names stay as they were sent, like every other byte; a value of another name is masked inside. A fragment is
-    looked at like a query, and in a path what follows a `;`. Never raises; returns `target` itself where there is
-    nothing to mask.
+    looked at like a query, and so is each segment of a path that has a `=`. Never raises; returns `target` itself
+    where there is nothing to mask.
     """
     return _compiled(names).url(target) if names else target
 
 
 def mask_urls(headers: Mapping[str, str], names: frozenset[str]) -> Mapping[str, str]:
-    """The same for each header whose value is a URL or has one in it: Referer, Location, Link, Refresh and others."""
+    """The same for each header: whatever mentions a parameter as a key, be it Referer, Location, Link or another."""
     if not names or not _compiled(names).may_occur(headers.values()):
         return headers
     mask = _compiled(names)
@@ -53,32 +56,48 @@ class QueryMask:
     def url(self, url: str) -> str:
         if not self._names.may_occur(_bytes(url)):
             return url
-        query = _QUERY.search(url)
-        end = len(url) if query is None else query.end()
-        return _PATH_PARAMETER.sub(self._path_parameter, url[:end]) + self._query(url[end:])
+        host = _HOST.match(url)
+        begin = 0 if host is None else host.end()
+        query = _QUERY.search(url, begin)
+        end = len(url) if query is None else query.start()
+        first, *others = url[begin:end].split("/")
+        if self._names.is_key_in(_bytes(first)):
+            masked = self._segment(first)  # this is no path: all that follows may be the value
+            return masked if _MASK in masked else _MASK
+        path = "/".join((first, *map(self._segment, others)))
+        masked = url[:begin] + path + url[end : end + 1] + self._query(url[end + 1 :])
+        return url if masked == url else masked
 
     def header(self, value: str) -> str:
-        """What is no URL as a whole may have URLs in it; where a parameter stands beside them, all of it goes."""
-        if _MAY_BE_URL.search(value) is None or not self._names.may_occur(_bytes(value)):
+        """Masks what can be read as a URL: what is enclosed, and the last word. What is before and between them must
+        not mention a parameter."""
+        if not self._names.may_occur(_bytes(value)):
             return value
-        if _WHOLE_URL.fullmatch(value) is not None:
-            return self.url(value)
-        masked = _URL.sub(lambda url: self.url(url[0]), value)
-        return _MASK if self._names.is_key_in(_bytes(_MASKED_ALREADY.sub("", masked))) else masked
+        pieces = _ENCLOSED.split(value)
+        last = _BREAK.split(pieces[-1])[-1]
+        pieces[-1] = pieces[-1].removesuffix(last)
+        rest = value if _is_unbalanced(value) else " ".join(pieces[::2])
+        if self._names.is_key_in(_bytes(rest)):
+            return _MASK
+        pieces[1::2] = [piece[0] + self.url(piece[1:-1]) + piece[-1] for piece in pieces[1::2]]
+        return "".join((*pieces, self.url(last)))
+
+    def _segment(self, segment: str) -> str:
+        try:
+            raw = _bytes(segment)
+            return _str(mask_part(raw, self._names, self._text.strict, self._instead, names_alone=False) or b"")
+        except UnmaskableError:
+            return _MASK
 
     def _query(self, query: str) -> str:
         try:
-            masked = mask_fields(_bytes(query), self._field)
+            return _str(mask_fields(_bytes(query), self._names, self._text.strict, self._instead))
         except UnmaskableError:
             return _MASK
-        return query if masked is None else masked.decode("utf-8", "surrogatepass")
 
-    def _field(self, field: bytes) -> bytes:
-        masked = mask_field(field, self._names, self._text.strict)
-        return field.partition(b"=")[0] + b"=" + MASK if masked is None else masked
-
-    def _path_parameter(self, parameter: re.Match[str]) -> str:
-        return parameter[1] + _MASK if self._names.holds(decoded(_bytes(parameter[2]))) else parameter[0]
+    def _instead(self, name: bytes) -> bytes:
+        """What follows the masked name in `token[x]` or `token|x` may be its value."""
+        return name + b"=" + MASK if self._names.ends(decoded(name)) else MASK
 
 
 @lru_cache(maxsize=256)
@@ -86,5 +105,13 @@ def _compiled(names: frozenset[str]) -> QueryMask:
     return QueryMask(names)
 
 
+def _is_unbalanced(value: str) -> bool:
+    return value.count('"') % 2 != 0 or value.count("<") != value.count(">")
+
+
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
+
+
+def _str(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogatepass")

@@ -15,7 +15,7 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
 from mitmproxy_moesif.event.masking.media_types import charset
-from mitmproxy_moesif.event.masking.names import FieldNames, UnmaskableError
+from mitmproxy_moesif.event.masking.names import MASK, FieldNames, UnmaskableError
 
 _TAG: Final = re.compile(rb"""<(?:[^"'>]++|"[^"]*+"|'[^']*+')*+>""")
 _TAG_NAME: Final = re.compile(rb"<[^\s/>]++")
@@ -73,7 +73,10 @@ class _Cutter:
         self._begin = 0  # of that element
         self._tag_end = 0  # of the last tag
         self._is_empty = False  # whether that tag is a whole element
+        self._is_inside = False  # whether that tag opened the element that is read
         self._text: list[str] = []  # what came since then
+        self._before, self._before_opens = "", False  # the text before that one, and whether a tag that opens followed
+        self._is_swallowing = False  # an element's content from some text on is masked, not the element
         self._parser = expat.ParserCreate(encoding)
         self._parser.ordered_attributes = True
         self._parser.buffer_text = True
@@ -98,7 +101,8 @@ class _Cutter:
         return b"".join((*kept, self._raw[position:])) if kept else self._raw
 
     def _start(self, name: str, attributes: list[str]) -> None:
-        self._end_text()
+        self._end_text(opens=True)
+        self._is_inside = True
         self._tag_end = self._end_of_tag()
         self._is_empty = self._raw.endswith(b"/>", 0, self._tag_end)
         if self._depth:
@@ -113,26 +117,50 @@ class _Cutter:
         self._rootless = False
 
     def _end(self, _name: str) -> None:
-        self._end_text()
+        self._end_text(opens=False)
+        self._is_inside = False
         if not self._is_empty:
             self._tag_end = self._end_of_tag()
         self._is_empty = False
         if not self._depth:
             return
         self._depth -= 1
-        if not self._depth:
+        if self._depth:
+            return
+        if self._is_swallowing:
+            self._cuts.append(_Cut(self._begin, self._parser.CurrentByteIndex, MASK.decode()))
+            self._is_swallowing, self._before = False, ""
+        else:
             self._cuts.append(_Cut(self._begin, self._tag_end))
 
-    def _end_text(self) -> None:
+    def _end_text(self, *, opens: bool) -> None:
         """A tag begins: mask the text before it, as one, whatever comments and CDATA sections it is made of."""
-        if self._text and not self._depth:
-            text = "".join(self._text)
-            masked = self._masked(text)
-            if masked != text:
-                while self._cuts and self._cuts[-1].begin >= self._tag_end:
-                    self._cuts.pop()
-                self._cuts.append(_Cut(self._tag_end, self._parser.CurrentByteIndex, escape(masked)))
+        text = "".join(self._text)
         self._text.clear()
+        if self._depth or not text.strip():
+            return
+        goes_on = self._before_opens or not self._is_inside or self._before.rstrip().endswith(("=", ":", ">"))
+        before = self._before if goes_on else ""
+        self._before, self._before_opens = text, opens
+        if self._is_key(text, before, opens):
+            self._cut_comments()
+            self._depth, self._begin, self._is_swallowing = 1, self._tag_end, True
+        elif (masked := self._masked(text)) != text:
+            self._cut_comments()
+            self._cuts.append(_Cut(self._tag_end, self._parser.CurrentByteIndex, escape(masked)))
+
+    def _is_key(self, text: str, before: str, opens: bool) -> bool:
+        """Whether a masked name is mentioned as a key whose value may be behind the text: in an element that follows
+        (`pin: <b>1</b>`), or, where the key is in the text before, in this one (`<b>pin:</b> 1`)."""
+        is_key = self._names.is_key_in(text.encode())
+        if is_key and opens:
+            return True
+        return before != "" and self._names.is_key_in((before if is_key else before + text).encode())
+
+    def _cut_comments(self) -> None:
+        """What is cut as a whole takes those in it along."""
+        while self._cuts and self._cuts[-1].begin >= self._tag_end:
+            self._cuts.pop()
 
     def _masked(self, text: str) -> str:
         return self._mask_text(text.encode()).decode()

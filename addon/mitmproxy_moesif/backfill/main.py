@@ -1,0 +1,140 @@
+"""The command line of `moesif-proxy backfill`, and the way of each file to its end."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from mitmproxy_moesif.backfill.progress import Display, Progress
+from mitmproxy_moesif.backfill.saved import FileError, Saved, read
+from mitmproxy_moesif.backfill.work import StalledError, Work
+from mitmproxy_moesif.config.options import given_environment, given_settings
+from mitmproxy_moesif.config.settings import SettingsError
+from mitmproxy_moesif.delivery.command import DEFAULT
+from mitmproxy_moesif.lifecycle import obstacles
+from mitmproxy_moesif.proxy.console import quiet_log
+from mitmproxy_moesif.runtime import Prepared, spool_folder
+
+MOST_TOLD = 20
+"""Entries that cannot be read of which each gets a line."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit code: 0 where all is delivered, 1 where not, 2 where the command line cannot be read."""
+    given = _parser().parse_args(arguments)
+    try:
+        prepared = _prepared(given.settings)
+        confdir = Path(DEFAULT).expanduser().parent
+        folder = spool_folder(prepared.instance.settings, confdir)
+        backfill = Backfill(prepared, folder / "backfill" if folder is not None else None, given.files, given.patience)
+        quiet_log()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is something to tell of
+        return backfill.run()
+    except (SettingsError, OSError) as error:
+        sys.stderr.write(f"moesif-proxy backfill: {error}\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="moesif-proxy backfill",
+        description="Sends saved traffic: flow files of mitmproxy, and HAR. Events have their own times, and the masks "
+        "that the options say. What is older than 30 days is counted, and not sent.",
+        epilog="A second run changes nothing: an exchange has the same transaction id each time. After a kill it goes "
+        "on where it was. The exit code is 0 where all is delivered.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("files", nargs="+", type=Path, metavar="FILE", help="a flow file or a HAR")
+    add("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help="an option; repeatable")
+    add(
+        "--patience",
+        type=float,
+        default=120,
+        metavar="SECONDS",
+        help="gives up after so long without any delivery; what waits stays on disk; default: %(default)s",
+    )
+    return parser
+
+
+def _prepared(settings: Sequence[str]) -> Prepared:
+    prepared = Prepared.of({**given_environment(os.environ), **given_settings(settings)})
+    if prepared.awaits_kong:
+        raise SettingsError("kong_admin_url: Kong's configuration is not known, and it says what is captured for whom")
+    if reasons := obstacles(prepared):
+        raise SettingsError("; ".join(reasons))
+    return prepared
+
+
+class Backfill:
+    """One run over some files. `folder`: where events and progress are kept, None for nowhere. Raises `OSError`."""
+
+    def __init__(self, prepared: Prepared, folder: Path | None, files: Sequence[Path], patience: float) -> None:
+        self._files = [(path, Progress(folder, path)) for path in files]
+        self._work = Work(prepared, folder, patience)
+        self._counts: Counter[str] = Counter()
+
+    def run(self) -> int:
+        """The exit code. Raises `OSError`."""
+        complete = False
+        with self._work.running():
+            try:
+                for path, progress in self._files:
+                    self._take(path, progress)
+                self._work.deliver()
+                complete = self._work.is_done
+            except (StalledError, KeyboardInterrupt) as error:
+                self._say(f"moesif: stopped: {str(error) or 'interrupted'}")
+            reading = self._work.reading
+        if complete:
+            for _, progress in self._files:
+                progress.forget()
+        self._say(f"moesif: {reading.line()}{self._summary()}")
+        return 0 if complete and not self._counts["unreadable"] else 1
+
+    def _take(self, path: Path, progress: Progress) -> None:
+        """To the end of the file; from where it cannot be read, the next one's turn comes. Raises `StalledError`."""
+        taken, number = progress.taken, 0
+        self._counts["taken by an earlier run"] += taken
+        with path.open("rb") as file, closing(Display(path, path.stat().st_size)) as display:
+            try:
+                for saved in read(file, path):
+                    number = saved.number
+                    display.show(file.tell(), number)
+                    if self._is_full_with(saved, new=number > taken):
+                        self._work.store()
+                        progress.note(number)
+            except FileError as error:
+                self._unreadable(str(error))
+        self._work.store()
+        progress.note(max(number, taken))
+
+    def _is_full_with(self, saved: Saved, *, new: bool) -> bool:
+        if saved.problem is not None:
+            self._unreadable(saved.problem)
+        elif not new:
+            return False
+        elif saved.flow is not None:
+            return self._work.take(saved.flow)
+        else:
+            self._counts["not HTTP"] += 1
+        return False
+
+    def _unreadable(self, problem: str) -> None:
+        self._counts["unreadable"] += 1
+        if self._counts["unreadable"] <= MOST_TOLD:
+            self._say(f"moesif: {problem}")
+
+    def _summary(self) -> str:
+        counts = {**self._counts, **self._work.left_out}
+        return "".join(f"; {count} {what}" for what, count in counts.items() if count)
+
+    def _say(self, line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()

@@ -1,0 +1,65 @@
+"""The receiver Akto as settings name it: where its records go, and how."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from mitmproxy_moesif.config.settings import AKTO_PREFIX, Settings
+
+PARAMETERS = frozenset(name for name in Settings.model_fields if name.startswith(AKTO_PREFIX))
+OFF: Mapping[str, Any] = {name: Settings.model_fields[name].default for name in PARAMETERS}
+"""The parameters where exchanges do not go to Akto."""
+
+MAX_BODY_BYTES = 256 * 1024
+"""Of a body, in a record."""
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+
+
+@dataclass(frozen=True, slots=True)
+class AktoTarget:
+    """An ingest service at `url`, or with `brokers` a topic; `name` tells it from others. `timeout` in seconds."""
+
+    url: str
+    timeout: float
+    log_level: int
+    account_id: str
+    api_key: str = field(default="", repr=False)
+    brokers: tuple[str, ...] = ()
+    topic: str = ""
+
+    @property
+    def place(self) -> str:
+        return f"Kafka at {', '.join(self.brokers)}, topic {self.topic}" if self.brokers else self.url
+
+    @property
+    def name(self) -> str:
+        if self.brokers:
+            return f"akto@{self.brokers[0]}_{self.topic}"
+        parts = urlsplit(self.url)
+        return f"akto@{parts.netloc}{parts.path.replace('/', '_')}"
+
+    @classmethod
+    def of(cls, settings: Settings) -> AktoTarget | None:
+        """None where nothing goes to Akto."""
+        if not settings.feeds_akto:
+            return None
+        is_kafka = settings.akto_transport == "kafka"
+        return cls(
+            settings.akto_service_url or "",
+            settings.akto_timeout / 1000,
+            LEVELS[settings.akto_log_level],
+            settings.akto_account_id,
+            settings.akto_api_key.get_secret_value(),
+            settings.akto_kafka_brokers if is_kafka else (),
+            settings.akto_kafka_topic if is_kafka else "",
+        )
+
+
+def akto_parameters(settings: Settings) -> dict[str, Any]:
+    """The values of Akto's parameters."""
+    return {name: getattr(settings, name) for name in PARAMETERS}

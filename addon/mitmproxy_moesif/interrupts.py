@@ -1,0 +1,57 @@
+"""Ctrl-C where nothing listens to it: while a program starts, and when it has ended. One line, and no traceback.
+
+To be imported and called before anything that takes time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+NOTHING_YET = "moesif: interrupted before it had started: nothing was captured"
+
+
+def exit_code(number: int) -> int:
+    """Of a process that a signal ended, as shells have it."""
+    return 128 + number
+
+
+def end_at_once() -> None:
+    """From now on Ctrl-C writes `NOTHING_YET` and ends the process; whoever has something to finish takes it over."""
+
+    def end(number: int, _frame: object) -> None:
+        os.write(2, f"{NOTHING_YET}\n".encode())
+        os._exit(exit_code(number))
+
+    signal.signal(signal.SIGINT, end)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Until `take`, Ctrl-C waits. An exception in its place could be raised where nobody lets it pass."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def take(act: Callable[[int], None]) -> None:
+    """From now on `act` is told of Ctrl-C and SIGTERM, and of a Ctrl-C that was held."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda given, _frame: act(given))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def ignore(loop: asyncio.AbstractEventLoop | None = None) -> None:
+    """The process is about to end anyway. A handler of a loop's leaves one that raises behind when the loop closes."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if loop is not None:
+            loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,323 @@
+"""A client's connection. Requests that come ahead of their turn wait, and it is read no further than that needs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from typing import TYPE_CHECKING
+
+from mitmproxy.connection import Client, ConnectionState, Server
+from mitmproxy.proxy import mode_servers, server_hooks
+from mitmproxy.proxy.layers.http import _http1
+from mitmproxy.proxy.server import logger
+from mitmproxy.utils import human
+
+from mitmproxy_moesif.capture.engine import MAX_HEAD
+from mitmproxy_moesif.lane.bodies import Body, Fixed
+from mitmproxy_moesif.lane.exchange import Exchange, crashed
+from mitmproxy_moesif.lane.handover import hand_over
+from mitmproxy_moesif.lane.heads import end_of_head, may_begin_head, request_body, request_of
+from mitmproxy_moesif.lane.writing import AT_ONCE, Writing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mitmproxy_moesif.lane.opening import Lane
+
+NEWLINE = b"\r\n"
+BLANK_LINES = re.compile(rb"(?:\r?\n)+")
+"""Before a request line they are passed over."""
+
+
+class ClientEnd(Writing, asyncio.Protocol):
+    """`left` is called once, at its end. `unconnected` stands for the upstream until there is a connection."""
+
+    __slots__ = (
+        "__weakref__",
+        "_asked",
+        "_begun",
+        "_body",
+        "_buffer",
+        "_instance",
+        "_is_reading",
+        "_left",
+        "_looked",
+        "active",
+        "client",
+        "exchange",
+        "idle_since",
+        "is_closing",
+        "is_full",
+        "lane",
+        "unconnected",
+    )
+
+    client: Client
+    unconnected: Server
+
+    def __init__(self, lane: Lane, instance: mode_servers.ReverseInstance, left: Callable[[], None]) -> None:
+        super().__init__()
+        self.lane = lane
+        self._instance = instance
+        self._left = left
+        self._buffer = b""
+        self._looked = 0
+        self._begun = 0.0
+        self._asked = 0
+        self._body: Body | None = None
+        self._is_reading = self.is_full = self.is_closing = False
+        self.exchange: Exchange | None = None
+        self.active, self.idle_since = True, 0.0
+
+    # From asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # uvloop's is of no class of asyncio's
+        mode = self._instance.mode
+        self.client = Client(
+            peername=transport.get_extra_info("peername"),
+            sockname=transport.get_extra_info("sockname"),
+            timestamp_start=time.time(),
+            proxy_mode=mode,
+            state=ConnectionState.OPEN,
+        )
+        self.unconnected = Server(address=mode.address)
+        self.lane.opened(self)
+        self.log("client connect")
+        rest = self.lane.run(server_hooks.ClientConnectedHook, self.client)
+        if rest is None:
+            self._connected()
+        else:
+            self._is_reading = True  # nothing is looked at until the hook has ended
+            self.pause(wanted=True)
+            self.lane.keep(asyncio.ensure_future(rest), self._connected)
+
+    def _connected(self) -> None:
+        self._is_reading = False
+        if self.client.error:
+            self.log("client kill connection")
+            self.close()
+        self.go_on()
+
+    def data_received(self, data: bytes) -> None:
+        self.active = True
+        self._buffer = self._buffer + data if self._buffer else data
+        if not self._begun:
+            self._begun = time.time()
+        self.go_on()
+
+    def eof_received(self) -> None:
+        """Who sends no more is taken for gone, as in mitmproxy's layers and in nginx."""
+        self.client.state &= ~ConnectionState.CAN_READ
+        self._end_of_stream()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.client.state = ConnectionState.CLOSED
+        self._end_of_stream()
+        self.log("client disconnect")
+        self.client.timestamp_end = time.time()
+        rest = self.lane.run(server_hooks.ClientDisconnectedHook, self.client)
+        if rest is not None:
+            self.lane.keep(asyncio.ensure_future(rest), lambda: None)
+        self.lane.closed(self)
+        self._left()
+
+    def _end_of_stream(self) -> None:
+        exchange, body = self.exchange, self._body
+        self.exchange = self._body = None
+        self.is_closing = True
+        if exchange is None:
+            return
+        try:
+            if body is not None:
+                body.end_of_stream()
+            exchange.client_left()
+        except ValueError as error:
+            exchange.client_left(str(error))
+
+    def pause_writing(self) -> None:
+        self.is_full = True
+        self.regulate()
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+        self.regulate()
+
+    # What came
+
+    def go_on(self) -> None:
+        """Deal with what is there, as far as nothing is waited for."""
+        if self._is_reading:
+            return
+        self._is_reading = True
+        try:
+            for _ in range(AT_ONCE):
+                if self.is_closing or not self._read():
+                    break
+            else:
+                asyncio.get_running_loop().call_soon(self.go_on)
+        except Exception:  # noqa: BLE001 - as mitmproxy does: an addon's fault in a stream is logged, in its words
+            crashed(self)
+            self.abort()
+        finally:
+            self._is_reading = False
+        self.flush()
+        if self.exchange is not None:
+            self.exchange.flush()
+        self.regulate()
+
+    def _read(self) -> bool:
+        """Take a step; whether another may follow."""
+        exchange = self.exchange
+        if exchange is None:
+            return bool(self._buffer) and self._read_head()
+        if self._body is None or exchange.is_waiting:
+            return False
+        return self._read_body(exchange, self._body)
+
+    def _read_head(self) -> bool:
+        buffer = self._buffer
+        if buffer[0] in NEWLINE and (blank := BLANK_LINES.match(buffer)) is not None:
+            buffer = self._buffer = buffer[blank.end() :]
+            if not buffer:
+                return False
+        found = end_of_head(buffer, max(0, self._looked - 3))
+        if found is None:
+            self._looked = len(buffer)
+            if len(buffer) > MAX_HEAD:
+                self._refuse_head()
+            elif not may_begin_head(buffer):
+                self.hand_over()
+            return False
+        end, behind = found
+        if end > MAX_HEAD:
+            self._refuse_head()
+            return False
+        assert self.unconnected.address is not None
+        host, port = self.unconnected.address[:2]
+        read = None if self.lane.unserved else request_of(buffer[:end], host, port, self._begun)
+        if read is None:
+            self.hand_over()
+            return False
+        request, found_framing = read
+        self._buffer = buffer[behind:]
+        self._looked = 0
+        self._begun = 0.0
+        self._asked += 1
+        self.lane.exchanges += 1
+        self._body = request_body(found_framing)
+        self.exchange = exchange = Exchange(self, request, found_framing)
+        exchange.begin()
+        return True
+
+    def _read_body(self, exchange: Exchange, body: Body) -> bool:
+        if not exchange.has_body:
+            self._body = None
+            exchange.request_end(None)
+            return True
+        try:
+            if self._buffer:
+                body.feed(self._buffer)
+                self._buffer = b""
+            piece = body.next()
+        except ValueError as error:
+            exchange.client_left(str(error))
+            self.close()
+            return False
+        if piece is None:
+            if body.held > MAX_HEAD:  # a line of the framing that does not end
+                self.close()
+            return False
+        if piece:
+            exchange.request_data(piece)
+            return True
+        self._buffer = body.rest()
+        self._body = None
+        exchange.request_end(body.trailers)
+        return True
+
+    def has_whole_body(self) -> bool:
+        """Whether all of the request's is there; asked at its head."""
+        if self._body is None:
+            return True
+        self._body.feed(self._buffer)
+        self._buffer = b""
+        return self._body.is_whole()
+
+    def announced(self) -> int:
+        return self._body.size if type(self._body) is Fixed else 0
+
+    def _refuse_head(self) -> None:
+        self.log(f"{human.format_address(self.client.peername)}: the head of a request is over {MAX_HEAD} bytes")
+        self.send(_http1.make_error_response(431))
+        self.close()
+
+    # What an exchange asks for
+
+    def done(self, *, close: bool) -> None:
+        """The exchange has ended well."""
+        self.exchange = None
+        if close:
+            self.close()
+        if self._buffer:
+            self._begun = time.time()
+        self.go_on()
+
+    def close(self) -> None:
+        """When what was sent has gone out."""
+        self.is_closing = True
+        self.flush()
+        self.transport.close()
+
+    def abort(self) -> None:
+        self.is_closing = True
+        self.transport.abort()
+
+    def hand_over(self) -> None:
+        """The connection goes on in mitmproxy's layers, with what was read of it and is not answered."""
+        self.is_closing = True
+        self.flush()
+        self.pause(wanted=False)
+        self.lane.closed(self)
+        serving = hand_over(self.transport, self._buffer, self.client, self._instance)
+        serving.add_done_callback(lambda _: self._left())
+
+    def look(self, now: float, patience: float) -> None:
+        """Close it where nothing has happened on either side for that long, and no hook is waited for."""
+        if self.active or (self.exchange is not None and self.exchange.is_waiting):
+            self.active, self.idle_since = False, now
+        elif now - self.idle_since >= patience:
+            self.log(f"Closing connection due to inactivity: {self.client}")
+            self.close()
+
+    # For those who look after all connections of the proxy
+
+    @property
+    def is_busy(self) -> bool:
+        return self.exchange is not None
+
+    @property
+    def progress(self) -> tuple[int, bool]:
+        """A number that grows with each request, 0 before the first; and whether another has begun."""
+        return self._asked, bool(self._buffer)
+
+    @property
+    def transports(self) -> dict[Client, ClientEnd]:
+        return {} if self.is_closing else {self.client: self}
+
+    def close_connection(self, _client: Client) -> None:
+        self.close()
+
+    def log(self, message: str, level: int = logging.INFO) -> None:
+        logger.log(level, message, extra={"client": self.client.peername})
+
+    def regulate(self) -> None:
+        """Neither side is read while the other takes no more, or while much waits."""
+        exchange = self.exchange
+        upstream = exchange.upstream if exchange is not None else None
+        waits = exchange is not None and (self._body is None or exchange.is_waiting) and len(self._buffer) > MAX_HEAD
+        self.pause(wanted=waits or (upstream is not None and upstream.is_full))
+        if exchange is not None and upstream is not None:
+            upstream.pause(wanted=self.is_full or (exchange.is_waiting and upstream.holds_much))

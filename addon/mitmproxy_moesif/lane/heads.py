@@ -1,0 +1,209 @@
+"""HTTP/1 heads that everybody reads alike, read in a few passes over all of their lines at once.
+
+Whatever is not plainly one of those is left to mitmproxy's own reader, or to its layers: so the same is refused in the
+same words, and there are no two ideas of what a head says.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from mitmproxy import http
+from mitmproxy.net.http import http1
+from mitmproxy.net.http.validate import validate_headers
+
+from mitmproxy_moesif.capture.heads import TEXT, TOKEN, VISIBLE
+from mitmproxy_moesif.event.exchange import Fields
+from mitmproxy_moesif.lane.bodies import Body, Chunked, Fixed, UntilClose
+from mitmproxy_moesif.lane.flows import new_request, new_response
+
+BLANK_LINE = re.compile(rb"\n\r?\n")
+VERSIONS = frozenset({b"HTTP/1.1", b"HTTP/1.0"})
+
+LENGTHS = frozenset(map(len, (b"connection", b"content-length", b"expect", b"transfer-encoding", b"upgrade")))
+"""Of the names that say how a message ends and what follows; all others are passed over."""
+
+MOST_DIGITS = 18
+PREFACE = b"PRI * HTTP/2.0"
+
+
+@dataclass(slots=True)
+class Framing:
+    """What the fields say of a message's end; of a field that is there more than once, nothing is plain."""
+
+    length: bytes | None = None
+    coding: bytes | None = None
+    connection: bytes | None = None
+    expect: bytes | None = None
+    upgrade: bytes | None = None
+    is_plain: bool = True
+
+    def closes(self, version: bytes) -> bool:
+        """Whether the connection ends with this message, as `mitmproxy.net.http.http1.connection_close` has it."""
+        if self.connection is not None:
+            tokens = [token.strip() for token in self.connection.split(b",")]
+            if b"close" in tokens:
+                return True
+            if b"keep-alive" in tokens:
+                return False
+        return version != b"HTTP/1.1"
+
+    @property
+    def has_body(self) -> bool:
+        """Of a request, whether there is one."""
+        return self.coding is not None or (self.length is not None and self.length != b"0")
+
+    @property
+    def is_chunked(self) -> bool:
+        return self.coding is not None and b"chunked" in self.coding.lower()
+
+
+def framing(fields: Fields) -> Framing:
+    found = Framing()
+    for name, value in [field for field in fields if len(field[0]) in LENGTHS]:
+        key = name.lower()
+        if key == b"content-length":
+            found.is_plain = found.is_plain and found.length is None
+            found.length = value
+        elif key == b"transfer-encoding":
+            found.is_plain = found.is_plain and found.coding is None
+            found.coding = value if found.coding is None else found.coding + b", " + value
+        elif key == b"connection":
+            found.connection = value if found.connection is None else found.connection + b", " + value
+        elif key == b"expect":
+            found.expect = value
+        elif key == b"upgrade":
+            found.upgrade = value
+    if found.length is not None:
+        found.is_plain = found.is_plain and found.coding is None and is_plain_length(found.length)
+    elif found.coding is not None:
+        found.is_plain = found.is_plain and found.coding.lower() == b"chunked"
+    return found
+
+
+def is_plain_length(value: bytes) -> bool:
+    return value.isdigit() and len(value) <= MOST_DIGITS and (value[:1] != b"0" or len(value) == 1)
+
+
+def plain_fields(lines: list[bytes]) -> Fields | None:
+    """The fields of a head's lines behind the first; None where not all of them are plain."""
+    parts = [line.partition(b":") for line in lines[1:]]
+    names = [name for name, _, _ in parts]
+    if b"" in names or b"" in [colon for _, colon, _ in parts] or b"".join(names).translate(None, TOKEN):
+        return None
+    return tuple([(name, value.strip(b" \t")) for name, _, value in parts])
+
+
+def request_of(head: bytes, host: str, port: int, begun: float) -> tuple[http.Request, Framing] | None:
+    """A request for this upstream whose target is a path; None where the head is anything else.
+
+    `head` is without the blank line at its end.
+    """
+    lines = head.split(b"\r\n")
+    words = lines[0].split(b" ")
+    if len(words) != 3 or b"".join(lines).translate(None, TEXT):
+        return None
+    method, target, version = words
+    is_known = target[:1] == b"/" and version in VERSIONS and method and method.upper() != b"CONNECT"
+    if not is_known or target.translate(None, VISIBLE) or method.translate(None, TOKEN):
+        return None
+    if (fields := plain_fields(lines)) is None:
+        return None
+    found = framing(fields)
+    if not found.is_plain or found.upgrade is not None or found.expect is not None:
+        return None
+    if found.coding is not None and version != b"HTTP/1.1":
+        return None
+    return new_request(host, port, method, target, version, fields, begun), found
+
+
+def request_body(found: Framing) -> Body:
+    if found.coding is not None:
+        return Chunked()
+    return Fixed(int(found.length or 0))
+
+
+def may_begin_head(buffer: bytes) -> bool:
+    """Whether these first bytes of a request may be the lane's: no TLS, and not HTTP/2's preface."""
+    return buffer[0] > 0x20 and buffer[0] < 0x7F and not buffer.startswith(PREFACE[: len(buffer)])
+
+
+def end_of_head(buffer: bytes, start: int) -> tuple[int, int] | None:
+    """Where a head ends, and what is behind its blank line begins; None where it does not end yet."""
+    end = buffer.find(b"\r\n\r\n", start)
+    if end >= 0 and buffer.find(b"\n\n", start, end) < 0 and buffer.find(b"\n\r\n", start, end) < 0:
+        return end, end + 4
+    match = BLANK_LINE.search(buffer, start)
+    return None if match is None else (match.start(), match.end())
+
+
+def response_of(head: bytes, request: http.Request) -> tuple[http.Response, Framing, Body]:
+    """An answer's. Raises `ValueError` in the words of mitmproxy's layers."""
+    lines = head.split(b"\r\n")
+    response, found = plain_response(lines)
+    if response is None:
+        try:
+            response = http1.read_response_head([line.removesuffix(b"\r") for line in head.split(b"\n")])
+            size = http1.expected_http_body_size(request, response)
+        except ValueError as error:
+            raise ValueError(f"Cannot parse HTTP response: {error}") from None
+        found = framing(response.headers.fields)
+        found.is_plain = False
+        return response, found, body_of_size(size)
+    if request.data.method.upper() == b"HEAD" or response.status_code < 200 or response.status_code in (204, 304):
+        return response, found, Fixed(0)
+    if found.coding is not None:
+        return response, found, Chunked()
+    return response, found, UntilClose() if found.length is None else Fixed(int(found.length))
+
+
+def body_of_size(size: int | None) -> Body:
+    if size is None:
+        return Chunked()
+    return UntilClose() if size == -1 else Fixed(size)
+
+
+def plain_response(lines: list[bytes]) -> tuple[http.Response | None, Framing]:
+    found = Framing(is_plain=False)
+    version, _, rest = lines[0].partition(b" ")
+    status, _, reason = rest.partition(b" ")
+    is_status = len(status) == 3 and status.isdigit() and status >= b"100"
+    if not is_status or version not in VERSIONS or reason[:1] == b" " or b"\t" in lines[0]:
+        return None, found
+    if b"".join(lines).translate(None, TEXT) or (fields := plain_fields(lines)) is None:
+        return None, found
+    found = framing(fields)
+    if not found.is_plain or (
+        found.coding is not None and (version != b"HTTP/1.1" or status < b"200" or status == b"204")
+    ):
+        return None, found
+    return new_response(version, int(status), reason, fields), found
+
+
+def why_invalid(response: http.Response) -> str | None:
+    """What mitmproxy finds in an answer that is not plain."""
+    try:
+        validate_headers(response)
+    except ValueError as error:
+        return (
+            f"Received {error} from server, refusing to prevent request smuggling attacks. "
+            "Disable the validate_inbound_headers option to skip this security check."
+        )
+    return None
+
+
+def assemble(first: bytes, fields: Fields) -> bytes:
+    return b"%s\r\n%s\r\n" % (first, b"".join([b"%s: %s\r\n" % field for field in fields]))
+
+
+def request_head(request: http.Request) -> bytes:
+    data = request.data
+    if data.authority or data.method.upper() == b"CONNECT":
+        return bytes(http1.assemble_request_head(request))
+    return assemble(b"%s %s %s" % (data.method, data.path, data.http_version), data.headers.fields)
+
+
+def response_head(response: http.Response) -> bytes:
+    data = response.data
+    return assemble(b"%s %d %s" % (data.http_version, data.status_code, data.reason), data.headers.fields)

@@ -1,0 +1,117 @@
+"""The lane of one proxy: whether it takes a new connection, and what its connections share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from mitmproxy import ctx, flow
+from mitmproxy.addonmanager import Loader
+from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.proxy import mode_servers
+
+from mitmproxy_moesif.lane.client import ClientEnd
+from mitmproxy_moesif.lane.flows import Identifiers
+from mitmproxy_moesif.lane.serving import why_unserved
+from mitmproxy_moesif.lane.upstream import Pool
+from mitmproxy_moesif.log import RateLimitedLog
+from mitmproxy_moesif.speedups import dispatch
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks for connections on which nothing has happened for mitmproxy's `tcp_timeout`."""
+
+
+class Lane:
+    """An addon, so that it hears of options and ends with the proxy.
+
+    `is_chosen` says whether it is to serve; `known` are addons beside mitmproxy's that choose layers.
+    """
+
+    def __init__(self, is_chosen: Callable[[], bool], *known: type) -> None:
+        self._is_chosen = is_chosen
+        self._known = known
+        self._limited = RateLimitedLog()
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self.pool = Pool(self)
+        self.identifiers = Identifiers()
+        self.connections: set[ClientEnd] = set()
+        self.exchanges = self._all_exchanges = 0
+        self.unserved: str | None = None
+
+    # An addon's hooks
+
+    def load(self, _loader: Loader) -> None:
+        self._master = ctx.master
+
+    def configure(self, _updated: Iterable[str]) -> None:
+        self.unserved = why_unserved(ctx.master, self._known)
+
+    def requestheaders(self, _flow: flow.Flow) -> None:
+        self._all_exchanges += 1
+
+    def engines(self) -> dict[str, int]:
+        """The exchanges that began, by what carries them. From any thread."""
+        fast = self.exchanges
+        return {"fast": fast, "mitmproxy": max(0, self._all_exchanges - fast)}
+
+    def running(self) -> None:
+        self._watching = asyncio.ensure_future(self._watch())
+
+    def done(self) -> None:
+        self._watching.cancel()
+        self.pool.close()
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            for end in tuple(self.connections):
+                end.look(loop.time(), ctx.options.tcp_timeout)
+
+    # Connections
+
+    def open(self, instance: mode_servers.ReverseInstance, left: Callable[[], None]) -> ClientEnd | None:
+        """The protocol of a connection that was accepted; None where it is mitmproxy's."""
+        if not self._is_chosen():
+            return None
+        self.unserved = why_unserved(ctx.master, self._known)
+        if self.unserved is not None:
+            self._limited.warning(self.unserved, "moesif-proxy: moesif_engine=fast serves nothing: %s", self.unserved)
+            return None
+        return ClientEnd(self, instance, left)
+
+    def opened(self, end: ClientEnd) -> None:
+        self.connections.add(end)
+        self._of_proxyserver()[end.client.id] = end
+
+    def closed(self, end: ClientEnd) -> None:
+        self.connections.discard(end)
+        self._of_proxyserver().pop(end.client.id, None)
+
+    def _of_proxyserver(self) -> dict[Any, Any]:
+        server: Proxyserver = ctx.master.addons.get("proxyserver")
+        return server.connections
+
+    # Hooks of others
+
+    def run(self, hook: type, data: Any) -> Awaitable[None] | None:
+        """Call them; what remains to be awaited, if anything."""
+        manager = self._master.addons
+        if not isinstance(manager, dispatch.PreparedAddonManager):
+            return manager.handle_lifecycle(hook(data))
+        plan = dispatch.plan_for(manager, hook)
+        rest = dispatch.begin(plan, [data]) if plan.calls else None
+        if not isinstance(data, flow.Flow):
+            return rest
+        return dispatch.update(manager, data) if rest is None else dispatch.update_after(manager, data, rest)
+
+    def keep(self, task: asyncio.Future[Any], then: Callable[[], None]) -> None:
+        """Until it has ended; then go on."""
+        self._tasks.add(task)
+
+        def ended(done: asyncio.Future[Any]) -> None:
+            self._tasks.discard(done)
+            then()
+
+        task.add_done_callback(ended)

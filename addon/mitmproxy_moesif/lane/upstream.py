@@ -1,0 +1,322 @@
+"""Connections toward the upstream, kept for the next exchange of any client."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from mitmproxy.connection import Address, Client, ConnectionState, Server
+from mitmproxy.proxy import server_hooks
+from mitmproxy.proxy.server import logger
+from mitmproxy.utils import human
+
+from mitmproxy_moesif.capture.engine import MAX_HEAD
+from mitmproxy_moesif.lane.bodies import Body
+from mitmproxy_moesif.lane.exchange import Exchange, crashed
+from mitmproxy_moesif.lane.heads import end_of_head, response_head, response_of
+from mitmproxy_moesif.lane.writing import AT_ONCE, Writing
+
+if TYPE_CHECKING:
+    from mitmproxy_moesif.lane.opening import Lane
+
+IDLE = 30.0
+"""Seconds that a connection is kept without an exchange."""
+
+MOST_IDLE = 256
+"""Connections to one address that are kept."""
+
+MOST_HEAD = 1_000_000
+"""Bytes of an answer's head."""
+
+
+class UpstreamEnd(Writing, asyncio.Protocol):
+    """One connection; `exchange` is None while it is kept. Never more than one exchange at a time."""
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_ends",
+        "_has_answered",
+        "_has_heard",
+        "_is_reading",
+        "_is_reused",
+        "_keeps",
+        "_lane",
+        "_request",
+        "client",
+        "exchange",
+        "is_full",
+        "kept_since",
+        "server",
+    )
+
+    def __init__(self, lane: Lane, server: Server, client: Client) -> None:
+        super().__init__()
+        self._lane = lane
+        self.server = server
+        self.client = client
+        self.exchange: Exchange | None = None
+        self._buffer = b""
+        self._body: Body | None = None
+        self._ends = self._has_answered = self._has_heard = self._keeps = False
+        self._is_reading = self._is_reused = self.is_full = False
+        self.kept_since = 0.0
+
+    # From asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # uvloop's is of no class of asyncio's
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:  # nobody has asked
+            self.transport.abort()
+            return
+        exchange.client.active = self._has_heard = True
+        self._buffer = self._buffer + data if self._buffer else data
+        self.go_on()
+
+    def eof_received(self) -> None:
+        self.server.state &= ~ConnectionState.CAN_READ
+        self._end_of_stream()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.server.state = ConnectionState.CLOSED
+        self._end_of_stream()
+        self._lane.pool.lost(self)
+
+    def _end_of_stream(self) -> None:
+        self._ends = True
+        if self.exchange is not None:
+            self.go_on()
+
+    def pause_writing(self) -> None:
+        self.is_full = True
+        self._regulate()
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+        self._regulate()
+
+    def _regulate(self) -> None:
+        if self.exchange is not None:
+            self.exchange.client.regulate()
+
+    # What came
+
+    def go_on(self) -> None:
+        """Deal with what is there, as far as nothing is waited for."""
+        exchange = self.exchange
+        if exchange is None or self._is_reading:
+            return
+        self._is_reading = True
+        try:
+            for _ in range(AT_ONCE):
+                if self.exchange is not exchange or exchange.is_waiting or not self._read(exchange):
+                    break
+            else:
+                asyncio.get_running_loop().call_soon(self.go_on)
+        except Exception:  # noqa: BLE001 - as mitmproxy does: an addon's fault in a stream is logged, in its words
+            crashed(exchange.client)
+            exchange.client.abort()
+        finally:
+            self._is_reading = False
+        exchange.client.flush()
+        exchange.client.regulate()
+
+    def _read(self, exchange: Exchange) -> bool:
+        """Take a step; whether another may follow."""
+        if self._body is not None:
+            return self._read_body(exchange, self._body)
+        if self._has_answered:
+            if self._ends:
+                exchange.upstream_failed("server closed connection")
+            return False
+        return self._read_head(exchange)
+
+    def _read_head(self, exchange: Exchange) -> bool:
+        buffer = self._buffer
+        found = end_of_head(buffer, 0)
+        if found is None:
+            if self._ends:
+                self._ended_without_answer(exchange, buffer)
+            elif len(buffer) > MOST_HEAD:
+                exchange.upstream_failed("Cannot parse HTTP response: its head is too long")
+            return False
+        end, behind = found
+        try:
+            response, framing, body = response_of(buffer[:end], exchange.flow.request)
+        except ValueError as error:
+            exchange.upstream_failed(str(error))
+            return False
+        self._buffer = buffer[behind:]
+        status = response.status_code
+        if status == 101:
+            exchange.upstream_failed("Cannot parse HTTP response: a switch of protocols that nobody asked for")
+            return False
+        if status < 200:
+            if status != 100 and not exchange.flow.request.is_http10:
+                exchange.client.send(response_head(response))
+            return True
+        self._has_answered = True
+        self._body = body
+        self._keeps = not framing.closes(response.data.http_version)
+        exchange.response_began(response, framing, has_body=body.is_some)
+        return True
+
+    def _ended_without_answer(self, exchange: Exchange, buffer: bytes) -> None:
+        if self._is_reused and not self._has_heard and exchange.may_be_sent_again:
+            exchange.send_again()
+        elif buffer:
+            exchange.upstream_failed(f"unexpected server response: {buffer!r}")
+        else:
+            exchange.upstream_failed("server closed connection")
+
+    def _read_body(self, exchange: Exchange, body: Body) -> bool:
+        try:
+            if self._buffer:
+                body.feed(self._buffer)
+                self._buffer = b""
+            piece = body.next()
+            if piece is None and self._ends:
+                body.end_of_stream()
+                piece = body.next()
+        except ValueError as error:
+            exchange.upstream_failed(str(error))
+            return False
+        if piece is None:
+            return False
+        if piece:
+            exchange.response_data(piece)
+            return True
+        self._buffer = body.rest()
+        self._body = None
+        exchange.response_end(body.trailers)
+        return True
+
+    @property
+    def holds_much(self) -> bool:
+        return len(self._buffer) > MAX_HEAD
+
+    # What an exchange asks for
+
+    def release(self) -> None:
+        """The exchange has ended well: another may follow where both sides left it as they should."""
+        self.flush()
+        self.exchange = None
+        is_sound = self._keeps and not self._ends and not self._buffer and self._body is None
+        if is_sound and not self.transport.get_write_buffer_size() and not self.transport.is_closing():
+            self._lane.pool.keep(self)
+        else:
+            self.transport.close()
+
+    def drop(self) -> None:
+        """The exchange has not ended well."""
+        self.exchange = None
+        self.transport.abort()
+
+    def take(self) -> bool:
+        """For the next exchange; false where it has ended meanwhile."""
+        self._is_reused = True
+        self._has_answered = self._has_heard = self._keeps = False
+        return not self._ends and not self.transport.is_closing()
+
+
+class Pool:
+    """Kept connections by address, the newest taken first."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._kept: dict[Address, deque[UpstreamEnd]] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+
+    def take(self, address: Address) -> UpstreamEnd | None:
+        kept = self._kept.get(address)
+        while kept:
+            end = kept.pop()
+            if end.take():
+                return end
+        return None
+
+    async def open(self, address: Address, client: Client) -> UpstreamEnd:
+        """Raises `OSError` with mitmproxy's words."""
+        server = Server(address=address)
+        data = server_hooks.ServerConnectionHookData(client=client, server=server)
+        await self._tell(server_hooks.ServerConnectHook, data)
+        if server.error:
+            await self._tell(server_hooks.ServerConnectErrorHook, data)
+            raise OSError(f"Connection killed: {server.error}")
+        server.timestamp_start = time.time()
+        end = UpstreamEnd(self._lane, server, client)
+        try:
+            transport, _ = await asyncio.get_running_loop().create_connection(lambda: end, *address)
+        except (OSError, asyncio.CancelledError) as error:
+            server.error = str(error) or "connection cancelled"
+            self._log(client, f"error establishing server connection: {server.error}")
+            await self._tell(server_hooks.ServerConnectErrorHook, data)
+            raise
+        server.timestamp_tcp_setup = time.time()
+        server.state = ConnectionState.OPEN
+        server.peername = transport.get_extra_info("peername")
+        server.sockname = transport.get_extra_info("sockname")
+        self._log(client, f"server connect {human.format_address(address)}")
+        try:
+            await self._tell(server_hooks.ServerConnectedHook, data)
+        except asyncio.CancelledError:
+            end.drop()
+            raise
+        return end
+
+    def keep(self, end: UpstreamEnd) -> None:
+        assert end.server.address is not None
+        kept = self._kept.get(end.server.address)
+        if kept is None:
+            kept = self._kept[end.server.address] = deque()
+        if len(kept) >= MOST_IDLE:
+            end.transport.close()
+            return
+        end.pause(wanted=False)
+        end.kept_since = time.monotonic()
+        kept.append(end)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(IDLE, self._close_idle)
+
+    def lost(self, end: UpstreamEnd) -> None:
+        """It has ended, whoever ended it."""
+        assert end.server.address is not None
+        kept = self._kept.get(end.server.address, deque())
+        if end in kept:
+            kept.remove(end)
+        end.server.timestamp_end = time.time()
+        self._log(end.client, f"server disconnect {human.format_address(end.server.address)}")
+        data = server_hooks.ServerConnectionHookData(client=end.client, server=end.server)
+        rest = self._lane.run(server_hooks.ServerDisconnectedHook, data)
+        if rest is not None:
+            self._lane.keep(asyncio.ensure_future(rest), lambda: None)
+
+    def close(self) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for kept in self._kept.values():
+            for end in tuple(kept):
+                end.transport.close()
+
+    def _close_idle(self) -> None:
+        before = time.monotonic() - IDLE
+        for address, kept in tuple(self._kept.items()):
+            while kept and kept[0].kept_since <= before:
+                kept.popleft().transport.close()
+            if not kept:
+                del self._kept[address]
+        loop = asyncio.get_running_loop()
+        self._sweep = loop.call_later(IDLE / 4, self._close_idle) if self._kept else None
+
+    async def _tell(self, hook: type, data: server_hooks.ServerConnectionHookData) -> None:
+        if (rest := self._lane.run(hook, data)) is not None:
+            await rest
+
+    def _log(self, client: Client, message: str) -> None:
+        logger.log(logging.INFO, message, extra={"client": client.peername})

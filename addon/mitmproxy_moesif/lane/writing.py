@@ -1,0 +1,50 @@
+"""One end of a connection: what is sent while an event is dealt with goes out together at its end."""
+
+from __future__ import annotations
+
+import asyncio
+
+AT_ONCE = 64
+"""Steps in reading that are taken before others have their turn on the event loop."""
+
+WRITE_TOGETHER = 65_536
+"""Bytes. Larger writes gain nothing from being copied into one."""
+
+
+class Writing:
+    """One end of a connection."""
+
+    __slots__ = ("_is_paused", "_out", "transport")
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self._out: list[bytes] = []
+        self._is_paused = False
+
+    def pause(self, *, wanted: bool) -> None:
+        """Read it no further, or again."""
+        if wanted is self._is_paused or self.transport.is_closing():
+            return
+        self._is_paused = wanted
+        if wanted:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    def send(self, data: bytes) -> None:
+        self._out.append(data)
+
+    def flush(self) -> None:
+        out = self._out
+        if not out:
+            return
+        self._out = []
+        if self.transport.is_closing():
+            return
+        if len(out) == 1:
+            self.transport.write(out[0])
+        elif sum(map(len, out)) <= WRITE_TOGETHER:
+            self.transport.write(b"".join(out))
+        else:
+            self.transport.writelines(out)

@@ -1,0 +1,104 @@
+"""`moesif-proxy collector`: the local collector and its page of received events, without a proxy beside them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from tornado.httpserver import HTTPServer
+
+from mitmproxy_moesif.local.collector import MAX_REQUEST_BYTES, collector_app
+from mitmproxy_moesif.local.documents import Document
+from mitmproxy_moesif.local.page import page_app
+from mitmproxy_moesif.local.profiles import ProfileStore
+from mitmproxy_moesif.local.store import KEEP_BYTES, KEEP_EVENTS, EventStore
+from mitmproxy_moesif.web.access import Address
+from mitmproxy_moesif.web.server import bind, url_of
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Until SIGINT or SIGTERM; the exit code: 0, or 1 with one line on stderr."""
+    given = _parser().parse_args(arguments)
+    try:
+        asyncio.run(serve(given))
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"moesif-proxy collector: {error}\n")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="moesif-proxy collector",
+        description="A collector that speaks Moesif's API: its address is the api_endpoint of any Moesif SDK.",
+        epilog="Any application id will do, and none is kept. The page of what was received answers only requests that "
+        "name a loopback host.",
+    )
+    add = parser.add_argument
+    add("--listen", default="127.0.0.1:8091", metavar="HOST:PORT", help="the collector; default: %(default)s")
+    add("--page", default="127.0.0.1:8090", metavar="HOST:PORT", help="what was received; default: %(default)s")
+    add("--database", type=Path, metavar="FILE", help="keeps what was received; default: in memory")
+    add("--keep-events", type=_number, default=KEEP_EVENTS, metavar="N", help="the newest; default: %(default)s")
+    add("--keep-bytes", type=_number, default=KEEP_BYTES, metavar="N", help="of these, in JSON; default: %(default)s")
+    add("--config", type=Path, metavar="FILE", help="JSON for GET /v1/config (sampling); watched for changes")
+    add("--rules", type=Path, metavar="FILE", help="JSON for GET /v1/rules (governance); watched for changes")
+    return parser
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 2**53):
+        raise argparse.ArgumentTypeError(f"a whole number above 0, {text!r} was given")
+    return int(text)
+
+
+async def serve(given: argparse.Namespace) -> None:
+    """Raises `OSError` and `ValueError` with one line."""
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    config, rules = (_document(dict, "--config", given.config), _document(list, "--rules", given.rules))
+    listen, page = _address("--listen", given.listen), _address("--page", given.page)
+    with ExitStack() as open_now:
+        store = open_now.enter_context(EventStore(given.database, given.keep_events, given.keep_bytes))
+        profiles = open_now.enter_context(ProfileStore(given.database))
+        collector = collector_app(store, profiles, config, rules, loopback_only=listen.is_loopback)
+        servers = []
+        for name, address, server in (
+            ("collector", listen, HTTPServer(collector, max_body_size=MAX_REQUEST_BYTES)),
+            ("page", page, HTTPServer(page_app(store, profiles, loopback_only=True))),
+        ):
+            sockets = bind(name, address)
+            server.add_sockets(sockets)
+            servers.append(server)
+            url = url_of(address.host, sockets[0].getsockname()[1])
+            sys.stdout.write(f"moesif-proxy collector: {name} at {url}\n")
+        sys.stdout.flush()
+        await ended.wait()
+        for server in servers:
+            server.stop()
+            await server.close_all_connections()
+
+
+def _address(name: str, text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except ValueError:
+        raise ValueError(f"{name}: must be HOST:PORT, such as 127.0.0.1:8091") from None
+
+
+def _document(kind: type[dict[str, object]] | type[list[object]], name: str, file: Path | None) -> Document:
+    """Later a file that is no good leaves what was there; at the start there is nothing."""
+    document = Document(kind, file)
+    if file is not None:
+        try:
+            document.put(file.read_bytes())
+        except OSError as error:
+            raise OSError(f"{name}: {file}: {error.strerror}") from None
+        except ValueError as error:
+            raise ValueError(f"{name}: {file}: {error}") from None
+    return document

@@ -1,0 +1,112 @@
+"""Users, companies and subscriptions as the local collector was told of them: the newest, in the file of the events.
+
+As in Moesif, what is told of somebody who is known is laid over what was known, member by member.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from mitmproxy_moesif.local.intake import MAX_EVENT_BYTES, Profile, RefusedError
+from mitmproxy_moesif.local.store import StoreError, open_database
+
+KINDS = {"users": "user_id", "companies": "company_id", "subscriptions": "subscription_id"}
+"""What there is, and the member that names one."""
+
+KEEP_PROFILES = 10_000
+KEEP_BYTES = 64_000_000
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS profile (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL,
+    id TEXT NOT NULL,
+    raw TEXT NOT NULL,
+    UNIQUE (kind, id)
+);
+"""
+_PUSH_OUT = """
+DELETE FROM profile WHERE number NOT IN (
+    SELECT number FROM (SELECT number, sum(length(raw)) OVER (ORDER BY number DESC) AS bytes FROM profile)
+    WHERE bytes <= ? ORDER BY number DESC LIMIT ?
+)
+"""
+
+
+class ProfileStore:
+    """Keeps the newest `keep` of all kinds, and of those no more than `keep_bytes` of JSON.
+
+    Methods may be called from any thread. Raises `StoreError` for a file that is no store of ours.
+    """
+
+    def __init__(self, path: Path | None = None, keep: int = KEEP_PROFILES, keep_bytes: int = KEEP_BYTES) -> None:
+        self._keep = keep
+        self._keep_bytes = keep_bytes
+        self._lock = threading.Lock()
+        try:
+            self._db = open_database(path, _SCHEMA)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{path}: cannot be used as the store of profiles: {error}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def add(self, kind: str, profiles: Sequence[Profile]) -> None:
+        """All or none. Raises `RefusedError` for one that has become too large."""
+        with self._lock, self._db:
+            for profile in profiles:
+                known = self._find(kind, profile.id)
+                document = profile.document if known is None else laid_over(json.loads(known), profile.document)
+                raw = json.dumps(document)
+                if len(raw) > MAX_EVENT_BYTES:
+                    raise RefusedError(413, f"{KINDS[kind]}: it may have {MAX_EVENT_BYTES} bytes")
+                row = (kind, profile.id, raw)
+                self._db.execute("INSERT OR REPLACE INTO profile (kind, id, raw) VALUES (?, ?, ?)", row)
+            self._db.execute(_PUSH_OUT, [self._keep_bytes, self._keep])
+
+    def find(self, kind: str, name: str) -> str | None:
+        """As JSON; None where it is not here."""
+        with self._lock:
+            return self._find(kind, name)
+
+    def newest(self, kind: str, limit: int) -> list[str]:
+        query = "SELECT raw FROM profile WHERE kind = ? ORDER BY number DESC LIMIT ?"
+        with self._lock, closing(self._db.execute(query, [kind, limit])) as rows:
+            return [row[0] for row in rows]
+
+    def counts(self) -> dict[str, int]:
+        with self._lock, closing(self._db.execute("SELECT kind, count(*) FROM profile GROUP BY kind")) as rows:
+            return dict.fromkeys(KINDS, 0) | dict(rows)
+
+    def _find(self, kind: str, name: str) -> str | None:
+        query = "SELECT raw FROM profile WHERE kind = ? AND id = ?"
+        with closing(self._db.execute(query, [kind, name])) as rows:
+            row = rows.fetchone()
+        return None if row is None else str(row[0])
+
+
+def laid_over(known: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """Objects are merged at any depth, null tells nothing, all else is replaced."""
+    merged = dict(known)
+    for name, value in told.items():
+        before = merged.get(name)
+        if isinstance(before, dict) and isinstance(value, dict):
+            merged[name] = laid_over(before, value)
+        elif value is not None or name not in merged:
+            merged[name] = value
+    return merged

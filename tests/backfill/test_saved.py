@@ -1,0 +1,64 @@
+"""The flows of a file."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from mitmproxy.io import FlowWriter
+from mitmproxy.test import tflow
+
+from mitmproxy_moesif.backfill.saved import FileError, Saved, read
+from tests.backfill.entries import an_entry
+
+HAR = Path("saved.har")
+
+
+def har(*entries: object) -> bytes:
+    return json.dumps({"log": {"entries": entries}}).encode()
+
+
+def saved(content: bytes) -> list[Saved]:
+    return list(read(io.BytesIO(content), HAR))
+
+
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b"\n  "])
+def test_a_har_is_known_by_its_beginning(before: bytes) -> None:
+    found = saved(before + har(an_entry("/1"), {}, an_entry("/2")))
+    assert [one.number for one in found] == [1, 2, 3]
+    assert [one.flow.request.path if one.flow else one.problem for one in found] == [
+        "/1",
+        "saved.har: entry 2: request is missing",
+        "/2",
+    ]
+
+
+def test_a_flow_file_holds_other_flows_too() -> None:
+    content = io.BytesIO()
+    writer = FlowWriter(content)
+    for flow in (tflow.tflow(resp=True), tflow.tdnsflow(), tflow.twebsocketflow()):
+        writer.add(flow)
+    assert [one.flow is not None for one in saved(content.getvalue())] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (har(an_entry())[:-40], "ends, or is not JSON, after entry 0"),
+        (har(an_entry())[:-2], "ends, or is not JSON, after entry 1"),
+        (b'{"log": {"entries": [,]}}', "ends, or is not JSON, after entry 0"),
+        (b'{"log": {}}', "holds no entry"),
+        (b"text", "cannot be read after flow 0"),
+        (b"5:abc", "cannot be read after flow 0"),
+    ],
+)
+def test_a_file_that_is_cut_or_none_is_one_line(content: bytes, problem: str) -> None:
+    with pytest.raises(FileError, match=problem) as raised:
+        saved(content)
+    assert str(raised.value).startswith("saved.har: ")
+
+
+def test_an_empty_file_of_flows_holds_none() -> None:
+    assert saved(b"") == []

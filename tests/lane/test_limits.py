@@ -1,0 +1,225 @@
+"""What the fast lane takes of memory and connections, whatever its peers do."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import Client, exchange
+from tests.support.moesif_proxy import MoesifProxy
+from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, plain
+
+LARGE = 50_000_000
+MORE = 4_000_000
+"""Bytes that the process may grow by: two write buffers, two reads, and what the allocator keeps."""
+
+GET = b"GET %s HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[ScriptedUpstream]:
+    with ScriptedUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def proxy(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MoesifProxy]:
+    with start(upstream.url, tmp_path_factory.mktemp("events")) as proxy:
+        yield proxy
+
+
+def start(upstream: str, folder: Path) -> MoesifProxy:
+    """With the capture, without which bodies are not streamed."""
+    return MoesifProxy(upstream, {"moesif_engine": "fast", "moesif_sink_file": str(folder / "events")})
+
+
+def test_a_slow_reader_is_waited_for_by_the_upstream(proxy: MoesifProxy, upstream: ScriptedUpstream) -> None:
+    sent = threading.Event()
+
+    def send_much(_request: RawRequest, connection: Connection) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % LARGE)
+        for _ in range(LARGE // 1_000_000):
+            connection.send(b"x" * 1_000_000)
+        sent.set()
+
+    upstream.answer("/large", send_much)
+    assert exchange(proxy.port, "GET", "/warm-up") is not None
+    before = proxy.memory()
+    with Client(proxy.port) as client:
+        client.send(GET % b"/large")
+        assert client.read_head() is not None
+        assert not sent.wait(1.0)
+        assert proxy.memory() - before < MORE
+        assert len(client.stream.read(LARGE)) == LARGE
+    assert sent.wait(5)
+
+
+def test_a_slow_upstream_is_waited_for_by_the_client(tmp_path: Path) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener, start(f"http://127.0.0.1:{listener.getsockname()[1]}", tmp_path) as slow:
+        before = slow.memory()
+        with Client(slow.port) as client:
+            client.sock.settimeout(1.0)
+            head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % LARGE
+            with pytest.raises(TimeoutError):
+                client.send(head, b"x" * LARGE)
+            assert slow.memory() - before < MORE
+
+
+def test_requests_ahead_of_their_turn_are_answered_in_order(proxy: MoesifProxy, upstream: ScriptedUpstream) -> None:
+    def name(request: RawRequest, connection: Connection) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(request.path), request.path.encode()))
+
+    paths = [f"/in-order/{number}" for number in range(200)]
+    for path in paths:
+        upstream.answer(path, name)
+    with Client(proxy.port) as client:
+        asking = threading.Thread(target=client.send, args=[GET % path.encode() for path in paths])
+        asking.start()
+        answers = [client.read_response() for _ in paths]
+        asking.join()
+    assert [answer.body.decode() for answer in answers if answer is not None] == paths
+
+
+def test_two_exchanges_never_share_a_connection_at_a_time(proxy: MoesifProxy, upstream: ScriptedUpstream) -> None:
+    arrived = threading.Barrier(5)
+
+    def wait_for_all(request: RawRequest, connection: Connection) -> None:
+        arrived.wait(10)
+        plain(request, connection)
+
+    upstream.answer("/together", wait_for_all)
+    answers: list[int] = []
+
+    def ask() -> None:
+        answer = exchange(proxy.port, "GET", "/together")
+        answers.append(answer.status if answer is not None else 0)
+
+    threads = [threading.Thread(target=ask) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [200] * 5
+
+
+STRANGE = {
+    "more than it announced": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n",
+    "that it closes": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
+    "HTTP/1.0": b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_a_connection_with_a_strange_end_is_never_used_again(
+    kind: str, proxy: MoesifProxy, upstream: ScriptedUpstream
+) -> None:
+    upstream.answer("/strange", lambda _request, connection: connection.send(STRANGE[kind]))
+    answer = exchange(proxy.port, "GET", "/strange")
+    assert answer is not None
+    assert answer.body == b"ok"
+    following = exchange(proxy.port, "GET", "/following")
+    assert following is not None
+    assert following.status == 200
+    assert following.head.count(b"HTTP/1.1") == 1
+
+
+def test_an_upgrade_after_other_requests_is_handed_over(proxy: MoesifProxy, upstream: ScriptedUpstream) -> None:
+    with Client(proxy.port) as client:
+        client.send(GET % b"/first")
+        first = client.read_response()
+        client.send(b"GET /second HTTP/1.1\r\nHost: h\r\nUpgrade: other\r\n\r\n")
+        second = client.read_response()
+    assert first is not None
+    assert second is not None
+    assert (first.status, second.status) == (200, 200)
+
+
+def test_no_bytes_make_it_stumble(proxy: MoesifProxy) -> None:
+    """Whatever comes, in whatever pieces: it goes on serving, and nothing escapes."""
+    chance = random.Random(7)
+    pieces = [
+        b"GET / HTTP/1.1\r\n",
+        b"Host: h\r\n",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"Content-Length: 3\r\n",
+        b"abc",
+        b"0\r\n\r\n",
+    ]
+    pieces += [
+        b"Transfer-Encoding: chunked\r\n",
+        b"5\r\nhello\r\n",
+        b"\x00",
+        b"\xff" * 9,
+        b"x" * 70_000,
+        b"PRI * HTTP/2.0",
+    ]
+    for _ in range(150):
+        with Client(proxy.port, timeout=5) as client:
+            try:
+                for _piece in range(chance.randint(1, 8)):
+                    client.send(chance.choice(pieces))
+                if chance.random() < 0.3:
+                    client.reset()
+            except OSError:
+                pass
+    answer = exchange(proxy.port, "GET", "/still-there")
+    assert answer is not None
+    assert answer.status == 200
+    assert "crashed" not in proxy.output
+    assert "Traceback" not in proxy.output
+
+
+def test_many_idle_connections_take_little_memory(proxy: MoesifProxy) -> None:
+    before = proxy.memory()
+    clients = [Client(proxy.port) for _ in range(400)]
+    try:
+        assert exchange(proxy.port, "GET", "/beside-them") is not None
+        assert proxy.memory() - before < 400 * 20_000
+    finally:
+        for client in clients:
+            client.close()
+
+
+SLOW_TO_CONNECT = """
+import asyncio
+
+def server_connected(data):
+    print("connected", flush=True)
+    return asyncio.sleep(60)
+
+def error(flow):
+    print("error", flow.error.msg, flush=True)
+
+def server_disconnected(data):
+    print("disconnected", flush=True)
+"""
+
+
+def test_a_client_that_leaves_while_a_connection_is_opened_leaves_none(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW_TO_CONNECT)
+    with MoesifProxy(upstream.url, {"moesif_engine": "fast", "moesif_enabled": False}, "-s", str(script)) as proxy:
+        with Client(proxy.port) as client:
+            client.send(GET % b"/")
+            proxy.wait_for_output("connected")
+        proxy.wait_for_output("error Client disconnected.")
+        proxy.wait_for_output("disconnected")
+
+
+def test_a_host_that_is_none_is_a_502(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    script = tmp_path / "elsewhere.py"
+    script.write_text("def request(flow):\n    flow.request.host = 'x' * 70\n")
+    with MoesifProxy(upstream.url, {"moesif_engine": "fast", "moesif_enabled": False}, "-s", str(script)) as proxy:
+        answer = exchange(proxy.port, "GET", "/")
+        assert answer is not None
+        assert answer.status == 502

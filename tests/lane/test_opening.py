@@ -1,0 +1,50 @@
+"""Which lane carries what is told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.support.client import Client, exchange
+from tests.support.moesif_proxy import MoesifProxy
+from tests.support.proxy import Option
+from tests.support.upstream import ScriptedUpstream
+
+
+def engines(proxy: MoesifProxy) -> dict[str, int]:
+    found = re.search(r"Admin API at (\S+)", proxy.output)
+    assert found is not None
+    counts: dict[str, int] = requests.get(f"{found[1]}/status", timeout=10).json()["engines"]
+    return counts
+
+
+def options(folder: Path, **more: Option) -> dict[str, Option]:
+    return {"moesif_sink_file": str(folder / "events"), "moesif_admin_listen": "127.0.0.1:0"} | more
+
+
+def test_exchanges_are_counted_by_what_carries_them(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    with MoesifProxy(upstream.url, options(tmp_path, moesif_engine="fast")) as proxy:
+        for _ in range(3):
+            assert exchange(proxy.port, "GET", "/") is not None
+        with Client(proxy.port) as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: other\r\n\r\n")
+            assert client.read_response() is not None
+        assert engines(proxy) == {"fast": 3, "mitmproxy": 1}
+
+
+@pytest.mark.parametrize("engine", ["auto", "mitmproxy"])
+def test_it_serves_only_where_it_is_asked_for(engine: str, tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    with MoesifProxy(upstream.url, options(tmp_path, moesif_engine=engine)) as proxy:
+        assert exchange(proxy.port, "GET", "/") is not None
+        assert engines(proxy) == {"fast": 0, "mitmproxy": 1}
+
+
+def test_the_log_says_why_it_serves_nothing(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    given = options(tmp_path, moesif_engine="fast", connection_strategy="eager")
+    with MoesifProxy(upstream.url, given) as proxy:
+        assert exchange(proxy.port, "GET", "/") is not None
+        assert "moesif_engine=fast serves nothing: connection_strategy: " in proxy.output
+        assert engines(proxy) == {"fast": 0, "mitmproxy": 1}

@@ -1,0 +1,1 @@
+"""Applications with Moesif's middleware, as processes."""

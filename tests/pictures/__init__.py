@@ -1,0 +1,1 @@
+"""`make pictures`: what the README shows, made from the real thing."""
