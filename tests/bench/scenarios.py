@@ -106,8 +106,8 @@ def throughput(bench: Bench) -> None:
         variants.NO_TABLE,
         variants.ONE_WORKER_OFF,
         variants.ONE_WORKER,
-        variants.FAST_OFF,
-        variants.FAST,
+        variants.LAYERED_OFF,
+        variants.LAYERED,
         variants.TWO_WORKERS,
     )
     compare(bench, "throughput", "1 KB JSON, 8 connections, at saturation", wanted)
@@ -121,8 +121,8 @@ def latency(bench: Bench) -> None:
         variants.THREADS,
         variants.ONE_WORKER_OFF,
         variants.ONE_WORKER,
-        variants.FAST_OFF,
-        variants.FAST,
+        variants.LAYERED_OFF,
+        variants.LAYERED,
     )
     title = "1 KB JSON, open loop at half of what the slowest variant can do"
     compare(bench, "latency", title, wanted, connections=OPEN_LOOP_CONNECTIONS, share=HALF)
@@ -174,7 +174,7 @@ def first_bytes(bench: Bench) -> None:
 
 def pieces(bench: Bench) -> None:
     """Heads and bodies in writes of their own, as most servers make them: nothing may wait for an acknowledgement."""
-    wanted = (variants.BARE_STREAM, variants.FULL, variants.ONE_WORKER, variants.FAST)
+    wanted = (variants.BARE_STREAM, variants.FULL, variants.ONE_WORKER, variants.LAYERED)
     _medians(bench, wanted, streams.in_pieces, 5, PIECES_A_ROUND, bench.results.pieces)
 
 

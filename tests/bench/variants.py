@@ -70,17 +70,18 @@ NO_TABLE = Variant(
     options={"moesif_fast_dispatch": "false"},
     needs="fast_dispatch",
 )
+LAYERS = {"moesif_engine": "mitmproxy"}
 ONE_WORKER = Variant("proxy-1", "moesif-proxy, 1 worker, full capture", workers=1)
 ONE_WORKER_OFF = Variant(
     "proxy-1-off", "moesif-proxy, 1 worker, capture off", options={"moesif_enabled": "false"}, workers=1
 )
-FAST = Variant(
-    "fast-1", "moesif-proxy, fast lane, full capture", options={"moesif_engine": "fast"}, workers=1, needs="engine"
+LAYERED = Variant(
+    "layers-1", "moesif-proxy, mitmproxy's layers, full capture", options=LAYERS, workers=1, needs="engine"
 )
-FAST_OFF = Variant(
-    "fast-1-off",
-    "moesif-proxy, fast lane, capture off",
-    options={"moesif_engine": "fast", "moesif_enabled": "false"},
+LAYERED_OFF = Variant(
+    "layers-1-off",
+    "moesif-proxy, mitmproxy's layers, capture off",
+    options={**LAYERS, "moesif_enabled": "false"},
     workers=1,
     needs="engine",
 )
