@@ -75,8 +75,9 @@ $(ENGINES:%=test-engine-%): test-engine-%: .venv-engines/%/.tools
 LANE_TESTS := tests/lane tests/proxy tests/test_left_to_kong.py tests/test_one_reading.py tests/test_phases.py \
 	tests/test_streams.py tests/test_transparency.py
 
-test-lane: $(VENV)/.tools ## The engine's tests with moesif_engine=fast
+test-lane: $(VENV)/.tools ## The engine's tests with moesif_engine=fast, also in mitmdump's place, and with mitmproxy's layers
 	TEST_ENGINE=fast TEST_LANE_EXAMPLES=3000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --timeout 400 $(LANE_TESTS)
+	TEST_ENGINE=mitmproxy $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --timeout 400 $(LANE_TESTS)
 
 lint: $(VENV)/.tools ## Ruff, and the schemas of the files that the forge reads
 	$(BIN)/ruff check

@@ -118,14 +118,13 @@ class Proxy:
 
     def _core(self, given: options.Options, arguments: Arguments, *, shared: bool) -> Master:
         from mitmproxy_moesif.lane.opening import Lane
-        from mitmproxy_moesif.lane.serving import is_fast
         from mitmproxy_moesif.proxy import heads, http1, http2, listening
         from mitmproxy_moesif.proxy.drain import Drain
         from mitmproxy_moesif.proxy.patience import Patience
         from mitmproxy_moesif.proxy.tls import Tls
 
         room = Room(arguments.max_connections or affordable())
-        self._lane = Lane(lambda: is_fast(self.capture.engine()), Tls)
+        self._lane = Lane(self.capture.engine, Tls)
         listening.install(room, self._lane, shared=shared)
         heads.install()
         http1.install()
