@@ -12,7 +12,6 @@ import signal
 import stat
 import sys
 import time
-from asyncio import StreamWriter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
@@ -378,9 +377,9 @@ def hang_up(clients: Collection[str]) -> None:
     """Close these connections at once. What the engine would do at its end differs: an answer of its own, or none."""
     server = ctx.master.addons.get("proxyserver")
     for handler in list(server.connections.values()) if server is not None else ():
-        transport = handler.transports.get(handler.client)
-        if handler.client.id in clients and transport is not None and isinstance(transport.writer, StreamWriter):
-            transport.writer.transport.abort()
+        end = handler.transports.get(handler.client) if handler.client.id in clients else None
+        if end is not None and (transport := getattr(end.writer, "transport", None)) is not None:
+            transport.abort()
 
 
 @contextmanager
