@@ -135,7 +135,7 @@ def test_what_a_request_for_the_configuration_shows_of_the_receiver_counts(
     else:
         collector.document_script = lambda _: Answer(status)
     proxy, url = start(mitmdump, upstream, collector)
-    proxy.wait_for_output("could not be refreshed")
+    proxy.wait_for_output("is not refreshed")
     receiver = receiver_of(url)
     assert receiver["state"] == state
     assert reason in receiver["reason"]
