@@ -321,8 +321,10 @@ def test_goals_are_held_against_the_median_of_the_rounds(results: Results) -> No
     assert throughput.reached
     cpu = told["CPU of capture for an exchange of 1 KB, microseconds"]
     assert cpu.measured.median == pytest.approx(80)
-    assert cpu.reached
-    assert told["route lookup among 1,000 / among 10"].measured.median == 2.0
+    assert not cpu.reached
+    lookup = told["route lookup among 1,000 / among 10"]
+    assert lookup.measured.median == 2.0
+    assert lookup.reached
     assert told["added p50 of capture at half load, ms"].measured == Spread(0, 0, 0)
     assert not told["growth of memory over 200,000 exchanges, MB"].reached
 

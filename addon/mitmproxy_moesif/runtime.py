@@ -25,7 +25,7 @@ from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_sett
 from mitmproxy_moesif.delivery.client import DeliveryClient
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.event.pipeline import identify
-from mitmproxy_moesif.governance.refresh import Refresher, RulesFile
+from mitmproxy_moesif.governance.refresh import Refresher, Refusal, RulesFile
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
 from mitmproxy_moesif.recent.notes import NO_EXCHANGES, Keep
 
@@ -195,6 +195,7 @@ class Runtime:
             lambda: self._now().resolver,
             lambda: self._now().given,
             self.traffic.reading,
+            self._refusals,
         )
         try:
             self._admin = listen(settings, operations)
@@ -205,6 +206,12 @@ class Runtime:
     def _now(self) -> Prepared:
         assert self.prepared is not None
         return self.prepared
+
+    def _refusals(self) -> dict[str, Refusal]:
+        """By destination, where what takes the events is what was asked for configuration and rules."""
+        accounts = {one.destination: one.account for one in self._now().instances if not one.settings.kafka_brokers}
+        found = {name: self.refresher.refusal(account) for name, account in accounts.items()}
+        return {name: refusal for name, refusal in found.items() if refusal is not None}
 
     def configure(self, prepared: Prepared) -> None:
         self.prepared = prepared

@@ -33,6 +33,7 @@ def claims(results: Results) -> list[Claim]:
     """Those that this run has measured."""
     return [
         *_throughput(results.comparisons.get("throughput")),
+        *_engines(results),
         *_latency(results.comparisons.get("latency")),
         *_cpu(results),
         *_streams(results),
@@ -45,7 +46,6 @@ def _throughput(found: Comparison | None) -> Iterator[Claim]:
     wanted = (
         ("full", "bare", 1.4, "throughput with the addon, full capture / mitmdump without any addon"),
         ("full", "off", 0.93, "throughput with capture / the same with capture off"),
-        ("proxy-1", "proxy-1-off", 0.93, "throughput of moesif-proxy with capture / the same with capture off"),
         ("full", "threads", 1.0, "throughput with a process beside the proxy / with threads in it"),
         ("full", "no-spool", 0.90, "throughput with the spool / without"),
         ("proxy-1", "bare", 2.0, "throughput of moesif-proxy, 1 worker / mitmdump without any addon"),
@@ -61,6 +61,24 @@ def _throughput(found: Comparison | None) -> Iterator[Claim]:
         yield Claim("the same by CPU time for an exchange, as with a core for each worker", doubled, 1.7)
 
 
+def _engines(results: Results) -> Iterator[Claim]:
+    found = results.comparisons.get("engines")
+    wanted = (
+        ("proxy-1-off", "nginx", 0.2, "throughput of moesif-proxy, capture off / nginx as a plain proxy"),
+        ("proxy-1", "nginx-lua", 1.0, "throughput of moesif-proxy, full capture / nginx with a logger in Lua"),
+        ("proxy-1-off", "layers-1-off", 6.0, "throughput of the fast lane / mitmproxy's layers, capture off"),
+        ("proxy-1", "layers-1", 4.0, "throughput of the fast lane / mitmproxy's layers, full capture"),
+        ("proxy-1", "proxy-1-off", 0.75, "throughput of the fast lane with capture / without it"),
+    )
+    for name, to, target, text in wanted:
+        if found is not None and found.has(name, to):
+            yield Claim(text, found.ratio(name, to, rate), target)
+    alone = results.comparisons.get("connections-1")
+    if alone is not None and alone.has("proxy-1", "direct"):
+        text = "p50 added by moesif-proxy on one connection, full capture, ms"
+        yield Claim(text, alone.difference("proxy-1", "direct", at(50)), 0.15, at_most=True)
+
+
 WITH_AND_WITHOUT = (("full", "off", "capture"), ("proxy-1", "proxy-1-off", "capture in moesif-proxy"))
 
 
@@ -73,7 +91,7 @@ def _latency(found: Comparison | None) -> Iterator[Claim]:
 
 
 def _cpu(results: Results) -> Iterator[Claim]:
-    for scenario, size, target in (("throughput", "1 KB", 90), ("size-100000", "100 KB", 360)):
+    for scenario, size, target in (("throughput", "1 KB", 60), ("size-100000", "100 KB", 300)):
         found = results.comparisons.get(scenario)
         for name, to, what in WITH_AND_WITHOUT:
             if found is not None and found.has(name, to):
@@ -88,6 +106,9 @@ def _streams(results: Results) -> Iterator[Claim]:
         yield Claim("added time to the first byte of a stream, ms", added, 1.0, at_most=True)
     for way, found in results.transfers.items():
         speeds = {name: [transfer.megabytes_per_second for transfer in found[name]] for name in found}
+        if {"proxy-1", "nginx"} <= speeds.keys():
+            compared = ratio(speeds["proxy-1"], speeds["nginx"])
+            yield Claim(f"speed of a large {way}, moesif-proxy / nginx", compared, 0.9)
         yield Claim(f"speed of a large {way} / without the addon", ratio(speeds["full"], speeds["bare-stream"]), 0.95)
         growth = Spread.of([transfer.growth / 1e6 for transfer in found["full"]])
         yield Claim(f"growth of memory in a large {way}, MB", growth, 30, at_most=True, digits=1)

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from mitmproxy_moesif.config.settings import Settings
+from tests.bench import nginx
 
 BIN = Path(sys.executable).parent
 
@@ -27,7 +29,8 @@ MASKS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """A proxy to start. `workers` 0 is mitmdump, else that many workers of the production start.
+    """A proxy to start. `workers` 0 is mitmdump, else that many workers of the production start; or `beside`
+    which is no proxy of ours: nginx, the same with a logger in Lua, or none at all.
 
     `options` go as `--set`; `needs` names a parameter of the addon without which there is no such variant; `collector`
     as in `Services.collector`; `rules`: a thousand of them, from a file.
@@ -41,12 +44,16 @@ class Variant:
     rules: bool = False
     workers: int = 0
     needs: str | None = None
+    beside: Literal["", "nginx", "nginx-lua", "nothing"] = ""
 
     @property
     def captures(self) -> bool:
         return self.addon and self.options.get("moesif_enabled") != "false"
 
 
+DIRECT = Variant("direct", "no proxy", addon=False, beside="nothing")
+NGINX = Variant("nginx", "nginx, a plain proxy", addon=False, beside="nginx")
+NGINX_LUA = Variant("nginx-lua", "nginx with a logger in Lua", addon=False, beside="nginx-lua")
 BARE = Variant("bare", "mitmdump, no addon", addon=False)
 BARE_STREAM = Variant(
     "bare-stream", "mitmdump, no addon, streaming on", addon=False, options={"stream_large_bodies": "1"}
@@ -70,17 +77,18 @@ NO_TABLE = Variant(
     options={"moesif_fast_dispatch": "false"},
     needs="fast_dispatch",
 )
+LAYERS = {"moesif_engine": "mitmproxy"}
 ONE_WORKER = Variant("proxy-1", "moesif-proxy, 1 worker, full capture", workers=1)
 ONE_WORKER_OFF = Variant(
     "proxy-1-off", "moesif-proxy, 1 worker, capture off", options={"moesif_enabled": "false"}, workers=1
 )
-FAST = Variant(
-    "fast-1", "moesif-proxy, fast lane, full capture", options={"moesif_engine": "fast"}, workers=1, needs="engine"
+LAYERED = Variant(
+    "layers-1", "moesif-proxy, mitmproxy's layers, full capture", options=LAYERS, workers=1, needs="engine"
 )
-FAST_OFF = Variant(
-    "fast-1-off",
-    "moesif-proxy, fast lane, capture off",
-    options={"moesif_engine": "fast", "moesif_enabled": "false"},
+LAYERED_OFF = Variant(
+    "layers-1-off",
+    "moesif-proxy, mitmproxy's layers, capture off",
+    options={**LAYERS, "moesif_enabled": "false"},
     workers=1,
     needs="engine",
 )
@@ -96,6 +104,10 @@ def missing(variant: Variant) -> str | None:
     """Why a variant cannot be started; None where it can."""
     if variant.needs is not None and variant.needs not in Settings.model_fields:
         return f"there is no moesif_{variant.needs}"
+    if variant.beside.startswith("nginx") and nginx.program() is None:
+        return "there is no nginx"
+    if variant.beside == "nginx-lua" and nginx.lua_modules() is None:
+        return "there are no Lua modules of nginx: libnginx-mod-http-lua, lua-cjson"
     if variant.workers and production_start() is None:
         return "there is no moesif-proxy"
     return None

@@ -37,6 +37,8 @@ CAUSES = (
 )
 """Of drops; each is shown from the first scrape on."""
 
+UP = "1: it takes events; absent until something was sent or asked."
+
 _TOTALS = {
     "captured": ("moesif_events_captured", "Events captured, those found on disk at the start included."),
     "recovered": ("moesif_events_recovered", "Captured events that an earlier process had left on disk."),
@@ -103,9 +105,10 @@ class _StatusCollector(Collector):
 
     def _receivers(self) -> Iterator[Metric]:
         if "destinations" in self._status:
-            up = GaugeMetricFamily("moesif_receiver_up", "1: it takes events.", labels=["destination"])
+            up = GaugeMetricFamily("moesif_receiver_up", UP, labels=["destination"])
             for destination, how in self._status["destinations"].items():
-                up.add_metric([destination], how.get("state") == "up")
+                if (state := how.get("state")) != "unknown":
+                    up.add_metric([destination], state == "up")
             yield up
         yield from self._lossy(self._status.get("receivers", {}))
 

@@ -310,6 +310,11 @@ class ClientEnd(Writing, asyncio.Protocol):
     def transports(self) -> dict[Client, ClientEnd]:
         return {} if self.is_closing else {self.client: self}
 
+    @property
+    def writer(self) -> ClientEnd:
+        """Of this transport, as those of mitmproxy's layers have one."""
+        return self
+
     def close_connection(self, _client: Client) -> None:
         self.close()
 

@@ -149,7 +149,7 @@ class Exchange:
         lane, data = self.client.lane, self.flow.request.data
         wanted = (data.host, data.port)
         if data.scheme != b"http":
-            self.upstream_failed("moesif_engine=fast reaches upstreams over plain HTTP only")
+            self.upstream_failed("the fast lane reaches upstreams over plain HTTP only")
         elif not fresh and (kept := lane.pool.take(wanted)) is not None:
             self._use(kept)
             then()

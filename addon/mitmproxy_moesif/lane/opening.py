@@ -13,7 +13,7 @@ from mitmproxy.proxy import mode_servers
 
 from mitmproxy_moesif.lane.client import ClientEnd
 from mitmproxy_moesif.lane.flows import Identifiers
-from mitmproxy_moesif.lane.serving import why_unserved
+from mitmproxy_moesif.lane.serving import is_fast, why_unserved
 from mitmproxy_moesif.lane.upstream import Pool
 from mitmproxy_moesif.log import RateLimitedLog
 from mitmproxy_moesif.speedups import dispatch
@@ -25,11 +25,11 @@ LOOK_EVERY = 1.0
 class Lane:
     """An addon, so that it hears of options and ends with the proxy.
 
-    `is_chosen` says whether it is to serve; `known` are addons beside mitmproxy's that choose layers.
+    `engine` is `moesif_engine` in force; `known` are addons beside mitmproxy's that choose layers.
     """
 
-    def __init__(self, is_chosen: Callable[[], bool], *known: type) -> None:
-        self._is_chosen = is_chosen
+    def __init__(self, engine: Callable[[], str], *known: type) -> None:
+        self._engine = engine
         self._known = known
         self._limited = RateLimitedLog()
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -73,11 +73,14 @@ class Lane:
 
     def open(self, instance: mode_servers.ReverseInstance, left: Callable[[], None]) -> ClientEnd | None:
         """The protocol of a connection that was accepted; None where it is mitmproxy's."""
-        if not self._is_chosen():
+        if not is_fast(engine := self._engine()):
             return None
         self.unserved = why_unserved(ctx.master, self._known)
         if self.unserved is not None:
-            self._limited.warning(self.unserved, "moesif-proxy: moesif_engine=fast serves nothing: %s", self.unserved)
+            if engine == "fast":  # where it may be either, that is no fault
+                self._limited.warning(
+                    self.unserved, "moesif-proxy: moesif_engine=fast serves nothing: %s", self.unserved
+                )
             return None
         return ClientEnd(self, instance, left)
 
