@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.admin.test_exchanges import get, start, wait_for
+from tests.page.conftest import rows
 from tests.recent.kept import SECRET
-from tests.support.browser import a_browser, traffic_page
+from tests.support.browser import traffic_page
 from tests.support.client import exchange
 from tests.support.collector import ScriptedCollector
 from tests.support.proxy import Mitmdump
@@ -22,30 +23,6 @@ from tests.support.upstream import ScriptedUpstream
 
 Start = Callable[..., Mitmdump]
 SCRIPT = "<script>document.title='owned'</script>"
-DEADLINE = 15_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with a_browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def tab(browser: Browser) -> Iterator[Page]:
-    """A page on which nothing may fail, and that loads nothing from elsewhere."""
-    context = browser.new_context(accept_downloads=True, permissions=["clipboard-read", "clipboard-write"])
-    tab = context.new_page()
-    tab.set_default_timeout(DEADLINE)
-    expect.set_options(timeout=DEADLINE)
-    faults: list[str] = []
-    elsewhere: list[str] = []
-    tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.on("request", lambda request: elsewhere.append(request.url) if "127.0.0.1" not in request.url else None)
-    yield tab
-    assert [url for url in elsewhere if not url.startswith(("data:", "blob:"))] == []
-    assert faults == []
-    context.close()
 
 
 def send(port: int, target: str, **headers: str) -> str:
@@ -56,10 +33,6 @@ def send(port: int, target: str, **headers: str) -> str:
     answer = exchange(port, "POST", target, fields, body=body)
     assert answer is not None
     return answer.get("x-moesif-transaction-id") or ""
-
-
-def rows(tab: Page) -> Any:
-    return tab.locator(".ag-center-cols-container .ag-row")
 
 
 def test_traffic_is_seen_filtered_and_opened(

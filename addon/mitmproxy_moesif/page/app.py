@@ -18,6 +18,7 @@ from nicegui.events import KeyEventArguments
 
 from mitmproxy_moesif.page import bodies, forms, plots, view
 from mitmproxy_moesif.page.admin import Admin, AdminError
+from mitmproxy_moesif.page.messages import left_out, message
 from mitmproxy_moesif.page.style import CSS
 from mitmproxy_moesif.recent import terms
 from mitmproxy_moesif.recent.api import Detail
@@ -350,17 +351,16 @@ class TrafficPage:
         if event is None:
             ui.label("There is no event of it.").classes("note")
             return
-        omitted = event.get("metadata", {}).get("body_omitted", {})
         with ui.element("div").classes("sides"):
             for side in ("request", "response"):
-                message = event.get(side)
+                shown = message(event, side)
                 with ui.element("div").classes("side"):
                     ui.label(side).classes("side-name")
-                    if message is None:
+                    if shown is None:
                         ui.label("there was none").classes("note")
                         continue
-                    html = bodies.headers(message.get("headers", {}), view.removed_from(detail, side, "headers"))
-                    html += bodies.body(message, omitted.get(side), view.removed_from(detail, side, "body"))
+                    html = bodies.headers(shown["headers"], view.removed_from(detail, side, "headers"))
+                    html += bodies.body(shown, left_out(event, side), view.removed_from(detail, side, "body"))
                     ui.html(sendable(html), sanitize=False)  # made of escaped texts alone
 
     async def _replay(self) -> None:
@@ -368,12 +368,12 @@ class TrafficPage:
         detail, proxy = self.shown.detail, self._source.proxy
         if detail is None or proxy is None or (event := detail["captured"] or detail["event"]) is None:
             return
-        request = event["request"]
+        request = message(event, "request") or forms.NOTHING
         headers = {name: value for name, value in request["headers"].items() if name not in forms.NOT_SENT}
         url = proxy + detail["path"]
         try:
             async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
-                answer = await client.request(request["verb"], url, headers=headers, content=forms.body_bytes(request))
+                answer = await client.request(detail["method"], url, headers=headers, content=forms.body_bytes(request))
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             ui.notify(f"it could not be sent: {type(error).__name__}")
         else:

@@ -9,17 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
-
-import orjson
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.event.attributes import Attributes
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.recent import records, terms
 from mitmproxy_moesif.recent.api import Detail, Listing, State, Stats
+from mitmproxy_moesif.recent.asked import Exchanges
 from mitmproxy_moesif.recent.notes import NO_EXCHANGES, Keep, Note
 from mitmproxy_moesif.recent.records import Record
 from mitmproxy_moesif.recent.stats import add_up
@@ -32,7 +31,7 @@ BREATH = 500
 """Rows that are looked at in one go, before other threads get their turn."""
 
 
-class RecentExchanges:
+class RecentExchanges(Exchanges):
     """`fault` is told of an error of ours."""
 
     def __init__(self, keep: Keep = NO_EXCHANGES, fault: Callable[[str, Exception], None] | None = None) -> None:
@@ -110,22 +109,6 @@ class RecentExchanges:
 
     # --- what is asked -------------------------------------------------------------------------------------------
 
-    def answer(self, query: Mapping[str, Any]) -> bytes:
-        """JSON: `{"id": ...}` asks for one, `{"stats": true}` for all added up, anything else for a list.
-
-        Raises `FilterError`.
-        """
-        answer: Detail | Stats | Listing | None
-        if "id" in query:
-            answer = self.find(query["id"])
-        elif query.get("stats"):
-            answer = self.stats(query.get("filter", ""))
-        else:
-            answer = self.newest(
-                query.get("filter", ""), query.get("limit", 100), query.get("before"), query.get("changed_after")
-            )
-        return orjson.dumps(answer)
-
     def find(self, transaction_id: str) -> Detail | None:
         with self._lock:
             record = self._records.get(transaction_id)
@@ -134,7 +117,6 @@ class RecentExchanges:
     def newest(
         self, wanted: str = "", limit: int = 100, before: int | None = None, changed_after: int | None = None
     ) -> Listing:
-        """Newest first; with `changed_after` those that changed since, last changed first."""
         fits = terms.parse(wanted)
         found: list[Record] = []
         more = False
