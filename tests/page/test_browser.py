@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -109,10 +110,79 @@ def test_the_filtered_exchanges_are_exported(
         tab.goto(f"{url}/?filter=path:/orders")
         expect(rows(tab)).to_have_count(2)
         with tab.expect_download() as exported:
-            tab.get_by_role("button", name="NDJSON").click()
+            tab.get_by_role("button", name="export events as NDJSON, masked").click()
         lines = exported.value.path().read_text().splitlines()
         assert [json.loads(line)["transaction_id"] for line in lines] == sent[:2]
         assert SECRET not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("width", "there", "told"),
+    [
+        (1600, ["delivery", "ms", "user", "company", "route", "bytes"], ""),
+        (820, ["delivery", "ms", "user"], "no room for: company, route, bytes"),
+        (420, ["host and path"], "no room for: delivery, ms, user, company, route, bytes"),
+    ],
+)
+def test_columns_for_which_there_is_no_room_are_named(
+    mitmdump: Start,
+    collector: ScriptedCollector,
+    upstream: ScriptedUpstream,
+    tab: Page,
+    width: int,
+    there: list[str],
+    told: str,
+) -> None:
+    _, admin = start(mitmdump, upstream, collector)
+    with traffic_page(admin) as url:
+        tab.set_viewport_size({"width": width, "height": 700})
+        tab.goto(url)
+        expect(tab.locator(".hidden-columns")).to_have_text(told)
+        for name in there:
+            expect(tab.locator(".ag-header-cell-text", has_text=re.compile(f"^{name}$"))).to_be_in_viewport(ratio=1)
+
+
+@pytest.mark.parametrize("width", [1600, 820, 420])
+def test_nothing_lies_over_something_else_or_outside(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tab: Page, width: int
+) -> None:
+    port, admin = start(mitmdump, upstream, collector)
+    with traffic_page(admin) as url:
+        tab.set_viewport_size({"width": width, "height": 700})
+        tab.goto(url)
+        expect(tab.get_by_text("curl", exact=False).first).to_be_visible()
+        copy, *lines = tab.evaluate(BOXES_OF_CODE)
+        assert lines
+        assert not any(overlap(copy, line) for line in lines)
+        for name in BUTTONS:
+            expect(tab.get_by_role("button", name=name, exact=True)).to_be_in_viewport(ratio=1)
+        tab.get_by_label("filter").fill("stats:5xx nothing:there methods:get state:nowhere ms:abc")
+        told = tab.locator(".q-field__messages", has_text="takes a number")
+        expect(told).to_be_in_viewport(ratio=1)
+        assert told.evaluate("it => it.scrollHeight <= it.clientHeight")
+        assert told.evaluate("it => getComputedStyle(it.parentElement).backgroundColor") == "rgb(140, 47, 47)"
+        tab.get_by_label("filter").fill("")
+        send(port, f"/{'long' * 100}")
+        rows(tab).first.click()
+        expect(tab.locator(".side")).to_have_count(2)
+        for cell in tab.locator(".fields td").all():
+            box = cell.bounding_box()
+            assert box is not None
+            assert box["width"] > 100
+            assert box["x"] + box["width"] <= width
+
+
+BUTTONS = ("export as HAR, masked", "export events as NDJSON, masked", "dark or light", "help", "older", "newer")
+BOXES_OF_CODE = """() => {
+  const text = document.createRange();
+  text.selectNodeContents(document.querySelector(".empty code"));
+  const button = document.querySelector(".empty .nicegui-code-copy").getBoundingClientRect();
+  return [button, ...text.getClientRects()].map(box => [box.left, box.top, box.right, box.bottom]);
+}"""
+
+
+def overlap(one: list[float], other: list[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def test_keys_step_through_the_list(
@@ -144,7 +214,7 @@ def test_the_overview_has_charts_and_the_page_a_dark_side(
         tab.goto(url)
         tab.get_by_role("tab", name="Overview").click()
         expect(tab.locator(".chart canvas")).to_have_count(6)
-        tab.get_by_label("dark").click()
+        tab.get_by_label("dark or light").click()
         expect(tab.locator("body.body--dark")).to_have_count(1)
 
 

@@ -5,6 +5,7 @@ It asks the admin listener, and shows what that answers; of the proxy's own part
     admin     asks the admin listener (test: page/test_browser.py)
     app       the page itself, in NiceGUI (test: page/test_browser.py)
     bodies    headers and bodies as HTML, everything escaped
+    columns   the list's columns, and which there is room for (test: page/test_browser.py)
     forms     an exchange as curl, HAR and NDJSON
     gate      who may open it: this machine alone (test: page/test_browser.py)
     main      `moesif-proxy page` (test: page/test_browser.py)

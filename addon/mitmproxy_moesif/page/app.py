@@ -18,6 +18,7 @@ from nicegui.events import KeyEventArguments
 
 from mitmproxy_moesif.page import bodies, forms, plots, view
 from mitmproxy_moesif.page.admin import Admin, AdminError
+from mitmproxy_moesif.page.columns import COLUMNS, FIT
 from mitmproxy_moesif.page.messages import left_out, message
 from mitmproxy_moesif.page.style import CSS
 from mitmproxy_moesif.recent import terms
@@ -33,24 +34,6 @@ RESTS: Final = 4
 OVERVIEW_REFRESH: Final = 2.0
 BAR_BUTTON: Final = "flat dense no-caps color=white"
 SENT, CAPTURED = "as sent", "as captured"
-
-COLUMNS: Final = [
-    {"headerName": "time", "field": "time", "width": 120},
-    {"headerName": "method", "field": "method", "width": 85},
-    {
-        "headerName": "status",
-        "field": "status",
-        "width": 75,
-        "cellClassRules": {"bad": "x >= 500", "poor": "x >= 400 && x < 500"},
-    },
-    {"headerName": "host and path", "field": "path", "flex": 1, "minWidth": 200},
-    {"headerName": "route", "field": "route", "width": 110},
-    {"headerName": "user", "field": "user", "width": 110},
-    {"headerName": "company", "field": "company", "width": 110},
-    {"headerName": "ms", "field": "ms", "width": 80, "type": "rightAligned"},
-    {"headerName": "bytes", "field": "size", "width": 90, "type": "rightAligned"},
-    {"headerName": "delivery", "field": "state", "width": 150},
-]
 KEYS: Final = {
     "j / k": "the next, the previous exchange",
     "Enter": "open the exchange",
@@ -153,10 +136,13 @@ class TrafficPage:
             .classes("grow filter-box")
         )
         self._follow = ui.switch("follow", value=True, on_change=self._followed).props("color=light-green-4 dense")
-        ui.button(icon="download", on_click=self._export_har).props(BAR_BUTTON).tooltip("export as HAR, masked")
-        ui.button("NDJSON", on_click=self._export_ndjson).props(BAR_BUTTON).tooltip("export events, masked")
-        ui.button(icon="dark_mode", on_click=self._toggle_dark).props(f'{BAR_BUTTON} aria-label="dark"')
-        ui.button(icon="help", on_click=lambda: self._help.open()).props(f'{BAR_BUTTON} aria-label="help"')
+        self._bar_button("export as HAR, masked", self._export_har, "HAR", icon="download")
+        self._bar_button("export events as NDJSON, masked", self._export_ndjson, "NDJSON", icon="download")
+        self._bar_button("dark or light", self._toggle_dark, icon="dark_mode")
+        self._bar_button("help", lambda: self._help.open(), icon="help")
+
+    def _bar_button(self, does: str, act: Callable[[], Any], text: str = "", *, icon: str) -> None:
+        ui.button(text, icon=icon, on_click=act).props(f'{BAR_BUTTON} aria-label="{does}"').tooltip(does)
 
     def _build_traffic(self) -> None:
         with ui.splitter(value=100, limits=(30, 100)).classes("w-full split") as self._split:
@@ -175,6 +161,8 @@ class TrafficPage:
                         "suppressNoRowsOverlay": True,
                         "rowSelection": {"mode": "singleRow", "checkboxes": False, "enableClickSelection": True},
                         ":getRowId": "params => params.data.id",
+                        ":onGridSizeChanged": FIT,
+                        "enableBrowserTooltips": True,
                         "headerHeight": 30,
                         "rowHeight": 26,
                     },
@@ -184,6 +172,7 @@ class TrafficPage:
                 with ui.row().classes("items-center q-px-sm"):
                     ui.button("newer", on_click=self._newer).props("flat dense no-caps")
                     ui.button("older", on_click=self._older).props("flat dense no-caps")
+                    ui.label().classes("hidden-columns")
             with self._split.after:
                 self._panel = ui.element("div").classes("detail")
 
@@ -276,6 +265,7 @@ class TrafficPage:
                 shown.selected = None
         self._keep_in_url()
         self._split.set_value(55 if shown.detail is not None else 100)
+        self._split.classes(add="opened") if shown.detail is not None else self._split.classes(remove="opened")
         if shown.selected is not None:
             self._grid.run_row_method(shown.selected, "setSelected", True)
         self._draw_detail()
