@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 
 from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.page.main import is_there as nicegui_is_there
+from tests.support.browser import has_chromium
 
 BIN = Path(sys.executable).parent
 
@@ -30,7 +32,8 @@ class Variant:
     """A proxy to start. `workers` 0 is mitmdump, else that many workers of the production start.
 
     `options` go as `--set`; `needs` names a parameter of the addon without which there is no such variant; `collector`
-    as in `Services.collector`; `rules`: a thousand of them, from a file.
+    as in `Services.collector`; `rules`: a thousand of them, from a file. `admin`: its admin listener is open, and
+    exchanges are kept for who looks; `page`: somebody does, in a browser.
     """
 
     name: str
@@ -41,6 +44,8 @@ class Variant:
     rules: bool = False
     workers: int = 0
     needs: str | None = None
+    admin: bool = False
+    page: bool = False
 
     @property
     def captures(self) -> bool:
@@ -84,6 +89,8 @@ FAST_OFF = Variant(
     workers=1,
     needs="engine",
 )
+LISTENED = Variant("admin", "moesif-proxy, 1 worker, admin listener open", workers=1, admin=True)
+WATCHED = Variant("page", "the same, and the traffic page follows", workers=1, admin=True, page=True)
 TWO_WORKERS = Variant("proxy-2", "moesif-proxy, 2 workers, full capture", workers=2)
 
 
@@ -98,6 +105,8 @@ def missing(variant: Variant) -> str | None:
         return f"there is no moesif_{variant.needs}"
     if variant.workers and production_start() is None:
         return "there is no moesif-proxy"
+    if variant.page and not (nicegui_is_there() and has_chromium()):
+        return "there is no NiceGUI, or no Chromium"
     return None
 
 
