@@ -42,6 +42,10 @@ def test_what_an_sdk_sent_is_listed_opened_and_copied(tab: Page) -> None:
         assert "/orders" in tab.evaluate("navigator.clipboard.readText()")
         tab.get_by_role("tab", name="Overview").click()
         expect(tab.locator(".chart canvas")).to_have_count(6)
+        tab.get_by_role("tab", name="Traffic").click()
+        expect(rows(tab)).to_have_count(1)
+        requests.delete(f"{received}/events", timeout=10)
+        expect(rows(tab)).to_have_count(0)
 
 
 def test_an_event_of_another_shape_is_shown_as_text(tab: Page) -> None:

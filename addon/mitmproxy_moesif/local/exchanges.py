@@ -42,7 +42,7 @@ class ReceivedExchanges(Exchanges):
         self._last = 0
 
     def find(self, transaction_id: str) -> Detail | None:
-        self._follow()
+        self.follow()
         row = self._rows.get(transaction_id)
         event = self._store.get(row["number"]) if row is not None else None
         return record_of(event).detail() if event is not None else None
@@ -50,7 +50,7 @@ class ReceivedExchanges(Exchanges):
     def newest(
         self, wanted: str = "", limit: int = 100, before: int | None = None, changed_after: int | None = None
     ) -> Listing:
-        self._follow()
+        self.follow()
         found = list(islice(self._fitting(wanted, before, changed_after), limit + 1))
         return Listing(
             exchanges=found[:limit],
@@ -61,7 +61,7 @@ class ReceivedExchanges(Exchanges):
         )
 
     def stats(self, wanted: str = "") -> Stats:
-        self._follow()
+        self.follow()
         return add_up(list(self._fitting(wanted)))
 
     def _fitting(self, wanted: str, before: int | None = None, after: int | None = None) -> Iterator[Row]:
@@ -73,7 +73,8 @@ class ReceivedExchanges(Exchanges):
             if (before is None or row["number"] < before) and fits(row):
                 yield row
 
-    def _follow(self) -> None:
+    def follow(self) -> None:
+        """Take in what the store has got and lost meanwhile."""
         oldest = self._store.oldest()
         for name, _ in list(takewhile(lambda item: item[1]["number"] < oldest, self._rows.items())):
             del self._rows[name]
@@ -111,6 +112,7 @@ class _Source:
     def __init__(self, store: EventStore) -> None:
         self._exchanges = ReceivedExchanges(store)
         self._thread = ThreadPoolExecutor(1, "exchanges")
+        self._thread.submit(self._exchanges.follow)  # a large file takes seconds, which nobody shall wait for
 
     def recent(self, query: Mapping[str, Any]) -> Future[bytes]:
         return self._thread.submit(self._exchanges.answer, query)

@@ -54,12 +54,16 @@ class Source:
 
 @dataclass(slots=True)
 class Shown:
-    """What one browser looks at. `pages` are the `before`s that led here; `changed` is the newest change it has."""
+    """What one browser looks at. `pages` are the `before`s that led here; `changed` is the newest change it has.
+
+    `kept` is how many exchanges there were then.
+    """
 
     wanted: str = ""
     pages: list[int] = field(default_factory=list)
     next: int | None = None
     changed: int = -1
+    kept: int = 0
     ids: list[str] = field(default_factory=list)
     selected: str | None = None
     detail: Detail | None = None
@@ -209,7 +213,7 @@ class TrafficPage:
         came = listing["seen"] - self._seen if shown.changed >= 0 else 0
         self._seen = listing["seen"]
         self._rests = RESTS if came > BUSY else 0
-        shown.changed, shown.next = listing["changed"], listing["next"]
+        shown.changed, shown.next, shown.kept = listing["changed"], listing["next"], listing["kept"]
         rows = [view.list_row(row) for row in listing["exchanges"]]
         shown.ids = [row["id"] for row in rows]
         self._grid.run_grid_method("setGridOption", "rowData", rows)
@@ -220,7 +224,7 @@ class TrafficPage:
 
     async def _has_changed(self) -> bool:
         changed = await self._admin.newest(self.shown.wanted, 1, changed_after=self.shown.changed)
-        return bool(changed["exchanges"])
+        return bool(changed["exchanges"]) or changed["kept"] < self.shown.kept
 
     def _say(self, text: str) -> None:
         self._said.set_text(text)
