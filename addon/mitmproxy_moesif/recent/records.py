@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -41,7 +41,7 @@ class Record:
     event: bytes | None = None
     sources: tuple[str | None, str | None] = (None, None)
     sizes: tuple[int | None, int | None] = (None, None)
-    masked: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    masked: tuple[Sequence[str], Sequence[str]] = ((), ())
     bodies: list[Removed] = field(default_factory=list)
     raw: tuple[Exchange, Attributes] | None = None
     number: int = 0
@@ -141,8 +141,8 @@ def built(instance: Instance, exchange: Exchange, facts: Attributes, event: byte
     record.event = event
     record.sources = facts.caller.user_from, facts.caller.company_from
     record.masked = (
-        tuple(name for name in facts.request_headers if name in policy.request.header_masks),
-        tuple(name for name in facts.response_headers if name in policy.response.header_masks),
+        [name for name in facts.request_headers if name in policy.request.header_masks],
+        [name for name in facts.response_headers if name in policy.response.header_masks],
     )
     record.size += len(event)
     if policy.request.body.masks or policy.response.body.masks:

@@ -84,28 +84,27 @@ class RecentExchanges(Exchanges):
 
     def _tick(self) -> int:
         """Microseconds of the clock, and more than those before. Only while the lock is held."""
-        self._clock = max(self._clock + 1, time.time_ns() // 1000)
+        now = time.time_ns() // 1000
+        self._clock = now if now > self._clock else self._clock + 1
         return self._clock
 
     def _add(self, record: Record, *life: tuple[float, State, str]) -> None:
         record.life += life
+        keep, kept, transaction_id = self._keep.number, self._records, record.note.id
         with self._lock:
             record.number = record.changed = self._tick()
             self._seen += 1
-            transaction_id = record.note.id
-            self._forget(transaction_id)
-            self._records[transaction_id] = record
+            if transaction_id in kept:
+                self._forgotten(transaction_id, kept.pop(transaction_id))
+            kept[transaction_id] = record
             self._changed[transaction_id] = None
             self._bytes += record.size
-            while self._records and (
-                len(self._records) > self._keep.number or self._bytes > self._keep.number * BYTES_EACH
-            ):
-                self._forget(next(iter(self._records)))
+            while kept and (len(kept) > keep or self._bytes > keep * BYTES_EACH):
+                self._forgotten(*kept.popitem(last=False))
 
-    def _forget(self, transaction_id: str) -> None:
-        if (record := self._records.pop(transaction_id, None)) is not None:
-            del self._changed[transaction_id]
-            self._bytes -= record.size
+    def _forgotten(self, transaction_id: str, record: Record) -> None:
+        del self._changed[transaction_id]
+        self._bytes -= record.size
 
     # --- what is asked -------------------------------------------------------------------------------------------
 
