@@ -480,6 +480,7 @@ def start_when_up(runtime: Runtime, told: Callable[[], None]) -> None:
         ctx.master.event_loop.call_later(0.01, start_when_up, runtime, told)
     else:
         told()
+        runtime.delay.start(ctx.master.event_loop)
         runtime.start()
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mitmproxy import flowfilter
 
+from mitmproxy_moesif.capture.delay import LoopDelay
 from mitmproxy_moesif.capture.enforcement import Enforcer
 from mitmproxy_moesif.capture.in_flight import InFlight
 from mitmproxy_moesif.capture.skip import parse_filter
@@ -161,6 +162,7 @@ class Runtime:
         self._limited = RateLimitedLog()
         self.in_flight = InFlight()
         self.traffic = Traffic()
+        self.delay = LoopDelay(self.traffic.waited)
         self.upstreams = Upstreams()
         self.refresher = Refresher(folder, lambda account, config: self.delivery.sample(account, config))
         self.enforcer = Enforcer(partial(identify, fault=self.fault), self.fault)
@@ -277,6 +279,7 @@ class Runtime:
         self.delivery.drain(seconds)
 
     def close(self) -> Reading:
+        self.delay.stop()
         self.refresher.stop()
         if self._admin is not None:
             self._admin.stop()

@@ -11,6 +11,7 @@ and leaves the ratio about where it is.
     nginx               where it is installed: the upstream, and proxies to compare with
     load                wrk or the client, at saturation or at a fixed rate
     variants, proxy     what is compared, and one of it running
+    page                one whose traffic page is open in a browser
     stats, turns        ratios and their spread; the taking of turns
     scenarios, parts    what is measured, from outside and in isolation
     claims, report, plot      what comes of it

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tests.bench.results import Comparison, Results
+from tests.bench.results import PAINTED, SHOWN_LATEST, Comparison, Results
 from tests.bench.stats import Spread, difference, ratio
 from tests.bench.turns import at, cpu_us, rate
 
@@ -37,6 +37,7 @@ def claims(results: Results) -> list[Claim]:
         *_latency(results.comparisons.get("latency")),
         *_cpu(results),
         *_streams(results),
+        *_page(results),
         *_lookups(results),
         *_memory(results),
     ]
@@ -112,6 +113,21 @@ def _streams(results: Results) -> Iterator[Claim]:
         yield Claim(f"speed of a large {way} / without the addon", ratio(speeds["full"], speeds["bare-stream"]), 0.95)
         growth = Spread.of([transfer.growth / 1e6 for transfer in found["full"]])
         yield Claim(f"growth of memory in a large {way}, MB", growth, 30, at_most=True, digits=1)
+
+
+def _page(results: Results) -> Iterator[Claim]:
+    for what, target in ((PAINTED, 2000), (SHOWN_LATEST, 500)):
+        if what in results.page:
+            yield Claim(f"{what}, ms", Spread.of(results.page[what]), target, at_most=True, digits=0)
+    found = results.comparisons.get("page")
+    if found is not None and found.has("page", "admin"):
+        text = "throughput while the traffic page follows / without it"
+        yield Claim(text, found.ratio("page", "admin", rate), 0.95)
+        text = "the same by CPU time for an exchange, as with cores of their own for page and browser"
+        yield Claim(text, found.ratio("admin", "page", cpu_us), 0.95)
+    if (keeping := results.part("keeping an exchange for who looks (1 KB)")) is not None:
+        text = "CPU of keeping an exchange for who looks, microseconds"
+        yield Claim(text, Spread.of([keeping]), 3.0, at_most=True)
 
 
 def _lookups(results: Results) -> Iterator[Claim]:

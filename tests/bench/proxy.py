@@ -69,6 +69,7 @@ class Proxy:
         self._folder = folder / f"{variant.name}-{self.port}"
         self._folder.mkdir()
         self._id = f"bench-{variant.name}-{self.port}"
+        self.admin_port = free_port() if variant.admin else None
         self._sent = self._cut = 0
         self._child = Child(variant.name, self._command(f"http://127.0.0.1:{behind}"), self._folder)
         try:
@@ -107,7 +108,8 @@ class Proxy:
     def _account_options(self) -> dict[str, str]:
         endpoint = self._services.collector(self.variant.collector)
         rules = {"moesif_rules_file": str(self._services.rules_file)} if self.variant.rules else {}
-        return {"moesif_application_id": self._id, "moesif_api_endpoint": endpoint, **rules}
+        admin = {"moesif_admin_listen": f"127.0.0.1:{self.admin_port}"} if self.admin_port is not None else {}
+        return {"moesif_application_id": self._id, "moesif_api_endpoint": endpoint, **rules, **admin}
 
     def __enter__(self) -> Self:
         return self

@@ -12,7 +12,7 @@ from statistics import median
 from tests.bench import parts, proc, streams, variants
 from tests.bench.load import Load, Request
 from tests.bench.proxy import Proxy
-from tests.bench.results import Comparison, Memory, Results
+from tests.bench.results import FILLED, PAINTED, SHOWN, SHOWN_LATEST, Comparison, Memory, Results
 from tests.bench.services import Services
 from tests.bench.turns import take_turns
 from tests.bench.variants import Variant
@@ -24,6 +24,7 @@ HALF = 0.5
 MANY = 500
 STREAMS_A_ROUND = 10
 PIECES_A_ROUND = 100
+SHOWN_A_ROUND = 20
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Bench:
     say: Callable[[str], None]
 
     def start(self, variant: Variant, upstream_port: int | None = None) -> Proxy:
+        if variant.page:
+            from tests.bench.page import Watched  # Playwright, which nothing else needs
+
+            return Watched(variant, self.services, self.folder, upstream_port)
         return Proxy(variant, self.services, self.folder, upstream_port)
 
     def there(self, wanted: Sequence[Variant]) -> list[Variant]:
@@ -255,6 +260,26 @@ def memory(bench: Bench) -> None:
     bench.results.memory = Memory(readings)
 
 
+def page(bench: Bench) -> None:
+    """What its user waits for, and what it costs the traffic that somebody looks."""
+    from tests.bench.page import Watched
+
+    compare(
+        bench, "page", "1 KB JSON, 8 connections, at saturation: somebody looks", (variants.LISTENED, variants.WATCHED)
+    )
+    for number in range(bench.rounds if bench.there([variants.WATCHED]) else 0):
+        with bench.start(variants.WATCHED) as proxy:
+            assert isinstance(proxy, Watched)
+            proxy.saturate(ONE_KB, CONNECTIONS, 1)
+            painted, filled = proxy.paints()
+            shown = [proxy.shows(f"{ONE_KB.target}&seen={number}-{each}") for each in range(SHOWN_A_ROUND)]
+            figures = {PAINTED: painted, FILLED: filled, SHOWN: median(shown), SHOWN_LATEST: max(shown)}
+            for name, value in figures.items():
+                bench.results.page.setdefault(name, []).append(value)
+            _close_accounts(bench, [proxy])
+        bench.say(f"  round {number + 1} of {bench.rounds}: {', '.join(f'{v:.0f} ms' for v in figures.values())}")
+
+
 def isolated(bench: Bench) -> None:
     spools = bench.folder / f"parts-{time.monotonic_ns()}"
     for part in parts.all_parts(bench.services.collector("up"), spools):
@@ -275,6 +300,7 @@ SCENARIOS = {
     "latency": Scenario("open loop at half load", latency, quick=True),
     "streams": Scenario("time to the first byte of a stream", first_bytes, quick=True),
     "pieces": Scenario("uploads and answers in pieces", pieces, quick=True),
+    "page": Scenario("the traffic page: paint, exchanges shown, cost of a follower", page, quick=True),
     "parts": Scenario("the addon's parts, the rules and the router in isolation", isolated, quick=True),
     "sizes": Scenario("200 B, 10 KB, 100 KB, with masks and without", sizes),
     "both-ways": Scenario("1 KB in the request as well", both_ways),

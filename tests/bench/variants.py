@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.page.main import is_there as nicegui_is_there
 from tests.bench import nginx
+from tests.support.browser import has_chromium
 
 BIN = Path(sys.executable).parent
 
@@ -33,7 +35,8 @@ class Variant:
     which is no proxy of ours: nginx, the same with a logger in Lua, or none at all.
 
     `options` go as `--set`; `needs` names a parameter of the addon without which there is no such variant; `collector`
-    as in `Services.collector`; `rules`: a thousand of them, from a file.
+    as in `Services.collector`; `rules`: a thousand of them, from a file. `admin`: its admin listener is open, and
+    exchanges are kept for who looks; `page`: somebody does, in a browser.
     """
 
     name: str
@@ -45,6 +48,8 @@ class Variant:
     workers: int = 0
     needs: str | None = None
     beside: Literal["", "nginx", "nginx-lua", "nothing"] = ""
+    admin: bool = False
+    page: bool = False
 
     @property
     def captures(self) -> bool:
@@ -92,6 +97,8 @@ LAYERED_OFF = Variant(
     workers=1,
     needs="engine",
 )
+LISTENED = Variant("admin", "moesif-proxy, 1 worker, admin listener open", workers=1, admin=True)
+WATCHED = Variant("page", "the same, and the traffic page follows", workers=1, admin=True, page=True)
 TWO_WORKERS = Variant("proxy-2", "moesif-proxy, 2 workers, full capture", workers=2)
 
 
@@ -110,6 +117,8 @@ def missing(variant: Variant) -> str | None:
         return "there are no Lua modules of nginx: libnginx-mod-http-lua, lua-cjson"
     if variant.workers and production_start() is None:
         return "there is no moesif-proxy"
+    if variant.page and not (nicegui_is_there() and has_chromium()):
+        return "there is no NiceGUI, or no Chromium"
     return None
 
 
