@@ -169,7 +169,7 @@ class Pretended:
 
 class FakeLane(Lane):
     def __init__(self, addons: Pretended) -> None:
-        super().__init__(lambda: True)
+        super().__init__(lambda: "fast")
         self._addons = addons
         self._known_connections: dict[Any, Any] = {}
 
