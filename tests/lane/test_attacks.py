@@ -269,8 +269,8 @@ def test_a_client_that_does_not_read_its_refusals_is_not_read_either(sides: tupl
     before = fast.proxy.memory()
     with Client(fast.proxy.port, timeout=1.0) as client:
         with pytest.raises(TimeoutError):
-            client.send((BLOCKED + b"\r\n") * 1_000_000)
-        assert fast.proxy.memory() - before < 10_000_000
+            client.send((BLOCKED + b"\r\n") * 2_000_000)  # with 300 MB of answers, of which the kernel takes a few
+        assert fast.proxy.memory() - before < 50_000_000  # most of it events on their way
 
 
 SLOW_LINES = {

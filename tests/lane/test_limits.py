@@ -16,7 +16,7 @@ from tests.support.proxy import Option
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, plain
 
 LARGE = 50_000_000
-MORE = 4_000_000
+MORE = 2_000_000
 """Bytes that the process may grow by: two write buffers, two reads, and what the allocator keeps."""
 
 GET = b"GET %s HTTP/1.1\r\nHost: h\r\n\r\n"

@@ -61,7 +61,7 @@ def test_all_that_was_answered_before_the_end_has_its_event(workers: int, moesif
 
 
 def test_workers_that_are_killed_cost_what_they_had_not_handed_over(moesif_proxy: Start, tmp_path: Path) -> None:
-    """An answer that was cut is none; what was captured in the last 20 ms may be lost."""
+    """An answer that was cut is none; lost may be what was captured in the last 20 ms, or turn of the event loop."""
     kills = 2
     with upstream() as url:
         proxy = moesif_proxy(url, options(tmp_path), workers=2)
@@ -71,4 +71,4 @@ def test_workers_that_are_killed_cost_what_they_had_not_handed_over(moesif_proxy
                 os.kill(proxy.workers()[0], signal.SIGKILL)
                 proxy.wait_for_output("was ended by SIGKILL", count=number + 1)
         assert proxy.stop(timeout=60) == 0
-    assert len(judge(seen[0], proxy, tmp_path, twice=True)) <= 200 * kills
+    assert len(judge(seen[0], proxy, tmp_path, twice=True)) <= CONNECTIONS * kills

@@ -330,7 +330,8 @@ def conversations(draw: st.DrawFn) -> Conversation:
         return Conversation(path, (method.decode(),), (sent,), (answer,), ends="fin" if until_end else None)
     if kind == "leaves":
         return draw(leaving(path, answer))
-    count = draw(st.integers(1, 3)) if kind == "whole" and not until_end else 1
+    closes = until_end or b"HTTP/1.0" in answer.partition(b"Some Reason")[0]
+    count = draw(st.integers(1, 3)) if kind == "whole" and not closes else 1
     body = bodies if count == 1 else small  # of what comes ahead of its turn only so much is kept
     asked = [draw(requests(path.encode(), last=number == count, body=body)) for number in range(1, count + 1)]
     ends = "fin" if until_end else None
@@ -371,7 +372,18 @@ def in_pieces(draw: st.DrawFn, whole: bytes) -> tuple[bytes, ...]:
     return tuple(whole[start:end] for start, end in itertools.pairwise([0, *at, len(whole)]) if start < end)
 
 
-def test_generated_conversations_are_the_same(sides: tuple[Side, Side]) -> None:
+def test_generated_conversations_are_the_same(tmp_path: Path) -> None:
+    with ExitStack() as started:
+        sides = Side("fast", tmp_path / "fast", started), Side("mitmproxy", tmp_path / "mitmproxy", started)
+        assert hold_all(sides) >= EXAMPLES
+        wait_until(lambda: all(side.has_ended() for side in sides))
+        assert [side.proxy.stop() for side in sides] == [0, 0]  # all events are there then
+        assert sides[0].hooks() == sides[1].hooks()
+        assert sides[0].events() == sides[1].events()
+
+
+def hold_all(sides: tuple[Side, Side]) -> int:
+    """How many conversations were the same for client and upstream."""
     held = [0]
 
     @settings(
@@ -389,11 +401,7 @@ def test_generated_conversations_are_the_same(sides: tuple[Side, Side]) -> None:
         held[0] += 1
 
     compare()
-    assert held[0] >= EXAMPLES
-    wait_until(lambda: all(side.has_ended() for side in sides))
-    wait_until(lambda: sides[0].events().keys() == sides[1].events().keys())
-    assert sides[0].hooks() == sides[1].hooks()
-    assert sides[0].events() == sides[1].events()
+    return held[0]
 
 
 HANDED_OVER = {

@@ -70,6 +70,9 @@ class FakeTransport(asyncio.Transport):
             self._full = True
             self.protocol.pause_writing()
 
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+
     def pause_reading(self) -> None:
         self._paused = True
 
@@ -100,6 +103,12 @@ class FakeTransport(asyncio.Transport):
             self._arriving += (data[at : at + READ_AT_ONCE] for at in range(0, len(data), READ_AT_ONCE))
             os.eventfd_write(self._readable, 1)
             self._loop.call_soon(self._deliver)
+
+    def arrive(self, data: bytes) -> None:
+        """Sends what is delivered before anything else has its turn."""
+        self._arriving.append(data)
+        os.eventfd_write(self._readable, 1)
+        self._deliver()
 
     def end(self) -> None:
         """Sends no more."""

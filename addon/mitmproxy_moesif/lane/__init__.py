@@ -7,7 +7,7 @@ bodies     messages' bodies, piece by piece
 client     a client's connection (test: lane/test_same.py)
 exchange   one request and its answer: a flow, its hooks, and what is sent (test: lane/test_same.py)
 flows      mitmproxy's flows and messages, without the checks of their constructors
-handover   a connection that goes on in mitmproxy's layers (test: lane/test_same.py)
+handover   a connection that goes on in mitmproxy's layers
 heads      messages' heads, where everybody reads them alike
 opening    whether a new connection is the lane's, and what its connections share
 serving    what the lane does not serve, with the reasons (test: lane/test_opening.py)
