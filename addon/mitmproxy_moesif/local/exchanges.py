@@ -6,8 +6,10 @@ what any SDK has sent. An event without a `transaction_id` goes by its number.
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice, takewhile
@@ -42,7 +44,7 @@ class ReceivedExchanges(Exchanges):
         self._last = 0
 
     def find(self, transaction_id: str) -> Detail | None:
-        self.follow()
+        self._follow()
         row = self._rows.get(transaction_id)
         event = self._store.get(row["number"]) if row is not None else None
         return record_of(event).detail() if event is not None else None
@@ -50,7 +52,7 @@ class ReceivedExchanges(Exchanges):
     def newest(
         self, wanted: str = "", limit: int = 100, before: int | None = None, changed_after: int | None = None
     ) -> Listing:
-        self.follow()
+        self._follow()
         found = list(islice(self._fitting(wanted, before, changed_after), limit + 1))
         return Listing(
             exchanges=found[:limit],
@@ -61,7 +63,7 @@ class ReceivedExchanges(Exchanges):
         )
 
     def stats(self, wanted: str = "") -> Stats:
-        self.follow()
+        self._follow()
         return add_up(list(self._fitting(wanted)))
 
     def _fitting(self, wanted: str, before: int | None = None, after: int | None = None) -> Iterator[Row]:
@@ -73,7 +75,7 @@ class ReceivedExchanges(Exchanges):
             if (before is None or row["number"] < before) and fits(row):
                 yield row
 
-    def follow(self) -> None:
+    def _follow(self) -> None:
         """Take in what the store has got and lost meanwhile."""
         oldest = self._store.oldest()
         for name, _ in list(takewhile(lambda item: item[1]["number"] < oldest, self._rows.items())):
@@ -107,15 +109,20 @@ def _seconds(event: object, side: str) -> float | None:
 
 
 class _Source:
-    """All that the handlers below ask for."""
+    """All that the handlers below ask for. Answers are made in threads of the running event loop, which end with it."""
 
     def __init__(self, store: EventStore) -> None:
         self._exchanges = ReceivedExchanges(store)
-        self._thread = ThreadPoolExecutor(1, "exchanges")
-        self._thread.submit(self._exchanges.follow)  # a large file takes seconds, which nobody shall wait for
+        self._one_at_a_time = threading.Lock()
+        self.recent({"limit": 1})  # a large file takes seconds to be read, which nobody shall wait for
 
     def recent(self, query: Mapping[str, Any]) -> Future[bytes]:
-        return self._thread.submit(self._exchanges.answer, query)
+        loop = asyncio.get_running_loop()
+        return asyncio.run_coroutine_threadsafe(asyncio.to_thread(self._answer, query), loop)
+
+    def _answer(self, query: Mapping[str, Any]) -> bytes:
+        with self._one_at_a_time:
+            return self._exchanges.answer(query)
 
 
 def exchange_paths(store: EventStore) -> list[tuple[str, type[AdminHandler], dict[str, Any]]]:
