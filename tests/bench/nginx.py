@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-MODULES = Path("/usr/share/nginx/modules-available")
-"""Debian's: one file for each module, which loads it."""
+MODULES = Path("/usr/lib/nginx/modules")
+"""Debian's."""
 
 MAIN = """
 {modules}
@@ -115,11 +115,11 @@ def program() -> str | None:
 @cache
 def lua_modules() -> str | None:
     """What loads them; None where they are not installed."""
-    loads = [MODULES / name for name in ("mod-http-ndk.conf", "mod-http-lua.conf")]
+    modules = [MODULES / name for name in ("ndk_http_module.so", "ngx_http_lua_module.so")]
     has_json = any(Path(folder).glob("**/lua/5.1/cjson.so") for folder in ("/usr/lib", "/usr/local/lib"))
-    if not has_json or not all(load.exists() for load in loads):
+    if not has_json or not all(module.exists() for module in modules):
         return None
-    return "\n".join(f"include {load};" for load in loads)
+    return "\n".join(f"load_module {module};" for module in modules)
 
 
 def serving_files(folder: Path, port: int, www: Path) -> list[str]:
