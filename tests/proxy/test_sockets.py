@@ -85,15 +85,14 @@ def test_moesif_proxy_turns_nagle_off_on_both_ends(
 ) -> None:
     upstream.handler = in_pieces
     arguments, context = ["-s", script], None
-    if how == "layers":
-        arguments += ["--set", "moesif_engine=mitmproxy"]
-    elif how == "tls":
+    if how == "tls":
         chain, key = make_certificate(tmp_path)
         both = tmp_path / "both.pem"
         both.write_bytes(chain.read_bytes() + key.read_bytes())
         arguments += ["--tls-cert", str(both)]
         context = ssl.create_default_context(cafile=str(chain))
-    proxy = moesif_proxy(upstream.url, addon_options(spool_dir="off"), *arguments, workers=workers)
+    options = addon_options(spool_dir="off", engine="mitmproxy" if how == "layers" else "auto")
+    proxy = moesif_proxy(upstream.url, options, *arguments, workers=workers)
     for _ in range(4):
         exchange_in_pieces(proxy.port, context)
     proxy.stop()
