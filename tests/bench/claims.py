@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tests.bench.results import PAINTED, SHOWN_LATEST, Comparison, Results
@@ -43,6 +43,12 @@ def claims(results: Results) -> list[Claim]:
     ]
 
 
+def _ratios(found: Comparison | None, wanted: Iterable[tuple[str, str, float, str]]) -> Iterator[Claim]:
+    for name, to, target, text in wanted:
+        if found is not None and found.has(name, to):
+            yield Claim(text, found.ratio(name, to, rate), target)
+
+
 def _throughput(found: Comparison | None) -> Iterator[Claim]:
     wanted = (
         ("full", "bare", 1.4, "throughput with the addon, full capture / mitmdump without any addon"),
@@ -52,9 +58,7 @@ def _throughput(found: Comparison | None) -> Iterator[Claim]:
         ("proxy-1", "bare", 2.0, "throughput of moesif-proxy, 1 worker / mitmdump without any addon"),
         ("proxy-2", "proxy-1", 1.7, "throughput of moesif-proxy, 2 workers / 1 worker"),
     )
-    for name, to, target, text in wanted:
-        if found is not None and found.has(name, to):
-            yield Claim(text, found.ratio(name, to, rate), target)
+    yield from _ratios(found, wanted)
     if found is not None and found.has("proxy-2", "proxy-1"):
         # Load generator and upstream share the cores: what an exchange costs tells what a core for each worker gives.
         per_core = found.ratio("proxy-1", "proxy-2", cpu_us)
@@ -71,9 +75,7 @@ def _engines(results: Results) -> Iterator[Claim]:
         ("proxy-1", "layers-1", 4.0, "throughput of the fast lane / mitmproxy's layers, full capture"),
         ("proxy-1", "proxy-1-off", 0.75, "throughput of the fast lane with capture / without it"),
     )
-    for name, to, target, text in wanted:
-        if found is not None and found.has(name, to):
-            yield Claim(text, found.ratio(name, to, rate), target)
+    yield from _ratios(found, wanted)
     alone = results.comparisons.get("connections-1")
     if alone is not None and alone.has("proxy-1", "direct"):
         text = "p50 added by moesif-proxy on one connection, full capture, ms"
