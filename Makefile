@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 ENGINES := 12.1.0 12.2.3 12.3.1
 ENGINE_TESTS := tests/proxy tests/speedups tests/workers tests/test_phases.py tests/test_streams.py tests/test_transparency.py
 
-.PHONY: help install wheel run debug test test-engines $(ENGINES:%=test-engine-%) test-lane lint types bench pictures soak clean
+.PHONY: help install wheel run debug test test-engines $(ENGINES:%=test-engine-%) test-lane test-laws lint types bench pictures soak clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,8 +75,12 @@ $(ENGINES:%=test-engine-%): test-engine-%: .venv-engines/%/.tools
 LANE_TESTS := tests/lane tests/proxy tests/test_left_to_kong.py tests/test_one_reading.py tests/test_phases.py \
 	tests/test_streams.py tests/test_transparency.py
 
-test-lane: $(VENV)/.tools ## The engine's tests with moesif_engine=fast
+test-lane: $(VENV)/.tools ## The engine's tests with moesif_engine=fast, also in mitmdump's place, and with mitmproxy's layers
 	TEST_ENGINE=fast TEST_LANE_EXAMPLES=3000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --timeout 400 $(LANE_TESTS)
+	TEST_ENGINE=mitmproxy $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --timeout 400 $(LANE_TESTS)
+
+test-laws: $(VENV)/.tools ## The property tests with many new examples each
+	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -m hypothesis --numprocesses 2 --timeout 1200
 
 lint: $(VENV)/.tools ## Ruff, and the schemas of the files that the forge reads
 	$(BIN)/ruff check
@@ -96,6 +100,8 @@ pictures: $(VENV)/.tools ## The pictures in .github/images, of the traffic page 
 soak: $(VENV)/.tools ## Ten minutes with random faults; not part of `make test`
 	$(BIN)/python -m tests.soak
 	MOESIF_TEST_KILLS=100 $(BIN)/python -m pytest -q tests/test_delivery.py -k kill_9
+	TEST_LANE_SECONDS=60 $(BIN)/python -m pytest -q --timeout 300 tests/lane/test_load.py
+	MOESIF_TEST_HAR_MEGABYTES=1000 $(BIN)/python -m pytest -q -s tests/backfill/test_main.py -k 'memory or large' --timeout 1200
 
 clean: ## Takes away .venv and all that was built or cached
 	rm -rf $(VENV) .venv-engines .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

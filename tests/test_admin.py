@@ -37,6 +37,12 @@ def get_when(url: str, holds: Callable[[Any], bool]) -> Any:
     return told
 
 
+def receiver_of(url: str) -> Any:
+    """The state of the only one, once delivery has started."""
+    ((_, receiver),) = get_when(f"{url}/status", lambda told: told["destinations"])["destinations"].items()
+    return receiver
+
+
 def start(
     mitmdump: Start, upstream: ScriptedUpstream, collector: ScriptedCollector, **more: Any
 ) -> tuple[Mitmdump, str]:
@@ -93,7 +99,7 @@ def test_metrics_health_and_ping(mitmdump: Start, collector: ScriptedCollector, 
     text = requests.get(f"{url}/metrics", timeout=10).text
     metrics = {family.name: family.samples for family in text_string_to_metric_families(text)}
     assert metrics["moesif_events_captured"][0].value == 7
-    assert get(f"{url}/status")["destinations"].popitem()[1] == {"state": "up"}
+    get_when(f"{url}/status", lambda told: [*told["destinations"].values()] == [{"state": "up"}])
 
 
 def test_a_receiver_in_trouble_shows(mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream) -> None:
@@ -103,6 +109,41 @@ def test_a_receiver_in_trouble_shows(mitmdump: Start, collector: ScriptedCollect
     proxy.wait_for_output("does not accept the application id")
     (state,) = get(f"{url}/status")["destinations"].values()
     assert (state["state"], state["reason"]) == ("unauthorized", "status 401")
+
+
+def test_a_receiver_that_was_never_tried_is_unknown(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    _, url = start(mitmdump, upstream, collector)
+    assert receiver_of(url) == {"state": "unknown"}
+    assert "moesif_receiver_up{" not in requests.get(f"{url}/metrics", timeout=10).text
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "reason"), [(401, "unauthorized", "status 401"), (None, "down", "refuses connections")]
+)
+def test_what_a_request_for_the_configuration_shows_of_the_receiver_counts(
+    status: int | None,
+    state: str,
+    reason: str,
+    mitmdump: Start,
+    collector: ScriptedCollector,
+    upstream: ScriptedUpstream,
+) -> None:
+    if status is None:
+        collector.refuse()
+    else:
+        collector.document_script = lambda _: Answer(status)
+    proxy, url = start(mitmdump, upstream, collector)
+    proxy.wait_for_output("is not refreshed")
+    receiver = receiver_of(url)
+    assert receiver["state"] == state
+    assert reason in receiver["reason"]
+    assert "} 0.0" in requests.get(f"{url}/metrics", timeout=10).text.split("moesif_receiver_up{")[1].splitlines()[0]
+    collector.listen()
+    send_many(proxy.port, 1)
+    collector.wait_for(1)
+    get_when(f"{url}/status", lambda told: [one["state"] for one in told["destinations"].values()] == ["up"])
 
 
 def test_events_of_an_application_id_that_was_corrected_are_unsent(

@@ -262,7 +262,7 @@ def test_rules_of_ones_own_from_a_watched_file(
     assert answer is not None
     assert answer.status == 403
     path.write_text(LOCAL.replace("status: 403", "status: 405"))
-    proxy.wait_for_output("1 rules from")
+    proxy.wait_for_output(": 1 rule")
     answer = exchange(proxy.port, "DELETE")
     assert answer is not None
     assert answer.status == 405

@@ -12,7 +12,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
@@ -287,7 +287,7 @@ class Lifecycle:
                 await asyncio.to_thread(runtime.drain, left)
         # From here on the loop does not run, so that no exchange passes unseen.
         # What is still under way keeps its place, so that an answer that comes yet bears its transaction id.
-        self.sweep(runtime, runtime.in_flight.entries())
+        self._cut(runtime, runtime.in_flight.entries())
         self.state = State.ENDED
         self._report(runtime.close())
 
@@ -301,7 +301,12 @@ class Lifecycle:
                 _, unfinished = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             for wait in unfinished:
                 wait.cancel()
-            self.sweep(runtime, [entry for entry in awaited if runtime.in_flight.pop(entry.flow) is not None])
+            self._cut(runtime, [entry for entry in awaited if runtime.in_flight.pop(entry.flow) is not None])
+
+    def _cut(self, runtime: Runtime, entries: Sequence[PendingExchange]) -> None:
+        """Finish exchanges as they stand: their clients get nothing more, so that the events stay true."""
+        self.sweep(runtime, entries)
+        hang_up({entry.flow.client_conn.id for entry in entries if entry.live})
 
     def _shutdown_seconds(self) -> float:
         return self.prepared.instance.settings.shutdown_timeout / 1000 if self.prepared is not None else 5.0
@@ -366,6 +371,15 @@ class Ending:
         self._awaited.discard(id(entry))
         if not self._awaited:
             self.done.set()
+
+
+def hang_up(clients: Collection[str]) -> None:
+    """Close these connections at once. What the engine would do at its end differs: an answer of its own, or none."""
+    server = ctx.master.addons.get("proxyserver")
+    for handler in list(server.connections.values()) if server is not None else ():
+        end = handler.transports.get(handler.client) if handler.client.id in clients else None
+        if end is not None and (transport := getattr(end.writer, "transport", None)) is not None:
+            transport.abort()
 
 
 @contextmanager
@@ -466,6 +480,7 @@ def start_when_up(runtime: Runtime, told: Callable[[], None]) -> None:
         ctx.master.event_loop.call_later(0.01, start_when_up, runtime, told)
     else:
         told()
+        runtime.delay.start(ctx.master.event_loop)
         runtime.start()
 
 

@@ -11,11 +11,6 @@ from pathlib import Path
 log = logging.getLogger("moesif")
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 event`, `2 events`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 class RateLimitedLog:
     """Logs each kind of message once in `interval` seconds, so that a fault on every request does not flood."""
 

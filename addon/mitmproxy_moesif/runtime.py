@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mitmproxy import flowfilter
 
+from mitmproxy_moesif.capture.delay import LoopDelay
 from mitmproxy_moesif.capture.enforcement import Enforcer
 from mitmproxy_moesif.capture.in_flight import InFlight
 from mitmproxy_moesif.capture.skip import parse_filter
@@ -25,7 +26,7 @@ from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_sett
 from mitmproxy_moesif.delivery.client import DeliveryClient
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.event.pipeline import identify
-from mitmproxy_moesif.governance.refresh import Refresher, RulesFile
+from mitmproxy_moesif.governance.refresh import Refresher, Refusal, RulesFile
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
 from mitmproxy_moesif.recent.notes import NO_EXCHANGES, Keep
 
@@ -161,6 +162,7 @@ class Runtime:
         self._limited = RateLimitedLog()
         self.in_flight = InFlight()
         self.traffic = Traffic()
+        self.delay = LoopDelay(self.traffic.waited)
         self.upstreams = Upstreams()
         self.refresher = Refresher(folder, lambda account, config: self.delivery.sample(account, config))
         self.enforcer = Enforcer(partial(identify, fault=self.fault), self.fault)
@@ -195,6 +197,7 @@ class Runtime:
             lambda: self._now().resolver,
             lambda: self._now().given,
             self.traffic.reading,
+            self._refusals,
         )
         try:
             self._admin = listen(settings, operations)
@@ -205,6 +208,12 @@ class Runtime:
     def _now(self) -> Prepared:
         assert self.prepared is not None
         return self.prepared
+
+    def _refusals(self) -> dict[str, Refusal]:
+        """By destination, where what takes the events is what was asked for configuration and rules."""
+        accounts = {one.destination: one.account for one in self._now().instances if not one.settings.kafka_brokers}
+        found = {name: self.refresher.refusal(account) for name, account in accounts.items()}
+        return {name: refusal for name, refusal in found.items() if refusal is not None}
 
     def configure(self, prepared: Prepared) -> None:
         self.prepared = prepared
@@ -270,6 +279,7 @@ class Runtime:
         self.delivery.drain(seconds)
 
     def close(self) -> Reading:
+        self.delay.stop()
         self.refresher.stop()
         if self._admin is not None:
             self._admin.stop()

@@ -13,6 +13,7 @@ from mitmproxy_moesif.config.akto import AktoTarget
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.policy import masks_in_force
 from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.runtime import Prepared
 
@@ -81,10 +82,8 @@ def kong(prepared: Prepared) -> str:
     if prepared.kong is None or prepared.resolver is None:
         return f"{source}: not known yet, nothing is captured until it is"
     config = prepared.kong
-    counts = (
-        f"{len(config.services)} services, {len(config.routes)} routes, {len(prepared.resolver.instances)} instances"
-    )
-    return f"{counts} ({source})"
+    known = (("service", config.services), ("route", config.routes), ("instance", prepared.resolver.instances))
+    return f"{', '.join(number_of(len(entries), name) for name, entries in known)} ({source})"
 
 
 def rules(prepared: Prepared) -> Iterator[tuple[str, str]]:

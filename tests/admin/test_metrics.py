@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from mitmproxy_moesif.admin.metrics import CAUSES, exposition
 from mitmproxy_moesif.admin.source import Status
-from mitmproxy_moesif.capture.traffic import BOUNDS, STATUSES, TROUBLES, Traffic
+from mitmproxy_moesif.capture.traffic import ADDED_BOUNDS, BOUNDS, STATUSES, TROUBLES, Traffic
 from tests.admin.sources import FakeSource
 from tests.support import REPOSITORY
 
@@ -67,9 +67,11 @@ def test_all_counters_are_there_from_the_first_scrape_on() -> None:
     traffic.expect(["options"])
     found = samples({"dropped": {}, "traffic": traffic.reading()})
     assert set(found.values()) == {0}
-    assert len(found) == len(CAUSES) + len(STATUSES) + 1 + len(TROUBLES) + len(BOUNDS) + 1 + 2
+    histograms = len(BOUNDS) + len(ADDED_BOUNDS) + 2 * (1 + 2)
+    assert len(found) == len(CAUSES) + len(STATUSES) + 1 + len(TROUBLES) + histograms
     traffic.count("options", 204, 0.03, blocked=True)
     traffic.failed("dns")
+    traffic.waited(0.004)
     found = samples({"traffic": traffic.reading()})
     assert found["moesif_requests_total", (("instance", "options"), ("status", "2xx"))] == 1
     assert found["moesif_requests_blocked_total", ()] == 1
@@ -77,6 +79,8 @@ def test_all_counters_are_there_from_the_first_scrape_on() -> None:
     buckets = [value for (name, _), value in found.items() if name == "moesif_request_seconds_bucket"]
     assert buckets == [0, 0, 0, *[1] * (len(BOUNDS) - 2)]
     assert found["moesif_request_seconds_sum", ()] == 0.03
+    buckets = [value for (name, _), value in found.items() if name == "moesif_added_latency_seconds_bucket"]
+    assert buckets == [0, 0, *[1] * (len(ADDED_BOUNDS) - 1)]
 
 
 def test_the_causes_are_those_of_the_readme() -> None:

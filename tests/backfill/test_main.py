@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -22,6 +23,12 @@ from tests.support.collector import Answer, ScriptedCollector, refuse_events
 from tests.support.proxy import _environment
 
 SECONDS = 60
+MEGABYTES = int(os.environ.get("MOESIF_TEST_HAR_MEGABYTES", "60"))
+"""Of a large file: `make soak` has it a gigabyte."""
+
+HAR_SECONDS = SECONDS + MEGABYTES
+MOST_KILOBYTES = 160_000
+"""Of memory, whatever the file's size."""
 
 
 def start(folder: Path, collector: ScriptedCollector, *arguments: str | Path, **parameters: Any) -> Any:
@@ -139,22 +146,58 @@ def test_what_cannot_begin_is_one_line(
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, collector: ScriptedCollector) -> None:
-    """60 MB: 240 exchanges whose bodies are too large for events. A gigabyte takes the same."""
-    path = tmp_path / "large.har"
+    path, count = large_har(tmp_path)
+    process = start(tmp_path, collector, path)
+    most = watched(process)
+    assert (process.returncode, len(collector.unique_ids())) == (0, count), process.communicate()[1]
+    print(f"{path.stat().st_size / 1e6:.0f} MB of HAR: {most / 1000:.0f} MB of memory")
+    assert 0 < most < MOST_KILOBYTES
+
+
+def test_a_large_file_that_was_killed_in_the_middle_is_gone_on_with(
+    tmp_path: Path, collector: ScriptedCollector
+) -> None:
+    """Each exchange has one id in both runs, and arrives."""
+    path, count = large_har(tmp_path)
+    collector.script = lambda _: Answer(delay=0.02)
+    process = start(tmp_path, collector, path)
+    collector.wait_for(count // 3, timeout=HAR_SECONDS)
+    killed_at = peak_of(process.pid)
+    process.kill()
+    process.communicate()
+    assert len(collector.unique_ids()) < count
+    collector.script = lambda _: None
+    process = start(tmp_path, collector, path)
+    most = watched(process)
+    assert process.returncode == 0, process.communicate()[1]
+    arrived = {event["request"]["uri"]: event["transaction_id"] for event in collector.events()}
+    assert len(arrived) == len(set(arrived.values())) == len(collector.unique_ids()) == count
+    twice = len(collector.ids()) - count
+    print(f"killed in the middle: {killed_at / 1000:.0f} MB, the second run {most / 1000:.0f} MB; {twice} sent twice")
+    assert 0 < max(killed_at, most) < MOST_KILOBYTES
+
+
+def large_har(folder: Path) -> tuple[Path, int]:
+    """Where it is, and how many exchanges it has: half of them have a body that is too large for events."""
+    path, count = folder / "large.har", MEGABYTES * 8
     with path.open("w") as file:
         file.write('{"log": {"entries": [')
-        for number in range(240):
+        for number in range(count):
             entry = an_entry(f"/{number}")
-            entry["response"]["content"]["text"] = "x" * 250_000
+            entry["response"]["content"]["text"] = "x" * (250_000 if number % 2 else 100)
             file.write((", " if number else "") + json.dumps(entry))
         file.write("]}}")
-    assert path.stat().st_size > 60_000_000
-    process, most = start(tmp_path, collector, path), 0
-    while process.poll() is None:  # of the program itself: `ru_maxrss` tells of the one that forked it, too
+    assert path.stat().st_size > MEGABYTES * 1_000_000
+    return path, count
+
+
+def watched(process: Any) -> int:
+    """The most memory that it had until its end: its own, as `ru_maxrss` tells of the one that forked it, too."""
+    most = 0
+    while process.poll() is None:
         most = max(most, peak_of(process.pid))
         time.sleep(0.02)
-    assert (process.returncode, len(collector.unique_ids())) == (0, 240), process.communicate()[1]
-    assert 0 < most < 160_000
+    return most
 
 
 def peak_of(pid: int) -> int:

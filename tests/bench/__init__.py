@@ -7,9 +7,11 @@ and leaves the ratio about where it is.
 
     children, proc      processes and what the kernel knows of them
     collector, json_upstream, stream_upstream, client      what runs in processes of its own beside the proxy
-    services            starts those; nginx where it is installed
+    services            starts those
+    nginx               where it is installed: the upstream, and proxies to compare with
     load                wrk or the client, at saturation or at a fixed rate
     variants, proxy     what is compared, and one of it running
+    page                one whose traffic page is open in a browser
     stats, turns        ratios and their spread; the taking of turns
     scenarios, parts    what is measured, from outside and in isolation
     claims, report, plot      what comes of it

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.bench.services import nginx
+from tests.bench import nginx
 
 
 def describe() -> dict[str, str]:
@@ -23,7 +23,7 @@ def describe() -> dict[str, str]:
         "python": platform.python_version(),
         "mitmproxy": version("mitmproxy"),
         "addon": version("mitmproxy-moesif"),
-        "upstream": _first_line(nginx(), "-v", r"nginx/(\S+)", "nginx {}", "asyncio"),
+        "upstream": _first_line(nginx.program(), "-v", r"nginx/(\S+)", "nginx {}", "asyncio"),
         "load": _first_line(shutil.which("wrk"), "-v", r"wrk (?:debian/)?(\S+)", "wrk {}", "asyncio client"),
         "busy": f"load average {os.getloadavg()[0]:.1f} at the start",
     }

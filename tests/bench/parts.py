@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -119,7 +119,8 @@ def _keeping(exchange: Exchange, instance: Instance, event: bytes) -> Callable[[
     numbers = iter(range(10**9))
 
     def keep() -> None:
-        recent.built(instance, replace(exchange, transaction_id=str(next(numbers))), facts, event)
+        exchange.transaction_id = str(next(numbers))
+        recent.built(instance, exchange, facts, event)
 
     return keep
 

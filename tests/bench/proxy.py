@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.bench import proc
+from tests.bench import nginx, proc
 from tests.bench.children import REPOSITORY, BenchError, Child
 from tests.bench.load import Load, Request, at_rate, saturate
 from tests.bench.services import Services
@@ -63,14 +63,15 @@ class Proxy:
 
     def __init__(self, variant: Variant, services: Services, folder: Path, upstream_port: int | None = None) -> None:
         self.variant = variant
-        self.port = free_port()
+        behind = upstream_port or services.upstream_port
+        self.port = behind if variant.beside == "nothing" else free_port()
         self._services = services
         self._folder = folder / f"{variant.name}-{self.port}"
         self._folder.mkdir()
         self._id = f"bench-{variant.name}-{self.port}"
+        self.admin_port = free_port() if variant.admin else None
         self._sent = self._cut = 0
-        upstream = f"http://127.0.0.1:{upstream_port or services.upstream_port}"
-        self._child = Child(variant.name, self._command(upstream), self._folder)
+        self._child = Child(variant.name, self._command(f"http://127.0.0.1:{behind}"), self._folder)
         try:
             self._child.wait_for_port(self.port)
         except BaseException:
@@ -79,6 +80,8 @@ class Proxy:
 
     def _command(self, upstream: str) -> list[str]:
         variant = self.variant
+        if variant.beside:
+            return self._command_beside(upstream)
         options = dict(variant.options) if not variant.addon else {**self._account_options(), **variant.options}
         if variant.workers:
             start = production_start() or ()
@@ -92,10 +95,21 @@ class Proxy:
         options["confdir"] = str(self._folder)
         return [*start, *where, *(part for name, value in options.items() for part in ("--set", f"{name}={value}"))]
 
+    def _command_beside(self, upstream: str) -> list[str]:
+        match self.variant.beside:
+            case "nginx":
+                return nginx.passing_on(self._folder, self.port, upstream)
+            case "nginx-lua":
+                collector = self._services.collector(self.variant.collector)
+                return nginx.passing_on_with_a_logger(self._folder, self.port, upstream, collector, self._id)
+            case _:
+                return ["sleep", "infinity"]
+
     def _account_options(self) -> dict[str, str]:
         endpoint = self._services.collector(self.variant.collector)
         rules = {"moesif_rules_file": str(self._services.rules_file)} if self.variant.rules else {}
-        return {"moesif_application_id": self._id, "moesif_api_endpoint": endpoint, **rules}
+        admin = {"moesif_admin_listen": f"127.0.0.1:{self.admin_port}"} if self.admin_port is not None else {}
+        return {"moesif_application_id": self._id, "moesif_api_endpoint": endpoint, **rules, **admin}
 
     def __enter__(self) -> Self:
         return self

@@ -38,6 +38,9 @@ def markdown(results: Results) -> str:
     if results.pieces:
         head = ("heads and bodies in two writes each", "ms for an exchange", "added")
         blocks.append(f"### Uploads and answers in pieces\n\n{table(head, _added(results.pieces))}")
+    if results.page:
+        waits = [(what, Spread.of(values).text(0)) for what, values in results.page.items()]
+        blocks.append(f"### The traffic page\n\n{table(('in headless Chromium', 'ms'), waits)}")
     if results.transfers:
         blocks.append(_transfers(results))
     if results.parts:

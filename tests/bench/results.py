@@ -11,6 +11,11 @@ from tests.bench.stats import Spread, difference, ratio
 from tests.bench.streams import Transfer
 from tests.bench.turns import Sample, Turns
 
+PAINTED = "first paint of the traffic page"
+FILLED = "its rows are there"
+SHOWN = "an exchange is shown after its end"
+SHOWN_LATEST = "the latest of 20 is shown after its end"
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -59,7 +64,7 @@ class Memory:
 @dataclass
 class Results:
     """Comparisons by the scenario's name; transfers by direction and variant; first bytes, in milliseconds, by variant
-    with one median a round; `notes` says what was left out."""
+    with one median a round; `page`, in milliseconds, by what was waited for; `notes` says what was left out."""
 
     machine: dict[str, str]
     rounds: int
@@ -67,6 +72,7 @@ class Results:
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     first_bytes: dict[str, list[float]] = field(default_factory=dict)
     pieces: dict[str, list[float]] = field(default_factory=dict)
+    page: dict[str, list[float]] = field(default_factory=dict)
     transfers: dict[str, dict[str, list[Transfer]]] = field(default_factory=dict)
     memory: Memory | None = None
     parts: list[Part] = field(default_factory=list)
@@ -76,7 +82,8 @@ class Results:
     @property
     def measured(self) -> bool:
         """Whether there is anything to tell."""
-        return bool(self.comparisons or self.first_bytes or self.pieces or self.transfers or self.memory or self.parts)
+        found = (self.comparisons, self.first_bytes, self.pieces, self.page, self.transfers, self.memory, self.parts)
+        return any(found)
 
     def part(self, name: str) -> float | None:
         """Microseconds; None where it was not measured."""

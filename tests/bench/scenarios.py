@@ -12,7 +12,7 @@ from statistics import median
 from tests.bench import parts, proc, streams, variants
 from tests.bench.load import Load, Request
 from tests.bench.proxy import Proxy
-from tests.bench.results import Comparison, Memory, Results
+from tests.bench.results import FILLED, PAINTED, SHOWN, SHOWN_LATEST, Comparison, Memory, Results
 from tests.bench.services import Services
 from tests.bench.turns import take_turns
 from tests.bench.variants import Variant
@@ -21,8 +21,10 @@ ONE_KB = Request(1_000)
 CONNECTIONS = 8
 OPEN_LOOP_CONNECTIONS = 32
 HALF = 0.5
+MANY = 500
 STREAMS_A_ROUND = 10
 PIECES_A_ROUND = 100
+SHOWN_A_ROUND = 20
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class Bench:
     say: Callable[[str], None]
 
     def start(self, variant: Variant, upstream_port: int | None = None) -> Proxy:
+        if variant.page:
+            from tests.bench.page import Watched  # Playwright, which nothing else needs
+
+            return Watched(variant, self.services, self.folder, upstream_port)
         return Proxy(variant, self.services, self.folder, upstream_port)
 
     def there(self, wanted: Sequence[Variant]) -> list[Variant]:
@@ -106,11 +112,23 @@ def throughput(bench: Bench) -> None:
         variants.NO_TABLE,
         variants.ONE_WORKER_OFF,
         variants.ONE_WORKER,
-        variants.FAST_OFF,
-        variants.FAST,
         variants.TWO_WORKERS,
     )
     compare(bench, "throughput", "1 KB JSON, 8 connections, at saturation", wanted)
+
+
+BESIDE = (
+    variants.NGINX,
+    variants.NGINX_LUA,
+    variants.LAYERED_OFF,
+    variants.LAYERED,
+    variants.ONE_WORKER_OFF,
+    variants.ONE_WORKER,
+)
+
+
+def engines(bench: Bench) -> None:
+    compare(bench, "engines", "1 KB JSON, 8 connections, at saturation: beside nginx", (*BESIDE, variants.TWO_WORKERS))
 
 
 def latency(bench: Bench) -> None:
@@ -121,8 +139,6 @@ def latency(bench: Bench) -> None:
         variants.THREADS,
         variants.ONE_WORKER_OFF,
         variants.ONE_WORKER,
-        variants.FAST_OFF,
-        variants.FAST,
     )
     title = "1 KB JSON, open loop at half of what the slowest variant can do"
     compare(bench, "latency", title, wanted, connections=OPEN_LOOP_CONNECTIONS, share=HALF)
@@ -136,7 +152,7 @@ def loads(bench: Bench) -> None:
 
 
 def sizes(bench: Bench) -> None:
-    wanted = (variants.BARE, variants.OFF, variants.FULL, variants.MASKED)
+    wanted = (variants.BARE, variants.OFF, variants.FULL, variants.MASKED, *BESIDE)
     for size, label in ((200, "200 B"), (10_000, "10 KB"), (100_000, "100 KB")):
         title = f"{label} JSON, 8 connections, at saturation"
         compare(bench, f"size-{size}", title, wanted, request=Request(size))
@@ -149,8 +165,8 @@ def both_ways(bench: Bench) -> None:
 
 
 def connections(bench: Bench) -> None:
-    wanted = (variants.BARE, variants.OFF, variants.FULL)
-    for count in (1, 64):
+    for count in (1, 64, 500):
+        wanted = (variants.DIRECT, *BESIDE) if count == 1 else BESIDE
         title = f"1 KB JSON, {count} connection{'s' if count > 1 else ''}, at saturation"
         compare(bench, f"connections-{count}", title, wanted, connections=count)
 
@@ -174,7 +190,7 @@ def first_bytes(bench: Bench) -> None:
 
 def pieces(bench: Bench) -> None:
     """Heads and bodies in writes of their own, as most servers make them: nothing may wait for an acknowledgement."""
-    wanted = (variants.BARE_STREAM, variants.FULL, variants.ONE_WORKER, variants.FAST)
+    wanted = (variants.BARE_STREAM, variants.FULL, variants.ONE_WORKER, variants.LAYERED)
     _medians(bench, wanted, streams.in_pieces, 5, PIECES_A_ROUND, bench.results.pieces)
 
 
@@ -199,7 +215,7 @@ def _medians(
 
 
 def bulk(bench: Bench) -> None:
-    there = bench.there((variants.BARE_STREAM, variants.FULL))
+    there = bench.there((variants.NGINX, variants.BARE_STREAM, variants.FULL, variants.ONE_WORKER))
     ways = {"download": streams.download, "upload": streams.upload}
     for number in range(bench.rounds):
         with ExitStack() as running:
@@ -223,9 +239,9 @@ def _close_accounts(bench: Bench, proxies: Sequence[Proxy]) -> None:
 
 def saturation(bench: Bench) -> None:
     """One long stretch: nothing may be unaccounted for."""
-    for variant in bench.there((variants.FULL, variants.TWO_WORKERS)):
+    for variant in bench.there((variants.FULL, variants.ONE_WORKER, variants.TWO_WORKERS)):
         with bench.start(variant) as proxy:
-            load = proxy.saturate(ONE_KB, 64, bench.long_seconds)
+            load = proxy.saturate(ONE_KB, MANY, bench.long_seconds)
             bench.say(f"  {variant.name}: {load.requests} requests in {load.seconds:.0f} s")
             _close_accounts(bench, [proxy])
 
@@ -244,6 +260,26 @@ def memory(bench: Bench) -> None:
     bench.results.memory = Memory(readings)
 
 
+def page(bench: Bench) -> None:
+    """What its user waits for, and what it costs the traffic that somebody looks."""
+    from tests.bench.page import Watched
+
+    compare(
+        bench, "page", "1 KB JSON, 8 connections, at saturation: somebody looks", (variants.LISTENED, variants.WATCHED)
+    )
+    for number in range(bench.rounds if bench.there([variants.WATCHED]) else 0):
+        with bench.start(variants.WATCHED) as proxy:
+            assert isinstance(proxy, Watched)
+            proxy.saturate(ONE_KB, CONNECTIONS, 1)
+            painted, filled = proxy.paints()
+            shown = [proxy.shows(f"{ONE_KB.target}&seen={number}-{each}") for each in range(SHOWN_A_ROUND)]
+            figures = {PAINTED: painted, FILLED: filled, SHOWN: median(shown), SHOWN_LATEST: max(shown)}
+            for name, value in figures.items():
+                bench.results.page.setdefault(name, []).append(value)
+            _close_accounts(bench, [proxy])
+        bench.say(f"  round {number + 1} of {bench.rounds}: {', '.join(f'{v:.0f} ms' for v in figures.values())}")
+
+
 def isolated(bench: Bench) -> None:
     spools = bench.folder / f"parts-{time.monotonic_ns()}"
     for part in parts.all_parts(bench.services.collector("up"), spools):
@@ -260,13 +296,15 @@ class Scenario:
 
 SCENARIOS = {
     "throughput": Scenario("saturation, 1 KB, all variants", throughput, quick=True),
+    "engines": Scenario("the fast lane and mitmproxy's layers beside nginx", engines, quick=True),
     "latency": Scenario("open loop at half load", latency, quick=True),
     "streams": Scenario("time to the first byte of a stream", first_bytes, quick=True),
     "pieces": Scenario("uploads and answers in pieces", pieces, quick=True),
+    "page": Scenario("the traffic page: paint, exchanges shown, cost of a follower", page, quick=True),
     "parts": Scenario("the addon's parts, the rules and the router in isolation", isolated, quick=True),
     "sizes": Scenario("200 B, 10 KB, 100 KB, with masks and without", sizes),
     "both-ways": Scenario("1 KB in the request as well", both_ways),
-    "connections": Scenario("1 and 64 connections", connections),
+    "connections": Scenario("1, 64 and 500 connections", connections),
     "loads": Scenario("open loop at a quarter and three quarters", loads),
     "collectors": Scenario("collector up, slow and down", collectors),
     "rules": Scenario("1,000 rules on the request path", rules),

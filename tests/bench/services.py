@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import socket
 import urllib.request
 from contextlib import ExitStack
@@ -12,40 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.bench import rules
+from tests.bench import nginx, rules
 from tests.bench.children import Child, python
 from tests.bench.load import document
 from tests.support.ports import free_port
 
 SIZES = (200, 1_000, 10_000, 100_000)
 """Bytes of the JSON documents; the addon's default limit still takes the largest whole."""
-
-NGINX = """
-daemon off;
-master_process off;
-pid {folder}/nginx.pid;
-events {{ worker_connections 1024; }}
-http {{
-    access_log off;
-    types {{ application/json json; }}
-    default_type application/octet-stream;
-    keepalive_requests 100000000;
-    keepalive_timeout 600s;
-    tcp_nodelay on;
-    open_file_cache max=16;
-    client_max_body_size 0;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    scgi_temp_path {folder}/scgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    server {{
-        listen 127.0.0.1:{port};
-        root {www};
-        error_page 405 =200 $uri;  # a POST gets the file as well
-    }}
-}}
-"""
 
 
 class Services:
@@ -94,14 +65,10 @@ class Services:
 
     def _json_upstream(self, folder: Path, www: Path) -> int:
         port = free_port()
-        program = nginx()
-        if program is None:
+        if nginx.program() is None:
             self._run("upstream", python("json_upstream", str(port), str(www)), port, folder)
-            return port
-        configuration = folder / "nginx.conf"
-        configuration.write_text(NGINX.format(folder=folder, port=port, www=www))
-        command = [program, "-e", f"{folder}/nginx.log", "-p", str(folder), "-c", str(configuration)]
-        self._run("upstream", command, port, folder)
+        else:
+            self._run("upstream", nginx.serving_files(folder, port, www), port, folder)
         return port
 
     def collector(self, kind: str) -> str:
@@ -116,8 +83,3 @@ class Services:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://127.0.0.1:{self._collector_port}/counts", timeout=10) as answer:
             return int(json.load(answer).get(application_id, 0))
-
-
-def nginx() -> str | None:
-    """Debian keeps it outside a user's search path."""
-    return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")

@@ -8,8 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.page.main import is_there as nicegui_is_there
+from tests.bench import nginx
+from tests.support.browser import has_chromium
 
 BIN = Path(sys.executable).parent
 
@@ -27,10 +31,12 @@ MASKS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """A proxy to start. `workers` 0 is mitmdump, else that many workers of the production start.
+    """A proxy to start. `workers` 0 is mitmdump, else that many workers of the production start; or `beside`
+    which is no proxy of ours: nginx, the same with a logger in Lua, or none at all.
 
     `options` go as `--set`; `needs` names a parameter of the addon without which there is no such variant; `collector`
-    as in `Services.collector`; `rules`: a thousand of them, from a file.
+    as in `Services.collector`; `rules`: a thousand of them, from a file. `admin`: its admin listener is open, and
+    exchanges are kept for who looks; `page`: somebody does, in a browser.
     """
 
     name: str
@@ -41,12 +47,18 @@ class Variant:
     rules: bool = False
     workers: int = 0
     needs: str | None = None
+    beside: Literal["", "nginx", "nginx-lua", "nothing"] = ""
+    admin: bool = False
+    page: bool = False
 
     @property
     def captures(self) -> bool:
         return self.addon and self.options.get("moesif_enabled") != "false"
 
 
+DIRECT = Variant("direct", "no proxy", addon=False, beside="nothing")
+NGINX = Variant("nginx", "nginx, a plain proxy", addon=False, beside="nginx")
+NGINX_LUA = Variant("nginx-lua", "nginx with a logger in Lua", addon=False, beside="nginx-lua")
 BARE = Variant("bare", "mitmdump, no addon", addon=False)
 BARE_STREAM = Variant(
     "bare-stream", "mitmdump, no addon, streaming on", addon=False, options={"stream_large_bodies": "1"}
@@ -70,20 +82,23 @@ NO_TABLE = Variant(
     options={"moesif_fast_dispatch": "false"},
     needs="fast_dispatch",
 )
+LAYERS = {"moesif_engine": "mitmproxy"}
 ONE_WORKER = Variant("proxy-1", "moesif-proxy, 1 worker, full capture", workers=1)
 ONE_WORKER_OFF = Variant(
     "proxy-1-off", "moesif-proxy, 1 worker, capture off", options={"moesif_enabled": "false"}, workers=1
 )
-FAST = Variant(
-    "fast-1", "moesif-proxy, fast lane, full capture", options={"moesif_engine": "fast"}, workers=1, needs="engine"
+LAYERED = Variant(
+    "layers-1", "moesif-proxy, mitmproxy's layers, full capture", options=LAYERS, workers=1, needs="engine"
 )
-FAST_OFF = Variant(
-    "fast-1-off",
-    "moesif-proxy, fast lane, capture off",
-    options={"moesif_engine": "fast", "moesif_enabled": "false"},
+LAYERED_OFF = Variant(
+    "layers-1-off",
+    "moesif-proxy, mitmproxy's layers, capture off",
+    options={**LAYERS, "moesif_enabled": "false"},
     workers=1,
     needs="engine",
 )
+LISTENED = Variant("admin", "moesif-proxy, 1 worker, admin listener open", workers=1, admin=True)
+WATCHED = Variant("page", "the same, and the traffic page follows", workers=1, admin=True, page=True)
 TWO_WORKERS = Variant("proxy-2", "moesif-proxy, 2 workers, full capture", workers=2)
 
 
@@ -96,8 +111,14 @@ def missing(variant: Variant) -> str | None:
     """Why a variant cannot be started; None where it can."""
     if variant.needs is not None and variant.needs not in Settings.model_fields:
         return f"there is no moesif_{variant.needs}"
+    if variant.beside.startswith("nginx") and nginx.program() is None:
+        return "there is no nginx"
+    if variant.beside == "nginx-lua" and nginx.lua_modules() is None:
+        return "there are no Lua modules of nginx: libnginx-mod-http-lua, lua-cjson"
     if variant.workers and production_start() is None:
         return "there is no moesif-proxy"
+    if variant.page and not (nicegui_is_there() and has_chromium()):
+        return "there is no NiceGUI, or no Chromium"
     return None
 
 

@@ -27,11 +27,11 @@ JSON = [("Accept", "application/json")]
 TELLING = (b"127.0.0.1", b"mitmproxy", b"rrno", b"<html", b"Connect call")
 
 
-@pytest.fixture(params=["mitmdump", "moesif_proxy", "lane"])
+@pytest.fixture(params=["mitmdump", "moesif_proxy", "layers"])
 def start(request: pytest.FixtureRequest) -> Start:
-    started: Start = request.getfixturevalue("moesif_proxy" if request.param == "lane" else request.param)
-    if request.param == "lane":
-        return lambda upstream, options: started(upstream, {**options, "moesif_engine": "fast"})
+    started: Start = request.getfixturevalue("moesif_proxy" if request.param == "layers" else request.param)
+    if request.param == "layers":
+        return lambda upstream, options: started(upstream, {**options, "moesif_engine": "mitmproxy"})
     return started
 
 

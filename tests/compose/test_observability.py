@@ -151,8 +151,11 @@ def test_the_dashboard_shows_what_the_traffic_gave(scraped: Prometheus) -> None:
     assert by_status.keys() >= {labelled(status=f"{hundred}xx") for hundred in range(1, 6)}
     durations = [quantile[()] for quantile in shown["Duration of requests (timeseries)"]]
     assert 0 < durations[0] <= durations[1] <= durations[2]
+    added = [quantile[()] for quantile in shown["Added latency (timeseries)"]]
+    assert 0 < added[0] <= added[1] <= added[2]
     seen = {
         *exact,
+        "Added latency (timeseries)",
         "Requests by status (timeseries)",
         "Duration of requests (timeseries)",
         "Oldest waiting (stat)",
@@ -181,6 +184,27 @@ def test_each_alert_fires_for_what_the_traffic_gave_and_for_nothing_else(scraped
     }
     assert fired["MoesifEventsDropped"].keys() == {labelled(cause="refused")}
     assert fired["MoesifWorkerRestarts"].keys() == {()}
+
+
+@pytest.mark.parametrize("engine", ["mitmproxy", "fast"])
+def test_a_proxy_that_is_held_up_shows_and_tells_of_added_latency(engine: str, tmp_path: Path) -> None:
+    (tmp_path / "holds_up.py").write_text("import time\n\n\ndef request(flow):\n    time.sleep(0.5)\n")
+    admin = f"127.0.0.1:{free_port()}"
+    with ScriptedCollector() as collector, ScriptedUpstream() as upstream:
+        options = addon_options(collector, admin_listen=admin, admin_token=TOKEN, engine=engine)
+        with (
+            MoesifProxy(upstream.url, options, "-s", str(tmp_path / "holds_up.py")) as proxy,
+            prometheus(configured(tmp_path, admin)) as server,
+        ):
+            server.wait_for("moesif_requests_total{status='2xx'}", 0)
+            for _ in range(6):
+                assert exchange(proxy.port)
+            server.wait_for("moesif_requests_total{status='2xx'}", 6)
+            rule = server.rules()["MoesifAddedLatency"]
+            (late,) = server.query(rule["query"]).values()
+            (shown,) = server.query(asked(panels()["Added latency (timeseries)"][1])).values()
+    assert late > 0.1
+    assert shown > 0.1
 
 
 def test_the_rules_are_valid_and_fire_as_their_tests_say() -> None:

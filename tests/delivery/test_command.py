@@ -13,7 +13,7 @@ from mitmproxy_moesif.delivery.spool.decisions import Decisions
 from mitmproxy_moesif.workers.main import main
 from tests.delivery.pipelines import Sending, an_instance, chunk_for, sending
 from tests.delivery.spool.spools import dead_spool
-from tests.support.collector import ScriptedCollector, refuse_events
+from tests.support.collector import Answer, ScriptedCollector, refuse_events
 
 ELSE = "0" * 16 + "@else.test/12345678"
 
@@ -39,7 +39,7 @@ def test_list_tells_whose_events_wait_and_why(tmp_path: Path, capsys: pytest.Cap
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" since ")[0] for line in lines] == [
         f"{ELSE}  3 events waiting",
-        f"{ELSE}!quarantine  1 events quarantined",
+        f"{ELSE}!quarantine  1 event quarantined",
     ]
     assert spool(folder, "list") == 0
     assert capsys.readouterr().out.splitlines() == lines
@@ -118,18 +118,18 @@ def test_events_are_not_dropped_for_an_earlier_decision_about_where_they_go(tmp_
     folder = tmp_path / "spool"
     with ScriptedCollector() as collector:
         instance = an_instance(collector)
-        dead_spool(folder, [chunk_for(ELSE, ["a"])])
+        dead_spool(folder, [chunk_for(ELSE, ["a"]), chunk_for(instance.destination, ["b"])])
         assert spool(folder, "drop", instance.destination) == 0
         assert spool(folder, "assign", ELSE, instance.destination) == 0
         assert spool(folder, "assign", ELSE, ELSE) == 1
         with sending(folder, instance) as proxy:
-            collector.wait_for(1)
-        assert proxy.end.delivered == 1
+            collector.wait_for(2)
+        assert proxy.end.delivered == 2
 
 
 def test_what_came_after_a_decision_is_not_meant(tmp_path: Path) -> None:
     folder = tmp_path / "spool"
-    folder.mkdir()
+    dead_spool(folder, [chunk_for(ELSE, ["before"])])
     assert spool(folder, "drop", ELSE) == 0
     dead_spool(folder, [chunk_for(ELSE, ["a"])])
     with ScriptedCollector() as collector:
@@ -138,7 +138,8 @@ def test_what_came_after_a_decision_is_not_meant(tmp_path: Path) -> None:
             proxy.pipeline.look(10)
             assert spool(folder, "assign", ELSE, instance.destination) == 0
             collector.wait_for(1)
-    assert proxy.end.dropped == {}
+        assert collector.unique_ids() == {"a"}
+    assert proxy.end.dropped == {"discarded": 1}
 
 
 def test_send_takes_what_the_environment_names(
@@ -149,9 +150,82 @@ def test_send_takes_what_the_environment_names(
         dead_spool(folder, [chunk_for(an_instance(collector).destination, ["a", "b"]), chunk_for(ELSE, ["c"])])
         monkeypatch.setenv("MOESIF_APPLICATION_ID", "one")
         monkeypatch.setenv("MOESIF_API_ENDPOINT", collector.url)
-        assert spool(folder, "send") == 0
+        assert spool(folder, "send") == 1
         assert collector.unique_ids() == {"a", "b"}
-    assert capsys.readouterr().out == "captured 3, delivered 2, waiting 1, dropped 0\n"
+        said = capsys.readouterr()
+        first, last = said.out.splitlines()
+        assert first.startswith(f"sending what waits for {an_instance(collector).account}/")
+        assert first.endswith(f" to {collector.url}, for at most 60 s")
+        assert last == "captured 3, delivered 2, waiting 1, dropped 0"
+        assert said.err == f"moesif: not sent: 1 event ({ELSE} is not configured)\n"
+        assert spool(folder, "drop", ELSE) == 0
+        assert spool(folder, "send") == 0
+
+
+@pytest.mark.parametrize(("answer", "why"), [(Answer(401), "status 401"), (Answer(how="reset"), "the connection to")])
+def test_send_says_what_waits_when_the_time_is_over(
+    answer: Answer, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ScriptedCollector() as collector:
+        collector.script = lambda _: answer
+        dead_spool(tmp_path / "spool", [chunk_for(an_instance(collector).destination, ["a", "b"])])
+        monkeypatch.setenv("MOESIF_APPLICATION_ID", "one")
+        monkeypatch.setenv("MOESIF_API_ENDPOINT", collector.url)
+        assert spool(tmp_path / "spool", "send", "--timeout", "1") == 1
+        said = capsys.readouterr()
+    assert "for at most 1 s\n" in said.out
+    assert "waiting 2" in said.out
+    assert f"moesif: not sent: 2 events ({why}" in said.err
+
+
+def test_send_without_an_application_id_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MOESIF_APPLICATION_ID", raising=False)
+    assert spool(tmp_path, "send") == 1
+    assert capsys.readouterr().err.startswith("moesif: nobody to send to: set MOESIF_APPLICATION_ID")
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "inf", "nan", "soon"])
+def test_send_takes_a_time_that_is_one(seconds: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        spool(tmp_path, "send", "--timeout", seconds)
+
+
+@pytest.mark.parametrize("command", ["drop", "retry"])
+@pytest.mark.parametrize("name", ["nope", "", "../x", ELSE + "x", "1" * 16 + "@else.test/12345678"])
+def test_an_unknown_destination_is_refused_and_what_there_is_is_told(
+    command: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "spool"
+    dead_spool(folder, [chunk_for(ELSE, ["a"])])
+    assert spool(folder, command, name) == 1
+    assert f"there is no destination {name}" in (said := capsys.readouterr().err)
+    assert said.endswith(f"; there are: {ELSE}\n")
+    assert not (folder / "decisions.json").exists()
+
+
+@pytest.mark.parametrize("to", ["nope", "", quarantine_of(ELSE), "1" * 16 + "@else.test", "1" * 15 + "@x/12345678"])
+def test_events_are_assigned_to_nothing_but_a_destination(
+    to: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "spool"
+    dead_spool(folder, [chunk_for(ELSE, ["a"])])
+    assert spool(folder, "assign", ELSE, to) == 1
+    assert f"{to} is no destination" in capsys.readouterr().err
+    assert not (folder / "decisions.json").exists()
+
+
+def test_what_a_running_process_has_needs_the_form_of_a_destination(tmp_path: Path) -> None:
+    with ScriptedCollector() as collector, sending(tmp_path / "spool", an_instance(collector)):
+        assert spool(tmp_path / "spool", "drop", "nope") == 1
+        assert spool(tmp_path / "spool", "drop", ELSE) == 0
+
+
+def test_the_folder_may_stand_after_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dead_spool(tmp_path / "spool", [chunk_for(ELSE, ["a"])])
+    assert main(["spool", "list", "--folder", str(tmp_path / "spool")]) == 0
+    assert capsys.readouterr().out.startswith(f"{ELSE}  1 event waiting since")
 
 
 def test_decisions_in_a_folder_that_one_may_not_enter_are_told_once(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.delivery.ledger import NOTHING, Account, Ledger, Reading, Settlement, Tally
+from mitmproxy_moesif.delivery.ledger import KEPT_ACCOUNTS, NOTHING, Account, Ledger, Reading, Settlement, Tally
 
 MOVES = ("store", "memory", "drop", "elsewhere", "deliver", "recover", "refuse", "pass on", "miss", "report")
 AKTO = "akto@h"
@@ -106,3 +107,18 @@ def test_what_the_next_process_does_not_find_is_not_counted_any_more() -> None:
     assert ledger.read().captured == 5
     ledger.found_all()
     assert (ledger.read().captured, ledger.read().spools) == (3, {"here": 1})
+
+
+def accounts_in(account: Account) -> int:
+    return 1 + sum(accounts_in(one.account) for one in account.adopted.values() if one.account is not None)
+
+
+def test_the_account_of_the_first_in_a_row_that_died_is_kept_and_a_long_row_does_not_grow_it() -> None:
+    account, sizes = Account("p0", 7, 0, 0, {}), []
+    for number in range(1, 100):
+        ledger = Ledger(replace(NOTHING, proxy=f"p{number}"))
+        ledger.recover(0, f"file{number - 1}", f"file{number}", account)
+        account = ledger.account()
+        sizes.append(accounts_in(account))
+    assert sizes[:4] == [2, 3, 4, 5]
+    assert max(sizes) <= KEPT_ACCOUNTS + 2

@@ -55,6 +55,28 @@ def test_a_message_whose_end_never_came_is_none(missing: int) -> None:
     assert received(stream[:-missing], []) == [("one",)]
 
 
+def test_a_socket_that_does_not_block_is_waited_for() -> None:
+    """uvloop makes one of the socket that it waits to write to: the reports come on it, too."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        asked = threading.Event()
+        found: list[Any] = []
+
+        def listen() -> None:
+            asked.set()
+            found.extend(messages(ours))
+
+        listening = threading.Thread(target=listen)
+        listening.start()
+        assert asked.wait(10)
+        for number in range(3):
+            theirs.sendall(packed((number,)))
+        theirs.shutdown(socket.SHUT_WR)
+        listening.join()
+    assert found == [(0,), (1,), (2,)]
+
+
 def test_what_is_no_plain_value_is_refused() -> None:
     with pytest.raises(ValueError, match="unmarshallable"):
         packed((object(),))

@@ -56,9 +56,9 @@ def test_what_waits_is_told_and_left_as_it_is(tmp_path: Path) -> None:
     try:
         for _ in range(2):
             findings = found(folder)
-            assert bad(findings) == ["warning 2 events are quarantined"]
+            assert bad(findings) == ["warning quarantined: 2 events"]
             texts = [finding.text for finding in findings]
-            assert "3 events wait that ended processes left; 1 files belong to running processes" in texts
+            assert "waiting, left by ended processes: 3 events; of running processes: 1 file" in texts
         assert path.exists()
     finally:
         living.close()

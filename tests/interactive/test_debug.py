@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import pytest
 import requests
@@ -19,13 +20,13 @@ from tests.support.proxy import _environment
 SECONDS = 60
 
 
-@pytest.fixture
-def said() -> Iterator[str]:
+@contextmanager
+def debugging(environment: Mapping[str, str]) -> Iterator[str]:
     """What it says once it has started. It ends with 0 on Ctrl-C."""
     ports = [("--port", free_port()), ("--web-port", free_port()), ("--page-port", free_port())]
     command = [sys.executable, "-m", "mitmproxy_moesif", "debug"]
     command += [word for name, port in ports for word in (name, str(port))]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment({}))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment(environment))
     ending = threading.Timer(SECONDS, process.kill)
     ending.start()
     try:
@@ -42,6 +43,12 @@ def said() -> Iterator[str]:
     finally:
         ending.cancel()
         process.kill()
+
+
+@pytest.fixture
+def said() -> Iterator[str]:
+    with debugging({}) as said:
+        yield said
 
 
 def test_what_it_prints_is_what_can_be_opened(said: str) -> None:

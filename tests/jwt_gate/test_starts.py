@@ -165,7 +165,7 @@ def test_a_new_file_of_keys_counts_by_itself_and_a_broken_one_does_not(
 ) -> None:
     proxy = gated(jwks=str(keys))
     processes = 2 if "two workers" in request.node.name else 1  # each reads the file, and says so
-    read, kept = "JWT gate: tokens are verified with 1 key(s)", "the keys read before stay in force"
+    read, kept = "JWT gate: tokens are verified with 1 key", "the keys read before stay in force"
     assert statuses(proxy) == [200, 401]
     new = write_jwks(keys.with_name("new.json"), jwk(rsa_key(1), kid="1"))
     new.replace(keys)

@@ -112,11 +112,22 @@ def test_an_answer_is_read_as_by_mitmproxy(start: bytes, fields: list[bytes], me
         (b"", None),
         (b"GET / HTTP/1.1\r\nA: b\r\n", None),
         (b"A\r\n\r\nB", (1, 5)),
-        (b"A\n\nB\r\n\r\n", (1, 3)),
-        (b"A\n\r\nB\r\n\r\n", (1, 4)),
-        (b"A\r\n\nB", (2, 4)),
+        (b"A\n\nB\r\n\r\n", (2, 3)),
+        (b"A\n\r\nB\r\n\r\n", (2, 4)),
+        (b"A\n\r\n\r\nB", (2, 4)),
+        (b"A\r\n\nB", (3, 4)),
     ],
 )
 def test_a_head_ends_at_the_first_blank_line(buffer: bytes, found: tuple[int, int] | None) -> None:
-    ends = end_of_head(buffer, 0)
-    assert ends is None if found is None else ends is not None and ends[1] == found[1]
+    assert end_of_head(buffer, 0) == found
+
+
+@pytest.mark.parametrize("head", [b"GET / HTTP/1.1\r\nX: y\n", b"GET / HTTP/1.1\n", b"GET / HTTP/1.1\r\nX: y\nZ: a"])
+def test_a_bare_line_feed_is_not_plain(head: bytes) -> None:
+    assert request_of(head, "h", 80, 1.0) is None
+
+
+def test_an_answer_may_end_its_lines_with_it() -> None:
+    request = http.Request("h", 80, b"GET", b"http", b"", b"/", b"HTTP/1.1", http.Headers(), None, None, 1.0, None)
+    answer, _, _ = response_of(b"HTTP/1.1 200 OK\nX: y\n", request)
+    assert answer.headers.fields == ((b"X", b"y"),)

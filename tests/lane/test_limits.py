@@ -12,10 +12,11 @@ import pytest
 
 from tests.support.client import Client, exchange
 from tests.support.moesif_proxy import MoesifProxy
+from tests.support.proxy import Option
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, plain
 
 LARGE = 50_000_000
-MORE = 4_000_000
+MORE = 2_000_000
 """Bytes that the process may grow by: two write buffers, two reads, and what the allocator keeps."""
 
 GET = b"GET %s HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -223,3 +224,105 @@ def test_a_host_that_is_none_is_a_502(upstream: ScriptedUpstream, tmp_path: Path
         answer = exchange(proxy.port, "GET", "/")
         assert answer is not None
         assert answer.status == 502
+
+
+def test_a_large_body_that_is_handed_over_arrives_in_order(proxy: MoesifProxy, upstream: ScriptedUpstream) -> None:
+    body = random.Random(7).randbytes(5_000_000)
+    head = b"POST /handed HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body)
+    for _ in range(5):
+        with Client(proxy.port) as client:
+            client.send(head + body)
+            answer = client.read_response()
+        assert answer is not None
+        assert answer.status == 200
+        assert upstream.requests()[-1].body == body
+
+
+def test_a_client_that_has_not_read_before_a_hand_over_holds_up_the_upstream(
+    proxy: MoesifProxy, upstream: ScriptedUpstream
+) -> None:
+    sent = threading.Event()
+
+    def send_much(_request: RawRequest, connection: Connection) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % LARGE)
+        connection.send(b"x" * LARGE)
+        sent.set()
+
+    upstream.answer("/medium", b"HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n" + b"x" * 8_000_000)
+    upstream.answer("/much", send_much)
+    assert exchange(proxy.port, "GET", "/warm-up") is not None
+    before = proxy.memory()
+    with Client(proxy.port) as client:
+        client.send(GET % b"/medium" + b"GET /much HTTP/1.1\r\nHost: h\r\nUpgrade: other\r\n\r\n")
+        assert client.read_head() is not None
+        assert len(client.stream.read(8_000_000)) == 8_000_000
+        assert client.read_head() is not None
+        assert not sent.wait(1.0)
+        assert proxy.memory() - before < MORE
+        assert len(client.stream.read(LARGE)) == LARGE
+    assert sent.wait(5)
+
+
+@pytest.mark.parametrize("scheme", ["NTLM TlRMTVNTUAAB", "Negotiate YIIB", "ntlm x"])
+def test_a_connection_that_a_client_authenticates_is_its_own(
+    scheme: str, proxy: MoesifProxy, upstream: ScriptedUpstream
+) -> None:
+    def name(_request: RawRequest, connection: Connection) -> None:
+        body = b"%d" % id(connection)
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    upstream.answer("/connection", name)
+    with Client(proxy.port) as one, Client(proxy.port) as other:
+        authenticated = [
+            one.exchange("GET", "/connection", [("Authorization", scheme)]),
+            one.exchange("GET", "/connection"),
+        ]
+        others = [other.exchange("GET", "/connection") for _ in range(3)]
+    assert len({answer.body for answer in authenticated if answer is not None}) == 1
+    assert authenticated[0] is not None
+    assert authenticated[0].body not in {answer.body for answer in others if answer is not None}
+
+
+STUCK = """
+def error(flow):
+    print("error", flow.request.path, flow.error.msg, flow.response.status_code, flush=True)
+"""
+
+
+def test_a_client_that_never_reads_its_answer_is_let_go(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    script = tmp_path / "stuck.py"
+    script.write_text(STUCK)
+    upstream.answer("/stuck", b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % LARGE + b"x" * LARGE)
+    options: dict[str, Option] = {
+        "moesif_engine": "fast",
+        "moesif_sink_file": str(tmp_path / "events"),
+        "tcp_timeout": 2,
+    }
+    with MoesifProxy(upstream.url, options, "-s", str(script)) as proxy, Client(proxy.port) as client:
+        client.send(GET % b"/stuck")
+        proxy.wait_for_output("error /stuck Client disconnected. 200")
+
+
+OWN_ANSWER = """
+from mitmproxy import http
+
+def request(flow):
+    if flow.request.path == "/own":
+        flow.response = http.Response.make(int(flow.request.headers["X-Status"]), b"content")
+"""
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
+def test_an_addons_answer_that_has_no_body_is_sent_without_one(
+    method: str, status: int, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    script = tmp_path / "own.py"
+    script.write_text(OWN_ANSWER)
+    options: dict[str, Option] = {"moesif_engine": "fast", "moesif_enabled": False}
+    with MoesifProxy(upstream.url, options, "-s", str(script)) as proxy, Client(proxy.port) as client:
+        first = client.exchange(method, "/own", [("X-Status", str(status))])
+        second = client.exchange("GET", "/")
+    assert first is not None
+    assert second is not None
+    assert (first.status, second.body) == (status, b'{"ok": true}')
+    assert second.head.startswith(b"HTTP/1.1 200")

@@ -35,16 +35,21 @@ def test_exchanges_are_counted_by_what_carries_them(tmp_path: Path, upstream: Sc
         assert engines(proxy) == {"fast": 3, "mitmproxy": 1}
 
 
-@pytest.mark.parametrize("engine", ["auto", "mitmproxy"])
-def test_it_serves_only_where_it_is_asked_for(engine: str, tmp_path: Path, upstream: ScriptedUpstream) -> None:
+@pytest.mark.parametrize(("engine", "fast"), [("auto", 1), ("fast", 1), ("mitmproxy", 0)])
+def test_it_serves_unless_the_layers_are_asked_for(
+    engine: str, fast: int, tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
     with MoesifProxy(upstream.url, options(tmp_path, moesif_engine=engine)) as proxy:
         assert exchange(proxy.port, "GET", "/") is not None
-        assert engines(proxy) == {"fast": 0, "mitmproxy": 1}
+        assert engines(proxy) == {"fast": fast, "mitmproxy": 1 - fast}
 
 
-def test_the_log_says_why_it_does_not_serve(tmp_path: Path, upstream: ScriptedUpstream) -> None:
-    given = options(tmp_path, moesif_engine="fast", connection_strategy="eager")
+@pytest.mark.parametrize(("engine", "is_told"), [("auto", False), ("fast", True)])
+def test_the_log_says_why_it_does_not_serve_where_it_was_asked_for(
+    engine: str, is_told: bool, tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    given = options(tmp_path, moesif_engine=engine, connection_strategy="eager")
     with MoesifProxy(upstream.url, given) as proxy:
         assert exchange(proxy.port, "GET", "/") is not None
-        assert "moesif_engine=fast leaves connections to mitmproxy's layers: connection_strategy: " in proxy.output
         assert engines(proxy) == {"fast": 0, "mitmproxy": 1}
+        assert ("leaves connections to mitmproxy's layers: connection_strategy: " in proxy.output) is is_told

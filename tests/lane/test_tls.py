@@ -222,7 +222,7 @@ def test_connections_are_opened_anew_when_what_is_trusted_changes(tmp_path: Path
             trusted.write_bytes(trust.read_bytes())
             if number:
                 proxy.send_signal(signal.SIGHUP)
-                proxy.wait_for_output("the configuration was read again", count=number)
+                proxy.wait_for_output("were read again", count=number)
             answer = exchange(proxy.port, "GET", "/")
             statuses.append(answer and answer.status)
         assert statuses == [200, 502, 200]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.admin.test_exchanges import get, start, wait_for
+from tests.page.conftest import rows
 from tests.recent.kept import SECRET
-from tests.support.browser import a_browser, traffic_page
+from tests.support.browser import traffic_page
 from tests.support.client import exchange
 from tests.support.collector import ScriptedCollector
 from tests.support.proxy import Mitmdump
@@ -22,30 +24,6 @@ from tests.support.upstream import ScriptedUpstream
 
 Start = Callable[..., Mitmdump]
 SCRIPT = "<script>document.title='owned'</script>"
-DEADLINE = 15_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with a_browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def tab(browser: Browser) -> Iterator[Page]:
-    """A page on which nothing may fail, and that loads nothing from elsewhere."""
-    context = browser.new_context(accept_downloads=True, permissions=["clipboard-read", "clipboard-write"])
-    tab = context.new_page()
-    tab.set_default_timeout(DEADLINE)
-    expect.set_options(timeout=DEADLINE)
-    faults: list[str] = []
-    elsewhere: list[str] = []
-    tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.on("request", lambda request: elsewhere.append(request.url) if "127.0.0.1" not in request.url else None)
-    yield tab
-    assert [url for url in elsewhere if not url.startswith(("data:", "blob:"))] == []
-    assert faults == []
-    context.close()
 
 
 def send(port: int, target: str, **headers: str) -> str:
@@ -56,10 +34,6 @@ def send(port: int, target: str, **headers: str) -> str:
     answer = exchange(port, "POST", target, fields, body=body)
     assert answer is not None
     return answer.get("x-moesif-transaction-id") or ""
-
-
-def rows(tab: Page) -> Any:
-    return tab.locator(".ag-center-cols-container .ag-row")
 
 
 def test_traffic_is_seen_filtered_and_opened(
@@ -136,10 +110,79 @@ def test_the_filtered_exchanges_are_exported(
         tab.goto(f"{url}/?filter=path:/orders")
         expect(rows(tab)).to_have_count(2)
         with tab.expect_download() as exported:
-            tab.get_by_role("button", name="NDJSON").click()
+            tab.get_by_role("button", name="export events as NDJSON, masked").click()
         lines = exported.value.path().read_text().splitlines()
         assert [json.loads(line)["transaction_id"] for line in lines] == sent[:2]
         assert SECRET not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("width", "there", "told"),
+    [
+        (1600, ["delivery", "ms", "user", "company", "route", "bytes"], ""),
+        (820, ["delivery", "ms", "user"], "no room for: company, route, bytes"),
+        (420, ["host and path"], "no room for: delivery, ms, user, company, route, bytes"),
+    ],
+)
+def test_columns_for_which_there_is_no_room_are_named(
+    mitmdump: Start,
+    collector: ScriptedCollector,
+    upstream: ScriptedUpstream,
+    tab: Page,
+    width: int,
+    there: list[str],
+    told: str,
+) -> None:
+    _, admin = start(mitmdump, upstream, collector)
+    with traffic_page(admin) as url:
+        tab.set_viewport_size({"width": width, "height": 700})
+        tab.goto(url)
+        expect(tab.locator(".hidden-columns")).to_have_text(told)
+        for name in there:
+            expect(tab.locator(".ag-header-cell-text", has_text=re.compile(f"^{name}$"))).to_be_in_viewport(ratio=1)
+
+
+@pytest.mark.parametrize("width", [1600, 820, 420])
+def test_nothing_lies_over_something_else_or_outside(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tab: Page, width: int
+) -> None:
+    port, admin = start(mitmdump, upstream, collector)
+    with traffic_page(admin) as url:
+        tab.set_viewport_size({"width": width, "height": 700})
+        tab.goto(url)
+        expect(tab.get_by_text("curl", exact=False).first).to_be_visible()
+        copy, *lines = tab.evaluate(BOXES_OF_CODE)
+        assert lines
+        assert not any(overlap(copy, line) for line in lines)
+        for name in BUTTONS:
+            expect(tab.get_by_role("button", name=name, exact=True)).to_be_in_viewport(ratio=1)
+        tab.get_by_label("filter").fill("stats:5xx nothing:there methods:get state:nowhere ms:abc")
+        told = tab.locator(".q-field__messages", has_text="takes a number")
+        expect(told).to_be_in_viewport(ratio=1)
+        assert told.evaluate("it => it.scrollHeight <= it.clientHeight")
+        assert told.evaluate("it => getComputedStyle(it.parentElement).backgroundColor") == "rgb(140, 47, 47)"
+        tab.get_by_label("filter").fill("")
+        send(port, f"/{'long' * 100}")
+        rows(tab).first.click()
+        expect(tab.locator(".side")).to_have_count(2)
+        for cell in tab.locator(".fields td").all():
+            box = cell.bounding_box()
+            assert box is not None
+            assert box["width"] > 100
+            assert box["x"] + box["width"] <= width
+
+
+BUTTONS = ("export as HAR, masked", "export events as NDJSON, masked", "dark or light", "help", "older", "newer")
+BOXES_OF_CODE = """() => {
+  const text = document.createRange();
+  text.selectNodeContents(document.querySelector(".empty code"));
+  const button = document.querySelector(".empty .nicegui-code-copy").getBoundingClientRect();
+  return [button, ...text.getClientRects()].map(box => [box.left, box.top, box.right, box.bottom]);
+}"""
+
+
+def overlap(one: list[float], other: list[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def test_keys_step_through_the_list(
@@ -171,7 +214,7 @@ def test_the_overview_has_charts_and_the_page_a_dark_side(
         tab.goto(url)
         tab.get_by_role("tab", name="Overview").click()
         expect(tab.locator(".chart canvas")).to_have_count(6)
-        tab.get_by_label("dark").click()
+        tab.get_by_label("dark or light").click()
         expect(tab.locator("body.body--dark")).to_have_count(1)
 
 

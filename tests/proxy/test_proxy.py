@@ -278,7 +278,7 @@ def test_a_renewed_certificate_is_served_after_sighup(
     chain, key = make_certificate(tmp_path)
     certificate.write_bytes(chain.read_bytes() + key.read_bytes())
     proxy.send_signal(signal.SIGHUP)
-    proxy.wait_for_output("the configuration was read again")
+    proxy.wait_for_output("read again")
     assert served_certificate(proxy.port) == chain.read_text() != before
 
 
@@ -383,7 +383,7 @@ def test_exchanges_that_do_not_end_are_not_waited_for_for_ever(
         client.send(encode_request("GET", "/slow"))
         upstream.wait_for(1)
         assert proxy.stop() == 0
-    assert only_event(collector)["metadata"]["error"] in ("unfinished", "client_disconnected")
+    assert only_event(collector)["metadata"]["error"] == "unfinished"
 
 
 # --- on another mitmproxy ----------------------------------------------------------------------------------------

@@ -24,12 +24,20 @@ REPORT = """
 import socket
 import sys
 from mitmproxy import connection, ctx
+from mitmproxy_moesif.lane.client import ClientEnd
+
+def ends(handler):
+    if isinstance(handler, ClientEnd):
+        return {"client": handler.transport, "upstream": handler.exchange.upstream.transport}
+    return {
+        "client" if isinstance(peer, connection.Client) else "upstream": io.writer
+        for peer, io in handler.transports.items()
+    }
 
 def response(flow):
     for handler in ctx.master.addons.get("proxyserver").connections.values():
-        for peer, io in handler.transports.items():
-            side = "client" if isinstance(peer, connection.Client) else "upstream"
-            option = io.writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        for side, end in ends(handler).items():
+            option = end.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             print(f"nodelay {side}={bool(option)}", file=sys.stderr, flush=True)
 """
 
@@ -66,24 +74,25 @@ def exchange_in_pieces(port: int, context: ssl.SSLContext | None = None) -> None
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("how", ["lane", "layers", "tls"])
 def test_moesif_proxy_turns_nagle_off_on_both_ends(
     moesif_proxy: Callable[..., MoesifProxy],
     upstream: ScriptedUpstream,
     tmp_path: Path,
     script: str,
     workers: int,
-    secure: bool,
+    how: str,
 ) -> None:
     upstream.handler = in_pieces
     arguments, context = ["-s", script], None
-    if secure:
+    if how == "tls":
         chain, key = make_certificate(tmp_path)
         both = tmp_path / "both.pem"
         both.write_bytes(chain.read_bytes() + key.read_bytes())
         arguments += ["--tls-cert", str(both)]
         context = ssl.create_default_context(cafile=str(chain))
-    proxy = moesif_proxy(upstream.url, addon_options(spool_dir="off"), *arguments, workers=workers)
+    options = addon_options(spool_dir="off", engine="mitmproxy" if how == "layers" else "auto")
+    proxy = moesif_proxy(upstream.url, options, *arguments, workers=workers)
     for _ in range(4):
         exchange_in_pieces(proxy.port, context)
     proxy.stop()

@@ -15,11 +15,19 @@ from playwright.sync_api import Browser, sync_playwright
 START_SECONDS = 30
 
 
+def has_chromium() -> bool:
+    return _found() is not None
+
+
 def chromium() -> str:
     """Where it is."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = _found()
     assert found is not None, "these tests need Chromium: apt-get install chromium"
     return found
+
+
+def _found() -> str | None:
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @contextmanager

@@ -16,10 +16,10 @@ from tests.support.proxy import MOESIF_PROXY, Mitmdump, Option, _environment, st
 
 PROGRAM = (MOESIF_PROXY,)
 DEADLINE = 20
-ENGINE = os.environ.get("TEST_ENGINE", "mitmproxy")
+ENGINE = os.environ.get("TEST_ENGINE", "auto")
 """What carries HTTP/1 in `moesif-proxy`; with `fast` also in most tests of `mitmdump` (see `mitmdump_or_lane`)."""
 
-GIVEN: dict[str, Option] = {} if ENGINE == "mitmproxy" else {"moesif_engine": ENGINE}
+GIVEN: dict[str, Option] = {} if ENGINE == "auto" else {"moesif_engine": ENGINE}
 
 
 class MoesifProxy(Mitmdump):
@@ -72,7 +72,7 @@ def mitmdump_or_lane(
 ) -> Mitmdump:
     """`Mitmdump`; under TEST_ENGINE=fast `moesif-proxy` in its place, wherever it has the addon and can do the same."""
     own = extra_args or "program" in more or "flow_detail" in (options or {})  # what only mitmdump has
-    if ENGINE == "mitmproxy" or upstream is None or ADDON_SCRIPT not in scripts or own:
+    if ENGINE != "fast" or upstream is None or ADDON_SCRIPT not in scripts or own:
         return Mitmdump(upstream, options, scripts=scripts, extra_args=extra_args, **more)
     if more.get("port"):
         more["listen"] = f"127.0.0.1:{more.pop('port')}"

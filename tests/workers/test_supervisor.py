@@ -218,7 +218,7 @@ def test_an_event_whose_file_changes_hands_while_all_end_is_counted_once(
         if client is not slow:
             client.close()
     proxy.send_signal(signal.SIGINT)
-    proxy.wait_for_output("found 1 events that an earlier process left")
+    proxy.wait_for_output("found 1 event that an earlier process left")
     proxy.send_signal(signal.SIGINT)
     proxy.wait_exit()
     counts = exit_counts(proxy.output)

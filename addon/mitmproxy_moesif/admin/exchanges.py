@@ -64,8 +64,9 @@ class RecentHandler(AdminHandler):
 
     def query(self, *numbers: str) -> Query | None:
         """`filter` and these; None after a refusal."""
+        names = self.request.query_arguments
         try:
-            return read_query({name: self.get_query_arguments(name) for name in self.request.query_arguments}, *numbers)
+            return read_query({name: self.get_query_arguments(name, strip=False) for name in names}, *numbers)
         except InvalidQueryError as error:
             self.refuse(400, str(error))
             return None

@@ -16,7 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from mitmproxy_moesif.admin.source import ReceiverStatus, Status
-from mitmproxy_moesif.capture.traffic import TrafficStatus
+from mitmproxy_moesif.capture.traffic import Durations, TrafficStatus
 
 CAUSES = (
     "queue_full",
@@ -36,6 +36,8 @@ CAUSES = (
     "shutdown",
 )
 """Of drops; each is shown from the first scrape on."""
+
+UP = "1: it takes events; absent until something was sent or asked."
 
 _TOTALS = {
     "captured": ("moesif_events_captured", "Events captured, those found on disk at the start included."),
@@ -103,9 +105,10 @@ class _StatusCollector(Collector):
 
     def _receivers(self) -> Iterator[Metric]:
         if "destinations" in self._status:
-            up = GaugeMetricFamily("moesif_receiver_up", "1: it takes events.", labels=["destination"])
+            up = GaugeMetricFamily("moesif_receiver_up", UP, labels=["destination"])
             for destination, how in self._status["destinations"].items():
-                up.add_metric([destination], how.get("state") == "up")
+                if (state := how.get("state")) != "unknown":
+                    up.add_metric([destination], state == "up")
             yield up
         yield from self._lossy(self._status.get("receivers", {}))
 
@@ -160,10 +163,14 @@ def _traffic(traffic: TrafficStatus) -> Iterator[Metric]:
     yield CounterMetricFamily("moesif_requests_blocked", "Requests that a rule has answered.", traffic["blocked"])
     text = "Requests that failed at the upstream, by what it failed of."
     yield _counter("moesif_upstream_failures", text, "trouble", traffic["upstream_failures"])
-    text, seconds = "Seconds from a request's first byte to the end of its answer.", traffic["seconds"]
-    yield HistogramMetricFamily(
-        "moesif_request_seconds", text, buckets=[*seconds["buckets"].items()], sum_value=seconds["sum"]
-    )
+    text = "Seconds from a request's first byte to the end of its answer."
+    yield _histogram("moesif_request_seconds", text, traffic["seconds"])
+    text = "Seconds that each step of an exchange waits for the proxy, at moments 0.1 s apart."
+    yield _histogram("moesif_added_latency_seconds", text, traffic["added"])
+
+
+def _histogram(name: str, text: str, told: Durations) -> HistogramMetricFamily:
+    return HistogramMetricFamily(name, text, buckets=[*told["buckets"].items()], sum_value=told["sum"])
 
 
 def _counter(name: str, text: str, label: str, values: Mapping[str, int]) -> CounterMetricFamily:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ from mitmproxy_moesif.admin.source import (
 from mitmproxy_moesif.admin.state import Document, Keeper, StateError, StateFile
 from mitmproxy_moesif.capture.traffic import TrafficStatus
 from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.config.text import number_of
+from mitmproxy_moesif.governance.refresh import REFRESH, Refusal
 from mitmproxy_moesif.kong.errors import OPTIONS_ID, PLUGIN_NAME
 from mitmproxy_moesif.kong.overlay import REFERENCES, LiveOverlay
 from mitmproxy_moesif.kong.scopes import AKTO
@@ -57,11 +60,13 @@ class Operations:
         resolver: Callable[[], Resolver | None],
         given: Callable[[], Mapping[str, Any]],
         traffic: Callable[[], TrafficStatus],
+        refused: Callable[[], Mapping[str, Refusal]] = dict,
     ) -> None:
         self._delivery = delivery
         self._resolver = resolver
         self._given = given
         self._traffic = traffic
+        self._refused = refused
         self._began = time.monotonic()
         self._read = read
         self._local = LocalPluginSource(read, change)
@@ -124,8 +129,14 @@ class Operations:
                 log.info("moesif: changed through the Admin API: %s: %s", what, ", ".join(names_of(given)) or "removed")
             self._kept = document
 
+    def _condition(self) -> Condition:
+        """Each receiver's health as the last request to it shows it, also one that had no events."""
+        condition, refusals = self._delivery.condition(), self._refused()
+        health = {name: seen_last(one, refusals.get(name)) for name, one in condition.health.items()}
+        return replace(condition, health=health)
+
     def status(self) -> Status:
-        status = status_of(self._delivery.condition(), self._began)
+        status = status_of(self._condition(), self._began)
         status["traffic"] = self._traffic()
         if self.engines is not None:
             status["engines"] = self.engines()
@@ -134,7 +145,7 @@ class Operations:
         return status
 
     def health(self) -> tuple[bool, str]:
-        return health_of(self._delivery.condition())
+        return health_of(self._condition())
 
     def recent(self, query: Mapping[str, Any]) -> Future[bytes | None]:
         return self._delivery.recent(query)
@@ -226,7 +237,7 @@ def health_of(condition: Condition) -> tuple[bool, str]:
         return False, condition.trouble
     if age <= UNHEALTHY_AFTER:
         unsent = sum(one.events for one in condition.unsent.values())
-        return True, f"ok; {unsent} events are not sent: see unsent in /status" if unsent else "ok"
+        return True, f"ok; nobody sends {number_of(unsent, 'event')}: see unsent in /status" if unsent else "ok"
     reasons = [health.reason for health in condition.health.values() if health.reason]
     why = f": {', '.join(reasons)}" if reasons else ""
     return False, f"the oldest event has been waiting for {age:.0f} s{why}"
@@ -251,9 +262,22 @@ def _unsent(unsent: Unsent) -> UnsentStatus:
     return UnsentStatus(state=unsent.state, events=unsent.events, since=since)
 
 
+def seen_last(health: Health, refusal: Refusal | None) -> Health:
+    if refusal is None or health.down_since is not None or (health.heard is not None and health.heard > refusal.at):
+        return health
+    return replace(
+        health,
+        down_since=refusal.since,
+        reason=refusal.reason,
+        not_before=refusal.at + REFRESH,
+        unauthorized=refusal.unauthorized,
+        heard=refusal.at,
+    )
+
+
 def _destination(health: Health) -> Destination:
     if health.down_since is None:
-        return Destination(state="up")
+        return Destination(state="unknown" if health.heard is None else "up")
     now, wall = time.monotonic(), datetime.now(UTC)
     return Destination(
         state="unauthorized" if health.unauthorized else "down",

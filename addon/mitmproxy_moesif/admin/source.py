@@ -32,9 +32,12 @@ class Waiting(TypedDict):
 
 
 class Destination(TypedDict, total=False):
-    """How a receiver does. `since` and `next_try` are ISO 8601 in UTC, None where there is nothing to tell."""
+    """How a receiver does, `unknown` where nothing was asked of it.
 
-    state: Literal["up", "down", "unauthorized"]
+    `since` and `next_try` are ISO 8601 in UTC, None where there is nothing to tell.
+    """
+
+    state: Literal["unknown", "up", "down", "unauthorized"]
     reason: str
     since: str | None
     next_try: str | None

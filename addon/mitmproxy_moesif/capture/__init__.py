@@ -2,6 +2,8 @@
 
 Nothing here waits, parses or takes a lock.
 
+    chunks       in place of h11's reader of bodies in chunks: linear in time
+    delay        how long that which is due waits for the event loop
     enforcement  rules: an answer in place of the upstream's, or headers on it (test: test_governance.py)
     engine       in place of mitmproxy's classes: refusals at the head, bodies held no further than rules read
     failure      how an exchange failed, and the status that the client saw (test: test_phases.py)

@@ -9,11 +9,13 @@ once more on a fresh one, where that does no harm. On versions of mitmproxy that
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator
 from typing import Any
 
 import h2.errors
 from h2.stream import StreamState
+from h11._receivebuffer import ReceiveBuffer, blank_line_regex
 from mitmproxy import http
 from mitmproxy.connection import ConnectionState
 from mitmproxy.net.http.http1 import assemble_response
@@ -35,7 +37,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.utils import human
 
-from mitmproxy_moesif.capture import upgrades, windows
+from mitmproxy_moesif.capture import chunks, upgrades, windows
 from mitmproxy_moesif.capture.responses import Refusal, failure_page
 from mitmproxy_moesif.speedups import versions
 from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
@@ -49,6 +51,7 @@ MAX_DISCARDED = 1_000_000
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 ENDS_OF_HEAD = (b"\n\r\n", b"\n\n")
+_BARE = re.compile(rb"(?<!\r)\n")
 
 type Commands = Generator[commands.Command, Any, None]
 
@@ -165,6 +168,12 @@ def unread_head_page(status_code: int, _message: str = "") -> bytes:
     return page
 
 
+def has_bare_line_feed(buffer: ReceiveBuffer) -> bool:
+    """Whether there is a whole head with one. It is looked for where the buffer will look for the head's end."""
+    found = blank_line_regex.search(buffer._data, buffer._multiple_lines_search)  # noqa: SLF001
+    return found is not None and _BARE.search(buffer._data, 0, found.end()) is not None  # noqa: SLF001
+
+
 class Http1End(Http1Server):
     """Toward a client that speaks HTTP/1."""
 
@@ -185,14 +194,14 @@ class Http1End(Http1Server):
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         is_long = isinstance(event, events.DataReceived) and len(self.buf) > MAX_HEAD
         if is_long and not any(end in bytes(self.buf)[:MAX_HEAD] for end in ENDS_OF_HEAD):
-            return self.refuse_head()
+            return self.refuse_head(431, f"is over {MAX_HEAD} bytes")
+        if has_bare_line_feed(self.buf):
+            return self.refuse_head(400, "has a line that ends with LF alone")
         return super().read_headers(event)
 
-    def refuse_head(self) -> Commands:
-        yield commands.Log(
-            f"{human.format_address(self.conn.peername)}: the head of a request is over {MAX_HEAD} bytes"
-        )
-        yield commands.SendData(self.conn, unread_head_page(431))
+    def refuse_head(self, status: int, why: str) -> Commands:
+        yield commands.Log(f"{human.format_address(self.conn.peername)}: the head of a request {why}")
+        yield commands.SendData(self.conn, unread_head_page(status))
         yield from self.close()
 
     def wait(self, event: events.Event) -> Commands:
@@ -208,8 +217,6 @@ class Http1End(Http1Server):
                 yield from self.close()
                 return
         yield from super().read_body(event)
-        if len(self.buf) > MAX_HEAD and self.state == self.read_body:
-            yield commands.CloseConnection(self.conn)  # a line of the framing that does not end
 
     def ends_soon(self) -> bool:
         """Whether the body is of a known length that is read to its end: in its last piece others may begin."""
@@ -266,6 +273,7 @@ REPLACEMENTS = (
     replacement(http_layers, "Http1Server", Http1End),
     replacement(http_layers, "Http2Server", Http2End),
     replacement(_http1, "make_error_response", unread_head_page),
+    *chunks.REPLACEMENTS,
     *upgrades.REPLACEMENTS,
     *windows.REPLACEMENTS,
 )

@@ -36,6 +36,15 @@ def ambiguity(message: http.Message) -> str | None:
     return _request_ambiguity(message) if isinstance(message, http.Request) else None
 
 
+def plain_fields(lines: list[bytes]) -> Fields | None:
+    """The fields of lines as they came, apart from their values' text; None where not all of them are plain."""
+    parts = [line.partition(b":") for line in lines]
+    names = [name for name, _, _ in parts]
+    if b"" in names or b"" in [colon for _, colon, _ in parts] or b"".join(names).translate(None, TOKEN):
+        return None
+    return tuple([(name, value.strip(b" \t")) for name, _, value in parts])
+
+
 def _field_ambiguity(fields: Fields) -> str | None:
     names = [name for name, _ in fields]
     if b"" in names or b"".join(names).translate(None, TOKEN):

@@ -12,6 +12,7 @@ from mitmproxy import http
 from mitmproxy.utils import human
 
 from mitmproxy_moesif.capture.traffic import TROUBLES
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.log import log
 
 _SAYS = (
@@ -80,5 +81,8 @@ class Upstreams:
         if (state := self.failing.pop(upstream, None)) is not None and state.told:
             seconds = self._clock() - state.since
             log.warning(
-                "moesif: the upstream %s answers again; %d requests failed in %.0f s", upstream, state.requests, seconds
+                "moesif: the upstream %s answers again; %s failed in %.0f s",
+                upstream,
+                number_of(state.requests, "request"),
+                seconds,
             )

@@ -8,6 +8,7 @@ alone.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -17,6 +18,8 @@ KAFKA, FILE = "kafka", "file"
 """In place of the hash where events only go there."""
 
 QUARANTINE = "!quarantine"
+
+_FORM = re.compile(rf"(?:(?:[0-9a-f]{{16}}@[^/\s]+|{KAFKA}|{FILE})/[0-9a-f]{{8}}|[0-9a-f]{{16}})(?:{QUARANTINE})?")
 
 
 def application_of(settings: Settings) -> str:
@@ -72,6 +75,11 @@ def heir_of(destination: str, configured: Sequence[str]) -> str | None:
 def quarantine_of(destination: str) -> str:
     """Where events wait that this queue's receiver does not take."""
     return destination + QUARANTINE
+
+
+def is_destination(text: str) -> bool:
+    """Whether it has the form of a queue's name."""
+    return _FORM.fullmatch(text) is not None
 
 
 def base_of(destination: str) -> str:

@@ -185,9 +185,12 @@ class DeliveryClient:
         if self._keeper.server is not None:
             self._release()
             self._hand_over()
-            if self._notes:
-                notes, self._notes = self._notes, []
-                self._keeper.send("not_captured", [tuple(note) for note in notes])
+            self._hand_over_notes()
+
+    def _hand_over_notes(self) -> None:
+        notes, self._notes = self._notes, []
+        if notes:
+            self._keeper.send("not_captured", [tuple(note) for note in notes])
 
     def _hand_over(self) -> None:
         """Everything in the queue as one frame."""
@@ -266,6 +269,7 @@ class DeliveryClient:
         if self._drain_until is not None:
             self._keeper.send("drain", max(0.0, self._drain_until - time.monotonic()))
         self._hand_over()
+        self._hand_over_notes()
 
     def _go_on(self) -> None:
         """The server has reported."""
@@ -445,6 +449,7 @@ class DeliveryClient:
     def _ask(self, *message: Any) -> None:
         if self._keeper.server is not None:
             self._hand_over()
+            self._hand_over_notes()
             self._keeper.send(*message)
 
     def _say_drain(self, seconds: float) -> None:

@@ -5,26 +5,30 @@ moesif-proxy spool retry NAME        (quarantined events are sent again)
 moesif-proxy spool drop NAME         (counted as dropped: discarded)
 moesif-proxy spool assign NAME TO    (they are sent as TO's events are)
 moesif-proxy spool send              (what ended processes left, as the environment's MOESIF_... parameters say)
+
+`--folder` names the spool's folder, before or after the command.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mitmproxy_moesif.config.destination import base_of, quarantine_of
+from mitmproxy_moesif.config.destination import base_of, is_destination, is_quarantine, quarantine_of
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.options import given_environment
 from mitmproxy_moesif.config.settings import SettingsError, parse_settings
-from mitmproxy_moesif.delivery.pipeline import Pipeline, state_of
+from mitmproxy_moesif.config.text import number_of
+from mitmproxy_moesif.delivery.pipeline import Pipeline
 from mitmproxy_moesif.delivery.spool.decisions import Decision, add
-from mitmproxy_moesif.delivery.spool.file import SpoolError, contents_of
+from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolError, contents_of
 from mitmproxy_moesif.event.pipeline import EventBuilder
 from mitmproxy_moesif.governance.sampler import Sampler
 from mitmproxy_moesif.governance.snapshot import Snapshot
@@ -33,7 +37,7 @@ DEFAULT = "~/.mitmproxy/moesif-spool"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code: 0, or 1 with one line on stderr."""
+    """The exit code: 0, or 1 with one line on stderr, also where events wait that should be sent."""
     given = _parser().parse_args(arguments)
     folder = Path(given.folder).expanduser()
     try:
@@ -46,19 +50,32 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="moesif-proxy spool", description="What waits on disk.")
     folder = os.environ.get("MOESIF_SPOOL_DIR") or DEFAULT
-    parser.add_argument("--folder", default=folder, help="where the spool lies (MOESIF_SPOOL_DIR, %(default)s)")
+    parser = argparse.ArgumentParser(prog="moesif-proxy spool", description="What waits on disk.")
+    parser.add_argument("--folder", default=folder, help=f"where the spool lies (MOESIF_SPOOL_DIR, {DEFAULT})")
+    anywhere = argparse.ArgumentParser(add_help=False)
+    anywhere.add_argument("--folder", default=argparse.SUPPRESS, help="the same as before the command")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="events that ended processes left, by destination")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[anywhere])
+
+    add("list", "events that ended processes left, by destination")
     for name, text in (("retry", "send quarantined events again"), ("drop", "drop events, and count them")):
-        commands.add_parser(name, help=text).add_argument("name", help="a destination, as list or /status tells it")
-    assign = commands.add_parser("assign", help="send events as those of another destination")
+        add(name, text).add_argument("name", help="a destination, as list or /status tells it")
+    assign = add("assign", "send events as those of another destination")
     assign.add_argument("name", help="the destination that they wait for")
     assign.add_argument("to", help="the destination that they shall wait for")
-    send = commands.add_parser("send", help="send what ended processes left, as MOESIF_... parameters say")
-    send.add_argument("--seconds", type=float, default=60, help="at most so long (60)")
+    send = add("send", "send what ended processes left, as MOESIF_... parameters say")
+    send.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="try for at most so long (60)")
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise ValueError
+    return seconds
 
 
 def _carry_out(given: argparse.Namespace, folder: Path) -> int:
@@ -66,7 +83,7 @@ def _carry_out(given: argparse.Namespace, folder: Path) -> int:
         case "list":
             return _list(folder)
         case "send":
-            return _send(folder, given.seconds)
+            return _send(folder, given.timeout)
         case "retry":
             base = base_of(given.name)
             return _decide(folder, quarantine_of(base), base)
@@ -76,22 +93,30 @@ def _carry_out(given: argparse.Namespace, folder: Path) -> int:
 
 
 def _list(folder: Path) -> int:
-    found = defaultdict[str, list[tuple[int, float]]](list)
+    found, running = _look(folder)
+    for file in running:
+        sys.stdout.write(f"{file} belongs to a process that runs: its /status tells what waits\n")
+    for name, rows in sorted(found.items()):
+        events, since = sum(row.count for row in rows), _time(min(row.created for row in rows))
+        state = "quarantined" if is_quarantine(name) else "waiting"
+        sys.stdout.write(f"{name}  {number_of(events, 'event')} {state} since {since}\n")
+    return 0
+
+
+def _look(folder: Path) -> tuple[Mapping[str, Sequence[ChunkInfo]], Sequence[str]]:
+    """What ended processes left, by destination, and the files of those that run; of others, says why."""
+    found, running = defaultdict[str, list[ChunkInfo]](list), []
     for path in sorted(folder.glob("spool-*.sqlite")):
         try:
             rows = contents_of(path)
         except (OSError, SpoolError) as error:
-            sys.stdout.write(f"{path.name}: {error}\n")
+            sys.stderr.write(f"moesif: {path.name}: {error}\n")
             continue
         if rows is None:
-            sys.stdout.write(f"{path.name} belongs to a process that runs: its /status tells what waits\n")
+            running.append(path.name)
         for row in rows or ():
-            found[row.destination].append((row.count, row.created))
-    for name, rows_of in sorted(found.items()):
-        events, since = sum(count for count, _ in rows_of), min(created for _, created in rows_of)
-        state = "quarantined" if state_of(name) == "quarantined" else "waiting"
-        sys.stdout.write(f"{name}  {events} events {state} since {_time(since)}\n")
-    return 0
+            found[row.destination].append(row)
+    return found, running
 
 
 def _time(seconds: float) -> str:
@@ -99,6 +124,13 @@ def _time(seconds: float) -> str:
 
 
 def _decide(folder: Path, name: str, to: str | None) -> int:
+    """What a running process has cannot be looked into: with one, it is enough that the name has the form of one."""
+    found, running = _look(folder)
+    if name not in found and not (running and is_destination(name)):
+        there = f"there are: {', '.join(sorted(found))}" if found else "nothing waits that ended processes left"
+        raise ValueError(f"there is no destination {name}; {there}")
+    if to is not None and (not is_destination(to) or is_quarantine(to)):
+        raise ValueError(f"{to} is no destination: HASH@COLLECTOR/SENDING, as list or /status tells it")
     add(folder, Decision(name, to, time.time()))
     sys.stdout.write("noted: a proxy that runs does it within seconds, else the next one that starts\n")
     return 0
@@ -106,13 +138,28 @@ def _decide(folder: Path, name: str, to: str | None) -> int:
 
 def _send(folder: Path, seconds: float) -> int:
     settings = parse_settings(given_environment(os.environ))
+    if not settings.has_receiver:
+        raise ValueError("nobody to send to: set MOESIF_APPLICATION_ID, as it was when the events were captured")
+    instance = Instance.compile(settings)
+    where = ", ".join(settings.kafka_brokers) or settings.api_endpoint
+    sys.stdout.write(f"sending what waits for {instance.destination} to {where}, for at most {seconds:g} s\n")
+    sys.stdout.flush()
+    deadline = time.monotonic() + seconds
     maker = EventBuilder(Sampler(lambda _: Snapshot()), lambda *_: None)
     pipeline = Pipeline(folder, settings.spool_max_bytes, maker, lambda *_: None, apart=True)
-    pipeline.start()
-    pipeline.configure([Instance.compile(settings)])
-    pipeline.look(seconds)
-    pipeline.drain(seconds)
-    reading = pipeline.reading()
-    pipeline.close()
-    sys.stdout.write(f"{reading.line()}\n")
-    return 0
+    try:
+        pipeline.start()
+        pipeline.configure([instance])
+        pipeline.look(seconds)
+        pipeline.drain(max(0.0, deadline - time.monotonic()))
+        condition = pipeline.condition()
+    finally:
+        pipeline.close()
+    sys.stdout.write(f"{condition.reading.line()}\n")
+    if waiting := condition.reading.waiting:
+        reasons = [one.reason for one in condition.health.values() if one.reason]
+        reasons += [f"{name} is {one.state}" for name, one in condition.unsent.items()]
+        sys.stderr.write(
+            f"moesif: not sent: {number_of(waiting, 'event')} ({'; '.join(reasons) or 'the time is over'})\n"
+        )
+    return 1 if waiting else 0

@@ -43,9 +43,24 @@ class Account:
         """From what `asdict` or JSON made of one."""
         return cls(**{**plain, "adopted": adoptions(plain["adopted"])})
 
-    def shallow(self) -> Account:
-        """Without the accounts that were found in files whose processes had taken over others: it must not grow."""
-        return replace(self, adopted={name: one.without_accounts() for name, one in self.adopted.items()})
+    def bounded(self) -> Account:
+        """With those that are nested in it, level by level, as far as they are few: it must not grow for ever.
+
+        Processes that die one after the other, each soon after its start, leave nothing else of the first of them.
+        """
+        depth, known, level = 0, 0, [self]
+        while level:
+            level = [one.account for account in level for one in account.adopted.values() if one.account is not None]
+            known += len(level)
+            if known > KEPT_ACCOUNTS:
+                break
+            depth += 1
+        return self.cut(depth)
+
+    def cut(self, depth: int) -> Account:
+        """Without those that are nested deeper."""
+        adopted = {name: one.cut(depth) for name, one in self.adopted.items()}
+        return replace(self, adopted=adopted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +71,9 @@ class Adoption:
     events: int
     account: Account | None = None
 
-    def without_accounts(self) -> Adoption:
-        """Of other files."""
-        if self.account is None:
-            return self
-        bare = {name: replace(one, account=None) for name, one in self.account.adopted.items()}
-        return replace(self, account=replace(self.account, adopted=bare))
+    def cut(self, depth: int) -> Adoption:
+        """With accounts on so many levels."""
+        return replace(self, account=self.account.cut(depth - 1) if self.account is not None and depth else None)
 
 
 def adoptions(plain: Mapping[str, Any]) -> dict[str, Adoption]:
@@ -306,7 +318,7 @@ class Ledger:
             self._past.discard(found)
             self._recovered += count - self._stored.pop(found, 0)
             self._stored[place] += count
-            self._adopted[found] = Adoption(time.monotonic(), count, account.shallow() if account is not None else None)
+            self._adopted[found] = Adoption(time.monotonic(), count, account.bounded() if account is not None else None)
             for name in list(self._adopted)[:-KEPT_ACCOUNTS]:
                 self._adopted[name] = replace(self._adopted[name], account=None)
             self._tell()

@@ -16,6 +16,7 @@ from typing import Literal
 from mitmproxy_moesif.config.destination import heir_of, is_quarantine
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.delivery.api import Condition, SpoolCondition, Unsent
 from mitmproxy_moesif.delivery.beside import Beside
 from mitmproxy_moesif.delivery.builder import Builder, Captured, Make
@@ -27,7 +28,7 @@ from mitmproxy_moesif.delivery.receivers.ndjson import BesideReceiver, FileRecei
 from mitmproxy_moesif.delivery.sender import Sender, SenderLimits
 from mitmproxy_moesif.delivery.spool.maintenance import Maintenance
 from mitmproxy_moesif.delivery.spool.store import Store
-from mitmproxy_moesif.log import counted, log
+from mitmproxy_moesif.log import log
 from mitmproxy_moesif.recent.store import RecentExchanges
 
 CLOSE_SECONDS = 1.0
@@ -137,7 +138,7 @@ class Pipeline:
         self._told.add(destination)
         log.warning(
             "moesif: nobody sends %s that came since %s: %s is %s; see unsent in /status, or moesif-proxy spool list",
-            counted(events, "event"),
+            number_of(events, "event"),
             datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds"),
             destination,
             state_of(destination),
@@ -222,8 +223,12 @@ class Pipeline:
         """`keep`: what was done stays to be read from the spool, also where nothing waits in it."""
         self._builder.stop()
         self._builder.join(time.monotonic() + CLOSE_SECONDS)
+        trouble = self.store.spools.trouble
         self._beside.close()
         self.store.close(keep=keep)
+        if trouble is not None and (lost := self.reading().waiting_in_memory):
+            why = f"{trouble}; have the disk take events again before the next end, or name another spool_dir"
+            log.error("moesif: dropped at the end: %s, which the disk does not take: %s", number_of(lost, "event"), why)
         self.ledger.abandon("shutdown")
 
     def abort(self) -> None:
@@ -257,5 +262,6 @@ def sender_limits(settings: Settings) -> SenderLimits:
         turn=settings.max_callback_time_spent / 1000,
         requests=1 if settings.sink_file or settings.kafka_brokers else REQUESTS,
         keepalive=settings.keepalive / 1000,
+        probes=bool(settings.kafka_brokers),
         debug=settings.debug,
     )

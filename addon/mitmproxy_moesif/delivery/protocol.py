@@ -7,6 +7,7 @@ with exchanges, which the proxy keeps until it is told that they are stored.
 from __future__ import annotations
 
 import marshal
+import select
 import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,9 +45,20 @@ def messages(sock: socket.socket) -> Iterator[Message]:
     """Each message that comes, until the other side is gone. What it had begun to say then is lost."""
     buffer = bytearray()
     with suppress(OSError):
-        while data := sock.recv(_READ):
+        while data := _receive(sock):
             buffer += data
             yield from _complete(buffer)
+
+
+def _receive(sock: socket.socket) -> bytes:
+    """Waits, also where an event loop that writes to the socket has set it not to block, as uvloop does."""
+    while True:
+        try:
+            return sock.recv(_READ)
+        except BlockingIOError:
+            readable = select.poll()
+            readable.register(sock, select.POLLIN)
+            readable.poll()
 
 
 def _complete(buffer: bytearray) -> Iterator[Message]:

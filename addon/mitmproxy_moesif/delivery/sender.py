@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from mitmproxy_moesif.backoff import Backoff
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.delivery.attempt import Attempt, Suspects
 from mitmproxy_moesif.delivery.batch import Batch
-from mitmproxy_moesif.delivery.connections import Connections
+from mitmproxy_moesif.delivery.connections import Connections, Job
 from mitmproxy_moesif.delivery.ledger import Ledger
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Receiver, Verdict
 from mitmproxy_moesif.delivery.spool.store import Store
@@ -50,7 +51,8 @@ PATIENCE = 3
 class SenderLimits:
     """From the settings: events and bytes of a batch; seconds an event waits for company, and a turn may last.
 
-    `requests` is how many may be under way, `keepalive` how many seconds an idle connection is kept.
+    `requests` is how many may be under way, `keepalive` how many seconds an idle connection is kept. `probes`: the
+    receiver is asked how it is also without an event, at the start and while it is down.
     """
 
     batch_size: int
@@ -59,6 +61,7 @@ class SenderLimits:
     turn: float
     requests: int
     keepalive: float
+    probes: bool
     debug: bool
 
 
@@ -66,7 +69,8 @@ class SenderLimits:
 class Health:
     """Whether the receiver takes events; times are monotonic seconds, `not_before` forbids a request until then.
 
-    `failures` counts those in a row that may be for what was sent.
+    `failures` counts those in a row that may be for what was sent. `heard` is when it last answered, or did not; None:
+    nothing was asked of it.
     """
 
     down_since: float | None = None
@@ -74,6 +78,7 @@ class Health:
     not_before: float = 0.0
     unauthorized: bool = False
     failures: int = 0
+    heard: float | None = None
 
 
 @dataclass(slots=True)
@@ -198,6 +203,8 @@ class Sender:
         limits = self.limits
         draining = self._drain_until is not None
         due = self._store.due(self.destination, 1 if draining else limits.batch_size, self._age)
+        if due is None and self._wants_probe():
+            due = 0.0
         pause = None if due is None or not self._has_room() else max(due, self.health.not_before - now, 0.0)
         if self._drain_until is None:
             return pause
@@ -222,8 +229,14 @@ class Sender:
                 self._wake.wait(YIELD if self._drain_until is None else 0)
                 return
             if (batch := self._take()) is None:
+                if self._wants_probe():
+                    self._begin(self._probe)
                 return
-            self._begin(batch)
+            self._begin(partial(self._deliver, batch), batch.size)
+
+    def _wants_probe(self) -> bool:
+        unwell = self.health.heard is None or self.health.down_since is not None
+        return unwell and self.limits.probes and self._drain_until is None and not self._load.under_way
 
     def _take(self) -> Batch | None:
         """Fresh and backlog in turn, as long as there are both."""
@@ -251,23 +264,20 @@ class Sender:
         taken = self._store.take_backlog(self.destination, self._load.events, self.limits.batch_max_bytes)
         return Batch(taken) if taken else None
 
-    def _begin(self, batch: Batch) -> None:
-        self._load.bytes += batch.size
+    def _begin(self, send: Job, size: int = 0) -> None:
         with self._judging:
+            self._load.bytes += size
             self._load.under_way += 1
-        self._connections.submit(lambda receiver: self._deliver(batch, receiver))
+        self._connections.submit(partial(self._carry_out, send, size))
 
     # --- the connections' threads --------------------------------------------------------------------------------
 
-    def _deliver(self, batch: Batch, receiver: Receiver) -> None:
-        """Send one batch; whatever happens, each of its events is delivered, dropped or back in the store."""
-        size = batch.size
+    def _carry_out(self, send: Job, size: int, receiver: Receiver) -> None:
         try:
-            self._try(batch, receiver)
+            send(receiver)
         except Exception as error:  # noqa: BLE001 - its events are not lost, and others go on
             self._fault(error)
         finally:
-            self._settle(batch)
             with self._judging:
                 self._load.under_way -= 1
                 self._load.bytes -= size
@@ -275,11 +285,20 @@ class Sender:
             if self.health.down_since is not None:
                 self._gave_back(self.destination)
 
-    def _settle(self, batch: Batch) -> None:
+    def _deliver(self, batch: Batch, receiver: Receiver) -> None:
+        """Send one batch; whatever happens, each of its events is delivered, dropped or back in the store."""
         try:
+            self._try(batch, receiver)
+        finally:
             self._store.settle(self.destination, batch.parts)
-        except Exception as error:  # noqa: BLE001
-            self._fault(error)
+
+    def _probe(self, receiver: Receiver) -> None:
+        began = self._clock()
+        outcome = receiver.send(())
+        if outcome.verdict is Verdict.ACCEPTED:
+            self._works(began)
+        else:
+            self._failed(outcome, began)
 
     def _try(self, batch: Batch, receiver: Receiver) -> None:
         self._drop_old(batch)
@@ -294,12 +313,12 @@ class Sender:
     def _drop_old(self, batch: Batch) -> None:
         old = batch.mark_old(time.time())
         if old:
-            log.warning("moesif: %d events are older than 30 days; they are dropped, and counted", old)
+            log.warning("moesif: older than 30 days, dropped and counted: %s", number_of(old, "event"))
 
     def _note(self, ids: Sequence[str], outcome: Outcome, number: int) -> None:
         """To who looks at exchanges."""
         if outcome.verdict is Verdict.ACCEPTED:
-            self._moved(ids, "sent", f"{outcome.reason}, request {number} with {len(ids)} events")
+            self._moved(ids, "sent", f"{outcome.reason}, request {number} with {number_of(len(ids), 'event')}")
         elif outcome.verdict is not Verdict.REFUSED:
             self._moved(ids, "retrying", outcome.reason)
         elif len(ids) == 1:
@@ -315,7 +334,8 @@ class Sender:
         if self.limits.debug:
             spent = (self._clock() - asked) * 1000
             size = sum(map(len, events))
-            log.info("moesif: sent %d events, %d bytes: %s, %.1f ms", len(events), size, outcome.reason, spent)
+            sent = number_of(len(events), "event")
+            log.info("moesif: sent %s, %d bytes: %s, %.1f ms", sent, size, outcome.reason, spent)
         if outcome.verdict is Verdict.ACCEPTED:
             self._accepted(began)
         elif outcome.verdict is Verdict.REFUSED:
@@ -331,7 +351,7 @@ class Sender:
             if self._is_past(began):
                 return
             health, load, now = self.health, self._load, self._clock()
-            was_up = health.down_since is None
+            was_up, health.heard = health.down_since is None, now
             pause = self._backoff.failed()
             if was_up:
                 health.down_since = now
@@ -378,14 +398,11 @@ class Sender:
             health = self.health
             down_since = health.down_since
             health.down_since, health.reason, health.not_before = None, "", 0.0
-            health.unauthorized, health.failures = False, 0
+            health.unauthorized, health.failures, health.heard = False, 0, self._clock()
             self._backoff.reset()
         if down_since is not None:
-            log.warning(
-                "moesif: the receiver is back after %.0f s; %d events are waiting",
-                self._clock() - down_since,
-                self._ledger.read().waiting,
-            )
+            waiting = number_of(self._ledger.read().waiting, "event")
+            log.info("moesif: the receiver is back after %.0f s; %s to send", self._clock() - down_since, waiting)
 
     def _is_past(self, began: float) -> bool:
         """What was taken before the receiver was known to be down tells nothing of it now."""

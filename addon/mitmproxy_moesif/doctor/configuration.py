@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.doctor.findings import Finding, failure, ok, warning
 from mitmproxy_moesif.lifecycle import obstacles, remarks
 from mitmproxy_moesif.proxy.arguments import Arguments
@@ -61,7 +62,8 @@ async def read(arguments: Arguments) -> tuple[Subject | None, list[Finding]]:
     findings += [warning(CHECK, remark, "change or remove it") for remark in remarks(settings)]
     if not settings.enabled:
         findings.append(warning(CHECK, "capture is off: traffic passes, nothing is captured", "set enabled=true"))
-    given = f"{len(settings.model_fields_set)} parameters given, {len(prepared.instances)} instances"
+    parameters, instances = len(settings.model_fields_set), len(prepared.instances)
+    given = f"{number_of(parameters, 'parameter')} given, {number_of(instances, 'instance')}"
     return Subject(arguments, prepared, engine), findings or [ok(CHECK, given)]
 
 

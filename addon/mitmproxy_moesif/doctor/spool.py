@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mitmproxy_moesif.config.destination import is_quarantine
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.delivery.spool.file import SpoolError, contents_of
 from mitmproxy_moesif.doctor.configuration import Subject
 from mitmproxy_moesif.doctor.findings import Finding, failure, ok, warning
@@ -52,7 +53,7 @@ def waiting(folder: Path) -> Iterator[Finding]:
     files = sorted(folder.glob("spool-*.sqlite"))
     strange = [path for path in files if path.stat().st_uid != os.geteuid()]
     if strange:
-        text = f"{len(strange)} files of other users, such as {strange[0].name}, are not taken over"
+        text = f"not taken over: {number_of(len(strange), 'file')} of other users, such as {strange[0].name}"
         yield warning(CHECK, text, f"chown {os.geteuid()} {folder}/*")
     waits, quarantined, running = 0, 0, 0
     for path in set(files).difference(strange):
@@ -69,8 +70,9 @@ def waiting(folder: Path) -> Iterator[Finding]:
                 waits += chunk.count
     if quarantined:
         todo = "moesif-proxy spool list, then retry or drop"
-        yield warning(CHECK, f"{quarantined} events are quarantined", todo)
-    yield ok(CHECK, f"{waits} events wait that ended processes left; {running} files belong to running processes")
+        yield warning(CHECK, f"quarantined: {number_of(quarantined, 'event')}", todo)
+    left, used = number_of(waits, "event"), number_of(running, "file")
+    yield ok(CHECK, f"waiting, left by ended processes: {left}; of running processes: {used}")
 
 
 def room(folder: Path, bound: int) -> Finding:

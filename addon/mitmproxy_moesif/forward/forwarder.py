@@ -41,6 +41,11 @@ FULL_SECONDS = 0.005
 READ_AT_ONCE = 500
 COMMIT_SECONDS = 1.0
 DEAD_LETTER_PAUSE = 1.0
+ANSWER_SECONDS = 1.0
+"""In which a broker should have answered at the start."""
+
+REBALANCE = frozenset({"REBALANCE_IN_PROGRESS", "ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID"})
+"""What a member of a group meets while its partitions are given to others."""
 
 DEFAULTS = {"session.timeout.ms": 10_000, "partition.assignment.strategy": "roundrobin"}
 OURS = {"enable.auto.commit": False, "auto.offset.reset": "earliest"}
@@ -90,12 +95,22 @@ class Forwarder:
         self._sender.start()
         self._consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         try:
+            self._tell_of_brokers()
             with suppress(_UnburiedError):
                 while not self._stopped.is_set():
                     self._turn()
         finally:
             self._close()
         return self._ledger.read()
+
+    def _tell_of_brokers(self) -> None:
+        """At once where none answers: librdkafka tells a consumer much later, if at all."""
+        from confluent_kafka import KafkaException
+
+        try:
+            self._consumer.list_topics(self._topic, ANSWER_SECONDS)
+        except KafkaException as error:
+            self._tell(error.args[0])
 
     def _turn(self) -> None:
         self._pace()
@@ -169,8 +184,11 @@ class Forwarder:
         offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in due.items()]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
-        except KafkaException as error:  # a rebalance, a broker that is away: the next one is as good
-            self._tell(error.args[0])
+        except KafkaException as error:  # the next one is as good
+            if error.args[0].name() in REBALANCE:
+                log.info("moesif: the group's partitions are being given out anew; offsets are committed after that")
+            else:
+                self._tell(error.args[0])
         else:
             self._offsets.commit(due)
 

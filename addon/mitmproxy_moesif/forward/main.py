@@ -49,10 +49,10 @@ def main(arguments: Sequence[str]) -> int:
     except (OSError, ValueError) as error:
         log.error("moesif: %s", error)
         return 1
-    settings = parsed.settings
-    log.info("moesif: forwarding %s of %s", settings.kafka_topic, ", ".join(settings.kafka_brokers))
     if parsed.reports is not None:
         return _run_as_worker(runner, socket.socket(fileno=parsed.reports))
+    settings = parsed.settings
+    log.info("moesif: forwarding %s of %s", settings.kafka_topic, ", ".join(settings.kafka_brokers))
     last = runner.run()
     if admin is not None:
         admin.stop()

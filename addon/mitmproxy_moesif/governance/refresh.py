@@ -21,6 +21,7 @@ from mitmproxy_moesif import __version__
 from mitmproxy_moesif.config.files import configured_files, replace_file
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings, SettingsError
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch
 from mitmproxy_moesif.governance.local_rules import parse_local_rules
 from mitmproxy_moesif.governance.model import GovernanceError, RemoteConfig, RuleSet, parse_config, parse_rules
@@ -36,6 +37,20 @@ if TYPE_CHECKING:
 REFRESH = 60.0
 MAX_ANSWER = 10_000_000
 EMPTY = Snapshot()
+
+
+class UnauthorizedError(GovernanceError):
+    """The application id is not accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Moesif was not reached, or does not accept the application id: since when, and when last (monotonic seconds)."""
+
+    since: float
+    at: float
+    reason: str
+    unauthorized: bool
 
 
 @dataclass(slots=True)
@@ -62,6 +77,7 @@ class Account:
     snapshot: Snapshot = EMPTY
     refreshed: float = float("-inf")
     trouble: str | None = None
+    refusal: Refusal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +163,11 @@ class Refresher:
         account = self._accounts.get(name)
         return account.snapshot if account is not None else EMPTY
 
+    def refusal(self, name: str) -> Refusal | None:
+        """Of an account, where the last request had no better answer."""
+        account = self._accounts.get(name)
+        return account.refusal if account is not None else None
+
     def answered(self, name: str, headers: Mapping[str, str]) -> None:
         """A batch was answered: its headers tell whether configuration or rules have changed."""
         account = self._accounts.get(name)
@@ -227,19 +248,34 @@ class Refresher:
                 ) as response,
             ):
                 content = response.raw.read(MAX_ANSWER + 1)
-            return self._take(account, document, response, content)
+            changed = self._take(account, document, response, content)
         except (OSError, GovernanceError) as error:  # those of requests are OSErrors
             document.stale = False  # the next regular refresh asks again
             reason = str(error) if isinstance(error, GovernanceError) else why(error, settings)
             self._in_trouble(account, document.path, reason)
+            self._note_refusal(account, error, reason)
             return False
+        account.refusal = None
+        return changed
+
+    def _note_refusal(self, account: Account, error: Exception, reason: str) -> None:
+        """Any other answer tells nothing of whether events are taken."""
+        unauthorized, now = isinstance(error, UnauthorizedError), self._clock()
+        if unauthorized or not isinstance(error, GovernanceError):
+            since = account.refusal.since if account.refusal is not None else now
+            account.refusal = Refusal(since, now, reason, unauthorized)
+        else:
+            account.refusal = None
 
     def _take(self, account: Account, document: Document, response: requests.Response, content: bytes) -> bool:
         if response.status_code == 304:
             document.stale = False
             return False
         if response.status_code != 200:
-            raise GovernanceError(f"status {response.status_code}")
+            from mitmproxy_moesif.web.session import UNAUTHORIZED  # loaded with the session
+
+            kind = UnauthorizedError if response.status_code in UNAUTHORIZED else GovernanceError
+            raise kind(f"status {response.status_code}")
         config, rules = account.parsed
         if document is account.config:
             config = parse_config(content)
@@ -282,7 +318,7 @@ class Refresher:
             return
         account.local = local
         self._swap(account)
-        log.info("moesif: %d rules from %s are in force", len(account.local.rules), path)
+        log.info("moesif: now in force from %s: %s", path, number_of(len(account.local.rules), "rule"))
 
     # --- on disk -------------------------------------------------------------------------------------------------
 

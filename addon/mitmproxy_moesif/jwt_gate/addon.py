@@ -21,6 +21,7 @@ from mitmproxy_moesif.capture import engine, heads
 from mitmproxy_moesif.capture.responses import ANNOUNCED, GATE_REFUSED, own_answer
 from mitmproxy_moesif.config.fields import without_effect
 from mitmproxy_moesif.config.settings import SettingsError
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch, Periodic, Stamp, stamp_of
 from mitmproxy_moesif.jwt_gate import options
 from mitmproxy_moesif.jwt_gate.keys import load_keys
@@ -156,7 +157,7 @@ class JwtGate:
             log.warning("JWT gate: no key is given: tokens are read, not verified")
             return
         algorithms = ", ".join(sorted({name for key in keys for name in key.algorithms}))
-        log.info("JWT gate: tokens are verified with %d key(s): %s", len(keys), algorithms)
+        log.info("JWT gate: tokens are verified with %s: %s", number_of(len(keys), "key"), algorithms)
         if any(key.short for key in keys):
             log.warning("JWT gate: a key is shorter than its algorithm asks for (RFC 7518): it may be guessed")
 

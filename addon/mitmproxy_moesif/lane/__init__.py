@@ -10,7 +10,7 @@ client       a client's connection (test: lane/test_same.py)
 destination  what a connection toward the upstream was opened to (test: lane/test_tls.py)
 exchange     one request and its answer: a flow, its hooks, and what is sent (test: lane/test_same.py)
 flows        mitmproxy's flows and messages, without the checks of their constructors
-handover     a connection that goes on in mitmproxy's layers (test: lane/test_same.py)
+handover     a connection that goes on in mitmproxy's layers
 heads        messages' heads, where everybody reads them alike
 lending      under mitmproxy's own programs: the connections that they accept, lent to the lane
 opening      whether a new connection is the lane's, and what its connections share

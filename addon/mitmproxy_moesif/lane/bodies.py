@@ -1,39 +1,18 @@
-"""Bodies as they come over HTTP/1, piece by piece. What is in chunks is read by h11, as in mitmproxy's layers."""
+"""Bodies as they come over HTTP/1, piece by piece."""
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Any, Protocol
+from typing import Protocol
 
 import h11
-from h11._readers import ChunkedReader
 from h11._receivebuffer import ReceiveBuffer
 from mitmproxy import http
 
-FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host", b"trailer"})
-"""Fields that are never passed on behind a body."""
+from mitmproxy_moesif.capture.chunks import ChunkReader
+from mitmproxy_moesif.lane.writing import AT_ONCE
 
 END = b""
 """Stands for the end of a body; a piece is never empty."""
-
-
-class TrailersReader(ChunkedReader):
-    """Keeps the trailers to itself: what reads the body in mitmproxy raises an exception at the sight of them."""
-
-    trailers: http.Headers | None = None
-
-    def __call__(self, buffer: ReceiveBuffer) -> Any:
-        event = super().__call__(buffer)
-        if isinstance(event, h11.EndOfMessage) and event.headers:
-            self.trailers = http.Headers(
-                [
-                    (bytes(name), bytes(value))
-                    for name, value in event.headers.raw_items()
-                    if name.lower() not in FRAMING
-                ]
-            )
-            return h11.EndOfMessage()
-        return event
 
 
 class Body(Protocol):
@@ -62,11 +41,6 @@ class Body(Protocol):
 
     def is_whole(self) -> bool:
         """Whether its end has come."""
-        ...
-
-    @property
-    def held(self) -> int:
-        """Bytes that came and are no piece yet."""
         ...
 
 
@@ -113,48 +87,53 @@ class Fixed:
     def is_whole(self) -> bool:
         return len(self._data) >= self._remaining
 
-    @property
-    def held(self) -> int:
-        return len(self._data)
-
 
 class Chunked:
-    """In chunks, whose sizes mean nothing."""
+    """In chunks, whose sizes mean nothing: those that came together are one piece."""
 
     is_some = True
 
-    __slots__ = ("_buffer", "_reader", "_ready", "trailers")
+    __slots__ = ("_buffer", "_fault", "_has_ended", "_piece", "_reader", "trailers")
 
     def __init__(self) -> None:
         self._buffer = ReceiveBuffer()
-        self._reader = TrailersReader()
-        self._ready: deque[bytes] = deque()
+        self._reader = ChunkReader()
+        self._piece = b""
+        self._has_ended = False
+        self._fault: ValueError | None = None
         self.trailers: http.Headers | None = None
 
     def feed(self, data: bytes) -> None:
         self._buffer += data
 
     def next(self) -> bytes | None:
-        return self._ready.popleft() if self._ready else self._read()
+        self._gather()
+        if self._piece:
+            piece, self._piece = self._piece, b""
+            return piece
+        if self._fault is not None:
+            raise self._fault
+        return END if self._has_ended else None
 
     def is_whole(self) -> bool:
-        while (piece := self._read()) is not None:
-            self._ready.append(piece)
-            if piece is END:
-                return True
-        return False
+        """As far as a few chunks tell it: it is only asked whether it can be known at once."""
+        self._gather()
+        return self._has_ended
 
-    def _read(self) -> bytes | None:
+    def _gather(self) -> None:
+        """The chunks that have come, up to a number, so that others have their turn."""
+        if self._piece or self._has_ended or self._fault is not None:
+            return
+        pieces: list[bytes] = []
         try:
-            while (event := self._reader(self._buffer)) is not None:
+            while len(pieces) < AT_ONCE and (event := self._reader(self._buffer)) is not None:
                 if isinstance(event, h11.EndOfMessage):
-                    self.trailers = self._reader.trailers
-                    return END
-                if event.data:
-                    return bytes(event.data)
+                    self._has_ended, self.trailers = True, self._reader.trailers
+                    break
+                pieces.append(event.data)
         except h11.ProtocolError as error:
-            raise ValueError(f"HTTP/1 protocol error: {error}") from None
-        return None
+            self._fault = ValueError(f"HTTP/1 protocol error: {error}")
+        self._piece = b"".join(pieces)
 
     def rest(self) -> bytes:
         return bytes(self._buffer)
@@ -164,10 +143,6 @@ class Chunked:
             self._reader.read_eof()
         except h11.ProtocolError as error:
             raise ValueError(f"HTTP/1 protocol error: {error}") from None
-
-    @property
-    def held(self) -> int:
-        return len(self._buffer)
 
 
 class UntilClose:
@@ -197,7 +172,3 @@ class UntilClose:
 
     def is_whole(self) -> bool:
         return self._ended
-
-    @property
-    def held(self) -> int:
-        return len(self._data)

@@ -57,6 +57,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         "_is_reading",
         "_looked",
         "_place",
+        "_unsent",
         "active",
         "client",
         "exchange",
@@ -75,7 +76,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         self.lane = lane
         self._place = place
         self._buffer = b""
-        self._looked = 0
+        self._looked = self._unsent = 0
         self._begun = 0.0
         self._asked = 0
         self._body: Body | None = None
@@ -98,7 +99,7 @@ class ClientEnd(Writing, asyncio.Protocol):
             self._connected()
         else:
             self._is_reading = True  # nothing is looked at until the hook has ended
-            self.pause(wanted=True)
+            asyncio.get_running_loop().call_soon(lambda: self.pause(wanted=True))  # uvloop begins to read behind this
             self.lane.keep(asyncio.ensure_future(rest), self._connected)
 
     def _connected(self) -> None:
@@ -150,7 +151,7 @@ class ClientEnd(Writing, asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.is_full = False
-        self.regulate()
+        self.go_on()
 
     # What came
 
@@ -182,7 +183,7 @@ class ClientEnd(Writing, asyncio.Protocol):
             if self.lane.is_over:
                 self.hand_over()
                 return False
-            return bool(self._buffer) and self._read_head()
+            return bool(self._buffer) and not self.is_full and self._read_head()
         if self._body is None or exchange.is_waiting:
             return False
         return self._read_body(exchange, self._body)
@@ -238,8 +239,6 @@ class ClientEnd(Writing, asyncio.Protocol):
             self.close()
             return False
         if piece is None:
-            if body.held > MAX_HEAD:  # a line of the framing that does not end
-                self.close()
             return False
         if piece:
             exchange.request_data(piece)
@@ -290,17 +289,21 @@ class ClientEnd(Writing, asyncio.Protocol):
         """The connection goes on in mitmproxy's layers, with what was read of it and is not answered."""
         self.is_closing = True
         self.flush()
-        self.pause(wanted=False)
         self.lane.closed(self)
         self._place.hand_over(self.transport, self._buffer, is_full=self.is_full)
 
     def look(self, now: float, patience: float) -> None:
-        """Close it where nothing has happened on either side for that long, and no hook is waited for."""
-        if self.active or (self.exchange is not None and self.exchange.is_waiting):
+        """End it where nothing has happened on either side for that long, and no hook is waited for.
+
+        What was sent has not gone out by then, and never will.
+        """
+        unsent = self.transport.get_write_buffer_size()
+        if self.active or unsent != self._unsent or (self.exchange is not None and self.exchange.is_waiting):
             self.active, self.idle_since = False, now
         elif now - self.idle_since >= patience:
             self.log(f"Closing connection due to inactivity: {self.client}")
-            self.close()
+            self.abort()
+        self._unsent = unsent
 
     # For those who look after all connections of the proxy
 
@@ -317,6 +320,11 @@ class ClientEnd(Writing, asyncio.Protocol):
     def transports(self) -> dict[Client, ClientEnd]:
         return {} if self.is_closing else {self.client: self}
 
+    @property
+    def writer(self) -> ClientEnd:
+        """Of this transport, as those of mitmproxy's layers have one."""
+        return self
+
     def close_connection(self, _client: Client) -> None:
         self.close()
 
@@ -327,7 +335,8 @@ class ClientEnd(Writing, asyncio.Protocol):
         """Neither side is read while the other takes no more, or while much waits."""
         exchange = self.exchange
         upstream = exchange.upstream if exchange is not None else None
-        waits = exchange is not None and (self._body is None or exchange.is_waiting) and len(self._buffer) > MAX_HEAD
-        self.pause(wanted=waits or (upstream is not None and upstream.is_full))
-        if exchange is not None and upstream is not None:
-            upstream.pause(wanted=self.is_full or (exchange.is_waiting and upstream.holds_much))
+        waits = (exchange is None or self._body is None or exchange.is_waiting) and len(self._buffer) > MAX_HEAD
+        is_full = upstream.is_full if upstream is not None else exchange is None and self.is_full
+        self.pause(wanted=waits or is_full)
+        if upstream is not None:
+            upstream.pause(wanted=self.is_full or upstream.holds_much)

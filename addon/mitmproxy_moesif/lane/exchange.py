@@ -62,6 +62,7 @@ class Exchange:
         "_is_response_chunked",
         "_left",
         "_refusal",
+        "_sends_body",
         "_streams_request",
         "_streams_response",
         "client",
@@ -84,7 +85,7 @@ class Exchange:
         self.is_waiting = self.is_over = self.request_ended = False
         self._streams_request = self._streams_response = False
         self._is_request_chunked = self._is_response_chunked = False
-        self._is_head_sent = self._is_answered = self._close_after = False
+        self._is_head_sent = self._is_answered = self._close_after = self._sends_body = False
         self._collected: list[bytes] = []
         self._held = 0
         self._connecting: asyncio.Future[UpstreamEnd] | None = None
@@ -133,7 +134,7 @@ class Exchange:
         flow, request = self.flow, self.flow.request
         if self._is_killed():
             return
-        if isinstance(flow.response, Refusal) and not self.client.has_whole_body():
+        if isinstance(flow.response, Refusal) and self.has_body and not self.client.has_whole_body():
             self._refuse(flow.response)
             return
         if request.stream and self.has_body:
@@ -264,6 +265,11 @@ class Exchange:
             self._fields, self._framing = fields, framing(fields)
         return self._framing
 
+    @property
+    def closes_connection(self) -> bool:
+        """Whether the upstream was asked to close its connection behind the answer."""
+        return self._request_framing().closes(self.flow.request.data.http_version)
+
     # A body that rules wait for, and a request that is refused
 
     def _release(self, hold: Hold) -> None:
@@ -358,16 +364,17 @@ class Exchange:
         found = self._answered_framing if fields is self._answered_fields else framing(fields)
         request = self.flow.request.data
         self._is_head_sent = True
+        self._sends_body = may_have_body(request.method, response.status_code)
         self._is_response_chunked = found.is_chunked
         self._close_after = (
             found.closes(response.data.http_version)
-            or self._request_framing().closes(request.http_version)
-            or ends_with_connection(request.method, response.status_code, found)
+            or self.closes_connection
+            or (self._sends_body and found.ends_with_connection)
         )
         self.client.send(response_head(response))
 
     def _send_response_data(self, data: bytes) -> None:
-        if data:
+        if data and self._sends_body:
             self.client.send(chunk(data) if self._is_response_chunked else data)
 
     def _done(self) -> None:
@@ -376,7 +383,7 @@ class Exchange:
         assert response is not None
         self.flow.live = False
         self.is_over = True
-        if self._is_response_chunked and self.flow.request.data.method.upper() != b"HEAD":
+        if self._is_response_chunked and self._sends_body:
             self.client.send(last_chunk(response.trailers))
         self._leave_upstream()
         self.client.done(close=self._close_after)
@@ -452,7 +459,8 @@ class Exchange:
 
     @property
     def may_be_sent_again(self) -> bool:
-        return not self.has_body and self.flow.request.data.method in IDEMPOTENT and not self.flow.request.raw_content
+        request = self.flow.request
+        return not self.has_body and request.data.method.upper() in IDEMPOTENT and not request.raw_content
 
     def send_again(self) -> None:
         """On a fresh connection: a kept one was closed before it took the request."""
@@ -473,11 +481,9 @@ def is_killed(flow: http.HTTPFlow) -> bool:
     return flow.error is not None and flow.error.msg == flows.Error.KILLED_MESSAGE
 
 
-def ends_with_connection(method: bytes, status: int, found: Framing) -> bool:
-    """Whether an answer's body is what comes until the connection ends."""
-    if method.upper() == b"HEAD" or status < 200 or status in (204, 304):
-        return False
-    return not found.is_chunked and (found.coding is not None or found.length is None)
+def may_have_body(method: bytes, status: int) -> bool:
+    """Whether anything may follow the head of such an answer; whatever it says, a client takes that for the next."""
+    return method.upper() != b"HEAD" and status >= 200 and status not in (204, 304)
 
 
 def chunk(data: bytes) -> bytes:

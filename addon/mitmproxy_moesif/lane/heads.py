@@ -13,7 +13,7 @@ from mitmproxy import http
 from mitmproxy.net.http import http1
 from mitmproxy.net.http.validate import validate_headers
 
-from mitmproxy_moesif.capture.heads import TEXT, TOKEN, VISIBLE
+from mitmproxy_moesif.capture.heads import TEXT, TOKEN, VISIBLE, plain_fields
 from mitmproxy_moesif.event.exchange import Fields
 from mitmproxy_moesif.lane.bodies import Body, Chunked, Fixed, UntilClose
 from mitmproxy_moesif.lane.flows import new_request, new_response
@@ -21,8 +21,13 @@ from mitmproxy_moesif.lane.flows import new_request, new_response
 BLANK_LINE = re.compile(rb"\n\r?\n")
 VERSIONS = frozenset({b"HTTP/1.1", b"HTTP/1.0"})
 
-LENGTHS = frozenset(map(len, (b"connection", b"content-length", b"expect", b"transfer-encoding", b"upgrade")))
+LENGTHS = frozenset(
+    map(len, (b"authorization", b"connection", b"content-length", b"expect", b"transfer-encoding", b"upgrade"))
+)
 """Of the names that say how a message ends and what follows; all others are passed over."""
+
+BINDING = (b"ntlm", b"negotiate")
+"""Schemes that authenticate a connection, and with it whatever else comes on it."""
 
 MOST_DIGITS = 18
 PREFACE = b"PRI * HTTP/2.0"
@@ -37,13 +42,17 @@ class Framing:
     connection: bytes | None = None
     expect: bytes | None = None
     upgrade: bytes | None = None
+    authenticates_connection: bool = False
     is_plain: bool = True
 
     def closes(self, version: bytes) -> bool:
-        """Whether the connection ends with this message, as `mitmproxy.net.http.http1.connection_close` has it."""
+        """Whether the connection ends with this message.
+
+        As `mitmproxy.net.http.http1.connection_close` has it, but "close" in any case.
+        """
         if self.connection is not None:
             tokens = [token.strip() for token in self.connection.split(b",")]
-            if b"close" in tokens:
+            if b"close" in [token.lower() for token in tokens]:
                 return True
             if b"keep-alive" in tokens:
                 return False
@@ -57,6 +66,11 @@ class Framing:
     @property
     def is_chunked(self) -> bool:
         return self.coding is not None and b"chunked" in self.coding.lower()
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Of an answer, whether its body is what comes until the connection ends."""
+        return not self.is_chunked and (self.coding is not None or self.length is None)
 
 
 def framing(fields: Fields) -> Framing:
@@ -75,6 +89,8 @@ def framing(fields: Fields) -> Framing:
             found.expect = value
         elif key == b"upgrade":
             found.upgrade = value
+        elif key == b"authorization" and value.lower().startswith(BINDING):
+            found.authenticates_connection = True
     if found.length is not None:
         found.is_plain = found.is_plain and found.coding is None and is_plain_length(found.length)
     elif found.coding is not None:
@@ -84,15 +100,6 @@ def framing(fields: Fields) -> Framing:
 
 def is_plain_length(value: bytes) -> bool:
     return value.isdigit() and len(value) <= MOST_DIGITS and (value[:1] != b"0" or len(value) == 1)
-
-
-def plain_fields(lines: list[bytes]) -> Fields | None:
-    """The fields of a head's lines behind the first; None where not all of them are plain."""
-    parts = [line.partition(b":") for line in lines[1:]]
-    names = [name for name, _, _ in parts]
-    if b"" in names or b"" in [colon for _, colon, _ in parts] or b"".join(names).translate(None, TOKEN):
-        return None
-    return tuple([(name, value.strip(b" \t")) for name, _, value in parts])
 
 
 def request_of(
@@ -110,10 +117,10 @@ def request_of(
     is_known = target[:1] == b"/" and version in VERSIONS and method and method.upper() != b"CONNECT"
     if not is_known or target.translate(None, VISIBLE) or method.translate(None, TOKEN):
         return None
-    if (fields := plain_fields(lines)) is None:
+    if (fields := plain_fields(lines[1:])) is None:
         return None
     found = framing(fields)
-    if not found.is_plain or found.upgrade is not None or found.expect is not None:
+    if not found.is_plain or found.upgrade is not None or found.expect is not None or found.authenticates_connection:
         return None
     if found.coding is not None and version != b"HTTP/1.1":
         return None
@@ -132,12 +139,15 @@ def may_begin_head(buffer: bytes) -> bool:
 
 
 def end_of_head(buffer: bytes, start: int) -> tuple[int, int] | None:
-    """Where a head ends, and what is behind its blank line begins; None where it does not end yet."""
+    """Where a head ends, and what is behind its blank line begins; None where it does not end yet.
+
+    A head is without the CR LF of its last line, but with a bare LF there, which is not plain.
+    """
     end = buffer.find(b"\r\n\r\n", start)
-    if end >= 0 and buffer.find(b"\n\n", start, end) < 0 and buffer.find(b"\n\r\n", start, end) < 0:
+    if end >= 0 and buffer.find(b"\n\n", start, end) < 0 and buffer.find(b"\n\r\n", start, end + 2) < 0:
         return end, end + 4
     match = BLANK_LINE.search(buffer, start)
-    return None if match is None else (match.start(), match.end())
+    return None if match is None else (match.start() + 1, match.end())
 
 
 def response_of(head: bytes, request: http.Request) -> tuple[http.Response, Framing, Body]:
@@ -146,7 +156,8 @@ def response_of(head: bytes, request: http.Request) -> tuple[http.Response, Fram
     response, found = plain_response(lines)
     if response is None:
         try:
-            response = http1.read_response_head([line.removesuffix(b"\r") for line in head.split(b"\n")])
+            stock_lines = [line.removesuffix(b"\r") for line in head.removesuffix(b"\n").split(b"\n")]
+            response = http1.read_response_head(stock_lines)
             size = http1.expected_http_body_size(request, response)
         except ValueError as error:
             raise ValueError(f"Cannot parse HTTP response: {error}") from None
@@ -173,7 +184,7 @@ def plain_response(lines: list[bytes]) -> tuple[http.Response | None, Framing]:
     is_status = len(status) == 3 and status.isdigit() and status >= b"100"
     if not is_status or version not in VERSIONS or reason[:1] == b" " or b"\t" in lines[0]:
         return None, found
-    if b"".join(lines).translate(None, TEXT) or (fields := plain_fields(lines)) is None:
+    if b"".join(lines).translate(None, TEXT) or (fields := plain_fields(lines[1:])) is None:
         return None, found
     found = framing(fields)
     if not found.is_plain or (

@@ -25,7 +25,7 @@ LOOK_EVERY = 1.0
 class Lane:
     """An addon, so that it hears of options and ends with the proxy.
 
-    `engine` is what `moesif_engine` says; `known` are addons that are as good as mitmproxy's own.
+    `engine` is `moesif_engine` in force; `known` are addons that are as good as mitmproxy's own.
     """
 
     def __init__(self, engine: Callable[[], str], *known: type) -> None:
@@ -93,7 +93,7 @@ class Lane:
         why = self.unserved or why_mode_is_unserved(mode)
         if why is None:
             return ClientEnd(self, place)
-        if engine == "fast":
+        if engine == "fast":  # where it may be either, that is no fault
             self._limited.warning(why, "moesif: moesif_engine=fast leaves connections to mitmproxy's layers: %s", why)
         return None
 

@@ -53,8 +53,8 @@ UPSTREAM_TLS = frozenset(
 
 
 def is_fast(engine: str) -> bool:
-    """What `moesif_engine` asks for. `auto` is mitmproxy's layers."""
-    return engine == "fast"
+    """Whether `moesif_engine` asks for the lane, where it serves."""
+    return engine != "mitmproxy"
 
 
 def why_unserved(master: Master, known: tuple[type, ...]) -> str | None:

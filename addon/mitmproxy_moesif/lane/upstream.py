@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -47,7 +48,8 @@ class UpstreamEnd(Writing, asyncio.Protocol):
         "_is_reused",
         "_keeps",
         "_lane",
-        "_request",
+        "_looked",
+        "_readable",
         "client",
         "destination",
         "exchange",
@@ -69,6 +71,8 @@ class UpstreamEnd(Writing, asyncio.Protocol):
         self._body: Body | None = None
         self._ends = self._has_answered = self._has_heard = self._keeps = False
         self._is_reading = self._is_reused = self.is_full = False
+        self._looked = 0
+        self._readable = select.poll()
         self.kept_since = 0.0
 
     # From asyncio
@@ -80,6 +84,7 @@ class UpstreamEnd(Writing, asyncio.Protocol):
         server.state = ConnectionState.OPEN
         server.peername = transport.get_extra_info("peername")
         server.sockname = transport.get_extra_info("sockname")
+        self._readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
@@ -150,8 +155,9 @@ class UpstreamEnd(Writing, asyncio.Protocol):
 
     def _read_head(self, exchange: Exchange) -> bool:
         buffer = self._buffer
-        found = end_of_head(buffer, 0)
+        found = end_of_head(buffer, max(0, self._looked - 3))
         if found is None:
+            self._looked = len(buffer)
             if self._ends:
                 self._ended_without_answer(exchange, buffer)
             elif len(buffer) > MOST_HEAD:
@@ -164,6 +170,7 @@ class UpstreamEnd(Writing, asyncio.Protocol):
             exchange.upstream_failed(str(error))
             return False
         self._buffer = buffer[behind:]
+        self._looked = 0
         status = response.status_code
         if status == 101:
             exchange.upstream_failed("Cannot parse HTTP response: a switch of protocols that nobody asked for")
@@ -174,7 +181,7 @@ class UpstreamEnd(Writing, asyncio.Protocol):
             return True
         self._has_answered = True
         self._body = body
-        self._keeps = not framing.closes(response.data.http_version)
+        self._keeps = not framing.closes(response.data.http_version) and not exchange.closes_connection
         exchange.response_began(response, framing, has_body=body.is_some)
         return True
 
@@ -210,7 +217,9 @@ class UpstreamEnd(Writing, asyncio.Protocol):
 
     @property
     def holds_much(self) -> bool:
-        return len(self._buffer) > MAX_HEAD
+        """That nobody waits for: for the moment, or behind the end of an answer."""
+        exchange = self.exchange
+        return len(self._buffer) > MAX_HEAD and (self._has_answered or (exchange is not None and exchange.is_waiting))
 
     # What an exchange asks for
 
@@ -221,8 +230,10 @@ class UpstreamEnd(Writing, asyncio.Protocol):
         is_sound = self._keeps and not self._ends and not self._buffer and self._body is None
         if is_sound and not self.transport.get_write_buffer_size() and not self.transport.is_closing():
             self._lane.pool.keep(self)
-        else:
-            self.transport.close()
+            return
+        self.transport.close()
+        if self.transport.get_write_buffer_size():  # which it may never take
+            asyncio.get_running_loop().call_later(IDLE, self.transport.abort)
 
     def drop(self) -> None:
         """The exchange has not ended well."""
@@ -230,10 +241,18 @@ class UpstreamEnd(Writing, asyncio.Protocol):
         self.transport.abort()
 
     def take(self) -> bool:
-        """For the next exchange; false where it has ended meanwhile."""
+        """For the next exchange; false where it has ended meanwhile, or has said something that nobody asked for.
+
+        Also where the event loop has not heard of it yet: that would be taken for the next answer.
+        """
         self._is_reused = True
         self._has_answered = self._has_heard = self._keeps = False
-        return not self._ends and not self.transport.is_closing()
+        if self._ends or self.transport.is_closing():
+            return False
+        if self._readable.poll(0):
+            self.transport.abort()
+            return False
+        return True
 
 
 class Pool:

@@ -3,7 +3,8 @@
 `GET /` tells in JSON what is here. `GET /events` gives the events, newest first, as a JSON array, narrowed by `limit`
 (1 to 10,000, default 100) and by `verb`, `status`, `user_id`, `company_id` (the whole value) and `uri` (a part of it).
 `GET /events/<transaction_id>` gives one event. `DELETE /events` forgets all. `GET /users`, `/companies` and
-`/subscriptions` give what was told of each, newest first, `/users/<id>` and so on one of them.
+`/subscriptions` give what was told of each, newest first, `/users/<id>` and so on one of them. The traffic page opens
+what `exchanges` answers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import suppress
 from tornado.iostream import StreamClosedError
 from tornado.web import Application
 
+from mitmproxy_moesif.local.exchanges import LOOPBACK, exchange_paths
 from mitmproxy_moesif.local.http import LocalHandler, NotFoundHandler, log_request
 from mitmproxy_moesif.local.profiles import KINDS, ProfileStore
 from mitmproxy_moesif.local.store import EventStore, Filter
@@ -64,6 +66,7 @@ class _IndexHandler(_PageHandler):
                     "GET /events/<transaction_id>": "one event",
                     "DELETE /events": "forgets all",
                     **{f"GET /{kind}": f"newest first; /{kind}/<{name}> is one" for kind, name in KINDS.items()},
+                    "GET /exchanges": "what moesif-proxy page --admin asks for",
                 },
             },
         )
@@ -150,8 +153,11 @@ def page_app(store: EventStore, profiles: ProfileStore, *, loopback_only: bool) 
             (r"/events/([^/]+)", _EventHandler, parts),
             (rf"/({kinds})", _ProfilesHandler, parts),
             (rf"/({kinds})/([^/]+)", _ProfileHandler, parts),
+            *exchange_paths(store),
         ],
         default_handler_class=NotFoundHandler,
         log_function=log_request,
         loopback_only=loopback_only,
+        gate=LOOPBACK,
+        streams=set(),
     )

@@ -20,6 +20,7 @@ from mitmproxy_moesif.local.intake import ReceivedEvent
 
 KEEP_EVENTS = 10_000
 KEEP_BYTES = 512_000_000
+MAX_NUMBER = 2**63 - 1
 _APPLICATION_ID = 0x6D6F6573  # "moes": tells our files from other programs' databases
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS event (
@@ -135,6 +136,24 @@ class EventStore:
         query = f"SELECT number, raw FROM event WHERE {where} ORDER BY number DESC LIMIT ?"  # noqa: S608 - ours
         with self._lock, closing(self._db.execute(query, [*values, limit])) as rows:
             return [StoredEvent(*row) for row in rows]
+
+    def after(self, number: int, limit: int) -> list[StoredEvent]:
+        """The oldest `limit` events of those with a higher number, oldest first."""
+        query = "SELECT number, raw FROM event WHERE number > ? ORDER BY number LIMIT ?"
+        with self._lock, closing(self._db.execute(query, [number, limit])) as rows:
+            return [StoredEvent(*row) for row in rows]
+
+    def get(self, number: int) -> StoredEvent | None:
+        query = "SELECT number, raw FROM event WHERE number = ?"
+        with self._lock, closing(self._db.execute(query, [number])) as rows:
+            row = rows.fetchone()
+        return None if row is None else StoredEvent(*row)
+
+    def oldest(self) -> int:
+        """The number of the oldest event that is kept; where none is, one that is above all."""
+        with self._lock:
+            number: int | None = self._db.execute("SELECT min(number) FROM event").fetchone()[0]
+        return MAX_NUMBER if number is None else number
 
     def find(self, transaction_id: str) -> str | None:
         """The JSON of that event as it came, None where it is not here."""

@@ -18,6 +18,8 @@ from nicegui.events import KeyEventArguments
 
 from mitmproxy_moesif.page import bodies, forms, plots, view
 from mitmproxy_moesif.page.admin import Admin, AdminError
+from mitmproxy_moesif.page.columns import COLUMNS, FIT
+from mitmproxy_moesif.page.messages import left_out, message
 from mitmproxy_moesif.page.style import CSS
 from mitmproxy_moesif.recent import terms
 from mitmproxy_moesif.recent.api import Detail
@@ -32,24 +34,6 @@ RESTS: Final = 4
 OVERVIEW_REFRESH: Final = 2.0
 BAR_BUTTON: Final = "flat dense no-caps color=white"
 SENT, CAPTURED = "as sent", "as captured"
-
-COLUMNS: Final = [
-    {"headerName": "time", "field": "time", "width": 120},
-    {"headerName": "method", "field": "method", "width": 85},
-    {
-        "headerName": "status",
-        "field": "status",
-        "width": 75,
-        "cellClassRules": {"bad": "x >= 500", "poor": "x >= 400 && x < 500"},
-    },
-    {"headerName": "host and path", "field": "path", "flex": 1, "minWidth": 200},
-    {"headerName": "route", "field": "route", "width": 110},
-    {"headerName": "user", "field": "user", "width": 110},
-    {"headerName": "company", "field": "company", "width": 110},
-    {"headerName": "ms", "field": "ms", "width": 80, "type": "rightAligned"},
-    {"headerName": "bytes", "field": "size", "width": 90, "type": "rightAligned"},
-    {"headerName": "delivery", "field": "state", "width": 150},
-]
 KEYS: Final = {
     "j / k": "the next, the previous exchange",
     "Enter": "open the exchange",
@@ -70,12 +54,16 @@ class Source:
 
 @dataclass(slots=True)
 class Shown:
-    """What one browser looks at. `pages` are the `before`s that led here; `changed` is the newest change it has."""
+    """What one browser looks at. `pages` are the `before`s that led here; `changed` is the newest change it has.
+
+    `kept` is how many exchanges there were then.
+    """
 
     wanted: str = ""
     pages: list[int] = field(default_factory=list)
     next: int | None = None
     changed: int = -1
+    kept: int = 0
     ids: list[str] = field(default_factory=list)
     selected: str | None = None
     detail: Detail | None = None
@@ -152,10 +140,13 @@ class TrafficPage:
             .classes("grow filter-box")
         )
         self._follow = ui.switch("follow", value=True, on_change=self._followed).props("color=light-green-4 dense")
-        ui.button(icon="download", on_click=self._export_har).props(BAR_BUTTON).tooltip("export as HAR, masked")
-        ui.button("NDJSON", on_click=self._export_ndjson).props(BAR_BUTTON).tooltip("export events, masked")
-        ui.button(icon="dark_mode", on_click=self._toggle_dark).props(f'{BAR_BUTTON} aria-label="dark"')
-        ui.button(icon="help", on_click=lambda: self._help.open()).props(f'{BAR_BUTTON} aria-label="help"')
+        self._bar_button("export as HAR, masked", self._export_har, "HAR", icon="download")
+        self._bar_button("export events as NDJSON, masked", self._export_ndjson, "NDJSON", icon="download")
+        self._bar_button("dark or light", self._toggle_dark, icon="dark_mode")
+        self._bar_button("help", lambda: self._help.open(), icon="help")
+
+    def _bar_button(self, does: str, act: Callable[[], Any], text: str = "", *, icon: str) -> None:
+        ui.button(text, icon=icon, on_click=act).props(f'{BAR_BUTTON} aria-label="{does}"').tooltip(does)
 
     def _build_traffic(self) -> None:
         with ui.splitter(value=100, limits=(30, 100)).classes("w-full split") as self._split:
@@ -174,6 +165,8 @@ class TrafficPage:
                         "suppressNoRowsOverlay": True,
                         "rowSelection": {"mode": "singleRow", "checkboxes": False, "enableClickSelection": True},
                         ":getRowId": "params => params.data.id",
+                        ":onGridSizeChanged": FIT,
+                        "enableBrowserTooltips": True,
                         "headerHeight": 30,
                         "rowHeight": 26,
                     },
@@ -183,6 +176,7 @@ class TrafficPage:
                 with ui.row().classes("items-center q-px-sm"):
                     ui.button("newer", on_click=self._newer).props("flat dense no-caps")
                     ui.button("older", on_click=self._older).props("flat dense no-caps")
+                    ui.label().classes("hidden-columns")
             with self._split.after:
                 self._panel = ui.element("div").classes("detail")
 
@@ -219,7 +213,7 @@ class TrafficPage:
         came = listing["seen"] - self._seen if shown.changed >= 0 else 0
         self._seen = listing["seen"]
         self._rests = RESTS if came > BUSY else 0
-        shown.changed, shown.next = listing["changed"], listing["next"]
+        shown.changed, shown.next, shown.kept = listing["changed"], listing["next"], listing["kept"]
         rows = [view.list_row(row) for row in listing["exchanges"]]
         shown.ids = [row["id"] for row in rows]
         self._grid.run_grid_method("setGridOption", "rowData", rows)
@@ -230,7 +224,7 @@ class TrafficPage:
 
     async def _has_changed(self) -> bool:
         changed = await self._admin.newest(self.shown.wanted, 1, changed_after=self.shown.changed)
-        return bool(changed["exchanges"])
+        return bool(changed["exchanges"]) or changed["kept"] < self.shown.kept
 
     def _say(self, text: str) -> None:
         self._said.set_text(text)
@@ -275,6 +269,7 @@ class TrafficPage:
                 shown.selected = None
         self._keep_in_url()
         self._split.set_value(55 if shown.detail is not None else 100)
+        self._split.classes(add="opened") if shown.detail is not None else self._split.classes(remove="opened")
         if shown.selected is not None:
             self._grid.run_row_method(shown.selected, "setSelected", True)
         self._draw_detail()
@@ -350,17 +345,16 @@ class TrafficPage:
         if event is None:
             ui.label("There is no event of it.").classes("note")
             return
-        omitted = event.get("metadata", {}).get("body_omitted", {})
         with ui.element("div").classes("sides"):
             for side in ("request", "response"):
-                message = event.get(side)
+                shown = message(event, side)
                 with ui.element("div").classes("side"):
                     ui.label(side).classes("side-name")
-                    if message is None:
+                    if shown is None:
                         ui.label("there was none").classes("note")
                         continue
-                    html = bodies.headers(message.get("headers", {}), view.removed_from(detail, side, "headers"))
-                    html += bodies.body(message, omitted.get(side), view.removed_from(detail, side, "body"))
+                    html = bodies.headers(shown["headers"], view.removed_from(detail, side, "headers"))
+                    html += bodies.body(shown, left_out(event, side), view.removed_from(detail, side, "body"))
                     ui.html(sendable(html), sanitize=False)  # made of escaped texts alone
 
     async def _replay(self) -> None:
@@ -368,12 +362,12 @@ class TrafficPage:
         detail, proxy = self.shown.detail, self._source.proxy
         if detail is None or proxy is None or (event := detail["captured"] or detail["event"]) is None:
             return
-        request = event["request"]
+        request = message(event, "request") or forms.NOTHING
         headers = {name: value for name, value in request["headers"].items() if name not in forms.NOT_SENT}
         url = proxy + detail["path"]
         try:
             async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
-                answer = await client.request(request["verb"], url, headers=headers, content=forms.body_bytes(request))
+                answer = await client.request(detail["method"], url, headers=headers, content=forms.body_bytes(request))
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             ui.notify(f"it could not be sent: {type(error).__name__}")
         else:

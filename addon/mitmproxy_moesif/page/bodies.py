@@ -6,7 +6,6 @@ A body is shown by what it is: JSON and XML to fold, forms as fields, images as 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -19,6 +18,7 @@ from xml.etree.ElementTree import ParseError
 from mitmproxy_moesif.event.masking.media_types import media_type, parameters
 from mitmproxy_moesif.event.masking.multipart_mask import parts_of
 from mitmproxy_moesif.event.masking.names import UnmaskableError
+from mitmproxy_moesif.page.messages import Message
 
 MOST_LINES: Final = 2000
 LONGEST: Final = 10_000
@@ -64,8 +64,8 @@ def jwt(value: str) -> list[Any] | None:
         return None
 
 
-def body(message: Mapping[str, Any], omitted: str | None, removed: Removed) -> str:
-    """The body of a side of an event."""
+def body(message: Message, omitted: str | None, removed: Removed) -> str:
+    """Of one side of an event."""
     if omitted is not None:
         return _note(f"left out: {omitted}")
     if "body" not in message:
@@ -74,12 +74,9 @@ def body(message: Mapping[str, Any], omitted: str | None, removed: Removed) -> s
         shown = "".join(_nodes(message["body"], removed, (), [MOST_LINES]))
         gone = [f"{place} (removed by {by})" for place, by in removed.items() if not _is_there(message["body"], place)]
         return f'<div class="json">{shown}</div>' + "".join(map(_note, gone))
-    try:
-        raw = base64.b64decode(str(message["body"]), validate=True)
-    except (binascii.Error, ValueError):
-        return _text(str(message["body"]))
+    raw = base64.b64decode(message["body"])
     notes = "".join(_note(f"removed by {by}") for by in dict.fromkeys(removed.values()))
-    return _plain(raw, str(message.get("headers", {}).get("content-type", ""))) + notes
+    return _plain(raw, str(message["headers"].get("content-type", ""))) + notes
 
 
 def _plain(raw: bytes, content_type: str) -> str:

@@ -8,14 +8,17 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from mitmproxy_moesif import __version__
+from mitmproxy_moesif.page.messages import Message, message
 from mitmproxy_moesif.recent.api import Detail
 
 NOT_SENT = frozenset(("content-length", "transfer-encoding", "connection", "x-moesif-transaction-id"))
 """What curl sets itself, and the id of the exchange that was."""
 
+NOTHING: Message = {"verb": "", "uri": "", "headers": {}}
+"""Where an event lacks a side."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 """No other is sent: curl reads a file where an argument begins with `@`."""
@@ -23,7 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 def curl(event: Mapping[str, Any]) -> str:
     """The command that sends the request again."""
-    request = event["request"]
+    request = message(event, "request") or NOTHING
     words = ["curl", "--globoff", "--path-as-is", "-X", request["verb"], request["uri"]]
     for name, value in request["headers"].items():
         if name not in NOT_SENT and name != "host" and _NAME.fullmatch(name):
@@ -38,13 +41,13 @@ def curl(event: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def body_bytes(message: Mapping[str, Any]) -> bytes | None:
-    """The body of a side as bytes; None where there is none."""
-    if "body" not in message:
+def body_bytes(side: Message) -> bytes | None:
+    """A body as bytes; None where there is none."""
+    if "body" not in side:
         return None
-    if message.get("transfer_encoding") == "base64":
-        return base64.b64decode(message["body"])
-    return json.dumps(message["body"], ensure_ascii=False).encode("utf-8", "surrogatepass")
+    if side["transfer_encoding"] == "base64":
+        return base64.b64decode(side["body"])
+    return json.dumps(side["body"], ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def ndjson(details: Sequence[Detail]) -> str:
@@ -64,16 +67,16 @@ def _entry(detail: Detail, event: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "startedDateTime": detail["time"],
         "time": ms,
-        "request": _request(event["request"]),
-        "response": _response(event.get("response", {})),
+        "request": _request(message(event, "request") or NOTHING),
+        "response": _response(message(event, "response") or NOTHING),
         "cache": {},
         "timings": {"send": 0, "wait": ms, "receive": 0},
         "_transaction_id": detail["id"],
     }
 
 
-def _request(request: Mapping[str, Any]) -> dict[str, Any]:
-    query = parse_qsl(urlsplit(request["uri"]).query, keep_blank_values=True)
+def _request(request: Message) -> dict[str, Any]:
+    query = parse_qsl(request["uri"].partition("?")[2].partition("#")[0], keep_blank_values=True)
     shown: dict[str, Any] = {
         "method": request["verb"],
         "url": request["uri"],
@@ -90,8 +93,8 @@ def _request(request: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def _response(response: Mapping[str, Any]) -> dict[str, Any]:
-    headers = response.get("headers", {})
+def _response(response: Message) -> dict[str, Any]:
+    headers = response["headers"]
     content: dict[str, Any] = {"size": 0, "mimeType": headers.get("content-type", "")}
     if (body := body_bytes(response)) is not None:
         content["size"] = len(body)

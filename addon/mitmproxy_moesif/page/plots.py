@@ -10,6 +10,9 @@ from mitmproxy_moesif.recent.api import Share, Stats
 FEW = 3
 """Intervals, between which there is no line to see."""
 
+LABEL = {"color": "#888"}
+"""To be read on a light page and on a dark one."""
+
 RED, GREEN, YELLOW, BLUE = "#e05252", "#4caf7a", "#e0a83c", "#4a90d9"
 
 
@@ -42,12 +45,17 @@ def shares(title: str, found: Sequence[Share]) -> dict[str, Any]:
 
 def _chart(title: str, names: Sequence[str], series: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "title": {"text": title, "left": 0, "textStyle": {"fontSize": 13, "color": "#888"}},
+        "title": {"text": title, "left": 0, "textStyle": LABEL | {"fontSize": 13}},
         "tooltip": {"trigger": "axis", "renderMode": "richText"},
-        "legend": {"right": 0, "top": 0, "textStyle": {"color": "#888"}},
+        "legend": {"right": 0, "top": 0, "textStyle": LABEL},
         "grid": {"left": 50, "right": 15, "top": 40, "bottom": 30},
-        "xAxis": {"type": "category", "data": list(names)},
-        "yAxis": {"type": "value", "minInterval": 1, "splitLine": {"lineStyle": {"color": "#8884"}}},
+        "xAxis": {"type": "category", "data": list(names), "axisLabel": LABEL | {"width": 120, "overflow": "truncate"}},
+        "yAxis": {
+            "type": "value",
+            "minInterval": 1,
+            "splitLine": {"lineStyle": {"color": "#8884"}},
+            "axisLabel": LABEL,
+        },
         "animation": False,
         "series": series,
     }

@@ -74,7 +74,8 @@ class Acceptor:
         self._serve = serve
         self._open_protocol = open_
         self._room = room
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._accepting: asyncio.Task[None] | None = None
+        self._opening: set[asyncio.Task[None]] = set()
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
@@ -83,11 +84,12 @@ class Acceptor:
     async def start_serving(self) -> None:
         """Until then connections are refused."""
         self._socket.listen(BACKLOG)
-        self._keep(asyncio.ensure_future(self._accept()))
+        self._accepting = asyncio.ensure_future(self._accept())
 
     def close(self) -> None:
-        for task in tuple(self._tasks):
-            task.cancel()
+        """What was accepted is served: a connection whose opening is cancelled is closed behind its protocol's back."""
+        if self._accepting is not None:
+            self._accepting.cancel()
         self._socket.close()
 
     async def _accept(self) -> None:
@@ -102,12 +104,10 @@ class Acceptor:
                 await self._room.short(error)
                 continue
             self._room.taken += 1
-            self._keep(asyncio.ensure_future(self._open(connection)))
+            opening = asyncio.ensure_future(self._open(connection))
+            self._opening.add(opening)
+            opening.add_done_callback(self._opening.discard)
             await asyncio.sleep(0)  # a burst must not hold up those who are connected
-
-    def _keep(self, task: asyncio.Task[None]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _open(self, connection: socket.socket) -> None:
         protocol = self._open_protocol(self._room.leave)

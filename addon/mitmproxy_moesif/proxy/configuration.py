@@ -107,6 +107,10 @@ class Configuration:
                 kind = typecheck.typespec_to_str(option.typespec)
                 raise ConfigurationError(f"{name}: must be of type {kind}") from None
 
+    @property
+    def has_file(self) -> bool:
+        return self._arguments.config is not None
+
     def _read(self) -> dict[str, Any]:
         """What the file gives and the command line does not."""
         if self._arguments.config is None:

@@ -16,7 +16,7 @@ from mitmproxy.net.http import http1
 from mitmproxy_moesif.capture.heads import TEXT
 from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
 
-_START = re.compile(rb"HTTP/1\.[0-9] .*|[^ ].* HTTP/1\.[0-9]")
+_START = re.compile(rb"HTTP/1\.[0-9] .*|[^ ]+ [^ ]+ HTTP/1\.[0-9]")
 
 
 def check(lines: list[bytes]) -> None:

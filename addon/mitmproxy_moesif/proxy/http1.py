@@ -6,6 +6,7 @@
 - A blank line before a request line ends in an exchange that hangs: it is skipped.
 - A request is dated when its head is complete: when its first byte came.
 - `Expect: 100-continue` is answered by the proxy: the upstream is asked, and its answer passed on.
+- A last chunk follows a 304 that is said to be in chunks: it has no body.
 - An HTTP/2 request without Content-Length reaches an HTTP/1 upstream without its body's framing: it goes in chunks.
 """
 
@@ -20,7 +21,6 @@ from mitmproxy.connection import Connection
 from mitmproxy.net.http.http1 import assemble_response_head
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers import http as http_layers
-from mitmproxy.proxy.layers.http import _http1
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     RequestEndOfMessage,
@@ -33,20 +33,14 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Connection
 
 from mitmproxy_moesif.capture import engine
+from mitmproxy_moesif.capture.chunks import ChunkReader
 from mitmproxy_moesif.capture.engine import Http1End
-from mitmproxy_moesif.lane.bodies import TrailersReader
 from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
 
 LAST_CHUNK = b"0\r\n\r\n"
+BODILESS = frozenset({204, 304})
 
 type Commands = Generator[commands.Command, Any, None]
-
-
-def body_reader(expected_size: int | None) -> Any:
-    return TrailersReader() if expected_size is None else _stock_body_reader(expected_size)
-
-
-_stock_body_reader = _http1.make_body_reader
 
 
 class Stream(engine.Stream):
@@ -95,6 +89,8 @@ class Server(Http1End):
                 event.response.headers["Connection"] = "close"
         sending = super().send(event)
         if isinstance(event, ResponseEndOfMessage):
+            if self.response is not None and self.response.status_code in BODILESS:
+                sending = without_last_chunk(sending)
             if self.trailers:
                 trailers, self.trailers = self.trailers, None
                 sending = with_trailers(sending, self.conn, trailers)
@@ -193,6 +189,13 @@ def nothing() -> Commands:
     yield from ()
 
 
+def without_last_chunk(sending: Commands) -> Commands:
+    """A client would take it for the beginning of the next answer."""
+    for command in sending:
+        if not isinstance(command, commands.SendData):
+            yield command
+
+
 def interim_head(peer: Connection, response: http.Response) -> Commands:
     yield commands.SendData(peer, assemble_response_head(response))
 
@@ -200,11 +203,11 @@ def interim_head(peer: Connection, response: http.Response) -> Commands:
 def announcing_trailers(layer: Http1Connection, reading: Commands, end: type[HttpEvent], kind: Any) -> Commands:
     """Put the trailers, where there are any, before the end of the message."""
     reader = layer.body_reader
-    return announced(layer, reading, reader, end, kind) if isinstance(reader, TrailersReader) else reading
+    return announced(layer, reading, reader, end, kind) if isinstance(reader, ChunkReader) else reading
 
 
 def announced(
-    layer: Http1Connection, reading: Commands, reader: TrailersReader, end: type[HttpEvent], kind: Any
+    layer: Http1Connection, reading: Commands, reader: ChunkReader, end: type[HttpEvent], kind: Any
 ) -> Commands:
     for command in reading:
         if reader.trailers and isinstance(command, ReceiveHttp) and isinstance(command.event, end):
@@ -227,7 +230,6 @@ REPLACEMENTS = (
     replacement(http_layers, "HttpStream", Stream),
     replacement(http_layers, "Http1Server", Server),
     replacement(http_layers, "Http1Client", Client),
-    replacement(_http1, "make_body_reader", body_reader),
 )
 
 

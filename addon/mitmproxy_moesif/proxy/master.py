@@ -183,12 +183,16 @@ class Proxy:
         self.master.shutdown()
 
     def reload(self) -> str:
-        """Read the configuration again; what changed, in one line. Raises `ConfigurationError`."""
+        """Read the configuration again; what was read and what changed, in one line. Raises `ConfigurationError`."""
         if self.master.should_exit.is_set():
-            raise ConfigurationError("the proxy is about to end")
+            return "the configuration is not read again: the proxy is about to end"
         changed = self.configuration.reload(self.capture.changed_options())
-        kept = f", but not the keys: {self._gate.kept}" if self._gate.kept is not None else ""
-        return (f"{', '.join(sorted(changed))} changed" if changed else "nothing changed") + kept
+        what = f"{', '.join(sorted(changed))} changed" if changed else "nothing changed"
+        if self._gate.kept is not None:
+            what += f", but not the keys: {self._gate.kept}"
+        if self.configuration.has_file:
+            return f"the configuration was read again: {what}"
+        return f"the files that options name were read again (there is no --config): {what}"
 
     def addresses(self) -> list[tuple[str, int]]:
         """Where it listens."""

@@ -30,7 +30,7 @@ class ServeObserver(Observer, Protocol):
         """It is made, and about to run on the running event loop."""
 
     def reloaded(self, what: str, /) -> None:
-        """The configuration was read again."""
+        """The configuration was read again, or why not."""
 
     def refused(self, why: str, /) -> None:
         """The configuration was read again and cannot be taken; the old one stays."""
@@ -61,7 +61,7 @@ class Standalone:
         )
 
     def reloaded(self, what: str) -> None:
-        log.info("moesif-proxy: the configuration was read again: %s", what)
+        log.info("moesif-proxy: %s", what)
 
     def refused(self, why: str) -> None:
         log.error("moesif-proxy: the configuration was refused, the old one stays: %s", why)

@@ -6,7 +6,7 @@ Of a removed member only a name that is a mask's is told; any other (a key that 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -39,7 +39,7 @@ def _unmasked(side: SidePolicy) -> SidePolicy:
     return replace(side, header_masks=frozenset(), body=replace(side.body, masks=frozenset()))
 
 
-def masked_headers(masked: tuple[tuple[str, ...], tuple[str, ...]], instance: Instance) -> list[Removed]:
+def masked_headers(masked: tuple[Sequence[str], Sequence[str]], instance: Instance) -> list[Removed]:
     """Headers of request and response that were left out, and by which parameter."""
     return [
         Removed(where=f"{side}.headers.{name}", by=_header_mask(instance, side, name))

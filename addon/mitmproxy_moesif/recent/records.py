@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -22,6 +22,9 @@ from mitmproxy_moesif.recent.notes import SHOWN, Note, masks_by_hook, note_of
 OVERHEAD = 2500
 """About the bytes that a record takes besides its event."""
 
+MOST_WEIGHT = 2**31
+"""What an event may stand for where events are added up."""
+
 
 @dataclass(slots=True)
 class Record:
@@ -38,7 +41,7 @@ class Record:
     event: bytes | None = None
     sources: tuple[str | None, str | None] = (None, None)
     sizes: tuple[int | None, int | None] = (None, None)
-    masked: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    masked: tuple[Sequence[str], Sequence[str]] = ((), ())
     bodies: list[Removed] = field(default_factory=list)
     raw: tuple[Exchange, Attributes] | None = None
     number: int = 0
@@ -96,37 +99,41 @@ class Record:
 
     def _read(self) -> Row:
         event, note = self._event(), self.note
-        request, response = event["request"], event.get("response", {})
-        metadata = event.get("metadata", {})
-        kong = metadata.get("kong", {})
-        where = _split(request["uri"])
+        host, path = _split(member(event, str, "request", "uri") or "")
         return Row(
             number=self.number,
             changed=self.changed,
             id=note.id,
             time=f"{iso_time(note.started)}Z",
-            method=request["verb"],
-            status=response.get("status"),
-            host=where[0][:SHOWN],
-            path=where[1][:SHOWN],
-            route=_shown(kong.get("route_name")),
-            service=_shown(kong.get("service_name")),
+            method=_shown(member(event, str, "request", "verb")) or "",
+            status=member(event, int, "response", "status"),
+            host=_shown(host) or "",
+            path=_shown(path) or "",
+            route=_shown(member(event, str, "metadata", "kong", "route_name")),
+            service=_shown(member(event, str, "metadata", "kong", "service_name")),
             instance=self.instance.name if self.instance is not None else None,
             user=_shown(event.get("user_id")),
             user_from=self.sources[0],
             company=_shown(event.get("company_id")),
             company_from=self.sources[1],
             ms=round((note.ended - note.started) * 1000, 1) if note.ended is not None else None,
-            kong_ms=kong.get("proxy_latency_ms"),
-            upstream_ms=kong.get("upstream_latency_ms"),
+            kong_ms=member(event, int, "metadata", "kong", "proxy_latency_ms"),
+            upstream_ms=member(event, int, "metadata", "kong", "upstream_latency_ms"),
             request_bytes=self.sizes[0],
             response_bytes=self.sizes[1],
-            weight=event.get("weight", 1),
-            blocked_by=event.get("blocked_by"),
-            error=metadata.get("error"),
+            weight=min(max(1, member(event, int, "weight") or 1), MOST_WEIGHT),
+            blocked_by=_shown(member(event, str, "blocked_by")),
+            error=_shown(member(event, str, "metadata", "error")),
             state="captured",
             cause=None,
         )
+
+
+def member[T](event: object, kind: type[T], *names: str) -> T | None:
+    """What an event has there, whoever made it; None where that is of another kind."""
+    for name in names:
+        event = event.get(name) if isinstance(event, Mapping) else None
+    return event if isinstance(event, kind) else None
 
 
 def built(instance: Instance, exchange: Exchange, facts: Attributes, event: bytes, *, raw: bool) -> Record:
@@ -134,8 +141,8 @@ def built(instance: Instance, exchange: Exchange, facts: Attributes, event: byte
     record.event = event
     record.sources = facts.caller.user_from, facts.caller.company_from
     record.masked = (
-        tuple(name for name in facts.request_headers if name in policy.request.header_masks),
-        tuple(name for name in facts.response_headers if name in policy.response.header_masks),
+        [name for name in facts.request_headers if name in policy.request.header_masks],
+        [name for name in facts.response_headers if name in policy.response.header_masks],
     )
     record.size += len(event)
     if policy.request.body.masks or policy.response.body.masks:
@@ -159,7 +166,8 @@ def _size(payload: Payload) -> int | None:
 
 
 def _shown(name: object) -> str | None:
-    return None if name is None else str(name)[:SHOWN]
+    """JSON can hold halves of surrogate pairs, which cannot be written again."""
+    return None if name is None else str(name)[:SHOWN].encode("utf-8", "replace").decode()
 
 
 def _split(uri: str) -> tuple[str, str]:

@@ -9,17 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
-
-import orjson
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.event.attributes import Attributes
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.recent import records, terms
 from mitmproxy_moesif.recent.api import Detail, Listing, State, Stats
+from mitmproxy_moesif.recent.asked import Exchanges
 from mitmproxy_moesif.recent.notes import NO_EXCHANGES, Keep, Note
 from mitmproxy_moesif.recent.records import Record
 from mitmproxy_moesif.recent.stats import add_up
@@ -32,7 +31,7 @@ BREATH = 500
 """Rows that are looked at in one go, before other threads get their turn."""
 
 
-class RecentExchanges:
+class RecentExchanges(Exchanges):
     """`fault` is told of an error of ours."""
 
     def __init__(self, keep: Keep = NO_EXCHANGES, fault: Callable[[str, Exception], None] | None = None) -> None:
@@ -85,46 +84,29 @@ class RecentExchanges:
 
     def _tick(self) -> int:
         """Microseconds of the clock, and more than those before. Only while the lock is held."""
-        self._clock = max(self._clock + 1, time.time_ns() // 1000)
+        now = time.time_ns() // 1000
+        self._clock = now if now > self._clock else self._clock + 1
         return self._clock
 
     def _add(self, record: Record, *life: tuple[float, State, str]) -> None:
         record.life += life
+        keep, kept, transaction_id = self._keep.number, self._records, record.note.id
         with self._lock:
             record.number = record.changed = self._tick()
             self._seen += 1
-            transaction_id = record.note.id
-            self._forget(transaction_id)
-            self._records[transaction_id] = record
+            if transaction_id in kept:
+                self._forgotten(transaction_id, kept.pop(transaction_id))
+            kept[transaction_id] = record
             self._changed[transaction_id] = None
             self._bytes += record.size
-            while self._records and (
-                len(self._records) > self._keep.number or self._bytes > self._keep.number * BYTES_EACH
-            ):
-                self._forget(next(iter(self._records)))
+            while kept and (len(kept) > keep or self._bytes > keep * BYTES_EACH):
+                self._forgotten(*kept.popitem(last=False))
 
-    def _forget(self, transaction_id: str) -> None:
-        if (record := self._records.pop(transaction_id, None)) is not None:
-            del self._changed[transaction_id]
-            self._bytes -= record.size
+    def _forgotten(self, transaction_id: str, record: Record) -> None:
+        del self._changed[transaction_id]
+        self._bytes -= record.size
 
     # --- what is asked -------------------------------------------------------------------------------------------
-
-    def answer(self, query: Mapping[str, Any]) -> bytes:
-        """JSON: `{"id": ...}` asks for one, `{"stats": true}` for all added up, anything else for a list.
-
-        Raises `FilterError`.
-        """
-        answer: Detail | Stats | Listing | None
-        if "id" in query:
-            answer = self.find(query["id"])
-        elif query.get("stats"):
-            answer = self.stats(query.get("filter", ""))
-        else:
-            answer = self.newest(
-                query.get("filter", ""), query.get("limit", 100), query.get("before"), query.get("changed_after")
-            )
-        return orjson.dumps(answer)
 
     def find(self, transaction_id: str) -> Detail | None:
         with self._lock:
@@ -134,7 +116,6 @@ class RecentExchanges:
     def newest(
         self, wanted: str = "", limit: int = 100, before: int | None = None, changed_after: int | None = None
     ) -> Listing:
-        """Newest first; with `changed_after` those that changed since, last changed first."""
         fits = terms.parse(wanted)
         found: list[Record] = []
         more = False

@@ -26,6 +26,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from mitmproxy_moesif.web.loopback import is_loopback
 
+UNAUTHORIZED = frozenset({401, 402, 403})
+"""Statuses of a collector that does not accept the application id."""
+
 
 class DeadlineSession(requests.Session):
     """A session whose calls end at a deadline over connecting, sending and reading. One call at a time."""

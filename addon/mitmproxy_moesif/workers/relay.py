@@ -31,7 +31,7 @@ NOBODY = "no worker is ready"
 NO_ANSWER = "a worker ended, or did not answer in time: nothing was changed"
 
 # Of several workers' states, the one that an operator has to know of.
-WORST_STATES = ("unauthorized", "down", "failing", "on", "up", "off")
+WORST_STATES = ("unauthorized", "down", "failing", "on", "up", "unknown", "off")
 
 
 class Relay:

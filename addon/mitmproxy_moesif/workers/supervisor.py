@@ -85,6 +85,8 @@ class Supervisor:
             keeping += [asyncio.ensure_future(self._keep(worker, given)) for worker in workers]
             for worker in workers:
                 await either(worker.ready, self.stopping)
+            if len(keeping) == 1 and not self.stopping.is_set():
+                log.info("moesif-proxy: the first of %d workers takes connections; others start", len(self._workers))
             if not self.stopping.is_set() and not self._open_admin():
                 self.stop()
                 refused = True
@@ -210,7 +212,7 @@ class Supervisor:
 
 
 RELOAD = {
-    "reloaded": (logging.INFO, "moesif-proxy: the configuration was read again: %s"),
+    "reloaded": (logging.INFO, "moesif-proxy: %s"),
     "refused": (logging.ERROR, "moesif-proxy: the configuration was refused, the old one stays: %s"),
 }
 

@@ -23,6 +23,7 @@ import sys
 import threading
 from base64 import b64decode, b64encode
 from contextlib import suppress
+from select import select
 from typing import Any
 
 from mitmproxy_moesif.admin.service import Operations
@@ -92,6 +93,8 @@ class Supervised:
         self._carry_out(b"")  # what came with the order to start
 
     def _obey(self) -> None:
+        if not select([sys.stdin], [], [], 0)[0]:
+            return  # `read` took it
         said = os.read(sys.stdin.fileno(), 65_536)
         if not said:
             asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
@@ -150,6 +153,7 @@ class Supervised:
     def read(self) -> Document:
         """What the supervisor keeps. It waits for that on the event loop: nothing may be captured before."""
         while self._first is None and not self._alone:
+            select([sys.stdin], [], [])  # uvloop has reads of it not wait
             self._obey()
         if self._first is None:
             raise StateError("the supervisor has gone")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mitmproxy_moesif.config.destination import application_of
+from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
 from mitmproxy_moesif.delivery.receivers.base import Verdict
 from mitmproxy_moesif.delivery.receivers.kafka import KafkaReceiver, configuration, trouble
+from tests.delivery.pipelines import sending
 from tests.support.kafka import Broker
 from tests.support.listener import Listener
 
@@ -29,6 +32,12 @@ def broker() -> Iterator[Broker]:
 
 def kafka_settings(brokers: str, **more: Any) -> Settings:
     return parse_settings({"kafka_brokers": brokers, "connect_timeout": 500, "send_timeout": 2500, **more})
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """The test's own timeout ends it."""
+    while not holds():
+        time.sleep(0.01)
 
 
 def event(transaction_id: str, **more: Any) -> bytes:
@@ -67,6 +76,27 @@ def test_a_broker_that_is_away_keeps_events_and_takes_them_when_it_is_back() -> 
         assert receiver.send([event("2")]).verdict is Verdict.UNAVAILABLE
         broker.resume()
         assert receiver.send([event("2")]).verdict is Verdict.ACCEPTED
+
+
+def test_brokers_that_are_away_are_known_without_an_event() -> None:
+    with Broker(running=False) as broker:
+        receiver = KafkaReceiver(kafka_settings(broker.address, send_timeout=60_000))
+        outcome = receiver.send(())
+        assert (outcome.verdict, outcome.reason) == (Verdict.UNAVAILABLE, "no broker can be reached")
+        broker.start()
+        assert receiver.send(()).verdict is Verdict.ACCEPTED
+
+
+def test_brokers_are_asked_at_the_start_and_while_they_are_away(caplog: pytest.LogCaptureFixture) -> None:
+    with Broker(running=False) as broker:
+        instance = Instance.compile(kafka_settings(broker.address))
+        with sending(None, instance) as proxy:
+            health = proxy.pipeline._senders[instance.destination].health
+            wait_until(lambda: "the receiver is unavailable (no broker can be reached)" in caplog.text)
+            assert health.down_since is not None
+            broker.start()
+            wait_until(lambda: health.down_since is None)
+            assert health.heard is not None
 
 
 def test_an_event_that_the_broker_refuses_is_refused(broker: Broker) -> None:

@@ -33,7 +33,10 @@ class Outcome:
 
 class Receiver(Protocol):
     def send(self, events: Sequence[bytes]) -> Outcome:
-        """Send encoded events as one batch. Returns within the receiver's deadline; raises nothing."""
+        """Send encoded events as one batch. Returns within the receiver's deadline; raises nothing.
+
+        Of Kafka it is asked without any, too: whether a broker answers.
+        """
 
     def close(self) -> None:
         """Give up connections and files; `send` may be called again."""

@@ -7,6 +7,7 @@ The value is the event as Moesif takes it, the key its company id, else its user
 from __future__ import annotations
 
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,9 @@ OURS = frozenset(
 FLUSH_GRACE = 1.0
 """Seconds past the messages' own timeout, after which librdkafka has told of each of them."""
 
+ASK_SECONDS = 0.25
+"""After which librdkafka is heard about what is wrong, while a broker is waited for."""
+
 REFUSED = frozenset({"MSG_SIZE_TOO_LARGE", "INVALID_MSG", "INVALID_RECORD"})
 REASONS = {
     "_AUTHENTICATION": "the broker does not accept the credentials: check moesif_kafka_config",
@@ -79,6 +83,8 @@ class TopicReceiver(ABC):
                 self._producer = self._connect()
             except ValueError as error:
                 return Outcome(Verdict.UNAVAILABLE, str(error))
+        if not events:
+            return self._ask(self._producer)
         sent = _Sent()
         for event in events:
             self._produce(self._producer, event, sent)
@@ -91,6 +97,23 @@ class TopicReceiver(ABC):
         if refused := names & REFUSED:
             return Outcome(Verdict.REFUSED, min(refused))
         return Outcome(Verdict.UNAVAILABLE, self._why(names))
+
+    def _ask(self, producer: Producer) -> Outcome:
+        """Until a broker answers, one is known to be away, or the time is over."""
+        from confluent_kafka import KafkaException
+
+        self._trouble, deadline = "", time.monotonic() + self._seconds
+        names: set[str] = set()
+        while not self._trouble and time.monotonic() < deadline:
+            try:
+                producer.list_topics(self._topic, ASK_SECONDS)
+            except KafkaException as error:
+                names = {error.args[0].name()}
+                producer.poll(0)  # tells what is wrong with the connection
+            else:
+                return Outcome(Verdict.ACCEPTED, "a broker answers")
+        self.close()
+        return Outcome(Verdict.UNAVAILABLE, self._why({self._trouble} if self._trouble else names))
 
     def _connect(self) -> Producer:
         timeout = {"message.timeout.ms": int(self._seconds * 1000)}

@@ -17,10 +17,9 @@ from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.receivers import said
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Verdict
 from mitmproxy_moesif.delivery.receivers.http import Poster
-from mitmproxy_moesif.web.session import network_reason
+from mitmproxy_moesif.web.session import UNAUTHORIZED, network_reason
 
 REFUSED = frozenset({400, 413, 422})
-UNAUTHORIZED = frozenset({401, 402, 403})
 WHATEVER_IS_SENT = frozenset({401, 402, 408, 429})
 MAX_RETRY_AFTER = 600.0
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from mitmproxy_moesif.config.destination import is_quarantine
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.delivery.batch import Batch, Part
 from mitmproxy_moesif.delivery.ledger import Account, Ledger, Place, Settlement
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
@@ -151,7 +152,7 @@ class Store:
                 self._lane(row.destination).count(row.count, row.created)
         self._decided = None
         if events:
-            log.info("moesif: found %d events that an earlier process left in the spool", events)
+            log.info("moesif: found %s that an earlier process left in the spool", number_of(events, "event"))
         return destinations
 
     def maintain(self) -> list[str]:
@@ -331,7 +332,7 @@ class Store:
                 continue
             if is_quarantine(chunk.destination):
                 self._ledger.drop(len(chunk.events), "refused", part.waiting.place)
-                log.error("moesif: without a spool, %d events are dropped, and counted", len(chunk.events))
+                log.error("moesif: dropped without a spool, and counted: %s", number_of(len(chunk.events), "event"))
             else:
                 part.settled.difference_update(part.moved[chunk.destination])
 
@@ -469,5 +470,5 @@ class Store:
             self._ledger.drop(row.count, "spool_damaged", spool.path.name)
             lanes.count(-row.count)
             self.spools.remove(spool, [row.key])
-            log.error("moesif: %d events in the spool cannot be read; they are dropped, and counted", row.count)
+            log.error("moesif: unreadable in the spool, dropped and counted: %s", number_of(row.count, "event"))
             return None

@@ -148,7 +148,7 @@ def _plain_readings(parameter: Parameter) -> list[bytes]:
     """With backslashes as sent and as escapes, and percent-decoded as HTML has it; single quotes are no quotes."""
     if "=?" in parameter.text:
         raise UnmaskableError("an encoded word (RFC 2047) for a name")
-    texts = {parameter.text, parameter.value, parameter.text.strip("'")}
+    texts = dict.fromkeys((parameter.text, parameter.value, parameter.text.strip("'")))
     sent = [text.encode("latin-1") for text in texts]
     return sent + [unquote_to_bytes(text) for text in sent if b"%" in text]
 
