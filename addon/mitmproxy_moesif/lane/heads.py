@@ -164,7 +164,8 @@ def response_of(head: bytes, request: http.Request) -> tuple[http.Response, Fram
         found = framing(response.headers.fields)
         found.is_plain = False
         return response, found, body_of_size(size)
-    if request.data.method.upper() == b"HEAD" or response.status_code < 200 or response.status_code in (204, 304):
+    status = response.data.status_code
+    if request.data.method.upper() == b"HEAD" or status < 200 or status in (204, 304):
         return response, found, Fixed(0)
     if found.coding is not None:
         return response, found, Chunked()

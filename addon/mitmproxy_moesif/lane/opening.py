@@ -114,13 +114,9 @@ class Lane:
     def run(self, hook: type, data: Any) -> Awaitable[None] | None:
         """Call them; what remains to be awaited, if anything."""
         manager = self._master.addons
-        if not isinstance(manager, dispatch.PreparedAddonManager):
-            return manager.handle_lifecycle(hook(data))
-        plan = dispatch.plan_for(manager, hook)
-        rest = dispatch.begin(plan, [data]) if plan.calls else None
-        if not isinstance(data, flow.Flow):
-            return rest
-        return dispatch.update(manager, data) if rest is None else dispatch.update_after(manager, data, rest)
+        if isinstance(manager, dispatch.PreparedAddonManager):
+            return dispatch.run(manager, hook, [data])
+        return manager.handle_lifecycle(hook(data))
 
     def keep(self, task: asyncio.Future[Any], then: Callable[[], None]) -> None:
         """Until it has ended; then go on."""
