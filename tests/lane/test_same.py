@@ -14,7 +14,7 @@ What differs on purpose:
 | an answer that begins with an empty line is none | RFC 9112, 4: a status line comes first |
 | `101` is an error where nobody asked for another protocol | RFC 9110, 15.2.2 |
 | under mitmdump: interim answers are passed on, where mitmproxy takes them for final | RFC 9110, 15.2 |
-| under mitmdump: trailers are passed on, where mitmproxy leaves those of requests out and hangs at others | RFC 9110, 6.5 |
+| under mitmdump: trailers are passed on, where mitmproxy drops them or hangs at them | RFC 9110, 6.5 |
 """
 
 from __future__ import annotations

@@ -16,6 +16,6 @@ lending      under mitmproxy's own programs: the connections that they accept, l
 opening      whether a new connection is the lane's, and what its connections share
 serving      what the lane does not serve, with the reasons (test: lane/test_opening.py)
 tls          TLS toward the upstream
-upstream     connections toward the upstream, kept for the next exchange (test: lane/test_limits.py)
+upstream     connections toward the upstream, kept for the next exchange
 writing      one end of a connection: writes that go out together (test: lane/test_limits.py)
 """

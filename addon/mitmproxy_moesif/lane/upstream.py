@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 IDLE = 30.0
 """Seconds that a connection is kept without an exchange."""
 
+OLDEST = 300.0
+"""Seconds after which a connection serves no further exchange: where its name leads may have changed."""
+
 MOST_IDLE = 256
 """Connections to one destination that are kept."""
 
@@ -56,6 +59,7 @@ class UpstreamEnd(Writing, asyncio.Protocol):
         "generation",
         "is_full",
         "kept_since",
+        "opened",
         "server",
     )
 
@@ -73,7 +77,7 @@ class UpstreamEnd(Writing, asyncio.Protocol):
         self._is_reading = self._is_reused = self.is_full = False
         self._looked = 0
         self._readable = select.poll()
-        self.kept_since = 0.0
+        self.kept_since, self.opened = 0.0, time.monotonic()
 
     # From asyncio
 
@@ -171,7 +175,7 @@ class UpstreamEnd(Writing, asyncio.Protocol):
             return False
         self._buffer = buffer[behind:]
         self._looked = 0
-        status = response.status_code
+        status = response.data.status_code
         if status == 101:
             exchange.upstream_failed("Cannot parse HTTP response: a switch of protocols that nobody asked for")
             return False
@@ -308,11 +312,13 @@ class Pool:
         kept = self._kept.get(end.destination)
         if kept is None:
             kept = self._kept[end.destination] = deque()
-        if self._lane.is_over or end.generation != self.generation or len(kept) >= MOST_IDLE:
+        now = time.monotonic()
+        is_old = end.generation != self.generation or now - end.opened > OLDEST
+        if self._lane.is_over or is_old or len(kept) >= MOST_IDLE:
             end.transport.close()
             return
         end.pause(wanted=False)
-        end.kept_since = time.monotonic()
+        end.kept_since = now
         kept.append(end)
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(IDLE, self._close_idle)
