@@ -100,6 +100,7 @@ class World:
     refusable: Mapping[str, int] = field(default_factory=dict)
     output: str = ""
     how: str = "kill"
+    left: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     down: list[tuple[float, float]] = field(default_factory=lambda: [(10.0, 11.0)])
     breaks: tuple[float, ...] = ()
@@ -118,7 +119,8 @@ class World:
 
     def findings(self, folder: Path, *, finish: bool = False) -> Mapping[str, str]:
         journal = Journal(folder / "journal.txt", lambda _: None)
-        life: Any = Life(1, Proxy(self.output), 0, 0.0, ended=10.0, how=self.how, status={"dropped": self.dropped})  # type: ignore[arg-type]
+        proxy, how, status = Proxy(self.output), self.how, {"dropped": self.dropped}
+        life: Any = Life(1, proxy, 0, 0.0, self.left, ended=10.0, how=how, status=status)  # type: ignore[arg-type]
         world: Any = self
         world.all, world.seen, world.odd, world.unnamed, world.spoiled = [life], self.at, [], [], set()
         audit = Audit(folder, world, world, world, journal)
@@ -183,6 +185,14 @@ def test_after_sigterm_the_exit_line_is_believed_and_no_moment_is_granted(tmp_pa
     assert set(world.findings(tmp_path)) == {"lost", "spool"}
     world.spool, world.output = ("a",), "moesif: captured 3, delivered 1, waiting 1, dropped 0"
     assert set(world.findings(tmp_path)) == {"exit line"}
+
+
+def test_what_a_life_had_not_found_yet_stays_in_the_spool_beside_what_it_says_is_waiting(tmp_path: Path) -> None:
+    line = "moesif: captured 1, delivered 0, waiting 1, dropped 0"
+    world = World({"a": 9.0, "b": 5.0}, spool=("a", "b"), output=line, how="terminate", left=1)
+    assert world.findings(tmp_path) == {}
+    world.output = f"moesif: found 1 event that an earlier process left in the spool\n{line}"
+    assert set(world.findings(tmp_path)) == {"spool"}
 
 
 def test_traffic_may_break_only_while_the_proxy_is_down(tmp_path: Path) -> None:

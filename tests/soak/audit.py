@@ -85,7 +85,8 @@ class Audit:
         self._journal.note(f"exit line of life {life.number}: {counts}, {len(spooled)} in the spool")
         if fault := judgement.exit_fault(counts):
             self._journal.found("exit line", f"life {life.number}: {fault}")
-        if fault := judgement.spool_fault(counts["waiting"], spooled, self.accepted | self.named):
+        waiting = counts["waiting"] + life.unopened
+        if fault := judgement.spool_fault(waiting, spooled, self.accepted | self.named):
             self._journal.found("spool", f"life {life.number}: {fault}")
 
     def _judge_missing(self, life: Life, safe: set[str], spooled: list[str]) -> None:

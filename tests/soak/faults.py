@@ -30,6 +30,7 @@ LASTING_FAULTS = ("remove folder", "debug", "debug")
 LONGEST_OUTAGE = 15.0
 IN_HAND_SECONDS = 1.0
 """Of a collector that hangs, until a batch is surely on its way."""
+ADOPTED_SECONDS = 20.0
 BACK_ON_DISK_SECONDS = 20.0
 SETTLED_SECONDS = 5.0
 """The keeper of the spool comes by every two seconds, and again: then all is on disk that was in the lost folder."""
@@ -155,7 +156,7 @@ class ProxyTrack:
                 self._collector.trouble("hang", 1.0, partial(self._remove_folder, ending, IN_HAND_SECONDS))
                 self._end("kill")
             case "remove folder and terminate":
-                shutil.rmtree(self._lives.folder / SPOOL, ignore_errors=True)
+                self._lose_folder(ending)
                 ending.wait(self._dice.uniform(0, 1))
                 self._end("terminate")
             case "debug":
@@ -171,6 +172,19 @@ class ProxyTrack:
         ending.wait(self._dice.uniform(0.5, 3) * self._pace)
         self._monitor.change(debug="false")
 
+    def _lose_folder(self, ending: threading.Event) -> None:
+        """What earlier lives left and this one has not opened yet would rightly be gone."""
+        life = self._lives.current
+        assert life is not None
+        deadline = time.monotonic() + ADOPTED_SECONDS
+        while life.unopened > 0:
+            if time.monotonic() > deadline:
+                self._journal.found("folder", f"the spool was not taken over within {ADOPTED_SECONDS:.0f} s")
+                return
+            if ending.wait(0.1):
+                return
+        shutil.rmtree(self._lives.folder / SPOOL, ignore_errors=True)
+
     def _remove_folder(self, ending: threading.Event, after: float = 0) -> None:
         """Nothing ends the proxy before all is on disk again: what the folder held would rightly be gone."""
         if ending.wait(after):
@@ -178,7 +192,7 @@ class ProxyTrack:
         life = self._lives.current
         assert life is not None
         before = life.proxy.output.count("the spool works again")
-        shutil.rmtree(self._lives.folder / SPOOL, ignore_errors=True)
+        self._lose_folder(ending)
         deadline = time.monotonic() + BACK_ON_DISK_SECONDS
         while life.proxy.output.count("the spool works again") == before:
             if time.monotonic() > deadline:

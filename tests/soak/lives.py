@@ -21,6 +21,7 @@ from tests.support import APPLICATION_ID
 from tests.support.addon import addon_options, exit_counts
 from tests.support.proxy import Mitmdump, Option
 
+ADOPTED = re.compile(r"found (\d+) events? that an earlier process left in the spool")
 ADMIN = re.compile(r"status, metrics and Admin API at http://127\.0\.0\.1:(\d+)")
 SPOOL = "moesif-spool"
 End = Literal["kill", "terminate"]
@@ -30,19 +31,26 @@ End = Literal["kill", "terminate"]
 class Life:
     """One process. `began` and `ended` are monotonic; `ending` is set before it is told to; `status` is the last read.
 
-    `samples` are its resident memory, (seconds, MB), `files` how many it had open at most.
+    `left` is the number of events that earlier lives left in the spool, `samples` are its resident memory, (seconds,
+    MB), `files` how many it had open at most.
     """
 
     number: int
     proxy: Mitmdump
     admin_port: int
     began: float
+    left: int = 0
     ending: bool = False
     ended: float = 0.0
     how: End | None = None
     status: dict[str, Any] = field(default_factory=dict)
     samples: list[tuple[float, float]] = field(default_factory=list)
     files: int = 0
+
+    @property
+    def unopened(self) -> int:
+        """How many of the events that earlier lives left it has not found yet."""
+        return self.left - sum(map(int, ADOPTED.findall(self.proxy.output)))
 
     def drops(self) -> Mapping[str, int]:
         """By cause: from the exit line, or as last read before a kill."""
@@ -70,7 +78,7 @@ class Lives:
         return None if life is None else life.proxy.port
 
     def start(self, *, compress: bool) -> Life:
-        began = time.monotonic()
+        began, left = time.monotonic(), len(self.spooled()) if self.all else 0
         proxy = Mitmdump(self._upstream, self._options(compress), folder=self.folder)
         try:
             found = ADMIN.search(proxy.wait_for_output("status, metrics and Admin API at"))
@@ -78,7 +86,7 @@ class Lives:
         except BaseException:
             proxy.close()
             raise
-        life = Life(len(self.all) + 1, proxy, int(found[1]), began)
+        life = Life(len(self.all) + 1, proxy, int(found[1]), began, left)
         if self.all:
             self.down.append((self.all[-1].ended, time.monotonic()))
         self.all.append(life)

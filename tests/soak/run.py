@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.soak import judgement
 from tests.soak.audit import Audit
@@ -137,11 +138,15 @@ class Soak:
         if self._faulty.is_set():
             return
         deadline = time.monotonic() + DRAIN_SECONDS
-        while not self.interrupted and sum((status := self.monitor.read()).get("waiting", {"unknown": 1}).values()) > 0:
+        while not self.interrupted and self._is_waiting(status := self.monitor.read()):
             if time.monotonic() > deadline:
                 self.journal.found("drain", f"not delivered {DRAIN_SECONDS:.0f} s after the last fault: {status}")
                 return
             time.sleep(POLL_SECONDS)
+
+    def _is_waiting(self, status: Mapping[str, Any]) -> bool:
+        life = self.lives.current
+        return not status or life is None or life.unopened > 0 or sum(status["waiting"].values()) > 0
 
     def _finish(self) -> None:
         if self.lives.current is not None:
