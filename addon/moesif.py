@@ -7,10 +7,9 @@ if sys.version_info < (3, 12):  # noqa: UP036 - whoever runs it from a clone has
     sys.exit(f"moesif: Python 3.12 or later is needed; mitmproxy runs on {sys.version.split()[0]}")
 
 try:
-    from mitmproxy_moesif.addon import MoesifAddon
-    from mitmproxy_moesif.jwt_gate.addon import JwtGate
+    from mitmproxy_moesif.script import script_addons
 except ModuleNotFoundError as error:
     clone = Path(__file__).resolve().parent.parent
     sys.exit(f"moesif: the package {error.name} is missing: {sys.executable} -m pip install {clone}")
 
-addons = [MoesifAddon(), JwtGate()]
+addons = script_addons()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial, wraps
-from typing import Concatenate
 
 from mitmproxy import command, connection, ctx, http, tcp
 from mitmproxy import flow as flow_type
@@ -32,16 +31,16 @@ from mitmproxy_moesif.runtime import Listen, Prepared, Runtime, listen
 SEEN = "moesif"
 """In a flow's metadata as soon as a hook of ours was called with it."""
 
-type Hook[**P] = Callable[Concatenate[MoesifAddon, P], None]
+type Hook[Data] = Callable[[MoesifAddon, Data], None]
 
 
-def guarded[**P](hook: Hook[P]) -> Hook[P]:
+def guarded[Data](hook: Hook[Data]) -> Hook[Data]:
     """Count and log a fault in a hook; the exchange goes on as if we were not there."""
 
     @wraps(hook)
-    def guard(self: MoesifAddon, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def guard(self: MoesifAddon, data: Data) -> None:
         try:
-            hook(self, *args, **kwargs)
+            hook(self, data)
         except Exception as error:  # noqa: BLE001 - whatever it is, the traffic must not notice
             self.fault(hook.__name__, error)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mitmproxy.proxy.mode_specs import ProxyMode
 
 from mitmproxy_moesif.lane import handover
 from tests.lane.world import FakeTransport
@@ -24,11 +26,15 @@ def test_what_comes_at_once_is_behind_what_was_read(is_full: bool, monkeypatch: 
         draining.cancel()
 
     async def hand_over() -> None:
-        none: Any = None
-        transport = FakeTransport(asyncio.get_running_loop(), asyncio.Protocol())
-        serving = handover.hand_over(transport, b"first", none, none, is_full=is_full)
+        loop = asyncio.get_running_loop()
+        instance: Any = SimpleNamespace(mode=ProxyMode.parse("reverse:http://upstream:80"))
+        has_ended = asyncio.Event()
+        place = handover.Accepted(instance, has_ended.set)
+        transport = FakeTransport(loop, asyncio.Protocol())
+        place.client(transport)
+        place.hand_over(transport, b"first", is_full=is_full)
         transport.arrive(b"second")
-        await serving
+        await has_ended.wait()
         transport.done()
 
     monkeypatch.setattr(handover, "serve", serve)

@@ -10,11 +10,11 @@ import requests
 
 from tests.support.client import Client, exchange
 from tests.support.moesif_proxy import MoesifProxy
-from tests.support.proxy import Option
+from tests.support.proxy import Mitmdump, Option
 from tests.support.upstream import ScriptedUpstream
 
 
-def engines(proxy: MoesifProxy) -> dict[str, int]:
+def engines(proxy: Mitmdump) -> dict[str, int]:
     found = re.search(r"Admin API at (\S+)", proxy.output)
     assert found is not None
     counts: dict[str, int] = requests.get(f"{found[1]}/status", timeout=10).json()["engines"]
@@ -45,11 +45,11 @@ def test_it_serves_unless_the_layers_are_asked_for(
 
 
 @pytest.mark.parametrize(("engine", "is_told"), [("auto", False), ("fast", True)])
-def test_the_log_says_why_it_serves_nothing_where_it_was_asked_for(
+def test_the_log_says_why_it_does_not_serve_where_it_was_asked_for(
     engine: str, is_told: bool, tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:
     given = options(tmp_path, moesif_engine=engine, connection_strategy="eager")
     with MoesifProxy(upstream.url, given) as proxy:
         assert exchange(proxy.port, "GET", "/") is not None
         assert engines(proxy) == {"fast": 0, "mitmproxy": 1}
-        assert ("moesif_engine=fast serves nothing: connection_strategy: " in proxy.output) is is_told
+        assert ("leaves connections to mitmproxy's layers: connection_strategy: " in proxy.output) is is_told

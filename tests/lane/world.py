@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter, deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
 from mitmproxy import http
-from mitmproxy.connection import Address, Client, ConnectionState, Server
+from mitmproxy.connection import Client, ConnectionState, Server
 from mitmproxy.proxy.mode_specs import ProxyMode
 
 from mitmproxy_moesif.capture.responses import blocked_response
@@ -21,6 +21,7 @@ from mitmproxy_moesif.lane import client as client_module
 from mitmproxy_moesif.lane import exchange as exchange_module
 from mitmproxy_moesif.lane import upstream as upstream_module
 from mitmproxy_moesif.lane.client import ClientEnd
+from mitmproxy_moesif.lane.destination import Destination
 from mitmproxy_moesif.lane.opening import Lane
 from mitmproxy_moesif.lane.upstream import UpstreamEnd
 
@@ -189,6 +190,23 @@ class FakeLane(Lane):
         return self._known_connections
 
 
+class FakePlace:
+    """Whatever is handed over has ended."""
+
+    def __init__(self, left: Callable[[], None]) -> None:
+        self.left = left
+
+    def client(self, transport: asyncio.BaseTransport) -> Client:
+        peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        mode = ProxyMode.parse("reverse:http://upstream:80")
+        return Client(peername=peer, sockname=own, proxy_mode=mode, state=ConnectionState.OPEN)
+
+    def hand_over(self, transport: asyncio.Transport, _data: bytes, *, is_full: bool) -> None:
+        transport.set_protocol(asyncio.Protocol())
+        transport.abort()
+        self.left()
+
+
 class World:
     """One lane, its clients and its upstream. Whatever goes wrong inside is in `faults`."""
 
@@ -207,7 +225,6 @@ class World:
         loop.set_exception_handler(lambda _, context: self.faults.append(repr(context)))
         for module in (client_module, exchange_module, upstream_module):
             patch.setattr(module, "crashed", lambda _: self.faults.append("crashed"))
-        patch.setattr(client_module, "hand_over", self._hand_over)
         patch.setattr(self.lane.pool, "open", self._open)
 
     def __enter__(self) -> Self:
@@ -230,30 +247,22 @@ class World:
 
     def new_client(self) -> FakeTransport:
         number = len(self.clients)
-        instance: Any = SimpleNamespace(mode=ProxyMode.parse("reverse:http://upstream:80"))
-        end = ClientEnd(self.lane, instance, lambda: self.left.update([number]))
+        end = ClientEnd(self.lane, FakePlace(lambda: self.left.update([number])))
         transport = FakeTransport(self.loop, end)
         self.clients.append(transport)
         self.loop.call_soon(end.connection_made, transport)
         self.settle()
         return transport
 
-    def _hand_over(self, transport: FakeTransport, *_: Any, **__: Any) -> asyncio.Future[None]:
-        transport.protocol = asyncio.Protocol()
-        transport.abort()
-        ended = self.loop.create_future()
-        ended.set_result(None)
-        return ended
-
-    async def _open(self, address: Address, client: Client) -> UpstreamEnd:
+    async def _open(self, destination: Destination, client: Client) -> UpstreamEnd:
         if not self.opens_at_once:
             self.opening.append(self.loop.create_future())
             if not await self.opening[-1]:
                 raise OSError("refused")
         await asyncio.sleep(0)
-        server = Server(address=address)
+        server = Server(address=destination[:2])
         server.state = ConnectionState.OPEN
-        end = UpstreamEnd(self.lane, server, client)
+        end = UpstreamEnd(self.lane, destination, server, client)
         transport = FakeTransport(self.loop, end)
         end.connection_made(transport)
         self.upstreams.append(transport)

@@ -7,13 +7,13 @@ import logging
 import types
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mitmproxy import addonmanager, exceptions, hooks, http, options
+from mitmproxy import addonmanager, exceptions, flow, hooks, http, options
 from mitmproxy.addonmanager import AddonManager
 from mitmproxy.master import Master
 from mitmproxy.proxy.layers.http import HttpRequestHook, HttpResponseHook  # type: ignore[attr-defined]
@@ -192,6 +192,19 @@ def test_update_is_called_after_each_hook_of_a_flow_and_no_other() -> None:
     chain = [Spec({"request": "call", "update": "call", "client_connected": "call"})]
     calls, _ = observe(chain, [("fire", "request"), ("fire", "client_connected")], prepared=True)
     assert [hook for _, hook, _ in calls] == ["request", "update", "client_connected"]
+
+
+def test_mitmproxy_names_the_argument_of_its_hooks_of_a_flow_alike() -> None:
+    """By this name it is known which hooks `update` follows."""
+    of_a_flow = {
+        hook
+        for hook in hooks.all_hooks.values()
+        for argument in fields(hook)  # type: ignore[arg-type]  # every hook is a dataclass
+        if isinstance(argument.type, type) and issubclass(argument.type, flow.Flow)
+    }
+    named = {hook for hook in hooks.all_hooks.values() if [argument.name for argument in fields(hook)] == ["flow"]}  # type: ignore[arg-type]
+    assert HttpRequestHook in named
+    assert named == of_a_flow
 
 
 def test_a_fault_ends_its_own_link_of_the_chain_only() -> None:

@@ -145,24 +145,26 @@ type Calls = list[tuple[str, str, str]]
 
 
 class Run:
-    """One mitmdump with its records. `calls_of` gives the calls of one path, in order."""
+    """One mitmdump with its records, and `first` as the first of its scripts, which logs that it has `switched`."""
 
-    def __init__(self, folder: Path, upstream: str, stack: ExitStack, *, switched: bool) -> None:
+    def __init__(
+        self, folder: Path, upstream: str, stack: ExitStack, first: str | None = None, recorder: str = RECORDER
+    ) -> None:
         self.folder = folder
         folder.mkdir()
         self.record = folder / "record"
         self.live = folder / "live.py"
         self.recorder = folder / "recorder.py"
-        self.recorder.write_text(RECORDER)
+        self.recorder.write_text(recorder)
         self.live.write_text(LIVE.replace("GENERATION", "1"))
         scripts = [self.recorder, self.live]
-        if switched:
-            (folder / "switch.py").write_text(SWITCH)
+        if first is not None:
+            (folder / "switch.py").write_text(first)
             scripts.insert(0, folder / "switch.py")
         self.scripts = scripts
         environment = {"RECORD": str(self.record)}
         self.proxy = stack.enter_context(Mitmdump(upstream, scripts=scripts, environment=environment, folder=folder))
-        self.proxy.wait_for_output("switched" if switched else "listening")
+        self.proxy.wait_for_output("switched" if first is not None else "listening")
         self.answers: list[RawResponse | None] = []
 
     def ask(self, method: str, path: str, wish: str = "", **kwargs: Any) -> None:
@@ -244,20 +246,26 @@ def answer_websocket(_request: RawRequest, connection: Connection) -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, Run]]:
     """One run without and one with the measures, over the same exchanges."""
-    with ScriptedUpstream() as upstream, ExitStack() as stack:
-        upstream.handler = echo
-        upstream.answer("/head", wire.response(200, [("Content-Length", "5")]))
-        upstream.answer("/closes", lambda _, connection: connection.close())
-        upstream.answer("/websocket", answer_websocket)
-        made = []
-        for switched in (False, True):
-            folder = tmp_path_factory.mktemp("run") / str(switched)
-            run = Run(folder, upstream.url, stack, switched=switched)
-            everything(run)
-            assert run.proxy.stop() == 0
-            assert "mitmproxy has crashed" not in run.proxy.output
-            made.append(run)
-        yield made[0], made[1]
+    with ExitStack() as stack:
+        url = stack.enter_context(everything_upstream()).url
+        folder = tmp_path_factory.mktemp("run")
+        yield run_through(Run(folder / "stock", url, stack)), run_through(Run(folder / "prepared", url, stack, SWITCH))
+
+
+def everything_upstream() -> ScriptedUpstream:
+    upstream = ScriptedUpstream()
+    upstream.handler = echo
+    upstream.answer("/head", wire.response(200, [("Content-Length", "5")]))
+    upstream.answer("/closes", lambda _, connection: connection.close())
+    upstream.answer("/websocket", answer_websocket)
+    return upstream
+
+
+def run_through(run: Run) -> Run:
+    everything(run)
+    assert run.proxy.stop() == 0
+    assert "mitmproxy has crashed" not in run.proxy.output
+    return run
 
 
 def of_exchanges(run: Run) -> Calls:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from io import BufferedReader
 from types import TracebackType
@@ -91,10 +92,11 @@ class ScriptedUpstream:
 
     What answers a request: the handler or the bytes given for its path, else `handler`, which at first sends a small
     JSON object. `on_head` sees each request before its body is read (`body` is empty then) and returns True where it
-    has answered by itself; the connection ends after that.
+    has answered by itself; the connection ends after that. With `tls` it speaks TLS.
     """
 
-    def __init__(self, *, refusing: bool = False) -> None:
+    def __init__(self, *, refusing: bool = False, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.handler: Handler = plain
         self.on_head: HeadHandler = lambda request, connection: False
         self._paths: dict[str, Handler] = {}
@@ -102,7 +104,7 @@ class ScriptedUpstream:
         self._requests: list[RawRequest] = []
         self._listener = Listener(self._serve, refusing=refusing)
         self.port = self._listener.port
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
         return self
@@ -143,6 +145,13 @@ class ScriptedUpstream:
             return list(self._requests)
 
     def _serve(self, sock: socket.socket) -> None:
+        if self._tls is None:
+            self._speak(sock)
+            return
+        with suppress(OSError), self._tls.wrap_socket(sock.dup(), server_side=True) as secured:
+            self._speak(secured)
+
+    def _speak(self, sock: socket.socket) -> None:
         with closing(sock.makefile("rb")) as stream:
             connection = Connection(sock, stream, self._listener.is_closed)
             while not connection.ended and (head := wire.read_head(stream)):

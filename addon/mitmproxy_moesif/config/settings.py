@@ -209,8 +209,8 @@ class Settings(BaseModel):
     )
     engine: Annotated[Literal["auto", "fast", "mitmproxy"], Property.START_ONLY] = Field(
         "auto",
-        description="What carries plain HTTP/1 in moesif-proxy: the fast lane where it serves (auto, and fast, which "
-        "warns where it does not), or mitmproxy's layers.",
+        description="What carries HTTP/1: the fast lane where it serves (auto, and fast, which warns where it does "
+        "not), or mitmproxy's layers.",
     )
     governance: Literal["on", "off"] = Field(
         "on", description="Whether governance rules are enforced; sampling is not affected."

@@ -6,24 +6,22 @@ import asyncio
 import logging
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mitmproxy.connection import Client, ConnectionState, Server
-from mitmproxy.proxy import mode_servers, server_hooks
+from mitmproxy.proxy import server_hooks
 from mitmproxy.proxy.layers.http import _http1
+from mitmproxy.proxy.mode_specs import ReverseMode
 from mitmproxy.proxy.server import logger
 from mitmproxy.utils import human
 
 from mitmproxy_moesif.capture.engine import MAX_HEAD
 from mitmproxy_moesif.lane.bodies import Body, Fixed
 from mitmproxy_moesif.lane.exchange import Exchange, crashed
-from mitmproxy_moesif.lane.handover import hand_over
 from mitmproxy_moesif.lane.heads import end_of_head, may_begin_head, request_body, request_of
 from mitmproxy_moesif.lane.writing import AT_ONCE, Writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mitmproxy_moesif.lane.opening import Lane
 
 NEWLINE = b"\r\n"
@@ -31,8 +29,24 @@ BLANK_LINES = re.compile(rb"(?:\r?\n)+")
 """Before a request line they are passed over."""
 
 
+class Place(Protocol):
+    """Where a connection was accepted."""
+
+    def client(self, transport: asyncio.BaseTransport) -> Client:
+        """What mitmproxy knows of it. Asked once."""
+        ...
+
+    def hand_over(self, transport: asyncio.Transport, data: bytes, *, is_full: bool) -> None:
+        """Have it go on in mitmproxy's layers. `is_full`: what was written waits."""
+        ...
+
+    def left(self) -> None:
+        """It has ended here."""
+        ...
+
+
 class ClientEnd(Writing, asyncio.Protocol):
-    """`left` is called once, at its end. `unconnected` stands for the upstream until there is a connection."""
+    """`unconnected` stands for the upstream until there is a connection."""
 
     __slots__ = (
         "__weakref__",
@@ -40,10 +54,9 @@ class ClientEnd(Writing, asyncio.Protocol):
         "_begun",
         "_body",
         "_buffer",
-        "_instance",
         "_is_reading",
-        "_left",
         "_looked",
+        "_place",
         "_unsent",
         "active",
         "client",
@@ -58,11 +71,10 @@ class ClientEnd(Writing, asyncio.Protocol):
     client: Client
     unconnected: Server
 
-    def __init__(self, lane: Lane, instance: mode_servers.ReverseInstance, left: Callable[[], None]) -> None:
+    def __init__(self, lane: Lane, place: Place) -> None:
         super().__init__()
         self.lane = lane
-        self._instance = instance
-        self._left = left
+        self._place = place
         self._buffer = b""
         self._looked = self._unsent = 0
         self._begun = 0.0
@@ -76,15 +88,10 @@ class ClientEnd(Writing, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # uvloop's is of no class of asyncio's
-        mode = self._instance.mode
-        self.client = Client(
-            peername=transport.get_extra_info("peername"),
-            sockname=transport.get_extra_info("sockname"),
-            timestamp_start=time.time(),
-            proxy_mode=mode,
-            state=ConnectionState.OPEN,
-        )
-        self.unconnected = Server(address=mode.address)
+        self.client = self._place.client(transport)
+        mode = self.client.proxy_mode
+        assert isinstance(mode, ReverseMode)
+        self.unconnected = Server(address=mode.address, tls=mode.scheme == "https")
         self.lane.opened(self)
         self.log("client connect")
         rest = self.lane.run(server_hooks.ClientConnectedHook, self.client)
@@ -123,7 +130,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         if rest is not None:
             self.lane.keep(asyncio.ensure_future(rest), lambda: None)
         self.lane.closed(self)
-        self._left()
+        self._place.left()
 
     def _end_of_stream(self) -> None:
         exchange, body = self.exchange, self._body
@@ -173,6 +180,9 @@ class ClientEnd(Writing, asyncio.Protocol):
         """Take a step; whether another may follow."""
         exchange = self.exchange
         if exchange is None:
+            if self.lane.is_over:
+                self.hand_over()
+                return False
             return bool(self._buffer) and not self.is_full and self._read_head()
         if self._body is None or exchange.is_waiting:
             return False
@@ -198,7 +208,8 @@ class ClientEnd(Writing, asyncio.Protocol):
             return False
         assert self.unconnected.address is not None
         host, port = self.unconnected.address[:2]
-        read = None if self.lane.unserved else request_of(buffer[:end], host, port, self._begun)
+        scheme = b"https" if self.unconnected.tls else b"http"
+        read = None if self.lane.unserved else request_of(buffer[:end], host, port, self._begun, scheme)
         if read is None:
             self.hand_over()
             return False
@@ -279,8 +290,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         self.is_closing = True
         self.flush()
         self.lane.closed(self)
-        serving = hand_over(self.transport, self._buffer, self.client, self._instance, is_full=self.is_full)
-        serving.add_done_callback(lambda _: self._left())
+        self._place.hand_over(self.transport, self._buffer, is_full=self.is_full)
 
     def look(self, now: float, patience: float) -> None:
         """End it where nothing has happened on either side for that long, and no hook is waited for.

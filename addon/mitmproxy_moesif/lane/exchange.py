@@ -26,6 +26,7 @@ from mitmproxy.proxy.server import logger
 from mitmproxy_moesif.capture.engine import MAX_DISCARDED, Hold
 from mitmproxy_moesif.capture.responses import Refusal, failure_page
 from mitmproxy_moesif.event.exchange import Fields
+from mitmproxy_moesif.lane.destination import destination_of
 from mitmproxy_moesif.lane.flows import new_flow
 from mitmproxy_moesif.lane.heads import Framing, framing, request_head, response_head, why_invalid
 
@@ -95,7 +96,8 @@ class Exchange:
 
     def ask(self, hook: type, then: Then) -> None:
         """Call a hook and go on when it has ended."""
-        self.client.flush()
+        if self.client.out:
+            self.client.flush()
         self.flush()
         rest = self.client.lane.run(hook, self.flow)
         if rest is None and not self.flow.intercepted:
@@ -104,7 +106,7 @@ class Exchange:
             self.wait(resumed(rest, self.flow), then)
 
     def flush(self) -> None:
-        if self.upstream is not None:
+        if self.upstream is not None and self.upstream.out:
             self.upstream.flush()
 
     def wait(self, awaited: Awaitable[None], then: Then) -> None:
@@ -146,15 +148,15 @@ class Exchange:
         self._connect(self._send_streamed_head)
 
     def _connect(self, then: Then, *, fresh: bool = False) -> None:
-        lane, data = self.client.lane, self.flow.request.data
-        wanted = (data.host, data.port)
-        if data.scheme != b"http":
-            self.upstream_failed("the fast lane reaches upstreams over plain HTTP only")
-        elif not fresh and (kept := lane.pool.take(wanted)) is not None:
+        client, flow = self.client, self.flow
+        pool, wanted = client.lane.pool, destination_of(flow.request, client.client, client.unconnected)
+        if flow.server_conn.via is not None:
+            self.upstream_failed("moesif_engine=fast goes through no other proxy")
+        elif not fresh and (kept := pool.take(wanted)) is not None:
             self._use(kept)
             then()
         else:
-            self._connecting = asyncio.ensure_future(lane.pool.open(wanted, self.client.client))
+            self._connecting = asyncio.ensure_future(pool.open(wanted, client.client))
             self.is_waiting = True
             self._connecting.add_done_callback(lambda done: self._opened(done, then))
 
@@ -209,15 +211,15 @@ class Exchange:
             request.trailers = trailers
         if self._streams_request:
             self._pass_on(request.stream, b"", self._send_request_data)
-            request.timestamp_end = time.time()
+            request.data.timestamp_end = time.time()
             self.ask(HttpRequestHook, self._end_streamed_request)
         else:
             self._collect_request()
 
     def _collect_request(self) -> None:
-        request = self.flow.request
-        request.timestamp_end = time.time()
-        request.data.content = b"".join(self._collected)
+        data = self.flow.request.data
+        data.timestamp_end = time.time()
+        data.content = b"".join(self._collected)
         self._collected = []
         self.ask(HttpRequestHook, self._request_seen)
 
@@ -234,7 +236,7 @@ class Exchange:
 
     def _send_request(self) -> None:
         self._send_request_head()
-        if content := self.flow.request.raw_content:
+        if content := self.flow.request.data.content:
             self._send_request_data(content)
         self._send_request_end()
 
@@ -342,7 +344,7 @@ class Exchange:
     def _response_complete(self) -> None:
         response = self.flow.response
         assert response is not None
-        response.timestamp_end = time.time()
+        response.data.timestamp_end = time.time()
         self.ask(HttpResponseHook, self._response_seen)
 
     def _response_seen(self) -> None:
@@ -353,20 +355,20 @@ class Exchange:
             return
         if not self._streams_response:
             self._send_response_head(response)
-            if response.raw_content:
-                self._send_response_data(response.raw_content)
+            if content := response.data.content:
+                self._send_response_data(content)
         if self.request_ended:
             self._done()
 
     def _send_response_head(self, response: http.Response) -> None:
         fields = response.data.headers.fields
         found = self._answered_framing if fields is self._answered_fields else framing(fields)
-        request = self.flow.request.data
+        data = response.data
         self._is_head_sent = True
-        self._sends_body = may_have_body(request.method, response.status_code)
+        self._sends_body = may_have_body(self.flow.request.data.method, data.status_code)
         self._is_response_chunked = found.is_chunked
         self._close_after = (
-            found.closes(response.data.http_version)
+            found.closes(data.http_version)
             or self.closes_connection
             or (self._sends_body and found.ends_with_connection)
         )
@@ -428,9 +430,9 @@ class Exchange:
 
     def _is_killed(self, *, tell: bool = True) -> bool:
         """Whether a hook has killed the exchange, or the client left meanwhile; then it ends here."""
-        if self._left is not None and not self.flow.error:
-            self.flow.error = flows.Error(self._left)
-        if self._left is None and not is_killed(self.flow):
+        if self._left is not None:
+            self.flow.error = self.flow.error or flows.Error(self._left)
+        elif self.flow.error is None or not is_killed(self.flow):
             return False
         self.is_over = True
         if tell:

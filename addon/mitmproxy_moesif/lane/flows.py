@@ -59,7 +59,14 @@ def new_flow(identifier: str, client: Client, server: Server, request: http.Requ
 
 
 def new_request(
-    host: str, port: int, method: bytes, path: bytes, version: bytes, fields: Fields, begun: float
+    host: str,
+    port: int,
+    method: bytes,
+    path: bytes,
+    version: bytes,
+    fields: Fields,
+    begun: float,
+    scheme: bytes = b"http",
 ) -> http.Request:
     request = http.Request.__new__(http.Request)
     request.data = new_data(http.RequestData, version, fields, begun)
@@ -67,7 +74,7 @@ def new_request(
         "host": host,
         "port": port,
         "method": method,
-        "scheme": b"http",
+        "scheme": scheme,
         "authority": b"",
         "path": path,
     }

@@ -3,49 +3,57 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 
 from mitmproxy import ctx
-from mitmproxy.connection import Client
-from mitmproxy.proxy import commands, mode_servers, server_hooks
+from mitmproxy.connection import Client, ConnectionState
+from mitmproxy.proxy import mode_servers
 from mitmproxy.proxy.server import ConnectionIO
 
 from mitmproxy_moesif.speedups.inline import InlineHandler
 
 
-class Continued(InlineHandler):
-    """Of a client that hooks know."""
+class Accepted:
+    """A connection that `moesif-proxy` has accepted. `left` is called once, at its end."""
 
-    async def handle_hook(self, hook: commands.StartHook) -> None:
-        if not isinstance(hook, server_hooks.ClientConnectedHook):
-            await super().handle_hook(hook)
+    def __init__(self, instance: mode_servers.ReverseInstance, left: Callable[[], None]) -> None:
+        self._instance = instance
+        self.left = left
+
+    def client(self, transport: asyncio.BaseTransport) -> Client:
+        self._client = Client(
+            peername=transport.get_extra_info("peername"),
+            sockname=transport.get_extra_info("sockname"),
+            timestamp_start=time.time(),
+            proxy_mode=self._instance.mode,
+            state=ConnectionState.OPEN,
+        )
+        return self._client
+
+    def hand_over(self, transport: asyncio.Transport, data: bytes, *, is_full: bool) -> None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        if is_full:
+            protocol.pause_writing()
+        serving = asyncio.ensure_future(serve(reader, writer, self._client, self._instance))
+        serving.add_done_callback(lambda _: self.left())
+        feed(transport, reader, data)
 
 
-def hand_over(
-    transport: asyncio.Transport,
-    data: bytes,
-    client: Client,
-    instance: mode_servers.ReverseInstance,
-    *,
-    is_full: bool,
-) -> asyncio.Task[None]:
-    """Until the connection has ended. `is_full`: what was written last has not gone out yet."""
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    protocol = asyncio.StreamReaderProtocol(reader)
-    writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-    transport.set_protocol(protocol)
-    protocol.connection_made(transport)
-    if is_full:
-        protocol.pause_writing()
-    transport.pause_reading()  # or what comes next would be read before this
+def feed(transport: asyncio.Transport, reader: asyncio.StreamReader, data: bytes) -> None:
+    """What was read already, before all that yet comes; but not before mitmproxy's task for it has begun."""
+    transport.pause_reading()
 
     def begin() -> None:
         transport.resume_reading()
         reader.feed_data(data)
 
-    serving = asyncio.ensure_future(serve(reader, writer, client, instance))
-    loop.call_soon(begin)  # not before: tasks start at once, and mitmproxy's is not known to it yet
-    return serving
+    asyncio.get_running_loop().call_soon(begin)
 
 
 async def serve(
@@ -54,7 +62,9 @@ async def serve(
     client: Client,
     instance: mode_servers.ReverseInstance,
 ) -> None:
-    handler = Continued(ctx.master, reader, writer, ctx.options, instance.mode)  # type: ignore[no-untyped-call]
+    """Until the connection has ended."""
+    handler = InlineHandler(ctx.master, reader, writer, ctx.options, instance.mode)  # type: ignore[no-untyped-call]
+    handler.is_known = True
     context = handler.layer.context
     handler.client = context.client = client
     handler.transports = {client: ConnectionIO(reader=reader, writer=writer)}

@@ -102,7 +102,9 @@ def is_plain_length(value: bytes) -> bool:
     return value.isdigit() and len(value) <= MOST_DIGITS and (value[:1] != b"0" or len(value) == 1)
 
 
-def request_of(head: bytes, host: str, port: int, begun: float) -> tuple[http.Request, Framing] | None:
+def request_of(
+    head: bytes, host: str, port: int, begun: float, scheme: bytes = b"http"
+) -> tuple[http.Request, Framing] | None:
     """A request for this upstream whose target is a path; None where the head is anything else.
 
     `head` is without the blank line at its end.
@@ -122,7 +124,7 @@ def request_of(head: bytes, host: str, port: int, begun: float) -> tuple[http.Re
         return None
     if found.coding is not None and version != b"HTTP/1.1":
         return None
-    return new_request(host, port, method, target, version, fields, begun), found
+    return new_request(host, port, method, target, version, fields, begun, scheme), found
 
 
 def request_body(found: Framing) -> Body:
@@ -162,7 +164,8 @@ def response_of(head: bytes, request: http.Request) -> tuple[http.Response, Fram
         found = framing(response.headers.fields)
         found.is_plain = False
         return response, found, body_of_size(size)
-    if request.data.method.upper() == b"HEAD" or response.status_code < 200 or response.status_code in (204, 304):
+    status = response.data.status_code
+    if request.data.method.upper() == b"HEAD" or status < 200 or status in (204, 304):
         return response, found, Fixed(0)
     if found.coding is not None:
         return response, found, Chunked()

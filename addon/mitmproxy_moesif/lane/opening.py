@@ -9,11 +9,11 @@ from typing import Any
 from mitmproxy import ctx, flow
 from mitmproxy.addonmanager import Loader
 from mitmproxy.addons.proxyserver import Proxyserver
-from mitmproxy.proxy import mode_servers
+from mitmproxy.proxy.mode_specs import ProxyMode
 
-from mitmproxy_moesif.lane.client import ClientEnd
+from mitmproxy_moesif.lane.client import ClientEnd, Place
 from mitmproxy_moesif.lane.flows import Identifiers
-from mitmproxy_moesif.lane.serving import is_fast, why_unserved
+from mitmproxy_moesif.lane.serving import UPSTREAM_TLS, is_fast, why_mode_is_unserved, why_unserved
 from mitmproxy_moesif.lane.upstream import Pool
 from mitmproxy_moesif.log import RateLimitedLog
 from mitmproxy_moesif.speedups import dispatch
@@ -25,11 +25,11 @@ LOOK_EVERY = 1.0
 class Lane:
     """An addon, so that it hears of options and ends with the proxy.
 
-    `engine` is `moesif_engine` in force; `known` are addons beside mitmproxy's that choose layers.
+    `engine` is `moesif_engine` in force; `known` are addons that are as good as mitmproxy's own.
     """
 
     def __init__(self, engine: Callable[[], str], *known: type) -> None:
-        self._engine = engine
+        self.engine = engine
         self._known = known
         self._limited = RateLimitedLog()
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -38,14 +38,18 @@ class Lane:
         self.connections: set[ClientEnd] = set()
         self.exchanges = self._all_exchanges = 0
         self.unserved: str | None = None
+        self.is_over = False
+        self._watching: asyncio.Future[None] | None = None
 
     # An addon's hooks
 
     def load(self, _loader: Loader) -> None:
         self._master = ctx.master
 
-    def configure(self, _updated: Iterable[str]) -> None:
+    def configure(self, updated: Iterable[str]) -> None:
         self.unserved = why_unserved(ctx.master, self._known)
+        if not UPSTREAM_TLS.isdisjoint(updated):
+            self.pool.renew()
 
     def requestheaders(self, _flow: flow.Flow) -> None:
         self._all_exchanges += 1
@@ -56,11 +60,20 @@ class Lane:
         return {"fast": fast, "mitmproxy": max(0, self._all_exchanges - fast)}
 
     def running(self) -> None:
-        self._watching = asyncio.ensure_future(self._watch())
+        if self._watching is None:
+            self._watching = asyncio.ensure_future(self._watch())
 
     def done(self) -> None:
-        self._watching.cancel()
+        self.is_over = True
+        if self._watching is not None:
+            self._watching.cancel()
         self.pool.close()
+
+    def end(self) -> None:
+        """While the proxy goes on: so do its connections, in mitmproxy's layers."""
+        self.done()
+        for end in tuple(self.connections):
+            end.go_on()
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -71,18 +84,18 @@ class Lane:
 
     # Connections
 
-    def open(self, instance: mode_servers.ReverseInstance, left: Callable[[], None]) -> ClientEnd | None:
+    def open(self, place: Place, mode: ProxyMode) -> ClientEnd | None:
         """The protocol of a connection that was accepted; None where it is mitmproxy's."""
-        if not is_fast(engine := self._engine()):
+        engine = self.engine()
+        if not is_fast(engine):
             return None
         self.unserved = why_unserved(ctx.master, self._known)
-        if self.unserved is not None:
-            if engine == "fast":  # where it may be either, that is no fault
-                self._limited.warning(
-                    self.unserved, "moesif-proxy: moesif_engine=fast serves nothing: %s", self.unserved
-                )
-            return None
-        return ClientEnd(self, instance, left)
+        why = self.unserved or why_mode_is_unserved(mode)
+        if why is None:
+            return ClientEnd(self, place)
+        if engine == "fast":  # where it may be either, that is no fault
+            self._limited.warning(why, "moesif: moesif_engine=fast leaves connections to mitmproxy's layers: %s", why)
+        return None
 
     def opened(self, end: ClientEnd) -> None:
         self.connections.add(end)
@@ -101,13 +114,9 @@ class Lane:
     def run(self, hook: type, data: Any) -> Awaitable[None] | None:
         """Call them; what remains to be awaited, if anything."""
         manager = self._master.addons
-        if not isinstance(manager, dispatch.PreparedAddonManager):
-            return manager.handle_lifecycle(hook(data))
-        plan = dispatch.plan_for(manager, hook)
-        rest = dispatch.begin(plan, [data]) if plan.calls else None
-        if not isinstance(data, flow.Flow):
-            return rest
-        return dispatch.update(manager, data) if rest is None else dispatch.update_after(manager, data, rest)
+        if isinstance(manager, dispatch.PreparedAddonManager):
+            return dispatch.run(manager, hook, [data])
+        return manager.handle_lifecycle(hook(data))
 
     def keep(self, task: asyncio.Future[Any], then: Callable[[], None]) -> None:
         """Until it has ended; then go on."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from mitmproxy import hooks
 from mitmproxy.addons.next_layer import NextLayer
+from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.addons.tlsconfig import TlsConfig
 from mitmproxy.master import Master
-from mitmproxy.proxy import layer
+from mitmproxy.proxy import layer, server_hooks
+from mitmproxy.proxy.layers import tls
 from mitmproxy.proxy.mode_specs import ProxyMode, ReverseMode
 
 from mitmproxy_moesif.speedups.dispatch import PreparedAddonManager, plan_for
@@ -17,8 +21,35 @@ OPTIONS: dict[str, tuple[object, str]] = {
     "body_size_limit": (None, "bodies are counted while they are buffered"),
     "stream_large_bodies": (None, "bodies are streamed from a size on"),
     "store_streamed_bodies": (False, "streamed bodies are kept"),
+    "ignore_hosts": ([], "connections are passed on unread"),
+    "allow_hosts": ([], "connections are passed on unread"),
+    "proxy_debug": (False, "mitmproxy's layers tell what they do"),
 }
 """Options of mitmproxy: the value with which the lane serves, and what any other one asks for."""
+
+HOOKS: dict[type[hooks.Hook], str] = {
+    layer.NextLayerHook: "an addon chooses the protocols of connections",
+    server_hooks.ServerConnectHook: "an addon has a say in connections to the upstream, maybe for each client",
+    tls.TlsStartServerHook: "an addon has a say in TLS toward the upstream, maybe for each client",
+}
+"""Hooks that only mitmproxy's own addons may have where the lane serves, and what any other one does."""
+
+OWN = (NextLayer, Proxyserver, TlsConfig)
+
+UPSTREAM_TLS = frozenset(
+    {
+        "ciphers_server",
+        "client_certs",
+        "http2",
+        "ssl_insecure",
+        "ssl_verify_upstream_trusted_ca",
+        "ssl_verify_upstream_trusted_confdir",
+        "tls_ecdh_curve_server",
+        "tls_version_server_max",
+        "tls_version_server_min",
+    }
+)
+"""Options with which connections toward the upstream are made."""
 
 
 def is_fast(engine: str) -> bool:
@@ -27,17 +58,22 @@ def is_fast(engine: str) -> bool:
 
 
 def why_unserved(master: Master, known: tuple[type, ...]) -> str | None:
-    """Why no connection of this proxy is served; None where the lane may. `known` addons choose layers as it does."""
+    """Why no connection of this proxy is served; None where the lane may. `known` addons are as good as its own."""
     manager, options = master.addons, master.options
     if not isinstance(manager, PreparedAddonManager):
         return "moesif_fast_dispatch is off, by which the lane calls hooks"
     for name, (served, reason) in OPTIONS.items():
         if getattr(options, name) != served:
             return f"{name}: {reason}"
-    modes = [ProxyMode.parse(mode) for mode in options.mode]
-    if not all(isinstance(mode, ReverseMode) and mode.scheme == "http" for mode in modes):
-        return "TLS toward the upstream, and its verification, is mitmproxy's"
-    choosing = [addon for addon, _ in plan_for(manager, layer.NextLayerHook).calls]
-    if any(type(addon) not in (NextLayer, *known) for addon in choosing):
-        return "an addon chooses the protocols of connections"
+    for hook, reason in HOOKS.items():
+        if any(type(addon) not in (*OWN, *known) for addon, _ in plan_for(manager, hook).calls):
+            return reason
+    return None
+
+
+def why_mode_is_unserved(mode: ProxyMode) -> str | None:
+    if not isinstance(mode, ReverseMode):
+        return f"{mode.type_name} mode: a client says where its requests go"
+    if mode.scheme not in ("http", "https"):
+        return f"the upstream speaks {mode.scheme}"
     return None

@@ -9,15 +9,17 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from mitmproxy.connection import Address, Client, ConnectionState, Server
+from mitmproxy.connection import Client, ConnectionState, Server
 from mitmproxy.proxy import server_hooks
 from mitmproxy.proxy.server import logger
 from mitmproxy.utils import human
 
 from mitmproxy_moesif.capture.engine import MAX_HEAD
 from mitmproxy_moesif.lane.bodies import Body
+from mitmproxy_moesif.lane.destination import Destination
 from mitmproxy_moesif.lane.exchange import Exchange, crashed
 from mitmproxy_moesif.lane.heads import end_of_head, response_head, response_of
+from mitmproxy_moesif.lane.tls import TlsTransport
 from mitmproxy_moesif.lane.writing import AT_ONCE, Writing
 
 if TYPE_CHECKING:
@@ -26,8 +28,11 @@ if TYPE_CHECKING:
 IDLE = 30.0
 """Seconds that a connection is kept without an exchange."""
 
+OLDEST = 300.0
+"""Seconds after which a connection serves no further exchange: where its name leads may have changed."""
+
 MOST_IDLE = 256
-"""Connections to one address that are kept."""
+"""Connections to one destination that are kept."""
 
 MOST_HEAD = 1_000_000
 """Bytes of an answer's head."""
@@ -49,15 +54,20 @@ class UpstreamEnd(Writing, asyncio.Protocol):
         "_looked",
         "_readable",
         "client",
+        "destination",
         "exchange",
+        "generation",
         "is_full",
         "kept_since",
+        "opened",
         "server",
     )
 
-    def __init__(self, lane: Lane, server: Server, client: Client) -> None:
+    def __init__(self, lane: Lane, destination: Destination, server: Server, client: Client) -> None:
         super().__init__()
         self._lane = lane
+        self.destination = destination
+        self.generation = lane.pool.generation
         self.server = server
         self.client = client
         self.exchange: Exchange | None = None
@@ -67,12 +77,17 @@ class UpstreamEnd(Writing, asyncio.Protocol):
         self._is_reading = self._is_reused = self.is_full = False
         self._looked = 0
         self._readable = select.poll()
-        self.kept_since = 0.0
+        self.kept_since, self.opened = 0.0, time.monotonic()
 
     # From asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # uvloop's is of no class of asyncio's
+        server = self.server
+        server.timestamp_tcp_setup = time.time()
+        server.state = ConnectionState.OPEN
+        server.peername = transport.get_extra_info("peername")
+        server.sockname = transport.get_extra_info("sockname")
         self._readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
@@ -160,7 +175,7 @@ class UpstreamEnd(Writing, asyncio.Protocol):
             return False
         self._buffer = buffer[behind:]
         self._looked = 0
-        status = response.status_code
+        status = response.data.status_code
         if status == 101:
             exchange.upstream_failed("Cannot parse HTTP response: a switch of protocols that nobody asked for")
             return False
@@ -245,72 +260,76 @@ class UpstreamEnd(Writing, asyncio.Protocol):
 
 
 class Pool:
-    """Kept connections by address, the newest taken first."""
+    """Kept connections by destination, the newest taken first. `generation` grows when they are to be opened anew."""
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
-        self._kept: dict[Address, deque[UpstreamEnd]] = {}
+        self.generation = 0
+        self._kept: dict[Destination, deque[UpstreamEnd]] = {}
         self._sweep: asyncio.TimerHandle | None = None
 
-    def take(self, address: Address) -> UpstreamEnd | None:
-        kept = self._kept.get(address)
+    def take(self, destination: Destination) -> UpstreamEnd | None:
+        kept = self._kept.get(destination)
         while kept:
             end = kept.pop()
             if end.take():
                 return end
         return None
 
-    async def open(self, address: Address, client: Client) -> UpstreamEnd:
+    async def open(self, destination: Destination, client: Client) -> UpstreamEnd:
         """Raises `OSError` with mitmproxy's words."""
-        server = Server(address=address)
+        host, port, sni = destination
+        server = Server(address=(host, port), tls=sni is not None, sni=sni)
         data = server_hooks.ServerConnectionHookData(client=client, server=server)
         await self._tell(server_hooks.ServerConnectHook, data)
         if server.error:
             await self._tell(server_hooks.ServerConnectErrorHook, data)
             raise OSError(f"Connection killed: {server.error}")
+        assert server.address is not None
         server.timestamp_start = time.time()
-        end = UpstreamEnd(self._lane, server, client)
+        end = UpstreamEnd(self._lane, destination, server, client)
+        tls = TlsTransport(self._lane, end, client, server) if server.tls else None
         try:
-            transport, _ = await asyncio.get_running_loop().create_connection(lambda: end, *address)
+            await asyncio.get_running_loop().create_connection(
+                lambda: tls or end, *server.address[:2], local_addr=server.sockname
+            )
         except (OSError, asyncio.CancelledError) as error:
             server.error = str(error) or "connection cancelled"
             self._log(client, f"error establishing server connection: {server.error}")
             await self._tell(server_hooks.ServerConnectErrorHook, data)
             raise
-        server.timestamp_tcp_setup = time.time()
-        server.state = ConnectionState.OPEN
-        server.peername = transport.get_extra_info("peername")
-        server.sockname = transport.get_extra_info("sockname")
-        self._log(client, f"server connect {human.format_address(address)}")
+        self._log(client, f"server connect {name_of(server)}")
         try:
             await self._tell(server_hooks.ServerConnectedHook, data)
+            if tls is not None:
+                await tls.establish()
         except asyncio.CancelledError:
             end.drop()
             raise
         return end
 
     def keep(self, end: UpstreamEnd) -> None:
-        assert end.server.address is not None
-        kept = self._kept.get(end.server.address)
+        kept = self._kept.get(end.destination)
         if kept is None:
-            kept = self._kept[end.server.address] = deque()
-        if len(kept) >= MOST_IDLE:
+            kept = self._kept[end.destination] = deque()
+        now = time.monotonic()
+        is_old = end.generation != self.generation or now - end.opened > OLDEST
+        if self._lane.is_over or is_old or len(kept) >= MOST_IDLE:
             end.transport.close()
             return
         end.pause(wanted=False)
-        end.kept_since = time.monotonic()
+        end.kept_since = now
         kept.append(end)
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(IDLE, self._close_idle)
 
     def lost(self, end: UpstreamEnd) -> None:
         """It has ended, whoever ended it."""
-        assert end.server.address is not None
-        kept = self._kept.get(end.server.address, deque())
+        kept = self._kept.get(end.destination, deque())
         if end in kept:
             kept.remove(end)
         end.server.timestamp_end = time.time()
-        self._log(end.client, f"server disconnect {human.format_address(end.server.address)}")
+        self._log(end.client, f"server disconnect {name_of(end.server)}")
         data = server_hooks.ServerConnectionHookData(client=end.client, server=end.server)
         rest = self._lane.run(server_hooks.ServerDisconnectedHook, data)
         if rest is not None:
@@ -319,17 +338,22 @@ class Pool:
     def close(self) -> None:
         if self._sweep is not None:
             self._sweep.cancel()
+        self.renew()
+
+    def renew(self) -> None:
+        """What was opened until now is used no further than for the exchange under way."""
+        self.generation += 1
         for kept in self._kept.values():
             for end in tuple(kept):
                 end.transport.close()
 
     def _close_idle(self) -> None:
         before = time.monotonic() - IDLE
-        for address, kept in tuple(self._kept.items()):
+        for destination, kept in tuple(self._kept.items()):
             while kept and kept[0].kept_since <= before:
                 kept.popleft().transport.close()
             if not kept:
-                del self._kept[address]
+                del self._kept[destination]
         loop = asyncio.get_running_loop()
         self._sweep = loop.call_later(IDLE / 4, self._close_idle) if self._kept else None
 
@@ -339,3 +363,12 @@ class Pool:
 
     def _log(self, client: Client, message: str) -> None:
         logger.log(logging.INFO, message, extra={"client": client.peername})
+
+
+def name_of(server: Server) -> str:
+    """As mitmproxy's log has it."""
+    assert server.address is not None
+    assert server.peername is not None
+    address = human.format_address(server.address)
+    is_name = server.address[0] != server.peername[0]
+    return f"{address} ({human.format_address(server.peername)})" if is_name else address

@@ -12,14 +12,14 @@ WRITE_TOGETHER = 65_536
 
 
 class Writing:
-    """One end of a connection."""
+    """One end of a connection. `out` is what waits for `flush`."""
 
-    __slots__ = ("_is_paused", "_out", "transport")
+    __slots__ = ("_is_paused", "out", "transport")
 
     transport: asyncio.Transport
 
     def __init__(self) -> None:
-        self._out: list[bytes] = []
+        self.out: list[bytes] = []
         self._is_paused = False
 
     def pause(self, *, wanted: bool) -> None:
@@ -33,13 +33,13 @@ class Writing:
             self.transport.resume_reading()
 
     def send(self, data: bytes) -> None:
-        self._out.append(data)
+        self.out.append(data)
 
     def flush(self) -> None:
-        out = self._out
+        out = self.out
         if not out:
             return
-        self._out = []
+        self.out = []
         if self.transport.is_closing():
             return
         if len(out) == 1:

@@ -23,7 +23,10 @@ from mitmproxy_moesif.config.text import did_you_mean
 from mitmproxy_moesif.jwt_gate.options import PARAMETERS as GATE_PARAMETERS
 from mitmproxy_moesif.proxy.arguments import Arguments
 
-FILES = frozenset({"certs"}) | PARAMETERS.files | GATE_PARAMETERS.files
+UPSTREAM_FILES = frozenset({"client_certs", "ssl_verify_upstream_trusted_ca", "ssl_verify_upstream_trusted_confdir"})
+"""Options that name what TLS toward the upstream is made with."""
+
+FILES = frozenset({"certs"}) | UPSTREAM_FILES | PARAMETERS.files | GATE_PARAMETERS.files
 """Options that name files: on SIGHUP those are read again, since nothing watches some, and others not at once."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 from mitmproxy import ctx
@@ -12,6 +12,7 @@ from mitmproxy.addons.script import ScriptLoader
 from mitmproxy.master import Master
 from mitmproxy.proxy.mode_servers import ReverseInstance
 
+from mitmproxy_moesif.lane.handover import Accepted
 from mitmproxy_moesif.lane.opening import Lane
 from mitmproxy_moesif.proxy.accepting import Acceptor, Room
 from mitmproxy_moesif.proxy.sockets import open_sockets
@@ -44,9 +45,12 @@ def install(room: Room, lane: Lane, *, shared: bool) -> None:
         assert isinstance(ctx.master, LateMaster)
         host = instance.mode.listen_host(ctx.options.listen_host)
         port = instance.mode.listen_port(ctx.options.listen_port)
+
+        def open_(left: Callable[[], None]) -> asyncio.Protocol | None:
+            return lane.open(Accepted(instance, left), instance.mode)
+
         servers: list[Any] = [
-            Acceptor(each, instance.handle_stream, room, partial(lane.open, instance))
-            for each in open_sockets(host, port or 0, shared=shared)
+            Acceptor(each, instance.handle_stream, room, open_) for each in open_sockets(host, port or 0, shared=shared)
         ]
         instance._servers = servers  # noqa: SLF001 - what mitmproxy's own start sets
         if ctx.master.serves:

@@ -13,9 +13,12 @@ from typing import Any
 
 from mitmproxy import certs, ctx, exceptions
 from mitmproxy.addons.tlsconfig import TlsConfig
+from mitmproxy.net import tls as net_tls
 from mitmproxy.net.tls import starts_like_tls_record
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.modes import ReverseProxy
+
+from mitmproxy_moesif.proxy.configuration import UPSTREAM_FILES
 
 AUTHORITY = frozenset({"certs", "confdir", "key_size", "cert_passphrase", "emudhra", "emudhra_old"})
 """Options at whose change mitmproxy makes or reads its authority."""
@@ -38,6 +41,8 @@ class Tls(TlsConfig):
 
     def configure(self, updated: Iterable[str]) -> None:
         TlsConfig.configure(self, set(updated) - AUTHORITY)
+        if not UPSTREAM_FILES.isdisjoint(updated):
+            net_tls.create_proxy_server_context.cache_clear()  # which holds what their files held
         if "certs" in updated:
             self.certstore = read_certificates(ctx.options.certs)
 

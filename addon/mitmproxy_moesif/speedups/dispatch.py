@@ -22,7 +22,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mitmproxy import addonmanager, exceptions, flow, hooks
+from mitmproxy import addonmanager, exceptions, hooks
 from mitmproxy.addonmanager import AddonManager
 from mitmproxy.master import Master
 
@@ -31,6 +31,9 @@ from mitmproxy_moesif.speedups.replacing import exchange_class
 LIFECYCLE = frozenset({"load", "configure", "running", "done"})
 """Rare, and addons come and go inside of them: left to mitmproxy."""
 
+OF_A_FLOW = ("flow",)
+"""The argument of mitmproxy's hooks that are followed by `update`."""
+
 _PLANS = "moesif_plans"
 
 
@@ -38,7 +41,8 @@ _PLANS = "moesif_plans"
 class Plan:
     """Who is called for one hook. `calls`: an addon, and the index to go on at if it raises.
 
-    `chain` and `length` tell whether the chain is still the one that this was made from.
+    `chain` and `length` tell whether the chain is still the one that this was made from. `update` is who is told of the
+    flow then, None where the hook is of none.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Plan:
     calls: tuple[tuple[Any, int], ...]
     chain: list[Any]
     length: int
+    update: Plan | None = None
 
 
 class PreparedAddonManager(AddonManager):
@@ -56,13 +61,8 @@ class PreparedAddonManager(AddonManager):
 
         The rest, if any, is what is returned: it is to be awaited.
         """
-        plan = plan_for(self, type(event))
-        arguments = values(plan, event)
-        rest = begin(plan, arguments)
-        message = arguments[0]
-        if not isinstance(message, flow.Flow):
-            return rest
-        return update(self, message) if rest is None else update_after(self, message, rest)
+        hook = type(event)
+        return run(self, hook, values(plan_for(self, hook), event))
 
     async def handle_lifecycle(self, event: hooks.Hook) -> None:
         if (rest := self.run(event)) is not None:
@@ -111,6 +111,15 @@ def values(plan: Plan, event: hooks.Hook) -> list[Any]:
     return [getattr(event, argument) for argument in plan.arguments]
 
 
+def run(manager: AddonManager, hook: type[hooks.Hook], arguments: list[Any]) -> Awaitable[None] | None:
+    """As `PreparedAddonManager.run`, without an event."""
+    plan = plan_for(manager, hook)
+    rest = begin(plan, arguments)
+    if plan.update is None:
+        return rest
+    return begin(plan.update, [arguments]) if rest is None else both(rest, plan.update, [arguments])
+
+
 def begin(plan: Plan, arguments: list[Any]) -> Awaitable[None] | None:
     """Call the hook on all who have it, at once up to the first awaitable; a coroutine for the rest, or None."""
     if not plan.calls:
@@ -119,13 +128,9 @@ def begin(plan: Plan, arguments: list[Any]) -> Awaitable[None] | None:
     return wait(plan, arguments, waiting, following) if waiting is not None else None
 
 
-def update(manager: AddonManager, message: flow.Flow) -> Awaitable[None] | None:
-    return begin(plan_for(manager, hooks.UpdateHook), [[message]])
-
-
-async def update_after(manager: AddonManager, message: flow.Flow, rest: Awaitable[None]) -> None:
+async def both(rest: Awaitable[None], then: Plan, arguments: list[Any]) -> None:
     await rest
-    if (remaining := update(manager, message)) is not None:
+    if (remaining := begin(then, arguments)) is not None:
         await remaining
 
 
@@ -193,7 +198,8 @@ def make_plan(chain: list[Any], hook: type[hooks.Hook]) -> Plan:
         end = len(calls) + len(having)
         calls += [(addon, end) for addon in having]
     arguments = tuple(field.name for field in fields(hook))  # type: ignore[arg-type]  # every hook is a dataclass
-    return Plan(hook.name, arguments, tuple(calls), chain, len(chain))
+    update = make_plan(chain, hooks.UpdateHook) if arguments == OF_A_FLOW else None
+    return Plan(hook.name, arguments, tuple(calls), chain, len(chain), update if update and update.calls else None)
 
 
 def has(addon: Any, name: str) -> bool:

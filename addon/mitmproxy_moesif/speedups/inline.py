@@ -6,6 +6,8 @@ message and its body one by one: a system call and a packet more in each directi
 
 Both are done here while one event is handled, so nothing leaves later than it would: what was held back is written
 before a hook runs, before any other command, and at the end of the event.
+
+An addon of the name `CARRIER` may carry a connection in place of the layers.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Awaitable, Iterable, Iterator
 from typing import Any
 
 from mitmproxy import flow
-from mitmproxy.proxy import commands, events, layer, mode_servers
+from mitmproxy.proxy import commands, events, layer, mode_servers, server_hooks
 from mitmproxy.proxy.context import Context
 from mitmproxy.utils import asyncio_utils
 
@@ -22,6 +24,8 @@ from mitmproxy_moesif.speedups.dispatch import PreparedAddonManager
 
 WRITE_TOGETHER = 65_536
 """Bytes. Larger writes gain nothing from being copied into one."""
+
+CARRIER = "moesif_carrier"
 
 
 class InlineHooks:
@@ -90,6 +94,22 @@ def is_noise(command: commands.Command) -> bool:
 
 class InlineHandler(mode_servers.ProxyConnectionHandler):
     """mitmproxy's handler of a client connection with `InlineHooks` before its top layer."""
+
+    is_known = False
+    """Whether hooks and log have been told of the client already."""
+
+    async def handle_client(self) -> None:
+        carrier = self.master.addons.get(CARRIER)
+        if carrier is None or not await carrier.carry(self):
+            await super().handle_client()
+
+    async def handle_hook(self, hook: commands.StartHook) -> None:
+        if not (self.is_known and isinstance(hook, server_hooks.ClientConnectedHook)):
+            await super().handle_hook(hook)
+
+    def log(self, message: str, *how: Any, **more: Any) -> None:
+        if not (self.is_known and message == "client connect"):
+            super().log(message, *how, **more)
 
     @property
     def layer(self) -> Any:  # as much of a layer as a handler uses

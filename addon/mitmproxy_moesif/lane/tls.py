@@ -1,0 +1,206 @@
+"""TLS toward the upstream: mitmproxy's handshake, with its hooks, checks and words, and none of its layers later."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Generator, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from mitmproxy import ctx
+from mitmproxy.connection import Client, Server
+from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers.tls import ServerTLSLayer
+from mitmproxy.proxy.server import logger
+from OpenSSL import SSL
+
+if TYPE_CHECKING:
+    from mitmproxy_moesif.lane.opening import Lane
+
+AT_ONCE = 65_535
+"""Bytes that are read of TLS at once."""
+
+type Commands = Generator[commands.Command, Any, Any]
+
+
+class Handshake(ServerTLSLayer):
+    """mitmproxy's layer, for as long as the handshake takes. `early` is what came behind it."""
+
+    def __init__(self, client: Client, server: Server) -> None:
+        context = Context(client, ctx.options)
+        context.server = server
+        super().__init__(context)
+        self.early: list[events.Event] = []
+
+    def event_to_child(self, event: events.Event) -> Commands:
+        self.early.append(event)
+        yield from ()
+
+
+class TlsTransport(asyncio.Protocol, asyncio.Transport):
+    """The transport of `above`, which is told of the connection at once; the protocol of TCP's."""
+
+    tcp: asyncio.Transport
+    tls: SSL.Connection
+
+    def __init__(self, lane: Lane, above: asyncio.Protocol, client: Client, server: Server) -> None:
+        super().__init__()
+        self._lane = lane
+        self._above = above
+        self._client = client
+        self._handshake: Handshake | None = Handshake(client, server)
+        self._came = b""
+        self._has_ended = False
+        self._more = asyncio.Event()
+
+    # The handshake
+
+    async def establish(self) -> None:
+        """Raises `OSError` in mitmproxy's words."""
+        handshake = self._handshake
+        assert handshake is not None
+        error = await self._shake_hands(handshake)
+        if error is not None:
+            await self._follow(handshake.on_handshake_error(error))
+            raise OSError(error)
+        self.tls, self._handshake = handshake.tls, None
+        for event in handshake.early:
+            if isinstance(event, events.DataReceived):
+                self._above.data_received(event.data)
+            else:
+                self._end()
+        if self._came:
+            self.data_received(self._came)
+        self.resume_reading()
+
+    async def _shake_hands(self, handshake: Handshake) -> str | None:
+        await self._follow(handshake.start_tls())
+        data = b""
+        while handshake.tls is not None:
+            done, failure = await self._follow(handshake.receive_handshake_data(data))
+            if done or failure:
+                return str(failure) if failure else None
+            if not (data := await self._next()):
+                break
+        return "connection closed"
+
+    async def _follow(self, asked: Commands) -> Any:
+        """Do what mitmproxy's layer asks for; what it says at its end."""
+        while True:
+            try:
+                command = next(asked)
+            except StopIteration as end:
+                return end.value
+            if isinstance(command, commands.SendData):
+                self.tcp.write(command.data)
+            elif isinstance(command, commands.CloseConnection):
+                self.tcp.close()
+            elif isinstance(command, commands.Log):
+                self._log(command.message, command.level)
+            elif isinstance(command, commands.StartHook):
+                (data,) = command.args()
+                if (rest := self._lane.run(type(command), data)) is not None:
+                    await rest
+
+    async def _next(self) -> bytes:
+        """What comes; nothing at the end of the stream."""
+        self.resume_reading()
+        while not self._came and not self._has_ended:
+            self._more.clear()
+            await self._more.wait()
+        came, self._came = self._came, b""
+        return came
+
+    def _log(self, message: str, level: int) -> None:
+        logger.log(level, message, extra={"client": self._client.peername})
+
+    # From TCP
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.tcp = transport  # type: ignore[assignment]  # uvloop's is of no class of asyncio's
+        self._above.connection_made(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._handshake is not None:
+            self._came += data
+            self.pause_reading()  # until it is asked for
+            self._more.set()
+            return
+        self.tls.bio_write(data)
+        pieces: list[bytes] = []
+        try:
+            while True:
+                pieces.append(self.tls.recv(AT_ONCE))
+        except SSL.WantReadError:
+            end = None
+        except SSL.ZeroReturnError:
+            end = self._end
+        except SSL.Error as error:
+            self._log(f"TLS Error: {error}", logging.WARNING)
+            end = self.abort
+        self._send_out()  # reading may have something to say
+        if pieces:
+            self._above.data_received(b"".join(pieces))
+        if end is not None:
+            end()
+
+    def _end(self) -> None:
+        self._above.eof_received()
+        self.close()
+
+    def eof_received(self) -> None:
+        self._has_ended = True
+        self._more.set()
+        self._above.eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._has_ended = True
+        self._more.set()
+        self._above.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        self._above.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._above.resume_writing()
+
+    # As a transport
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        with suppress(SSL.Error):  # the peer reads no more, and is told no more
+            self.tls.sendall(data)
+        self._send_out()
+
+    def writelines(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(pieces))
+
+    def _send_out(self) -> None:
+        with suppress(SSL.WantReadError):
+            while True:
+                self.tcp.write(self.tls.bio_read(AT_ONCE))
+
+    def pause_reading(self) -> None:
+        if not self.tcp.is_closing():
+            self.tcp.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self.tcp.is_closing():
+            self.tcp.resume_reading()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self.tcp.get_extra_info(name, default)
+
+    def get_write_buffer_size(self) -> int:
+        return self.tcp.get_write_buffer_size()
+
+    def is_closing(self) -> bool:
+        return self.tcp.is_closing()
+
+    def close(self) -> None:
+        """As mitmproxy does: without a word of TLS."""
+        self.tcp.close()
+
+    def abort(self) -> None:
+        self.tcp.abort()

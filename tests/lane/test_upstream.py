@@ -1,0 +1,35 @@
+"""How long a connection to the upstream is kept. What goes over it: test_limits.py and test_same.py."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mitmproxy_moesif.lane import upstream
+from tests.lane.world import World
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+
+def test_a_connection_that_is_always_busy_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its address may have changed since it was opened."""
+    with asyncio.Runner() as runner, World(runner.get_loop(), monkeypatch, waits=frozenset()) as world:
+        client = world.new_client()
+
+        def exchange() -> None:
+            client.send(REQUEST)
+            world.settle()
+            world.upstreams[-1].send(ANSWER)
+            world.settle()
+
+        for _ in range(3):
+            exchange()
+        assert len(world.upstreams) == 1
+        world.upstreams[0].protocol.opened -= upstream.OLDEST + 1
+        exchange()
+        assert world.upstreams[0].is_closing()
+        exchange()
+        assert len(world.upstreams) == 2
+        assert world.faults == []
