@@ -123,8 +123,13 @@ def given_options(options: optmanager.OptManager) -> dict[str, Any]:
     for name in Settings.model_fields:
         option = options._options[option_name(name)]  # noqa: SLF001 - the only place that tells given from default
         if option.value is not optmanager.unset:
-            given[name] = option.current()
+            given[name] = current(option.current())
     return given
+
+
+def current(value: Any) -> Any:
+    """An option's value; `--set name=` gives an empty list, of which mitmproxy makes one of an empty text."""
+    return [] if value in ([""], ("",)) else value
 
 
 def given_environment(environ: Mapping[str, str]) -> dict[str, str]:
