@@ -41,7 +41,7 @@ def test_the_defaults() -> None:
         ({"sample_rate": 0}, "sampling", "0 %: every event is dropped (sample_rate=0)"),
         ({"sample_rate": 12}, "sampling", "12 % (sample_rate)"),
         ({"governance": "off"}, "rules", "off (governance=off)"),
-        ({"skip": "~m OPTIONS"}, "skipped", "~m OPTIONS"),
+        ({"skip": "~m OPTIONS"}, "skip", "~m OPTIONS"),
         ({"sink_file": "/tmp/events"}, "events to", "https://api.moesif.net and /tmp/events"),
         ({"application_id": "", "sink_file": "/tmp/events"}, "events to", "/tmp/events"),
         ({"akto_service_url": "http://akto:9091", "akto_api_key": "k"}, "records to", "http://akto:9091 (Akto)"),

@@ -54,7 +54,7 @@ OFF = "off"
 """Why nothing is captured where that is configured."""
 
 AS_CONFIGURED = frozenset({"skip", "no_instance", OFF})
-"""Why an exchange is not captured where that is what is wanted: such are counted as skipped."""
+"""Why an exchange is not captured where that is what is wanted: such are counted as excluded."""
 
 type Observe = Callable[[PendingExchange, Exchange, str], None]
 """Is told of each exchange that ended, on the event loop: what became of it is `captured`, or why there is no event."""
@@ -332,7 +332,7 @@ class Lifecycle:
 
     def _leave_out(self, runtime: Runtime, entry: PendingExchange, why: str, end: exchanges.End) -> None:
         if why in AS_CONFIGURED:
-            runtime.delivery.skip()
+            runtime.delivery.exclude()
         if why != OFF and (runtime.delivery.keeps_recent or entry.instance.settings.debug):
             runtime.delivery.note(exchanges.note(entry, end, why))
         if self._observe is not None:

@@ -20,6 +20,7 @@ from mitmproxy_moesif.capture.in_flight import InFlight
 from mitmproxy_moesif.capture.skip import parse_filter
 from mitmproxy_moesif.capture.traffic import Traffic
 from mitmproxy_moesif.capture.upstreams import Upstreams
+from mitmproxy_moesif.config.akto import AktoTarget
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.live import LiveOptions
 from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
@@ -93,6 +94,14 @@ class Prepared:
         options = [] if self.resolver.has_instances else [self.instance]
         alone = [self.resolver.alone] if self.resolver.alone is not None else []
         return [*alone, *self.resolver.instances.values(), *options]
+
+    @property
+    def akto(self) -> set[AktoTarget]:
+        """Where records may go."""
+        targets = [instance.akto for instance in self.instances]
+        if self.resolver is not None:
+            targets += map(AktoTarget.of, self.resolver.akto.values())
+        return {target for target in targets if target is not None}
 
 
 def names_kong(settings: Settings) -> bool:
@@ -198,6 +207,7 @@ class Runtime:
             lambda: self._now().given,
             self.traffic.reading,
             self._refusals,
+            lambda: {target.name for target in self._now().akto},
         )
         try:
             self._admin = listen(settings, operations)

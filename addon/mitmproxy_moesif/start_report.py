@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mitmproxy_moesif.config.akto import AktoTarget
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.policy import masks_in_force
 from mitmproxy_moesif.config.settings import Settings
@@ -70,11 +69,7 @@ def receiver(instance: Instance) -> str:
 
 
 def akto(prepared: Prepared) -> list[str]:
-    urls = {each.akto.place for each in prepared.instances if each.akto is not None}
-    if prepared.resolver is not None:
-        targets = (AktoTarget.of(settings) for settings in prepared.resolver.akto.values())
-        urls |= {target.place for target in targets if target is not None}
-    return [f"{url} (Akto)" for url in sorted(urls)]
+    return [f"{place} (Akto)" for place in sorted({target.place for target in prepared.akto})]
 
 
 def kong(prepared: Prepared) -> str:
@@ -108,7 +103,7 @@ def sampling(settings: Settings) -> Iterator[tuple[str, str]]:
     elif settings.sample_rate is not None:
         yield "sampling", f"{settings.sample_rate} % (sample_rate)"
     if settings.skip is not None:
-        yield "skipped", settings.skip
+        yield "skip", settings.skip
 
 
 def some(names: list[str]) -> str:
