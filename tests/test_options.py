@@ -42,6 +42,18 @@ SOMETHING = {"moesif_application_id": APPLICATION_ID}
             {**SOMETHING, "moesif_batch_sise": "5"},
             "moesif_batch_sise: there is no such option; did you mean",
         ),
+        *(
+            ({**SOMETHING, wrong: "true"}, f"{wrong}: there is no such option; did you mean {right}?")
+            for wrong, right in (
+                ("moesif_jwt_gate", "jwt_gate"),
+                ("debug", "moesif_debug"),
+                ("request_body_masks", "moesif_request_body_masks"),
+                ("config.batch_size", "moesif_batch_size"),
+                ("moesif-batch-size", "moesif_batch_size"),
+                ("MOESIF_BATCH_SIZE", "moesif_batch_size"),
+                ("moesif_akto_service_url", "akto_service_url"),
+            )
+        ),
         ({**SOMETHING, "moesif_trusted_ips": "10.0.0.0/99"}, "trusted_ips: must be a list of IP networks in CIDR form"),
         ({**SOMETHING, "moesif_api_endpoint": "moesif.net"}, "api_endpoint: must be an http or https URL"),
         ({**SOMETHING, "moesif_connect_timeout": "0"}, "connect_timeout: should be greater than 0, 0 was given"),
@@ -149,6 +161,10 @@ def test_a_secret_in_a_refused_url_is_not_shown(url: str) -> None:
     [
         ({"MOESIF_BATCH_SIZE": "many"}, "batch_size: should be a valid integer"),
         ({"MOESIF_BATCHSIZE": "5"}, "environment variable MOESIF_BATCHSIZE: there is no such parameter; did you mean"),
+        (
+            {"MOESIF_JWT_GATE": "true"},
+            "MOESIF_JWT_GATE: there is no such parameter; the JWT gate's are options only: --set",
+        ),
         ({"AKTO_TIMEOUT": "soon"}, "akto_timeout: should be a valid integer"),
     ],
 )
