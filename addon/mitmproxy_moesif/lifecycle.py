@@ -185,7 +185,8 @@ class Lifecycle:
         folder = spool_folder(settings, confdir())
         watched = settings.recent is None and ctx.master.addons.get("view") is not None
         keep = Keep(DEFAULT_RECENT if watched else settings.kept_exchanges, settings.recent_raw)
-        runtime = Runtime(folder, settings.spool_max_bytes, threads=settings.background == "threads", keep=keep)
+        threads = settings.background == "threads"
+        runtime = Runtime(folder, settings.spool_max_bytes, threads=threads, keep=keep, announces=self._announces)
         runtime.take = self._take
         warn_of_open(folder)
         self._apply(runtime, prepared)

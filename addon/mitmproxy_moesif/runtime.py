@@ -166,14 +166,24 @@ class Runtime:
     reload of the script its successor's.
     """
 
-    def __init__(self, folder: Path | None, max_bytes: int, *, threads: bool, keep: Keep = NO_EXCHANGES) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        max_bytes: int,
+        *,
+        threads: bool,
+        keep: Keep = NO_EXCHANGES,
+        announces: bool = True,
+    ) -> None:
         self._folder = folder
         self._limited = RateLimitedLog()
         self.in_flight = InFlight()
         self.traffic = Traffic()
         self.delay = LoopDelay(self.traffic.waited)
         self.upstreams = Upstreams()
-        self.refresher = Refresher(folder, lambda account, config: self.delivery.sample(account, config))
+        self.refresher = Refresher(
+            folder, lambda account, config: self.delivery.sample(account, config), announces=announces
+        )
         self.enforcer = Enforcer(partial(identify, fault=self.fault), self.fault)
         self.delivery: Delivery = DeliveryClient(
             folder, max_bytes, self.refresher.answered, apart=not threads, keep=keep
@@ -207,6 +217,7 @@ class Runtime:
             lambda: self._now().given,
             self.traffic.reading,
             self._refusals,
+            lambda: {one.destination for one in self._now().instances if self.refresher.accepts(one.account)},
             lambda: {target.name for target in self._now().akto},
         )
         try:

@@ -61,6 +61,7 @@ class Operations:
         given: Callable[[], Mapping[str, Any]],
         traffic: Callable[[], TrafficStatus],
         refused: Callable[[], Mapping[str, Refusal]] = dict,
+        accepted: Callable[[], Collection[str]] = tuple,
         lossy: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self._delivery = delivery
@@ -68,6 +69,7 @@ class Operations:
         self._given = given
         self._traffic = traffic
         self._refused = refused
+        self._accepted = accepted
         self._lossy = lossy
         self._began = time.monotonic()
         self._read = read
@@ -140,6 +142,9 @@ class Operations:
     def status(self) -> Status:
         condition = self._condition()
         status = status_of(condition, self._began)
+        for name in self._accepted():
+            if name in status["destinations"]:
+                status["destinations"][name]["account"] = "accepted"
         status["receivers"] = receivers_of(condition.reading, self._lossy())
         status["traffic"] = self._traffic()
         if self.engines is not None:

@@ -34,6 +34,7 @@ class Waiting(TypedDict):
 class Destination(TypedDict, total=False):
     """How a receiver does, `unknown` where nothing was asked of it.
 
+    `account` is there once Moesif has answered that it knows the id, with configuration, rules or to events.
     `since` and `next_try` are ISO 8601 in UTC, None where there is nothing to tell.
     """
 
@@ -41,6 +42,7 @@ class Destination(TypedDict, total=False):
     reason: str
     since: str | None
     next_try: str | None
+    account: Literal["accepted"]
 
 
 class UnsentStatus(TypedDict):
