@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import threading
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.policy import masks_in_force
-from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.config.settings import Settings, option_name
 from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.runtime import Prepared
@@ -51,6 +52,8 @@ def in_force(prepared: Prepared, upstreams: list[str], folder: Path | None) -> I
     yield "spool", f"{folder}" if folder is not None else "off: events are in memory only"
     if settings.kong_config is not None or settings.kong_admin_url is not None:
         yield "kong", kong(prepared)
+        if names := overrides(prepared):
+            yield "overrides", f"{some(names)}: in force in place of what Kong's entries say"
     yield from rules(prepared)
     if (hooks := prepared.instance.hooks) is not None:
         yield "hooks", f"{', '.join(hooks.functions)} ({hooks.path})"
@@ -79,6 +82,23 @@ def kong(prepared: Prepared) -> str:
     config = prepared.kong
     known = (("service", config.services), ("route", config.routes), ("instance", prepared.resolver.instances))
     return f"{', '.join(number_of(len(entries), name) for name, entries in known)} ({source})"
+
+
+def overrides(prepared: Prepared) -> list[str]:
+    """What options and environment say otherwise than Kong's entries, and which of them; no values."""
+    if prepared.kong is None:
+        return []
+    from mitmproxy_moesif.kong.resolver import prefix_of, prefixed
+    from mitmproxy_moesif.kong.scopes import CAPTURING
+
+    ours = [plugin for plugin in prepared.kong.plugins if plugin.name in CAPTURING and plugin.enabled]
+    own = [item for plugin in ours for item in prefixed(prefix_of(plugin.name), plugin.config).items()]
+    names = {name for name, value in own if value is not None and str(prepared.given.get(name, value)) != str(value)}
+    options = {name: option_name(name) for name in sorted(names)}
+    return [
+        option.upper() if os.environ.get(option.upper()) == prepared.given[name] else f"--set {option}"
+        for name, option in options.items()
+    ]
 
 
 def rules(prepared: Prepared) -> Iterator[tuple[str, str]]:
