@@ -99,7 +99,9 @@ def test_metrics_health_and_ping(mitmdump: Start, collector: ScriptedCollector, 
     text = requests.get(f"{url}/metrics", timeout=10).text
     metrics = {family.name: family.samples for family in text_string_to_metric_families(text)}
     assert metrics["moesif_events_captured"][0].value == 7
-    get_when(f"{url}/status", lambda told: [*told["destinations"].values()] == [{"state": "up"}])
+    up = {"state": "up", "account": "accepted"}
+    get_when(f"{url}/status", lambda told: [*told["destinations"].values()] == [up])
+    assert proxy.output.count("moesif: the application id is accepted") == 1
 
 
 def test_a_receiver_in_trouble_shows(mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream) -> None:
@@ -115,8 +117,23 @@ def test_a_receiver_that_was_never_tried_is_unknown(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:
     _, url = start(mitmdump, upstream, collector)
-    assert receiver_of(url) == {"state": "unknown"}
+    assert receiver_of(url)["state"] == "unknown"
     assert "moesif_receiver_up{" not in requests.get(f"{url}/metrics", timeout=10).text
+
+
+def test_the_application_id_is_accepted_where_only_events_were_answered(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    """As by a proxy of Moesif's that has no configuration."""
+    collector.document_script = lambda _: Answer(404)
+    collector.script = lambda _: Answer(201, {"X-Moesif-Config-Etag": "1"})
+    proxy, url = start(mitmdump, upstream, collector)
+    proxy.wait_for_output("is not refreshed")
+    assert "account" not in receiver_of(url)
+    send_many(proxy.port, 1)
+    line = proxy.wait_for_output("moesif: the application id is accepted")
+    assert APPLICATION_ID not in line
+    get_when(f"{url}/status", lambda told: next(iter(told["destinations"].values())).get("account") == "accepted")
 
 
 @pytest.mark.parametrize(
@@ -136,8 +153,10 @@ def test_what_a_request_for_the_configuration_shows_of_the_receiver_counts(
         collector.document_script = lambda _: Answer(status)
     proxy, url = start(mitmdump, upstream, collector)
     proxy.wait_for_output("is not refreshed")
+    assert ("the application id is not accepted, check moesif_application_id" in proxy.output) == (status == 401)
     receiver = receiver_of(url)
     assert receiver["state"] == state
+    assert "account" not in receiver
     assert reason in receiver["reason"]
     assert "} 0.0" in requests.get(f"{url}/metrics", timeout=10).text.split("moesif_receiver_up{")[1].splitlines()[0]
     collector.listen()

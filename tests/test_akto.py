@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 
+from mitmproxy_moesif.web.server import free_port
 from tests.support.addon import addon_options, exit_counts
 from tests.support.akto import ScriptedAkto, forgotten
 from tests.support.client import exchange
@@ -136,6 +137,9 @@ def test_status_and_metrics_name_the_receiver(
     akto.status = 422
     proxy = mitmdump(upstream.url, {**both(collector, akto), "moesif_admin_listen": "127.0.0.1:0"})
     admin = proxy.wait_for_output("Admin API at ").partition("Admin API at ")[2].split()[0]
+    first = requests.get(f"{admin}/metrics", timeout=10).text
+    assert f'moesif_records_dropped_total{{cause="refused",receiver="{akto.name}"}} 0.0' in first
+    assert 'moesif_faults_total{kind="sender"} 0.0' in first
     send(proxy.port, 2)
     proxy.wait_for_output("[akto-api] ingest failed (status 422)")
     status = requests.get(f"{admin}/status", timeout=10).json()
@@ -152,7 +156,10 @@ def test_workers_are_counted_together(
     collector: ScriptedCollector,
     akto: ScriptedAkto,
 ) -> None:
-    proxy = moesif_proxy(upstream.url, both(collector, akto), workers=2)
+    options = {**both(collector, akto), "moesif_admin_listen": f"127.0.0.1:{free_port()}"}
+    proxy = moesif_proxy(upstream.url, options, workers=2)
+    first = requests.get(f"http://{options['moesif_admin_listen']}/metrics", timeout=10).text
+    assert f'moesif_records_dropped_total{{cause="unavailable",receiver="{akto.name}"}} 0.0' in first
     send(proxy.port, 20)
     akto.wait_for(20)
     assert proxy.stop() == 0

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mitmproxy_moesif.admin.metrics import exposition
+from mitmproxy_moesif.admin.metrics import FAULTS, exposition
 from mitmproxy_moesif.admin.source import Status
 from mitmproxy_moesif.capture.traffic import Traffic
+from mitmproxy_moesif.config.user_hooks import NAMES as HOOKS
 from tests.support import REPOSITORY
 
 PACKAGE = REPOSITORY / "addon" / "mitmproxy_moesif"
@@ -35,7 +36,7 @@ EVERYTHING = Status(
     delivered=0,
     waiting={"memory": 1, "disk": 0},
     dropped={"refused": 0},
-    skipped=0,
+    excluded=0,
     engines={"fast": 1, "mitmproxy": 1},
     faults={"sender": 0},
     oldest_waiting=1.0,
@@ -162,6 +163,27 @@ def counted_causes(nodes: list[ast.AST]) -> Iterator[str]:
                     for one in body
                     if isinstance(one, ast.Assign) and isinstance(one.value, ast.Constant)
                 )
+
+
+def test_every_kind_of_fault_is_known_from_the_start_and_explained() -> None:
+    page = (REPOSITORY / "compose" / "METRICS.md").read_text().partition("\n## Faults\n")[2].partition("\n## ")[0]
+    told = [kind for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for kind in re.findall(r"`(.*?)`", row)]
+    assert sorted(told) == sorted(FAULTS)
+    trees = [ast.parse(module.read_text()) for module in PACKAGE.rglob("*.py") if module.parent.name != "local"]
+    counted = {kind for tree in trees for node in ast.walk(tree) for kind in kinds_of_faults(node)}
+    named = {kind for kind in FAULTS if not kind.startswith("hook ")} | {f"hook {name}" for name in HOOKS}
+    assert counted | {f"hook {name}" for name in HOOKS} == named == set(FAULTS)
+
+
+def kinds_of_faults(node: ast.AST) -> Iterator[str]:
+    """Literals that are given to what counts faults, and the hooks of mitmproxy in which every fault is counted."""
+    match node:
+        case ast.Call(func=ast.Name(id="fault" | "_fault") | ast.Attribute(attr="fault" | "_fault"), args=arguments):
+            yield from (str(one.value) for one in arguments[:1] if isinstance(one, ast.Constant))
+        case ast.Subscript(value=ast.Attribute(attr="_faults"), slice=ast.Constant(value=str(kind))):
+            yield kind
+        case ast.FunctionDef(name=name, decorator_list=[ast.Name(id="guarded")]):
+            yield name
 
 
 def test_the_page_of_metrics_has_every_metric_with_its_type_and_meaning() -> None:

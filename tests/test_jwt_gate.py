@@ -400,6 +400,7 @@ def test_live_changes_count_at_once_or_are_refused(gated: Start) -> None:
         ({"jwt_jwks": "/none"}, "jwt_jwks: '/none' cannot be read: No such file or directory"),
         ({"jwt_public_key": private_pem(rsa_key()).decode()}, "jwt_public_key: the name of a file is expected"),
         ({"jwt_gat": True}, "jwt_gat: there is no such option; did you mean jwt_gate?"),
+        ({"jwt-gate": True}, "jwt-gate: there is no such option; did you mean jwt_gate?"),
     ],
 )
 def test_a_bad_start_ends_with_one_line(options: dict[str, Option], line: str, tmp_path: Path) -> None:

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mitmproxy.addonmanager import Loader
+from mitmproxy.test import taddons
 
 from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.config.options import read_given, register
 from mitmproxy_moesif.config.reference import markdown
 from mitmproxy_moesif.config.settings import SECRETS, Settings, SettingsError, option_name, parse_settings
 from mitmproxy_moesif.delivery.receivers.ndjson import FileReceiver
@@ -38,6 +41,18 @@ SOMETHING = {"moesif_application_id": APPLICATION_ID}
         (
             {**SOMETHING, "moesif_batch_sise": "5"},
             "moesif_batch_sise: there is no such option; did you mean",
+        ),
+        *(
+            ({**SOMETHING, wrong: "true"}, f"{wrong}: there is no such option; did you mean {right}?")
+            for wrong, right in (
+                ("moesif_jwt_gate", "jwt_gate"),
+                ("debug", "moesif_debug"),
+                ("request_body_masks", "moesif_request_body_masks"),
+                ("config.batch_size", "moesif_batch_size"),
+                ("moesif-batch-size", "moesif_batch_size"),
+                ("MOESIF_BATCH_SIZE", "moesif_batch_size"),
+                ("moesif_akto_service_url", "akto_service_url"),
+            )
         ),
         ({**SOMETHING, "moesif_trusted_ips": "10.0.0.0/99"}, "trusted_ips: must be a list of IP networks in CIDR form"),
         ({**SOMETHING, "moesif_api_endpoint": "moesif.net"}, "api_endpoint: must be an http or https URL"),
@@ -146,6 +161,10 @@ def test_a_secret_in_a_refused_url_is_not_shown(url: str) -> None:
     [
         ({"MOESIF_BATCH_SIZE": "many"}, "batch_size: should be a valid integer"),
         ({"MOESIF_BATCHSIZE": "5"}, "environment variable MOESIF_BATCHSIZE: there is no such parameter; did you mean"),
+        (
+            {"MOESIF_JWT_GATE": "true"},
+            "MOESIF_JWT_GATE: there is no such parameter; the JWT gate's are options only: --set",
+        ),
         ({"AKTO_TIMEOUT": "soon"}, "akto_timeout: should be a valid integer"),
     ],
 )
@@ -240,6 +259,16 @@ def test_options_are_listed_with_their_help() -> None:
 @pytest.mark.parametrize(("given", "expected"), [("a,b", ("a", "b")), (["a, b", "c"], ("a", "b", "c")), ([], ())])
 def test_lists_repeated_or_with_commas(given: Any, expected: tuple[str, ...]) -> None:
     assert parse_settings({"request_body_masks": given}).request_body_masks == expected
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("", ()), ("a,,b,", ("a", "b"))])
+def test_a_list_option_with_nothing_in_it_is_an_empty_list(setting: str, expected: tuple[str, ...]) -> None:
+    """As from `--set moesif_request_body_masks="$MASKS"` with no such variable."""
+    with taddons.context() as context:
+        register(Loader(context.master))
+        context.options.set(f"moesif_request_body_masks={setting}")
+        assert parse_settings(read_given(context.options, {})).request_body_masks == expected
+    assert parse_settings({"request_body_masks": setting}).request_body_masks == expected
 
 
 @pytest.mark.parametrize(

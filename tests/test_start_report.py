@@ -41,7 +41,7 @@ def test_the_defaults() -> None:
         ({"sample_rate": 0}, "sampling", "0 %: every event is dropped (sample_rate=0)"),
         ({"sample_rate": 12}, "sampling", "12 % (sample_rate)"),
         ({"governance": "off"}, "rules", "off (governance=off)"),
-        ({"skip": "~m OPTIONS"}, "skipped", "~m OPTIONS"),
+        ({"skip": "~m OPTIONS"}, "skip", "~m OPTIONS"),
         ({"sink_file": "/tmp/events"}, "events to", "https://api.moesif.net and /tmp/events"),
         ({"application_id": "", "sink_file": "/tmp/events"}, "events to", "/tmp/events"),
         ({"akto_service_url": "http://akto:9091", "akto_api_key": "k"}, "records to", "http://akto:9091 (Akto)"),
@@ -89,3 +89,18 @@ def test_an_upstream_that_is_not_reached_is_told_by_the_first_of_two_workers(
         )
     assert proxy.stop() == 0
     assert proxy.output.count("moesif: started") == 1
+
+
+def test_what_overrides_kongs_entries_is_named_without_its_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "kong.yml"
+    config = "{application_id: of-file, batch_size: 5, api_version: same}"
+    file.write_text(f'_format_version: "3.0"\nplugins:\n- name: moesif\n  config: {config}\n')
+    monkeypatch.setenv("MOESIF_APPLICATION_ID", "5ecre7")
+    given = {"kong_config": str(file), "application_id": "5ecre7", "batch_size": 7, "api_version": "same"}
+    told = block(Prepared.of(given), [], None)
+    assert "overrides: MOESIF_APPLICATION_ID, --set moesif_batch_size: in force" in told
+    assert "5ecre7" not in told
+    assert "of-file" not in told
+    assert "overrides:" not in block(Prepared.of({"kong_config": str(file)}), [], None)

@@ -54,7 +54,7 @@ OFF = "off"
 """Why nothing is captured where that is configured."""
 
 AS_CONFIGURED = frozenset({"skip", "no_instance", OFF})
-"""Why an exchange is not captured where that is what is wanted: such are counted as skipped."""
+"""Why an exchange is not captured where that is what is wanted: such are counted as excluded."""
 
 type Observe = Callable[[PendingExchange, Exchange, str], None]
 """Is told of each exchange that ended, on the event loop: what became of it is `captured`, or why there is no event."""
@@ -185,7 +185,8 @@ class Lifecycle:
         folder = spool_folder(settings, confdir())
         watched = settings.recent is None and ctx.master.addons.get("view") is not None
         keep = Keep(DEFAULT_RECENT if watched else settings.kept_exchanges, settings.recent_raw)
-        runtime = Runtime(folder, settings.spool_max_bytes, threads=settings.background == "threads", keep=keep)
+        threads = settings.background == "threads"
+        runtime = Runtime(folder, settings.spool_max_bytes, threads=threads, keep=keep, announces=self._announces)
         runtime.take = self._take
         warn_of_open(folder)
         self._apply(runtime, prepared)
@@ -332,7 +333,7 @@ class Lifecycle:
 
     def _leave_out(self, runtime: Runtime, entry: PendingExchange, why: str, end: exchanges.End) -> None:
         if why in AS_CONFIGURED:
-            runtime.delivery.skip()
+            runtime.delivery.exclude()
         if why != OFF and (runtime.delivery.keeps_recent or entry.instance.settings.debug):
             runtime.delivery.note(exchanges.note(entry, end, why))
         if self._observe is not None:

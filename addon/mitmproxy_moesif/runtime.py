@@ -20,6 +20,7 @@ from mitmproxy_moesif.capture.in_flight import InFlight
 from mitmproxy_moesif.capture.skip import parse_filter
 from mitmproxy_moesif.capture.traffic import Traffic
 from mitmproxy_moesif.capture.upstreams import Upstreams
+from mitmproxy_moesif.config.akto import AktoTarget
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.live import LiveOptions
 from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
@@ -94,6 +95,14 @@ class Prepared:
         alone = [self.resolver.alone] if self.resolver.alone is not None else []
         return [*alone, *self.resolver.instances.values(), *options]
 
+    @property
+    def akto(self) -> set[AktoTarget]:
+        """Where records may go."""
+        targets = [instance.akto for instance in self.instances]
+        if self.resolver is not None:
+            targets += map(AktoTarget.of, self.resolver.akto.values())
+        return {target for target in targets if target is not None}
+
 
 def names_kong(settings: Settings) -> bool:
     return settings.kong_config is not None or settings.kong_admin_url is not None
@@ -157,14 +166,24 @@ class Runtime:
     reload of the script its successor's.
     """
 
-    def __init__(self, folder: Path | None, max_bytes: int, *, threads: bool, keep: Keep = NO_EXCHANGES) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        max_bytes: int,
+        *,
+        threads: bool,
+        keep: Keep = NO_EXCHANGES,
+        announces: bool = True,
+    ) -> None:
         self._folder = folder
         self._limited = RateLimitedLog()
         self.in_flight = InFlight()
         self.traffic = Traffic()
         self.delay = LoopDelay(self.traffic.waited)
         self.upstreams = Upstreams()
-        self.refresher = Refresher(folder, lambda account, config: self.delivery.sample(account, config))
+        self.refresher = Refresher(
+            folder, lambda account, config: self.delivery.sample(account, config), announces=announces
+        )
         self.enforcer = Enforcer(partial(identify, fault=self.fault), self.fault)
         self.delivery: Delivery = DeliveryClient(
             folder, max_bytes, self.refresher.answered, apart=not threads, keep=keep
@@ -198,6 +217,8 @@ class Runtime:
             lambda: self._now().given,
             self.traffic.reading,
             self._refusals,
+            lambda: {one.destination for one in self._now().instances if self.refresher.accepts(one.account)},
+            lambda: {target.name for target in self._now().akto},
         )
         try:
             self._admin = listen(settings, operations)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import threading
@@ -9,10 +10,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mitmproxy_moesif.config.akto import AktoTarget
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.policy import masks_in_force
-from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.config.settings import Settings, option_name
 from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.runtime import Prepared
@@ -52,6 +52,8 @@ def in_force(prepared: Prepared, upstreams: list[str], folder: Path | None) -> I
     yield "spool", f"{folder}" if folder is not None else "off: events are in memory only"
     if settings.kong_config is not None or settings.kong_admin_url is not None:
         yield "kong", kong(prepared)
+        if names := overrides(prepared):
+            yield "overrides", f"{some(names)}: in force in place of what Kong's entries say"
     yield from rules(prepared)
     if (hooks := prepared.instance.hooks) is not None:
         yield "hooks", f"{', '.join(hooks.functions)} ({hooks.path})"
@@ -70,11 +72,7 @@ def receiver(instance: Instance) -> str:
 
 
 def akto(prepared: Prepared) -> list[str]:
-    urls = {each.akto.place for each in prepared.instances if each.akto is not None}
-    if prepared.resolver is not None:
-        targets = (AktoTarget.of(settings) for settings in prepared.resolver.akto.values())
-        urls |= {target.place for target in targets if target is not None}
-    return [f"{url} (Akto)" for url in sorted(urls)]
+    return [f"{place} (Akto)" for place in sorted({target.place for target in prepared.akto})]
 
 
 def kong(prepared: Prepared) -> str:
@@ -84,6 +82,23 @@ def kong(prepared: Prepared) -> str:
     config = prepared.kong
     known = (("service", config.services), ("route", config.routes), ("instance", prepared.resolver.instances))
     return f"{', '.join(number_of(len(entries), name) for name, entries in known)} ({source})"
+
+
+def overrides(prepared: Prepared) -> list[str]:
+    """What options and environment say otherwise than Kong's entries, and which of them; no values."""
+    if prepared.kong is None:
+        return []
+    from mitmproxy_moesif.kong.resolver import prefix_of, prefixed
+    from mitmproxy_moesif.kong.scopes import CAPTURING
+
+    ours = [plugin for plugin in prepared.kong.plugins if plugin.name in CAPTURING and plugin.enabled]
+    own = [item for plugin in ours for item in prefixed(prefix_of(plugin.name), plugin.config).items()]
+    names = {name for name, value in own if value is not None and str(prepared.given.get(name, value)) != str(value)}
+    options = {name: option_name(name) for name in sorted(names)}
+    return [
+        option.upper() if os.environ.get(option.upper()) == prepared.given[name] else f"--set {option}"
+        for name, option in options.items()
+    ]
 
 
 def rules(prepared: Prepared) -> Iterator[tuple[str, str]]:
@@ -108,7 +123,7 @@ def sampling(settings: Settings) -> Iterator[tuple[str, str]]:
     elif settings.sample_rate is not None:
         yield "sampling", f"{settings.sample_rate} % (sample_rate)"
     if settings.skip is not None:
-        yield "skipped", settings.skip
+        yield "skip", settings.skip
 
 
 def some(names: list[str]) -> str:

@@ -47,7 +47,7 @@ class FakeSource:
             "delivered": 20,
             "waiting": {"memory": 3, "disk": 4},
             "dropped": {"queue_full": 2, "refused": 1},
-            "skipped": 5,
+            "excluded": 5,
             "engines": {"fast": 7, "mitmproxy": 2},
             "faults": {"sender": 1},
             "oldest_waiting": 12.25,

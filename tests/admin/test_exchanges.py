@@ -187,7 +187,7 @@ def test_a_request_to_which_no_instance_applies_is_told_and_so_is_the_name_of_th
     assert (captured["instance"], captured["service"], captured["route"]) == ("of-orders", "orders", "list")
     (row,) = get(f"{url}/exchanges?filter=cause:no_instance")["exchanges"]
     assert (row["state"], row["path"], row["method"]) == ("not_captured", "/quiet", "GET")
-    assert get(f"{url}/status")["skipped"] == 1
+    assert get(f"{url}/status")["excluded"] == 1
 
 
 def test_what_finds_no_room_is_told_as_dropped(

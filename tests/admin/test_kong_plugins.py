@@ -49,6 +49,7 @@ AKTO = {
 }
 GLOBAL = {"name": "moesif", "config": {"application_id": "g-5ecre7"}}
 
+NO_RECORDS: tuple[Any, ...] = ("x", "", [], ["debug"], 0, False)
 NO_TRAFFIC = Traffic().reading
 
 
@@ -202,7 +203,12 @@ def test_a_whole_entity_may_be_sent_back(proxy: Proxy) -> None:
         ("p-orders", {"service": {"id": "s-quiet"}}, {"service": "immutable field cannot be updated"}),
         ("p-orders", {"config": {"application_id": None}}, {"config": {"application_id": "required field missing"}}),
         ("p-orders", {"tags": {"a": 1}}, {"tags": "expected a set"}),
-        ("p-orders", {"config": "x"}, {"config": "expected a record"}),
+        *(("p-orders", {"config": wrong}, {"config": "expected a record"}) for wrong in NO_RECORDS),
+        ("p-orders", {"config": None, "enabled": None}, dict.fromkeys(("config", "enabled"), "required field missing")),
+        ("p-orders", {"tags": [""]}, {"tags": "length must be at least 1"}),
+        ("p-orders", {"tags": False}, {"tags": "expected a set"}),
+        ("p-orders", {"consumer": []}, {"consumer": "expected a record"}),
+        ("p-akto", {"config": []}, {"config": "expected a record"}),
     ],
 )
 def test_a_wrong_change_is_none(proxy: Proxy, plugin_id: str, changes: dict[str, Any], fields: dict[str, Any]) -> None:
@@ -325,6 +331,43 @@ def test_a_change_is_taken_whole_or_refused_by_name(config: dict[str, Any]) -> N
         taken = proxy.taken
         assert attempt(proxy, config) == outcome, "the same change again is none"
         assert proxy.taken == taken <= 1
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 10)
+    | st.sampled_from(["", "\0", "a\r\nb", "moesif", "akto-api-discovery", "orders", "http", "of-orders", 1.5]),
+    lambda inside: (
+        st.lists(inside, max_size=2) | st.dictionaries(st.sampled_from(["id", "name", ""]), inside, max_size=2)
+    ),
+    max_leaves=4,
+)
+FIELDS = (
+    *("id", "name", "instance_name", "enabled", "config", "service", "route", "consumer", "consumer_group"),
+    *("protocols", "tags", "created_at", "updated_at", "nothing"),
+)
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=4), st.sampled_from(["patch", "put", "post"]))
+def test_whatever_an_entity_is_it_is_taken_or_refused_in_kongs_form(entity: dict[str, Any], how: str) -> None:
+    proxy = Proxy(kong(ORDERS, OFF, AKTO))
+    before = proxy.source.plugins()
+    try:
+        if how == "patch":
+            taken = proxy.source.patch_plugin("p-orders", entity)
+        elif how == "put":
+            taken = proxy.source.replace_plugin("p-orders", {"name": "moesif", **entity}, ())
+        else:
+            taken = proxy.source.add_plugin({**GLOBAL, **entity})
+    except (SchemaViolation, UniqueViolation, ForeignKeyViolation) as error:
+        json.dumps(error.fields)
+        assert proxy.source.plugins() == before
+    else:
+        assert "\0" not in json.dumps(taken)
+        assert isinstance(entity.get("config", {}), dict)
+        assert isinstance(entity.get("tags") or [], list | str)
+        assert proxy.source.patch_plugin(str(taken["id"]), entity) == taken, "the same again is none"
 
 
 def attempt(proxy: Proxy, config: dict[str, Any]) -> Mapping[str, Any] | SchemaViolation:

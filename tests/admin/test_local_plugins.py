@@ -156,7 +156,14 @@ def test_the_time_of_the_last_change() -> None:
         ({"foo": "bar"}, {"foo": "unknown field"}),
         ({"config": {"foo": 1, "enabled": True}}, {"config": {"foo": "unknown field", "enabled": "unknown field"}}),
         ({"config": {"admin_token": "x"}}, {"config": {"admin_token": "unknown field"}}),
-        ({"config": "x"}, {"config": "expected a record"}),
+        *(({"config": wrong}, {"config": "expected a record"}) for wrong in ("x", "", [], ["debug"], 0, False)),
+        ({"config": None}, {"config": "required field missing"}),
+        ({"enabled": None}, {"enabled": "required field missing"}),
+        (
+            {"tags": 0, "service": [], "id": 5},
+            {"tags": "expected a set", "service": "expected a record", "id": "expected a string"},
+        ),
+        ({"created_at": "yesterday"}, {"created_at": "expected an integer"}),
         ({"name": "other"}, {"name": "immutable field cannot be updated"}),
         ({"service": {"id": "s"}}, {"service": "immutable field cannot be updated"}),
         (
@@ -251,6 +258,8 @@ def test_another_id_is_not_there() -> None:
     ("given_fields", "fields"),
     [
         ({}, {"name": "required field missing"}),
+        ({"name": ["moesif"]}, {"name": "expected a string"}),
+        ({"name": "moesif", "config": []}, {"config": "expected a record"}),
         (
             {"name": "key-auth"},
             {"name": "plugin 'key-auth' not enabled; add it to the 'plugins' configuration property"},

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from mitmproxy_moesif.admin.metrics import CAUSES, exposition
-from mitmproxy_moesif.admin.source import Status
+from mitmproxy_moesif.admin.metrics import CAUSES, FAULTS, RECORD_CAUSES, exposition
+from mitmproxy_moesif.admin.source import Status, receivers_of
 from mitmproxy_moesif.capture.traffic import ADDED_BOUNDS, BOUNDS, STATUSES, TROUBLES, Traffic
+from mitmproxy_moesif.delivery.ledger import NOTHING
 from tests.admin.sources import FakeSource
 from tests.support import REPOSITORY
 
@@ -30,10 +31,12 @@ def samples(status: Status) -> Samples:
 
 def test_every_number_of_the_status_has_its_metric() -> None:
     zeros = {("moesif_events_dropped_total", (("cause", cause),)): 0 for cause in CAUSES}
+    zeros |= {("moesif_faults_total", (("kind", kind),)): 0 for kind in FAULTS}
     assert samples(FakeSource().state) == zeros | {
         ("moesif_events_captured_total", ()): 30,
         ("moesif_events_recovered_total", ()): 2,
         ("moesif_events_delivered_total", ()): 20,
+        ("moesif_exchanges_excluded_total", ()): 5,
         ("moesif_exchanges_skipped_total", ()): 5,
         ("moesif_exchanges_total", (("engine", "fast"),)): 7,
         ("moesif_exchanges_total", (("engine", "mitmproxy"),)): 2,
@@ -59,16 +62,19 @@ def test_every_number_of_the_status_has_its_metric() -> None:
 def test_what_the_status_does_not_tell_has_no_metric() -> None:
     assert samples({}) == {}
     assert samples({"oldest_waiting": None}) == {("moesif_oldest_waiting_seconds", ()): 0}
-    assert samples({"faults": {}, "destinations": {}, "spool": {"state": "off"}}) == {}
+    assert samples({"destinations": {}, "spool": {"state": "off"}}) == {}
 
 
 def test_all_counters_are_there_from_the_first_scrape_on() -> None:
     traffic = Traffic()
     traffic.expect(["options"])
-    found = samples({"dropped": {}, "traffic": traffic.reading()})
+    receivers = receivers_of(NOTHING, ["akto@h"])
+    found = samples({"dropped": {}, "traffic": traffic.reading(), "faults": {}, "receivers": receivers})
     assert set(found.values()) == {0}
     histograms = len(BOUNDS) + len(ADDED_BOUNDS) + 2 * (1 + 2)
-    assert len(found) == len(CAUSES) + len(STATUSES) + 1 + len(TROUBLES) + histograms
+    counters = len(CAUSES) + len(STATUSES) + 1 + len(TROUBLES) + len(FAULTS)
+    assert len(found) == counters + histograms + len(RECORD_CAUSES) + 3
+    assert found["moesif_records_dropped_total", (("cause", "unavailable"), ("receiver", "akto@h"))] == 0
     traffic.count("options", 204, 0.03, blocked=True)
     traffic.failed("dns")
     traffic.waited(0.004)
@@ -86,6 +92,22 @@ def test_all_counters_are_there_from_the_first_scrape_on() -> None:
 def test_the_causes_are_those_of_the_readme() -> None:
     table = (REPOSITORY / "README.md").read_text().partition("| dropped because |")[2].partition("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(CAUSES)
+
+
+def test_a_word_is_a_cause_or_a_count_and_not_both() -> None:
+    assert not {*CAUSES, *RECORD_CAUSES} & Status.__annotations__.keys()
+    assert "excluded" in Status.__annotations__
+
+
+def test_the_causes_of_records_are_those_of_the_page() -> None:
+    page = (REPOSITORY / "compose" / "METRICS.md").read_text().partition("## Records for Akto")[2]
+    table = page.partition("| dropped because |")[2].partition("\n\n")[0]
+    told = [
+        cause
+        for row in table.splitlines()
+        for cause in re.findall(r"`(\w+)`", row.split("|")[1:2][0] if "|" in row else "")
+    ]
+    assert sorted(told) == sorted(RECORD_CAUSES)
 
 
 def test_a_disk_that_fails_is_down() -> None:

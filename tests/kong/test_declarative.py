@@ -625,3 +625,13 @@ def test_a_consumer_is_found_by_the_first_thing_that_is_known() -> None:
     assert config.find_consumer(None, None, "4711") is anna
     assert config.find_consumer() is None
     assert config.find_consumer("x", "y", "z") is None
+
+
+def test_an_error_is_one_line_whatever_things_are_called() -> None:
+    for name in ("a\\nb", "a\\0b"):
+        line = _wrong("plugins", "name: moesif", f'instance_name: "{name}"')
+        assert "instance_name: must be text without control characters" in line
+        line = _wrong("services", f'name: "{name}"')
+        assert "host: required field missing" in line
+        assert len(line.splitlines()) == 1
+        assert "\0" not in line

@@ -40,10 +40,10 @@ def test_traffic_is_seen_filtered_and_opened(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tab: Page
 ) -> None:
     port, admin = start(mitmdump, upstream, collector, request_body_masks="pin", user_id_header="x-user")
-    with traffic_page(admin) as url:
+    with traffic_page(admin, "--proxy", f"http://127.0.0.1:{port}") as url:
         tab.goto(url)
         expect(tab.get_by_text("Nothing has come yet")).to_be_visible()
-        expect(tab.get_by_text("curl", exact=False).first).to_be_visible()
+        expect(tab.get_by_text(f"curl -s http://127.0.0.1:{port}/hello")).to_be_visible()
 
         orders = send(port, "/orders/7", X_User="ada", Cookie=SECRET)
         send(port, "/health")

@@ -223,6 +223,8 @@ REFUSED = {
     "moesif_batch_size: 0": "batch_size: should be greater than or equal to 1",
     "moesif_batch_size: many": "moesif_batch_size: must be of type int",
     "moesif_batch_sise: 5": "there is no such option; did you mean moesif_batch_size?",
+    "moesif_jwt_gate: true": "there is no such option; did you mean jwt_gate?",
+    "batch_size: 5": "there is no such option; did you mean moesif_batch_size?",
     "moesif_spool_dir: /elsewhere": "spool_dir: can only be set at the start",
     "a: [": "Config error",
     "mode: [regular]": "mode: must be a list of one reverse:http",

@@ -59,7 +59,10 @@ def test_counts_are_those_of_all_workers_as_of_now(start: Any, collector: Script
     collector.wait_for(40)
     wait_for(lambda: get(f"{url}/status")["delivered"] == 40)
     assert get(f"{url}/status")["workers"] == {"ready": 2, "wanted": 2, "restarts": 0}
-    assert list(get(f"{url}/status")["destinations"].values()) == [{"state": "up"}]
+    up = {"state": "up", "account": "accepted"}
+    wait_for(lambda: list(get(f"{url}/status")["destinations"].values()) == [up])
+    proxy.wait_for_output("the application id is accepted")
+    assert proxy.output.count("the application id is accepted") == 1
     metrics = {
         family.name: family.samples
         for family in text_string_to_metric_families(requests.get(f"{url}/metrics", timeout=20).text)

@@ -18,8 +18,10 @@ from mitmproxy_moesif.admin.local_plugins import check_name
 from mitmproxy_moesif.admin.parameters import (
     IMMUTABLE,
     PROTOCOLS,
+    REQUIRED,
     TOP_LEVEL,
     UNKNOWN,
+    is_same,
     shown_config,
     wanted_of_plugin,
 )
@@ -222,7 +224,7 @@ class KongPluginSource:
                 continue
             if name not in entity:
                 yield name, UNKNOWN
-            elif (value or None) != entity[name]:
+            elif not is_same(value, entity[name]):
                 yield name, IMMUTABLE
 
     def _created(
@@ -245,9 +247,9 @@ class KongPluginSource:
             "name": name,
             "instance_name": given.get("instance_name"),
             "tags": _listed(given.get("tags")),
-            "protocols": _listed(given.get("protocols")) or None,
+            "protocols": _listed(given.get("protocols")),
             **ids,
-            "created_at": given.get("created_at") or int(self._clock()),
+            "created_at": int(self._clock()) if given.get("created_at") is None else given["created_at"],
         }
         return LivePlugin.model_validate({**fields, "enabled": enabled, "changes": config, "created": True})
 
@@ -277,7 +279,7 @@ class KongPluginSource:
         """Without its own application id it must not send to another account: then it stays disabled."""
         name = entity.get("name", PLUGIN_NAME)
         values, prefix = {**self._given(), TOP_LEVEL: True}, prefix_of(name)
-        config = wanted_of_plugin(prefix, values, {"config": entity.get("config")}, {}, same_too=True)
+        config = wanted_of_plugin(prefix, values, {"config": entity.get("config", {})}, {}, same_too=True)
         enabled = bool(entity.get(TOP_LEVEL, True))
         whole = parse_settings({**values, **prefixed(prefix, config)})
         if enabled and ("application_id" in entity.get(SECRETS, ()) or missing_receiver(name, whole) is not None):
@@ -294,7 +296,7 @@ class KongPluginSource:
 def _check_receiver(plugin_name: str, values: Mapping[str, Any]) -> None:
     """Raises `SchemaViolation`."""
     if (missing := missing_receiver(plugin_name, parse_settings(values))) is not None:
-        raise SchemaViolation({"config": {missing: "required field missing"}})
+        raise SchemaViolation({"config": {missing: REQUIRED}})
 
 
 def _fields(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -344,7 +346,7 @@ def _resolved(base: KongConfig, field: str, given: Any) -> str | None:
 
 def _listed(given: Any) -> Any:
     """A form's lone text is a list of one."""
-    if given is None:
+    if given is None or given == "":
         return []
     return [given] if isinstance(given, str) else list(given) if isinstance(given, tuple) else given
 
@@ -352,7 +354,7 @@ def _listed(given: Any) -> Any:
 def _faults(error: ValidationError) -> dict[str, str]:
     found = {}
     for fault in error.errors(include_url=False, include_input=False):
-        reason = _REASONS.get(fault["type"], fault["msg"])
+        reason = _REASONS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
         if fault["type"] == "literal_error":
             reason = f"expected one of: {fault['ctx']['expected']}"
         found[str(fault["loc"][0])] = "expected a set" if fault["type"] == "tuple_type" else reason

@@ -13,10 +13,12 @@ from mitmproxy_moesif.admin.parameters import (
     FIXED,
     IMMUTABLE,
     PROTOCOLS,
+    REQUIRED,
     TOP_LEVEL,
     UNKNOWN,
     faults_by_field,
     given_values,
+    is_same,
     shown_config,
     wanted_parameters,
 )
@@ -142,7 +144,7 @@ class LocalPluginSource:
         entity = self._entity()
         for name, value in changes.items():
             if name in _ENTITY_ONLY:
-                if (value or None) != entity[name]:
+                if not is_same(value, entity[name]):
                     yield name, IMMUTABLE
             elif name not in _TIMES and name not in (TOP_LEVEL, "config"):
                 yield name, UNKNOWN
@@ -152,7 +154,9 @@ def check_name(given: Mapping[str, Any], known: Collection[str] = (PLUGIN_NAME,)
     """Of the plugins that Kong knows, there are only these. Raises `SchemaViolation`."""
     name = given.get("name")
     if name is None:
-        raise SchemaViolation({"name": "required field missing"})
+        raise SchemaViolation({"name": REQUIRED})
+    if not isinstance(name, str):
+        raise SchemaViolation({"name": "expected a string"})
     if name not in known:
-        fault = f"plugin '{str(name)[:100]}' not enabled; add it to the 'plugins' configuration property"
+        fault = f"plugin '{name[:100]}' not enabled; add it to the 'plugins' configuration property"
         raise SchemaViolation({"name": fault})

@@ -37,13 +37,29 @@ CAUSES = (
 )
 """Of drops; each is shown from the first scrape on."""
 
+RECORD_CAUSES = (
+    *("in_flight", "unavailable", "refused", "unauthorized"),
+    *("queue_full", "queue_bytes", "sampled_out", "skipped", "mask_failed", "too_old", "internal_error"),
+    *("shutdown", "helper_died", "worker_died"),
+)
+"""Of what a lossy receiver does not get; the same."""
+
+FAULTS = (
+    *("requestheaders", "request", "responseheaders", "response", "error", "websocket_start", "websocket_end"),
+    *("tcp_start", "client_disconnected", "update", "sweep", "governance"),
+    *("hook skip", "hook identify_user", "hook identify_company", "hook session_token", "hook metadata", "hook mask"),
+    *("helper", "writing", "handing over", "order", "report", "recent exchanges"),
+    *("build", "builder", "sender", "keeper", "akto record", "lossy"),
+)
+"""Kinds of faults; the same."""
+
 UP = "1: it takes events; absent until something was sent or asked."
 
 _TOTALS = {
     "captured": ("moesif_events_captured", "Events captured, those found on disk at the start included."),
     "recovered": ("moesif_events_recovered", "Captured events that an earlier process had left on disk."),
     "delivered": ("moesif_events_delivered", "Events that the receiver accepted."),
-    "skipped": ("moesif_exchanges_skipped", "Exchanges that were not captured, as configured."),
+    "excluded": ("moesif_exchanges_excluded", "Exchanges that were not captured, as configured."),
 }
 _GAUGES = {
     "uptime": ("moesif_uptime_seconds", "Seconds since the addon started."),
@@ -81,6 +97,9 @@ class _StatusCollector(Collector):
         for key, (name, text) in _TOTALS.items():
             if isinstance(value := values.get(key), int):
                 yield CounterMetricFamily(name, text, value)
+        if "excluded" in values:
+            text = "Deprecated name of moesif_exchanges_excluded_total."
+            yield CounterMetricFamily("moesif_exchanges_skipped", text, self._status["excluded"])
         for key, (name, text) in _GAUGES.items():
             if key in values:
                 value = values[key]
@@ -101,7 +120,7 @@ class _StatusCollector(Collector):
             yield _counter("moesif_exchanges", text, "engine", status["engines"])
         if "faults" in status:
             text = "Errors of the addon's own, by where; the traffic was not affected."
-            yield _counter("moesif_faults", text, "kind", status["faults"])
+            yield _counter("moesif_faults", text, "kind", dict.fromkeys(FAULTS, 0) | dict(status["faults"]))
 
     def _receivers(self) -> Iterator[Metric]:
         if "destinations" in self._status:
@@ -125,7 +144,7 @@ class _StatusCollector(Collector):
             captured.add_metric([name], counts["captured"])
             delivered.add_metric([name], counts["delivered"])
             waiting.add_metric([name], counts["waiting"])
-            for cause, count in sorted(counts["dropped"].items()):
+            for cause, count in sorted((dict.fromkeys(RECORD_CAUSES, 0) | dict(counts["dropped"])).items()):
                 dropped.add_metric([name, cause], count)
         yield from (captured, delivered, waiting, dropped)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from pydantic import SecretStr
@@ -30,6 +30,15 @@ HIDDEN_PREFIX = "admin_"
 
 UNKNOWN = "unknown field"
 IMMUTABLE = "immutable field cannot be updated"
+REQUIRED = "required field missing"
+
+
+_EXPECTED: Mapping[str, tuple[str, Any]] = {
+    **dict.fromkeys(("id", "name", "instance_name"), ("a string", str)),
+    **dict.fromkeys(("config", "service", "route", "consumer", "consumer_group"), ("a record", Mapping)),
+    **dict.fromkeys(("tags", "protocols"), ("a set", list | tuple | str)),  # of one, as a form gives it
+    **dict.fromkeys(("created_at", "updated_at"), ("an integer", int)),
+}
 
 
 def shown_config(settings: Settings, prefix: str = "") -> dict[str, Any]:
@@ -73,17 +82,18 @@ def wanted_parameters(
 ) -> dict[str, Any]:
     """Which parameters are to become something else, as plain values; `given` are those given now, for any reason.
 
-    Of `changes`, an entity's fields, only `config` and `enabled` count; null is a parameter's default. `faults` are
-    what is wrong elsewhere. `same_too` tells of those as well that are what they would be without. Raises
-    `SchemaViolation` for `faults` and its own together.
+    Of `changes`, an entity's fields, only `config` and `enabled` count; in `config`, null is a parameter's default.
+    `faults` are what is wrong elsewhere. `same_too` tells of those as well that are what they would be without. Raises
+    `SchemaViolation` for `faults` and its own together, and for fields that are of no type that they can have.
     """
-    config = changes.get("config") or {}
+    config = changes.get("config", {})
+    faults = {**faults, **dict(_misfits(changes))}
     if not isinstance(config, Mapping):
-        raise SchemaViolation({**faults, "config": "expected a record"})
+        raise SchemaViolation(faults)
     current = _parsed(given, {})[0]
     config_faults = {name: fault for name in config if (fault := _fault(current, name, config[name], fixed))}
     wanted = {name: config[name] for name in config if name not in config_faults}
-    if TOP_LEVEL in changes:
+    if TOP_LEVEL in changes and TOP_LEVEL not in faults:
         wanted[TOP_LEVEL] = changes[TOP_LEVEL]
     wanted = {name: _default(name) if value is None else value for name, value in wanted.items()}
     updated, more = _parsed(given, wanted)
@@ -117,6 +127,16 @@ def faults_by_field(text: str, names: Collection[str]) -> dict[str, Any]:
     return {**fields, "config": config} if config else fields
 
 
+def _misfits(entity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Fields of an entity that are of no type that they can have; what they may say is checked elsewhere."""
+    for name, value in entity.items():
+        what, types = _EXPECTED.get(name, ("anything", object))
+        if value is None and name in ("config", TOP_LEVEL):
+            yield name, REQUIRED
+        elif value is not None and (not isinstance(value, types) or (types is int and isinstance(value, bool))):
+            yield name, f"expected {what}"
+
+
 def _fault(current: Settings | None, name: str, value: object, fixed: Collection[str]) -> str | None:
     if name not in Settings.model_fields or not in_config(name):
         return UNKNOWN
@@ -124,6 +144,11 @@ def _fault(current: Settings | None, name: str, value: object, fixed: Collection
         at_start = name in START_ONLY
         return "can only be set at the start" if at_start else "can only be set with the options"
     return None
+
+
+def is_same(given: object, shown: object) -> bool:
+    """Whether a field is given as it is shown; what is empty is not there."""
+    return (None if given in ("", [], {}) else given) == shown
 
 
 def in_config(name: str) -> bool:

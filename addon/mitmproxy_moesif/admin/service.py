@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -61,12 +61,16 @@ class Operations:
         given: Callable[[], Mapping[str, Any]],
         traffic: Callable[[], TrafficStatus],
         refused: Callable[[], Mapping[str, Refusal]] = dict,
+        accepted: Callable[[], Collection[str]] = tuple,
+        lossy: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self._delivery = delivery
         self._resolver = resolver
         self._given = given
         self._traffic = traffic
         self._refused = refused
+        self._accepted = accepted
+        self._lossy = lossy
         self._began = time.monotonic()
         self._read = read
         self._local = LocalPluginSource(read, change)
@@ -136,7 +140,12 @@ class Operations:
         return replace(condition, health=health)
 
     def status(self) -> Status:
-        status = status_of(self._condition(), self._began)
+        condition = self._condition()
+        status = status_of(condition, self._began)
+        for name in self._accepted():
+            if name in status["destinations"]:
+                status["destinations"][name]["account"] = "accepted"
+        status["receivers"] = receivers_of(condition.reading, self._lossy())
         status["traffic"] = self._traffic()
         if self.engines is not None:
             status["engines"] = self.engines()
@@ -220,7 +229,7 @@ def status_of(condition: Condition, began: float) -> Status:
         delivered=reading.delivered,
         waiting={"memory": reading.waiting_in_memory, "disk": reading.waiting_on_disk},
         dropped=reading.dropped,
-        skipped=reading.skipped,
+        excluded=reading.excluded,
         faults=reading.faults,
         oldest_waiting=round(age_of(condition), 3) if condition.oldest_at is not None else None,
         destinations={name: _destination(health) for name, health in condition.health.items()},

@@ -6,12 +6,12 @@ All methods are called from the listener's thread, one at a time: they are quick
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal, Protocol, TypedDict
 
 from mitmproxy_moesif.capture.traffic import TrafficStatus
-from mitmproxy_moesif.delivery.ledger import Reading
+from mitmproxy_moesif.delivery.ledger import Reading, Tally
 from mitmproxy_moesif.kong.entities import Entity
 from mitmproxy_moesif.kong.errors import (
     Key,
@@ -34,6 +34,7 @@ class Waiting(TypedDict):
 class Destination(TypedDict, total=False):
     """How a receiver does, `unknown` where nothing was asked of it.
 
+    `account` is there once Moesif has answered that it knows the id, with configuration, rules or to events.
     `since` and `next_try` are ISO 8601 in UTC, None where there is nothing to tell.
     """
 
@@ -41,6 +42,7 @@ class Destination(TypedDict, total=False):
     reason: str
     since: str | None
     next_try: str | None
+    account: Literal["accepted"]
 
 
 class UnsentStatus(TypedDict):
@@ -81,7 +83,7 @@ class Status(TypedDict, total=False):
     """What `GET /status` shows and the metrics are made of; a part that is not given is not shown.
 
     Numbers of events: `captured` (of these, `recovered` were found on disk), `delivered`, `waiting`, `dropped` by
-    cause; captured = delivered + waiting + dropped. `skipped` exchanges were never captured, `faults` (by kind) are
+    cause; captured = delivered + waiting + dropped. `excluded` exchanges were never captured, `faults` (by kind) are
     errors of ours. `uptime` and `oldest_waiting` are seconds, the latter None where nothing waits but what is `unsent`:
     of that, by destination, nobody sends. `receivers` are those that may lose records, by name. `traffic` counts all
     that passes, `engines` the exchanges that began since the start, by what carries them. `kong` tells which
@@ -95,7 +97,7 @@ class Status(TypedDict, total=False):
     delivered: int
     waiting: Waiting
     dropped: Mapping[str, int]
-    skipped: int
+    excluded: int
     engines: Mapping[str, int]
     faults: Mapping[str, int]
     oldest_waiting: float | None
@@ -108,12 +110,13 @@ class Status(TypedDict, total=False):
     kong: Mapping[str, Any]
 
 
-def receivers_of(reading: Reading) -> dict[str, ReceiverStatus]:
+def receivers_of(reading: Reading, configured: Iterable[str] = ()) -> dict[str, ReceiverStatus]:
+    """Those that got records, and those that will get some."""
     return {
         name: ReceiverStatus(
             captured=tally.captured, delivered=tally.delivered, waiting=tally.waiting, dropped=tally.dropped
         )
-        for name, tally in reading.lossy.items()
+        for name, tally in (dict.fromkeys(configured, Tally()) | reading.lossy).items()
     }
 
 

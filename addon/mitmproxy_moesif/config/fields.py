@@ -6,6 +6,7 @@ as in any model, and besides them that it is secret (its type is `SecretStr`) or
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -15,6 +16,12 @@ from typing import Annotated, Any, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, SecretStr, ValidationError
 
 from mitmproxy_moesif.config.text import HIDDEN, did_you_mean, quoted
+
+HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+"""RFC 9110's token."""
+
+UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What no name or value has in it: control characters, and octets that are no UTF-8."""
 
 
 class Property(Enum):
@@ -67,8 +74,10 @@ def plain_types(annotation: Any) -> set[Any]:
 def _split_commas(given: object) -> object:
     """`["a,b", "c"]` and `"a, b, c"` are the same list: a header, field or parameter name holds no comma."""
     if isinstance(given, str):
-        given = [given]
+        given = [given] if given.strip() else ()
     if isinstance(given, list | tuple) and all(isinstance(item, str) for item in given):
+        if not all(item.strip() for item in given):
+            raise ValueError("must not hold an empty text")
         return tuple(part for item in given for raw in item.split(",") if (part := raw.strip()))
     return given
 
@@ -86,8 +95,42 @@ def _expand_user(path: str | None) -> str | None:
         return path
 
 
+def fitting(kinds: set[Any], given: object) -> object:
+    """A value for a parameter of these types, without white space around it. Raises `ValueError` for no such value.
+
+    Numbers and truth values are no substitutes for each other. No text has control characters inside, or octets that
+    are no UTF-8: no header, file or event could hold it. A secret may be a key of many lines, and is left as it is.
+    """
+    if isinstance(given, bool) and bool not in kinds:
+        raise ValueError("must not be true or false")
+    if isinstance(given, int | float) and not isinstance(given, bool) and bool in kinds:
+        raise ValueError("must be true or false")
+    if isinstance(given, list | tuple):
+        return type(given)(fitting(kinds, item) for item in given)
+    if not isinstance(given, str):
+        return given
+    text = " ".join(given.split()) if SecretStr in kinds else given.strip()
+    if UNFIT.search(text):
+        raise ValueError("must be text without control characters")
+    return given if SecretStr in kinds else text
+
+
+def _is_header_name(name: str | None) -> str | None:
+    if name is not None and not HEADER_NAME.fullmatch(name):
+        raise ValueError("must be a header's name, such as X-User-Id")
+    return name
+
+
+def _are_header_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        _is_header_name(name)
+    return names
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+HeaderNames = Annotated[Names, AfterValidator(_are_header_names)]
 OptionalName = Annotated[str | None, BeforeValidator(_blank_is_none)]
+OptionalHeaderName = Annotated[OptionalName, AfterValidator(_is_header_name)]
 FilePath = Annotated[str | None, AfterValidator(_expand_user), Property.FILE]
 OptionalPath = Annotated[FilePath, BeforeValidator(_blank_is_none)]
 

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from mitmproxy_moesif.config.fields import Property, SettingsError, parameters_with, plain_types, shown
 from mitmproxy_moesif.config.settings import AKTO_PREFIX, Settings, option_name
-from mitmproxy_moesif.config.text import did_you_mean
+from mitmproxy_moesif.config.text import did_you_mean, normal
 
 FAMILIES = ("moesif_", AKTO_PREFIX)
 ENVIRONMENT_PREFIX = "MOESIF_"
@@ -95,10 +95,10 @@ class OptionTable:
                 yield f"{name}: must be {_expected(typespec)}, {shown(self.model, name, given)} was given"
 
     def unknown_options(self, options: optmanager.OptManager) -> Iterator[str]:
-        """Names of the family that are no parameter stay deferred for ever."""
+        """Names of the family that are no parameter stay deferred for ever, and so do parameters without the family."""
         for key in options.deferred:
-            if key.startswith(self.families):
-                yield f"{key}: there is no such option{did_you_mean(key, map(self.option, self.model.model_fields))}"
+            if normal(key).startswith(self.families) or normal(key) in self.model.model_fields:
+                yield f"{key}: there is no such option{did_you_mean(key, options.keys())}"
 
 
 def option_type(field: FieldInfo) -> tuple[Any, Any]:
@@ -123,8 +123,13 @@ def given_options(options: optmanager.OptManager) -> dict[str, Any]:
     for name in Settings.model_fields:
         option = options._options[option_name(name)]  # noqa: SLF001 - the only place that tells given from default
         if option.value is not optmanager.unset:
-            given[name] = option.current()
+            given[name] = current(option.current())
     return given
+
+
+def current(value: Any) -> Any:
+    """An option's value; `--set name=` gives an empty list, of which mitmproxy makes one of an empty text."""
+    return [] if value in ([""], ("",)) else value
 
 
 def given_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -135,6 +140,8 @@ def given_environment(environ: Mapping[str, str]) -> dict[str, str]:
             given[ENVIRONMENT[key]] = value
         elif key.startswith(ENVIRONMENT_PREFIX) and not _SERVICE_LINK.fullmatch(key.removeprefix(ENVIRONMENT_PREFIX)):
             meant = did_you_mean(key, ENVIRONMENT)
+            if normal(key).removeprefix("moesif_").startswith("jwt_"):
+                meant = "; the JWT gate's are options only: --set jwt_gate=true"
             raise SettingsError(f"environment variable {key}: there is no such parameter{meant}")
     return given
 

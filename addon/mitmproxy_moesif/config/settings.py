@@ -19,14 +19,18 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 from mitmproxy_moesif.config.fields import (
+    HeaderNames,
     Names,
     Needs,
+    OptionalHeaderName,
     OptionalName,
     OptionalPath,
     Property,
     SettingsError,
+    fitting,
     parameters_with,
     parse_table,
+    plain_types,
     secrets_of,
 )
 
@@ -74,8 +78,12 @@ class Settings(BaseModel):
     api_version: str = Field("1.0", description="API version recorded with the request of each event.")
     disable_capture_request_body: bool = Field(False, description="Leave request bodies out of events.")
     disable_capture_response_body: bool = Field(False, description="Leave response bodies out of events.")
-    request_header_masks: Names = Field((), description="Request headers to leave out of events; case-insensitive.")
-    response_header_masks: Names = Field((), description="Response headers to leave out of events; case-insensitive.")
+    request_header_masks: HeaderNames = Field(
+        (), description="Request headers to leave out of events; case-insensitive."
+    )
+    response_header_masks: HeaderNames = Field(
+        (), description="Response headers to leave out of events; case-insensitive."
+    )
     request_body_masks: Names = Field((), description="Fields to remove from request bodies, at any depth.")
     response_body_masks: Names = Field((), description="Fields to remove from response bodies, at any depth.")
     request_masks: Names = Field(
@@ -92,9 +100,11 @@ class Settings(BaseModel):
     batch_size: int = Field(
         50, ge=1, le=1000, description="Maximum events per request to the collector; a backlog goes in larger ones."
     )
-    user_id_header: OptionalName = Field(None, description="Request or response header that holds the user ID.")
-    company_id_header: OptionalName = Field(None, description="Request or response header that holds the company ID.")
-    authorization_header_name: Names = Field(
+    user_id_header: OptionalHeaderName = Field(None, description="Request or response header that holds the user ID.")
+    company_id_header: OptionalHeaderName = Field(
+        None, description="Request or response header that holds the company ID."
+    )
+    authorization_header_name: HeaderNames = Field(
         ("authorization",), description="Request headers that may hold the token; the first one present is used."
     )
     authorization_user_id_field: str = Field("sub", description="Token claim that holds the user ID.")
@@ -264,6 +274,11 @@ class Settings(BaseModel):
         5000, description="Milliseconds allowed to deliver pending events at shutdown."
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _fits(cls, given: object, info: ValidationInfo) -> object:
+        return fitting(plain_types(cls.model_fields[info.field_name or ""].annotation), given)
+
     @field_validator("api_endpoint", "kong_admin_url", "akto_service_url")
     @classmethod
     def _is_http_url(cls, url: str | None) -> str | None:
@@ -325,7 +340,7 @@ class Settings(BaseModel):
     def _are_lower(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name.lower() for name in names)
 
-    @field_validator("application_id", "akto_api_key")
+    @field_validator("application_id", "akto_api_key", "kong_admin_token")
     @classmethod
     def _fits_a_header(cls, secret: SecretStr) -> SecretStr:
         value = secret.get_secret_value().strip()

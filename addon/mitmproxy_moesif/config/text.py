@@ -25,7 +25,17 @@ def quoted(value: object) -> str:
     return HIDDEN if set("@?#") & set(text) else text[:200]
 
 
+def normal(name: str) -> str:
+    """A name as options are written: some write hyphens, capitals, or `config.` as Kong's Admin API has it."""
+    return name.lower().replace("-", "_").removeprefix("config.")
+
+
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """A suggestion to append to an error message, with `prefix` before the name; empty where nothing is close."""
-    found = closest(name, known)
+    """A suggestion to append to an error message, with `prefix` before the name; empty where nothing is close.
+
+    A known name that differs in how it is written, or in the `moesif_` before it, comes first.
+    """
+    names = list(known)
+    written = {normal(each).removeprefix("moesif_"): each for each in names}
+    found = written.get(normal(name).removeprefix("moesif_")) or closest(name, names)
     return f"; did you mean {prefix}{found}?" if found else ""

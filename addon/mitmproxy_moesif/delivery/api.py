@@ -69,8 +69,8 @@ class Delivery(Protocol):
     def put(self, instance: Instance, exchange: Exchange) -> str | None:
         """Hand over an exchange. Never waits; without room it is dropped and counted: for this cause."""
 
-    def skip(self) -> None:
-        """Count an exchange that is not captured."""
+    def exclude(self) -> None:
+        """Count an exchange that is not captured, as configured."""
 
     keeps_recent: bool
     """Whether anybody wants to hear of exchanges without an event."""

@@ -80,7 +80,7 @@ class DeliveryClient:
         self._current: dict[str, Instance] = {}
         self._sampling: dict[str, bytes] = {}
         self._max_events = self._max_bytes = sys.maxsize
-        self._entered = self._skipped = self._queue_bytes = 0
+        self._entered = self._excluded = self._queue_bytes = 0
         self._turned_away: Counter[str] = Counter()
         self._elsewhere = 0
         self._offered: Counter[str] = Counter()
@@ -159,8 +159,8 @@ class DeliveryClient:
             self._due = True
             self._loop.call_later(GATHER_INTERVAL, self._hand_over_now)
 
-    def skip(self) -> None:
-        self._skipped += 1
+    def exclude(self) -> None:
+        self._excluded += 1
 
     def note(self, note: Note) -> None:
         if len(self._notes) < MOST_NOTES:
@@ -381,7 +381,7 @@ class DeliveryClient:
             waiting_in_memory=in_memory(reading, entered) - (elsewhere - reading.elsewhere),
             dropped=dict(Counter(reading.dropped) + turned_away),
             faults=dict(Counter(reading.faults) + self._faults.copy()),
-            skipped=self._skipped,
+            excluded=self._excluded,
             entered=entered,
             elsewhere=elsewhere,
             lossy=self._lossy(reading),

@@ -141,7 +141,7 @@ class Reading:
     waiting_on_disk: int
     dropped: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
-    skipped: int = 0
+    excluded: int = 0
     settled: int = 0
     spools: dict[str, int] = field(default_factory=dict)
     adopted: dict[str, Adoption] = field(default_factory=dict)

@@ -86,7 +86,7 @@ class DeliveryServer:
             try:
                 self._commands[name](*arguments)
             except Exception as error:  # noqa: BLE001 - one command that cannot be carried out must not end the others
-                self._fault(f"order {name}", error)
+                self._fault("order", error, f"the order {name}")
             if self._ended:
                 return
         if self._pipeline is not None:
@@ -94,10 +94,11 @@ class DeliveryServer:
                 self._pipeline.drain(ORPHAN_SECONDS)
             self._pipeline.close(keep=True)
 
-    def _fault(self, kind: str, error: Exception) -> None:
+    def _fault(self, kind: str, error: Exception, where: str = "") -> None:
         if self._pipeline is not None:
             self._pipeline.fault(kind)
-        self._limited.error(kind, "moesif: a fault in %s, the traffic is not affected: %s", kind, describe(error))
+        where = where or kind
+        self._limited.error(where, "moesif: a fault in %s, the traffic is not affected: %s", where, describe(error))
 
     # --- commands ------------------------------------------------------------------------------------------------
 

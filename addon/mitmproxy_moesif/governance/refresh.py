@@ -19,7 +19,7 @@ import orjson
 
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.config.files import configured_files, replace_file
-from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.config.instance import OPTIONS, Instance
 from mitmproxy_moesif.config.settings import Settings, SettingsError
 from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch
@@ -65,9 +65,14 @@ class Document:
 
 @dataclass(slots=True)
 class Account:
-    """The state of one account. `snapshot` is replaced as a whole and never changed."""
+    """The state of one account. `snapshot` is replaced as a whole and never changed.
+
+    `name` is an instance's whose account it is; `accepted`: Moesif knows the application id, and `told` that this was
+    said.
+    """
 
     settings: Settings
+    name: str = OPTIONS
     config: Document = field(default_factory=lambda: Document("/v1/config"))
     rules: Document = field(default_factory=lambda: Document("/v1/rules"))
     parsed: tuple[RemoteConfig, RuleSet] = field(default_factory=lambda: (RemoteConfig(), RuleSet()))
@@ -78,6 +83,8 @@ class Account:
     refreshed: float = float("-inf")
     trouble: str | None = None
     refusal: Refusal | None = None
+    accepted: bool = False
+    told: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +123,8 @@ def why(error: OSError, settings: Settings) -> str:
 class Refresher:
     """`snapshot` may be asked from any thread; it takes no lock and waits for nothing.
 
-    `configured` is told of each account's configuration from Moesif, as JSON, when there is another one.
+    `configured` is told of each account's configuration from Moesif, as JSON, when there is another one. `announces`:
+    the log says that an application id is accepted.
     """
 
     def __init__(
@@ -124,8 +132,11 @@ class Refresher:
         folder: Path | None,
         configured: Callable[[str, bytes], None] = lambda *_: None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        announces: bool = True,
     ) -> None:
         self._configured = configured
+        self._announces = announces
         self._folder = folder
         self._clock = clock
         self._accounts: dict[str, Account] = {}
@@ -147,11 +158,11 @@ class Refresher:
         """Use these settings and local rules for this instance's account from now on."""
         account = self._accounts.get(instance.account)
         if account is None:
-            account = Account(instance.settings)
+            account = Account(instance.settings, instance.name)
             if self._load_cache(account, instance.account):
                 self._configured(instance.account, account.config.content or b"{}")
             self._accounts[instance.account] = account
-        account.settings = instance.settings
+        account.settings, account.name = instance.settings, instance.name
         if local is not account.configured:  # else what was read from the file since then stays in force
             account.local = account.configured = local
             # Read once more, since it may have changed between being read and being watched.
@@ -168,6 +179,11 @@ class Refresher:
         account = self._accounts.get(name)
         return account.refusal if account is not None else None
 
+    def accepts(self, name: str) -> bool:
+        """Whether Moesif knows the application id of this account, as far as it has answered."""
+        account = self._accounts.get(name)
+        return account is not None and account.accepted
+
     def answered(self, name: str, headers: Mapping[str, str]) -> None:
         """A batch was answered: its headers tell whether configuration or rules have changed."""
         account = self._accounts.get(name)
@@ -176,6 +192,9 @@ class Refresher:
         tags = ((account.config, "X-Moesif-Config-Etag"), (account.rules, "X-Moesif-Rules-Tag"))
         for document, header in tags:
             tag = headers.get(header)
+            if tag is not None and not account.accepted:  # an id that is not known gets no tags
+                account.accepted = True
+                self._wake.set()
             if tag is not None and tag != document.tag:
                 document.stale = True
                 self._wake.set()
@@ -191,10 +210,20 @@ class Refresher:
                     self._watch(account)
                 except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never of one error
                     self._limited.error("refresher", "moesif: unexpected while refreshing: %s", describe(error))
+            self._tell_accepted()
             watching = any(account.settings.rules_file for account in self._accounts.values())
             self._wake.wait(WATCH_SECONDS if watching else self._until_refresh())
         if self._session is not None:
             self._session.close()
+
+    def _tell_accepted(self) -> None:
+        accepted = [account for account in list(self._accounts.values()) if account.accepted and not account.told]
+        for account in accepted:
+            account.told = True
+        if accepted and self._announces:
+            where = ", ".join(sorted({account.settings.api_endpoint for account in accepted}))
+            what = "the application id is" if len(accepted) == 1 else f"{len(accepted)} application ids are"
+            log.info("moesif: %s accepted (%s)", what, where)
 
     def _opened(self) -> DeadlineSession:
         """Made where it is first needed: it brings requests, which the start need not wait for."""
@@ -252,10 +281,10 @@ class Refresher:
         except (OSError, GovernanceError) as error:  # those of requests are OSErrors
             document.stale = False  # the next regular refresh asks again
             reason = str(error) if isinstance(error, GovernanceError) else why(error, settings)
-            self._in_trouble(account, document.path, reason)
+            self._in_trouble(account, document.path, error, reason)
             self._note_refusal(account, error, reason)
             return False
-        account.refusal = None
+        account.refusal, account.accepted = None, True
         return changed
 
     def _note_refusal(self, account: Account, error: Exception, reason: str) -> None:
@@ -264,6 +293,8 @@ class Refresher:
         if unauthorized or not isinstance(error, GovernanceError):
             since = account.refusal.since if account.refusal is not None else now
             account.refusal = Refusal(since, now, reason, unauthorized)
+            if unauthorized:
+                account.accepted = account.told = False
         else:
             account.refusal = None
 
@@ -288,9 +319,14 @@ class Refresher:
             log.info("moesif: configuration and rules from Moesif are up to date again")
         return True
 
-    def _in_trouble(self, account: Account, path: str, reason: str) -> None:
+    def _in_trouble(self, account: Account, path: str, error: Exception, reason: str) -> None:
         if account.trouble is None:
-            log.warning("moesif: %s is not refreshed (%s); what was last known stays in force", path, reason)
+            told = "moesif: %s is not refreshed (%s); what was last known stays in force"
+            if isinstance(error, UnauthorizedError):
+                entry = "moesif_application_id" if account.name == OPTIONS else f"application_id of {account.name!r}"
+                log.error(f"{told}: the application id is not accepted, check %s", path, reason, entry)
+            else:
+                log.warning(told, path, reason)
         account.trouble = reason
 
     def _swap(self, account: Account) -> None:

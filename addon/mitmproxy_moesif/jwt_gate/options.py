@@ -6,7 +6,7 @@ from typing import Any
 
 from mitmproxy import optmanager
 
-from mitmproxy_moesif.config.options import OptionTable
+from mitmproxy_moesif.config.options import OptionTable, current
 from mitmproxy_moesif.jwt_gate.settings import PREFIX, GateSettings
 
 NAMES = frozenset(GateSettings.model_fields)
@@ -16,4 +16,4 @@ PARAMETERS = OptionTable(GateSettings, str, (PREFIX,))
 
 
 def read_given(options: optmanager.OptManager) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in GateSettings.model_fields}
+    return {name: current(getattr(options, name)) for name in GateSettings.model_fields}

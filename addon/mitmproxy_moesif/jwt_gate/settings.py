@@ -5,14 +5,13 @@ Values are checked always, keys and what goes together with them only where the 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from mitmproxy_moesif.config.fields import FilePath, Names, Needs, parse_table
+from mitmproxy_moesif.config.fields import HEADER_NAME, FilePath, Names, Needs, parse_table
 
 PREFIX = "jwt_"
 
@@ -21,8 +20,6 @@ SIGNATURES = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     *("ES256", "ES384", "ES512", "ES256K", "EdDSA"),
 )
-
-_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110's token
 
 _FRAMING = frozenset(
     {"connection", "content-encoding", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
@@ -85,7 +82,7 @@ class GateSettings(BaseModel):
         seen = set()
         for pair in pairs:
             claim, header = _split(pair)
-            if not claim or not _HEADER_NAME.fullmatch(header):
+            if not claim or not HEADER_NAME.fullmatch(header):
                 raise ValueError(f"must be a list of claim:Header-Name; {pair!r} is none")
             if header.lower() in _FRAMING:
                 raise ValueError(f"{header} frames the response and cannot hold a claim")

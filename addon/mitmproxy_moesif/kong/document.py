@@ -8,6 +8,7 @@ from typing import Any
 
 from mitmproxy_moesif.config import document
 from mitmproxy_moesif.config.document import Path
+from mitmproxy_moesif.config.fields import UNFIT
 from mitmproxy_moesif.kong.placeholders import fill_in
 
 
@@ -42,4 +43,5 @@ def parse_document(content: bytes, name: str, environ: Mapping[str, str] = os.en
 
 
 def _error(name: str, line: int | None, reason: str) -> KongConfigError:
+    reason = UNFIT.sub(lambda found: f"\\x{ord(found[0]):02x}", reason)  # of names, which are quoted as they are
     return KongConfigError(f"{name}: {reason}" if line is None else f"{name}:{line}: {reason}")

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from mitmproxy_moesif.config.fields import UNFIT
 from mitmproxy_moesif.config.re2set import PatternError
 from mitmproxy_moesif.kong.normalize import from_text
 from mitmproxy_moesif.kong.patterns import REST_OF_PATH, Pattern
@@ -76,8 +77,22 @@ def _is_method(method: str) -> str:
     return method
 
 
+def _is_plain(text: str) -> str:
+    if UNFIT.search(text):
+        raise ValueError("must be text without control characters")
+    return text
+
+
+def _is_tag(tag: str) -> str:
+    if set(",/") & set(tag):
+        raise ValueError(f"invalid tag {tag!r}: expected printable ascii (except `,` and `/`) or valid utf-8 sequences")
+    return _is_plain(tag)
+
+
 Truth = Annotated[bool, BeforeValidator(_yaml_truth)]
 Name = Annotated[str, Field(min_length=1)]
+PlainName = Annotated[Name, AfterValidator(_is_plain)]
+Tag = Annotated[Name, AfterValidator(_is_tag)]
 # strictness forbids a list where a tuple is meant; it still holds for what is inside
 type Items[Item] = Annotated[tuple[Item, ...], Field(strict=False)]
 ServicePath = Annotated[str, AfterValidator(_is_path_of_service)]
@@ -93,7 +108,7 @@ class Entity(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, hide_input_in_errors=True)
 
     id: Name
-    tags: Items[str] = ()
+    tags: Items[Tag] = ()
     created_at: Annotated[int, Field(strict=False)] | None = None
     updated_at: Annotated[int, Field(strict=False)] | None = None
 
@@ -234,8 +249,8 @@ class Consumer(Entity):
 class Plugin(Entity):
     """One plugin instance: what it is (`name`), how it is set (`config`, not looked into here) and what it is for."""
 
-    name: Name
-    instance_name: Name | None = None
+    name: PlainName
+    instance_name: PlainName | None = None
     config: dict[str, Any] = Field(default_factory=dict, repr=False)
     enabled: Truth = True
     protocols: Items[Protocol] | None = None

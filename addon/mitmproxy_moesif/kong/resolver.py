@@ -153,10 +153,11 @@ def is_created(plugin: Plugin) -> bool:
 
 
 def instance_values(plugin: Plugin, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of an enabled instance: more specific settings override general ones."""
+    """The parameters of an enabled instance: more specific settings override general ones; null gives none."""
     live = plugin.changes if isinstance(plugin, LivePlugin) else {}
     prefix = prefix_of(plugin.name)
-    return {**prefixed(prefix, plugin.config), **given, **prefixed(prefix, live), "enabled": True}
+    own = {name: value for name, value in plugin.config.items() if value is not None}
+    return {**prefixed(prefix, own), **given, **prefixed(prefix, live), "enabled": True}
 
 
 def prefix_of(plugin_name: str) -> str:

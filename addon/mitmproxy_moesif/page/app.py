@@ -49,7 +49,6 @@ class Source:
 
     admin: Admin
     proxy: str | None
-    try_url: str
 
 
 @dataclass(slots=True)
@@ -155,8 +154,11 @@ class TrafficPage:
                 self._empty = ui.column().classes("empty")
                 self._empty.set_visibility(False)
                 with self._empty:
-                    ui.label("Nothing has come yet. Try:")
-                    ui.code(f"curl -s {self._source.try_url}/hello -H 'X-Consumer-Username: ada'", language="bash")
+                    if (proxy := self._source.proxy) is None:
+                        ui.label("Nothing has come yet.")
+                    else:
+                        ui.label("Nothing has come yet. Try:")
+                        ui.code(f"curl -s {proxy}/hello -H 'X-Consumer-Username: ada'", language="bash")
                 self._grid = ui.aggrid(
                     {
                         "columnDefs": COLUMNS,

@@ -77,7 +77,7 @@ def serve(given: argparse.Namespace, sockets: list[socket.socket]) -> None:
     from mitmproxy_moesif.page.passing import EventPaths
 
     admin = Admin(given.admin.rstrip("/"), os.environ.get("MOESIF_ADMIN_TOKEN"))
-    add_page(Source(admin, given.proxy, given.proxy or "http://127.0.0.1:8080"))
+    add_page(Source(admin, given.proxy))
     if given.events is not None:
         app.middleware("http")(EventPaths(given.events))
     app.add_middleware(LoopbackOnly)

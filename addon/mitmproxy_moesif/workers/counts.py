@@ -135,7 +135,7 @@ def added_up(readings: Sequence[Reading], adopted: Adopted) -> Reading:
         waiting_on_disk=sum(reading.waiting_on_disk for reading in readings),
         dropped=dict(dropped),
         faults=dict(faults),
-        skipped=sum(reading.skipped for reading in readings),
+        excluded=sum(reading.excluded for reading in readings),
         spools=dict(spools),
         adopted={name: history[-1] for name, history in adopted.items()},
         lossy=added(reading.lossy for reading in readings),

@@ -195,10 +195,10 @@ def together(told: Sequence[Mapping[str, Any]], reading: Reading) -> dict[str, A
         "delivered": reading.delivered,
         "waiting": {"memory": reading.waiting_in_memory, "disk": reading.waiting_on_disk},
         "dropped": reading.dropped,
-        "skipped": reading.skipped,
+        "excluded": reading.excluded,
         "faults": reading.faults,
         "oldest_waiting": max(ages, default=None),
-        "receivers": receivers_of(reading),
+        "receivers": receivers_of(reading, (name for one in told for name in one.get("receivers", ()))),
         "unsent": unsent([one["unsent"] for one in told if "unsent" in one]),
         "destinations": destinations([one["destinations"] for one in told if "destinations" in one]),
     }
