@@ -17,7 +17,8 @@ from mitmproxy_moesif.config.settings import parse_settings
 from mitmproxy_moesif.event.exchange import Exchange, Payload
 from mitmproxy_moesif.recent.notes import Keep, Note, note_of
 from mitmproxy_moesif.recent.reader import Reader
-from mitmproxy_moesif.recent.store import BYTES_EACH, RecentExchanges
+from mitmproxy_moesif.recent.records import Known
+from mitmproxy_moesif.recent.store import BYTES_EACH, MOVES_EACH, Moved, RecentExchanges
 from tests.recent.kept import SECRET, build, kept, raising, told
 from tests.support.events import an_exchange
 
@@ -87,9 +88,14 @@ def test_memory_is_bounded_whatever_comes(came: list[tuple[int, int]]) -> None:
     recent = RecentExchanges(Keep(8, raw=True), raising)
     for number, size in came:
         build(recent, numbered(number, response_body=Payload([b"x" * size]), size=size))
-        assert recent._bytes == sum(record.size for record in recent._records.values()) <= 8 * BYTES_EACH
+        if number % 3 == 0:
+            recent.newest()
+        noted = [one for one in recent._notes if isinstance(one, Known)]
+        known = [*(record.known for record in recent._records.values()), *noted]
+        assert recent._bytes == sum(one.size for one in known) <= 8 * BYTES_EACH
         assert recent._records.keys() == recent._changed.keys()
-        assert len(recent._records) <= 8
+        assert (len(known), len(noted)) == (recent._came + len(recent._records), recent._came)
+        assert len(known) <= 8
 
 
 def test_each_step_of_its_life_is_told() -> None:
@@ -102,6 +108,29 @@ def test_each_step_of_its_life_is_told() -> None:
     assert detail["life"][-2]["detail"] == "status 503"
     assert (detail["state"], detail["cause"]) == ("sent", None)
     assert ids(recent, "state:waiting") == ["id-1"]
+
+
+def test_steps_are_noted_within_bounds_though_nobody_asks() -> None:
+    recent = filled(2, Keep(5))
+    for _ in range(1000):
+        recent.moved(["id-0", "id-1"], "retrying", "status 503")
+        assert recent._moves == sum(len(one.ids) for one in recent._notes if isinstance(one, Moved)) <= 5 * MOVES_EACH
+    recent.moved(["id-1"], "sent", "status 201, request 1 with 1 event")
+    assert [(row["id"], row["state"]) for row in recent.newest()["exchanges"]] == [
+        ("id-1", "sent"),
+        ("id-0", "retrying"),
+    ]
+
+
+def test_what_is_forgotten_takes_its_steps_along() -> None:
+    recent = RecentExchanges(Keep(3), raising)
+    for number in range(20):
+        build(recent, numbered(number))
+        recent.moved([f"id-{number}"], "stored", "on disk")
+    assert len(recent._notes) <= 2 * 3 + 1
+    assert [(row["id"], row["state"]) for row in recent.newest()["exchanges"]] == [
+        (f"id-{number}", "stored") for number in (19, 18, 17)
+    ]
 
 
 def test_what_changed_since_is_told() -> None:

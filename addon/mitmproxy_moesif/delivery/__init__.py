@@ -6,7 +6,7 @@ The server builds, stores and sends: in the delivery process, or in a thread of 
     attempt    one batch sent; the search for events that the receiver will not take (test: delivery/test_sender.py)
     batch      events on their way to the receiver, and what became of each (test: delivery/spool/test_store.py)
     beside     what goes to Akto beside the events (test: test_akto.py)
-    builder    the thread that builds events and stores them (test: test_delivery.py)
+    builder    the thread that builds events and stores them
     child      the delivery process as the proxy sees it (test: test_delivery_process.py)
     client     the proxy's side: hands exchanges over, and bounds what waits (test: test_delivery_process.py)
     command    `moesif-proxy spool`: what waits on disk, and what becomes of it (test: delivery/test_command.py)

@@ -155,8 +155,8 @@ class Pipeline:
         """Returns when what ended processes left is taken over, or after `seconds`."""
         self._maintenance.looked.wait(seconds)
 
-    def put(self, captured: Captured) -> None:
-        self._builder.put(captured)
+    def put(self, *captured: Captured) -> None:
+        self._builder.put(*captured)
 
     def fault(self, kind: str) -> None:
         self.ledger.fault(kind)

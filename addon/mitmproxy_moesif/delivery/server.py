@@ -139,14 +139,17 @@ class DeliveryServer:
             self._sampling[account] = Snapshot(parse_config(config))
 
     def _exchanges(self, first: int, exchanges: list[tuple[int, protocol.Plain]]) -> None:
+        """All at once: each time that something is put, the thread that builds wakes."""
         assert self._pipeline is not None
-        for number, (key, plain) in enumerate(exchanges, first):
-            try:
-                content = self._instances[key], protocol.to_exchange(plain)
-            except Exception as error:  # noqa: BLE001 - the others must not go with it
-                content = None
-                self._fault("handing over", error)
-            self._pipeline.put(Captured(number, content))
+        self._pipeline.put(*[Captured(number, self._content(one)) for number, one in enumerate(exchanges, first)])
+
+    def _content(self, handed_over: tuple[int, protocol.Plain]) -> tuple[Instance, Exchange] | None:
+        try:
+            key, plain = handed_over
+            return self._instances[key], protocol.to_exchange(plain)
+        except Exception as error:  # noqa: BLE001 - the others must not go with it
+            self._fault("handing over", error)
+            return None
 
     def _drain(self, seconds: float) -> None:
         """Beside the commands: what comes meanwhile is still taken."""

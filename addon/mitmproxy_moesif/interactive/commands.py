@@ -76,7 +76,7 @@ class Interactive:
         for each in flows:
             if isinstance(each, http.HTTPFlow):
                 try:
-                    events.append(record_of(self._life, each).event or b"")
+                    events.append(record_of(self._life, each).known.event or b"")
                 except NoEventError:
                     continue
         try:

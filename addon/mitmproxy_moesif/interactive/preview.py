@@ -51,7 +51,7 @@ def record_of(life: Lifecycle, flow: http.HTTPFlow) -> Record:
 
     def observe(instance: Instance, exchange: Exchange, facts: Attributes, made: bytes | NotSent) -> None:
         if isinstance(made, bytes):
-            record = records.built(instance, exchange, facts, made, raw=False)
+            record = Record(records.built(instance, exchange, facts, made, raw=False))
             record.moved(exchange.ended or exchange.started, "captured", "", 0)
             found.append(record)
 
@@ -65,8 +65,8 @@ def record_of(life: Lifecycle, flow: http.HTTPFlow) -> Record:
 
 def shown(record: Record) -> str:
     """The event as it is sent, indented, with a mark in place of each member that a mask removed."""
-    assert record.event is not None
-    event = loads(record.event)
+    assert record.known.event is not None
+    event = loads(record.known.event)
     for removed in record.detail()["removed"]:
         put_mark(event, removed)
     return json.dumps(event, indent=2, ensure_ascii=False)

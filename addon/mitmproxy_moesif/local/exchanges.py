@@ -23,8 +23,7 @@ from mitmproxy_moesif.recent import terms
 from mitmproxy_moesif.recent.api import Detail, Listing, Row, Stats
 from mitmproxy_moesif.recent.asked import Exchanges
 from mitmproxy_moesif.recent.masked import loads
-from mitmproxy_moesif.recent.notes import Note
-from mitmproxy_moesif.recent.records import Record, member
+from mitmproxy_moesif.recent.records import Known, Record, member
 from mitmproxy_moesif.recent.stats import add_up
 from mitmproxy_moesif.web.access import Address, Gate
 
@@ -93,10 +92,9 @@ def record_of(stored: StoredEvent) -> Record:
         event = loads(raw)
     began, ended = _seconds(event, "request") or 0.0, _seconds(event, "response")
     name = member(event, str, "transaction_id") or f"number-{stored.number}"
-    note = Note(name.encode("utf-8", "replace").decode(), began, ended, "", "", "", None, "")
-    record = Record(note, event=raw, number=stored.number)
-    record.moved(began if ended is None else ended, "sent", "received by this collector", stored.number)
-    return record
+    name, at = name.encode("utf-8", "replace").decode(), began if ended is None else ended
+    known = Known(name, began, ended, "", "", "", None, at, "sent", "received by this collector", event=raw)
+    return Record.of(known, stored.number)
 
 
 def _seconds(event: object, side: str) -> float | None:

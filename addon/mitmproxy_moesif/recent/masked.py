@@ -39,12 +39,14 @@ def _unmasked(side: SidePolicy) -> SidePolicy:
     return replace(side, header_masks=frozenset(), body=replace(side.body, masks=frozenset()))
 
 
-def masked_headers(masked: tuple[Sequence[str], Sequence[str]], instance: Instance) -> list[Removed]:
-    """Headers of request and response that were left out, and by which parameter."""
+def masked_headers(names: tuple[Sequence[str], Sequence[str]], instance: Instance) -> list[Removed]:
+    """Of the headers of request and response those that were left out, and by which parameter."""
+    sides = (("request", instance.policy.request), ("response", instance.policy.response))
     return [
         Removed(where=f"{side}.headers.{name}", by=_header_mask(instance, side, name))
-        for side, names in zip(("request", "response"), masked, strict=True)
-        for name in names
+        for (side, policy), there in zip(sides, names, strict=True)
+        for name in there
+        if name in policy.header_masks
     ]
 
 

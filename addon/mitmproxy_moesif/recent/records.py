@@ -1,11 +1,13 @@
-"""One exchange and what became of it. Taking a note of it is quick; its row is made when somebody asks for it."""
+"""One exchange and what became of it. What is known of it is put down quickly; the rest is done when somebody asks."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import orjson
@@ -17,7 +19,7 @@ from mitmproxy_moesif.event.exchange import Exchange, Payload
 from mitmproxy_moesif.event.size import encode
 from mitmproxy_moesif.recent.api import Detail, Removed, Row, State, Step
 from mitmproxy_moesif.recent.masked import loads, masked_bodies, masked_headers, masked_query, unmasked
-from mitmproxy_moesif.recent.notes import SHOWN, Note, masks_by_hook, note_of
+from mitmproxy_moesif.recent.notes import SHOWN, Note, masks_by_hook, note_of, shown_place
 
 OVERHEAD = 2500
 """About the bytes that a record takes besides its event."""
@@ -26,29 +28,51 @@ MOST_WEIGHT = 2**31
 """What an event may stand for where events are added up."""
 
 
-@dataclass(slots=True)
-class Record:
+class Known(NamedTuple):
     """What is needed to tell of an exchange, by reference: making one is on the way of every event.
 
-    `event` is what is sent; without one, `note` is what can be told all the same. `sources` say what identified user
-    and company, `masked` are the names of the headers that were left out, of each side. `raw` is the exchange itself,
-    where what masks remove is kept.
+    `event` is what is sent; without one, what comes before it can be told all the same. `at` is when it came to be
+    in this state. `sources` say what identified user and company, `names` are those of the headers of each side.
+    `raw` is the exchange itself, where what masks remove is kept. `size` is about the bytes that a record takes.
     """
 
-    note: Note
+    id: str
+    started: float
+    ended: float | None
+    method: str
+    authority: str
+    path: str
+    status: int | None
+    at: float
+    state: State = "built"
+    cause: str = ""
     instance: Instance | None = None
-    kong: Mapping[str, object] = field(default_factory=dict)
+    kong: Mapping[str, object] = MappingProxyType({})
     event: bytes | None = None
     sources: tuple[str | None, str | None] = (None, None)
     sizes: tuple[int | None, int | None] = (None, None)
-    masked: tuple[Sequence[str], Sequence[str]] = ((), ())
-    bodies: list[Removed] = field(default_factory=list)
+    names: tuple[Sequence[str], Sequence[str]] = ((), ())
+    bodies: Sequence[Removed] = ()
     raw: tuple[Exchange, Attributes] | None = None
+    size: int = OVERHEAD
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known of an exchange, and the steps of its life."""
+
+    known: Known
     number: int = 0
     changed: int = 0
     life: list[tuple[float, State, str]] = field(default_factory=list)
-    size: int = OVERHEAD
     _row: Row | None = None
+
+    @classmethod
+    def of(cls, known: Known, number: int) -> Record:
+        """Its first steps follow from what is known."""
+        captured: tuple[float, State, str] = (known.ended or known.started, "captured", "")
+        life = [captured] if known.instance is not None else []
+        return cls(known, number, number, [*life, (known.at, known.state, known.cause)])
 
     def moved(self, at: float, state: State, detail: str, changed: int) -> None:
         self.life.append((at, state, detail))
@@ -69,58 +93,59 @@ class Record:
             **self.row(),
             life=[Step(at=f"{iso_time(at)}Z", step=step, detail=detail) for at, step, detail in self.life],
             removed=self._removed(),
-            event=_fragment(self.event),
+            event=_fragment(self.known.event),
             captured=_fragment(self._captured()),
         )
 
     def _removed(self) -> list[Removed]:
-        if self.instance is None:
+        known = self.known
+        if known.instance is None:
             return []
-        removed = [*masked_headers(self.masked, self.instance), *self.bodies]
-        return removed + masked_query(self.instance.policy, self._event()) if self.event is not None else removed
+        removed = [*masked_headers(known.names, known.instance), *known.bodies]
+        return removed + masked_query(known.instance.policy, self._event()) if known.event is not None else removed
 
     def _captured(self) -> bytes | None:
-        if self.raw is None or self.instance is None:
+        if self.known.raw is None or self.known.instance is None:
             return None
-        return encode(build_event(*self.raw, unmasked(self.instance.policy)))
+        return encode(build_event(*self.known.raw, unmasked(self.known.instance.policy)))
 
     def _event(self) -> Mapping[str, Any]:
         """What is told of it, where there is no event or it is nested too deep to be read."""
         with suppress(ValueError):
-            if self.event is not None:
-                found: dict[str, Any] = loads(self.event)
+            if self.known.event is not None:
+                found: dict[str, Any] = loads(self.known.event)
                 return found
-        note = self.note
+        known = self.known
         return {
-            "request": {"verb": note.method, "uri": f"//{note.authority}{note.path}", "headers": {}},
-            "response": {"status": note.status, "headers": {}},
-            "metadata": {"kong": self.kong},
+            "request": {"verb": known.method, "uri": f"//{known.authority}{known.path}", "headers": {}},
+            "response": {"status": known.status, "headers": {}},
+            "metadata": {"kong": known.kong},
         }
 
     def _read(self) -> Row:
-        event, note = self._event(), self.note
+        event, known = self._event(), self.known
         host, path = _split(member(event, str, "request", "uri") or "")
         return Row(
             number=self.number,
             changed=self.changed,
-            id=note.id,
-            time=f"{iso_time(note.started)}Z",
+            id=known.id,
+            time=f"{iso_time(known.started)}Z",
             method=_shown(member(event, str, "request", "verb")) or "",
             status=member(event, int, "response", "status"),
             host=_shown(host) or "",
             path=_shown(path) or "",
             route=_shown(member(event, str, "metadata", "kong", "route_name")),
             service=_shown(member(event, str, "metadata", "kong", "service_name")),
-            instance=self.instance.name if self.instance is not None else None,
+            instance=known.instance.name if known.instance is not None else None,
             user=_shown(event.get("user_id")),
-            user_from=self.sources[0],
+            user_from=known.sources[0],
             company=_shown(event.get("company_id")),
-            company_from=self.sources[1],
-            ms=round((note.ended - note.started) * 1000, 1) if note.ended is not None else None,
+            company_from=known.sources[1],
+            ms=round((known.ended - known.started) * 1000, 1) if known.ended is not None else None,
             kong_ms=member(event, int, "metadata", "kong", "proxy_latency_ms"),
             upstream_ms=member(event, int, "metadata", "kong", "upstream_latency_ms"),
-            request_bytes=self.sizes[0],
-            response_bytes=self.sizes[1],
+            request_bytes=known.sizes[0],
+            response_bytes=known.sizes[1],
             weight=min(max(1, member(event, int, "weight") or 1), MOST_WEIGHT),
             blocked_by=_shown(member(event, str, "blocked_by")),
             error=_shown(member(event, str, "metadata", "error")),
@@ -136,29 +161,60 @@ def member[T](event: object, kind: type[T], *names: str) -> T | None:
     return event if isinstance(event, kind) else None
 
 
-def built(instance: Instance, exchange: Exchange, facts: Attributes, event: bytes, *, raw: bool) -> Record:
-    record, policy = unbuilt(instance, exchange), instance.policy
-    record.event = event
-    record.sources = facts.caller.user_from, facts.caller.company_from
-    record.masked = (
-        [name for name in facts.request_headers if name in policy.request.header_masks],
-        [name for name in facts.response_headers if name in policy.response.header_masks],
-    )
-    record.size += len(event)
+def built(instance: Instance, exchange: Exchange, facts: Attributes, event: bytes, *, raw: bool) -> Known:
+    policy, caller = instance.policy, facts.caller
+    bodies: Sequence[Removed] = ()
+    size = OVERHEAD + len(event) + (exchange.size if raw else 0)
     if policy.request.body.masks or policy.response.body.masks:
-        record.bodies = masked_bodies(exchange, facts, policy, event)
-        record.size += sum(100 + len(removed["where"]) for removed in record.bodies)
-    if raw:
-        record.raw = exchange, facts
-        record.size += exchange.size
-    return record
+        bodies = masked_bodies(exchange, facts, policy, event)
+        size += sum(100 + len(removed["where"]) for removed in bodies)
+    authority, path = shown_place(instance, exchange.authority, exchange.target)
+    return Known(
+        exchange.transaction_id,
+        exchange.started,
+        exchange.ended,
+        exchange.method,
+        authority,
+        path,
+        exchange.status,
+        time.time(),
+        "built",
+        "",
+        instance,
+        {} if masks_by_hook(instance) else exchange.kong,
+        event,
+        (caller.user_from, caller.company_from),
+        (_size(exchange.request_body), _size(exchange.response_body)),
+        (tuple(facts.request_headers), tuple(facts.response_headers)),
+        bodies,
+        (exchange, facts) if raw else None,
+        size,
+    )
 
 
-def unbuilt(instance: Instance, exchange: Exchange) -> Record:
+def unbuilt(instance: Instance, exchange: Exchange, state: State, cause: str) -> Known:
     """Of an exchange that became no event: nothing of it that a mask could have removed."""
-    record = Record(note_of(instance, exchange, ""), instance, {} if masks_by_hook(instance) else exchange.kong)
-    record.sizes = _size(exchange.request_body), _size(exchange.response_body)
-    return record
+    return told(note_of(instance, exchange, cause), state)._replace(
+        instance=instance,
+        kong={} if masks_by_hook(instance) else exchange.kong,
+        sizes=(_size(exchange.request_body), _size(exchange.response_body)),
+    )
+
+
+def told(note: Note, state: State) -> Known:
+    """Of an exchange that never came here."""
+    return Known(
+        note.id,
+        note.started,
+        note.ended,
+        note.method,
+        note.authority,
+        note.path,
+        note.status,
+        time.time(),
+        state,
+        note.cause,
+    )
 
 
 def _size(payload: Payload) -> int | None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.event.attributes import Attributes
@@ -20,24 +20,43 @@ from mitmproxy_moesif.recent import records, terms
 from mitmproxy_moesif.recent.api import Detail, Listing, State, Stats
 from mitmproxy_moesif.recent.asked import Exchanges
 from mitmproxy_moesif.recent.notes import NO_EXCHANGES, Keep, Note
-from mitmproxy_moesif.recent.records import Record
+from mitmproxy_moesif.recent.records import Known, Record
 from mitmproxy_moesif.recent.stats import add_up
 
 BYTES_EACH = 8192
 LONGEST_LIFE = 20
 """Steps of an exchange that are told; of more, the first and the last."""
 
+MOVES_EACH = 4
+"""Steps of each exchange that are only noted; of more, records are made."""
+
 BREATH = 500
 """Rows that are looked at in one go, before other threads get their turn."""
 
 
+class Moved(NamedTuple):
+    """Something became of events."""
+
+    ids: tuple[str, ...]
+    at: float
+    state: State
+    detail: str
+
+
 class RecentExchanges(Exchanges):
-    """`fault` is told of an error of ours."""
+    """`fault` is told of an error of ours.
+
+    What comes is only noted, and what is noted first is forgotten first: nobody asks, mostly. Records are made of the
+    notes when somebody does.
+    """
 
     def __init__(self, keep: Keep = NO_EXCHANGES, fault: Callable[[str, Exception], None] | None = None) -> None:
         self._keep = keep
         self._guard = _Guard(fault)
         self._lock = threading.Lock()
+        self._notes: deque[Known | Moved] = deque()
+        self._came = 0
+        self._moves = 0
         self._records: OrderedDict[str, Record] = OrderedDict()
         self._changed: OrderedDict[str, None] = OrderedDict()
         self._bytes = 0
@@ -50,16 +69,14 @@ class RecentExchanges(Exchanges):
         """What the `EventBuilder` made of an exchange: an event, or a reason why there is none."""
         if self._keep.number and isinstance(made, bytes):
             with self._guard:
-                record = records.built(instance, exchange, facts, made, raw=self._keep.raw)
-                self._add(record, (exchange.ended or exchange.started, "captured", ""), (time.time(), "built", ""))
+                self._add(records.built(instance, exchange, facts, made, raw=self._keep.raw))
 
     def dropped(self, instance: Instance, exchange: Exchange, cause: str) -> None:
         """No event was made."""
         if self._keep.number:
             state: State = "not_captured" if cause in NOT_CAPTURED else "dropped"
             with self._guard:
-                record = records.unbuilt(instance, exchange)
-                self._add(record, (exchange.ended or exchange.started, "captured", ""), (time.time(), state, cause))
+                self._add(records.unbuilt(instance, exchange, state, cause))
 
     def noted(self, notes: Iterable[Sequence[Any]]) -> None:
         """Exchanges that never came here."""
@@ -67,49 +84,79 @@ class RecentExchanges(Exchanges):
             with self._guard:
                 for note in map(Note._make, notes):
                     state: State = "dropped" if note.cause in TURNED_AWAY else "not_captured"
-                    self._add(Record(note), (time.time(), state, note.cause))
+                    self._add(records.told(note, state))
 
     def moved(self, ids: Iterable[str], state: State, detail: str) -> None:
         """What became of events."""
         if not self._keep.number:
             return
-        now = time.time()
         with self._guard, self._lock:
-            for transaction_id in ids:
-                if (record := self._records.get(transaction_id)) is not None:
-                    if len(record.life) >= LONGEST_LIFE:
-                        record.life.pop()
-                    record.moved(now, state, detail, self._tick())
-                    self._changed.move_to_end(transaction_id)
+            moved = Moved(tuple(ids), time.time(), state, detail)
+            self._notes.append(moved)
+            self._moves += len(moved.ids)
+            if self._moves > MOVES_EACH * self._keep.number:
+                self._catch_up()
 
-    def _tick(self) -> int:
-        """Microseconds of the clock, and more than those before. Only while the lock is held."""
-        now = time.time_ns() // 1000
-        self._clock = now if now > self._clock else self._clock + 1
-        return self._clock
-
-    def _add(self, record: Record, *life: tuple[float, State, str]) -> None:
-        record.life += life
-        keep, kept, transaction_id = self._keep.number, self._records, record.note.id
+    def _add(self, known: Known) -> None:
         with self._lock:
-            record.number = record.changed = self._tick()
+            self._notes.append(known)
             self._seen += 1
-            if transaction_id in kept:
-                self._forgotten(transaction_id, kept.pop(transaction_id))
-            kept[transaction_id] = record
-            self._changed[transaction_id] = None
-            self._bytes += record.size
-            while kept and (len(kept) > keep or self._bytes > keep * BYTES_EACH):
-                self._forgotten(*kept.popitem(last=False))
+            self._came += 1
+            self._bytes += known.size
+            keep = self._keep.number
+            while self._came + len(self._records) > keep or self._bytes > keep * BYTES_EACH:
+                self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        if self._records:
+            self._forgotten(*self._records.popitem(last=False))
+            return
+        oldest = self._notes.popleft()
+        if isinstance(oldest, Known):
+            self._came -= 1
+            self._bytes -= oldest.size
+        else:
+            self._moves -= len(oldest.ids)
 
     def _forgotten(self, transaction_id: str, record: Record) -> None:
         del self._changed[transaction_id]
-        self._bytes -= record.size
+        self._bytes -= record.known.size
+
+    def _catch_up(self) -> None:
+        """Make records of what was noted. Only while the lock is held."""
+        for noted in self._notes:
+            if isinstance(noted, Known):
+                self._enter(noted)
+            else:
+                self._move(noted)
+        self._notes.clear()
+        self._came = self._moves = 0
+
+    def _enter(self, known: Known) -> None:
+        if known.id in self._records:
+            self._forgotten(known.id, self._records.pop(known.id))
+        self._records[known.id] = Record.of(known, self._tick(known.at))
+        self._changed[known.id] = None
+
+    def _move(self, moved: Moved) -> None:
+        for transaction_id in moved.ids:
+            if (record := self._records.get(transaction_id)) is not None:
+                if len(record.life) >= LONGEST_LIFE:
+                    record.life.pop()
+                record.moved(moved.at, moved.state, moved.detail, self._tick(moved.at))
+                self._changed.move_to_end(transaction_id)
+
+    def _tick(self, at: float) -> int:
+        """Microseconds of the clock, and more than those before. Only while the lock is held."""
+        now = int(at * 1e6)
+        self._clock = now if now > self._clock else self._clock + 1
+        return self._clock
 
     # --- what is asked -------------------------------------------------------------------------------------------
 
     def find(self, transaction_id: str) -> Detail | None:
         with self._lock:
+            self._catch_up()
             record = self._records.get(transaction_id)
         return record.detail() if record is not None else None
 
@@ -120,7 +167,8 @@ class RecentExchanges(Exchanges):
         found: list[Record] = []
         more = False
         with self._lock:
-            now = self._tick()  # what changes from here on is told by who asks after it
+            self._catch_up()
+            now = self._tick(time.time())  # what changes from here on is told by who asks after it
         for record in self._candidates(changed_after):
             if (before is None or record.number < before) and fits(record.row()):
                 if len(found) == limit:
@@ -138,6 +186,8 @@ class RecentExchanges(Exchanges):
 
     def stats(self, wanted: str = "") -> Stats:
         fits = terms.parse(wanted)
+        with self._lock:
+            self._catch_up()
         return add_up([row for record in self._candidates(None) if fits(row := record.row())])
 
     def _candidates(self, changed_after: int | None) -> Iterator[Record]:
