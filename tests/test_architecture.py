@@ -46,6 +46,7 @@ def test_the_contract_is_kept(contract: str) -> None:
         ("rooms", "log", "addon"),
         ("rooms", "governance", "kong"),
         ("mitmproxy", "delivery.sender", "mitmproxy"),
+        ("beside", "workers.supervisor", "mitmproxy"),
         ("pure", "event.build", "threading"),
     ],
 )

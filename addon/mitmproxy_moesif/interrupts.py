@@ -55,3 +55,8 @@ def ignore(loop: asyncio.AbstractEventLoop | None = None) -> None:
         if loop is not None:
             loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
+
+
+def quiet_wakeups() -> None:
+    """Signals wake the loop through a pipe. That a storm of them fills it is no news: the loop wakes all the same."""
+    signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)

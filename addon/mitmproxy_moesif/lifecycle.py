@@ -22,7 +22,7 @@ from mitmproxy import ctx
 from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
 
-from mitmproxy_moesif import start_report
+from mitmproxy_moesif import interrupts, start_report
 from mitmproxy_moesif.capture import flow as exchanges
 from mitmproxy_moesif.capture.in_flight import PendingExchange
 from mitmproxy_moesif.capture.responses import Refusal
@@ -276,7 +276,7 @@ class Lifecycle:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, end_at_once)
-        quiet_wakeups()
+        interrupts.quiet_wakeups()
         if (server := ctx.master.addons.get("proxyserver")) is not None:
             await server.servers.update([])
         runtime.start()  # where the end comes right after the start; what was captured goes its way
@@ -405,11 +405,6 @@ def tell_requests(count: int, when: str) -> None:
 def tell_events(runtime: Runtime, when: str) -> None:
     if waiting := runtime.delivery.reading().waiting:
         log.info("moesif: ending: %s to deliver, until %s; Ctrl-C: at once", number_of(waiting, "event"), when)
-
-
-def quiet_wakeups() -> None:
-    """Signals wake the loop through a pipe. That a storm of them fills it is no news: the loop wakes all the same."""
-    signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
 
 
 def unchangeable(current: Prepared, wanted: Prepared) -> str | None:

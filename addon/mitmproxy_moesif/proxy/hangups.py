@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mitmproxy_moesif.lifecycle import quiet_wakeups
+from mitmproxy_moesif.interrupts import quiet_wakeups
 
 HANGUP = frozenset({signal.SIGHUP})
 
