@@ -213,6 +213,7 @@ def test_a_client_that_leaves_while_a_connection_is_opened_leaves_none(
         with Client(proxy.port) as client:
             client.send(GET % b"/")
             proxy.wait_for_output("connected")
+            client.reset()
         proxy.wait_for_output("error Client disconnected.")
         proxy.wait_for_output("disconnected")
 

@@ -13,6 +13,7 @@ What differs on purpose:
 | what comes ahead of its turn is read no further, where mitmproxy closes the connection | RFC 9112, 9.3.2 |
 | an answer that begins with an empty line is none | RFC 9112, 4: a status line comes first |
 | `101` is an error where nobody asked for another protocol | RFC 9110, 15.2.2 |
+| who sends no more gets the answers to its whole requests, where mitmproxy takes it for gone | RFC 9112, 9.6 |
 | under mitmdump: interim answers are passed on, where mitmproxy takes them for final | RFC 9110, 15.2 |
 | under mitmdump: trailers are passed on, where mitmproxy drops them or hangs at them | RFC 9110, 6.5 |
 """
@@ -373,9 +374,9 @@ def leaving(draw: st.DrawFn, path: str, answer: bytes) -> Conversation:
         if body_at < len(answer):
             begun = answer[: draw(st.integers(body_at, len(answer) - 1))]
             if draw(st.booleans()):
-                return Conversation(path, (method,), (whole,), (begun,), how, "request", len(begun) - body_at)
+                return Conversation(path, (method,), (whole,), (begun,), "reset", "request", len(begun) - body_at)
             return Conversation(path, (method,), (whole,), (begun,), answered=len(begun) - body_at, ends="reset")
-    return Conversation(path, (method,), in_pieces(draw, whole), (), leaves=how, reached="request")
+    return Conversation(path, (method,), in_pieces(draw, whole), (), leaves="reset", reached="request")
 
 
 def in_pieces(draw: st.DrawFn, whole: bytes) -> tuple[bytes, ...]:
@@ -478,6 +479,7 @@ def test_a_client_that_leaves_while_a_hook_waits_is_an_error_once(sides: tuple[S
     for side in sides:
         with Client(side.proxy.port) as client:
             client.send(b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n")
+            client.reset()
         side.proxy.wait_for_output("error /wait")
         assert "crashed" not in side.proxy.output
     fast, layers = (side.told("/wait", 3) for side in sides)

@@ -6,7 +6,7 @@ Heads are read here, not by httptools: with a callback for every field that take
 message ends among others, which a hand-over needs, nor takes an answer to HEAD, or a method that it does not know.
 
 bodies       messages' bodies, piece by piece
-client       a client's connection (test: lane/test_same.py)
+client       a client's connection
 destination  what a connection toward the upstream was opened to (test: lane/test_tls.py)
 exchange     one request and its answer: a flow, its hooks, and what is sent (test: lane/test_same.py)
 flows        mitmproxy's flows and messages, without the checks of their constructors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import select
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 NEWLINE = b"\r\n"
 BLANK_LINES = re.compile(rb"(?:\r?\n)+")
 """Before a request line they are passed over."""
+
+
+ENDED_PATIENCE = 5.0
+"""Seconds without a byte of the answer after which a client that sends no more is taken for gone: it may be."""
 
 
 class Place(Protocol):
@@ -54,6 +59,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         "_begun",
         "_body",
         "_buffer",
+        "_has_ended",
         "_is_reading",
         "_looked",
         "_place",
@@ -80,7 +86,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         self._begun = 0.0
         self._asked = 0
         self._body: Body | None = None
-        self._is_reading = self.is_full = self.is_closing = False
+        self._is_reading = self._has_ended = self.is_full = self.is_closing = False
         self.exchange: Exchange | None = None
         self.active, self.idle_since = True, 0.0
 
@@ -116,10 +122,11 @@ class ClientEnd(Writing, asyncio.Protocol):
             self._begun = time.time()
         self.go_on()
 
-    def eof_received(self) -> None:
-        """Who sends no more is taken for gone, as in mitmproxy's layers and in nginx."""
-        self.client.state &= ~ConnectionState.CAN_READ
-        self._end_of_stream()
+    def eof_received(self) -> bool:
+        """Who sends no more may still read: it gets the answers to its whole requests (RFC 9112, 9.6)."""
+        self._has_ended = True
+        self.go_on()
+        return True  # it is closed here
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.client.state = ConnectionState.CLOSED
@@ -180,13 +187,19 @@ class ClientEnd(Writing, asyncio.Protocol):
         """Take a step; whether another may follow."""
         exchange = self.exchange
         if exchange is None:
-            if self.lane.is_over:
-                self.hand_over()
-                return False
-            return bool(self._buffer) and not self.is_full and self._read_head()
+            return not self.is_full and self._read_next()
         if self._body is None or exchange.is_waiting:
             return False
         return self._read_body(exchange, self._body)
+
+    def _read_next(self) -> bool:
+        if self.lane.is_over:
+            self.hand_over()
+        elif self._buffer and self._read_head():
+            return True
+        elif self._has_ended and not self.is_closing:
+            self.close()
+        return False
 
     def _read_head(self) -> bool:
         buffer = self._buffer
@@ -234,6 +247,9 @@ class ClientEnd(Writing, asyncio.Protocol):
                 body.feed(self._buffer)
                 self._buffer = b""
             piece = body.next()
+            if piece is None and self._has_ended:
+                self.client.state &= ~ConnectionState.CAN_READ
+                body.end_of_stream()
         except ValueError as error:
             exchange.client_left(str(error))
             self.close()
@@ -255,6 +271,15 @@ class ClientEnd(Writing, asyncio.Protocol):
         self._body.feed(self._buffer)
         self._buffer = b""
         return self._body.is_whole()
+
+    def has_left(self) -> bool:
+        """Whether one that sends no more reads no more either: what was written to it has come back."""
+        if not self._has_ended or self.is_closing:
+            return False
+        self.flush()
+        gone = select.poll()
+        gone.register(self.transport.get_extra_info("socket").fileno(), 0)
+        return bool(gone.poll(0))
 
     def announced(self) -> int:
         return self._body.size if type(self._body) is Fixed else 0
@@ -297,6 +322,7 @@ class ClientEnd(Writing, asyncio.Protocol):
 
         What was sent has not gone out by then, and never will.
         """
+        patience = min(patience, ENDED_PATIENCE) if self._has_ended else patience
         unsent = self.transport.get_write_buffer_size()
         if self.active or unsent != self._unsent or (self.exchange is not None and self.exchange.is_waiting):
             self.active, self.idle_since = False, now

@@ -344,6 +344,9 @@ class Exchange:
     def _response_complete(self) -> None:
         response = self.flow.response
         assert response is not None
+        if self.client.has_left():
+            self.client_left()
+            return
         response.data.timestamp_end = time.time()
         self.ask(HttpResponseHook, self._response_seen)
 
