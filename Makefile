@@ -71,13 +71,13 @@ $(ENGINES:%=test-engine-%): test-engine-%: .venv-engines/%/.tools
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group test mitmproxy==$*
 	touch $@
 
-# What drives the proxy's sockets, with the fast lane in place of mitmproxy's layers; not part of `make test`.
-LANE_TESTS := tests/lane tests/proxy tests/test_left_to_kong.py tests/test_one_reading.py tests/test_phases.py \
-	tests/test_streams.py tests/test_transparency.py
+# What drives the proxy's sockets, with mitmproxy's layers in place of the fast lane; not part of `make test`.
+LAYERS_TESTS := tests/proxy tests/test_left_to_kong.py tests/test_one_reading.py tests/test_phases.py tests/test_streams.py \
+	tests/test_transparency.py
 
-test-lane: $(VENV)/.tools ## The engine's tests with moesif_engine=fast, also in mitmdump's place, and with mitmproxy's layers
-	TEST_ENGINE=fast TEST_LANE_EXAMPLES=3000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --timeout 400 $(LANE_TESTS)
-	TEST_ENGINE=mitmproxy $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --timeout 400 $(LANE_TESTS)
+test-lane: $(VENV)/.tools ## The fast lane's tests with 3,000 examples each, and the engine's with mitmproxy's layers
+	TEST_LANE_EXAMPLES=3000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --timeout 400 tests/lane
+	TEST_ENGINE=mitmproxy $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --timeout 400 $(LAYERS_TESTS)
 
 test-laws: $(VENV)/.tools ## The property tests with many new examples each
 	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -m hypothesis --numprocesses 2 --timeout 1200

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.collector import ScriptedCollector
 from tests.support.h2 import H2Upstream
-from tests.support.moesif_proxy import MoesifProxy, mitmdump_or_lane
+from tests.support.moesif_proxy import MoesifProxy
 from tests.support.proxy import Mitmdump
 from tests.support.upstream import ScriptedUpstream
 
@@ -49,7 +49,7 @@ def mitmdump() -> Iterator[Callable[..., Mitmdump]]:
     with ExitStack() as started:
 
         def start(*args: Any, **kwargs: Any) -> Mitmdump:
-            return started.enter_context(mitmdump_or_lane(*args, **kwargs))
+            return started.enter_context(Mitmdump(*args, **kwargs))
 
         yield start
 

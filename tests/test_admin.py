@@ -159,6 +159,7 @@ def test_what_a_request_for_the_configuration_shows_of_the_receiver_counts(
     assert "account" not in receiver
     assert reason in receiver["reason"]
     assert "} 0.0" in requests.get(f"{url}/metrics", timeout=10).text.split("moesif_receiver_up{")[1].splitlines()[0]
+    collector.document_script = lambda _: None  # or it would be asked again, and the state be that again
     collector.listen()
     send_many(proxy.port, 1)
     collector.wait_for(1)

@@ -338,7 +338,7 @@ def test_under_way_at_the_end_of_the_proxy(
     mitmdump: Callable[..., Mitmdump], collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:
     upstream.answer("/slow", lambda _, connection: connection.hang())
-    proxy = mitmdump(upstream.url, addon_options(collector, shutdown_timeout=1500))
+    proxy = mitmdump(upstream.url, addon_options(collector, shutdown_timeout=4000))
     with Client(proxy.port) as client:
         client.send(encode_request("GET", "/slow"))
         upstream.wait_for(1)

@@ -147,7 +147,7 @@ def test_nothing_lies_over_something_else_or_outside(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tab: Page, width: int
 ) -> None:
     port, admin = start(mitmdump, upstream, collector)
-    with traffic_page(admin) as url:
+    with traffic_page(admin, "--proxy", f"http://127.0.0.1:{port}") as url:
         tab.set_viewport_size({"width": width, "height": 700})
         tab.goto(url)
         expect(tab.get_by_text("curl", exact=False).first).to_be_visible()

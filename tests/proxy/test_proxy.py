@@ -26,6 +26,7 @@ from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
 Start = Callable[..., MoesifProxy]
 
 BODY = b'{"n": 1}'
+ACCEPTED = "the application id is accepted"
 
 
 def test_an_exchange_passes_and_is_captured_as_the_client_sent_it(
@@ -63,11 +64,13 @@ def test_forwarded_off_adds_nothing(
 
 def test_it_says_little(moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream) -> None:
     proxy = moesif_proxy(upstream.url, addon_options(collector))
+    proxy.wait_for_output(ACCEPTED)
     for _ in range(3):
         exchange(proxy.port, "POST", "/x", body=BODY)
     collector.wait_for(3)
     assert proxy.stop() == 0
-    listening, *block, summary = proxy.output.splitlines()
+    listening, *block, accepted, summary = proxy.output.splitlines()
+    assert ACCEPTED in accepted
     assert listening.endswith(f"moesif-proxy: listening at 127.0.0.1:{proxy.port}, passing to {upstream.url}")
     assert [line.split()[0] for line in block[1:]] == ["upstream:", "events", "spool:", "masks:"]
     assert summary == "moesif: captured 3, delivered 3, waiting 0, dropped 0"
@@ -238,9 +241,10 @@ def test_a_file_that_cannot_be_taken_leaves_everything_as_it_was(
     config = tmp_path / "config.yaml"
     config.write_text("moesif_api_version: kept\n")
     proxy = moesif_proxy(upstream.url, addon_options(collector), "--config", str(config))
+    proxy.wait_for_output(ACCEPTED)  # the last line of a start
     for content, said in REFUSED.items():
         config.write_text(f"moesif_api_version: lost\n{content}\n")
-        before = len(proxy.wait_for_output("  masks:").splitlines())
+        before = len(proxy.output.splitlines())
         proxy.send_signal(signal.SIGHUP)
         (line,) = wait_for_lines(proxy, before)
         assert "the configuration was refused, the old one stays: " in line
@@ -292,7 +296,8 @@ def test_a_broken_certificate_leaves_the_old_one(
     certificate.write_text("no certificate")
     proxy.send_signal(signal.SIGHUP)
     output = proxy.wait_for_output("the configuration was refused, the old one stays: ")
-    assert str(certificate) in output.splitlines()[-1]
+    (refusal,) = [line for line in output.splitlines() if "the configuration was refused" in line]
+    assert str(certificate) in refusal
     assert served_certificate(proxy.port) == before
 
 

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from tests.support import ADDON_SCRIPT
 from tests.support.proxy import MOESIF_PROXY, Mitmdump, Option, _environment, started
 
 PROGRAM = (MOESIF_PROXY,)
 DEADLINE = 20
-ENGINE = os.environ.get("TEST_ENGINE", "auto")
-"""What carries HTTP/1 in `moesif-proxy`; with `fast` also in most tests of `mitmdump` (see `mitmdump_or_lane`)."""
-
-GIVEN: dict[str, Option] = {} if ENGINE == "auto" else {"moesif_engine": ENGINE}
 
 
 class MoesifProxy(Mitmdump):
@@ -41,7 +34,7 @@ class MoesifProxy(Mitmdump):
         self._output = self.folder / f"output-{time.monotonic_ns()}.txt"
         command = [*PROGRAM, "--listen", listen, "--workers", str(workers), "--set", f"confdir={self.folder}"]
         command += ["--upstream", upstream] if upstream else []
-        for name, value in (GIVEN | dict(options or {})).items():
+        for name, value in (options or {}).items():
             for one in value if isinstance(value, list | tuple) else [value]:
                 command += ["--set", f"{name}={str(one).lower() if isinstance(one, bool) else one}"]
         with self._output.open("wb") as sink:
@@ -60,24 +53,6 @@ class MoesifProxy(Mitmdump):
         workers = self.workers() if self.process.poll() is None else []
         super().close()
         wait_until_gone(workers)
-
-
-def mitmdump_or_lane(
-    upstream: str | None = None,
-    options: Mapping[str, Option] | None = None,
-    *,
-    scripts: Sequence[Path | str] = (ADDON_SCRIPT,),
-    extra_args: Sequence[str] = (),
-    **more: Any,
-) -> Mitmdump:
-    """`Mitmdump`; under TEST_ENGINE=fast `moesif-proxy` in its place, wherever it has the addon and can do the same."""
-    own = extra_args or "program" in more or "flow_detail" in (options or {})  # what only mitmdump has
-    if ENGINE != "fast" or upstream is None or ADDON_SCRIPT not in scripts or own:
-        return Mitmdump(upstream, options, scripts=scripts, extra_args=extra_args, **more)
-    if more.get("port"):
-        more["listen"] = f"127.0.0.1:{more.pop('port')}"
-    others = [word for script in scripts if script != ADDON_SCRIPT for word in ("-s", str(script))]
-    return MoesifProxy(upstream, options, *others, "--forwarded", "off", **more)
 
 
 def wait_until_gone(pids: Sequence[int]) -> None:

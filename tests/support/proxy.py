@@ -225,6 +225,10 @@ def _arguments(
     return arguments
 
 
+ENGINE = {"MOESIF_ENGINE": os.environ["TEST_ENGINE"]} if "TEST_ENGINE" in os.environ else {}
+"""What carries HTTP/1 where a test does not say it: `make test-lane`."""
+
+
 def _environment(added: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not _SCRUBBED.match(name)}
-    return {**kept, "PYTHONUNBUFFERED": "1", **added}
+    return {**kept, **ENGINE, "PYTHONUNBUFFERED": "1", **added}
