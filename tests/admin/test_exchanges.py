@@ -43,7 +43,10 @@ DEADLINE = 20.0
 
 
 def get(url: str, **headers: str) -> Any:
-    answer = requests.get(url, headers=headers, timeout=10)
+    """Answered as soon as the delivery process, which starts beside the proxy, is there."""
+    until = time.monotonic() + DEADLINE
+    while (answer := requests.get(url, headers=headers, timeout=10)).status_code == 503 and time.monotonic() < until:
+        time.sleep(0.02)
     assert answer.status_code == 200, answer.text
     return answer.json()
 

@@ -156,3 +156,26 @@ def test_null_in_kongs_file_is_what_is_not_given() -> None:
     kong_file({"batch_size": None, "request_body_masks": None, "user_id_header": None, "debug": None})
     with pytest.raises(KongConfigError, match="application_id is missing"):
         kong_file({"application_id": None})
+
+
+@pytest.mark.parametrize("way", [patch_instance, put_instance, post_instance, kong_file])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("skip", "~m GET"), ("shutdown_timeout", 1), ("fast_dispatch", False), ("spool_dir", "/elsewhere"), ("recent", 5)],
+)
+def test_what_is_the_whole_proxys_is_refused_of_an_instance(
+    way: Callable[[Mapping[str, Any]], None], name: str, value: object
+) -> None:
+    with pytest.raises((SchemaViolation, KongConfigError), match=name):
+        way({name: value})
+
+
+def test_an_instance_may_say_what_is_so_anyway() -> None:
+    """As whoever puts back what the Admin API has shown."""
+    config = {"skip": None, "shutdown_timeout": parse_settings({}).shutdown_timeout}
+    patch_instance(config)
+    kong_file(config)
+
+
+def test_an_entry_is_switched_off_beside_its_config() -> None:
+    assert "enabled: has no effect inside of config, but beside it" in refusal(kong_file, {"enabled": False})

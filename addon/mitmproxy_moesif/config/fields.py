@@ -28,6 +28,7 @@ class Property(Enum):
     """Given as `Annotated[type, Property.X]`."""
 
     START_ONLY = "takes effect at the start only: a live change is refused"
+    PROXY = "is the whole proxy's, as all are that take effect at the start only: no entry of Kong's has its own"
     LOCAL = "belongs to this machine: no client of the Admin API may change it"
     RECEIVER = "names where events go that must not be lost"
     FILE = "names a file or folder: `~` is expanded, and no client of the Admin API may change it"

@@ -206,7 +206,7 @@ class Settings(BaseModel):
         "process",
         description="Whether events are built, stored and sent by a separate process or by threads of the proxy.",
     )
-    spool_max_bytes: Annotated[Bytes, Property.LOCAL] = Field(
+    spool_max_bytes: Annotated[Bytes, Property.LOCAL, Property.PROXY] = Field(
         1_073_741_824,
         ge=1_000_000,
         description="Maximum bytes of events on disk; further events are dropped and counted.",
@@ -214,7 +214,7 @@ class Settings(BaseModel):
     stream: bool = Field(
         True, description="Stream bodies chunk by chunk; if false, buffer them for other addons that need whole bodies."
     )
-    fast_dispatch: bool = Field(
+    fast_dispatch: Annotated[bool, Property.PROXY] = Field(
         True, description="Call addons through a precomputed table; only on mitmproxy versions it was tested with."
     )
     engine: Annotated[Literal["auto", "fast", "mitmproxy"], Property.START_ONLY] = Field(
@@ -234,7 +234,7 @@ class Settings(BaseModel):
     sample_rate: Percent | None = Field(
         None, description="Percentage of exchanges to capture, overriding all rates from Moesif."
     )
-    skip: OptionalName = Field(
+    skip: Annotated[OptionalName, Property.PROXY] = Field(
         None,
         description="mitmproxy filter for requests that are not captured, anchored: `~u ^https?://[^/]+/health$`.",
     )
@@ -270,7 +270,7 @@ class Settings(BaseModel):
     recent_raw: Annotated[bool, Property.START_ONLY] = Field(
         False, description="Also keep what masks remove from these exchanges, in memory only; for debugging."
     )
-    shutdown_timeout: Milliseconds = Field(
+    shutdown_timeout: Annotated[Milliseconds, Property.PROXY] = Field(
         5000, description="Milliseconds allowed to deliver pending events at shutdown."
     )
 

@@ -31,6 +31,7 @@ from mitmproxy_moesif.kong.scopes import AKTO, CAPTURING, MOESIF, ScopeConflict,
 from mitmproxy_moesif.log import log
 
 EVENT_RECEIVERS = parameters_with(Settings, Property.RECEIVER)
+PROXY_WIDE = parameters_with(Settings, Property.PROXY, Property.START_ONLY)
 
 type On = tuple[Route | None, Service | None, Consumer | None]
 """What a request is on."""
@@ -177,7 +178,18 @@ def parse_instance(plugin: Plugin, given: Mapping[str, Any]) -> Settings:
         raise SettingsError(_as_named_there(str(error), prefix_of(plugin.name))) from None
     if (missing := missing_receiver(plugin.name, settings)) is not None:
         raise SettingsError(f"{missing} is missing")
+    if plugin.id != OPTIONS_ID:
+        _refuse_proxy_wide(plugin, settings, parse_settings(given))
     return settings
+
+
+def _refuse_proxy_wide(plugin: Plugin, settings: Settings, options: Settings) -> None:
+    """What an entry cannot have of its own would have no effect, and nobody would know."""
+    if "enabled" in plugin.config:
+        raise SettingsError("enabled: has no effect inside of config, but beside it")
+    for name in sorted(PROXY_WIDE):
+        if getattr(settings, name) != getattr(options, name):
+            raise SettingsError(f"{name}: is the whole proxy's, and has no effect here: give it as an option")
 
 
 def missing_receiver(plugin_name: str, settings: Settings) -> str | None:
