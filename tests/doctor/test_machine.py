@@ -42,6 +42,25 @@ def test_a_port_that_is_taken_is_a_failure() -> None:
     assert finding.level == "ok"
 
 
+@pytest.mark.parametrize(
+    ("admin", "token", "text"),
+    [
+        ("0.0.0.0:0", "", "admin_token is needed"),
+        ("0.0.0.0:0", " ", "admin_token is needed"),
+        ("8095", "t0ken", "must be HOST:PORT"),
+    ],
+)
+def test_an_admin_listener_with_which_nothing_starts_is_a_failure(admin: str, token: str, text: str) -> None:
+    subject = a_subject("http://127.0.0.1:9", "--listen", "127.0.0.1:0", admin_listen=admin, admin_token=token)
+    (found,) = [finding for finding in ports(subject) if finding.level == "failure"]
+    assert text in found.text
+
+
+def test_an_admin_listener_for_others_may_listen_with_a_token() -> None:
+    subject = a_subject("http://127.0.0.1:9", "--listen", "127.0.0.1:0", admin_listen="0.0.0.0:0", admin_token="t0ken")
+    assert [finding.level for finding in ports(subject)] == ["ok", "ok"]
+
+
 def test_ports_of_this_very_proxy_are_no_failure(upstream: ScriptedUpstream) -> None:
     """`upstream` stands for its admin listener."""
     admin = f"127.0.0.1:{upstream.port}"

@@ -19,7 +19,7 @@ from mitmproxy_moesif.doctor.configuration import Subject
 from mitmproxy_moesif.doctor.findings import Finding, failure, ok, warning
 from mitmproxy_moesif.speedups import versions
 from mitmproxy_moesif.start_report import shown
-from mitmproxy_moesif.web.access import KONG_TOKEN, Address
+from mitmproxy_moesif.web.access import KONG_TOKEN, Address, Gate
 from mitmproxy_moesif.web.server import bind, url_of
 from mitmproxy_moesif.web.session import DeadlineSession
 
@@ -72,13 +72,15 @@ def ports(subject: Subject) -> Iterator[Finding]:
     wanted = {"--listen": Address(listen.host, listen.port)}
     if settings.admin_listen is not None:
         try:
-            wanted["admin_listen"] = Address.parse(settings.admin_listen)
+            address = Address.parse(settings.admin_listen)
+            Gate(address, settings.admin_token.get_secret_value())
         except ValueError as error:
-            yield failure(PORTS, str(error), "correct it")
+            yield failure(PORTS, str(error), "correct it: no start is made with it")
         else:
-            if (running := version_at(wanted["admin_listen"], settings)) is not None:
+            if (running := version_at(address, settings)) is not None:
                 yield ok(PORTS, f"moesif-proxy {running} runs here already: {settings.admin_listen} answers")
                 return
+            wanted["admin_listen"] = address
     for name, address in wanted.items():
         yield port(name, address)
 
