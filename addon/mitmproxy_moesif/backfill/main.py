@@ -14,6 +14,7 @@ from pathlib import Path
 from mitmproxy_moesif.backfill.progress import Display, Progress
 from mitmproxy_moesif.backfill.saved import FileError, Saved, read
 from mitmproxy_moesif.backfill.work import StalledError, Work
+from mitmproxy_moesif.config.arguments import seconds
 from mitmproxy_moesif.config.options import given_environment, given_settings
 from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.delivery.command import DEFAULT
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help="an option; repeatable")
     add(
         "--patience",
-        type=float,
+        type=seconds,
         default=120,
         metavar="SECONDS",
         help="gives up after so long without any delivery; what waits stays on disk; default: %(default)s",
@@ -78,6 +79,7 @@ class Backfill:
     def __init__(self, prepared: Prepared, folder: Path | None, files: Sequence[Path], patience: float) -> None:
         self._files = [(path, Progress(folder, path)) for path in files]
         self._work = Work(prepared, folder, patience)
+        self._folder = folder
         self._counts: Counter[str] = Counter()
 
     def run(self) -> int:
@@ -96,6 +98,8 @@ class Backfill:
             for _, progress in self._files:
                 progress.forget()
         self._say(f"moesif: {reading.line()}{self._summary()}")
+        if reading.waiting and self._folder is not None:
+            self._say(f"moesif: what waits is in {self._folder}; the same command sends it")
         return 0 if complete and not self._counts["unreadable"] else 1
 
     def _take(self, path: Path, progress: Progress) -> None:

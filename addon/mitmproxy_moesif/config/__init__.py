@@ -1,6 +1,7 @@
 """Every setting: its type, bounds and default, and where its value comes from.
 
 akto            the receiver Akto as settings name it
+arguments       what command lines take, for all commands alike
 destination     names of accounts and of the queues of events
 document        JSON and YAML read into plain values that know their lines
 fields          what a parameter table is made of: types, properties, errors (test: test_options.py)

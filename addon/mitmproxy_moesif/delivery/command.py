@@ -12,7 +12,6 @@ moesif-proxy spool send              (what ended processes left, as the environm
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import time
@@ -21,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from mitmproxy_moesif.config.arguments import seconds
 from mitmproxy_moesif.config.destination import base_of, is_destination, is_quarantine, quarantine_of
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.options import given_environment
@@ -67,15 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     assign.add_argument("name", help="the destination that they wait for")
     assign.add_argument("to", help="the destination that they shall wait for")
     send = add("send", "send what ended processes left, as MOESIF_... parameters say")
-    send.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="try for at most so long (60)")
+    send.add_argument("--timeout", type=seconds, default=60.0, metavar="SECONDS", help="try for at most so long (60)")
     return parser
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < math.inf:
-        raise ValueError
-    return seconds
 
 
 def _carry_out(given: argparse.Namespace, folder: Path) -> int:
@@ -100,6 +93,8 @@ def _list(folder: Path) -> int:
         events, since = sum(row.count for row in rows), _time(min(row.created for row in rows))
         state = "quarantined" if is_quarantine(name) else "waiting"
         sys.stdout.write(f"{name}  {number_of(events, 'event')} {state} since {since}\n")
+    if not found and not running:
+        sys.stdout.write(f"nothing waits in {folder}\n")
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from mitmproxy_moesif import __version__
+from mitmproxy_moesif.config.arguments import seconds
 from mitmproxy_moesif.config.text import quoted
 
 DESCRIPTION = "A reverse proxy in front of or behind Kong, or any HTTP API, that captures every exchange."
@@ -108,18 +109,32 @@ def option_parser(program: str, description: str, epilog: str) -> argparse.Argum
         "--forwarded",
         choices=("append", "off"),
         default="append",
-        help="X-Forwarded-* toward the upstream",
+        help="X-Forwarded-* toward the upstream; default: append",
     )
     add("--tls-cert", type=_file, metavar="PEM", help="serve TLS with this certificate chain and key")
-    add("--drain-timeout", type=_seconds, default="5", metavar="SECONDS", help="for exchanges under way at the end")
+    add(
+        "--drain-timeout",
+        type=seconds,
+        default="5",
+        metavar="SECONDS",
+        help="for exchanges under way at the end; default: 5",
+    )
     add(
         "--max-connections",
         type=_connections,
         metavar="N",
         help="of clients, for each worker; others wait; default: as many as the limit of open files allows",
     )
-    add("--header-timeout", type=_seconds, default="30", metavar="SECONDS", help="for the head of a request")
-    add("--keepalive-timeout", type=_seconds, default="75", metavar="SECONDS", help="for a connection without requests")
+    add(
+        "--header-timeout", type=seconds, default="30", metavar="SECONDS", help="for the head of a request; default: 30"
+    )
+    add(
+        "--keepalive-timeout",
+        type=seconds,
+        default="75",
+        metavar="SECONDS",
+        help="for a connection without requests; default: 75",
+    )
     add(
         "--access-log",
         choices=("combined", "json", "short", "off"),
@@ -165,16 +180,6 @@ def _connections(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_CONNECTIONS:
         raise argparse.ArgumentTypeError(f"must be from 1 to {MAX_CONNECTIONS}, {text!r} was given")
     return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1
-    if not 0 <= seconds <= 86_400:
-        raise argparse.ArgumentTypeError(f"must be seconds from 0 to 86400, {quoted(text)} was given")
-    return seconds
 
 
 def _file(text: str) -> Path:

@@ -1,0 +1,35 @@
+"""Seconds on a command line: of every command the same, and in one line what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from mitmproxy_moesif.cli import main
+from mitmproxy_moesif.config.arguments import seconds
+
+
+@pytest.mark.parametrize(("text", "given"), [("0", 0.0), ("0.5", 0.5), (" 60 ", 60.0), ("86400", 86_400.0)])
+def test_seconds_are_taken(text: str, given: float) -> None:
+    assert seconds(text) == given
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "86401", "inf", "nan", "1e9", "5s"])
+def test_what_is_no_seconds_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="must be seconds from 0 to 86400"):
+        seconds(text)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("proxy", "--drain-timeout", "soon"),
+        ("backfill", "--patience", "soon", "saved.har"),
+        ("spool", "send", "--timeout", "soon"),
+    ],
+)
+def test_every_command_says_what_it_takes(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(list(command))
+    assert "must be seconds from 0 to 86400, 'soon' was given" in capsys.readouterr().err
