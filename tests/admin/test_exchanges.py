@@ -19,6 +19,7 @@ from mitmproxy_moesif.recent.store import RecentExchanges
 from tests.admin.sources import FakeSource
 from tests.recent.kept import SECRET, build, raising
 from tests.recent.test_store import numbered
+from tests.support import wire
 from tests.support.addon import addon_options
 from tests.support.client import exchange
 from tests.support.collector import Answer, ScriptedCollector
@@ -156,6 +157,18 @@ def test_the_life_of_an_exchange_is_told(
     assert (row["id"], row["status"]) == (transaction_id, 200)
     assert get(f"{url}/stats")["count"] == 1
     assert get(f"{url}/exchanges/{transaction_id}")["event"] == collector.wait_for(1)[0]
+
+
+def test_the_size_of_a_body_that_is_left_out_is_told(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    upstream.answer("/large", wire.response(200, [], b"x" * 5000))
+    port, url = start(mitmdump, upstream, collector, response_max_body_size_limit=1000, request_max_body_size_limit=10)
+    answer = exchange(port, "POST", "/large", [("Host", "h")], body=b"y" * 70)
+    assert answer is not None
+    detail = wait_for(url, answer.get("x-moesif-transaction-id") or "", "sent")
+    assert (detail["request_bytes"], detail["response_bytes"]) == (70, 5000)
+    assert len(get(f"{url}/exchanges?filter=size:>4999")["exchanges"]) == 1
 
 
 def test_a_refused_event_is_told_as_such(

@@ -181,6 +181,7 @@ def test_a_body_of_many_members_is_cut_and_that_is_said() -> None:
 
 
 def test_why_there_is_no_body_is_said() -> None:
-    assert "left out: too_large" in bodies.body({}, "too_large", {})
+    assert "left out: larger than a body or an event may be" in bodies.body({}, "too_large", {})
+    assert "left out: another reason" in bodies.body({}, "another reason", {})
     assert "no body" in bodies.body({}, None, {})
     assert "removed by request_body_masks" in bodies.body({}, None, {"": "request_body_masks"})

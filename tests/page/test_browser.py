@@ -172,6 +172,22 @@ def test_nothing_lies_over_something_else_or_outside(
             assert box["x"] + box["width"] <= width
 
 
+def test_a_row_of_hex_is_one_line(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tab: Page
+) -> None:
+    port, admin = start(mitmdump, upstream, collector)
+    binary = [("Host", "h"), ("Content-Type", "application/octet-stream")]
+    assert exchange(port, "POST", "/", binary, body=bytes(range(256))) is not None
+    with traffic_page(admin) as url:
+        tab.set_viewport_size({"width": 1000, "height": 700})
+        tab.goto(url)
+        rows(tab).first.click()
+        shown = tab.locator("pre.hex").first
+        expect(shown).to_contain_text("0000f0")
+        lines = shown.evaluate("it => it.clientHeight / parseFloat(getComputedStyle(it).lineHeight)")
+        assert lines < 18
+
+
 BUTTONS = ("export as HAR, masked", "export events as NDJSON, masked", "dark or light", "help", "older", "newer")
 BOXES_OF_CODE = """() => {
   const text = document.createRange();
@@ -198,6 +214,7 @@ def test_keys_step_through_the_list(
             tab.keyboard.press(key)
             expect(tab.locator(".title")).to_contain_text(title)
         tab.keyboard.press("?")
+        expect(tab.get_by_text("not turns a term around")).to_be_visible()
         expect(tab.get_by_text("/: type a filter")).to_be_visible()
         tab.keyboard.press("Escape")
         tab.keyboard.press("/")

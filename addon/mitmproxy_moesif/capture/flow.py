@@ -240,7 +240,7 @@ def _payload(tee: Tee | None, message: http.Message, limit: int) -> Payload:
         return tee.payload()
     if not content:
         return NO_BODY
-    return Payload([content]) if len(content) <= limit else Payload((), "too_large")
+    return Payload([content]) if len(content) <= limit else Payload((), "too_large", len(content))
 
 
 def _weigh(exchange: Exchange) -> int:

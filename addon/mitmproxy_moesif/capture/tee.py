@@ -35,5 +35,5 @@ class Tee:
 
     def payload(self) -> Payload:
         if self.size > self.limit:
-            return Payload((), "too_large")
+            return Payload((), "too_large", self.size)
         return Payload(self.chunks, None if self.ended else "incomplete")

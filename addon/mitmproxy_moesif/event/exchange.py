@@ -14,11 +14,12 @@ class Payload(NamedTuple):
     """What was captured of one body: its chunks, or the reason why there is none.
 
     `omitted` is `too_large` (over the limit) or `incomplete` (the exchange ended before the body did); a body is sent
-    whole or not at all.
+    whole or not at all. `size` are the bytes of one that is too large.
     """
 
     chunks: Sequence[bytes]
     omitted: str | None = None
+    size: int | None = None
 
     def content(self) -> bytes | None:
         """The body's bytes as they travelled; None where nothing was kept."""

@@ -189,6 +189,7 @@ class TrafficPage:
             ui.separator()
             for name, (_, _, examples) in terms.FIELDS.items():
                 ui.label(f"{name}: {examples}").classes("text-xs")
+            ui.label(terms.COMBINED).classes("text-xs")
 
     # --- the list ------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,13 @@ HEX_BYTES: Final = 2048
 IMAGES: Final = frozenset(("image/png", "image/jpeg", "image/gif", "image/webp"))
 """No SVG: that is a document of its own."""
 
+OMITTED: Final[Mapping[str, str]] = {
+    "too_large": "larger than a body or an event may be",
+    "unmaskable": "masks apply, and it cannot be parsed",
+    "incomplete": "the exchange ended before it did",
+}
+"""What the event says of a body that it does not have."""
+
 type Removed = Mapping[str, str]
 """Places, and the parameter that removed what was there."""
 
@@ -67,7 +74,7 @@ def jwt(value: str) -> list[Any] | None:
 def body(message: Message, omitted: str | None, removed: Removed) -> str:
     """Of one side of an event."""
     if omitted is not None:
-        return _note(f"left out: {omitted}")
+        return _note(f"left out: {OMITTED.get(omitted, omitted)}")
     if "body" not in message:
         return _note(f"removed by {removed['']}" if "" in removed else "no body")
     if message.get("transfer_encoding") == "json":

@@ -38,6 +38,7 @@ CSS = """
   min-width: 6rem; max-width: 12rem; }
 .fields td { min-width: 8rem; vertical-align: top; }
 .detail pre, .json, .jwt { font-family: monospace; font-size: 0.75rem; white-space: pre-wrap; margin-top: 0.5rem; }
+.detail pre.hex { white-space: pre; overflow-x: auto; }
 .json details > *:not(summary), .jwt details > *:not(summary) { margin-left: 1rem; }
 .json summary, .jwt summary { cursor: pointer; display: list-item; list-style: disclosure-closed inside; }
 .json details[open] > summary, .jwt details[open] > summary { list-style-type: disclosure-open; }

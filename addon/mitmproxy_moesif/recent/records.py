@@ -218,7 +218,7 @@ def told(note: Note, state: State) -> Known:
 
 
 def _size(payload: Payload) -> int | None:
-    return sum(map(len, payload.chunks)) if payload.omitted is None else None
+    return sum(map(len, payload.chunks)) if payload.omitted is None else payload.size
 
 
 def _shown(name: object) -> str | None:

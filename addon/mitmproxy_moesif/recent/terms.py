@@ -34,6 +34,10 @@ SEARCHED: Final = (
     "blocked_by",
 )
 
+COMBINED: Final = (
+    'name:one,another takes either; not turns a term around; quotes are for spaces and colons: "a b", "http://"'
+)
+
 type Predicate = Callable[[Mapping[str, Any]], bool]
 """Of a `Row`."""
 
