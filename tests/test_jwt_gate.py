@@ -392,8 +392,8 @@ def test_live_changes_count_at_once_or_are_refused(gated: Start) -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"jwt_gate": "maybe"}, "jwt_gate: must be true or false, ['maybe'] was given"),
-        ({"jwt_exit_code": "x"}, "jwt_exit_code: must be a whole number, ['x'] was given"),
+        ({"jwt_gate": "maybe"}, "jwt_gate: must be true or false, 'maybe' was given"),
+        ({"jwt_exit_code": "x"}, "jwt_exit_code: must be a whole number, 'x' was given"),
         ({"jwt_key": [SECRET, "b"]}, "jwt_key: must be one text, a value not shown here was given"),
         ({"jwt_key": ""}, "jwt_key: must not be empty, a value not shown here was given"),
         ({"jwt_algorithms": "RS256", "jwt_key": SECRET}, "jwt_algorithms: RS256 verifies with public keys"),

@@ -156,6 +156,10 @@ def test_a_file_that_changes_before_it_is_watched_is_read(tmp_path: Path) -> Non
             "- name: moesif\n  config:\n    application_id: a\n    batch_sise: 1",
             'kong.yml:29: plugins[1] "moesif": batch_sise: there is no such parameter; did you mean batch_size?',
         ),
+        (
+            "- name: moesif\n  config:\n    application_id: a\n    disable_moesif_payload_compression: true",
+            'kong.yml:29: plugins[1] "moesif": disable_moesif_payload_compression: an earlier plugin\'s; remove it',
+        ),
         ("- {name: akto-api-discovery, config: {}}", '"akto-api-discovery": service_url is missing'),
         (
             "- {name: akto-api-discovery, config: {service_url: akto}}",

@@ -34,9 +34,9 @@ SOMETHING = {"moesif_application_id": APPLICATION_ID}
     [
         ({}, "application_id is missing"),
         ({"moesif_application_id": ""}, "application_id is missing"),
-        ({**SOMETHING, "moesif_batch_size": "x"}, "batch_size: must be a whole number, ['x'] was given"),
+        ({**SOMETHING, "moesif_batch_size": "x"}, "batch_size: must be a whole number, 'x' was given"),
         ({**SOMETHING, "moesif_batch_size": "0"}, "batch_size: should be greater than or equal to 1, 0 was given"),
-        ({**SOMETHING, "moesif_debug": "maybe"}, "debug: must be true or false, ['maybe'] was given"),
+        ({**SOMETHING, "moesif_debug": "maybe"}, "debug: must be true or false, 'maybe' was given"),
         ({**SOMETHING, "moesif_position": "above"}, "position: should be 'auto', 'front' or 'behind', 'above' was"),
         (
             {**SOMETHING, "moesif_batch_sise": "5"},
@@ -159,13 +159,13 @@ def test_a_secret_in_a_refused_url_is_not_shown(url: str) -> None:
 @pytest.mark.parametrize(
     ("environment", "line"),
     [
-        ({"MOESIF_BATCH_SIZE": "many"}, "batch_size: should be a valid integer"),
+        ({"MOESIF_BATCH_SIZE": "many"}, "batch_size: must be a whole number, 'many' was given"),
         ({"MOESIF_BATCHSIZE": "5"}, "environment variable MOESIF_BATCHSIZE: there is no such parameter; did you mean"),
         (
             {"MOESIF_JWT_GATE": "true"},
             "MOESIF_JWT_GATE: there is no such parameter; the JWT gate's are options only: --set",
         ),
-        ({"AKTO_TIMEOUT": "soon"}, "akto_timeout: should be a valid integer"),
+        ({"AKTO_TIMEOUT": "soon"}, "akto_timeout: must be a whole number, 'soon' was given"),
     ],
 )
 def test_a_bad_environment_ends_the_start(environment: dict[str, str], line: str) -> None:

@@ -198,7 +198,7 @@ def test_values_out_of_range_are_told_all_at_once() -> None:
     found = faults(options.source(), changes)
     assert found["config"].keys() == {"batch_size", "debug", "nothing"}
     assert found["config"]["batch_size"].endswith("'0' was given")
-    assert "valid boolean" in found["enabled"]
+    assert "must be true or false" in found["enabled"]
     assert options.applied == []
 
 

@@ -68,6 +68,9 @@ def test_each_option_that_a_start_would_refuse_is_a_failure(tmp_path: Path) -> N
     assert ended.stderr == ""
     failures = [line for line in ended.stdout.splitlines() if line.startswith("failure  configuration")]
     assert all(any(said in line for line in failures) for said in wrong.values()), ended.stdout
+    todo = {line.split(": ")[0].split()[-1]: line.rpartition(" -> ")[2] for line in failures}
+    assert todo["debug"] == "correct it: nothing starts with it"
+    assert todo["moesif_batch_sise"] == todo["modus"] == "moesif-proxy --options lists all options"
 
 
 def test_a_check_that_fails_of_itself_does_not_keep_the_others() -> None:

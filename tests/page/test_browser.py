@@ -300,6 +300,7 @@ def test_only_this_machine_and_this_page_may_ask(headers: dict[str, str], status
         (["--listen", "0.0.0.0:8090"], "is not a loopback address"),
         (["--listen", "nonsense"], "--listen must be HOST:PORT"),
         (["--proxy", "http://example.com"], "is not a loopback URL"),
+        (["--admin", "127.0.0.1:8095"], "--admin: must be a URL, such as http://127.0.0.1:8095"),
     ],
 )
 def test_a_wrong_address_is_told_in_one_line(arguments: list[str], said: str) -> None:

@@ -140,21 +140,39 @@ class SettingsError(ValueError):
     """A parameter that cannot be taken; its text is one line that names it and what is allowed."""
 
 
-def parse_table[Table: BaseModel](table: type[Table], given: Mapping[str, Any]) -> Table:
-    """A table from plain values. Raises `SettingsError` with one line for all that is wrong; shows no secret."""
+TYPES: Mapping[str, str] = {
+    "bool_parsing": "must be true or false",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+}
+"""What pydantic says in more words, by the kind of its fault."""
+
+
+def parse_table[Table: BaseModel](
+    table: type[Table], given: Mapping[str, Any], former: Mapping[str, str] = {}
+) -> Table:
+    """A table from plain values. Raises `SettingsError` with one line for all that is wrong; shows no secret.
+
+    `former`: names that were parameters, and what to do about each.
+    """
     try:
         return table.model_validate(dict(given))
     except ValidationError as error:
-        raise SettingsError("; ".join(_reasons(table, error, given))) from None
+        raise SettingsError("; ".join(_reasons(table, error, given, former))) from None
 
 
-def _reasons(table: type[BaseModel], error: ValidationError, given: Mapping[str, Any]) -> Iterable[str]:
+def _reasons(
+    table: type[BaseModel], error: ValidationError, given: Mapping[str, Any], former: Mapping[str, str]
+) -> Iterable[str]:
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         name = str(fault["loc"][0])
-        if fault["type"] == "extra_forbidden":
+        if fault["type"] == "extra_forbidden" and name in former:
+            yield f"{name}: {former[name]}"
+        elif fault["type"] == "extra_forbidden":
             yield f"{name}: there is no such parameter{did_you_mean(name, table.model_fields)}"
         else:
-            yield f"{name}: {_reason(fault['msg'])}, {shown(table, name, given.get(name))} was given"
+            reason = TYPES.get(fault["type"]) or _reason(fault["msg"])
+            yield f"{name}: {reason}, {shown(table, name, given.get(name))} was given"
 
 
 def _reason(message: str) -> str:

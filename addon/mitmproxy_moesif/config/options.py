@@ -92,7 +92,8 @@ class OptionTable:
                     typecheck.check_option_type(key, value, typespec)
             except (OptionsError, TypeError):
                 del options.deferred[key]
-                yield f"{name}: must be {_expected(typespec)}, {shown(self.model, name, given)} was given"
+                as_given = given[0] if given is not value and len(given) == 1 else given
+                yield f"{name}: must be {_expected(typespec)}, {shown(self.model, name, as_given)} was given"
 
     def unknown_options(self, options: optmanager.OptManager) -> Iterator[str]:
         """Names of the family that are no parameter stay deferred for ever, and so do parameters without the family."""

@@ -402,10 +402,17 @@ def option_name(parameter: str) -> str:
 SECRETS = secrets_of(Settings)
 START_ONLY = parameters_with(Settings, Property.START_ONLY)
 
+FORMER = {
+    "disable_moesif_payload_compression": "an earlier plugin's; remove it, and where it was false set "
+    "enable_compression=true",
+    "enable_reading_send_event_response": "an earlier plugin's; remove it: every answer of Moesif is read",
+}
+"""Parameters that only earlier versions of the Kong plugin had."""
+
 AS_STARTED = object()
 """In a live change, in place of a value: what the option was before live changes of it."""
 
 
 def parse_settings(given: Mapping[str, Any]) -> Settings:
     """`Settings` from plain values. Raises `SettingsError` with one line for all that is wrong; shows no secret."""
-    return parse_table(Settings, given)
+    return parse_table(Settings, given, FORMER)

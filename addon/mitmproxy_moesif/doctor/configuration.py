@@ -21,6 +21,7 @@ from mitmproxy_moesif.runtime import Prepared, spool_folder
 
 CHECK = "configuration"
 LOOK_UP = "moesif-proxy --options lists all options"
+CORRECT = "correct it: nothing starts with it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +52,13 @@ async def read(arguments: Arguments) -> tuple[Subject | None, list[Finding]]:
         try:
             proxy = Proxy(arguments, Standalone())
         except ConfigurationError as error:
-            return None, [failure(CHECK, str(error), LOOK_UP)]
+            return None, [refused(str(error))]
     findings = [told(record) for record in said]
     engine, prepared = proxy.master.options, proxy.capture.prepared
-    findings += [failure(CHECK, unknown(name, engine.keys()), LOOK_UP) for name in engine.deferred]
+    findings += [refused(unknown(name, engine.keys())) for name in engine.deferred]
     if prepared is None:
         return None, findings
-    findings += [failure(CHECK, reason, LOOK_UP) for reason in obstacles(prepared)]
+    findings += [refused(reason) for reason in obstacles(prepared)]
     settings = prepared.instance.settings
     findings += [warning(CHECK, remark, "change or remove it") for remark in remarks(settings)]
     if not settings.enabled:
@@ -67,10 +68,14 @@ async def read(arguments: Arguments) -> tuple[Subject | None, list[Finding]]:
     return Subject(arguments, prepared, engine), findings or [ok(CHECK, given)]
 
 
+def refused(reason: str) -> Finding:
+    return failure(CHECK, reason, LOOK_UP if "there is no such" in reason else CORRECT)
+
+
 def told(record: logging.LogRecord) -> Finding:
     text = " ".join(record.getMessage().split()).removeprefix("moesif: ").removeprefix("moesif-proxy: ")
     if record.levelno >= logging.ERROR:
-        return failure(CHECK, text, LOOK_UP)
+        return refused(text)
     return warning(CHECK, text, "see compose/OPTIONS.md")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit
 
+from mitmproxy_moesif.config.text import quoted
 from mitmproxy_moesif.web.access import Address
 from mitmproxy_moesif.web.loopback import is_loopback, names_loopback
 from mitmproxy_moesif.web.server import bind, url_of
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         if not is_there():
             raise OSError(MISSING)
         address = _loopback(given.listen)
+        _check_admin(given.admin)
         _check_proxy(given.proxy)
         serve(given, bind("page", address))
     except (OSError, ValueError) as error:
@@ -45,9 +47,15 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description="Show what a running proxy captures, masks and sends, in a browser of this machine.",
         epilog="The admin listener's token is read from the environment variable MOESIF_ADMIN_TOKEN.",
     )
-    parser.add_argument("--admin", default="http://127.0.0.1:8095", help="the proxy's admin listener (%(default)s)")
-    parser.add_argument("--listen", default="127.0.0.1:8090", help="where to serve the page (%(default)s)")
-    parser.add_argument("--proxy", default=None, help="loopback URL of the proxy; with it, requests can be replayed")
+    parser.add_argument(
+        "--admin", default="http://127.0.0.1:8095", metavar="URL", help="the proxy's admin listener (%(default)s)"
+    )
+    parser.add_argument(
+        "--listen", default="127.0.0.1:8090", metavar="HOST:PORT", help="where to serve the page (%(default)s)"
+    )
+    parser.add_argument(
+        "--proxy", default=None, metavar="URL", help="loopback URL of the proxy; with it, requests can be replayed"
+    )
     parser.add_argument("--events", default=None, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -60,6 +68,12 @@ def _loopback(listen: str) -> Address:
     if not is_loopback(address.host):
         raise ValueError(f"--listen: {address} is not a loopback address: the page is for this machine alone")
     return address
+
+
+def _check_admin(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"--admin: must be a URL, such as http://127.0.0.1:8095, {quoted(url)} was given")
 
 
 def _check_proxy(url: str | None) -> None:
