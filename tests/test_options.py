@@ -94,6 +94,15 @@ def test_a_hook_whose_result_nobody_would_await_ends_the_start(source: str, what
         Instance.compile(parse_settings({"application_id": "x", "hooks": str(hooks)}))
 
 
+def test_a_file_of_hooks_that_cannot_be_read_is_told_apart_from_one_that_fails(tmp_path: Path) -> None:
+    hooks = tmp_path / "hooks.py"
+    with pytest.raises(SettingsError, match=f"^hooks: {hooks}: No such file or directory$"):
+        Instance.compile(parse_settings({"application_id": "x", "hooks": str(hooks)}))
+    hooks.write_text("open('/nowhere/else')\n")
+    with pytest.raises(SettingsError, match=f"^hooks: {hooks} cannot be loaded: FileNotFoundError"):
+        Instance.compile(parse_settings({"application_id": "x", "hooks": str(hooks)}))
+
+
 def test_a_missing_package_is_one_line_with_the_command_that_installs_it(tmp_path: Path) -> None:
     (tmp_path / "re2.py").write_text("raise ModuleNotFoundError('No module named re2', name='re2')\n")
     command = [str(BIN / "mitmdump"), "-q", "-s", str(ADDON_SCRIPT), "--set", f"confdir={tmp_path}", "-p", "0"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mitmproxy_moesif.proxy.configuration import ConfigurationError, read
 from tests.jwt_gate.signing import jwk, rsa_key, write_jwks
 from tests.support.addon import addon_options, exit_counts
 from tests.support.client import exchange
@@ -76,6 +77,14 @@ def test_a_broken_file_refuses_the_whole_reload(
     exchange(proxy.port)
     event = collector.wait_for(2)[1]
     assert (event["user_id"], event["request"]["api_version"]) == ("mended", "second")
+
+
+def test_why_a_file_of_options_cannot_be_read_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{tmp_path}: Is a directory$"):
+        read(tmp_path)
+    (tmp_path / "x").write_bytes(b"a: \xff")
+    with pytest.raises(ConfigurationError, match=r"x: is not UTF-8$"):
+        read(tmp_path / "x")
 
 
 def test_addons_hear_of_options_that_name_files(

@@ -142,6 +142,7 @@ class SettingsError(ValueError):
 
 TYPES: Mapping[str, str] = {
     "bool_parsing": "must be true or false",
+    "string_type": "must be text (a number needs quotes)",
     "int_parsing": "must be a whole number",
     "int_from_float": "must be a whole number",
 }

@@ -65,8 +65,10 @@ class UserHooks:
         Raises `SettingsError` with one line where it cannot be loaded or defines none of the functions.
         """
         try:
-            if source is None:
-                source = configured_files.read(path)
+            source = configured_files.read(path) if source is None else source
+        except OSError as error:
+            raise SettingsError(f"hooks: {path}: {error.strerror}") from error
+        try:
             if previous is not None and (previous.path, previous.source) == (path, source):
                 return previous
             module = ModuleType("moesif_hooks_file")

@@ -147,8 +147,10 @@ def read(path: Path) -> dict[str, Any]:
     """The options of a YAML file. Raises `ConfigurationError`."""
     try:
         content = optmanager.parse(configured_files.read(path).decode())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: cannot be read ({type(error).__name__})") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path}: is not UTF-8") from None
     except exceptions.OptionsError as error:
         raise ConfigurationError(f"{path}: {one_line(error)}") from None
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
