@@ -71,7 +71,8 @@ def test_masks_are_those_of_kongs_entries(tmp_path: Path) -> None:
 
 
 def test_each_line_has_a_blank_between_what_it_is_and_what_is_true_of_it() -> None:
-    lines = block(Prepared.of(START), ["http://kong:8000"], None).splitlines()
+    everything = {"akto_service_url": "http://akto:9091", "sample_rate": 12, "skip": "~m OPTIONS"}
+    lines = block(Prepared.of(START | everything), ["http://kong:8000"], None).splitlines()
     assert all(re.match(r"  [a-z ]+: +\S", line) for line in lines)
 
 
@@ -100,7 +101,7 @@ def test_what_overrides_kongs_entries_is_named_without_its_value(
     monkeypatch.setenv("MOESIF_APPLICATION_ID", "5ecre7")
     given = {"kong_config": str(file), "application_id": "5ecre7", "batch_size": 7, "api_version": "same"}
     told = block(Prepared.of(given), [], None)
-    assert "overrides: MOESIF_APPLICATION_ID, --set moesif_batch_size: in force" in told
+    assert "overrides:  MOESIF_APPLICATION_ID, --set moesif_batch_size: in force" in told
     assert "5ecre7" not in told
     assert "of-file" not in told
     assert "overrides:" not in block(Prepared.of({"kong_config": str(file)}), [], None)

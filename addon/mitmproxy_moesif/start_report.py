@@ -35,7 +35,7 @@ def block(prepared: Prepared, upstreams: Iterable[str], folder: Path | None, *, 
     """Without the password of a URL, an application id or any other secret."""
     label, end = (LABEL, END) if coloured else ("", "")
     lines = in_force(prepared, [shown(each) for each in upstreams], folder)
-    return "\n".join(f"  {label}{name + ':':<11}{end}{text}" for name, text in lines)
+    return "\n".join(f"  {label}{name + ':':<11}{end} {text}" for name, text in lines)
 
 
 def in_force(prepared: Prepared, upstreams: list[str], folder: Path | None) -> Iterator[tuple[str, str]]:
