@@ -156,7 +156,9 @@ class Settings(BaseModel):
         "drop", description="Whether to drop or send a body that body masks apply to but that cannot be parsed."
     )
     credential_headers: Literal["mask", "send"] = Field(
-        "mask", description="Whether events hold headers that carry credentials; they identify the caller either way."
+        "mask",
+        description="Whether headers that carry credentials are left out of events (mask) or sent; they identify the "
+        "caller either way.",
     )
     derive_from_masked: bool = Field(
         True,
@@ -219,8 +221,8 @@ class Settings(BaseModel):
     )
     engine: Annotated[Literal["auto", "fast", "mitmproxy"], Property.START_ONLY] = Field(
         "auto",
-        description="What carries HTTP/1: the fast lane where it serves (auto, and fast, which warns where it does "
-        "not), or mitmproxy's layers.",
+        description="What carries HTTP/1: the fast lane wherever it can (auto), the same with a warning where it "
+        "cannot (fast), or mitmproxy's layers (mitmproxy).",
     )
     governance: Literal["on", "off"] = Field(
         "on", description="Whether governance rules are enforced; sampling is not affected."

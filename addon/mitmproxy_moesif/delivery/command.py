@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     folder = os.environ.get("MOESIF_SPOOL_DIR") or DEFAULT
     parser = argparse.ArgumentParser(prog="moesif-proxy spool", description="What waits on disk.")
-    parser.add_argument("--folder", default=folder, help=f"where the spool lies (MOESIF_SPOOL_DIR, {DEFAULT})")
+    parser.add_argument("--folder", default=folder, help=f"where the spool is (MOESIF_SPOOL_DIR, {DEFAULT})")
     anywhere = argparse.ArgumentParser(add_help=False)
     anywhere.add_argument("--folder", default=argparse.SUPPRESS, help="the same as before the command")
     commands = parser.add_subparsers(dest="command", required=True)

@@ -47,7 +47,8 @@ class GateSettings(BaseModel):
     jwt_leeway: Annotated[int, OF_GATE] = Field(0, ge=0, le=86_400, description="Seconds of clock skew to tolerate.")
     jwt_claim_headers: Annotated[Names, OF_GATE] = Field(
         (),
-        description="List of claim:Header-Name; copied into response headers; such headers of clients are removed.",
+        description="List of claim:Header-Name: the claims to copy into response headers. Headers of these names from "
+        "clients are removed.",
     )
     jwt_key: Annotated[SecretStr | None, OF_GATE] = Field(
         None, description="Shared key to verify HMAC tokens with. A secret."

@@ -104,7 +104,7 @@ def option_parser(program: str, description: str, epilog: str) -> argparse.Argum
     add("--workers", type=_workers, default=1, metavar="N", help="processes that share the port; default: 1")
     add("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help="an option; repeatable")
     add("-s", "--script", dest="scripts", action="append", default=[], metavar="FILE", help="a mitmproxy addon")
-    add("--config", type=_file, metavar="FILE", help="YAML with options; the command line goes before it")
+    add("--config", type=_file, metavar="FILE", help="YAML file of options; the command line overrides it")
     add(
         "--forwarded",
         choices=("append", "off"),
