@@ -146,7 +146,7 @@ def test_a_refusing_upstream_is_one_line(
     [
         (closes, "it closes the connection before it answers"),
         (breaks_off, "its answer breaks off"),
-        (talks, "its answer is none that can be passed on"),
+        (talks, "its answer cannot be passed on"),
     ],
 )
 def test_one_that_answers_badly_is_told_and_so_is_that_it_answers_again(

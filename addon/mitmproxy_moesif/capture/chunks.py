@@ -97,14 +97,14 @@ def size_of_chunk(line: bytes) -> int:
     """Raises `h11.RemoteProtocolError`."""
     size = line.partition(b";")[0].rstrip(b" \t")
     if not SIZE.fullmatch(size):
-        raise h11.RemoteProtocolError("the size of a chunk is none")
+        raise h11.RemoteProtocolError("the size of a chunk is invalid")
     return int(size, 16)
 
 
 def trailers_of(lines: list[bytes]) -> http.Headers | None:
     """Raises `h11.RemoteProtocolError`."""
     if (fields := plain_fields(lines)) is None:
-        raise h11.RemoteProtocolError("a trailer that is none")
+        raise h11.RemoteProtocolError("an invalid trailer")
     kept = [field for field in fields if field[0].lower() not in FRAMING]
     return http.Headers(kept) if kept else None
 

@@ -61,16 +61,16 @@ def _request_ambiguity(request: http.Request) -> str | None:
     data = request.data
     absolute = None if data.path[:1] in (b"/", b"*") else _ABSOLUTE.fullmatch(data.path)
     if not (data.path[:1] == b"/" or data.path == b"*" or absolute) or data.path.translate(None, VISIBLE):
-        return "a target that is none"
+        return "an invalid target"
     if not data.method or data.method.translate(None, TOKEN):
-        return "a method that is none"
+        return "an invalid method"
     hosts = [value for name, value in data.headers.fields if len(name) == 4 and name.lower() == b"host"]
     if len(hosts) > 1:
         return "two Host headers"
     hosts += filter(None, (data.authority, absolute and absolute[1]))
     if len(hosts) > 1 and len(set(map(_host_key, hosts))) > 1:
         return "two hosts"
-    return "a Host header that is none" if b"".join(hosts).translate(None, _HOST) else None
+    return "an invalid Host header" if b"".join(hosts).translate(None, _HOST) else None
 
 
 def _host_key(host: bytes) -> bytes:

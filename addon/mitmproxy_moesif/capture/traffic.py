@@ -20,7 +20,7 @@ TROUBLES = MappingProxyType(
         "tls": "TLS fails",
         "closed": "it closes the connection before it answers",
         "cut": "its answer breaks off",
-        "protocol": "its answer is none that can be passed on",
+        "protocol": "its answer cannot be passed on",
         "other": "it cannot be used",
     }
 )

@@ -334,7 +334,7 @@ class Settings(BaseModel):
             try:
                 ipaddress.ip_network(network, strict=False)
             except ValueError:
-                raise ValueError(f"must be a list of IP networks in CIDR form; {network!r} is none") from None
+                raise ValueError(f"must be a list of IP networks in CIDR form; {network!r} is not one") from None
         return networks
 
     @field_validator("authorization_header_name", "request_header_masks", "response_header_masks")

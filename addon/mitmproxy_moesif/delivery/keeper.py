@@ -124,7 +124,7 @@ class Keeper:
             self._deaths += 1
         if self._deaths >= LIVES:
             self._apart, self._fell_back = False, True
-            log.error("moesif: %s; restart the proxy when the reason is mended", self.trouble)
+            log.error("moesif: %s; restart the proxy once that is fixed", self.trouble)
         self._loop.call_later(self._backoff.failed(), self._spawn)
 
     def _watch(self) -> None:

@@ -84,7 +84,7 @@ class GateSettings(BaseModel):
         for pair in pairs:
             claim, header = _split(pair)
             if not claim or not HEADER_NAME.fullmatch(header):
-                raise ValueError(f"must be a list of claim:Header-Name; {pair!r} is none")
+                raise ValueError(f"must be a list of claim:Header-Name; {pair!r} is not one")
             if header.lower() in _FRAMING:
                 raise ValueError(f"{header} frames the response and cannot hold a claim")
             if header.lower() in seen:
