@@ -94,5 +94,5 @@ def test_the_charts_show_what_the_stats_tell() -> None:
     traffic, _, latency, statuses, users, companies = plots.all_of(stats)
     assert [series["data"] for series in traffic["series"]] == [[2], [1]]
     assert [series["name"] for series in latency["series"]] == ["p50", "p95", "p99"]
-    assert statuses["xAxis"]["data"] == ["5xx", "2xx"]
+    assert statuses["xAxis"]["data"] == ["2xx", "5xx"]
     assert (users["series"][0]["data"], companies["series"][0]["data"]) == ([2], [])

@@ -34,6 +34,13 @@ def test_counts_are_weighed() -> None:
     assert stats["routes"][0]["p50"] == 120.5
 
 
+def test_of_as_many_the_first_by_name_comes_first() -> None:
+    """Whoever came last: bars of a chart stay where they are."""
+    rows = [a_row(user="bob"), a_row(user="ada"), a_row(user="cid"), a_row(user="cid")]
+    assert [each["name"] for each in add_up(rows)["users"]] == ["cid", "ada", "bob"]
+    assert add_up(rows[::-1])["users"] == add_up(rows)["users"]
+
+
 def test_intervals_without_an_exchange_are_told_too() -> None:
     stats = add_up([a_row(), a_row(time="2026-11-25T12:00:03.500Z")])
     assert [each["count"] for each in stats["over_time"]] == [1, 0, 0, 1]

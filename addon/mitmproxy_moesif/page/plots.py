@@ -66,7 +66,7 @@ def all_of(stats: Stats) -> list[dict[str, Any]]:
         traffic(stats),
         delivery(stats),
         latency(stats),
-        shares("Status", stats["statuses"]),
+        shares("Status", sorted(stats["statuses"], key=lambda share: share["name"])),
         shares("Users", stats["users"]),
         shares("Companies", stats["companies"]),
     ]

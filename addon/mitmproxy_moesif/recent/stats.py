@@ -109,4 +109,5 @@ def _shares(weighed: Iterable[tuple[str, int]]) -> list[Share]:
     counts: Counter[str] = Counter()
     for name, weight in weighed:
         counts[name] += weight
-    return [Share(name=name, count=count) for name, count in counts.most_common(TOP)]
+    ordered = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+    return [Share(name=name, count=count) for name, count in ordered[:TOP]]
