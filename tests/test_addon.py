@@ -27,33 +27,34 @@ Start = Callable[..., Mitmdump]
 HEADER = "X-Moesif-Transaction-Id"
 
 
-@pytest.mark.parametrize(
-    ("sent", "kept"),
-    [
-        (None, False),
-        ("", False),
-        ("   ", False),
-        ("x" * 129, False),
-        ("id-\u00e9", False),
-        ("x" * 128, True),
-        ("not a uuid", True),
-        ("7D3B6E0A-4C1F-4A7E-9F59-0123456789AB", True),
-    ],
-)
+SENT_IDS: dict[str | None, bool] = {
+    None: False,
+    "": False,
+    "   ": False,
+    "x" * 129: False,
+    "id-\u00e9": False,
+    "x" * 128: True,
+    "not a uuid": True,
+    "7D3B6E0A-4C1F-4A7E-9F59-0123456789AB": True,
+}
+
+
 def test_one_transaction_id_toward_both_sides(
-    sent: str | None, kept: bool, mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:
     upstream.answer("/x", wire.response(200, [(HEADER, "the upstream's own")], b"ok"))
     proxy = mitmdump(upstream.url, addon_options(collector))
-    answer = exchange(proxy.port, target="/x", headers=[] if sent is None else [(HEADER, sent)])
-    assert answer is not None
-    (to_upstream,) = upstream.requests()[0].get_all(HEADER)
-    assert answer.get_all(HEADER) == [to_upstream]
-    assert (to_upstream == (sent or "").strip()) is kept
-    event = only_event(collector)
-    assert uuid.UUID(event["transaction_id"])
-    assert (event["transaction_id"] == to_upstream) is not kept
-    assert event.get("metadata", {}).get("client_transaction_id") == (sent if kept else None)
+    for number, (sent, kept) in enumerate(SENT_IDS.items(), start=1):
+        answer = exchange(proxy.port, target="/x", headers=[] if sent is None else [(HEADER, sent)])
+        assert answer is not None
+        (to_upstream,) = upstream.requests()[-1].get_all(HEADER)
+        assert answer.get_all(HEADER) == [to_upstream]
+        assert (to_upstream == (sent or "").strip()) is kept, sent
+        events = collector.wait_for(number)
+        assert len(events) == number
+        assert uuid.UUID(events[-1]["transaction_id"])
+        assert (events[-1]["transaction_id"] == to_upstream) is not kept, sent
+        assert events[-1].get("metadata", {}).get("client_transaction_id") == (sent if kept else None)
 
 
 def test_an_id_that_a_client_sends_again_and_again_hides_no_call(
