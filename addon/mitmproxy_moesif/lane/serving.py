@@ -66,7 +66,7 @@ def why_unserved(master: Master, known: tuple[type, ...]) -> str | None:
         if getattr(options, name) != served:
             return f"{name}: {reason}"
     for hook, reason in HOOKS.items():
-        if any(type(addon) not in (*OWN, *known) for addon, _ in plan_for(manager, hook).calls):
+        if any(type(addon) not in (*OWN, *known) for addon, *_ in plan_for(manager, hook).calls):
             return reason
     return None
 

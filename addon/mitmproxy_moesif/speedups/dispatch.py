@@ -19,8 +19,8 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Awaitable
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 from mitmproxy import addonmanager, exceptions, hooks
 from mitmproxy.addonmanager import AddonManager
@@ -37,20 +37,27 @@ OF_A_FLOW = ("flow",)
 _PLANS = "moesif_plans"
 
 
+class Call(NamedTuple):
+    """`takes_list`: of the values, as `update` does; `after_fault` is the index to go on at if it raises."""
+
+    addon: Any
+    name: str
+    takes_list: bool
+    after_fault: int
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Who is called for one hook. `calls`: an addon, and the index to go on at if it raises.
+    """Who is called for one hook: its own calls, and those of `update` from index `updates` on.
 
-    `chain` and `length` tell whether the chain is still the one that this was made from. `update` is who is told of the
-    flow then, None where the hook is of none.
+    `chain` and `length` tell whether the chain is still the one that this was made from.
     """
 
-    name: str
     arguments: tuple[str, ...]
-    calls: tuple[tuple[Any, int], ...]
+    calls: tuple[Call, ...]
+    updates: int
     chain: list[Any]
     length: int
-    update: Plan | None = None
 
 
 class PreparedAddonManager(AddonManager):
@@ -73,8 +80,9 @@ class PreparedAddonManager(AddonManager):
             await super().trigger_event(event)
             return
         plan = plan_for(self, type(event))
-        if (rest := begin(plan, values(plan, event))) is not None:
-            await rest
+        plan = replace(plan, calls=plan.calls[: plan.updates])
+        arguments = values(plan, event)
+        await wait(plan, arguments, *call(plan, arguments, 0))
 
     def trigger(self, event: hooks.Hook) -> None:
         try:
@@ -114,43 +122,27 @@ def values(plan: Plan, event: hooks.Hook) -> list[Any]:
 def run(manager: AddonManager, hook: type[hooks.Hook], arguments: list[Any]) -> Awaitable[None] | None:
     """As `PreparedAddonManager.run`, without an event."""
     plan = plan_for(manager, hook)
-    rest = begin(plan, arguments)
-    if plan.update is None:
-        return rest
-    return begin(plan.update, [arguments]) if rest is None else both(rest, plan.update, [arguments])
-
-
-def begin(plan: Plan, arguments: list[Any]) -> Awaitable[None] | None:
-    """Call the hook on all who have it, at once up to the first awaitable; a coroutine for the rest, or None."""
-    if not plan.calls:
-        return None
     waiting, following = call(plan, arguments, 0)
-    return wait(plan, arguments, waiting, following) if waiting is not None else None
-
-
-async def both(rest: Awaitable[None], then: Plan, arguments: list[Any]) -> None:
-    await rest
-    if (remaining := begin(then, arguments)) is not None:
-        await remaining
+    return None if waiting is None else wait(plan, arguments, waiting, following)
 
 
 def call(plan: Plan, arguments: list[Any], start: int) -> tuple[Awaitable[Any] | None, int]:
     """Call from index `start` on, up to an awaitable: that, and where to go on then; None at the end."""
-    name, calls = plan.name, plan.calls
+    calls = plan.calls
     end = len(calls)
     while start < end:
-        addon, after_fault = calls[start]
+        addon, name, takes_list, after_fault = calls[start]
         start += 1
         try:
             hook = getattr(addon, name, None)
             if callable(hook):
-                result = hook(*arguments)
+                result = hook(arguments) if takes_list else hook(*arguments)
                 if result is not None and inspect.isawaitable(result):
                     return result, start
             elif hook and not isinstance(hook, types.ModuleType):
                 raise exceptions.AddonManagerError(f"Addon handler {name} ({addon}) not callable")
         except exceptions.AddonHalt:
-            break
+            start = after_halt(plan, start)
         except exceptions.OptionsError:
             raise
         except Exception as error:  # noqa: BLE001 - as mitmproxy does: an addon's fault is logged
@@ -165,13 +157,18 @@ async def wait(plan: Plan, arguments: list[Any], waiting: Awaitable[Any] | None,
         try:
             await waiting
         except exceptions.AddonHalt:
-            return
+            following = after_halt(plan, following)
         except exceptions.OptionsError:
             raise
         except Exception as error:  # noqa: BLE001 - as mitmproxy does: an addon's fault is logged
             log_fault(error)
-            following = plan.calls[following - 1][1]
+            following = plan.calls[following - 1].after_fault
         waiting, following = call(plan, arguments, following)
+
+
+def after_halt(plan: Plan, start: int) -> int:
+    """Where to go on when an addon has ended the calls of its hook: with those of `update`, if there are any."""
+    return plan.updates if start <= plan.updates else len(plan.calls)
 
 
 def log_fault(error: Exception) -> None:
@@ -191,15 +188,21 @@ def plan_for(manager: AddonManager, hook: type[hooks.Hook]) -> Plan:
 
 
 def make_plan(chain: list[Any], hook: type[hooks.Hook]) -> Plan:
-    """Look the hook up on every addon of the chain and on those nested in it."""
-    calls: list[tuple[Any, int]] = []
-    for link in chain:
-        having = [addon for addon in addonmanager.traverse([link]) if has(addon, hook.name)]
-        end = len(calls) + len(having)
-        calls += [(addon, end) for addon in having]
+    """Look the hook up on every addon of the chain and on those nested in it; and `update`, where it is of a flow."""
     arguments = tuple(field.name for field in fields(hook))  # type: ignore[arg-type]  # every hook is a dataclass
-    update = make_plan(chain, hooks.UpdateHook) if arguments == OF_A_FLOW else None
-    return Plan(hook.name, arguments, tuple(calls), chain, len(chain), update if update and update.calls else None)
+    calls = calls_of(chain, hook.name)
+    updates = calls_of(chain, hooks.UpdateHook.name, behind=len(calls)) if arguments == OF_A_FLOW else []
+    return Plan(arguments, (*calls, *updates), len(calls), chain, len(chain))
+
+
+def calls_of(chain: list[Any], name: str, behind: int | None = None) -> list[Call]:
+    """`behind` so many other calls, of `update` with a list of flows."""
+    calls: list[Call] = []
+    for link in chain:
+        having = [addon for addon in addonmanager.traverse([link]) if has(addon, name)]
+        end = (behind or 0) + len(calls) + len(having)
+        calls += [Call(addon, name, behind is not None, end) for addon in having]
+    return calls
 
 
 def has(addon: Any, name: str) -> bool:
@@ -216,7 +219,7 @@ def forget(manager: AddonManager) -> None:
 
 def listens(manager: AddonManager, hook: type[hooks.Hook]) -> bool:
     """Whether any addon has this hook."""
-    return bool(plan_for(manager, hook).calls)
+    return plan_for(manager, hook).updates > 0
 
 
 def install(master: Master) -> str | None:
