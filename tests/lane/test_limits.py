@@ -327,3 +327,84 @@ def test_an_addons_answer_that_has_no_body_is_sent_without_one(
     assert second is not None
     assert (first.status, second.body) == (status, b'{"ok": true}')
     assert second.head.startswith(b"HTTP/1.1 200")
+
+
+OF_OTHER_LENGTHS = """
+from mitmproxy import http
+
+def requestheaders(flow):
+    if flow.request.path == "/longer":
+        flow.request.stream = lambda data: data and data + b"GET /hidden HTTP/1.1\\r\\nHost: h\\r\\n\\r\\n"
+    if flow.request.path == "/unannounced":
+        del flow.request.headers["Content-Length"]
+    if flow.request.path == "/announced-twice":
+        flow.request.headers.add("Content-Length", "99")
+
+def responseheaders(flow):
+    if flow.request.path == "/longer-answer":
+        flow.response.stream = lambda data: data * 2
+    if flow.request.path == "/shorter-answer":
+        flow.response.stream = lambda data: data[:1]
+
+def response(flow):
+    if flow.request.path == "/saved":
+        flow.response = http.Response.make(200, b"saved")
+        flow.response.http_version = "HTTP/2.0"
+"""
+
+
+@pytest.fixture(scope="module")
+def changing(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MoesifProxy]:
+    script = tmp_path_factory.mktemp("changing") / "lengths.py"
+    script.write_text(OF_OTHER_LENGTHS)
+    options: dict[str, Option] = {"moesif_engine": "fast", "moesif_enabled": False}
+    with MoesifProxy(upstream.url, options, "-s", str(script)) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("path", ["/longer", "/unannounced", "/announced-twice"])
+def test_a_request_that_an_addon_made_longer_than_it_says_is_the_last_on_its_connection(
+    path: str, changing: MoesifProxy, upstream: ScriptedUpstream
+) -> None:
+    used: dict[str, Connection] = {}
+
+    def note(request: RawRequest, connection: Connection) -> None:
+        used[request.path] = connection
+        plain(request, connection)
+
+    def note_head(request: RawRequest, connection: Connection) -> bool:
+        if request.path == "/announced-twice":  # whose body nobody knows the end of
+            note(request, connection)
+            connection.wait(asked)
+            return True
+        return False
+
+    asked = threading.Event()
+    upstream.on_head = note_head
+    for each in (path, "/of-another"):
+        upstream.answer(each, note)
+    with Client(changing.port) as client, Client(changing.port) as other:
+        assert client.exchange("POST", path, body=b"hello") is not None
+        answer = other.exchange("GET", "/of-another")
+        asked.set()
+    assert answer is not None
+    assert answer.status == 200
+    assert used[path] is not used["/of-another"]
+
+
+@pytest.mark.parametrize(("path", "body"), [("/longer-answer", b'{"ok": true}' * 2), ("/shorter-answer", b"{")])
+def test_an_answer_that_an_addon_made_another_than_it_says_is_the_last_on_its_connection(
+    path: str, body: bytes, changing: MoesifProxy
+) -> None:
+    with Client(changing.port) as client:
+        client.send(GET % path.encode() + GET % b"/next")
+        head = client.read_head()
+        assert head is not None
+        assert client.stream.read() == body
+
+
+def test_an_addons_answer_of_another_version_goes_over_this_one(changing: MoesifProxy) -> None:
+    answer = exchange(changing.port, "GET", "/saved")
+    assert answer is not None
+    assert answer.head.startswith(b"HTTP/1.1 200")
+    assert answer.body == b"saved"

@@ -9,6 +9,7 @@ What differs on purpose:
 | a body's pieces may be of other sizes | RFC 9112, 7.1: chunk boundaries mean nothing |
 | `Connection: Close` closes in any case | RFC 9110, 7.6.1: connection options are case-insensitive |
 | a connection to the upstream ends with its exchange where the request asked for that | RFC 9112, 9.6 |
+| a connection ends with a message that an addon made longer or shorter than it says | RFC 9112, 6.3 and 9.3 |
 | no last chunk follows a 304, and no body an answer to HEAD that an addon has set | RFC 9112, 6.3 |
 | what comes ahead of its turn is read no further, where mitmproxy closes the connection | RFC 9112, 9.3.2 |
 | an answer that begins with an empty line is none | RFC 9112, 4: a status line comes first |

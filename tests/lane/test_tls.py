@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.lane.test_opening import engines, options
-from tests.support.client import RawResponse, exchange
+from tests.support.client import Client, RawResponse, exchange
 from tests.support.h2 import make_certificate
 from tests.support.listener import Listener
 from tests.support.moesif_proxy import MoesifProxy
@@ -226,3 +226,24 @@ def test_connections_are_opened_anew_when_what_is_trusted_changes(tmp_path: Path
             answer = exchange(proxy.port, "GET", "/")
             statuses.append(answer and answer.status)
         assert statuses == [200, 502, 200]
+
+
+LEFT = """
+def error(flow):
+    print("error", flow.error.msg, flush=True)
+"""
+
+
+def test_a_client_that_leaves_while_an_upstream_does_not_shake_hands_is_let_go(tmp_path: Path) -> None:
+    """Its FIN may be that of a client that waits for an answer; nothing of one comes."""
+    script = tmp_path / "left.py"
+    script.write_text(LEFT)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        given = options(tmp_path, moesif_engine="fast")
+        with MoesifProxy(url, given, "-s", str(script)) as proxy:
+            with Client(proxy.port) as client:
+                client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+                silent, _ = listener.accept()
+            with silent:
+                proxy.wait_for_output("error Client disconnected.")

@@ -324,7 +324,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         """
         patience = min(patience, ENDED_PATIENCE) if self._has_ended else patience
         unsent = self.transport.get_write_buffer_size()
-        if self.active or unsent != self._unsent or (self.exchange is not None and self.exchange.is_waiting):
+        if self.active or unsent != self._unsent or (self.exchange is not None and self.exchange.awaits_hook):
             self.active, self.idle_since = False, now
         elif now - self.idle_since >= patience:
             self.log(f"Closing connection due to inactivity: {self.client}")

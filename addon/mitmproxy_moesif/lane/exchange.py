@@ -63,6 +63,8 @@ class Exchange:
         "_left",
         "_refusal",
         "_sends_body",
+        "_size_answered",
+        "_size_asked",
         "_streams_request",
         "_streams_response",
         "client",
@@ -87,7 +89,7 @@ class Exchange:
         self._is_request_chunked = self._is_response_chunked = False
         self._is_head_sent = self._is_answered = self._close_after = self._sends_body = False
         self._collected: list[bytes] = []
-        self._held = 0
+        self._held = self._size_asked = self._size_answered = 0
         self._connecting: asyncio.Future[UpstreamEnd] | None = None
         self._refusal: Refusal | None = None
         self._left: str | None = None
@@ -176,6 +178,11 @@ class Exchange:
     def _use(self, upstream: UpstreamEnd) -> None:
         upstream.exchange, self.upstream, self.flow.server_conn = self, upstream, upstream.server
 
+    @property
+    def awaits_hook(self) -> bool:
+        """Which may take its time; a connection that is opened may not."""
+        return self.is_waiting and self._connecting is None
+
     def _stop_connecting(self) -> None:
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
@@ -248,11 +255,13 @@ class Exchange:
 
     def _send_request_head(self) -> None:
         assert self.upstream is not None
+        self._size_asked = 0
         self._is_request_chunked = self._request_framing().is_chunked
         self.upstream.send(request_head(self.flow.request))
 
     def _send_request_data(self, data: bytes) -> None:
         if self.upstream is not None and data:
+            self._size_asked += len(data)
             self.upstream.send(chunk(data) if self._is_request_chunked else data)
 
     def _send_request_end(self) -> None:
@@ -365,8 +374,9 @@ class Exchange:
 
     def _send_response_head(self, response: http.Response) -> None:
         fields = response.data.headers.fields
-        found = self._answered_framing if fields is self._answered_fields else framing(fields)
-        data = response.data
+        if fields is not self._answered_fields:
+            self._answered_fields, self._answered_framing = fields, framing(fields)
+        found, data = self._answered_framing, response.data
         self._is_head_sent = True
         self._sends_body = may_have_body(self.flow.request.data.method, data.status_code)
         self._is_response_chunked = found.is_chunked
@@ -379,6 +389,7 @@ class Exchange:
 
     def _send_response_data(self, data: bytes) -> None:
         if data and self._sends_body:
+            self._size_answered += len(data)
             self.client.send(chunk(data) if self._is_response_chunked else data)
 
     def _done(self) -> None:
@@ -390,7 +401,8 @@ class Exchange:
         if self._is_response_chunked and self._sends_body:
             self.client.send(last_chunk(response.trailers))
         self._leave_upstream()
-        self.client.done(close=self._close_after)
+        is_as_announced = not self._sends_body or self._answered_framing.announces(self._size_answered)
+        self.client.done(close=self._close_after or not is_as_announced)
 
     # What goes wrong
 
@@ -452,6 +464,11 @@ class Exchange:
         self.client.close()
 
     def _leave_upstream(self) -> None:
+        """For others, unless a hook has made the body another than the head says: what is too much is theirs then."""
+        asked = self._request_framing()
+        if not asked.is_plain or not asked.announces(self._size_asked):
+            self._drop_upstream()
+            return
         upstream, self.upstream = self.upstream, None
         if upstream is not None:
             upstream.release()

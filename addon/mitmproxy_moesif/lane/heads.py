@@ -20,6 +20,7 @@ from mitmproxy_moesif.lane.flows import new_request, new_response
 
 BLANK_LINE = re.compile(rb"\n\r?\n")
 VERSIONS = frozenset({b"HTTP/1.1", b"HTTP/1.0"})
+OTHER_VERSIONS = frozenset({b"HTTP/2.0", b"HTTP/3"})
 
 LENGTHS = frozenset(
     map(len, (b"authorization", b"connection", b"content-length", b"expect", b"transfer-encoding", b"upgrade"))
@@ -66,6 +67,10 @@ class Framing:
     @property
     def is_chunked(self) -> bool:
         return self.coding is not None and b"chunked" in self.coding.lower()
+
+    def announces(self, size: int) -> bool:
+        """Whether a body of so many bytes is what it says."""
+        return self.is_chunked or (self.length or b"").lstrip(b"0") == (b"%d" % size).lstrip(b"0")
 
     @property
     def ends_with_connection(self) -> bool:
@@ -215,9 +220,14 @@ def request_head(request: http.Request) -> bytes:
     data = request.data
     if data.authority or data.method.upper() == b"CONNECT":
         return bytes(http1.assemble_request_head(request))
-    return assemble(b"%s %s %s" % (data.method, data.path, data.http_version), data.headers.fields)
+    return assemble(b"%s %s %s" % (data.method, data.path, version_on_the_wire(data)), data.headers.fields)
 
 
 def response_head(response: http.Response) -> bytes:
     data = response.data
-    return assemble(b"%s %d %s" % (data.http_version, data.status_code, data.reason), data.headers.fields)
+    return assemble(b"%s %d %s" % (version_on_the_wire(data), data.status_code, data.reason), data.headers.fields)
+
+
+def version_on_the_wire(data: http.MessageData) -> bytes:
+    """That of messages that an addon has put in place of ours is another where they came over another."""
+    return b"HTTP/1.1" if data.http_version in OTHER_VERSIONS else data.http_version
