@@ -19,6 +19,9 @@ from tests.support.moesif_proxy import MoesifProxy
 from tests.support.proxy import Mitmdump
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
 
+LARGE = 20_000_000
+"""Bytes, more than the kernel takes of an answer."""
+
 Start = Callable[..., MoesifProxy]
 
 # Sends a request through the proxy as soon as it listens, and ends the proxy as soon as that is answered.
@@ -134,6 +137,23 @@ class Trickle:
         connection.send(wire.response(200, [("Content-Length", "8")], b"", reason="OK") + b"half")
         connection.wait(self.go)
         connection.send(b"half")
+
+
+@pytest.mark.parametrize("engine", ["fast", "mitmproxy"])
+def test_an_answer_that_has_not_gone_out_reaches_a_slow_reader(
+    engine: str, moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    upstream.answer("/large", wire.response(200, [], bytes(LARGE)))
+    options = addon_options(collector, engine=engine, stream=False)
+    proxy = moesif_proxy(upstream.url, options, "--drain-timeout", "20")
+    with Client(proxy.port) as client:
+        client.send(encode_request("GET", "/large"))
+        assert client.read_head() is not None
+        proxy.send_signal(signal.SIGTERM)
+        wait_until_refused(proxy.port)
+        proxy.wait_for_output("waits for 1 request")
+        assert len(client.stream.read(LARGE)) == LARGE
+    assert proxy.wait_exit() == 0
 
 
 def test_a_body_under_way_is_passed_on_to_its_end(

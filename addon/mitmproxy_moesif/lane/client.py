@@ -338,6 +338,10 @@ class ClientEnd(Writing, asyncio.Protocol):
         return self.exchange is not None
 
     @property
+    def is_unsent(self) -> bool:
+        return self.transport.get_write_buffer_size() > 0
+
+    @property
     def progress(self) -> tuple[int, bool]:
         """A number that grows with each request, 0 before the first; and whether another has begun."""
         return self._asked, bool(self._buffer)

@@ -61,10 +61,10 @@ class SayClose:
 
 
 def close_idle(server: Proxyserver) -> int:
-    """Close the connections that have no exchange under way; how many have one."""
+    """Close the connections that have no exchange under way and nothing to send; how many have."""
     busy = 0
     for handler in list(server.connections.values()):
-        if is_busy(handler):
+        if is_busy(handler) or is_unsent(handler):
             busy += 1
         elif handler.client in handler.transports:
             handler.close_connection(handler.client)
@@ -76,6 +76,15 @@ def is_busy(handler: ProxyConnectionHandler | ClientEnd) -> bool:
     if isinstance(handler, ClientEnd):
         return handler.is_busy
     return any(layer.streams for layer in handler.layer.context.layers if isinstance(layer, HttpLayer))
+
+
+def is_unsent(handler: ProxyConnectionHandler | ClientEnd) -> bool:
+    """Whether some of its answers have not gone out."""
+    if isinstance(handler, ClientEnd):
+        return handler.is_unsent
+    end = handler.transports.get(handler.client)
+    transport = getattr(end.writer, "transport", None) if end is not None else None
+    return transport is not None and transport.get_write_buffer_size() > 0
 
 
 async def wait(event: asyncio.Event, seconds: float) -> None:
