@@ -98,7 +98,7 @@ def test_where_nothing_is_taken_it_gives_up_and_keeps_what_waits(tmp_path: Path,
     assert code == 1
     assert "stopped: nothing was delivered for 0.3 s: " in said
     assert "waiting 1" in said
-    assert re.search(r"what waits is in /.*/backfill; the same command sends it$", said.strip())
+    assert re.search(r"^moesif: what waits is in /.*/backfill; the same command sends it$", said, re.MULTILINE)
 
 
 def test_after_kill_9_it_goes_on_where_it_was(tmp_path: Path, collector: ScriptedCollector) -> None:
