@@ -100,7 +100,7 @@ pictures: $(VENV)/.tools ## The pictures in .github/images, of the traffic page 
 soak: $(VENV)/.tools ## Ten minutes with random faults; not part of `make test`
 	$(BIN)/python -m tests.soak
 	MOESIF_TEST_KILLS=100 $(BIN)/python -m pytest -q tests/test_delivery.py -k kill_9
-	TEST_LANE_SECONDS=60 $(BIN)/python -m pytest -q --timeout 300 tests/lane/test_load.py
+	TEST_LANE_ANSWERS=100000 $(BIN)/python -m pytest -q --timeout 300 tests/lane/test_load.py
 	MOESIF_TEST_HAR_MEGABYTES=1000 $(BIN)/python -m pytest -q -s tests/backfill/test_main.py -k 'memory or large' --timeout 1200
 
 clean: ## Takes away .venv and all that was built or cached

@@ -1,6 +1,7 @@
 """Many connections that each check every answer against what they asked, and an upstream that answers so.
 
-`python -m tests.lane.load PORT SECONDS CONNECTIONS` asks, `python -m tests.lane.load` answers; each is a process.
+`python -m tests.lane.load PORT CONNECTIONS` asks until its input ends, `python -m tests.lane.load` answers; each is a
+process.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tests.support import REPOSITORY
 from tests.support.traffic import ID_HEADER
 
 SIZES = (0, 1, 200, 5_000, 100_000)
+TOLD_EVERY = 50
 
 
 @dataclass
@@ -85,7 +87,7 @@ class Answering(asyncio.Protocol):
 
 
 class Asking:
-    """One connection after the other, until the time is over or nobody listens any more."""
+    """One connection after the other, until the end."""
 
     def __init__(self, number: int, port: int, seen: Seen, end: asyncio.Event) -> None:
         self._port = port
@@ -128,6 +130,8 @@ class Asking:
             self._seen.wrong.append(f"{name}: {head!r} {content[:50]!r}, {len(content)} of {len(expected)} bytes")
         else:
             self._seen.answered.append(fields.get(ID_HEADER, "none"))
+            if len(self._seen.answered) % TOLD_EVERY == 0:
+                print(len(self._seen.answered), flush=True)
 
 
 async def read_body(reader: asyncio.StreamReader, fields: dict[str, str]) -> bytes:
@@ -140,9 +144,9 @@ async def read_body(reader: asyncio.StreamReader, fields: dict[str, str]) -> byt
     return content
 
 
-async def ask(port: int, seconds: float, connections: int) -> Seen:
+async def ask(port: int, connections: int) -> Seen:
     seen, end = Seen(), asyncio.Event()
-    asyncio.get_running_loop().call_later(seconds, end.set)
+    asyncio.get_running_loop().add_reader(sys.stdin, end.set)
     await asyncio.gather(*(Asking(number, port, seen, end).run() for number in range(connections)))
     return seen
 
@@ -166,23 +170,44 @@ def upstream() -> Iterator[str]:
             process.kill()
 
 
+class Load:
+    """The process that asks. `seen` is there once it has ended."""
+
+    seen: Seen
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._answered = 0
+
+    def wait_for(self, answers: int) -> None:
+        """Until that many more have come."""
+        assert self._process.stdout is not None
+        wanted = self._answered + answers
+        while self._answered < wanted:
+            self._answered = int(self._process.stdout.readline())
+
+    def end(self) -> None:
+        told, _ = self._process.communicate(timeout=60)
+        self.seen = Seen(**json.loads(told.splitlines()[-1]))
+
+
 @contextmanager
-def asking(port: int, seconds: float, connections: int) -> Iterator[list[Seen]]:
-    """While they ask; what they have seen is there behind the block."""
-    command = [sys.executable, "-m", "tests.lane.load", str(port), str(seconds), str(connections)]
-    seen: list[Seen] = []
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+def asking(port: int, connections: int) -> Iterator[Load]:
+    """They ask for the length of the block."""
+    command = [sys.executable, "-m", "tests.lane.load", str(port), str(connections)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=pipe, stdout=pipe, text=True) as process:
         try:
-            yield seen
-            told, _ = process.communicate(timeout=seconds + 60)
-            seen.append(Seen(**json.loads(told)))
+            load = Load(process)
+            yield load
+            load.end()
         finally:
             process.kill()
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        port, seconds, connections = sys.argv[1:]
-        print(json.dumps(asdict(asyncio.run(ask(int(port), float(seconds), int(connections))))))
+        port, connections = sys.argv[1:]
+        print(json.dumps(asdict(asyncio.run(ask(int(port), int(connections))))))
     else:
         asyncio.run(answer())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from tests.support.addon import exit_counts
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.proxy import Option
 
-SECONDS = float(os.environ.get("TEST_LANE_SECONDS", "4"))
 CONNECTIONS = 500
+ANSWERS = int(os.environ.get("TEST_LANE_ANSWERS", "2000"))
+"""That are waited for; most machines give more meanwhile."""
 
 Start = Callable[..., MoesifProxy]
 
@@ -35,7 +35,7 @@ def judge(seen: Seen, proxy: MoesifProxy, folder: Path, *, twice: bool = False) 
     """What was answered and has no event. `twice`: the receiver may have some again, of a worker that was killed."""
     assert seen.wrong == []
     assert "none" not in seen.answered
-    assert len(seen.answered) == len(set(seen.answered)) > CONNECTIONS
+    assert len(seen.answered) == len(set(seen.answered)) >= ANSWERS
     assert "Traceback" not in proxy.output
     assert "crashed" not in proxy.output
     counts, kept = exit_counts(proxy.output), events(folder)
@@ -50,13 +50,13 @@ def test_all_that_was_answered_before_the_end_has_its_event(workers: int, moesif
     """It is told to read its configuration again meanwhile, and ends in the middle of the load."""
     with upstream() as url:
         proxy = moesif_proxy(url, options(tmp_path), workers=workers)
-        with asking(proxy.port, SECONDS, CONNECTIONS) as seen:
+        with asking(proxy.port, CONNECTIONS) as load:
             for _ in range(4):
-                time.sleep(SECONDS / 8)
+                load.wait_for(ANSWERS // 5)
                 proxy.send_signal(signal.SIGHUP)
-            time.sleep(SECONDS / 8)
+            load.wait_for(ANSWERS // 5)
             assert proxy.stop(timeout=60) == 0
-    assert judge(seen[0], proxy, tmp_path) == set()
+    assert judge(load.seen, proxy, tmp_path) == set()
     assert exit_counts(proxy.output)["causes"] == {}
 
 
@@ -65,10 +65,11 @@ def test_workers_that_are_killed_cost_what_they_had_not_handed_over(moesif_proxy
     kills = 2
     with upstream() as url:
         proxy = moesif_proxy(url, options(tmp_path), workers=2)
-        with asking(proxy.port, SECONDS, CONNECTIONS) as seen:
+        with asking(proxy.port, CONNECTIONS) as load:
             for number in range(kills):
-                time.sleep(SECONDS / 4)
+                load.wait_for(ANSWERS // 4)
                 os.kill(proxy.workers()[0], signal.SIGKILL)
                 proxy.wait_for_output("was ended by SIGKILL", count=number + 1)
+            load.wait_for(ANSWERS // 2)
         assert proxy.stop(timeout=60) == 0
-    assert len(judge(seen[0], proxy, tmp_path, twice=True)) <= CONNECTIONS * kills
+    assert len(judge(load.seen, proxy, tmp_path, twice=True)) <= CONNECTIONS * kills
