@@ -133,11 +133,11 @@ def test_an_interim_answer_is_passed_on_and_the_final_one_follows(setup: Setup, 
     assert setup.event(path)["response"]["status"] == 200
 
 
-def test_an_interim_answer_to_http2_and_none_to_http10(setup: Setup) -> None:
-    setup.upstream.answer(
-        "/interim-h2",
-        sends(b"HTTP/1.1 103 Early Hints\r\n\r\n", wire.response(200, [], BODY)),  # type: ignore[arg-type]
-    )
+@pytest.mark.parametrize("together", [True, False])
+def test_an_interim_answer_to_http2_and_none_to_http10(setup: Setup, together: bool) -> None:
+    interim, final = b"HTTP/1.1 103 Early Hints\r\n\r\n", wire.response(200, [], BODY)
+    pieces = [interim + final] if together else [interim, final]
+    setup.upstream.answer("/interim-h2", sends(*pieces))  # type: ignore[arg-type]
     with H2Client(setup.tls.port) as client:
         assert client.exchange("GET", "/interim-h2").body == BODY
     with Client(setup.plain.port) as client:
@@ -145,6 +145,23 @@ def test_an_interim_answer_to_http2_and_none_to_http10(setup: Setup) -> None:
         head = client.read_head()
     assert head is not None
     assert head.status == 200
+
+
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])
+def test_any_number_of_interim_answers_may_come_at_once(setup: Setup, version: str) -> None:
+    interim, final = b"HTTP/1.1 103 Early Hints\r\n\r\n", wire.response(200, [], BODY)
+    setup.upstream.answer("/interim-many", sends(interim * 2_000 + final))  # type: ignore[arg-type]
+    if version == "HTTP/2":
+        with H2Client(setup.tls.port) as client:
+            assert client.exchange("GET", "/interim-many").body == BODY
+    else:
+        with Client(setup.plain.port) as client:
+            client.send(encode_request("GET", "/interim-many"))
+            heads = [client.read_head() for _ in range(2_000)]
+            answer = client.read_response()
+        assert {head.status for head in heads if head} == {103}
+        assert answer is not None
+        assert answer.body == BODY
 
 
 def test_an_upstreams_own_100_is_not_the_answer(setup: Setup) -> None:

@@ -136,17 +136,24 @@ class Client(Http1Client):
         return super().send(framed(event) if isinstance(event, RequestHeaders) else event)
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
-        reading = super().read_headers(event)
-        for command in reading:
-            if (interim := interim_answer(command)) is None:
-                yield command
-                continue
-            reading.close()  # before it takes the answer for final
+        while (interim := (yield from self.read_until_interim(event))) is not None:
             self.response = None
             if self.request is not None and self.is_wanted(interim.response.status_code, self.request):
+                interim.end_stream = False  # it has no body, and still is not the end
                 yield http_layers.SendHttp(interim, self.context.client)
-            yield from self.read_headers(events.DataReceived(self.conn, b""))
-            return
+            event = events.DataReceived(self.conn, b"")
+
+    def read_until_interim(
+        self, event: events.ConnectionEvent
+    ) -> Generator[commands.Command, Any, ResponseHeaders | None]:
+        """The interim answer that the buffer begins with. None: what there is of the final one is read."""
+        reading = super().read_headers(event)
+        for command in reading:
+            if (interim := interim_answer(command)) is not None:
+                reading.close()  # before it takes the answer for final
+                return interim
+            yield command
+        return None
 
     def is_wanted(self, status: int, request: http.Request) -> bool:
         """Whether the client can do something with an interim answer."""
