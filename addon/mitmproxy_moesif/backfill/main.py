@@ -14,7 +14,7 @@ from pathlib import Path
 from mitmproxy_moesif.backfill.progress import Display, Progress
 from mitmproxy_moesif.backfill.saved import FileError, Saved, read
 from mitmproxy_moesif.backfill.work import StalledError, Work
-from mitmproxy_moesif.config.arguments import seconds
+from mitmproxy_moesif.config.arguments import some_seconds
 from mitmproxy_moesif.config.options import given_environment, given_settings
 from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.delivery.command import DEFAULT
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help="an option; repeatable")
     add(
         "--patience",
-        type=seconds,
+        type=some_seconds,
         default=120,
         metavar="SECONDS",
         help="gives up after so long without any delivery; what waits stays on disk; default: %(default)s",

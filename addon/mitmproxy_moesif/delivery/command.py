@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mitmproxy_moesif.config.arguments import seconds
+from mitmproxy_moesif.config.arguments import some_seconds
 from mitmproxy_moesif.config.destination import base_of, is_destination, is_quarantine, quarantine_of
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.options import given_environment
@@ -67,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     assign.add_argument("name", help="the destination that they wait for")
     assign.add_argument("to", help="the destination that they shall wait for")
     send = add("send", "send what ended processes left, as MOESIF_... parameters say")
-    send.add_argument("--timeout", type=seconds, default=60.0, metavar="SECONDS", help="try for at most so long (60)")
+    send.add_argument(
+        "--timeout", type=some_seconds, default=60.0, metavar="SECONDS", help="try for at most so long (60)"
+    )
     return parser
 
 
