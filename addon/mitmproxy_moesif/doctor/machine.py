@@ -15,7 +15,7 @@ import orjson
 
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.config.settings import Settings
-from mitmproxy_moesif.doctor.configuration import Subject
+from mitmproxy_moesif.doctor.configuration import CORRECT, Subject
 from mitmproxy_moesif.doctor.findings import Finding, failure, ok, warning
 from mitmproxy_moesif.speedups import versions
 from mitmproxy_moesif.start_report import shown
@@ -75,7 +75,7 @@ def ports(subject: Subject) -> Iterator[Finding]:
             address = Address.parse(settings.admin_listen)
             Gate(address, settings.admin_token.get_secret_value())
         except ValueError as error:
-            yield failure(PORTS, str(error), "correct it: no start is made with it")
+            yield failure(PORTS, str(error), CORRECT)
         else:
             if (running := version_at(address, settings)) is not None:
                 yield ok(PORTS, f"moesif-proxy {running} runs here already: {settings.admin_listen} answers")
