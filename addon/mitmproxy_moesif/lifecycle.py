@@ -21,6 +21,7 @@ from typing import Any
 from mitmproxy import ctx
 from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
+from mitmproxy.proxy.server import ConnectionHandler
 
 from mitmproxy_moesif import interrupts, start_report
 from mitmproxy_moesif.capture import flow as exchanges
@@ -378,9 +379,14 @@ def hang_up(clients: Collection[str]) -> None:
     """Close these connections at once. What the engine would do at its end differs: an answer of its own, or none."""
     server = ctx.master.addons.get("proxyserver")
     for handler in list(server.connections.values()) if server is not None else ():
-        end = handler.transports.get(handler.client) if handler.client.id in clients else None
-        if end is not None and (transport := getattr(end.writer, "transport", None)) is not None:
+        if handler.client.id in clients and (transport := client_transport(handler)) is not None:
             transport.abort()
+
+
+def client_transport(handler: ConnectionHandler) -> asyncio.WriteTransport | None:
+    """Of a connection that mitmproxy's layers serve. None: it is closed, or none of TCP."""
+    end = handler.transports.get(handler.client)
+    return getattr(end.writer, "transport", None) if end is not None else None
 
 
 @contextmanager

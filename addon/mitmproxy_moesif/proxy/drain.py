@@ -13,7 +13,7 @@ from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
 
 from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.lane.client import ClientEnd
-from mitmproxy_moesif.lifecycle import tell_requests, telling_unless_soon, until
+from mitmproxy_moesif.lifecycle import client_transport, tell_requests, telling_unless_soon, until
 from mitmproxy_moesif.log import log
 
 LOOK_EVERY = 0.05
@@ -82,8 +82,7 @@ def is_unsent(handler: ProxyConnectionHandler | ClientEnd) -> bool:
     """Whether some of its answers have not gone out."""
     if isinstance(handler, ClientEnd):
         return handler.is_unsent
-    end = handler.transports.get(handler.client)
-    transport = getattr(end.writer, "transport", None) if end is not None else None
+    transport = client_transport(handler)
     return transport is not None and transport.get_write_buffer_size() > 0
 
 
