@@ -48,14 +48,14 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Who is called for one hook: its own calls, and those of `update` from index `updates` on.
+    """Who is called for one hook: the first `own` calls are the hook's own, the others those of `update`.
 
     `chain` and `length` tell whether the chain is still the one that this was made from.
     """
 
     arguments: tuple[str, ...]
     calls: tuple[Call, ...]
-    updates: int
+    own: int
     chain: list[Any]
     length: int
 
@@ -80,7 +80,7 @@ class PreparedAddonManager(AddonManager):
             await super().trigger_event(event)
             return
         plan = plan_for(self, type(event))
-        plan = replace(plan, calls=plan.calls[: plan.updates])
+        plan = replace(plan, calls=plan.calls[: plan.own])
         arguments = values(plan, event)
         await wait(plan, arguments, *call(plan, arguments, 0))
 
@@ -168,7 +168,7 @@ async def wait(plan: Plan, arguments: list[Any], waiting: Awaitable[Any] | None,
 
 def after_halt(plan: Plan, start: int) -> int:
     """Where to go on when an addon has ended the calls of its hook: with those of `update`, if there are any."""
-    return plan.updates if start <= plan.updates else len(plan.calls)
+    return plan.own if start <= plan.own else len(plan.calls)
 
 
 def log_fault(error: Exception) -> None:
@@ -219,7 +219,7 @@ def forget(manager: AddonManager) -> None:
 
 def listens(manager: AddonManager, hook: type[hooks.Hook]) -> bool:
     """Whether any addon has this hook."""
-    return plan_for(manager, hook).updates > 0
+    return plan_for(manager, hook).own > 0
 
 
 def install(master: Master) -> str | None:
