@@ -191,16 +191,17 @@ def test_many_idle_connections_take_little_memory(proxy: MoesifProxy) -> None:
 
 SLOW_TO_CONNECT = """
 import asyncio
+import sys
 
 def server_connected(data):
-    print("connected", flush=True)
+    sys.stdout.write("connected\\n")
     return asyncio.sleep(60)
 
 def error(flow):
-    print("error", flow.error.msg, flush=True)
+    sys.stdout.write(f"error {flow.error.msg}\\n")
 
 def server_disconnected(data):
-    print("disconnected", flush=True)
+    sys.stdout.write("disconnected\\n")
 """
 
 
@@ -285,8 +286,10 @@ def test_a_connection_that_a_client_authenticates_is_its_own(
 
 
 STUCK = """
+import sys
+
 def error(flow):
-    print("error", flow.request.path, flow.error.msg, flow.response.status_code, flush=True)
+    sys.stdout.write(f"error {flow.request.path} {flow.error.msg} {flow.response.status_code}\\n")
 """
 
 
@@ -379,8 +382,12 @@ def test_a_request_that_an_addon_made_longer_than_it_says_is_the_last_on_its_con
             return True
         return False
 
+    def wait(_request: RawRequest, connection: Connection) -> None:
+        connection.wait(asked)
+
     asked = threading.Event()
     upstream.on_head = note_head
+    upstream.answer("/hidden", wait)
     for each in (path, "/of-another"):
         upstream.answer(each, note)
     with Client(changing.port) as client, Client(changing.port) as other:

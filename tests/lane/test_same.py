@@ -50,7 +50,7 @@ from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, pla
 EXAMPLES = int(os.environ.get("TEST_LANE_EXAMPLES", "120"))
 
 HOOKS = """
-import asyncio, json
+import asyncio, json, sys
 from pathlib import Path
 
 OUT = open(Path(__file__).with_suffix(".ndjson"), "a", buffering=1)
@@ -73,7 +73,7 @@ def responseheaders(flow): note("responseheaders", flow)
 def response(flow): note("response", flow)
 def error(flow):
     note("error", flow)
-    print("error", flow.request.path, flush=True)
+    sys.stdout.write(f"error {flow.request.path}\\n")
 """
 
 

@@ -229,8 +229,10 @@ def test_connections_are_opened_anew_when_what_is_trusted_changes(tmp_path: Path
 
 
 LEFT = """
+import sys
+
 def error(flow):
-    print("error", flow.error.msg, flush=True)
+    sys.stdout.write(f"error {flow.error.msg}\\n")
 """
 
 
