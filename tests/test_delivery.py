@@ -33,12 +33,11 @@ from tests.support.collector import (
     refuse_larger,
 )
 from tests.support.proxy import BIN, Mitmdump
-from tests.support.traffic import Load, send_many
+from tests.support.traffic import Load, kill_under_load, send_many
 from tests.support.upstream import ScriptedUpstream
 from tests.test_delivery_process import wait_for_status
 
 Start = Callable[..., Mitmdump]
-ON_DISK_WITHIN = 0.1
 KILLS = int(os.environ.get("MOESIF_TEST_KILLS", "6"))
 
 
@@ -194,17 +193,12 @@ def test_kill_9_loses_at_most_the_last_instant(
     dice = random.Random(round_number)
     with ScriptedCollector(refusing=dice.random() < 0.5) as collector:
         proxy = mitmdump(upstream.url, addon_options(collector), folder=tmp_path)
-        load = Load(proxy.port).start()
-        load.wait_for(dice.randrange(200, 600))
-        killed = time.monotonic()
-        proxy.kill()
-        seen = load.stop()
+        safe = kill_under_load(proxy, dice.randrange(200, 600))
         collector.listen()
         again = mitmdump(upstream.url, addon_options(collector), folder=tmp_path)
-        safe = {one for one, at in seen.items() if at < killed - ON_DISK_WITHIN}
         collector.wait_for(lambda c: safe <= c.unique_ids())
         assert again.stop() == 0
-        assert len(safe) > 0
+        assert safe
         counts = exit_counts(again.output)
         assert counts["captured"] == counts["delivered"] + counts["waiting"]
 

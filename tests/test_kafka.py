@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -14,12 +13,11 @@ from tests.support.forward import Forward
 from tests.support.kafka import Broker
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.proxy import Option, StartError
-from tests.support.traffic import Load, send_many
+from tests.support.traffic import kill_under_load, send_many
 from tests.support.upstream import ScriptedUpstream
 
 Start = Callable[..., MoesifProxy]
 TOPIC = "moesif.events"
-ON_DISK_WITHIN = 0.1
 
 
 @pytest.fixture
@@ -35,15 +33,6 @@ def kafka_options(broker: Broker, **more: Option) -> dict[str, Option]:
 
 def ids_in(broker: Broker, count: int) -> list[str]:
     return [json.loads(record.value() or b"")["transaction_id"] for record in broker.records(TOPIC, count)]
-
-
-def killed_under_load(proxy: MoesifProxy) -> set[str]:
-    """Kills it; the ids that clients had seen so long before that they are on disk."""
-    load = Load(proxy.port).start()
-    load.wait_for(300, timeout=60)
-    killed = time.monotonic()
-    proxy.kill()
-    return {one for one, at in load.stop().items() if at < killed - ON_DISK_WITHIN}
 
 
 @pytest.mark.parametrize("background", ["process", "threads"])
@@ -82,7 +71,7 @@ def test_a_killed_proxy_and_a_broker_that_ends_mid_run_lose_nothing(
     sent = set(send_many(proxy.port, 100))
     arrived = set(ids_in(broker, 100))
     broker.stop()
-    sent |= killed_under_load(proxy)
+    sent |= kill_under_load(proxy, 300)
     broker.start()
     broker.create(TOPIC, 4)
     again = moesif_proxy(upstream.url, options, folder=proxy.folder)
@@ -99,7 +88,7 @@ def test_from_the_client_through_kafka_to_moesif_whatever_is_killed(
     options = kafka_options(broker)
     proxy = moesif_proxy(upstream.url, options)
     with Forward(broker, collector) as forward:
-        seen = killed_under_load(proxy)
+        seen = kill_under_load(proxy, 300)
         forward.kill()
     again = moesif_proxy(upstream.url, options, folder=proxy.folder)
     seen |= set(send_many(again.port, 50))

@@ -7,8 +7,12 @@ import time
 from dataclasses import dataclass, field
 
 from tests.support.client import Client
+from tests.support.proxy import Mitmdump
 
 ID_HEADER = "x-moesif-transaction-id"
+
+ON_DISK_WITHIN = 0.1
+"""Seconds after an answer within which its event is on disk, whatever becomes of the proxy."""
 
 
 def send_many(port: int, count: int, *, target: str = "/x", body: bytes | None = None) -> list[str]:
@@ -44,6 +48,12 @@ class Load:
         for _ in range(count):
             assert self._count.acquire(timeout=timeout)
 
+    def wait_for_age(self, seconds: float) -> None:
+        """Until the first answer was read so long ago; others come meanwhile."""
+        self.wait_for(1)
+        while time.monotonic() - min(self.seen.copy().values()) <= seconds:
+            self.wait_for(1)
+
     def stop(self) -> dict[str, float]:
         self._ending.set()
         for thread in self._threads:
@@ -64,3 +74,13 @@ class Load:
                     self._count.release()
         except OSError:
             return  # the proxy was killed
+
+
+def kill_under_load(proxy: Mitmdump, count: int) -> set[str]:
+    """Kill it behind so many answers; the ids of those, one at least, whose events have to be on disk."""
+    load = Load(proxy.port).start()
+    load.wait_for(count, timeout=60)
+    load.wait_for_age(ON_DISK_WITHIN)
+    killed = time.monotonic()
+    proxy.kill()
+    return {one for one, at in load.stop().items() if at < killed - ON_DISK_WITHIN}
