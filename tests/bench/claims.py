@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from tests.bench import variants
 from tests.bench.results import PAINTED, SHOWN_LATEST, Comparison, Results
 from tests.bench.stats import Spread, difference, ratio
 from tests.bench.turns import at, cpu_us, rate
@@ -35,6 +36,7 @@ def claims(results: Results) -> list[Claim]:
         *_throughput(results.comparisons.get("throughput")),
         *_engines(results),
         *_latency(results.comparisons.get("latency")),
+        *_akto(results.comparisons.get("akto")),
         *_cpu(results),
         *_streams(results),
         *_page(results),
@@ -91,6 +93,23 @@ def _latency(found: Comparison | None) -> Iterator[Claim]:
             for quantile, target in ((50, 0.1), (99, 1.0)):
                 text = f"added p{quantile} of {what} at half load, ms"
                 yield Claim(text, found.difference(name, to, at(quantile)), target, at_most=True)
+
+
+OF_AKTOS_PLUGIN = {50: 0.03, 95: 1.96, 99: 5.19}
+"""Milliseconds that Akto publishes as added by its plugin for Kong."""
+
+
+def _akto(found: Comparison | None) -> Iterator[Claim]:
+    if found is None or not found.has("proxy-1", *(variant.name for variant in variants.AKTO)):
+        return
+    for name, state in zip((variant.name for variant in variants.AKTO), ("up", "slow", "gone"), strict=True):
+        for quantile, target in ((50, 0.03), (95, 0.5), (99, 1.0)):
+            theirs = OF_AKTOS_PLUGIN[quantile]
+            text = f"added p{quantile} of Akto beside Moesif, {state}, ms (Akto's plugin: {theirs})"
+            yield Claim(text, found.difference(name, "proxy-1", at(quantile)), target, at_most=True)
+        if state == "up":
+            added = found.difference(name, "proxy-1", cpu_us)
+            yield Claim("CPU of Akto beside Moesif for an exchange, microseconds", added, 30, at_most=True, digits=0)
 
 
 def _cpu(results: Results) -> Iterator[Claim]:

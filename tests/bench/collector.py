@@ -2,8 +2,9 @@
 
     python -m tests.bench.collector PORT
 
-It speaks what the addon needs of Moesif's collector API, has no rules, and counts the events of each application id.
-Under `/slow` every answer takes a second. `GET /counts` tells the events by application id.
+It speaks what the addon needs of Moesif's collector API and of Akto's ingest service, has no rules, and counts the
+events of each application id. Under `/slow` every answer takes a second, under `/slower` three. `GET /counts` tells the
+events by application id.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import zlib
 from collections import Counter
 from typing import Final
 
-SLOW_SECONDS = 1.0
+SLOW = {"slow": 1.0, "slower": 3.0}
+"""Seconds of an answer under this path."""
+
 # Each event says it once; the bodies of the benchmark do not hold it.
 EVENT_MARK: Final = b'"transaction_id":'
 
@@ -46,7 +49,7 @@ class Connection(asyncio.Protocol):
         if method == "POST":
             content = zlib.decompress(body) if headers.get("content-encoding") == "deflate" else body
             self._events[headers.get("x-moesif-application-id", "")] += content.count(EVENT_MARK)
-            return 201, b""
+            return 200 if path.endswith("/api/ingestData") else 201, b""
         if path == "/counts":
             return 200, json.dumps(self._events).encode()
         documents = {"config": b"{}", "rules": b"[]"}
@@ -58,8 +61,8 @@ class Connection(asyncio.Protocol):
             f"HTTP/1.1 {status} OK\r\nContent-Length: {len(content)}\r\nContent-Type: application/json\r\n"
             f'ETag: "0"\r\nX-Moesif-Config-Etag: "0"\r\nX-Moesif-Rules-Tag: "0"\r\n\r\n'
         ).encode() + content
-        if path.startswith("/slow/"):
-            asyncio.get_running_loop().call_later(SLOW_SECONDS, self._transport.write, reply)
+        if (seconds := SLOW.get(path.split("/")[1])) is not None:
+            asyncio.get_running_loop().call_later(seconds, self._transport.write, reply)
         else:
             self._transport.write(reply)
 

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tests.bench.children import REPOSITORY, BenchError, python
 from tests.bench.client import GRACE_SECONDS, Outcome, Task
@@ -86,15 +87,18 @@ class Load:
     cut: int = 0
 
 
-def saturate(port: int, request: Request, connections: int, seconds: int, folder: Path) -> Load:
-    """A closed loop over `connections` keep-alive connections."""
+def saturate(url: str, request: Request, connections: int, seconds: int, folder: Path) -> Load:
+    """A closed loop over `connections` keep-alive connections. Raises `BenchError` for https where there is no wrk."""
     if shutil.which("wrk") is None:
-        task = Task(port, request.head, request.body, connections, seconds)
+        where = urlsplit(url)
+        if where.scheme != "http" or where.port is None:
+            raise BenchError("load over TLS needs wrk")
+        task = Task(where.port, request.head, request.body, connections, seconds)
         return _from_client(task)
     script = folder / f"{request.method}-{request.size}.lua"
     if not script.exists():
         script.write_text(wrk_script(request))
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), f"http://127.0.0.1:{port}"]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), url]
     numbers = map(int, _output_of(command, seconds).rpartition("RESULT ")[2].split())
     requests, microseconds, errors, *latencies = numbers
     quantiles = {quantile: value / 1000 for quantile, value in zip(PERCENTILES, latencies, strict=True)}

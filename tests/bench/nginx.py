@@ -36,7 +36,7 @@ http {{
     uwsgi_temp_path {folder}/uwsgi;
     {http}
     server {{
-        listen 127.0.0.1:{port};
+        listen 127.0.0.1:{port}{listens};
         {server}
     }}
 }}
@@ -51,12 +51,12 @@ UPSTREAM = """upstream behind {{
         keepalive_requests 100000000;
     }}"""
 
-PASS = """location / {
-            proxy_pass http://behind;
+PASS = """location / {{
+            proxy_pass {scheme}://behind;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
             proxy_set_header Host $http_host;
-        }"""
+        }}"""
 
 QUEUE = """lua_package_path "/usr/share/lua/5.1/?.lua;;";
     init_worker_by_lua_block {{
@@ -122,25 +122,31 @@ def lua_modules() -> str | None:
     return "\n".join(f"load_module {module};" for module in modules)
 
 
-def serving_files(folder: Path, port: int, www: Path) -> list[str]:
-    """The command of the upstream."""
+def serving_files(folder: Path, port: int, www: Path, certificate: Path | None = None) -> list[str]:
+    """The command of the upstream; with TLS where there is a certificate, and its key in the same file."""
     server = FILES.format(www=www)
-    return _command(folder, port, http="open_file_cache max=16;", server=server)
+    return _command(folder, port, http="open_file_cache max=16;", server=server, certificate=certificate)
 
 
-def passing_on(folder: Path, port: int, upstream: str) -> list[str]:
+def passing_on(folder: Path, port: int, upstream: str, certificate: Path | None = None) -> list[str]:
     """The command of a plain proxy."""
-    return _command(folder, port, http=UPSTREAM.format(upstream=urlsplit(upstream).netloc), server=PASS)
+    where = urlsplit(upstream)
+    server = PASS.format(scheme=where.scheme)
+    return _command(folder, port, http=UPSTREAM.format(upstream=where.netloc), server=server, certificate=certificate)
 
 
 def passing_on_with_a_logger(folder: Path, port: int, upstream: str, collector: str, application_id: str) -> list[str]:
     where = urlsplit(collector)
     queue = QUEUE.format(host=where.hostname, collector_port=where.port, application_id=application_id)
     http = UPSTREAM.format(upstream=urlsplit(upstream).netloc) + "\n    " + queue
-    return _command(folder, port, http=http, server=f"{LOGGER}\n        {PASS}", modules=lua_modules() or "")
+    server = f"{LOGGER}\n        {PASS.format(scheme='http')}"
+    return _command(folder, port, http=http, server=server, modules=lua_modules() or "")
 
 
-def _command(folder: Path, port: int, *, http: str, server: str, modules: str = "") -> list[str]:
+def _command(
+    folder: Path, port: int, *, http: str, server: str, modules: str = "", certificate: Path | None = None
+) -> list[str]:
     path = folder / f"nginx-{port}.conf"
-    path.write_text(MAIN.format(folder=folder, port=port, http=http, server=server, modules=modules))
+    listens = f" ssl; ssl_certificate {certificate}; ssl_certificate_key {certificate}" if certificate else ""
+    path.write_text(MAIN.format(folder=folder, port=port, http=http, server=server, modules=modules, listens=listens))
     return [program() or "nginx", "-e", f"{folder}/nginx-{port}.log", "-p", str(folder), "-c", str(path)]

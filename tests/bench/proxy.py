@@ -63,7 +63,7 @@ class Proxy:
 
     def __init__(self, variant: Variant, services: Services, folder: Path, upstream_port: int | None = None) -> None:
         self.variant = variant
-        behind = upstream_port or services.upstream_port
+        behind = upstream_port or (services.tls_upstream_port if variant.tls_behind else services.upstream_port) or 0
         self.port = behind if variant.beside == "nothing" else free_port()
         self._services = services
         self._folder = folder / f"{variant.name}-{self.port}"
@@ -71,7 +71,8 @@ class Proxy:
         self._id = f"bench-{variant.name}-{self.port}"
         self.admin_port = free_port() if variant.admin else None
         self._sent = self._cut = 0
-        self._child = Child(variant.name, self._command(f"http://127.0.0.1:{behind}"), self._folder)
+        upstream = f"{'https' if variant.tls_behind else 'http'}://127.0.0.1:{behind}"
+        self._child = Child(variant.name, self._command(upstream), self._folder)
         try:
             self._child.wait_for_port(self.port)
         except BaseException:
@@ -92,13 +93,18 @@ class Proxy:
             if variant.addon:
                 where += ["-s", str(REPOSITORY / "addon" / "moesif.py")]
             options = {**TRANSPARENT, **options}
+        if variant.tls_in_front:
+            where += ["--tls-cert", str(self._services.certificate)]
+        if variant.tls_behind:
+            options["ssl_verify_upstream_trusted_ca"] = str(self._services.certificate)
         options["confdir"] = str(self._folder)
         return [*start, *where, *(part for name, value in options.items() for part in ("--set", f"{name}={value}"))]
 
     def _command_beside(self, upstream: str) -> list[str]:
         match self.variant.beside:
             case "nginx":
-                return nginx.passing_on(self._folder, self.port, upstream)
+                certificate = self._services.certificate if self.variant.tls_in_front else None
+                return nginx.passing_on(self._folder, self.port, upstream, certificate)
             case "nginx-lua":
                 collector = self._services.collector(self.variant.collector)
                 return nginx.passing_on_with_a_logger(self._folder, self.port, upstream, collector, self._id)
@@ -109,7 +115,8 @@ class Proxy:
         endpoint = self._services.collector(self.variant.collector)
         rules = {"moesif_rules_file": str(self._services.rules_file)} if self.variant.rules else {}
         admin = {"moesif_admin_listen": f"127.0.0.1:{self.admin_port}"} if self.admin_port is not None else {}
-        return {"moesif_application_id": self._id, "moesif_api_endpoint": endpoint, **rules, **admin}
+        akto = {"akto_service_url": self._services.collector(self.variant.akto)} if self.variant.akto else {}
+        return {"moesif_application_id": self._id, "moesif_api_endpoint": endpoint, **rules, **admin, **akto}
 
     def __enter__(self) -> Self:
         return self
@@ -124,7 +131,9 @@ class Proxy:
         return self._child.pid
 
     def saturate(self, request: Request, connections: int, seconds: int) -> Load:
-        return self._noted(saturate(self.port, request, connections, seconds, self._folder))
+        scheme = "https" if self.variant.tls_in_front else "http"
+        url = f"{scheme}://127.0.0.1:{self.port}"
+        return self._noted(saturate(url, request, connections, seconds, self._folder))
 
     def at_rate(self, request: Request, connections: int, seconds: float, rate: float, seed: int) -> Load:
         return self._noted(at_rate(self.port, request, connections, seconds, rate, seed))

@@ -22,7 +22,7 @@ SATURATED: tuple[str, ...] = (
     "CPU us added",
     "of it in the loop",
 )
-AT_RATE: tuple[str, ...] = ("", "p50 ms", "p95 ms", "p99 ms", "CPU us", "p50 added", "p99 added")
+AT_RATE: tuple[str, ...] = ("", "p50 ms", "p95 ms", "p99 ms", "CPU us", "p50 added", "p95 added", "p99 added")
 
 LATE = 5.0
 """Milliseconds that the client may be late before it is said."""
@@ -105,8 +105,8 @@ def _at_rate(found: Comparison, name: str) -> tuple[str, ...]:
         f"{found.spread(name, cpu_us).median:.0f}",
     )
     if name == found.base:
-        return (*figures, "", "")
-    return (*figures, *(found.difference(name, found.base, at(quantile)).text() for quantile in (50, 99)))
+        return (*figures, "", "", "")
+    return (*figures, *(found.difference(name, found.base, at(quantile)).text() for quantile in (50, 95, 99)))
 
 
 def _remarks(found: Comparison) -> str:

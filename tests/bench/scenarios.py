@@ -145,10 +145,25 @@ def latency(bench: Bench) -> None:
 
 
 def loads(bench: Bench) -> None:
-    for share in (0.25, 0.75):
+    for share in (0.1, 0.5, 0.8):
         title = f"1 KB JSON, open loop at {share:.0%} of what the slowest variant can do"
-        wanted = (variants.BARE, variants.OFF, variants.FULL)
+        wanted = (variants.NGINX, variants.ONE_WORKER_OFF, variants.ONE_WORKER)
         compare(bench, f"load-{share:.0%}", title, wanted, connections=OPEN_LOOP_CONNECTIONS, share=share)
+
+
+def akto(bench: Bench) -> None:
+    """What a second receiver adds, in whatever state it is."""
+    title = "1 KB JSON, open loop at half of what the slowest variant can do: Akto beside Moesif"
+    wanted = (variants.ONE_WORKER, *variants.AKTO)
+    compare(bench, "akto", title, wanted, connections=OPEN_LOOP_CONNECTIONS, share=HALF)
+
+
+def tls(bench: Bench) -> None:
+    wanted = (variants.NGINX, variants.LAYERED, variants.ONE_WORKER_OFF, variants.ONE_WORKER)
+    for where, in_front, behind in (("in front", True, False), ("behind", False, True), ("on both sides", True, True)):
+        title = f"1 KB JSON, 8 connections, at saturation: TLS {where}"
+        secured = [variants.secured(variant, in_front=in_front, behind=behind) for variant in wanted]
+        compare(bench, f"tls-{where}", title, secured)
 
 
 def sizes(bench: Bench) -> None:
@@ -305,7 +320,9 @@ SCENARIOS = {
     "sizes": Scenario("200 B, 10 KB, 100 KB, with masks and without", sizes),
     "both-ways": Scenario("1 KB in the request as well", both_ways),
     "connections": Scenario("1, 64 and 500 connections", connections),
-    "loads": Scenario("open loop at a quarter and three quarters", loads),
+    "loads": Scenario("open loop at 10, 50 and 80 % of capacity", loads),
+    "tls": Scenario("TLS in front, behind, and on both sides", tls),
+    "akto": Scenario("Akto beside Moesif, up, slow and gone", akto),
     "collectors": Scenario("collector up, slow and down", collectors),
     "rules": Scenario("1,000 rules on the request path", rules),
     "bulk": Scenario("a gigabyte down and up: speed and memory", bulk),

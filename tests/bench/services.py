@@ -13,6 +13,7 @@ from typing import Self
 from tests.bench import nginx, rules
 from tests.bench.children import Child, python
 from tests.bench.load import document
+from tests.support.h2 import make_certificate
 from tests.support.ports import free_port
 
 SIZES = (200, 1_000, 10_000, 100_000)
@@ -36,7 +37,11 @@ class Services:
         www.mkdir()
         for size in SIZES:
             (www / f"{size}.json").write_bytes(document(size))
+        chain, key = make_certificate(folder)
+        self.certificate = folder / "both.pem"
+        self.certificate.write_bytes(chain.read_bytes() + key.read_bytes())
         self.upstream_port = self._json_upstream(folder, www)
+        self.tls_upstream_port = self._json_upstream(folder, www, self.certificate) if nginx.program() else None
         self.stream_port = free_port()
         self._run("stream upstream", python("stream_upstream", str(self.stream_port)), self.stream_port, folder)
         self.rules_file = folder / "rules.json"
@@ -63,16 +68,16 @@ class Services:
         child.wait_for_port(port)
         return child
 
-    def _json_upstream(self, folder: Path, www: Path) -> int:
+    def _json_upstream(self, folder: Path, www: Path, certificate: Path | None = None) -> int:
         port = free_port()
         if nginx.program() is None:
             self._run("upstream", python("json_upstream", str(port), str(www)), port, folder)
         else:
-            self._run("upstream", nginx.serving_files(folder, port, www), port, folder)
+            self._run("upstream", nginx.serving_files(folder, port, www, certificate), port, folder)
         return port
 
     def collector(self, kind: str) -> str:
-        """The endpoint of a collector that is `up`, `slow` (a second for each answer) or `down`."""
+        """The endpoint of a collector that is `up`, `slow`, `slower` (1 or 3 s for each answer) or `down`."""
         if kind == "down":
             return f"http://127.0.0.1:{self._refusing.getsockname()[1]}"
         base = f"http://127.0.0.1:{self._collector_port}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -36,7 +36,8 @@ class Variant:
 
     `options` go as `--set`; `needs` names a parameter of the addon without which there is no such variant; `collector`
     as in `Services.collector`; `rules`: a thousand of them, from a file. `admin`: its admin listener is open, and
-    exchanges are kept for who looks; `page`: somebody does, in a browser.
+    exchanges are kept for who looks; `page`: somebody does, in a browser. `akto`: is a receiver too, in the state
+    that `Services.collector` names. `tls_in_front`, `tls_behind`: of the proxy.
     """
 
     name: str
@@ -50,6 +51,9 @@ class Variant:
     beside: Literal["", "nginx", "nginx-lua", "nothing"] = ""
     admin: bool = False
     page: bool = False
+    akto: str = ""
+    tls_in_front: bool = False
+    tls_behind: bool = False
 
     @property
     def captures(self) -> bool:
@@ -100,6 +104,15 @@ LAYERED_OFF = Variant(
 LISTENED = Variant("admin", "moesif-proxy, 1 worker, admin listener open", workers=1, admin=True)
 WATCHED = Variant("page", "the same, and the traffic page follows", workers=1, admin=True, page=True)
 TWO_WORKERS = Variant("proxy-2", "moesif-proxy, 2 workers, full capture", workers=2)
+AKTO = tuple(
+    Variant(f"akto-{state}", f"the same and Akto, {told}", workers=1, akto=state, needs="akto_service_url")
+    for state, told in (("up", "up"), ("slower", "3 s for each answer"), ("down", "gone"))
+)
+
+
+def secured(variant: Variant, *, in_front: bool, behind: bool) -> Variant:
+    """The same with TLS."""
+    return replace(variant, tls_in_front=in_front, tls_behind=behind)
 
 
 def there(variants: Sequence[Variant]) -> list[Variant]:
@@ -117,6 +130,8 @@ def missing(variant: Variant) -> str | None:
         return "there are no Lua modules of nginx: libnginx-mod-http-lua, lua-cjson"
     if variant.workers and production_start() is None:
         return "there is no moesif-proxy"
+    if variant.tls_behind and nginx.program() is None:
+        return "there is no nginx, the upstream with TLS"
     if variant.page and not (nicegui_is_there() and has_chromium()):
         return "there is no NiceGUI, or no Chromium"
     return None

@@ -312,6 +312,7 @@ def test_what_is_sent_ahead_of_its_turn_is_not_kept(
     before = proxy.memory()
     with Client(proxy.port) as client:
         client.send(head("GET", "/"))
+        client.sock.settimeout(5)
         with pytest.raises(OSError, match=end):
             client.send(b"x" * 1_000_000 * PIECES)
     assert proxy.peak_memory() - before < MEMORY
