@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 from tests.lane.test_opening import engines, options
 from tests.speedups.test_switch import RECORDER, Calls, Run, everything_upstream, of_exchanges, run_through
 from tests.support import ADDON_SCRIPT
-from tests.support.client import Client, exchange
+from tests.support.client import Client, exchange, trusting
 from tests.support.ports import free_port
 from tests.support.proxy import Mitmdump
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, plain
@@ -127,15 +128,18 @@ def response(flow):
 """
 
 
-def test_where_the_script_goes_its_connections_go_on_in_the_layers(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+@pytest.mark.parametrize("tls", [None, trusting()], ids=["plain", "TLS"])
+def test_where_the_script_goes_its_connections_go_on_in_the_layers(
+    tls: ssl.SSLContext | None, tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
     (tmp_path / "unload.py").write_text(UNLOAD)
     slow = Slow()
     upstream.answer("/slow", slow)
     with (
         start(tmp_path, upstream, tmp_path / "unload.py", ADDON_SCRIPT) as proxy,
-        Client(proxy.port) as idle,
-        Client(proxy.port) as busy,
-        Client(proxy.port) as asking,
+        Client(proxy.port, tls=tls) as idle,
+        Client(proxy.port, tls=tls) as busy,
+        Client(proxy.port, tls=tls) as asking,
     ):
         assert status(idle, "/before") == 200
         busy.send(GET % b"/slow")

@@ -41,7 +41,7 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.support import ADDON_SCRIPT, wire
-from tests.support.client import Client, exchange
+from tests.support.client import Client, RawResponse, trusting
 from tests.support.h2 import make_certificate
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.proxy import Mitmdump, Option
@@ -102,8 +102,9 @@ class Conversation:
 class Side:
     """One engine under one program, and what was seen of it."""
 
-    def __init__(self, program: str, scheme: str, engine: str, folder: Path, started: ExitStack) -> None:
+    def __init__(self, program: str, front: str, scheme: str, engine: str, folder: Path, started: ExitStack) -> None:
         self.program = program
+        self._tls = trusting() if front == "https" else None
         folder.mkdir()
         self.script = folder / "hooks.py"
         self.script.write_text(HOOKS)
@@ -126,14 +127,17 @@ class Side:
         if program == "mitmdump":
             self.proxy = Mitmdump(self.upstream.url, options, scripts=(ADDON_SCRIPT, self.script))
         else:
-            self.proxy = MoesifProxy(self.upstream.url, options, "-s", str(self.script), "--forwarded", "off")
+            both = folder / "both.pem"
+            both.write_bytes(certificate.read_bytes() + key.read_bytes())
+            given = ("--tls-cert", str(both)) if self._tls is not None else ()
+            self.proxy = MoesifProxy(self.upstream.url, options, "-s", str(self.script), "--forwarded", "off", *given)
         started.enter_context(self.proxy)
 
     def hold(self, conversation: Conversation) -> tuple[list[Any], list[Any]]:
         """What the client and the upstream got: heads as they came, bodies without the sizes of their chunks."""
         self._took[conversation.path] = []
         self.upstream.answer(conversation.path, partial(self._respond, conversation))
-        with Client(self.proxy.port, timeout=10) as client:
+        with self.client() as client:
             with suppress(OSError):  # it was refused before it was whole
                 client.send(*conversation.sent)
             if conversation.leaves:
@@ -143,6 +147,14 @@ class Side:
             else:
                 got = read_all(client, conversation.methods)
         return got, self._took[conversation.path]
+
+    def client(self) -> Client:
+        return Client(self.proxy.port, timeout=10, tls=self._tls)
+
+    def ask(self, path: str) -> RawResponse | None:
+        """On a connection of its own."""
+        with self.client() as client:
+            return client.exchange("GET", path)
 
     def _leave(self, client: Client, conversation: Conversation) -> list[Any]:
         if conversation.reached is not None:
@@ -253,15 +265,23 @@ def interim_and_head(answer: bytes) -> Iterator[bytes]:
             return
 
 
-PROGRAMS = [("moesif-proxy", "http"), ("moesif-proxy", "https"), ("mitmdump", "http"), ("mitmdump", "https")]
+PROGRAMS = [
+    ("moesif-proxy", "http", "http"),
+    ("moesif-proxy", "http", "https"),
+    ("moesif-proxy", "https", "http"),
+    ("mitmdump", "http", "http"),
+    ("mitmdump", "http", "https"),
+    ("mitmdump", "https", "http"),
+]
+"""With what is spoken by the client and by the upstream."""
 
 
 @pytest.fixture(scope="module", params=PROGRAMS, ids=" ".join)
 def sides(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Side, Side]]:
     folder = tmp_path_factory.mktemp("lane")
-    program, scheme = request.param
+    program: tuple[str, str, str] = request.param
     with ExitStack() as started:
-        fast, layers = (Side(program, scheme, engine, folder / engine, started) for engine in ("fast", "mitmproxy"))
+        fast, layers = (Side(*program, engine, folder / engine, started) for engine in ("fast", "mitmproxy"))
         yield fast, layers
 
 
@@ -388,10 +408,10 @@ def in_pieces(draw: st.DrawFn, whole: bytes) -> tuple[bytes, ...]:
     return tuple(whole[start:end] for start, end in itertools.pairwise([0, *at, len(whole)]) if start < end)
 
 
-@pytest.mark.parametrize(("program", "scheme"), PROGRAMS)
-def test_generated_conversations_are_the_same(program: str, scheme: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
+def test_generated_conversations_are_the_same(program: tuple[str, str, str], tmp_path: Path) -> None:
     with ExitStack() as started:
-        fast, layers = (Side(program, scheme, engine, tmp_path / engine, started) for engine in ("fast", "mitmproxy"))
+        fast, layers = (Side(*program, engine, tmp_path / engine, started) for engine in ("fast", "mitmproxy"))
         sides = fast, layers
         assert hold_all(sides) >= EXAMPLES
         wait_until(lambda: all(side.has_ended() for side in sides))
@@ -434,7 +454,7 @@ HANDED_OVER = {
     "an upgrade": b"GET /x HTTP/1.1\r\nHost: h\r\nUpgrade: other\r\nConnection: close\r\n\r\n",
     "CONNECT": b"CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\n\r\n",
     "no HTTP/1": b" GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
-    "TLS": b"\x16\x03\x01\x00\x09\x01\x00\x00\x05hello",
+    "TLS": b"\x16\x03\x01\x00\x09\x01\x00\x00\x05hello\r\n\r\n",
 }
 
 
@@ -442,7 +462,7 @@ HANDED_OVER = {
 def test_what_is_handed_over_is_answered_as_by_mitmproxy(kind: str, sides: tuple[Side, Side]) -> None:
     answers = []
     for side in sides:
-        with Client(side.proxy.port, timeout=10) as client:
+        with side.client() as client:
             client.send(HANDED_OVER[kind])
             answers.append(client.stream.read())
     assert answers[0] == answers[1]
@@ -450,10 +470,10 @@ def test_what_is_handed_over_is_answered_as_by_mitmproxy(kind: str, sides: tuple
 
 def test_clients_share_a_connection_to_the_upstream(sides: tuple[Side, Side]) -> None:
     fast = sides[0]
-    assert exchange(fast.proxy.port, "GET", "/first") is not None
+    assert fast.ask("/first") is not None
     before = fast.upstream.connections()
     for _ in range(5):
-        assert exchange(fast.proxy.port, "GET", "/more") is not None
+        assert fast.ask("/more") is not None
     assert fast.upstream.connections() == before
 
 
@@ -468,9 +488,9 @@ def test_a_get_on_a_kept_connection_that_was_closed_unused_is_sent_again(sides: 
         else:
             plain(request, connection)
 
-    assert exchange(fast.proxy.port, "GET", "/warm-up") is not None
+    assert fast.ask("/warm-up") is not None
     fast.upstream.answer(path, close_first)
-    answer = exchange(fast.proxy.port, "GET", path)
+    answer = fast.ask(path)
     assert answer is not None
     assert answer.status == 200
     assert [what[0] for what in fast.told(path, 4)] == ["requestheaders", "request", "responseheaders", "response"]
@@ -478,8 +498,9 @@ def test_a_get_on_a_kept_connection_that_was_closed_unused_is_sent_again(sides: 
 
 def test_a_client_that_leaves_while_a_hook_waits_is_an_error_once(sides: tuple[Side, Side]) -> None:
     for side in sides:
-        with Client(side.proxy.port) as client:
+        with side.client() as client:
             client.send(b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n")
+            side.told("/wait", 2)  # a reset may overtake what was sent
             client.reset()
         side.proxy.wait_for_output("error /wait")
         assert "crashed" not in side.proxy.output

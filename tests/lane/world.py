@@ -193,6 +193,8 @@ class FakeLane(Lane):
 class FakePlace:
     """Whatever is handed over has ended."""
 
+    is_announced = False
+
     def __init__(self, left: Callable[[], None]) -> None:
         self.left = left
 

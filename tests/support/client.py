@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from dataclasses import dataclass, field
 from io import BufferedReader
 from typing import Self
@@ -10,6 +11,16 @@ from typing import Self
 from tests.support import wire
 
 TIMEOUT = 20.0
+
+
+def trusting(*alpn: str) -> ssl.SSLContext:
+    """For a client that takes any certificate, and offers these protocols."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    return context
 
 
 @dataclass(frozen=True)
@@ -33,11 +44,13 @@ class RawResponse:
 
 
 class Client:
-    """One connection. Every wait ends after `timeout` seconds with `TimeoutError`."""
+    """One connection, with `tls` a secured one. Every wait ends after `timeout` seconds with `TimeoutError`."""
 
-    def __init__(self, port: int, timeout: float = TIMEOUT) -> None:
+    def __init__(self, port: int, timeout: float = TIMEOUT, tls: ssl.SSLContext | None = None) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
         self.stream: BufferedReader = self.sock.makefile("rb")
 
     def __enter__(self) -> Self:

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.support.client import trusting
 from tests.support.listener import Listener
 
 Headers = list[tuple[str, str]]
@@ -118,11 +119,7 @@ class H2Client:
     """One HTTP/2 connection over TLS; the server's certificate is not checked. Waits end with `TimeoutError`."""
 
     def __init__(self, port: int, timeout: float = TIMEOUT) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        context.set_alpn_protocols(["h2"])
-        self.sock = context.wrap_socket(
+        self.sock = trusting("h2").wrap_socket(
             socket.create_connection(("127.0.0.1", port), timeout), server_hostname="localhost"
         )
         assert self.sock.selected_alpn_protocol() == "h2", "the server does not speak HTTP/2"

@@ -12,10 +12,11 @@ exchange     one request and its answer: a flow, its hooks, and what is sent (te
 flows        mitmproxy's flows and messages, without the checks of their constructors
 handover     a connection that goes on in mitmproxy's layers
 heads        messages' heads, where everybody reads them alike
+lent         connections of mitmproxy's handlers: before they are read, or behind a TLS handshake
 lending      under mitmproxy's own programs: the connections that they accept, lent to the lane
 opening      whether a new connection is the lane's, and what its connections share
 serving      what the lane does not serve, with the reasons (test: lane/test_opening.py)
-tls          TLS toward the upstream
+tls          TLS on either side, behind its handshake
 upstream     connections toward the upstream, kept for the next exchange
 writing      one end of a connection: writes that go out together (test: lane/test_limits.py)
 """

@@ -37,6 +37,9 @@ ENDED_PATIENCE = 5.0
 class Place(Protocol):
     """Where a connection was accepted."""
 
+    is_announced: bool
+    """Whether hooks and log have been told of it already, and who gave it will tell them of its end."""
+
     def client(self, transport: asyncio.BaseTransport) -> Client:
         """What mitmproxy knows of it. Asked once."""
         ...
@@ -99,6 +102,8 @@ class ClientEnd(Writing, asyncio.Protocol):
         assert isinstance(mode, ReverseMode)
         self.unconnected = Server(address=mode.address, tls=mode.scheme == "https")
         self.lane.opened(self)
+        if self._place.is_announced:
+            return
         self.log("client connect")
         rest = self.lane.run(server_hooks.ClientConnectedHook, self.client)
         if rest is None:
@@ -131,13 +136,17 @@ class ClientEnd(Writing, asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         self.client.state = ConnectionState.CLOSED
         self._end_of_stream()
+        if not self._place.is_announced:
+            self._tell_end()
+        self.lane.closed(self)
+        self._place.left()
+
+    def _tell_end(self) -> None:
         self.log("client disconnect")
         self.client.timestamp_end = time.time()
         rest = self.lane.run(server_hooks.ClientDisconnectedHook, self.client)
         if rest is not None:
             self.lane.keep(asyncio.ensure_future(rest), lambda: None)
-        self.lane.closed(self)
-        self._place.left()
 
     def _end_of_stream(self) -> None:
         exchange, body = self.exchange, self._body

@@ -6,15 +6,13 @@ and its connections with it; where the script goes, they go on in mitmproxy's la
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from mitmproxy import ctx, flow
 from mitmproxy.addonmanager import Loader
-from mitmproxy.connection import Client
+from mitmproxy.tls import TlsData
 
-from mitmproxy_moesif.lane.handover import feed
+from mitmproxy_moesif.lane.lent import Lent
 from mitmproxy_moesif.lane.opening import Lane
 from mitmproxy_moesif.speedups.inline import CARRIER, InlineHandler
 
@@ -40,6 +38,9 @@ class Lending:
 
     def requestheaders(self, message: flow.Flow) -> None:
         self._lane.requestheaders(message)
+
+    def tls_established_client(self, data: TlsData) -> None:
+        self._lane.tls_established_client(data)
 
     def running(self) -> None:
         self._lane.running()
@@ -72,37 +73,3 @@ class Lending:
         lent.transport.set_protocol(end)
         end.connection_made(lent.transport)
         return await lent.has_ended
-
-
-class Lent:
-    """A connection of mitmproxy's, of which nothing has been read: tasks start at once."""
-
-    def __init__(self, handler: InlineHandler) -> None:
-        self._handler = handler
-        io = handler.transports[handler.client]
-        assert isinstance(io.reader, asyncio.StreamReader)
-        assert isinstance(io.writer, asyncio.StreamWriter)
-        self._reader = io.reader
-        self.transport: Any = io.writer.transport
-        self._protocol = self.transport.get_protocol()
-        self.has_ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-
-    def client(self, _transport: asyncio.BaseTransport) -> Client:
-        return self._handler.client
-
-    def hand_over(self, transport: asyncio.Transport, data: bytes, *, is_full: bool) -> None:
-        transport.set_protocol(self._protocol)
-        if is_full:
-            self._protocol.pause_writing()
-        self._handler.is_known = True
-        self._give_back(ended=False)
-        feed(transport, self._reader, data)
-
-    def left(self) -> None:
-        self._give_back(ended=True)
-
-    def _give_back(self, *, ended: bool) -> None:
-        """With the place among mitmproxy's connections, from which mitmproxy itself removes it."""
-        ctx.master.addons.get("proxyserver").connections[self._handler.client.id] = self._handler
-        if not self.has_ended.done():
-            self.has_ended.set_result(ended)

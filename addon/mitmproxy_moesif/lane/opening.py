@@ -10,9 +10,11 @@ from mitmproxy import ctx, flow
 from mitmproxy.addonmanager import Loader
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.proxy.mode_specs import ProxyMode
+from mitmproxy.tls import TlsData
 
 from mitmproxy_moesif.lane.client import ClientEnd, Place
 from mitmproxy_moesif.lane.flows import Identifiers
+from mitmproxy_moesif.lane.lent import carry_on
 from mitmproxy_moesif.lane.serving import UPSTREAM_TLS, is_fast, why_mode_is_unserved, why_unserved
 from mitmproxy_moesif.lane.upstream import Pool
 from mitmproxy_moesif.log import RateLimitedLog
@@ -53,6 +55,9 @@ class Lane:
 
     def requestheaders(self, _flow: flow.Flow) -> None:
         self._all_exchanges += 1
+
+    def tls_established_client(self, data: TlsData) -> None:
+        carry_on(self, data)
 
     def engines(self) -> dict[str, int]:
         """The exchanges that began, by what carries them. From any thread."""

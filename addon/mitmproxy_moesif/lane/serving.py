@@ -14,7 +14,6 @@ from mitmproxy.proxy.mode_specs import ProxyMode, ReverseMode
 from mitmproxy_moesif.speedups.dispatch import PreparedAddonManager, plan_for
 
 OPTIONS: dict[str, tuple[object, str]] = {
-    "certs": ([], "TLS toward clients, with its hooks, is mitmproxy's"),
     "connection_strategy": ("lazy", "connections to the upstream are opened before they are needed"),
     "keep_host_header": (True, "the Host header is replaced"),
     "validate_inbound_headers": (True, "messages that can be read in two ways are let through"),

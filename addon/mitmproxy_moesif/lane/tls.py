@@ -1,4 +1,4 @@
-"""TLS toward the upstream: mitmproxy's handshake, with its hooks, checks and words, and none of its layers later."""
+"""TLS on either side: mitmproxy's handshake, with its hooks, checks and words, and none of its layers later."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ type Commands = Generator[commands.Command, Any, Any]
 
 
 class Handshake(ServerTLSLayer):
-    """mitmproxy's layer, for as long as the handshake takes. `early` is what came behind it."""
+    """mitmproxy's layer toward an upstream, for as long as the handshake takes. `early` is what came behind it."""
 
     def __init__(self, client: Client, server: Server) -> None:
         context = Context(client, ctx.options)
@@ -39,17 +39,103 @@ class Handshake(ServerTLSLayer):
         yield from ()
 
 
-class TlsTransport(asyncio.Protocol, asyncio.Transport):
-    """The transport of `above`, which is told of the connection at once; the protocol of TCP's."""
+class Tls(asyncio.Protocol, asyncio.Transport):
+    """Of a connection that has shaken hands: the transport of `above`, and the protocol of TCP's."""
 
     tcp: asyncio.Transport
     tls: SSL.Connection
 
-    def __init__(self, lane: Lane, above: asyncio.Protocol, client: Client, server: Server) -> None:
+    def __init__(self, above: asyncio.Protocol, client: Client) -> None:
         super().__init__()
-        self._lane = lane
         self._above = above
         self._client = client
+
+    # From TCP
+
+    def data_received(self, data: bytes) -> None:
+        self.tls.bio_write(data)
+        pieces: list[bytes] = []
+        try:
+            while True:
+                pieces.append(self.tls.recv(AT_ONCE))
+        except SSL.WantReadError:
+            end = None
+        except SSL.ZeroReturnError:
+            end = self._end
+        except SSL.Error as error:
+            self._log(f"TLS Error: {error}", logging.WARNING)
+            end = self.abort
+        self._send_out()  # reading may have something to say
+        if pieces:
+            self._above.data_received(b"".join(pieces))
+        if end is not None:
+            end()
+
+    def _end(self) -> None:
+        """The peer has said that it sends no more."""
+        self._above.eof_received()
+
+    def eof_received(self) -> bool | None:
+        return self._above.eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._above.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        self._above.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._above.resume_writing()
+
+    def _log(self, message: str, level: int) -> None:
+        logger.log(level, message, extra={"client": self._client.peername})
+
+    # As a transport
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        with suppress(SSL.Error):  # the peer reads no more, and is told no more
+            self.tls.sendall(data)
+        self._send_out()
+
+    def writelines(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(pieces))
+
+    def _send_out(self) -> None:
+        with suppress(SSL.WantReadError):
+            while True:
+                self.tcp.write(self.tls.bio_read(AT_ONCE))
+
+    def pause_reading(self) -> None:
+        if not self.tcp.is_closing():
+            self.tcp.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self.tcp.is_closing():
+            self.tcp.resume_reading()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self.tcp.get_extra_info(name, default)
+
+    def get_write_buffer_size(self) -> int:
+        return self.tcp.get_write_buffer_size()
+
+    def is_closing(self) -> bool:
+        return self.tcp.is_closing()
+
+    def close(self) -> None:
+        """As mitmproxy does: without a word of TLS."""
+        self.tcp.close()
+
+    def abort(self) -> None:
+        self.tcp.abort()
+
+
+class UpstreamTls(Tls):
+    """`above` is told of the connection at once, before its handshake."""
+
+    def __init__(self, lane: Lane, above: asyncio.Protocol, client: Client, server: Server) -> None:
+        super().__init__(above, client)
+        self._lane = lane
         self._handshake: Handshake | None = Handshake(client, server)
         self._came = b""
         self._has_ended = False
@@ -113,9 +199,6 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
         came, self._came = self._came, b""
         return came
 
-    def _log(self, message: str, level: int) -> None:
-        logger.log(level, message, extra={"client": self._client.peername})
-
     # From TCP
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -123,84 +206,39 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
         self._above.connection_made(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._handshake is not None:
-            self._came += data
-            self.pause_reading()  # until it is asked for
-            self._more.set()
+        if self._handshake is None:
+            super().data_received(data)
             return
-        self.tls.bio_write(data)
-        pieces: list[bytes] = []
-        try:
-            while True:
-                pieces.append(self.tls.recv(AT_ONCE))
-        except SSL.WantReadError:
-            end = None
-        except SSL.ZeroReturnError:
-            end = self._end
-        except SSL.Error as error:
-            self._log(f"TLS Error: {error}", logging.WARNING)
-            end = self.abort
-        self._send_out()  # reading may have something to say
-        if pieces:
-            self._above.data_received(b"".join(pieces))
-        if end is not None:
-            end()
+        self._came += data
+        self.pause_reading()  # until it is asked for
+        self._more.set()
 
     def _end(self) -> None:
-        self._above.eof_received()
+        super()._end()
         self.close()
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool | None:
         self._has_ended = True
         self._more.set()
-        self._above.eof_received()
+        return super().eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._has_ended = True
         self._more.set()
-        self._above.connection_lost(error)
+        super().connection_lost(error)
 
-    def pause_writing(self) -> None:
-        self._above.pause_writing()
 
-    def resume_writing(self) -> None:
-        self._above.resume_writing()
+class ClientTls(Tls):
+    """Of a handshake that mitmproxy's layers have made. `above` is not told of the connection."""
 
-    # As a transport
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        with suppress(SSL.Error):  # the peer reads no more, and is told no more
-            self.tls.sendall(data)
-        self._send_out()
-
-    def writelines(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
-        self.write(b"".join(pieces))
-
-    def _send_out(self) -> None:
-        with suppress(SSL.WantReadError):
-            while True:
-                self.tcp.write(self.tls.bio_read(AT_ONCE))
-
-    def pause_reading(self) -> None:
-        if not self.tcp.is_closing():
-            self.tcp.pause_reading()
-
-    def resume_reading(self) -> None:
-        if not self.tcp.is_closing():
-            self.tcp.resume_reading()
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self.tcp.get_extra_info(name, default)
-
-    def get_write_buffer_size(self) -> int:
-        return self.tcp.get_write_buffer_size()
-
-    def is_closing(self) -> bool:
-        return self.tcp.is_closing()
+    def __init__(self, above: asyncio.Protocol, client: Client, tls: SSL.Connection, tcp: asyncio.Transport) -> None:
+        super().__init__(above, client)
+        self.tls, self.tcp = tls, tcp
 
     def close(self) -> None:
-        """As mitmproxy does: without a word of TLS."""
-        self.tcp.close()
-
-    def abort(self) -> None:
-        self.tcp.abort()
+        """With a word of it: else an answer that ends with its connection is none (RFC 8446, 6.1)."""
+        if not self.is_closing():
+            with suppress(SSL.Error):
+                self.tls.shutdown()
+            self._send_out()
+        super().close()

@@ -19,7 +19,7 @@ from mitmproxy_moesif.lane.bodies import Body
 from mitmproxy_moesif.lane.destination import Destination
 from mitmproxy_moesif.lane.exchange import Exchange, crashed
 from mitmproxy_moesif.lane.heads import end_of_head, response_head, response_of
-from mitmproxy_moesif.lane.tls import TlsTransport
+from mitmproxy_moesif.lane.tls import UpstreamTls
 from mitmproxy_moesif.lane.writing import AT_ONCE, Writing
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ class Pool:
         assert server.address is not None
         server.timestamp_start = time.time()
         end = UpstreamEnd(self._lane, destination, server, client)
-        tls = TlsTransport(self._lane, end, client, server) if server.tls else None
+        tls = UpstreamTls(self._lane, end, client, server) if server.tls else None
         try:
             await asyncio.get_running_loop().create_connection(
                 lambda: tls or end, *server.address[:2], local_addr=server.sockname

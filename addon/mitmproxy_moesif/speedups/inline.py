@@ -7,12 +7,12 @@ message and its body one by one: a system call and a packet more in each directi
 Both are done here while one event is handled, so nothing leaves later than it would: what was held back is written
 before a hook runs, before any other command, and at the end of the event.
 
-An addon of the name `CARRIER` may carry a connection in place of the layers.
+An addon of the name `CARRIER` may carry a connection in place of the layers; so may whatever a hook names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from mitmproxy import flow
@@ -97,11 +97,20 @@ class InlineHandler(mode_servers.ProxyConnectionHandler):
 
     is_known = False
     """Whether hooks and log have been told of the client already."""
+    carry: Callable[[], Awaitable[None]] | None = None
+    """What carries the connection from the end of this event on. Meanwhile the layers hear of nothing."""
 
     async def handle_client(self) -> None:
         carrier = self.master.addons.get(CARRIER)
         if carrier is None or not await carrier.carry(self):
             await super().handle_client()
+
+    async def server_event(self, event: events.Event) -> None:
+        await super().server_event(event)
+        if (carry := self.carry) is not None:
+            self.carry = None
+            with self.timeout_watchdog.disarm():
+                await carry()
 
     async def handle_hook(self, hook: commands.StartHook) -> None:
         if not (self.is_known and isinstance(hook, server_hooks.ClientConnectedHook)):

@@ -1,0 +1,161 @@
+"""Connections of mitmproxy's handlers, lent to the lane: before anything was read of them, or behind a TLS handshake.
+
+A handshake with a client is made by mitmproxy's layers, with their hooks and settings. Where the client then speaks
+HTTP/1, what is above TLS there hears of nothing, and the lane carries it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mitmproxy import ctx
+from mitmproxy.connection import Client
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.layers import ClientTLSLayer
+from mitmproxy.proxy.layers.http import HttpLayer
+from mitmproxy.proxy.layers.tls import HTTP1_ALPNS
+from mitmproxy.tls import TlsData
+
+from mitmproxy_moesif.lane.handover import feed
+from mitmproxy_moesif.lane.tls import ClientTls
+from mitmproxy_moesif.speedups.inline import InlineHandler
+
+if TYPE_CHECKING:
+    from mitmproxy_moesif.lane.client import ClientEnd
+    from mitmproxy_moesif.lane.opening import Lane
+
+SPEAKS_HTTP1 = (None, b"", *HTTP1_ALPNS)
+"""What a client may have agreed on, or not."""
+
+
+class Lent:
+    """A connection of which nothing has been read: tasks start at once."""
+
+    is_announced = False
+
+    def __init__(self, handler: InlineHandler) -> None:
+        self.handler = handler
+        io = handler.transports[handler.client]
+        assert isinstance(io.reader, asyncio.StreamReader)
+        assert isinstance(io.writer, asyncio.StreamWriter)
+        self.reader = io.reader
+        self.transport: Any = io.writer.transport
+        self._protocol = self.transport.get_protocol()
+        self.has_ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def client(self, _transport: asyncio.BaseTransport) -> Client:
+        return self.handler.client
+
+    def hand_over(self, transport: asyncio.Transport, data: bytes, *, is_full: bool) -> None:
+        self.handler.is_known = True
+        self._give_back(is_full=is_full)
+        feed(transport, self.reader, data)
+
+    def left(self) -> None:
+        self._end(ended=True)
+
+    def _give_back(self, *, is_full: bool) -> None:
+        self.transport.set_protocol(self._protocol)
+        if is_full:
+            self._protocol.pause_writing()
+        self._end(ended=False)
+
+    def _end(self, *, ended: bool) -> None:
+        """With the place among mitmproxy's connections, from which mitmproxy itself removes it."""
+        ctx.master.addons.get("proxyserver").connections[self.handler.client.id] = self.handler
+        if not self.has_ended.done():
+            self.has_ended.set_result(ended)
+
+
+class Release(events.Event):
+    """For a layer that was held back: what it has not heard of."""
+
+
+class Held:
+    """In the place of the layer above TLS. Keeps what comes, until it is released or taken."""
+
+    def __init__(self, above: layer.Layer) -> None:
+        self._above = above
+        self._events: list[events.Event] = []
+        self._is_held = True
+
+    def handle_event(self, event: events.Event) -> Iterator[commands.Command]:
+        if isinstance(event, Release):
+            self._is_held = False
+            for each in self._events:
+                yield from self._above.handle_event(each)
+        elif self._is_held:
+            self._events.append(event)
+        else:
+            yield from self._above.handle_event(event)
+
+    def take(self) -> tuple[bytes, bool]:
+        """What the client has sent, and whether it sends no more."""
+        came, self._events = self._events, [events.Start()]
+        data = b"".join(event.data for event in came if isinstance(event, events.DataReceived))
+        return data, any(isinstance(event, events.ConnectionClosed) for event in came)
+
+    def put_back(self, client: Client, data: bytes) -> None:
+        if data:
+            self._events.append(events.DataReceived(client, data))
+
+
+class Secured(Lent):
+    """A connection behind its handshake. Its handler tells hooks and log of its end."""
+
+    is_announced = True
+
+    def __init__(self, handler: InlineHandler, below: ClientTLSLayer) -> None:
+        super().__init__(handler)
+        self._tls = below.tls
+        self.held = Held(below.child_layer)
+
+    async def carry(self, end: ClientEnd) -> None:
+        """Until it has ended, or goes on in the layers."""
+        if self.transport.is_closing():
+            return
+        tls = ClientTls(end, self.handler.client, self._tls, self.transport)
+        self.transport.set_protocol(tls)
+        end.connection_made(tls)
+        data, has_ended = self.held.take()
+        if data:
+            end.data_received(data)
+        if data := take(self.reader):
+            tls.data_received(data)
+        if has_ended or self.reader.at_eof():
+            end.eof_received()
+        if await self.has_ended:
+            self.reader.feed_eof()
+        else:
+            await self.handler.server_event(Release())
+
+    def hand_over(self, _transport: asyncio.Transport, data: bytes, *, is_full: bool) -> None:
+        self.held.put_back(self.handler.client, data)
+        self._give_back(is_full=is_full)
+
+
+def take(reader: asyncio.StreamReader) -> bytes:
+    """What it has and nobody has asked for yet."""
+    data = bytes(reader._buffer)  # type: ignore[attr-defined]  # noqa: SLF001
+    reader._buffer.clear()  # type: ignore[attr-defined]  # noqa: SLF001
+    reader._maybe_resume_transport()  # type: ignore[attr-defined]  # noqa: SLF001
+    return data
+
+
+def carry_on(lane: Lane, data: TlsData) -> None:
+    """Have the lane carry a client's connection from the end of its handshake on, where it may."""
+    client = data.conn
+    handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
+    if not (isinstance(client, Client) and isinstance(handler, InlineHandler) and client.alpn in SPEAKS_HTTP1):
+        return
+    found = (each for each in data.context.layers if isinstance(each, ClientTLSLayer | HttpLayer))
+    below = next(found, None)
+    if not isinstance(below, ClientTLSLayer) or not isinstance(below.child_layer, HttpLayer):
+        return  # TLS within HTTP, or something else within TLS
+    secured = Secured(handler, below)
+    if (end := lane.open(secured, client.proxy_mode)) is not None:
+        below.child_layer = secured.held  # type: ignore[assignment]  # as much of a layer as there is asked of one
+        handler.carry = partial(secured.carry, end)

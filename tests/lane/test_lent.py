@@ -1,0 +1,201 @@
+"""TLS toward clients: the layers shake hands, the lane carries what follows. That it does the same: test_same.py."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lane.test_limits import GET, LARGE, MORE
+from tests.lane.test_opening import engines, options
+from tests.support.client import Client, trusting
+from tests.support.h2 import H2Client, make_certificate
+from tests.support.moesif_proxy import MoesifProxy
+from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
+
+CLIENTS = """
+import sys
+
+def client_connected(client):
+    sys.stdout.write(f"came {client.peername[1]}\\n")
+
+def client_disconnected(client):
+    sys.stdout.write(f"gone {client.peername[1]}\\n")
+"""
+
+UPGRADE = b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: other\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[ScriptedUpstream]:
+    with ScriptedUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def proxy(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MoesifProxy]:
+    folder = tmp_path_factory.mktemp("secured")
+    both = folder / "both.pem"
+    both.write_bytes(b"".join(path.read_bytes() for path in make_certificate(folder)))
+    given = options(folder, moesif_engine="fast", http2=True)
+    script = folder / "clients.py"
+    script.write_text(CLIENTS)
+    with MoesifProxy(upstream.url, given, "--tls-cert", str(both), "-s", str(script)) as proxy:
+        yield proxy
+        assert "Traceback" not in proxy.output
+        assert "crashed" not in proxy.output
+
+
+def carried(proxy: MoesifProxy, before: dict[str, int]) -> dict[str, int]:
+    return {name: count - before[name] for name, count in engines(proxy).items()}
+
+
+@pytest.mark.parametrize("alpn", [(), ("http/1.1",), ("http/1.0",)])
+def test_http1_is_the_lanes(alpn: tuple[str, ...], proxy: MoesifProxy) -> None:
+    before = engines(proxy)
+    with Client(proxy.port, tls=trusting(*alpn)) as client:
+        for _ in range(3):
+            answer = client.exchange("GET", "/")
+            assert answer is not None
+            assert answer.status == 200
+    assert carried(proxy, before) == {"fast": 3, "mitmproxy": 0}
+
+
+def test_http2_is_the_layers(proxy: MoesifProxy) -> None:
+    before = engines(proxy)
+    with H2Client(proxy.port) as client:
+        assert client.exchange("GET", "/").status == 200
+    assert carried(proxy, before) == {"fast": 0, "mitmproxy": 1}
+
+
+def test_what_the_lane_does_not_carry_goes_on_in_the_layers(proxy: MoesifProxy) -> None:
+    before = engines(proxy)
+    with Client(proxy.port, tls=trusting()) as client:
+        client.send(GET % b"/first" + UPGRADE + GET % b"/third")
+        answers = [client.read_response() for _ in range(3)]
+        assert [answer and answer.status for answer in answers] == [200, 200, 200]
+        assert client.exchange("GET", "/fourth") is not None
+    assert carried(proxy, before) == {"fast": 1, "mitmproxy": 3}
+
+
+class Pieces:
+    """A client whose flights are sent as a test wants them."""
+
+    def __init__(self, port: int) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", port), 20)
+        self._came, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = trusting().wrap_bio(self._came, self._out, server_hostname="localhost")
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self.send()
+                self._receive()
+            else:
+                return  # what ends it is not sent yet
+
+    def write(self, data: bytes, *, last: bool = False) -> None:
+        self._tls.write(data)
+        if last:
+            with pytest.raises(ssl.SSLWantReadError):
+                self._tls.unwrap()
+
+    def send(self) -> None:
+        self.sock.sendall(self._out.read())
+
+    def _receive(self) -> bool:
+        data = self.sock.recv(65_536)
+        self._came.write(data)
+        return bool(data)
+
+    def read_to_end(self) -> bytes:
+        """Raises `ssl.SSLError` where the connection ends without a word of TLS."""
+        got = b""
+        while True:
+            try:
+                data = self._tls.read(65_536)
+            except ssl.SSLWantReadError:
+                if not self._receive():
+                    self._came.write_eof()
+            except ssl.SSLZeroReturnError:
+                return got
+            else:
+                if not data:
+                    return got
+                got += data
+
+
+def test_a_request_that_comes_with_the_end_of_the_handshake_is_answered(proxy: MoesifProxy) -> None:
+    before = engines(proxy)
+    client = Pieces(proxy.port)
+    with client.sock:
+        client.write(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        client.send()
+        assert client.read_to_end().startswith(b"HTTP/1.1 200 OK\r\n")
+    assert carried(proxy, before) == {"fast": 1, "mitmproxy": 0}
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_client_that_says_it_sends_no_more_gets_its_answers(at_once: bool, proxy: MoesifProxy) -> None:
+    before = engines(proxy)
+    client = Pieces(proxy.port)
+    with client.sock:
+        if not at_once:
+            client.send()
+        client.write(GET % b"/first" + GET % b"/second", last=True)
+        client.send()
+        assert client.read_to_end().count(b"HTTP/1.1 200 OK\r\n") == 2
+    assert carried(proxy, before) == {"fast": 2, "mitmproxy": 0}
+
+
+def test_an_answer_that_ends_with_its_connection_ends_with_a_word_of_tls(
+    proxy: MoesifProxy, upstream: ScriptedUpstream
+) -> None:
+    def until_close(_request: RawRequest, connection: Connection) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\n\r\nall of it")
+        connection.close()
+
+    upstream.answer("/until-close", until_close)
+    client = Pieces(proxy.port)
+    with client.sock:
+        client.write(GET % b"/until-close")
+        client.send()
+        assert client.read_to_end().endswith(b"\r\n\r\nall of it")
+
+
+def test_a_slow_reader_is_waited_for(proxy: MoesifProxy, upstream: ScriptedUpstream) -> None:
+    sent = threading.Event()
+
+    def send_much(_request: RawRequest, connection: Connection) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % LARGE)
+        for _ in range(LARGE // 1_000_000):
+            connection.send(b"x" * 1_000_000)
+        sent.set()
+
+    upstream.answer("/large", send_much)
+    with Client(proxy.port, tls=trusting()) as client:
+        assert client.exchange("GET", "/warm-up") is not None
+        before = proxy.memory()
+        client.send(GET % b"/large")
+        assert client.read_head() is not None
+        assert not sent.wait(1.0)
+        assert proxy.memory() - before < MORE
+        assert len(client.stream.read(LARGE)) == LARGE
+    assert sent.wait(5)
+
+
+@pytest.mark.parametrize("when", ["after the handshake", "after a request", "within a request"])
+def test_a_client_that_leaves_is_let_go(when: str, proxy: MoesifProxy) -> None:
+    with Client(proxy.port, tls=trusting()) as client:
+        if when != "after the handshake":
+            assert client.exchange("GET", "/") is not None
+        if when == "within a request":
+            client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab")
+        port = client.sock.getsockname()[1]
+        if when == "within a request":
+            client.reset()
+    proxy.wait_for_output(f"gone {port}\n")
+    assert proxy.output.count(f"came {port}\n") == proxy.output.count(f"gone {port}\n") == 1
