@@ -28,7 +28,14 @@ from mitmproxy_moesif.capture.responses import Refusal, failure_page
 from mitmproxy_moesif.event.exchange import Fields
 from mitmproxy_moesif.lane.destination import destination_of
 from mitmproxy_moesif.lane.flows import new_flow
-from mitmproxy_moesif.lane.heads import Framing, framing, request_head, response_head, why_invalid
+from mitmproxy_moesif.lane.heads import (
+    Framing,
+    framing,
+    may_have_body,
+    request_head,
+    response_head,
+    why_invalid,
+)
 
 if TYPE_CHECKING:
     from mitmproxy_moesif.lane.client import ClientEnd
@@ -50,6 +57,9 @@ class Exchange:
     __slots__ = (
         "_answered_fields",
         "_answered_framing",
+        "_asked_framing",
+        "_client_closes",
+        "_client_method",
         "_close_after",
         "_collected",
         "_connecting",
@@ -67,11 +77,14 @@ class Exchange:
         "_size_asked",
         "_streams_request",
         "_streams_response",
+        "asked_method",
+        "asks_to_close",
         "client",
         "flow",
         "has_body",
         "is_over",
         "is_waiting",
+        "reads_interim",
         "request_ended",
         "upstream",
     )
@@ -80,6 +93,12 @@ class Exchange:
         self.client = client
         self.flow = new_flow(client.lane.identifiers.next(), client.client, client.unconnected, request)
         self.has_body = found.has_body
+        # What peers have read, and go by whatever hooks make of the flow later.
+        self._client_method = self.asked_method = request.data.method
+        self._client_closes = found.closes(request.data.http_version)
+        self.reads_interim = request.data.http_version != b"HTTP/1.0"
+        self._asked_framing = found
+        self.asks_to_close = False
         self._fields, self._framing = request.data.headers.fields, found
         self._answered_fields: Fields | None = None
         self._answered_framing = found
@@ -256,7 +275,9 @@ class Exchange:
     def _send_request_head(self) -> None:
         assert self.upstream is not None
         self._size_asked = 0
-        self._is_request_chunked = self._request_framing().is_chunked
+        self.asked_method, self._asked_framing = self.flow.request.data.method, self._request_framing()
+        self._is_request_chunked = self._asked_framing.is_chunked
+        self.asks_to_close = self._closes_connection
         self.upstream.send(request_head(self.flow.request))
 
     def _send_request_data(self, data: bytes) -> None:
@@ -276,8 +297,8 @@ class Exchange:
         return self._framing
 
     @property
-    def closes_connection(self) -> bool:
-        """Whether the upstream was asked to close its connection behind the answer."""
+    def _closes_connection(self) -> bool:
+        """Whether the request, as hooks have left it, is the last on its connection."""
         return self._request_framing().closes(self.flow.request.data.http_version)
 
     # A body that rules wait for, and a request that is refused
@@ -378,11 +399,12 @@ class Exchange:
             self._answered_fields, self._answered_framing = fields, framing(fields)
         found, data = self._answered_framing, response.data
         self._is_head_sent = True
-        self._sends_body = may_have_body(self.flow.request.data.method, data.status_code)
+        self._sends_body = may_have_body(self._client_method, data.status_code)
         self._is_response_chunked = found.is_chunked
         self._close_after = (
             found.closes(data.http_version)
-            or self.closes_connection
+            or self._client_closes
+            or self._closes_connection
             or (self._sends_body and found.ends_with_connection)
         )
         self.client.send(response_head(response))
@@ -465,7 +487,7 @@ class Exchange:
 
     def _leave_upstream(self) -> None:
         """For others, unless a hook has made the body another than the head says: what is too much is theirs then."""
-        asked = self._request_framing()
+        asked = self._asked_framing
         if not asked.is_plain or not asked.announces(self._size_asked):
             self._drop_upstream()
             return
@@ -500,11 +522,6 @@ class Exchange:
 
 def is_killed(flow: http.HTTPFlow) -> bool:
     return flow.error is not None and flow.error.msg == flows.Error.KILLED_MESSAGE
-
-
-def may_have_body(method: bytes, status: int) -> bool:
-    """Whether anything may follow the head of such an answer; whatever it says, a client takes that for the next."""
-    return method.upper() != b"HEAD" and status >= 200 and status not in (204, 304)
 
 
 def chunk(data: bytes) -> bytes:

@@ -69,8 +69,10 @@ class Framing:
         return self.coding is not None and b"chunked" in self.coding.lower()
 
     def announces(self, size: int) -> bool:
-        """Whether a body of so many bytes is what it says."""
-        return self.is_chunked or (self.length or b"").lstrip(b"0") == (b"%d" % size).lstrip(b"0")
+        """Whether a body of so many bytes is what it says, to everybody."""
+        if self.is_chunked:
+            return self.length is None
+        return (self.length or b"").lstrip(b"0") == (b"%d" % size).lstrip(b"0")
 
     @property
     def ends_with_connection(self) -> bool:
@@ -84,7 +86,7 @@ def framing(fields: Fields) -> Framing:
         key = name.lower()
         if key == b"content-length":
             found.is_plain = found.is_plain and found.length is None
-            found.length = value
+            found.length = value if found.length is None else found.length + b", " + value
         elif key == b"transfer-encoding":
             found.is_plain = found.is_plain and found.coding is None
             found.coding = value if found.coding is None else found.coding + b", " + value
@@ -155,22 +157,26 @@ def end_of_head(buffer: bytes, start: int) -> tuple[int, int] | None:
     return None if match is None else (match.start() + 1, match.end())
 
 
-def response_of(head: bytes, request: http.Request) -> tuple[http.Response, Framing, Body]:
-    """An answer's. Raises `ValueError` in the words of mitmproxy's layers."""
+def may_have_body(method: bytes, status: int) -> bool:
+    """Whether anything may follow the head of such an answer; whatever it says, a client takes that for the next."""
+    return method.upper() != b"HEAD" and status >= 200 and status not in (204, 304)
+
+
+def response_of(head: bytes, method: bytes) -> tuple[http.Response, Framing, Body]:
+    """An answer's to such a request. Raises `ValueError` in the words of mitmproxy's layers."""
     lines = head.split(b"\r\n")
     response, found = plain_response(lines)
     if response is None:
         try:
             stock_lines = [line.removesuffix(b"\r") for line in head.removesuffix(b"\n").split(b"\n")]
             response = http1.read_response_head(stock_lines)
-            size = http1.expected_http_body_size(request, response)
+            size = http1.expected_http_body_size(new_request("", 0, method, b"/", b"HTTP/1.1", (), 0.0), response)
         except ValueError as error:
             raise ValueError(f"Cannot parse HTTP response: {error}") from None
         found = framing(response.headers.fields)
         found.is_plain = False
         return response, found, body_of_size(size)
-    status = response.data.status_code
-    if request.data.method.upper() == b"HEAD" or status < 200 or status in (204, 304):
+    if not may_have_body(method, response.data.status_code):
         return response, found, Fixed(0)
     if found.coding is not None:
         return response, found, Chunked()

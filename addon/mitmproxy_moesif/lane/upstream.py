@@ -169,7 +169,7 @@ class UpstreamEnd(Writing, asyncio.Protocol):
             return False
         end, behind = found
         try:
-            response, framing, body = response_of(buffer[:end], exchange.flow.request)
+            response, framing, body = response_of(buffer[:end], exchange.asked_method)
         except ValueError as error:
             exchange.upstream_failed(str(error))
             return False
@@ -180,12 +180,12 @@ class UpstreamEnd(Writing, asyncio.Protocol):
             exchange.upstream_failed("Cannot parse HTTP response: a switch of protocols that nobody asked for")
             return False
         if status < 200:
-            if status != 100 and not exchange.flow.request.is_http10:
+            if status != 100 and exchange.reads_interim:
                 exchange.client.send(response_head(response))
             return True
         self._has_answered = True
         self._body = body
-        self._keeps = not framing.closes(response.data.http_version) and not exchange.closes_connection
+        self._keeps = not framing.closes(response.data.http_version) and not exchange.asks_to_close
         exchange.response_began(response, framing, has_body=body.is_some)
         return True
 
