@@ -345,6 +345,29 @@ def test_a_client_gets_the_same_of_a_strange_answer(kind: str, method: str, side
     assert fast == layers
 
 
+INTERIM = b"HTTP/1.1 103 Early Hints\r\n"
+NO_INTERIM = {
+    "a status that is none": b"HTTP/1.1 099 None\r\n",
+    "a coding": INTERIM + b"Transfer-Encoding: chunked\r\n",
+    "a length and a coding": INTERIM + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+    "two lengths": INTERIM + b"Content-Length: 5\r\nContent-Length: 6\r\n",
+    "a length beyond 64 bits": INTERIM + b"Content-Length: 18446744073709551618\r\n",
+    "a blank in a name": INTERIM + b"X y: a\r\n",
+    "a blank before the colon": INTERIM + b"X : a\r\n",
+    "a bare CR": INTERIM + b"X: a\rb\r\n",
+    "a folded line": INTERIM + b"X: a\r\n b\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", NO_INTERIM)
+def test_an_interim_answer_that_can_be_read_in_two_ways_reaches_nobody(kind: str, sides: tuple[Side, Side]) -> None:
+    fast, _ = sides
+    answer = NO_INTERIM[kind] + b"\r\n" + OK + b"Content-Length: 2\r\n\r\nok"
+    got, behind = fast.converse(f"/interim/{list(NO_INTERIM).index(kind)}", "GET", answer, closes=False)
+    assert got is not None
+    assert (got.status, behind) == (502, b"")
+
+
 def test_304_in_chunks_has_no_last_chunk_either(sides: tuple[Side, Side]) -> None:
     """RFC 9112, 6.3: a client would take it for the beginning of the next answer."""
     for side in sides:

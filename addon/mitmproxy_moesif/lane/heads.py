@@ -13,7 +13,7 @@ from mitmproxy import http
 from mitmproxy.net.http import http1
 from mitmproxy.net.http.validate import validate_headers
 
-from mitmproxy_moesif.capture.heads import TEXT, TOKEN, VISIBLE, plain_fields
+from mitmproxy_moesif.capture.heads import TEXT, TOKEN, VISIBLE, ambiguity, plain_fields
 from mitmproxy_moesif.event.exchange import Fields
 from mitmproxy_moesif.lane.bodies import Body, Chunked, Fixed, UntilClose
 from mitmproxy_moesif.lane.flows import new_request, new_response
@@ -216,6 +216,21 @@ def why_invalid(response: http.Response) -> str | None:
             "Disable the validate_inbound_headers option to skip this security check."
         )
     return None
+
+
+def why_not_interim(response: http.Response, found: Framing) -> str | None:
+    """What there is against an answer before the final one, which no hook sees."""
+    status = response.data.status_code
+    if status == 101:
+        return "Cannot parse HTTP response: a switch of protocols that nobody asked for"
+    if status < 100:
+        return "Cannot parse HTTP response: a status that is none"
+    if found.is_plain:
+        return None
+    why = why_invalid(response)
+    if why is None and (what := ambiguity(response)) is not None:
+        why = f"Cannot parse HTTP response: {what}"
+    return why
 
 
 def assemble(first: bytes, fields: Fields) -> bytes:

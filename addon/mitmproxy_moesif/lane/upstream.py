@@ -18,7 +18,7 @@ from mitmproxy_moesif.capture.engine import MAX_HEAD
 from mitmproxy_moesif.lane.bodies import Body
 from mitmproxy_moesif.lane.destination import Destination
 from mitmproxy_moesif.lane.exchange import Exchange, crashed
-from mitmproxy_moesif.lane.heads import end_of_head, response_head, response_of
+from mitmproxy_moesif.lane.heads import end_of_head, response_head, response_of, why_not_interim
 from mitmproxy_moesif.lane.tls import UpstreamTls
 from mitmproxy_moesif.lane.writing import AT_ONCE, Writing
 
@@ -176,8 +176,8 @@ class UpstreamEnd(Writing, asyncio.Protocol):
         self._buffer = buffer[behind:]
         self._looked = 0
         status = response.data.status_code
-        if status == 101:
-            exchange.upstream_failed("Cannot parse HTTP response: a switch of protocols that nobody asked for")
+        if status < 200 and (why := why_not_interim(response, framing)) is not None:
+            exchange.upstream_failed(why)
             return False
         if status < 200:
             if status != 100 and exchange.reads_interim:
