@@ -33,3 +33,17 @@ def test_a_connection_that_is_always_busy_is_not_kept_for_ever(monkeypatch: pyte
         exchange()
         assert len(world.upstreams) == 2
         assert world.faults == []
+
+
+def test_a_peer_that_left_before_the_system_was_asked_who_it_was_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    with asyncio.Runner() as runner, World(runner.get_loop(), monkeypatch, waits=frozenset()) as world:
+        client = world.new_client()
+        client.send(REQUEST)
+        world.settle()
+        upstream_end = world.upstreams[0]
+        upstream_end.protocol.server.peername = None
+        upstream_end.reset()
+        world.settle()
+        assert client.got.startswith(b"HTTP/1.1 502")
+        assert upstream_end.protocol.server.timestamp_end is not None
+        assert world.faults == []

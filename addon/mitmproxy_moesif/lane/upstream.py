@@ -366,9 +366,8 @@ class Pool:
 
 
 def name_of(server: Server) -> str:
-    """As mitmproxy's log has it."""
+    """As mitmproxy's log has it. The system has no name of a peer that left before it was asked."""
     assert server.address is not None
-    assert server.peername is not None
     address = human.format_address(server.address)
-    is_name = server.address[0] != server.peername[0]
+    is_name = server.peername is not None and server.address[0] != server.peername[0]
     return f"{address} ({human.format_address(server.peername)})" if is_name else address
