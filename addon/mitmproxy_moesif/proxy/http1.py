@@ -1,7 +1,8 @@
 """What mitmproxy's HTTP/1 gets wrong for a reverse proxy, mended in subclasses of its two ends and of an exchange.
 
 - Trailers end in an exception and a connection that hangs: they are passed on.
-- An interim answer (103) of the upstream is taken for the final one: it is passed on, and the final one awaited.
+- An interim answer (103) of the upstream is taken for the final one: it is passed on, and the final one awaited. No
+  hook sees it: what can be read in two ways is refused here.
 - After an interim answer a failing upstream is no 502 any more: it is.
 - A blank line before a request line ends in an exchange that hangs: it is skipped.
 - A request is dated when its head is complete: when its first byte came.
@@ -23,11 +24,13 @@ from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
     RequestEndOfMessage,
     RequestHeaders,
     RequestTrailers,
     ResponseEndOfMessage,
     ResponseHeaders,
+    ResponseProtocolError,
     ResponseTrailers,
 )
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Connection
@@ -35,6 +38,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Connection
 from mitmproxy_moesif.capture import engine
 from mitmproxy_moesif.capture.chunks import ChunkReader
 from mitmproxy_moesif.capture.engine import Http1End
+from mitmproxy_moesif.lane.heads import Framing, why_not_interim
 from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
 
 LAST_CHUNK = b"0\r\n\r\n"
@@ -137,6 +141,10 @@ class Client(Http1Client):
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         while (interim := (yield from self.read_until_interim(event))) is not None:
+            if (why := why_not_interim(interim.response, Framing(is_plain=False))) is not None:
+                yield commands.CloseConnection(self.conn)
+                yield ReceiveHttp(ResponseProtocolError(interim.stream_id, why, ErrorCode.GENERIC_SERVER_ERROR))
+                return
             self.response = None
             if self.request is not None and self.is_wanted(interim.response.status_code, self.request):
                 interim.end_stream = False  # it has no body, and still is not the end
@@ -165,7 +173,7 @@ class Client(Http1Client):
 
 def is_interim(response: http.Response) -> bool:
     """Whether another answer follows; 101 is the last that is HTTP."""
-    return 100 <= response.status_code < 200 and response.status_code != 101
+    return response.status_code < 200 and response.status_code != 101
 
 
 def interim_answer(command: commands.Command) -> ResponseHeaders | None:
