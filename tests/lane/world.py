@@ -193,7 +193,7 @@ class FakeLane(Lane):
 class FakePlace:
     """Whatever is handed over has ended."""
 
-    is_announced = False
+    is_secured = False
 
     def __init__(self, left: Callable[[], None]) -> None:
         self.left = left

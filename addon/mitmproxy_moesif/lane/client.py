@@ -37,8 +37,8 @@ ENDED_PATIENCE = 5.0
 class Place(Protocol):
     """Where a connection was accepted."""
 
-    is_announced: bool
-    """Whether hooks and log have been told of it already, and who gave it will tell them of its end."""
+    is_secured: bool
+    """Whether the layers have shaken hands with it: they have told hooks and log of it, and will of its end."""
 
     def client(self, transport: asyncio.BaseTransport) -> Client:
         """What mitmproxy knows of it. Asked once."""
@@ -102,7 +102,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         assert isinstance(mode, ReverseMode)
         self.unconnected = Server(address=mode.address, tls=mode.scheme == "https")
         self.lane.opened(self)
-        if self._place.is_announced:
+        if self._place.is_secured:
             return
         self.log("client connect")
         rest = self.lane.run(server_hooks.ClientConnectedHook, self.client)
@@ -136,7 +136,7 @@ class ClientEnd(Writing, asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         self.client.state = ConnectionState.CLOSED
         self._end_of_stream()
-        if not self._place.is_announced:
+        if not self._place.is_secured:
             self._tell_end()
         self.lane.closed(self)
         self._place.left()

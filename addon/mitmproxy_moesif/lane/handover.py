@@ -17,7 +17,7 @@ from mitmproxy_moesif.speedups.inline import InlineHandler
 class Accepted:
     """A connection that `moesif-proxy` has accepted. `left` is called once, at its end."""
 
-    is_announced = False
+    is_secured = False
 
     def __init__(self, instance: mode_servers.ReverseInstance, left: Callable[[], None]) -> None:
         self._instance = instance

@@ -34,7 +34,7 @@ SPEAKS_HTTP1 = (None, b"", *HTTP1_ALPNS)
 class Lent:
     """A connection of which nothing has been read: tasks start at once."""
 
-    is_announced = False
+    is_secured = False
 
     def __init__(self, handler: InlineHandler) -> None:
         self.handler = handler
@@ -104,9 +104,9 @@ class Held:
 
 
 class Secured(Lent):
-    """A connection behind its handshake. Its handler tells hooks and log of its end."""
+    """A connection behind its handshake."""
 
-    is_announced = True
+    is_secured = True
 
     def __init__(self, handler: InlineHandler, below: ClientTLSLayer) -> None:
         super().__init__(handler)

@@ -90,9 +90,9 @@ class Lane:
     # Connections
 
     def open(self, place: Place, mode: ProxyMode) -> ClientEnd | None:
-        """The protocol of a connection that was accepted; None where it is mitmproxy's."""
+        """The protocol of a connection that was accepted; None where it is mitmproxy's, as TLS is up to its handshake."""
         engine = self.engine()
-        if not is_fast(engine):
+        if not is_fast(engine) or (ctx.options.certs and not place.is_secured):
             return None
         self.unserved = why_unserved(ctx.master, self._known)
         why = self.unserved or why_mode_is_unserved(mode)
