@@ -68,8 +68,10 @@ def debug(options: argparse.Namespace, script: Path) -> int:
 
 
 def _mitmweb(options: argparse.Namespace, stack: LocalStack, folder: str, script: Path, password: str) -> list[str]:
-    """Its password is in a file: command lines are for all to see."""
-    (Path(folder) / "config.yaml").write_text(f"web_password: {password}\n")
+    """The hash of its password is in a file: command lines are for all to see, and mitmweb warns of a plain one."""
+    from argon2 import PasswordHasher  # mitmproxy's; `run` needs none
+
+    (Path(folder) / "config.yaml").write_text(f"web_password: {PasswordHasher().hash(password)}\n")
     return [
         *(sys.executable, "-c", "from mitmproxy.tools.main import mitmweb; mitmweb()"),
         *("--scripts", str(script), "--mode", f"reverse:{options.upstream or stack.echo_url}"),

@@ -26,7 +26,9 @@ def debugging(environment: Mapping[str, str]) -> Iterator[str]:
     ports = [("--port", free_port()), ("--web-port", free_port()), ("--page-port", free_port())]
     command = [sys.executable, "-m", "mitmproxy_moesif", "debug"]
     command += [word for name, port in ports for word in (name, str(port))]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment(environment))
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=_environment(environment)
+    )
     ending = threading.Timer(SECONDS, process.kill)
     ending.start()
     try:
@@ -49,6 +51,10 @@ def debugging(environment: Mapping[str, str]) -> Iterator[str]:
 def said() -> Iterator[str]:
     with debugging({}) as said:
         yield said
+
+
+def test_it_gives_no_advice_about_its_own_password(said: str) -> None:
+    assert "password" not in said
 
 
 def test_what_it_prints_is_what_can_be_opened(said: str) -> None:
