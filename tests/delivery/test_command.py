@@ -45,6 +45,14 @@ def test_list_tells_whose_events_wait_and_why(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out.splitlines() == lines
 
 
+def test_list_looks_into_the_folder_of_backfill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dead_spool(tmp_path / "backfill", [chunk_for(ELSE, ["a"])])
+    assert spool(tmp_path, "list") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{ELSE}  1 event waiting since ")
+    assert line.endswith(f" (in {tmp_path / 'backfill'})")
+
+
 def test_list_says_that_nothing_waits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert spool(tmp_path, "list") == 0
     assert capsys.readouterr().out == f"nothing waits in {tmp_path}\n"

@@ -17,7 +17,7 @@ from mitmproxy_moesif.backfill.work import StalledError, Work
 from mitmproxy_moesif.config.arguments import some_seconds
 from mitmproxy_moesif.config.options import given_environment, given_settings
 from mitmproxy_moesif.config.settings import SettingsError
-from mitmproxy_moesif.delivery.command import DEFAULT
+from mitmproxy_moesif.delivery.command import BACKFILL, DEFAULT
 from mitmproxy_moesif.lifecycle import obstacles
 from mitmproxy_moesif.proxy.console import quiet_log
 from mitmproxy_moesif.runtime import Prepared, spool_folder
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
         prepared = _prepared(given.settings)
         confdir = Path(DEFAULT).expanduser().parent
         folder = spool_folder(prepared.instance.settings, confdir)
-        backfill = Backfill(prepared, folder / "backfill" if folder is not None else None, given.files, given.patience)
+        backfill = Backfill(prepared, folder / BACKFILL if folder is not None else None, given.files, given.patience)
         quiet_log()
         signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is something to tell of
         return backfill.run()

@@ -34,6 +34,8 @@ from mitmproxy_moesif.governance.sampler import Sampler
 from mitmproxy_moesif.governance.snapshot import Snapshot
 
 DEFAULT = "~/.mitmproxy/moesif-spool"
+BACKFILL = "backfill"
+"""The folder in a spool's that `moesif-proxy backfill` has for itself."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -88,16 +90,23 @@ def _carry_out(given: argparse.Namespace, folder: Path) -> int:
 
 
 def _list(folder: Path) -> int:
+    """Of the folder, and of the one that `backfill` has in it."""
+    places = [each for each in (folder, folder / BACKFILL) if each == folder or any(each.glob("spool-*.sqlite"))]
+    waits = [_list_one(each, "" if each == folder else f" (in {each})") for each in places]
+    if not any(waits):
+        sys.stdout.write(f"nothing waits in {folder}\n")
+    return 0
+
+
+def _list_one(folder: Path, place: str) -> bool:
     found, running = _look(folder)
     for file in running:
-        sys.stdout.write(f"{file} belongs to a process that runs: its /status tells what waits\n")
+        sys.stdout.write(f"{file} belongs to a process that runs: its /status tells what waits{place}\n")
     for name, rows in sorted(found.items()):
         events, since = sum(row.count for row in rows), _time(min(row.created for row in rows))
         state = "quarantined" if is_quarantine(name) else "waiting"
-        sys.stdout.write(f"{name}  {number_of(events, 'event')} {state} since {since}\n")
-    if not found and not running:
-        sys.stdout.write(f"nothing waits in {folder}\n")
-    return 0
+        sys.stdout.write(f"{name}  {number_of(events, 'event')} {state} since {since}{place}\n")
+    return bool(found or running)
 
 
 def _look(folder: Path) -> tuple[Mapping[str, Sequence[ChunkInfo]], Sequence[str]]:
