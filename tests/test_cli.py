@@ -42,6 +42,16 @@ def test_each_command_has_help_of_its_own() -> None:
     assert written(*PACKAGE, "proxy", "--help") == written(*PROXY, "--help")
 
 
+@pytest.mark.parametrize("name", ["", "backfill", "collector", "doctor", "forward", "page", "spool", "run", "debug"])
+def test_what_a_command_line_is_refused_for_is_one_line(name: str) -> None:
+    command = [*(PACKAGE if name in ("run", "debug") else PROXY), *filter(None, [name]), "--lisetn=s3cret"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.endswith("--help")
+    assert "s3cret" not in line
+
+
 def test_moesif_proxy_lists_its_options_with_defaults_and_help() -> None:
     listed = written(*PROXY, "--options")
     names = [*map(option_name, Settings.model_fields), *GateSettings.model_fields, "keep_host_header"]

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mitmproxy_moesif import interrupts
+from mitmproxy_moesif.config.arguments import OneLineParser
 
 PACKAGE = Path(__file__).parent
 
@@ -74,7 +75,7 @@ def script_path() -> Path:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m mitmproxy_moesif", description=__doc__.splitlines()[0])
+    parser = OneLineParser(prog="python -m mitmproxy_moesif", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("proxy", help="run the proxy in production: the same as moesif-proxy; see proxy --help")
     commands.add_parser("backfill", help="send saved traffic: the same as moesif-proxy backfill")

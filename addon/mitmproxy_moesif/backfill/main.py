@@ -14,7 +14,7 @@ from pathlib import Path
 from mitmproxy_moesif.backfill.progress import Display, Progress
 from mitmproxy_moesif.backfill.saved import FileError, Saved, read
 from mitmproxy_moesif.backfill.work import StalledError, Work
-from mitmproxy_moesif.config.arguments import some_seconds
+from mitmproxy_moesif.config.arguments import OneLineParser, some_seconds
 from mitmproxy_moesif.config.options import given_environment, given_settings
 from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.delivery.command import BACKFILL, DEFAULT
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="moesif-proxy backfill",
         description="Sends saved traffic: flow files of mitmproxy, and HAR. Events have their own times, and the masks "
         "that the options say. What is older than 30 days is counted, and not sent.",

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import re
+from typing import NoReturn
 
 from mitmproxy_moesif.config.text import quoted
 
 MOST_SECONDS = 86_400
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """What it refuses is told in one line, also by the parsers of its commands, which are of its kind."""
+
+    def error(self, message: str) -> NoReturn:
+        shown = re.sub(r"=\S+", "=...", message)  # of an argument that is not known, the value may be a secret
+        self.exit(2, f"{self.prog}: {shown}; see {self.prog} --help\n")
 
 
 def seconds(text: str) -> float:

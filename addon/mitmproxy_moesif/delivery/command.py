@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mitmproxy_moesif.config.arguments import some_seconds
+from mitmproxy_moesif.config.arguments import OneLineParser, some_seconds
 from mitmproxy_moesif.config.destination import base_of, is_destination, is_quarantine, quarantine_of
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.options import given_environment
@@ -53,9 +53,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     folder = os.environ.get("MOESIF_SPOOL_DIR") or DEFAULT
-    parser = argparse.ArgumentParser(prog="moesif-proxy spool", description="What waits on disk.")
+    parser = OneLineParser(prog="moesif-proxy spool", description="What waits on disk.")
     parser.add_argument("--folder", default=folder, help=f"where the spool is (MOESIF_SPOOL_DIR, {DEFAULT})")
-    anywhere = argparse.ArgumentParser(add_help=False)
+    anywhere = OneLineParser(add_help=False)
     anywhere.add_argument("--folder", default=argparse.SUPPRESS, help="the same as before the command")
     commands = parser.add_subparsers(dest="command", required=True)
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mitmproxy_moesif.config.arguments import OneLineParser
 from mitmproxy_moesif.config.options import given_environment, given_settings
 from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
 
@@ -50,7 +51,7 @@ def _workers(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="moesif-proxy forward",
         description="Delivers the events of a Kafka topic to Moesif, as a member of a consumer group.",
         epilog="Options are those of the proxy: application_id, api_endpoint, kafka_*, batch_size, admin_listen and so "

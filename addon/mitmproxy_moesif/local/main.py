@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tornado.httpserver import HTTPServer
 
+from mitmproxy_moesif.config.arguments import OneLineParser
 from mitmproxy_moesif.local.collector import MAX_REQUEST_BYTES, collector_app
 from mitmproxy_moesif.local.documents import Document
 from mitmproxy_moesif.local.page import page_app
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="moesif-proxy collector",
         description="A collector that speaks Moesif's API: its address is the api_endpoint of any Moesif SDK.",
         epilog="Any application id will do, and none is kept. The page of what was received answers only requests that "

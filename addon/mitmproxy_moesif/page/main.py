@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit
 
+from mitmproxy_moesif.config.arguments import OneLineParser
 from mitmproxy_moesif.config.text import quoted
 from mitmproxy_moesif.web.access import Address
 from mitmproxy_moesif.web.loopback import is_loopback, names_loopback
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="moesif-proxy page",
         description="Show what a running proxy captures, masks and sends, in a browser of this machine.",
         epilog="The admin listener's token is read from the environment variable MOESIF_ADMIN_TOKEN.",

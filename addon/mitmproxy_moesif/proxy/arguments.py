@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 from urllib.parse import urlsplit
 
 from mitmproxy_moesif import __version__
-from mitmproxy_moesif.config.arguments import seconds
+from mitmproxy_moesif.config.arguments import OneLineParser, seconds
 from mitmproxy_moesif.config.text import quoted
 
 DESCRIPTION = "A reverse proxy in front of or behind Kong, or any HTTP API, that captures every exchange."
@@ -89,15 +87,9 @@ def arguments_of(given: argparse.Namespace) -> Arguments:
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        shown = re.sub(r"=\S+", "=...", message)  # of an argument that is not known, the value may be a secret
-        self.exit(2, f"{self.prog}: {shown}; see {self.prog} --help\n")
-
-
 def option_parser(program: str, description: str, epilog: str) -> argparse.ArgumentParser:
     """Of a program that takes the proxy's command line."""
-    parser = _Parser(prog=program, description=description, epilog=epilog, allow_abbrev=False)
+    parser = OneLineParser(prog=program, description=description, epilog=epilog, allow_abbrev=False)
     add = parser.add_argument
     add("--upstream", type=_upstream, metavar="URL", help="http://host:port or https://host:port to pass requests to")
     add("--listen", type=_address, default="0.0.0.0:8080", metavar="HOST:PORT", help="default: %(default)s")
