@@ -10,8 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from mitmproxy.options import Options
 
-from mitmproxy_moesif.proxy.configuration import ConfigurationError, read
+from mitmproxy_moesif.proxy.arguments import parse
+from mitmproxy_moesif.proxy.configuration import KINDS, Configuration, ConfigurationError, read
 from tests.jwt_gate.signing import jwk, rsa_key, write_jwks
 from tests.support.addon import addon_options, exit_counts
 from tests.support.client import exchange
@@ -85,6 +87,30 @@ def test_why_a_file_of_options_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"a: \xff")
     with pytest.raises(ConfigurationError, match=r"x: is not UTF-8$"):
         read(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("http2: maybe", "http2: must be true or false"),
+        (
+            "ssl_verify_upstream_trusted_ca: [s3cret]",
+            "ssl_verify_upstream_trusted_ca: must be text (a number needs quotes)",
+        ),
+        ("ignore_hosts: s3cret", "ignore_hosts: must be a list of texts"),
+    ],
+)
+def test_a_value_of_another_type_is_told_with_what_it_must_be_and_where(given: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(f"{given}\n")
+    arguments = parse(["--upstream", "http://kong:8000", "--config", str(file)])
+    with pytest.raises(ConfigurationError) as refused:
+        Configuration(Options(), arguments).start()
+    assert str(refused.value) == f"{said} in {file}"
+
+
+def test_every_type_of_an_option_has_words() -> None:
+    assert {option.typespec for option in Options()._options.values()} <= set(KINDS)
 
 
 def test_addons_hear_of_options_that_name_files(

@@ -224,7 +224,7 @@ def test_sighup_applies_the_file_to_connections_that_are_open(
 
 REFUSED = {
     "moesif_batch_size: 0": "batch_size: should be greater than or equal to 1",
-    "moesif_batch_size: many": "moesif_batch_size: must be of type int",
+    "moesif_batch_size: many": "moesif_batch_size: must be a whole number in /",
     "moesif_batch_sise: 5": "there is no such option; did you mean moesif_batch_size?",
     "moesif_jwt_gate: true": "there is no such option; did you mean jwt_gate?",
     "batch_size: 5": "there is no such option; did you mean moesif_batch_size?",

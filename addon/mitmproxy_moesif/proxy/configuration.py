@@ -7,7 +7,7 @@ environment (`MOESIF_...`) or is the default. A file that cannot be taken leaves
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,16 @@ UPSTREAM_FILES = frozenset({"client_certs", "ssl_verify_upstream_trusted_ca", "s
 FILES = frozenset({"certs"}) | UPSTREAM_FILES | PARAMETERS.files | GATE_PARAMETERS.files
 """Options that name files: on SIGHUP those are read again, since nothing watches some, and others not at once."""
 
+KINDS: Mapping[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    int | None: "a whole number",
+    str: "text (a number needs quotes)",
+    str | None: "text (a number needs quotes)",
+    Sequence[str]: "a list of texts",
+}
+"""The types that mitmproxy's options have, in the words of ours."""
+
 
 class ConfigurationError(ValueError):
     """One line that says what cannot be taken. It shows no value: that may be a secret."""
@@ -49,6 +59,8 @@ class Configuration:
         wanted = self._read()
         if self._arguments.upstream is None and "mode" not in wanted:
             raise ConfigurationError("there is no upstream: give --upstream URL")
+        for name in wanted.keys() & self._options._options.keys():  # noqa: SLF001
+            self._check_type(name, wanted[name])
         with refusals(""):
             self._options.update_defer(**wanted)
         for name, settings in self._settings().items():
@@ -98,14 +110,16 @@ class Configuration:
 
     def _check(self, wanted: Mapping[str, Any]) -> None:
         for name, value in wanted.items():
-            option = self._options._options.get(name)  # noqa: SLF001
-            if option is None:
+            if name not in self._options:
                 raise ConfigurationError(unknown(name, self._options.keys()))
-            try:
-                typecheck.check_option_type(name, value, option.typespec)
-            except TypeError:
-                kind = typecheck.typespec_to_str(option.typespec)
-                raise ConfigurationError(f"{name}: must be of type {kind}") from None
+            self._check_type(name, value)
+
+    def _check_type(self, name: str, value: object) -> None:
+        kind = self._options._options[name].typespec  # noqa: SLF001
+        try:
+            typecheck.check_option_type(name, value, kind)
+        except TypeError:
+            raise ConfigurationError(f"{name}: must be {KINDS[kind]} in {self._arguments.config}") from None
 
     @property
     def has_file(self) -> bool:
