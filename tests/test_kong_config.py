@@ -566,6 +566,28 @@ def test_a_patched_instance_captures_for_its_new_account(
     assert accounts(collector)["/orders/4"] == "app-global"
 
 
+def test_what_overrides_kongs_entries_is_told_again_when_it_changes_live(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    path = tmp_path / "kong.yml"
+    entry = "{name: moesif, instance_name: of-all, config: {application_id: app-all, api_version: of-file}}"
+    path.write_text(f'_format_version: "3.0"\nplugins: [{entry}]\n')
+    proxy, admin = start_with_admin(mitmdump, upstream, collector, path)
+
+    def in_status() -> bool:
+        return "moesif_api_version" in admin("GET", "/status", 200)["kong"]["overrides"]
+
+    assert not in_status()
+    admin("PATCH", "/plugins/moesif", 200, config__api_version="s3cret")
+    assert in_status()
+    proxy.wait_for_output("moesif: overrides: --set moesif_api_version: in force in place of what Kong's entries say")
+    admin("PATCH", "/plugins/of-all", 200, config__api_version="live")  # outdoes the option
+    assert not in_status()
+    proxy.wait_for_output("moesif: overrides: nothing any more")
+    assert proxy.stop() == 0
+    assert "s3cret" not in proxy.output
+
+
 def test_an_instance_comes_and_goes_with_kongs_own_curl_lines(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:

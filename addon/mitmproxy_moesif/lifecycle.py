@@ -107,6 +107,7 @@ class Lifecycle:
         self._problems: list[str] = []
         self._ending: Ending | None = None
         self._said: str | None = None
+        self._overrides: list[str] = []
         self._ahead: tuple[Prepared | None, Prepared | None] = None, None
 
     # --- start and live changes ----------------------------------------------------------------------------------
@@ -220,11 +221,18 @@ class Lifecycle:
         settings = prepared.instance.settings
         if any(instance.masks for instance in prepared.instances):
             self._hide_flows()
+        self._tell_overrides(prepared)
         self.instance = prepared.instance if settings.enabled and not prepared.awaits_kong else None
         if not settings.fast_dispatch:
             switch.uninstall(ctx.master)
         elif (reason := switch.install(ctx.master)) is not None:
             log.info("moesif: fast dispatch stays off: %s", reason)
+
+    def _tell_overrides(self, prepared: Prepared) -> None:
+        """Where a live change makes them others; at the start, the report of it does."""
+        before, self._overrides = self._overrides, start_report.overrides(prepared)
+        if self.runtime is not None and self._announces and self._overrides != before:
+            log.info("moesif: overrides: %s", start_report.overriding(self._overrides))
 
     def _hide_flows(self) -> None:
         said = proxy_defaults.hide_flows(ctx.options)

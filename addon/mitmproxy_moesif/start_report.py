@@ -53,7 +53,7 @@ def in_force(prepared: Prepared, upstreams: list[str], folder: Path | None) -> I
     if settings.kong_config is not None or settings.kong_admin_url is not None:
         yield "kong", kong(prepared)
         if names := overrides(prepared):
-            yield "overrides", f"{some(names)}: in force in place of what Kong's entries say"
+            yield "overrides", overriding(names)
     yield from rules(prepared)
     if (hooks := prepared.instance.hooks) is not None:
         yield "hooks", f"{', '.join(hooks.functions)} ({hooks.path})"
@@ -88,17 +88,17 @@ def overrides(prepared: Prepared) -> list[str]:
     """What options and environment say otherwise than Kong's entries, and which of them; no values."""
     if prepared.kong is None:
         return []
-    from mitmproxy_moesif.kong.resolver import prefix_of, prefixed
-    from mitmproxy_moesif.kong.scopes import CAPTURING
+    from mitmproxy_moesif.kong.resolver import overridden
 
-    ours = [plugin for plugin in prepared.kong.plugins if plugin.name in CAPTURING and plugin.enabled]
-    own = [item for plugin in ours for item in prefixed(prefix_of(plugin.name), plugin.config).items()]
-    names = {name for name, value in own if value is not None and str(prepared.given.get(name, value)) != str(value)}
-    options = {name: option_name(name) for name in sorted(names)}
+    options = {name: option_name(name) for name in overridden(prepared.kong, prepared.given)}
     return [
         option.upper() if os.environ.get(option.upper()) == prepared.given[name] else f"--set {option}"
         for name, option in options.items()
     ]
+
+
+def overriding(names: list[str]) -> str:
+    return f"{some(names)}: in force in place of what Kong's entries say" if names else "nothing any more"
 
 
 def rules(prepared: Prepared) -> Iterator[tuple[str, str]]:

@@ -27,7 +27,7 @@ from mitmproxy_moesif.admin.source import (
 )
 from mitmproxy_moesif.admin.state import Document, Keeper, StateError, StateFile
 from mitmproxy_moesif.capture.traffic import TrafficStatus
-from mitmproxy_moesif.config.settings import Settings
+from mitmproxy_moesif.config.settings import Settings, option_name
 from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.governance.refresh import REFRESH, Refusal
 from mitmproxy_moesif.kong.errors import OPTIONS_ID, PLUGIN_NAME
@@ -150,7 +150,10 @@ class Operations:
         if self.engines is not None:
             status["engines"] = self.engines()
         if (resolver := self._resolver()) is not None:
-            status["kong"] = resolver.describe()
+            from mitmproxy_moesif.kong.resolver import overridden
+
+            names = overridden(resolver.scopes.config, self._given())
+            status["kong"] = {**resolver.describe(), "overrides": [option_name(name) for name in names]}
         return status
 
     def health(self) -> tuple[bool, str]:

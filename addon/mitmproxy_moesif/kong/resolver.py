@@ -166,6 +166,20 @@ def prefix_of(plugin_name: str) -> str:
     return AKTO_PREFIX if plugin_name == AKTO else ""
 
 
+def overridden(config: KongConfig, given: Mapping[str, Any]) -> list[str]:
+    """The parameters that `given` says otherwise than enabled instances of Kong's entries; what is live outdoes it."""
+    names: set[str] = set()
+    for plugin in config.plugins:
+        if plugin.name in CAPTURING and plugin.enabled:
+            prefix = prefix_of(plugin.name)
+            live = plugin.changes if isinstance(plugin, LivePlugin) else {}
+            own = {name: value for name, value in plugin.config.items() if value is not None and name not in live}
+            names |= {
+                name for name, value in prefixed(prefix, own).items() if str(given.get(name, value)) != str(value)
+            }
+    return sorted(names)
+
+
 def prefixed(prefix: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return {prefix + name: value for name, value in config.items()}
 
