@@ -41,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
             environment.setdefault("MOESIF_ADMIN_LISTEN", f"127.0.0.1:{free_port()}")
             environment.setdefault("MOESIF_RECENT_RAW", "true")
             with _traffic_page(options, stack, environment) as events_url:
-                greet = partial(_greet, options, events_url, stack, feeds_moesif=feeds_moesif)
+                admin = environment["MOESIF_ADMIN_LISTEN"]
+                greet = partial(_greet, options, events_url, stack, feeds_moesif=feeds_moesif, admin=admin)
                 return _supervise([*_proxy(options, stack), *options.more], environment, listen, greet)
 
 
@@ -122,7 +123,9 @@ def _proxy(options: argparse.Namespace, stack: LocalStack) -> list[str]:
     ]
 
 
-def _greet(options: argparse.Namespace, events_url: str, stack: LocalStack, *, feeds_moesif: bool) -> None:
+def _greet(
+    options: argparse.Namespace, events_url: str, stack: LocalStack, *, feeds_moesif: bool, admin: str = ""
+) -> None:
     lines = [
         f"proxy:    http://{options.host}:{options.port} -> {options.upstream or f'{stack.echo_url} (embedded echo)'}"
     ]
@@ -132,6 +135,8 @@ def _greet(options: argparse.Namespace, events_url: str, stack: LocalStack, *, f
         lines.append(f"events:   go to {os.environ.get('MOESIF_API_ENDPOINT', 'https://api.moesif.net')}")
     else:
         lines.append(f"events:   {events_url}/events?limit=5 (embedded collector, {stack.collector_url})")
+    if admin:
+        lines.append(f"admin:    http://{admin}/status (also /exchanges, /metrics)")
     if options.akto:
         url = os.environ.get("AKTO_SERVICE_URL", stack.collector_url)
         lines.append(f"akto:     {url}/api/ingestData (what came: curl -s {url}/api/ingestData)")

@@ -42,8 +42,9 @@ def running(*more: str) -> Iterator[list[str]]:
             line = process.stdout.readline()
             assert line, said
             said += line
-        admin = re.search(r" shows (\S+)", said)
-        assert admin is not None
+        admin = re.search(r"^admin: +(\S+)/status ", said, re.MULTILINE)
+        assert admin is not None, said
+        assert f" shows {admin[1]}\n" in said
         akto = re.findall(r"^akto: +(\S+)", said, re.MULTILINE)
         yield [f"http://127.0.0.1:{port}", f"http://127.0.0.1:{page_port}", admin[1], *akto]
     finally:
