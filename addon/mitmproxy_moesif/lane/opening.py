@@ -90,7 +90,7 @@ class Lane:
     # Connections
 
     def open(self, place: Place, mode: ProxyMode) -> ClientEnd | None:
-        """The protocol of a connection that was accepted; None where it is mitmproxy's, as TLS is up to its handshake."""
+        """The protocol of a connection that was accepted; None where it is mitmproxy's, as a TLS handshake is."""
         engine = self.engine()
         if not is_fast(engine) or (ctx.options.certs and not place.is_secured):
             return None
