@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -46,4 +47,20 @@ def test_a_peer_that_left_before_the_system_was_asked_who_it_was_is_let_go(monke
         world.settle()
         assert client.got.startswith(b"HTTP/1.1 502")
         assert upstream_end.protocol.server.timestamp_end is not None
+        assert world.faults == []
+
+
+def test_interim_answers_cost_no_more_time_where_many_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is behind each was copied for it: that took ten seconds and more here."""
+    interim = b"HTTP/1.1 100 C\r\n\r\n" * 200_000
+    with asyncio.Runner() as runner, World(runner.get_loop(), monkeypatch, waits=frozenset()) as world:
+        client = world.new_client()
+        client.send(REQUEST)
+        world.settle()
+        before = time.process_time()
+        runner.get_loop().call_soon(world.upstreams[0].arrive, interim + ANSWER)
+        while ANSWER not in client.got and not world.faults:
+            world.settle()
+        assert time.process_time() - before < 6
+        assert client.got == ANSWER
         assert world.faults == []

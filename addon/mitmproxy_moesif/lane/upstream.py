@@ -9,6 +9,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from mitmproxy import http
 from mitmproxy.connection import Client, ConnectionState, Server
 from mitmproxy.proxy import server_hooks
 from mitmproxy.proxy.server import logger
@@ -18,7 +19,7 @@ from mitmproxy_moesif.capture.engine import MAX_HEAD
 from mitmproxy_moesif.lane.bodies import Body
 from mitmproxy_moesif.lane.destination import Destination
 from mitmproxy_moesif.lane.exchange import Exchange, crashed
-from mitmproxy_moesif.lane.heads import end_of_head, response_head, response_of, why_not_interim
+from mitmproxy_moesif.lane.heads import Framing, end_of_head, response_head, response_of, why_not_interim
 from mitmproxy_moesif.lane.tls import UpstreamTls
 from mitmproxy_moesif.lane.writing import AT_ONCE, Writing
 
@@ -36,6 +37,9 @@ MOST_IDLE = 256
 
 MOST_HEAD = 1_000_000
 """Bytes of an answer's head."""
+
+INTERIM_AT_ONCE = 16
+"""Interim answers that are read in one step."""
 
 
 class UpstreamEnd(Writing, asyncio.Protocol):
@@ -158,36 +162,46 @@ class UpstreamEnd(Writing, asyncio.Protocol):
         return self._read_head(exchange)
 
     def _read_head(self, exchange: Exchange) -> bool:
-        buffer = self._buffer
-        found = end_of_head(buffer, max(0, self._looked - 3))
-        if found is None:
-            self._looked = len(buffer)
-            if self._ends:
-                self._ended_without_answer(exchange, buffer)
-            elif len(buffer) > MOST_HEAD:
-                exchange.upstream_failed("Cannot parse HTTP response: its head is too long")
-            return False
-        end, behind = found
-        try:
-            response, framing, body = response_of(buffer[:end], exchange.asked_method)
-        except ValueError as error:
-            exchange.upstream_failed(str(error))
-            return False
-        self._buffer = buffer[behind:]
-        self._looked = 0
-        status = response.data.status_code
-        if status < 200 and (why := why_not_interim(response, framing)) is not None:
-            exchange.upstream_failed(why)
-            return False
-        if status < 200:
-            if status != 100 and exchange.reads_interim:
+        """The final one, or as many interim ones as have come, up to a number: what is behind is copied once."""
+        buffer, start = self._buffer, 0
+        for _ in range(INTERIM_AT_ONCE):
+            found = end_of_head(buffer, max(start, self._looked - 3))
+            if found is None:
+                self._buffer = buffer[start:]
+                self._looked = len(self._buffer)
+                self._await_head(exchange)
+                return False
+            end, behind = found
+            self._looked = 0
+            try:
+                response, framing, body = response_of(buffer[start:end], exchange.asked_method)
+            except ValueError as error:
+                exchange.upstream_failed(str(error))
+                return False
+            start = behind
+            if response.data.status_code >= 200:
+                self._buffer = buffer[start:]
+                self._begin_answer(exchange, response, framing, body)
+                return True
+            if (why := why_not_interim(response, framing)) is not None:
+                exchange.upstream_failed(why)
+                return False
+            if response.data.status_code != 100 and exchange.reads_interim:
                 exchange.client.send(response_head(response))
-            return True
+        self._buffer = buffer[start:]
+        return True
+
+    def _await_head(self, exchange: Exchange) -> None:
+        if self._ends:
+            self._ended_without_answer(exchange, self._buffer)
+        elif len(self._buffer) > MOST_HEAD:
+            exchange.upstream_failed("Cannot parse HTTP response: its head is too long")
+
+    def _begin_answer(self, exchange: Exchange, response: http.Response, framing: Framing, body: Body) -> None:
         self._has_answered = True
         self._body = body
         self._keeps = not framing.closes(response.data.http_version) and not exchange.asks_to_close
         exchange.response_began(response, framing, has_body=body.is_some)
-        return True
 
     def _ended_without_answer(self, exchange: Exchange, buffer: bytes) -> None:
         if self._is_reused and not self._has_heard and exchange.may_be_sent_again:
