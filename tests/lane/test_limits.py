@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.support.client import Client, exchange
+from tests.support.client import Client, exchange, trusting
+from tests.support.h2 import make_certificate
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.proxy import Option
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, plain
@@ -31,6 +35,16 @@ def upstream() -> Iterator[ScriptedUpstream]:
 @pytest.fixture(scope="module")
 def proxy(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MoesifProxy]:
     with start(upstream.url, tmp_path_factory.mktemp("events")) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def secured(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MoesifProxy]:
+    folder = tmp_path_factory.mktemp("secured")
+    both = folder / "both.pem"
+    both.write_bytes(b"".join(path.read_bytes() for path in make_certificate(folder)))
+    options: dict[str, Option] = {"moesif_engine": "fast", "moesif_sink_file": str(folder / "events")}
+    with MoesifProxy(upstream.url, options, "--tls-cert", str(both)) as proxy:
         yield proxy
 
 
@@ -415,3 +429,38 @@ def test_an_addons_answer_of_another_version_goes_over_this_one(changing: Moesif
     assert answer is not None
     assert answer.head.startswith(b"HTTP/1.1 200")
     assert answer.body == b"saved"
+
+
+@pytest.mark.parametrize("tls", [None, trusting()], ids=["plain", "TLS"])
+def test_an_answer_behind_which_a_connection_ends_comes_whole_to_a_client_that_sends_on(
+    tls: ssl.SSLContext | None, secured: MoesifProxy, proxy: MoesifProxy, upstream: ScriptedUpstream
+) -> None:
+    """What a peer has not read is answered with a reset: this would overtake the rest of the answer."""
+    size = 3_000_000
+    last = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
+    upstream.answer("/last", lambda _request, connection: connection.send(last))
+    with Client((proxy if tls is None else secured).port, tls=tls) as client:
+        client.send(GET % b"/last")
+        asking = threading.Thread(target=send_on, args=[client, GET % b"/more" * 5_000])
+        asking.start()
+        head = client.read_head()
+        assert head is not None
+        assert len(client.stream.read(size)) == size
+        asking.join()
+
+
+def send_on(client: Client, data: bytes) -> None:
+    with suppress(OSError):
+        client.send(data)
+
+
+def test_a_client_that_sends_on_and_on_behind_its_last_answer_is_cut_off(
+    proxy: MoesifProxy, upstream: ScriptedUpstream
+) -> None:
+    last = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
+    upstream.answer("/cut-off", lambda _request, connection: connection.send(last))
+    with Client(proxy.port) as client:
+        client.send(GET % b"/cut-off" + b"GET /never-ends")
+        assert client.stream.read().endswith(b"ok")
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            client.send(*itertools.repeat(b"x" * 100_000, 1_000_000))

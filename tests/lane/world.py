@@ -71,6 +71,9 @@ class FakeTransport(asyncio.Transport):
             self._full = True
             self.protocol.pause_writing()
 
+    def write_eof(self) -> None:
+        self.close()  # as its peer then does
+
     def set_protocol(self, protocol: Any) -> None:
         self.protocol = protocol
 

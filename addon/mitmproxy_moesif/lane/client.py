@@ -30,6 +30,9 @@ BLANK_LINES = re.compile(rb"(?:\r?\n)+")
 """Before a request line they are passed over."""
 
 
+LINGER = 5.0
+"""Seconds for a client to end its side of a connection whose last answer it has."""
+
 ENDED_PATIENCE = 5.0
 """Seconds without a byte of the answer after which a client that sends no more is taken for gone: it may be."""
 
@@ -64,6 +67,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         "_buffer",
         "_has_ended",
         "_is_reading",
+        "_lingers",
         "_looked",
         "_place",
         "_unsent",
@@ -89,7 +93,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         self._begun = 0.0
         self._asked = 0
         self._body: Body | None = None
-        self._is_reading = self._has_ended = self.is_full = self.is_closing = False
+        self._is_reading = self._has_ended = self._lingers = self.is_full = self.is_closing = False
         self.exchange: Exchange | None = None
         self.active, self.idle_since = True, 0.0
 
@@ -121,6 +125,8 @@ class ClientEnd(Writing, asyncio.Protocol):
         self.go_on()
 
     def data_received(self, data: bytes) -> None:
+        if self.is_closing:
+            return
         self.active = True
         self._buffer = self._buffer + data if self._buffer else data
         if not self._begun:
@@ -131,7 +137,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         """Who sends no more may still read: it gets the answers to its whole requests (RFC 9112, 9.6)."""
         self._has_ended = True
         self.go_on()
-        return True  # it is closed here
+        return not self._lingers  # else it is closed here
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.client.state = ConnectionState.CLOSED
@@ -311,9 +317,30 @@ class ClientEnd(Writing, asyncio.Protocol):
 
     def close(self) -> None:
         """When what was sent has gone out."""
+        sends_more = bool(self._buffer) or self._body is not None or self._is_paused
         self.is_closing = True
         self.flush()
-        self.transport.close()
+        if sends_more and not self._has_ended:
+            self._linger()
+        elif not self._lingers:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """What is not read the system answers with a reset, which takes from the client what it has not read yet.
+
+        So it is told that nothing more comes, and is read until it ends its side (RFC 9112, 9.6).
+        """
+        self._buffer, self._body, self._lingers = b"", None, True
+        if not self.transport.is_closing():
+            self.transport.write_eof()
+            self.pause(wanted=False)
+            asyncio.get_running_loop().call_later(LINGER, self._end_lingering)
+
+    def _end_lingering(self) -> None:
+        if self.is_unsent:
+            asyncio.get_running_loop().call_later(LINGER, self._end_lingering)
+        else:
+            self.transport.close()
 
     def abort(self) -> None:
         self.is_closing = True
@@ -344,7 +371,7 @@ class ClientEnd(Writing, asyncio.Protocol):
 
     @property
     def is_busy(self) -> bool:
-        return self.exchange is not None
+        return self.exchange is not None and not self.is_closing
 
     @property
     def is_unsent(self) -> bool:

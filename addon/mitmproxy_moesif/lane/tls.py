@@ -238,7 +238,18 @@ class ClientTls(Tls):
     def close(self) -> None:
         """With a word of it: else an answer that ends with its connection is none (RFC 8446, 6.1)."""
         if not self.is_closing():
-            with suppress(SSL.Error):
-                self.tls.shutdown()
-            self._send_out()
+            self._say_end()
         super().close()
+
+    def _end(self) -> None:
+        if not self._above.eof_received():
+            self.close()
+
+    def write_eof(self) -> None:
+        self._say_end()
+        self.tcp.write_eof()
+
+    def _say_end(self) -> None:
+        with suppress(SSL.Error):
+            self.tls.shutdown()
+        self._send_out()
