@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import queue
 import shutil
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -564,6 +566,25 @@ def test_a_patched_instance_captures_for_its_new_account(
     exchange(proxy.port, target="/orders/4")
     collector.wait_for(5)
     assert accounts(collector)["/orders/4"] == "app-global"
+
+
+def test_the_admin_api_knows_kongs_entries_from_its_first_answer_on(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    path, port = tmp_path / "kong.yml", free_port()
+    path.write_text(KONG.format(more=""))
+    first: list[int] = []
+
+    def ask() -> None:
+        while not first:
+            with suppress(requests.ConnectionError):
+                first.append(requests.get(f"http://127.0.0.1:{port}/plugins/of-orders", timeout=10).status_code)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    start(mitmdump, upstream, collector, path, admin_listen=f"127.0.0.1:{port}")
+    asking.join()
+    assert first == [200]
 
 
 def test_what_overrides_kongs_entries_is_told_again_when_it_changes_live(

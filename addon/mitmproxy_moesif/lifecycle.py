@@ -195,7 +195,9 @@ class Lifecycle:
         self.runtime = runtime
         self.live = LiveOptions(ctx.master, option_name, self.prepare)
         try:
-            runtime.open_admin(settings, self.live, self._listen)
+            runtime.prepare_admin(settings, self.live, self._listen)
+            runtime.watch_kong(settings, ctx.master.event_loop, prepared.kong)
+            runtime.open_admin()
         except SettingsError as error:
             self.runtime = self.instance = None
             runtime.close()
@@ -203,7 +205,6 @@ class Lifecycle:
             return
         for remark in remarks(settings):
             log.warning("moesif: %s", remark)
-        runtime.watch_kong(settings, ctx.master.event_loop, prepared.kong)
         start_when_up(runtime, self._tell_start)
 
     def _tell_start(self) -> None:

@@ -137,26 +137,40 @@ def resolver_for(
 
 
 class Listening(Protocol):
-    """What gives access to the Admin API until it is stopped."""
+    """What gives access to the Admin API, from its start until it is stopped."""
+
+    def start(self) -> None:
+        """Raises `OSError` and `ValueError` with one line."""
 
     def stop(self) -> None: ...
 
 
 type Listen = Callable[[Settings, Operations], Listening]
-"""Restores what is kept of earlier changes, and starts it. Raises `OSError` and `ValueError` with one line."""
+"""Restores what is kept of earlier changes; it is not started. Raises `OSError` and `ValueError` with one line."""
 
 
-def listen(settings: Settings, operations: Operations) -> AdminServer:
+class OwnListener:
+    """Of this process alone."""
+
+    def __init__(self, server: AdminServer) -> None:
+        self._server = server
+
+    def start(self) -> None:
+        self._server.start()
+        log.info("moesif: status, metrics and Admin API at %s", self._server.url)
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+def listen(settings: Settings, operations: Operations) -> OwnListener:
     """A listener and a state file of this process's own."""
     from mitmproxy_moesif.admin.server import AdminServer
     from mitmproxy_moesif.admin.state import StateFile
 
     assert settings.admin_listen is not None
     operations.restore(StateFile(settings.admin_state))
-    server = AdminServer(settings.admin_listen, settings.admin_token.get_secret_value() or None, operations)
-    server.start()
-    log.info("moesif: status, metrics and Admin API at %s", server.url)
-    return server
+    return OwnListener(AdminServer(settings.admin_listen, settings.admin_token.get_secret_value() or None, operations))
 
 
 class Runtime:
@@ -203,8 +217,8 @@ class Runtime:
             self.delivery.start()
             self.refresher.start()
 
-    def open_admin(self, settings: Settings, change: LiveOptions, listen: Listen) -> None:
-        """Start the admin listener where one is configured. Raises `SettingsError` with one line."""
+    def prepare_admin(self, settings: Settings, change: LiveOptions, listen: Listen) -> None:
+        """Where an admin listener is configured, what it is to answer from. Raises `SettingsError` with one line."""
         if settings.admin_listen is None:
             return
         from mitmproxy_moesif.admin.service import Operations
@@ -225,6 +239,14 @@ class Runtime:
         except (OSError, ValueError) as error:
             raise SettingsError(str(error)) from error
         self._operations, self._settle = operations, change.settle
+
+    def open_admin(self) -> None:
+        """Answer, where one is configured, now that all is there. Raises `SettingsError` with one line."""
+        try:
+            if self._admin is not None:
+                self._admin.start()
+        except (OSError, ValueError) as error:
+            raise SettingsError(str(error)) from error
 
     def _now(self) -> Prepared:
         assert self.prepared is not None

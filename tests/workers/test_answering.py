@@ -35,6 +35,7 @@ type Ask = Callable[[Request], Answer]
 @pytest.fixture
 def answering() -> Iterator[Answering]:
     answering = Answering(cast(Any, Source()))
+    answering.start()
     yield answering
     answering.stop()
 

@@ -37,7 +37,6 @@ class Answering(ServerThread):
         self._app = admin_app(Parts(operations, Gate(Address(HOST, 0), None)))
         self._turn = asyncio.Lock()
         self._stopped = False
-        self.start()
 
     def ask(self, request: Request, answered: Callable[[Answer, Document], None]) -> None:
         """`answered` gets the answer, and all that is changed then."""
