@@ -39,10 +39,10 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("bench: interrupted", file=sys.stderr)
         code = 130
-    if results.measured:
-        tell(results, options.out)
-        code = code or int(not all(account.holds for account in results.accounts))
-    return code
+    finally:
+        if results.measured:
+            tell(results, options.out)
+    return code or int(not all(account.holds for account in results.accounts))
 
 
 def tell(results: Results, folder: Path) -> None:

@@ -67,7 +67,7 @@ class Proxy:
         self.port = behind if variant.beside == "nothing" else free_port()
         self._services = services
         self._folder = folder / f"{variant.name}-{self.port}"
-        self._folder.mkdir()
+        self._folder.mkdir(exist_ok=True)  # what is no proxy has the port of the upstream in every round
         self._id = f"bench-{variant.name}-{self.port}"
         self.admin_port = free_port() if variant.admin else None
         self._sent = self._cut = 0
