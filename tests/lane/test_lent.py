@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +16,7 @@ from tests.lane.test_opening import engines, options
 from tests.support.client import Client, trusting
 from tests.support.h2 import H2Client, make_certificate
 from tests.support.moesif_proxy import MoesifProxy
-from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
+from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, plain
 
 CLIENTS = """
 import sys
@@ -38,15 +40,19 @@ def upstream() -> Iterator[ScriptedUpstream]:
 @pytest.fixture(scope="module")
 def proxy(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MoesifProxy]:
     folder = tmp_path_factory.mktemp("secured")
-    both = folder / "both.pem"
-    both.write_bytes(b"".join(path.read_bytes() for path in make_certificate(folder)))
-    given = options(folder, moesif_engine="fast", http2=True)
     script = folder / "clients.py"
     script.write_text(CLIENTS)
-    with MoesifProxy(upstream.url, given, "--tls-cert", str(both), "-s", str(script)) as proxy:
+    with start(upstream, folder, "-s", str(script)) as proxy:
         yield proxy
         assert "Traceback" not in proxy.output
         assert "crashed" not in proxy.output
+
+
+def start(upstream: ScriptedUpstream, folder: Path, *more: str) -> MoesifProxy:
+    both = folder / "both.pem"
+    both.write_bytes(b"".join(path.read_bytes() for path in make_certificate(folder)))
+    given = options(folder, moesif_engine="fast", http2=True)
+    return MoesifProxy(upstream.url, given, "--tls-cert", str(both), *more)
 
 
 def carried(proxy: MoesifProxy, before: dict[str, int]) -> dict[str, int]:
@@ -199,3 +205,32 @@ def test_a_client_that_leaves_is_let_go(when: str, proxy: MoesifProxy) -> None:
             client.reset()
     proxy.wait_for_output(f"gone {port}\n")
     assert proxy.output.count(f"came {port}\n") == proxy.output.count(f"gone {port}\n") == 1
+
+
+def test_at_the_end_what_is_under_way_is_answered_and_idle_ones_are_closed(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    arrived, go = threading.Event(), threading.Event()
+
+    def slow(request: RawRequest, connection: Connection) -> None:
+        arrived.set()
+        connection.wait(go)
+        plain(request, connection)
+
+    upstream.answer("/slow", slow)
+    with (
+        start(upstream, tmp_path) as proxy,
+        Client(proxy.port, tls=trusting()) as idle,
+        Client(proxy.port, tls=trusting()) as busy,
+    ):
+        assert idle.exchange("GET", "/") is not None
+        busy.send(GET % b"/slow")
+        assert arrived.wait(10)
+        proxy.send_signal(signal.SIGTERM)
+        assert idle.stream.read() == b""
+        go.set()
+        answer = busy.read_response()
+        assert answer is not None
+        assert (answer.status, answer.get("connection")) == (200, "close")
+        assert proxy.wait_exit(timeout=30) == 0
+        assert "captured 2, delivered 2" in proxy.output
