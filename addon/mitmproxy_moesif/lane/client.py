@@ -16,7 +16,7 @@ from mitmproxy.proxy.mode_specs import ReverseMode
 from mitmproxy.proxy.server import logger
 from mitmproxy.utils import human
 
-from mitmproxy_moesif.capture.engine import MAX_HEAD
+from mitmproxy_moesif.capture.engine import MAX_DISCARDED, MAX_HEAD
 from mitmproxy_moesif.lane.bodies import Body, Fixed
 from mitmproxy_moesif.lane.exchange import Exchange, crashed
 from mitmproxy_moesif.lane.heads import end_of_head, may_begin_head, request_body, request_of
@@ -65,6 +65,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         "_begun",
         "_body",
         "_buffer",
+        "_discarded",
         "_has_ended",
         "_is_reading",
         "_lingers",
@@ -89,7 +90,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         self.lane = lane
         self._place = place
         self._buffer = b""
-        self._looked = self._unsent = 0
+        self._looked = self._unsent = self._discarded = 0
         self._begun = 0.0
         self._asked = 0
         self._body: Body | None = None
@@ -126,6 +127,7 @@ class ClientEnd(Writing, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.is_closing:
+            self._discard(len(data))
             return
         self.active = True
         self._buffer = self._buffer + data if self._buffer else data
@@ -328,13 +330,18 @@ class ClientEnd(Writing, asyncio.Protocol):
     def _linger(self) -> None:
         """What is not read the system answers with a reset, which takes from the client what it has not read yet.
 
-        So it is told that nothing more comes, and is read until it ends its side (RFC 9112, 9.6).
+        So it is told that nothing more comes, and is read until it ends its side (RFC 9112, 9.6), or sends too much.
         """
         self._buffer, self._body, self._lingers = b"", None, True
         if not self.transport.is_closing():
             self.transport.write_eof()
             self.pause(wanted=False)
             asyncio.get_running_loop().call_later(LINGER, self._end_lingering)
+
+    def _discard(self, size: int) -> None:
+        self._discarded += size
+        if self._discarded > MAX_DISCARDED:
+            self.transport.close()
 
     def _end_lingering(self) -> None:
         if self.is_unsent:
