@@ -11,7 +11,8 @@ BIN := $(VENV)/bin
 
 # The oldest mitmproxy that is supported, one between, the newest that was tested (speedups/versions.py).
 ENGINES := 12.1.0 12.2.3 12.3.1
-ENGINE_TESTS := tests/proxy tests/speedups tests/workers tests/test_phases.py tests/test_streams.py tests/test_transparency.py
+ENGINE_TESTS := tests/lane/test_client.py tests/lane/test_lent.py tests/lane/test_same.py tests/proxy tests/speedups tests/workers \
+	tests/test_phases.py tests/test_streams.py tests/test_transparency.py
 
 .PHONY: help install wheel run debug test test-engines $(ENGINES:%=test-engine-%) test-lane test-laws lint types bench pictures soak clean
 

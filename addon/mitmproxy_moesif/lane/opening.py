@@ -23,6 +23,13 @@ from mitmproxy_moesif.speedups import dispatch
 LOOK_EVERY = 1.0
 """Seconds between two looks for connections on which nothing has happened for mitmproxy's `tcp_timeout`."""
 
+OLD_PATIENCE = 600.0
+
+
+def patience() -> float:
+    """mitmproxy's, in seconds; before 12.2 it is no option."""
+    return ctx.options.tcp_timeout if "tcp_timeout" in ctx.options else OLD_PATIENCE
+
 
 class Lane:
     """An addon, so that it hears of options and ends with the proxy.
@@ -85,7 +92,7 @@ class Lane:
         while True:
             await asyncio.sleep(LOOK_EVERY)
             for end in tuple(self.connections):
-                end.look(loop.time(), ctx.options.tcp_timeout)
+                end.look(loop.time(), patience())
 
     # Connections
 
