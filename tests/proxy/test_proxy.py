@@ -385,7 +385,7 @@ def test_exchanges_that_do_not_end_are_not_waited_for_for_ever(
     moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:
     upstream.answer("/slow", Slow())
-    proxy = moesif_proxy(upstream.url, addon_options(collector, shutdown_timeout=500), "--drain-timeout", "0.2")
+    proxy = moesif_proxy(upstream.url, addon_options(collector, shutdown_timeout=2000), "--drain-timeout", "0.2")
     with Client(proxy.port) as client:
         client.send(encode_request("GET", "/slow"))
         upstream.wait_for(1)
