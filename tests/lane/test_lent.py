@@ -20,6 +20,12 @@ from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, pla
 
 CLIENTS = """
 import sys
+import time
+
+def requestheaders(flow):
+    if flow.request.path == "/block":
+        sys.stdout.write("blocked\\n")
+        time.sleep(1)
 
 def client_connected(client):
     sys.stdout.write(f"came {client.peername[1]}\\n")
@@ -119,19 +125,18 @@ class Pieces:
 
     def read_to_end(self) -> bytes:
         """Raises `ssl.SSLError` where the connection ends without a word of TLS."""
-        got = b""
+        return b"".join(iter(self.read, b""))
+
+    def read(self) -> bytes:
+        """What comes next; nothing at the end."""
         while True:
             try:
-                data = self._tls.read(65_536)
+                return self._tls.read(65_536)
             except ssl.SSLWantReadError:
                 if not self._receive():
                     self._came.write_eof()
             except ssl.SSLZeroReturnError:
-                return got
-            else:
-                if not data:
-                    return got
-                got += data
+                return b""
 
 
 def test_a_request_that_comes_with_the_end_of_the_handshake_is_answered(proxy: MoesifProxy) -> None:
@@ -142,6 +147,22 @@ def test_a_request_that_comes_with_the_end_of_the_handshake_is_answered(proxy: M
         client.send()
         assert client.read_to_end().startswith(b"HTTP/1.1 200 OK\r\n")
     assert carried(proxy, before) == {"fast": 1, "mitmproxy": 0}
+
+
+def test_a_body_that_comes_with_the_end_of_the_handshake_goes_on_in_the_layers_whole(
+    proxy: MoesifProxy, upstream: ScriptedUpstream
+) -> None:
+    """All of it is there when the handshake ends, more than is read at once: the event loop was busy meanwhile."""
+    body = b"x" * 300_000
+    client = Pieces(proxy.port)
+    with client.sock, Client(proxy.port, tls=trusting()) as other:
+        other.send(GET % b"/block")
+        proxy.wait_for_output("blocked\n")
+        head = b"POST /whole HTTP/1.1\r\nHost: h\r\nUpgrade: other\r\nContent-Length: %d\r\n\r\n"
+        client.write(head % len(body) + body)
+        client.send()
+        assert client.read().startswith(b"HTTP/1.1 200 OK\r\n")
+    assert [request.body for request in upstream.requests() if request.path == "/whole"] == [body]
 
 
 @pytest.mark.parametrize("at_once", [True, False])

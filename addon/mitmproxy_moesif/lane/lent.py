@@ -123,9 +123,10 @@ class Secured(Lent):
         data, has_ended = self.held.take()
         if data:
             end.data_received(data)
-        if data := take(self.reader):
+        # What the lane has handed over by now is the layers', with all that follows it.
+        if not self.has_ended.done() and (data := take(self.reader)):
             tls.data_received(data)
-        if has_ended or self.reader.at_eof():
+        if not self.has_ended.done() and (has_ended or self.reader.at_eof()):
             end.eof_received()
         if await self.has_ended:
             self.reader.feed_eof()
