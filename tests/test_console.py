@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from signal import SIGTERM
-from typing import Self
 
 import pytest
 
 from tests.support import ADDON_SCRIPT
 from tests.support.addon import addon_options, only_event
 from tests.support.client import exchange
+from tests.support.closing import Closing
 from tests.support.collector import ScriptedCollector
 from tests.support.ports import free_port
 from tests.support.proxy import BIN, Option, _arguments, _environment
@@ -35,7 +35,7 @@ _SEQUENCE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|[()][A-Z0-9]|[=>78]|\][^\x07
 """What moves the cursor or colours what follows."""
 
 
-class Console:
+class Console(Closing):
     """`mitmproxy` on a terminal of its own; `said` is all that it has written there, without colours."""
 
     def __init__(self, upstream: str, options: dict[str, Option], folder: Path) -> None:
@@ -57,10 +57,7 @@ class Console:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
+    def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()

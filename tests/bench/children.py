@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from tests.support.closing import Closing
 
 REPOSITORY = Path(__file__).parents[2]
 START_SECONDS = 30.0
@@ -26,7 +26,7 @@ class BenchError(Exception):
     """Why there is nothing to measure; one line for who runs it."""
 
 
-class Child:
+class Child(Closing):
     """A process with its output in a file. A context manager: it does not outlive it.
 
     It gets a session of its own, so that Ctrl-C in a terminal reaches the benchmark alone, which ends its children in
@@ -50,12 +50,7 @@ class Child:
             self.stop(1.0)
             raise KeyboardInterrupt
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self.stop(5.0)
 
     @property

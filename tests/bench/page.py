@@ -6,7 +6,6 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from urllib.request import ProxyHandler, build_opener
 
 from playwright.sync_api import Page, sync_playwright
@@ -38,7 +37,7 @@ class Watched(Proxy):
         try:
             self.tab = self._open(folder)
         except BaseException:
-            self.__exit__(None, None, None)
+            self.close()
             raise
 
     def _open(self, folder: Path) -> Page:
@@ -54,11 +53,9 @@ class Watched(Proxy):
         tab.wait_for_selector(".ag-root")
         return tab
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._watching.close()
-        super().__exit__(kind, error, trace)
+        super().close()
 
     def stop(self) -> Account | None:
         self._watching.close()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from tests.bench import nginx, proc
 from tests.bench.children import REPOSITORY, BenchError, Child
 from tests.bench.load import Load, Request, at_rate, saturate
 from tests.bench.services import Services
 from tests.bench.variants import BIN, TRANSPARENT, Variant, production_start
+from tests.support.closing import Closing
 from tests.support.ports import free_port
 
 STOP_SECONDS = 20.0
@@ -58,7 +57,7 @@ def read_account(output: str, variant: str, sent: int, cut: int, counted: int) -
     return Account(variant, sent, cut, captured, delivered, waiting, dropped, lines[-1][4], counted)
 
 
-class Proxy:
+class Proxy(Closing):
     """Runs from creation to `stop`. A context manager."""
 
     def __init__(self, variant: Variant, services: Services, folder: Path, upstream_port: int | None = None) -> None:
@@ -118,12 +117,7 @@ class Proxy:
         akto = {"akto_service_url": self._services.collector(self.variant.akto)} if self.variant.akto else {}
         return {"moesif_application_id": self._id, "moesif_api_endpoint": endpoint, **rules, **admin, **akto}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._child.stop(5.0)
 
     @property

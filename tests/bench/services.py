@@ -7,12 +7,11 @@ import socket
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from tests.bench import nginx, rules
 from tests.bench.children import Child, python
 from tests.bench.load import document
+from tests.support.closing import Closing
 from tests.support.h2 import make_certificate
 from tests.support.ports import free_port
 
@@ -20,7 +19,7 @@ SIZES = (200, 1_000, 10_000, 100_000)
 """Bytes of the JSON documents; the addon's default limit still takes the largest whole."""
 
 
-class Services:
+class Services(Closing):
     """All of them, from creation to `close`."""
 
     def __init__(self, folder: Path) -> None:
@@ -51,14 +50,6 @@ class Services:
         self.collector_pid = self._run("collector", command, self._collector_port, folder).pid
         # Bound and not listening: connections are refused, and nobody else is given the port.
         self._refusing.bind(("127.0.0.1", 0))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._stack.close()

@@ -11,15 +11,16 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from tests.support import REPOSITORY
+from tests.support.closing import Closing
 
 Command = dict[str, Any]
 END_SECONDS = 10
 
 
-class Child:
+class Child(Closing):
     """`python -m MODULE`, which takes commands and gives answers, one JSON object a line (see `serve_commands`).
 
     It has a session of its own, so that Ctrl-C in a terminal reaches the soak alone, which ends its children in order;
@@ -45,12 +46,6 @@ class Child:
             self.close()
             raise
         self.url = f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
 
     @property
     def said(self) -> str:

@@ -10,17 +10,17 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tests.support import wire
+from tests.support.closing import Closing
 from tests.support.listener import Listener
 
 Record = dict[str, str]
 JSON = "application/json"
 
 
-class ScriptedAkto:
+class ScriptedAkto(Closing):
     """`status` answers each call; while `held`, calls wait for `release`. A context manager."""
 
     def __init__(self, *, refusing: bool = False, held: bool = False) -> None:
@@ -37,12 +37,7 @@ class ScriptedAkto:
         self.url = f"http://127.0.0.1:{self.port}"
         self.name = f"akto@127.0.0.1:{self.port}"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._released.set()
         self._listener.close()
 

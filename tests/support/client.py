@@ -6,9 +6,9 @@ import socket
 import ssl
 from dataclasses import dataclass, field
 from io import BufferedReader
-from typing import Self
 
 from tests.support import wire
+from tests.support.closing import Closing
 
 TIMEOUT = 20.0
 
@@ -43,7 +43,7 @@ class RawResponse:
         return [value for key, value in self.headers if key.lower() == name.lower()]
 
 
-class Client:
+class Client(Closing):
     """One connection, with `tls` a secured one. Every wait ends after `timeout` seconds with `TimeoutError`."""
 
     def __init__(self, port: int, timeout: float = TIMEOUT, tls: ssl.SSLContext | None = None) -> None:
@@ -52,12 +52,6 @@ class Client:
         if tls is not None:
             self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
         self.stream: BufferedReader = self.sock.makefile("rb")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
 
     def close(self) -> None:
         self.stream.close()

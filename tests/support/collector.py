@@ -23,10 +23,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from tests.support import wire
+from tests.support.closing import Closing
 from tests.support.listener import Listener
 
 Event = dict[str, Any]
@@ -86,7 +86,7 @@ class Received:
 Script = Callable[[Received], Answer | None]
 
 
-class ScriptedCollector:
+class ScriptedCollector(Closing):
     """A collector in threads, on a port of its own from creation to `close`. All methods may be called at any time.
 
     `script` decides about POSTs once the queue is used up, `document_script` about GETs; None from either is the plain
@@ -107,14 +107,6 @@ class ScriptedCollector:
         self._listener = Listener(self._serve, refusing=refusing)
         self.port = self._listener.port
         self.url = f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._listener.close()

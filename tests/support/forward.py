@@ -8,17 +8,17 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tests.support import APPLICATION_ID
+from tests.support.closing import Closing
 from tests.support.collector import ScriptedCollector
 from tests.support.kafka import Broker
 
 SECONDS = 30
 
 
-class Forward:
+class Forward(Closing):
     """`options` are parameters of the proxy. It never outlives its context."""
 
     def __init__(self, broker: Broker, collector: ScriptedCollector, *extra: str, **options: Any) -> None:
@@ -40,12 +40,7 @@ class Forward:
             env={name: value for name, value in os.environ.items() if not name.startswith("MOESIF_")},
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         if self.process.poll() is None:
             self.stop()
         self._output.close()

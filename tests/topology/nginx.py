@@ -10,12 +10,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pytest
 
 from tests.support.client import exchange
+from tests.support.closing import Closing
 from tests.support.upstream import ScriptedUpstream
 from tests.topology.configuration import render
 from tests.topology.kong import KongConfiguration, kong_itself
@@ -25,7 +24,7 @@ KONG_ADDRESS = "127.0.0.9"
 """Where Kong's connections to the service come from, so that they are told from the client's and the proxy's."""
 
 
-class KongLikeNginx:
+class KongLikeNginx(Closing):
     """Listens on a free port of 127.0.0.1 when made, and passes on to `service_port`.
 
     `trusted_ips` is KONG_TRUSTED_IPS, with KONG_REAL_IP_HEADER=X-Forwarded-For and KONG_REAL_IP_RECURSIVE=on; `address`
@@ -65,14 +64,6 @@ class KongLikeNginx:
                 [*command, "-g", "daemon off; master_process off;"], stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
             )
         self._wait_until_listening()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def url(self) -> str:

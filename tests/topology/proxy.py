@@ -10,14 +10,14 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from tests.support.closing import Closing
 
 START_SECONDS = 30
 _LISTENING = re.compile(r"listening at (?:http://)?127\.0\.0\.1:(\d+)")
 
 
-class MoesifProxy:
+class MoesifProxy(Closing):
     """Started with `arguments` and, of our own variables, only those in `environment`; waits until it listens.
 
     A context manager: the process never outlives it.
@@ -40,14 +40,6 @@ class MoesifProxy:
                 cwd=folder,
             )
         self.port = self._wait_until_listening()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def url(self) -> str:
