@@ -12,7 +12,7 @@ import pytest
 from tests.support.addon import addon_options
 from tests.support.client import Client, RawResponse, exchange
 from tests.support.collector import Event, ScriptedCollector
-from tests.support.h2 import H2Client, H2Message, make_certificate
+from tests.support.h2 import H2Client, H2Message, make_pem
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.proxy import Mitmdump
 from tests.support.upstream import ScriptedUpstream
@@ -28,14 +28,6 @@ def event_of(collector: ScriptedCollector, target: str) -> Event:
     return found
 
 
-def with_key(folder: Path) -> str:
-    """A certificate for TLS, and its key in the same file."""
-    chain, key = make_certificate(folder)
-    both = folder / "both.pem"
-    both.write_bytes(chain.read_bytes() + key.read_bytes())
-    return str(both)
-
-
 class Setup:
     """Both proxies before one upstream, `moesif-proxy` also over TLS."""
 
@@ -47,7 +39,7 @@ class Setup:
             "mitmdump": stack.enter_context(Mitmdump(self.upstream.url, options)),
             "moesif-proxy": stack.enter_context(MoesifProxy(self.upstream.url, options)),
         }
-        tls = ("--tls-cert", with_key(folder), "--set", "http2=true")
+        tls = ("--tls-cert", str(make_pem(folder)), "--set", "http2=true")
         self.tls = stack.enter_context(MoesifProxy(self.upstream.url, options, *tls))
 
     def port(self, engine: str) -> int:
@@ -260,7 +252,7 @@ class Ruled:
         )
         self.open = stack.enter_context(Mitmdump(self.upstream.url, options))
         closed = options | {"moesif_governance_fail": "closed"}
-        tls = ("--tls-cert", with_key(folder), "--set", "http2=true")
+        tls = ("--tls-cert", str(make_pem(folder)), "--set", "http2=true")
         self.closed = stack.enter_context(MoesifProxy(self.upstream.url, closed))
         self.tls = stack.enter_context(MoesifProxy(self.upstream.url, closed, *tls))
 

@@ -12,7 +12,7 @@ from tests.bench import nginx, rules
 from tests.bench.children import Child, python
 from tests.bench.load import document
 from tests.support.closing import Closing
-from tests.support.h2 import make_certificate
+from tests.support.h2 import make_pem
 from tests.support.ports import free_port
 
 SIZES = (200, 1_000, 10_000, 100_000)
@@ -36,9 +36,7 @@ class Services(Closing):
         www.mkdir()
         for size in SIZES:
             (www / f"{size}.json").write_bytes(document(size))
-        chain, key = make_certificate(folder)
-        self.certificate = folder / "both.pem"
-        self.certificate.write_bytes(chain.read_bytes() + key.read_bytes())
+        self.certificate = make_pem(folder)
         self.upstream_port = self._json_upstream(folder, www)
         self.tls_upstream_port = self._json_upstream(folder, www, self.certificate) if nginx.program() else None
         self.stream_port = free_port()

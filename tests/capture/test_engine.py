@@ -16,7 +16,7 @@ from tests.support import wire
 from tests.support.addon import addon_options, only_event
 from tests.support.client import Client
 from tests.support.collector import ScriptedCollector
-from tests.support.h2 import H2Client, H2Upstream, make_certificate
+from tests.support.h2 import H2Client, H2Upstream, make_pem
 from tests.support.proxy import Mitmdump
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
 
@@ -173,10 +173,7 @@ def options_with_tls(
     """As `options`; moesif-proxy has a certificate of its own only where it is given one."""
     given = options(collector, folder) | {"ssl_verify_upstream_trusted_ca": str(h2_upstream.ca_path)}
     if start.__qualname__.startswith("moesif_proxy"):
-        chain, key = make_certificate(folder)
-        both = folder / "both.pem"
-        both.write_bytes(chain.read_bytes() + key.read_bytes())
-        given["certs"] = str(both)
+        given["certs"] = str(make_pem(folder))
     return given
 
 

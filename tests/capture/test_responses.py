@@ -15,7 +15,7 @@ from tests.support import wire
 from tests.support.addon import addon_options
 from tests.support.client import Client, RawResponse, exchange
 from tests.support.collector import ScriptedCollector
-from tests.support.h2 import H2Client, make_certificate
+from tests.support.h2 import H2Client, make_pem
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.proxy import Mitmdump
 from tests.support.upstream import ScriptedUpstream
@@ -82,12 +82,9 @@ def test_an_answer_that_is_no_http_is_a_502_that_quotes_nothing_of_it(
 
 
 def test_a_502_over_http2(collector: ScriptedCollector, tmp_path: Path) -> None:
-    certificate, key = make_certificate(tmp_path)
-    pem = tmp_path / "both.pem"
-    pem.write_bytes(certificate.read_bytes() + key.read_bytes())
     options = {**addon_options(collector), "http2": True}
     with (
-        MoesifProxy(nowhere(), options, "--tls-cert", str(pem)) as proxy,
+        MoesifProxy(nowhere(), options, "--tls-cert", str(make_pem(tmp_path))) as proxy,
         H2Client(proxy.port) as client,
     ):
         for accept, body in (("*/*", WORDS.encode()), ("application/json", json.dumps({"message": WORDS}).encode())):

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.support import wire
 from tests.support.addon import addon_options
 from tests.support.collector import ScriptedCollector
-from tests.support.h2 import H2Client, H2Message, make_certificate
+from tests.support.h2 import H2Client, H2Message, make_pem
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
 
@@ -28,10 +28,8 @@ def test_a_client_that_does_not_read_holds_up_its_upstream(
     moesif_proxy: Callable[..., MoesifProxy], collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     """Its window is 64 kB; meanwhile others are served, and then it gets all of it."""
-    both = tmp_path / "both.pem"
-    both.write_bytes(b"".join(path.read_bytes() for path in make_certificate(tmp_path)))
     upstream.answer("/download", download)
-    proxy = moesif_proxy(upstream.url, {**addon_options(collector), "certs": str(both), "http2": True})
+    proxy = moesif_proxy(upstream.url, {**addon_options(collector), "certs": str(make_pem(tmp_path)), "http2": True})
     pseudo = [(":method", "GET"), (":scheme", "https"), (":authority", "h"), (":path", "/download")]
     with H2Client(proxy.port) as client, H2Client(proxy.port) as other:
         assert client.exchange("GET", "/warm-up").status == 200

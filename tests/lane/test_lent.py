@@ -14,7 +14,7 @@ import pytest
 from tests.lane.test_limits import GET, LARGE, MORE
 from tests.lane.test_opening import engines, options
 from tests.support.client import Client, trusting
-from tests.support.h2 import H2Client, make_certificate
+from tests.support.h2 import H2Client, make_pem
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, plain
 
@@ -55,10 +55,8 @@ def proxy(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def start(upstream: ScriptedUpstream, folder: Path, *more: str) -> MoesifProxy:
-    both = folder / "both.pem"
-    both.write_bytes(b"".join(path.read_bytes() for path in make_certificate(folder)))
     given = options(folder, moesif_engine="fast", http2=True)
-    return MoesifProxy(upstream.url, given, "--tls-cert", str(both), *more)
+    return MoesifProxy(upstream.url, given, "--tls-cert", str(make_pem(folder)), *more)
 
 
 def carried(proxy: MoesifProxy, before: dict[str, int]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.client import Client, exchange, trusting
-from tests.support.h2 import make_certificate
+from tests.support.h2 import make_pem
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.proxy import Option
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, plain
@@ -41,10 +41,8 @@ def proxy(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="module")
 def secured(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MoesifProxy]:
     folder = tmp_path_factory.mktemp("secured")
-    both = folder / "both.pem"
-    both.write_bytes(b"".join(path.read_bytes() for path in make_certificate(folder)))
     options: dict[str, Option] = {"moesif_engine": "fast", "moesif_sink_file": str(folder / "events")}
-    with MoesifProxy(upstream.url, options, "--tls-cert", str(both)) as proxy:
+    with MoesifProxy(upstream.url, options, "--tls-cert", str(make_pem(folder))) as proxy:
         yield proxy
 
 

@@ -12,7 +12,7 @@ from tests.support import wire
 from tests.support.addon import addon_options
 from tests.support.client import Client, encode_request
 from tests.support.collector import Event, ScriptedCollector
-from tests.support.h2 import H2Client, make_certificate
+from tests.support.h2 import H2Client, make_pem
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
 
@@ -26,12 +26,9 @@ class Setup:
     def __init__(self, stack: ExitStack, folder: Path) -> None:
         self.collector = stack.enter_context(ScriptedCollector())
         self.upstream = stack.enter_context(ScriptedUpstream())
-        chain, key = make_certificate(folder)
-        both = folder / "both.pem"
-        both.write_bytes(chain.read_bytes() + key.read_bytes())
         options = addon_options(self.collector)
         self.plain = stack.enter_context(MoesifProxy(self.upstream.url, options))
-        tls = ("--tls-cert", str(both), "--set", "http2=true")
+        tls = ("--tls-cert", str(make_pem(folder)), "--set", "http2=true")
         self.tls = stack.enter_context(MoesifProxy(self.upstream.url, options, *tls))
 
     def request(self, path: str) -> RawRequest:

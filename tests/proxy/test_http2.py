@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.support.addon import addon_options
 from tests.support.collector import ScriptedCollector
-from tests.support.h2 import H2Client, H2Message, H2Upstream, make_certificate
+from tests.support.h2 import H2Client, H2Message, H2Upstream, make_pem
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.proxy import Option
 
@@ -16,12 +16,9 @@ def test_a_header_value_with_a_blank_around_it_is_passed_on_without(
 ) -> None:
     head = [(":status", "200"), ("x-after", "a b "), ("x-before", "\tc"), ("x-blank", " ")]
     h2_upstream.handler = lambda _: H2Message(head, b"body", [("x-trailer", "d ")])
-    chain, key = make_certificate(tmp_path)
-    both = tmp_path / "both.pem"
-    both.write_bytes(chain.read_bytes() + key.read_bytes())
     trusted: dict[str, Option] = {"ssl_verify_upstream_trusted_ca": str(h2_upstream.ca_path), "http2": True}
-    options = ("--tls-cert", str(both))
-    with MoesifProxy(h2_upstream.url, addon_options(collector) | trusted, *options) as proxy:
+    options = addon_options(collector) | trusted
+    with MoesifProxy(h2_upstream.url, options, "--tls-cert", str(make_pem(tmp_path))) as proxy:
         with H2Client(proxy.port) as client:
             for number in range(2):  # the second time they come from the table of headers seen
                 answer = client.exchange("GET", f"/{number}")

@@ -18,7 +18,7 @@ from tests.support import APPLICATION_ID, wire
 from tests.support.addon import addon_options, exit_counts, only_event
 from tests.support.client import Client, encode_request, exchange
 from tests.support.collector import ScriptedCollector
-from tests.support.h2 import make_certificate
+from tests.support.h2 import make_certificate, make_pem
 from tests.support.moesif_proxy import MoesifProxy, failed
 from tests.support.proxy import StartError
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
@@ -159,10 +159,7 @@ def test_an_upstream_has_to_be_given(tmp_path: Path) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    chain, key = make_certificate(tmp_path)
-    both = tmp_path / "both.pem"
-    both.write_bytes(chain.read_bytes() + key.read_bytes())
-    return both
+    return make_pem(tmp_path)
 
 
 def served_certificate(port: int) -> str:

@@ -281,3 +281,10 @@ def make_certificate(folder: Path, host: str = "localhost", address: str = "127.
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return certificate_path, key_path
+
+
+def make_pem(folder: Path) -> Path:
+    """A certificate and its key in one file."""
+    both = folder / "both.pem"
+    both.write_bytes(b"".join(path.read_bytes() for path in make_certificate(folder)))
+    return both
