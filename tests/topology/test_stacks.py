@@ -18,11 +18,11 @@ from ruamel.yaml import YAML
 
 from tests.support import APPLICATION_ID, REPOSITORY, wire
 from tests.support.collector import ScriptedCollector
+from tests.support.moesif_proxy import MoesifProxy
 from tests.support.ports import free_port
 from tests.support.upstream import ScriptedUpstream
 from tests.topology.kong import VERSION
 from tests.topology.nginx import KONG_ADDRESS, KongLikeNginx
-from tests.topology.proxy import MoesifProxy
 from tests.topology.stations import ADA_KEY, CLIENT, PROXY, STACKS, Topology
 
 COMPOSE = REPOSITORY / "compose"
@@ -65,7 +65,7 @@ def moesif_proxy(service: Mapping[str, Any], collector: ScriptedCollector, trust
         "MOESIF_KONG_CONFIG": str(COMPOSE / host),
         "MOESIF_ADMIN_LISTEN": f"127.0.0.1:{free_port()}",
     }
-    return MoesifProxy(arguments, {**environment(service, trusted), **ours})
+    return MoesifProxy(None, None, *arguments, environment={**environment(service, trusted), **ours})
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +155,11 @@ def test_the_key_is_in_no_event(
 def test_the_images_health_check_asks_the_addon(stack: str, request: pytest.FixtureRequest) -> None:
     proxy = request.getfixturevalue(stack).proxy
     assert isinstance(proxy, MoesifProxy)
+    said = re.search("Admin API at http://(.+)", proxy.wait_for_output("Admin API at"))
+    assert said is not None
     told = subprocess.run(
         [sys.executable, COMPOSE / "healthcheck.py", str(proxy.port)],
-        env={"MOESIF_ADMIN_LISTEN": proxy.environment["MOESIF_ADMIN_LISTEN"]},
+        env={"MOESIF_ADMIN_LISTEN": said[1]},
         capture_output=True,
         text=True,
         timeout=30,
