@@ -7,11 +7,10 @@ callables; log: response, error, websocket_end. Every hook is guarded: a fault o
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial, wraps
 
 from mitmproxy import command, connection, ctx, http, tcp
-from mitmproxy import flow as flow_type
 from mitmproxy.addonmanager import Loader
 
 from mitmproxy_moesif.capture import engine, heads
@@ -248,18 +247,6 @@ class MoesifAddon:
     def client_disconnected(self, client: connection.Client) -> None:
         if (runtime := self._life.runtime) is not None:
             self._life.sweep(runtime, runtime.in_flight.pop_client(client.id), "client_disconnected")
-
-    @guarded
-    def update(self, flows: Sequence[flow_type.Flow]) -> None:
-        """After all addons had their say: a request that another one answered must not be streamed (it would hang)."""
-        for flow in flows:
-            if isinstance(flow, http.HTTPFlow) and flow.response is not None and type(flow.request.stream) is Tee:
-                self._unstream(flow)
-
-    def _unstream(self, flow: http.HTTPFlow) -> None:
-        entry = self._life.runtime.in_flight.get(flow) if self._life.runtime is not None else None
-        if entry is not None and entry.request_tee is not None and not entry.request_tee.size:
-            flow.request.stream = False
 
     # --- for people ----------------------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ RECORD_CAUSES = (
 
 FAULTS = (
     *("requestheaders", "request", "responseheaders", "response", "error", "websocket_start", "websocket_end"),
-    *("tcp_start", "client_disconnected", "update", "sweep", "governance"),
+    *("tcp_start", "client_disconnected", "sweep", "governance"),
     *("hook skip", "hook identify_user", "hook identify_company", "hook session_token", "hook metadata", "hook mask"),
     *("helper", "writing", "handing over", "order", "report", "recent exchanges"),
     *("build", "builder", "sender", "keeper", "akto record", "lossy"),

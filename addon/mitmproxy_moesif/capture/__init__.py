@@ -12,7 +12,7 @@ Nothing here waits, parses or takes a lock.
     in_flight    the exchanges under way (test: test_phases.py)
     responses    answers in place of the upstream's
     skip         what is not captured
-    tee          a streamed body: passed on, and kept up to a limit (test: test_streams.py)
+    tee          a streamed body: passed on, and kept up to a limit (test: capture/test_tee.py, test_streams.py)
     traffic      what passes, counted and timed
     upgrades     WebSockets and other upgraded connections: counted and let go
     upstreams    those that fail: what of, and lines in the log

@@ -20,7 +20,7 @@ from mitmproxy_moesif.capture.engine import Hold
 from mitmproxy_moesif.capture.failure import failed_before_answer, failure, is_complete, status_seen
 from mitmproxy_moesif.capture.in_flight import PendingExchange
 from mitmproxy_moesif.capture.responses import GATE_REFUSED, Refusal
-from mitmproxy_moesif.capture.tee import Tee
+from mitmproxy_moesif.capture.tee import RequestTee, Tee
 from mitmproxy_moesif.capture.upgrades import Messages
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.policy import EventPolicy
@@ -86,7 +86,7 @@ def stream_request(entry: PendingExchange, flow: http.HTTPFlow) -> None:
     None where there cannot be a body: what other addons do to such a request in `request` still counts then.
     """
     if entry.live and flow.response is None and flow.error is None and not flow.request.stream and has_body(flow):
-        entry.request_tee = flow.request.stream = Tee(_limit(entry.instance, request=True))
+        entry.request_tee = flow.request.stream = RequestTee(_limit(entry.instance, request=True), flow)
 
 
 def hold_request(entry: PendingExchange, flow: http.HTTPFlow, release: Callable[[], None]) -> None:

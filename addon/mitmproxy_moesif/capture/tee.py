@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
+
+from mitmproxy import http
+
 from mitmproxy_moesif.event.exchange import Payload
 
 
@@ -37,3 +41,21 @@ class Tee:
         if self.size > self.limit:
             return Payload((), "too_large", self.size)
         return Payload(self.chunks, None if self.ended else "incomplete")
+
+
+class RequestTee(Tee):
+    """Of a request; false where another addon answers it before anything has come of its body.
+
+    mitmproxy fails where a request that has its answer is to be streamed, and asks for the truth of what is to stream
+    it when all addons had their say.
+    """
+
+    __slots__ = ("_flow",)
+
+    def __init__(self, limit: int, flow: http.HTTPFlow) -> None:
+        super().__init__(limit)
+        self._flow = weakref.ref(flow)  # which holds this
+
+    def __bool__(self) -> bool:
+        flow = self._flow()
+        return self.size > 0 or flow is None or flow.response is None
