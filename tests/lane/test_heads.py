@@ -10,7 +10,16 @@ from mitmproxy.net.http import http1
 from mitmproxy.net.http.validate import validate_headers
 
 from mitmproxy_moesif.capture.heads import ambiguity
-from mitmproxy_moesif.lane.heads import end_of_head, framing, request_of, response_of
+from mitmproxy_moesif.lane.heads import (
+    LONGEST_KNOWN,
+    MOST_KNOWN,
+    KnownLines,
+    end_of_head,
+    framing,
+    plain_fields,
+    request_of,
+    response_of,
+)
 from mitmproxy_moesif.proxy import heads
 
 read_request_head = heads.checked(http1.read_request_head)
@@ -68,6 +77,24 @@ def test_a_request_is_read_as_by_mitmproxy_or_left_to_it(start: bytes, fields: l
     assert found.has_body == (size != 0)
     assert found.is_chunked == (size is None)
     assert found.closes(ours.data.http_version) == http1.read.connection_close(ours.http_version, ours.headers)
+
+
+@given(st.lists(lines, max_size=4))
+def test_lines_are_read_alike_when_they_come_again(fields: list[bytes]) -> None:
+    first = plain_fields(fields)
+    assert plain_fields([bytes(bytearray(line)) for line in fields]) == first
+
+
+def test_what_is_kept_of_lines_is_bounded() -> None:
+    known = KnownLines()
+    most = 0
+    for number in range(3 * MOST_KNOWN):
+        assert known[b"X: %d" % number] == (b"X", b"%d" % number)
+        most = max(most, len(known))
+    assert most == MOST_KNOWN
+    long = b"Cookie: " + b"x" * LONGEST_KNOWN
+    assert known[long] == (b"Cookie", b"x" * LONGEST_KNOWN)
+    assert long not in known
 
 
 PLAIN = [

@@ -14,7 +14,7 @@ from h11._receivebuffer import ReceiveBuffer
 from mitmproxy import http
 from mitmproxy.proxy.layers.http import _http1
 
-from mitmproxy_moesif.capture.heads import plain_fields
+from mitmproxy_moesif.capture.heads import plain_field
 from mitmproxy_moesif.speedups.replacing import replacement
 
 FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host", b"trailer"})
@@ -103,8 +103,10 @@ def size_of_chunk(line: bytes) -> int:
 
 def trailers_of(lines: list[bytes]) -> http.Headers | None:
     """Raises `h11.RemoteProtocolError`."""
-    if (fields := plain_fields(lines)) is None:
-        raise h11.RemoteProtocolError("an invalid trailer")
+    try:
+        fields = [plain_field(line) for line in lines]
+    except ValueError:
+        raise h11.RemoteProtocolError("an invalid trailer") from None
     kept = [field for field in fields if field[0].lower() not in FRAMING]
     return http.Headers(kept) if kept else None
 

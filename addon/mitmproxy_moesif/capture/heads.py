@@ -36,13 +36,12 @@ def ambiguity(message: http.Message) -> str | None:
     return _request_ambiguity(message) if isinstance(message, http.Request) else None
 
 
-def plain_fields(lines: list[bytes]) -> Fields | None:
-    """The fields of lines as they came, apart from their values' text; None where not all of them are plain."""
-    parts = [line.partition(b":") for line in lines]
-    names = [name for name, _, _ in parts]
-    if b"" in names or b"" in [colon for _, colon, _ in parts] or b"".join(names).translate(None, TOKEN):
-        return None
-    return tuple([(name, value.strip(b" \t")) for name, _, value in parts])
+def plain_field(line: bytes) -> tuple[bytes, bytes]:
+    """The field of a line as it came, whatever text its value is. Raises `ValueError` where the line is not plain."""
+    name, colon, value = line.partition(b":")
+    if not name or not colon or name.translate(None, TOKEN):
+        raise ValueError("a line that is no field")
+    return name, value.strip(b" \t")
 
 
 def _field_ambiguity(fields: Fields) -> str | None:

@@ -7,13 +7,13 @@ same words, and there are no two ideas of what a head says.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from functools import lru_cache
 
 from mitmproxy import http
 from mitmproxy.net.http import http1
 from mitmproxy.net.http.validate import validate_headers
 
-from mitmproxy_moesif.capture.heads import TEXT, TOKEN, VISIBLE, ambiguity, plain_fields
+from mitmproxy_moesif.capture.heads import TEXT, TOKEN, VISIBLE, ambiguity, plain_field
 from mitmproxy_moesif.event.exchange import Fields
 from mitmproxy_moesif.lane.bodies import Body, Chunked, Fixed, UntilClose
 from mitmproxy_moesif.lane.flows import new_request, new_response
@@ -31,12 +31,48 @@ BINDING = (b"ntlm", b"negotiate")
 """Schemes that authenticate a connection, and with it whatever else comes on it."""
 
 MOST_DIGITS = 18
+
+MOST_KNOWN = 1024
+LONGEST_KNOWN = 256
+"""Bytes."""
+
 PREFACE = b"PRI * HTTP/2.0"
 
 
-@dataclass(slots=True)
+class KnownLines(dict[bytes, tuple[bytes, bytes]]):
+    """The fields of lines, read once: most of a head's have come before. Raises `ValueError` at one that is not plain.
+
+    No more than `MOST_KNOWN` are kept, and none that is longer than `LONGEST_KNOWN`.
+    """
+
+    def __missing__(self, line: bytes) -> tuple[bytes, bytes]:
+        field = plain_field(line)
+        if field[1].translate(None, TEXT):
+            raise ValueError("a line that is not plain")
+        if len(line) <= LONGEST_KNOWN:
+            if len(self) >= MOST_KNOWN:
+                self.clear()
+            self[line] = field
+        return field
+
+
+known_lines = KnownLines()
+
+
+def plain_fields(lines: list[bytes]) -> Fields | None:
+    """The fields of a head's lines; None where not all of them are plain."""
+    known = known_lines
+    try:
+        return tuple([known[line] for line in lines])
+    except ValueError:
+        return None
+
+
 class Framing:
-    """What the fields say of a message's end; of a field that is there more than once, nothing is plain."""
+    """What the fields say of a message's end; of a field that is there more than once, nothing is plain.
+
+    What no field says stays as the class has it, so that one is made of next to nothing.
+    """
 
     length: bytes | None = None
     coding: bytes | None = None
@@ -44,20 +80,18 @@ class Framing:
     expect: bytes | None = None
     upgrade: bytes | None = None
     authenticates_connection: bool = False
-    is_plain: bool = True
+
+    def __init__(self, *, is_plain: bool = True) -> None:
+        self.is_plain = is_plain
 
     def closes(self, version: bytes) -> bool:
         """Whether the connection ends with this message.
 
         As `mitmproxy.net.http.http1.connection_close` has it, but "close" in any case.
         """
-        if self.connection is not None:
-            tokens = [token.strip() for token in self.connection.split(b",")]
-            if b"close" in [token.lower() for token in tokens]:
-                return True
-            if b"keep-alive" in tokens:
-                return False
-        return version != b"HTTP/1.1"
+        if self.connection is None:
+            return version != b"HTTP/1.1"
+        return closes(self.connection, version)
 
     @property
     def has_body(self) -> bool:
@@ -78,6 +112,14 @@ class Framing:
     def ends_with_connection(self) -> bool:
         """Of an answer, whether its body is what comes until the connection ends."""
         return not self.is_chunked and (self.coding is not None or self.length is None)
+
+
+@lru_cache(maxsize=64)
+def closes(connection: bytes, version: bytes) -> bool:
+    tokens = [token.strip() for token in connection.split(b",")]
+    if b"close" in [token.lower() for token in tokens]:
+        return True
+    return b"keep-alive" not in tokens and version != b"HTTP/1.1"
 
 
 def framing(fields: Fields) -> Framing:
@@ -118,7 +160,7 @@ def request_of(
     """
     lines = head.split(b"\r\n")
     words = lines[0].split(b" ")
-    if len(words) != 3 or b"".join(lines).translate(None, TEXT):
+    if len(words) != 3:
         return None
     method, target, version = words
     is_known = target[:1] == b"/" and version in VERSIONS and method and method.upper() != b"CONNECT"
@@ -196,7 +238,7 @@ def plain_response(lines: list[bytes]) -> tuple[http.Response | None, Framing]:
     is_status = len(status) == 3 and status.isdigit() and status >= b"100"
     if not is_status or version not in VERSIONS or reason[:1] == b" " or b"\t" in lines[0]:
         return None, found
-    if b"".join(lines).translate(None, TEXT) or (fields := plain_fields(lines[1:])) is None:
+    if lines[0].translate(None, TEXT) or (fields := plain_fields(lines[1:])) is None:
         return None, found
     found = framing(fields)
     if not found.is_plain or (
