@@ -163,6 +163,63 @@ def test_a_body_that_comes_with_the_end_of_the_handshake_goes_on_in_the_layers_w
     assert [request.body for request in upstream.requests() if request.path == "/whole"] == [body]
 
 
+@pytest.mark.parametrize("behind", ["in one piece with a request", "an exchange"])
+def test_a_long_body_that_the_lane_does_not_carry_goes_on_in_the_layers(
+    behind: str, proxy: MoesifProxy, upstream: ScriptedUpstream
+) -> None:
+    path, body = f"/long-{len(behind)}", b"x" * 1_000_000
+    long = b"POST %s HTTP/1.1\r\nHost: h\r\nUpgrade: other\r\nContent-Length: %d\r\n\r\n%s"
+    sent = long % (path.encode(), len(body), body)
+    with Client(proxy.port, tls=trusting()) as client:
+        if behind == "an exchange":
+            assert client.exchange("GET", "/") is not None
+            client.send(sent)
+        else:
+            client.send(GET % b"/" + sent)
+            assert client.read_response() is not None
+        answer = client.read_response()
+        assert answer is not None
+        assert answer.status == 200
+    assert [request.body for request in upstream.requests() if request.path == path] == [body]
+
+
+@pytest.mark.parametrize("with_tls", [True, False])
+def test_a_client_that_sends_no_more_behind_a_request_for_the_layers_is_let_go(
+    with_tls: bool, proxy: MoesifProxy
+) -> None:
+    client = Pieces(proxy.port)
+    with client.sock:
+        client.write(GET % b"/")
+        client.send()
+        assert client.read().startswith(b"HTTP/1.1 200 OK\r\n")
+        client.write(UPGRADE, last=with_tls)
+        client.send()
+        if not with_tls:
+            client.sock.shutdown(socket.SHUT_WR)
+        port = client.sock.getsockname()[1]
+        proxy.wait_for_output(f"gone {port}\n")
+
+
+def test_nothing_is_kept_of_what_comes_behind_the_end_of_tls(proxy: MoesifProxy, upstream: ScriptedUpstream) -> None:
+    go = threading.Event()
+
+    def slow(request: RawRequest, connection: Connection) -> None:
+        connection.wait(go)
+        plain(request, connection)
+
+    upstream.answer("/held", slow)
+    client = Pieces(proxy.port)
+    with client.sock:
+        before = proxy.memory()
+        client.write(GET % b"/held", last=True)
+        client.send()
+        for _ in range(LARGE // 1_000_000):
+            client.sock.sendall(b"x" * 1_000_000)
+        assert proxy.memory() - before < MORE
+        go.set()
+        assert client.read_to_end().startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_client_that_says_it_sends_no_more_gets_its_answers(at_once: bool, proxy: MoesifProxy) -> None:
     before = engines(proxy)

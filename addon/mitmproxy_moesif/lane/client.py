@@ -358,7 +358,8 @@ class ClientEnd(Writing, asyncio.Protocol):
         self.is_closing = True
         self.flush()
         self.lane.closed(self)
-        self._place.hand_over(self.transport, self._buffer, is_full=self.is_full)
+        data, self._buffer = self._buffer, b""  # nothing of it waits here
+        self._place.hand_over(self.transport, data, is_full=self.is_full)
 
     def look(self, now: float, patience: float) -> None:
         """End it where nothing has happened on either side for that long, and no hook is waited for.

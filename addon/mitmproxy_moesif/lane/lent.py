@@ -12,12 +12,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mitmproxy import ctx
-from mitmproxy.connection import Client
+from mitmproxy.connection import Client, ConnectionState
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers import ClientTLSLayer
 from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.layers.tls import HTTP1_ALPNS
 from mitmproxy.tls import TlsData
+from OpenSSL import SSL
 
 from mitmproxy_moesif.lane.handover import feed
 from mitmproxy_moesif.lane.tls import ClientTls
@@ -98,9 +99,11 @@ class Held:
         data = b"".join(event.data for event in came if isinstance(event, events.DataReceived))
         return data, any(isinstance(event, events.ConnectionClosed) for event in came)
 
-    def put_back(self, client: Client, data: bytes) -> None:
+    def put_back(self, client: Client, data: bytes, *, has_ended: bool) -> None:
         if data:
             self._events.append(events.DataReceived(client, data))
+        if has_ended:
+            self._events.append(events.ConnectionClosed(client))
 
 
 class Secured(Lent):
@@ -134,8 +137,13 @@ class Secured(Lent):
             await self.handler.server_event(Release())
 
     def hand_over(self, _transport: asyncio.Transport, data: bytes, *, is_full: bool) -> None:
-        self.held.put_back(self.handler.client, data)
+        """The end of a TLS stream is told once, and to the layers again; that of TCP's is heard again by itself."""
+        client, has_ended = self.handler.client, bool(self._tls.get_shutdown() & SSL.RECEIVED_SHUTDOWN)
+        if has_ended:
+            client.state &= ~ConnectionState.CAN_READ
+        self.held.put_back(client, data, has_ended=has_ended)
         self._give_back(is_full=is_full)
+        feed(self.transport, self.reader, b"")
 
 
 def take(reader: asyncio.StreamReader) -> bytes:

@@ -49,10 +49,13 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         super().__init__()
         self._above = above
         self._client = client
+        self._is_over = False
 
     # From TCP
 
     def data_received(self, data: bytes) -> None:
+        if self._is_over:
+            return
         self.tls.bio_write(data)
         pieces: list[bytes] = []
         try:
@@ -61,7 +64,7 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         except SSL.WantReadError:
             end = None
         except SSL.ZeroReturnError:
-            end = self._end
+            self._is_over, end = True, self._end  # what follows is of no stream, and TLS would keep it
         except SSL.Error as error:
             self._log(f"TLS Error: {error}", logging.WARNING)
             end = self.abort
