@@ -34,6 +34,13 @@ def client_disconnected(client):
     sys.stdout.write(f"gone {client.peername[1]}\\n")
 """
 
+TAKES_ITS_TIME = """
+import asyncio
+
+async def tls_established_client(data):
+    await asyncio.sleep(0.2)
+"""
+
 UPGRADE = b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: other\r\n\r\n"
 
 
@@ -72,6 +79,23 @@ def test_http1_is_the_lanes(alpn: tuple[str, ...], proxy: MoesifProxy) -> None:
             assert answer is not None
             assert answer.status == 200
     assert carried(proxy, before) == {"fast": 3, "mitmproxy": 0}
+
+
+def test_a_hook_of_the_handshake_may_take_its_time(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    script = tmp_path / "slow.py"
+    script.write_text(TAKES_ITS_TIME)
+    with start(upstream, tmp_path, "-s", str(script)) as proxy:
+        for _ in range(2):
+            with Client(proxy.port, tls=trusting()) as client:
+                assert client.exchange("GET", "/") is not None
+                assert client.exchange("GET", "/") is not None
+        early = Pieces(proxy.port)
+        with early.sock:
+            early.write(GET % b"/")
+            early.send()
+            assert early.read().startswith(b"HTTP/1.1 200 OK\r\n")
+        proxy.stop()
+        assert "captured 5, delivered 5" in proxy.output
 
 
 def test_http2_is_the_layers(proxy: MoesifProxy) -> None:

@@ -93,6 +93,15 @@ class Held:
         else:
             yield from self._above.handle_event(event)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the handshake is over."""
+        return bool(self._events)
+
+    def let_go(self) -> None:
+        """From the beginning on."""
+        self._is_held = False
+
     def take(self) -> tuple[bytes, bool]:
         """What the client has sent, and whether it sends no more."""
         came, self._events = self._events, [events.Start()]
@@ -118,6 +127,9 @@ class Secured(Lent):
 
     async def carry(self, end: ClientEnd) -> None:
         """Until it has ended, or goes on in the layers."""
+        if not self.held.has_begun:  # a hook takes its time: it goes on in the layers behind that
+            self.held.let_go()
+            return
         if self.transport.is_closing():
             return
         tls = ClientTls(end, self.handler.client, self._tls, self.transport)
