@@ -16,6 +16,7 @@ from tests.lane.test_opening import engines, options
 from tests.support.client import Client, trusting
 from tests.support.h2 import H2Client, make_pem
 from tests.support.moesif_proxy import MoesifProxy
+from tests.support.new_keys import KeyAsker
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, plain
 
 CLIENTS = """
@@ -242,6 +243,18 @@ def test_nothing_is_kept_of_what_comes_behind_the_end_of_tls(proxy: MoesifProxy,
         assert proxy.memory() - before < MORE
         go.set()
         assert client.read_to_end().startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_a_client_that_asks_for_new_keys_and_reads_nothing_is_dropped(
+    proxy: MoesifProxy, upstream: ScriptedUpstream
+) -> None:
+    go = threading.Event()
+    upstream.answer("/keys", lambda _request, connection: connection.wait(go))
+    with KeyAsker(proxy.port) as client:
+        client.write(GET % b"/keys")
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            client.ask(600_000)
+    go.set()
 
 
 @pytest.mark.parametrize("at_once", [True, False])

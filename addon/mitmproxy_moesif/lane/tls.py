@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 AT_ONCE = 65_535
 """Bytes that are read of TLS at once."""
 
+MOST_UNREAD = 65_536
+"""Bytes that TLS itself may answer a peer that reads nothing: to requests for new keys, say."""
+
 type Commands = Generator[commands.Command, Any, Any]
 
 
@@ -49,7 +52,8 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         super().__init__()
         self._above = above
         self._client = client
-        self._is_over = False
+        self._is_over = self._is_full = False
+        self._unread = 0
 
     # From TCP
 
@@ -68,7 +72,12 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         except SSL.Error as error:
             self._log(f"TLS Error: {error}", logging.WARNING)
             end = self.abort
-        self._send_out()  # reading may have something to say
+        said = self._send_out()  # in answer to what was read
+        if self._is_full:
+            self._unread += said
+            if self._unread > MOST_UNREAD:
+                self._log("TLS Error: the peer makes TLS answer and does not read", logging.WARNING)
+                end = self.abort
         if pieces:
             self._above.data_received(b"".join(pieces))
         if end is not None:
@@ -85,9 +94,11 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         self._above.connection_lost(error)
 
     def pause_writing(self) -> None:
+        self._is_full = True
         self._above.pause_writing()
 
     def resume_writing(self) -> None:
+        self._is_full, self._unread = False, 0
         self._above.resume_writing()
 
     def _log(self, message: str, level: int) -> None:
@@ -103,10 +114,15 @@ class Tls(asyncio.Protocol, asyncio.Transport):
     def writelines(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
         self.write(b"".join(pieces))
 
-    def _send_out(self) -> None:
+    def _send_out(self) -> int:
+        """How many bytes that were."""
+        sent = 0
         with suppress(SSL.WantReadError):
             while True:
-                self.tcp.write(self.tls.bio_read(AT_ONCE))
+                data = self.tls.bio_read(AT_ONCE)
+                sent += len(data)
+                self.tcp.write(data)
+        return sent
 
     def pause_reading(self) -> None:
         if not self.tcp.is_closing():
