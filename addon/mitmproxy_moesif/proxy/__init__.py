@@ -17,5 +17,5 @@ master         `Proxy`: mitmproxy's core with our addons (test: proxy/test_proxy
 patience       time for a request's head and for idle connections
 serve          runs one proxy in this process until it is told to end (test: proxy/test_proxy.py)
 sockets        the listening sockets
-tls            TLS toward clients (test: proxy/test_proxy.py)
+tls            TLS toward clients, and the files that TLS is made with
 """

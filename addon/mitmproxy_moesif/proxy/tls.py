@@ -7,6 +7,7 @@ plain HTTP alone.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class Tls(TlsConfig):
     def configure(self, updated: Iterable[str]) -> None:
         TlsConfig.configure(self, set(updated) - AUTHORITY)
         if not UPSTREAM_FILES.isdisjoint(updated):
+            check_upstream_files()
             net_tls.create_proxy_server_context.cache_clear()  # which holds what their files held
         if "certs" in updated:
             self.certstore = read_certificates(ctx.options.certs)
@@ -94,8 +96,44 @@ def read_certificates(specs: Iterable[str]) -> Any:
         file = Path(path if equals else name).expanduser()
         try:
             store.add_cert_file(name if equals else "*", file, passphrase.encode() if passphrase else None)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-            raise exceptions.OptionsError(f"certificate {file}: {reason}") from None
+        except (OSError, TypeError, ValueError) as error:
+            raise exceptions.OptionsError(f"certificate {file}: {trouble_of(file, error)}") from None
         store.certs.setdefault("*", next(reversed(store.certs.values())))
     return store if store.certs else None
+
+
+def trouble_of(file: Path, error: Exception) -> str:
+    """Why it cannot be served with. What the libraries say quotes objects, or names pages for their own users."""
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    content = file.read_bytes()
+    if b"-----BEGIN CERTIFICATE-----" not in content:
+        return "there is no certificate in it: it needs one and its private key, as PEM"
+    if b"PRIVATE KEY-----" not in content:
+        return "there is no private key in it: add it behind the certificate"
+    if b"ENCRYPTED" in content:
+        return "its private key is encrypted, and cert_passphrase does not open it"
+    if "do not match" in str(error):
+        return "its private key is not that of its certificate"
+    return "the certificate or the private key in it cannot be read"
+
+
+def check_upstream_files() -> None:
+    """What mitmproxy opens at the first connection, where a fault would fail each request. Raises `OptionsError`."""
+    authorities, folder = ctx.options.ssl_verify_upstream_trusted_ca, ctx.options.ssl_verify_upstream_trusted_confdir
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if authorities is not None:
+        try:
+            context.load_verify_locations(authorities)
+        except OSError as error:
+            why = "holds no certificates" if isinstance(error, ssl.SSLError) else error.strerror
+            raise exceptions.OptionsError(f"ssl_verify_upstream_trusted_ca: {authorities}: {why}") from None
+    if folder is not None and not Path(folder).is_dir():
+        raise exceptions.OptionsError(f"ssl_verify_upstream_trusted_confdir: {folder}: there is no such folder")
+    if ctx.options.client_certs and (chain := Path(ctx.options.client_certs).expanduser()).is_file():
+        try:
+            context.load_cert_chain(chain, password="")  # without one it would be asked for at the terminal
+        except OSError as error:
+            needs = "needs a certificate and its private key, not encrypted, as PEM"
+            why = needs if isinstance(error, ssl.SSLError) else error.strerror
+            raise exceptions.OptionsError(f"client_certs: {ctx.options.client_certs}: {why}") from None
