@@ -268,6 +268,8 @@ class Lifecycle:
             if master.__dict__.pop(HANDOVER, None) is not None:
                 switch.uninstall(master)
                 self.sweep(runtime, runtime.in_flight.pop_all())
+                if runtime.delivery.reading().waiting:
+                    runtime.start()  # where the start has failed, or is not over: what was captured goes its way
                 # In a thread of its own: the proxy goes on without us.
                 master.event_loop.run_in_executor(None, end)
 

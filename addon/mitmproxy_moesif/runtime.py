@@ -318,8 +318,10 @@ class Runtime:
         self.take(prepared)
 
     def drain(self, seconds: float) -> None:
+        """What has not started is not waited for."""
         self.refresher.stop()
-        self.delivery.drain(seconds)
+        if self._started:
+            self.delivery.drain(seconds)
 
     def close(self) -> Reading:
         self.delay.stop()

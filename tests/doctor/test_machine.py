@@ -10,6 +10,7 @@ import pytest
 from mitmproxy_moesif.doctor.machine import environment, ports
 from tests.doctor.subjects import a_subject
 from tests.support import wire
+from tests.support.ports import free_port
 from tests.support.upstream import ScriptedUpstream
 
 
@@ -54,6 +55,13 @@ def test_an_admin_listener_with_which_nothing_starts_is_a_failure(admin: str, to
     subject = a_subject("http://127.0.0.1:9", "--listen", "127.0.0.1:0", admin_listen=admin, admin_token=token)
     (found,) = [finding for finding in ports(subject) if finding.level == "failure"]
     assert text in found.text
+
+
+def test_an_admin_listener_at_the_port_of_the_proxy_is_a_failure() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    findings = list(ports(a_subject("http://127.0.0.1:9", "--listen", address, admin_listen=address)))
+    assert [finding.level for finding in findings] == ["ok", "failure"]
+    assert "admin_listen: cannot listen" in findings[1].text
 
 
 def test_an_admin_listener_for_others_may_listen_with_a_token() -> None:

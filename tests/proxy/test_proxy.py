@@ -20,6 +20,7 @@ from tests.support.client import Client, encode_request, exchange
 from tests.support.collector import ScriptedCollector
 from tests.support.h2 import make_certificate, make_pem
 from tests.support.moesif_proxy import MoesifProxy, failed
+from tests.support.ports import free_port
 from tests.support.proxy import StartError
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
 
@@ -99,13 +100,17 @@ def test_an_upstream_that_refuses_is_a_502(
 
 # --- start -------------------------------------------------------------------------------------------------------
 
+LONG_END = ("--set", "moesif_shutdown_timeout=3600000")
+"""What a start that fails would wait for, if it waited for what has not begun."""
+
 
 @pytest.mark.parametrize(
     ("workers", "arguments", "said"),
     [
         ("1", ["--set", "moesif_batch_size=x"], "batch_size: must be a whole number"),
         ("2", ["--set", "moesif_batch_size=x"], "batch_size: must be a whole number"),
-        ("1", ["--set", "no_such_option=1"], "no_such_option: there is no such option"),
+        ("1", ["--set", "no_such_option=1", *LONG_END], "no_such_option: there is no such option"),
+        ("1", ["--set", "batch_size=1", *LONG_END], "batch_size: there is no such option; did you mean moesif_"),
         ("1", ["--set", "http2=maybe"], "http2"),
         ("2", ["-s", "missing.py"], "No such script"),
         ("1", ["--config", "list.yaml"], "must be a mapping of option names to values"),
@@ -137,6 +142,19 @@ def test_a_port_in_use_is_one_line(workers: str, tmp_path: Path) -> None:
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert line.endswith(f"cannot listen on 127.0.0.1:{port}: address already in use")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_that_the_admin_listener_has_is_told_without_a_traceback(workers: str, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    given = ["--upstream", "http://127.0.0.1:9", "--listen", address, "--workers", workers, "--set", "confdir=."]
+    options = [f"moesif_application_id={APPLICATION_ID}", "moesif_api_endpoint=http://127.0.0.1:9"]
+    options.append(f"moesif_admin_listen={address}")
+    ended = failed(*given, *(word for option in options for word in ("--set", option)), folder=tmp_path)
+    assert ended.returncode == 1
+    (line,) = [line for line in ended.stderr.splitlines() if " ERROR " in line]
+    assert f"cannot listen on {address}: address already in use" in line.lower()
+    assert "Traceback" not in ended.stderr
 
 
 def test_two_proxies_do_not_share_a_port_by_mistake(

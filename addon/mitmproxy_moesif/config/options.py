@@ -95,10 +95,14 @@ class OptionTable:
                 as_given = given[0] if given is not value and len(given) == 1 else given
                 yield f"{name}: must be {_expected(typespec)}, {shown(self.model, name, as_given)} was given"
 
+    def claims(self, key: str) -> bool:
+        """Whether it is for us to tell that there is no such option."""
+        return normal(key).startswith(self.families) or normal(key) in self.model.model_fields
+
     def unknown_options(self, options: optmanager.OptManager) -> Iterator[str]:
         """Names of the family that are no parameter stay deferred for ever, and so do parameters without the family."""
         for key in options.deferred:
-            if normal(key).startswith(self.families) or normal(key) in self.model.model_fields:
+            if self.claims(key):
                 yield f"{key}: there is no such option{did_you_mean(key, options.keys())}"
 
 

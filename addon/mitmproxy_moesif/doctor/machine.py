@@ -7,6 +7,7 @@ import os
 import ssl
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -81,14 +82,15 @@ def ports(subject: Subject) -> Iterator[Finding]:
                 yield ok(PORTS, f"moesif-proxy {running} runs here already: {settings.admin_listen} answers")
                 return
             wanted["admin_listen"] = address
-    for name, address in wanted.items():
-        yield port(name, address)
+    with ExitStack() as probes:  # open at the same time: the two may be one
+        for name, address in wanted.items():
+            yield port(name, address, probes)
 
 
-def port(name: str, address: Address) -> Finding:
+def port(name: str, address: Address, probes: ExitStack) -> Finding:
     try:
         for probe in bind(name, address):
-            probe.close()
+            probes.enter_context(probe)
     except OSError as error:
         todo = "end what listens there, unless that is this proxy itself, or give another port"
         return failure(PORTS, str(error), todo)

@@ -14,8 +14,9 @@ from mitmproxy.proxy.mode_servers import ReverseInstance
 
 from mitmproxy_moesif.lane.handover import Accepted
 from mitmproxy_moesif.lane.opening import Lane
+from mitmproxy_moesif.log import log
 from mitmproxy_moesif.proxy.accepting import Acceptor, Room
-from mitmproxy_moesif.proxy.sockets import open_sockets
+from mitmproxy_moesif.proxy.sockets import cannot_listen, open_sockets
 
 
 class LateMaster(Master):
@@ -35,7 +36,12 @@ class LateMaster(Master):
         self.serves = True
         for instance in self.addons.get("proxyserver").servers:
             for server in instance._servers:  # noqa: SLF001 - what its start has set
-                await server.start_serving()
+                try:
+                    await server.start_serving()
+                except OSError as error:  # another one has bound the port, too, and listens already
+                    host, port, *_ = server.sockets[0].getsockname()
+                    log.error("moesif-proxy: %s", cannot_listen(host, port, error))
+        await check.shutdown_if_errored()
 
 
 def install(room: Room, lane: Lane, *, shared: bool) -> None:

@@ -18,11 +18,11 @@ from mitmproxy.tools.dump import DumpMaster
 from mitmproxy_moesif.addon import MoesifAddon
 from mitmproxy_moesif.admin.service import Operations
 from mitmproxy_moesif.capture.traffic import TrafficStatus
-from mitmproxy_moesif.config.options import FAMILIES
+from mitmproxy_moesif.config.options import PARAMETERS
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.jwt_gate.addon import JwtGate
-from mitmproxy_moesif.jwt_gate.settings import PREFIX
+from mitmproxy_moesif.jwt_gate.options import PARAMETERS as GATE_PARAMETERS
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.proxy.accepting import Room, affordable
 from mitmproxy_moesif.proxy.access_log import FORMS, AccessLog
@@ -48,7 +48,7 @@ class StartCheck(errorcheck.ErrorCheck):
 
     def running(self) -> None:
         for name in ctx.options.deferred:
-            if not name.startswith((*FAMILIES, PREFIX)):  # those are the capture's and the gate's to tell
+            if not (PARAMETERS.claims(name) or GATE_PARAMETERS.claims(name)):  # the capture or the gate tells of those
                 log.error("moesif-proxy: %s", unknown(name, ctx.options.keys()))
 
     async def shutdown_if_errored(self) -> None:

@@ -21,9 +21,13 @@ def open_sockets(host: str, port: int, *, shared: bool) -> list[socket.socket]:
             opened.append(_bind(family, address, shared=shared))
     except OSError as error:
         close_all(opened)
-        reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or str(error)
-        raise OSError(f"cannot listen on {host or '*'}:{port}: {reason}") from error
+        raise OSError(cannot_listen(host, port, error)) from error
     return opened
+
+
+def cannot_listen(host: str, port: int, error: OSError) -> str:
+    reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or str(error)
+    return f"cannot listen on {host or '*'}:{port}: {reason}"
 
 
 def close_all(sockets: Iterable[socket.socket]) -> None:
