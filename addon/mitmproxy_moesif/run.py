@@ -23,6 +23,9 @@ from mitmproxy_moesif.page import main as page
 from mitmproxy_moesif.web.access import Address
 from mitmproxy_moesif.web.server import bind, free_port
 
+PORTS = {"port": "PORT", "page": "PAGE_PORT", "web-port": "WEB_PORT"}
+"""What a port is called in the Makefile, by its name in messages."""
+
 
 def run(options: argparse.Namespace) -> int:
     """Start the local stack, the proxy and its traffic page, end all on Ctrl-C.
@@ -30,8 +33,7 @@ def run(options: argparse.Namespace) -> int:
     An application id in the environment feeds Moesif. Without the extra `page`, the events are served in its place.
     """
     listen = Address(options.host, options.port)
-    for probe in bind("port", listen):
-        probe.close()  # one that is taken ends the start
+    _need(options, "port", listen)
     feeds_moesif = bool(os.environ.get("MOESIF_APPLICATION_ID"))
     with tempfile.TemporaryDirectory(prefix="mitmproxy-moesif-") as folder:
         page_port = 0 if page.is_there() else options.page_port
@@ -50,8 +52,7 @@ def debug(options: argparse.Namespace, script: Path) -> int:
     """mitmweb with the addon, in front of the echo or an upstream, with the local collector, until Ctrl-C."""
     listen = Address(options.host, options.port)
     for name, address in (("port", listen), ("web-port", Address("127.0.0.1", options.web_port))):
-        for probe in bind(name, address):
-            probe.close()  # one that is taken ends the start
+        _need(options, name, address)
     feeds_moesif = bool(os.environ.get("MOESIF_APPLICATION_ID"))
     with tempfile.TemporaryDirectory(prefix="mitmproxy-moesif-") as folder:
         settings = LocalSettings(page_port=options.page_port, database=Path(folder) / "events.sqlite")
@@ -94,6 +95,15 @@ def _environment(options: argparse.Namespace, stack: LocalStack, folder: str, *,
     return environment
 
 
+def _need(options: argparse.Namespace, name: str, address: Address) -> None:
+    """A port that is taken ends the start. Raises `OSError`, one line."""
+    try:
+        for probe in bind(name, address):
+            probe.close()
+    except OSError as error:
+        raise OSError(f"{error}; for another one: make {options.command} {PORTS[name]}=...") from None
+
+
 @contextmanager
 def _traffic_page(options: argparse.Namespace, stack: LocalStack, environment: Mapping[str, str]) -> Iterator[str]:
     """The page, until the end of the block; gives the URL of the received events, which are served there too."""
@@ -105,8 +115,7 @@ def _traffic_page(options: argparse.Namespace, stack: LocalStack, environment: M
     command = [sys.executable, "-m", "mitmproxy_moesif", "page", "--listen", address, "--events", stack.page_url]
     command += ["--admin", f"http://{environment['MOESIF_ADMIN_LISTEN']}"]
     command += ["--proxy", f"http://127.0.0.1:{options.port}"]
-    for probe in bind("page", Address("127.0.0.1", options.page_port)):
-        probe.close()  # a port that is taken ends the start
+    _need(options, "page", Address("127.0.0.1", options.page_port))
     process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own command line
     try:
         yield f"http://{address}"

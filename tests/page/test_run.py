@@ -106,7 +106,9 @@ def test_a_port_that_is_taken_ends_the_start_with_one_line(name: str, capfd: pyt
         ports = {"page": free_port(), "port": free_port(), name: port}
         assert cli.main(["run", "--port", str(ports["port"]), "--page-port", str(ports["page"])]) == 1
     said = capfd.readouterr()
-    assert said.err == f"moesif: {name}: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    another = {"port": "PORT", "page": "PAGE_PORT"}[name]
+    taken_line = f"moesif: {name}: cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert said.err == f"{taken_line}; for another one: make run {another}=...\n"
     assert "try:" not in said.out
 
 
@@ -121,11 +123,16 @@ def test_nobody_is_greeted_where_the_proxy_does_not_start() -> None:
     assert "try:" not in ended.stdout
 
 
-def test_ctrl_c_ends_the_page_without_a_word() -> None:
+def test_a_page_of_no_proxy_says_so_at_once_and_ctrl_c_ends_it_without_a_word() -> None:
     command = [sys.executable, "-m", "mitmproxy_moesif", "page", "--listen", f"127.0.0.1:{free_port()}"]
+    command += ["--admin", "http://127.0.0.1:9"]
     page = subprocess.Popen(command, env=without_pytest(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert page.stdout is not None
     assert "shows" in page.stdout.readline()
+    assert page.stdout.readline() == (
+        "moesif-proxy page: the proxy does not answer at http://127.0.0.1:9 (it is not reached: is this its "
+        "admin_listen?); the page goes on asking\n"
+    )
     page.send_signal(signal.SIGINT)
     said, _ = page.communicate(timeout=START_SECONDS)
     assert (page.returncode, said) == (0, "")

@@ -35,6 +35,14 @@ class Admin:
         query = {name: str(value) for name, value in given.items() if value is not None}
         return cast(Listing, await self._get("/exchanges", "exchanges", {"filter": wanted, **query}))
 
+    async def trouble(self) -> str | None:
+        """Why nothing can be shown now; None where it can."""
+        try:
+            await self.newest("", 1)
+        except AdminError as error:
+            return str(error)
+        return None
+
     async def find(self, transaction_id: str) -> Detail:
         return cast(Detail, await self._get(f"/exchanges/{quote(transaction_id, safe='')}", "life", {}))
 
@@ -61,7 +69,7 @@ class Admin:
         try:
             answer = await self._client.get(path, params=query)
         except httpx.HTTPError as error:
-            raise AdminError(f"the proxy does not answer at {self.url} ({type(error).__name__})") from None
+            raise AdminError(f"the proxy does not answer at {self.url} ({_how(error)})") from None
         content = _read(answer.text)
         if answer.status_code == 200 and isinstance(content, dict) and member in content:
             return content
@@ -71,6 +79,16 @@ class Admin:
 
 
 _REFUSALS = {401: "the proxy's Admin API wants a token: give it as MOESIF_ADMIN_TOKEN"}
+
+
+def _how(error: httpx.HTTPError) -> str:
+    match error:
+        case httpx.ConnectError():
+            return "it is not reached: is this its admin_listen?"
+        case httpx.TimeoutException():
+            return f"not within {SECONDS:g} s"
+        case _:
+            return "what comes is no HTTP, or ends too early"
 
 
 def _read(text: str) -> Any:

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mitmproxy_moesif.config.arguments import OneLineParser
@@ -17,6 +18,9 @@ from mitmproxy_moesif.config.text import quoted
 from mitmproxy_moesif.web.access import Address
 from mitmproxy_moesif.web.loopback import is_loopback, names_loopback
 from mitmproxy_moesif.web.server import bind, url_of
+
+if TYPE_CHECKING:
+    from mitmproxy_moesif.page.admin import Admin
 
 MISSING = "the traffic page needs NiceGUI: python -m pip install 'nicegui>=3,<4'"
 
@@ -101,6 +105,8 @@ def serve(given: argparse.Namespace, sockets: list[socket.socket]) -> None:
         taken.close()
     host, port = first.getsockname()[:2]
     app.on_startup(lambda: _say(f"moesif-proxy page: {url_of(host, port)} shows {given.admin}"))
+    if given.events is None:  # `make run` starts its page before its proxy
+        app.on_startup(lambda: _tell_trouble(admin))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # uvicorn raises it once more when it has ended
     with suppress(KeyboardInterrupt):
         ui.run(
@@ -113,6 +119,13 @@ def serve(given: argparse.Namespace, sockets: list[socket.socket]) -> None:
             show=False,
             show_welcome_message=False,
         )
+
+
+async def _tell_trouble(admin: Admin) -> None:
+    """In the terminal too, where it is seen before the page is opened."""
+    if (trouble := await admin.trouble()) is not None:
+        sys.stderr.write(f"moesif-proxy page: {trouble}; the page goes on asking\n")
+        sys.stderr.flush()
 
 
 def _say(line: str) -> None:
