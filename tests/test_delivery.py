@@ -348,17 +348,20 @@ def test_a_disk_that_takes_no_more(mitmdump: Start, upstream: ScriptedUpstream, 
         assert exit_counts(proxy.output)["dropped"] == 0
 
 
+@pytest.mark.parametrize("folder", ["a-file", "a-file/spool"])
 def test_a_spool_folder_that_cannot_be_made(
-    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path, folder: str
 ) -> None:
+    """The log says so, and not that something in it cannot be read, or is to be closed to others."""
     (tmp_path / "a-file").write_text("in the way")
-    options = addon_options(collector, spool_dir=str(tmp_path / "a-file" / "spool"))
+    options = addon_options(collector, spool_dir=str(tmp_path / folder))
     proxy = mitmdump(upstream.url, options)
     proxy.wait_for_output("events stay in memory")
     sent = send_many(proxy.port, 20)
     collector.wait_for(20)
     assert proxy.stop() == 0
     assert collector.unique_ids() == set(sent)
+    assert not [wrong for wrong in ("Errno", "cannot be read", "chmod") if wrong in proxy.output]
 
 
 def test_a_damaged_spool_is_set_aside_and_the_rest_of_it_sent(

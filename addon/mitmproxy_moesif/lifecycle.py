@@ -500,7 +500,7 @@ def start_when_up(runtime: Runtime, told: Callable[[], None]) -> None:
 def warn_of_open(folder: Path | None) -> None:
     """Others could not read what is stored, but take it away or leave something to be sent."""
     with suppress(OSError):
-        if folder is not None and (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
+        if folder is not None and folder.is_dir() and (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
             log.warning("moesif: others may enter the spool folder (mode %o): chmod 700 %s", mode, folder)
 
 

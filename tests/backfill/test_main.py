@@ -131,7 +131,8 @@ def test_sigint_ends_it_with_a_summary(tmp_path: Path, collector: ScriptedCollec
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["/nowhere/nothing.har"], "No such file"),
+        (["/nowhere/nothing.har"], "moesif-proxy backfill: /nowhere/nothing.har: No such file or directory\n"),
+        (["/dev"], "moesif-proxy backfill: /dev: Is a directory\n"),
         (["--set", "moesif_batch_sise=1", "x.har"], "moesif_batch_sise: there is no such option"),
         (["--set", "moesif_application_id=", "x.har"], "application_id is missing"),
     ],

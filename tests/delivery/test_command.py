@@ -67,6 +67,8 @@ def test_list_tells_of_files_in_use(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_folder_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert spool(tmp_path / "nothing", "list") == 1
     assert capsys.readouterr().err == f"moesif: there is no folder {tmp_path / 'nothing'}\n"
+    assert spool(Path("off"), "list") == 1
+    assert capsys.readouterr().err.startswith("moesif: spool_dir is off, so that nothing is on disk")
 
 
 @pytest.mark.parametrize("running", [True, False])

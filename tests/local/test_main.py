@@ -77,6 +77,7 @@ def test_beyond_loopback_it_is_called_by_any_name() -> None:
         (["--rules", "/nowhere.json"], "--rules: /nowhere.json: No such file"),
         (["--config", __file__], "must be a JSON object"),
         (["--database", "/proc/nothing/x"], "cannot be used as the store"),
+        (["--database", "/dev"], "/dev: cannot be used as the store of received events: Is a directory\n"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

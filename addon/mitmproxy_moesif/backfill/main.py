@@ -17,6 +17,7 @@ from mitmproxy_moesif.backfill.work import StalledError, Work
 from mitmproxy_moesif.config.arguments import OneLineParser, some_seconds
 from mitmproxy_moesif.config.options import given_environment, given_settings
 from mitmproxy_moesif.config.settings import SettingsError
+from mitmproxy_moesif.config.text import reason_of
 from mitmproxy_moesif.delivery.command import BACKFILL, DEFAULT
 from mitmproxy_moesif.lifecycle import obstacles
 from mitmproxy_moesif.proxy.console import quiet_log
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is something to tell of
         return backfill.run()
     except (SettingsError, OSError) as error:
-        sys.stderr.write(f"moesif-proxy backfill: {error}\n")
+        file = f"{error.filename}: " if isinstance(error, OSError) and error.filename is not None else ""
+        sys.stderr.write(f"moesif-proxy backfill: {file}{reason_of(error)}\n")
         return 1
 
 

@@ -16,6 +16,11 @@ def number_of(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
+def reason_of(error: Exception) -> str:
+    """In words, without the number and the path that Python adds where a file cannot be used."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 HIDDEN = "a value not shown here"
 
 

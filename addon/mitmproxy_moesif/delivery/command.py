@@ -25,7 +25,7 @@ from mitmproxy_moesif.config.destination import base_of, is_destination, is_quar
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.options import given_environment
 from mitmproxy_moesif.config.settings import SettingsError, parse_settings
-from mitmproxy_moesif.config.text import number_of
+from mitmproxy_moesif.config.text import number_of, reason_of
 from mitmproxy_moesif.delivery.pipeline import Pipeline
 from mitmproxy_moesif.delivery.spool.decisions import Decision, add
 from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolError, contents_of
@@ -43,6 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     given = _parser().parse_args(arguments)
     folder = Path(given.folder).expanduser()
     try:
+        if given.folder == "off":
+            raise ValueError("spool_dir is off, so that nothing is on disk; --folder names another folder")
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no folder {folder}")
         return _carry_out(given, folder)
@@ -116,7 +118,7 @@ def _look(folder: Path) -> tuple[Mapping[str, Sequence[ChunkInfo]], Sequence[str
         try:
             rows = contents_of(path)
         except (OSError, SpoolError) as error:
-            sys.stderr.write(f"moesif: {path.name}: {error}\n")
+            sys.stderr.write(f"moesif: {path.name}: {reason_of(error)}\n")
             continue
         if rows is None:
             running.append(path.name)

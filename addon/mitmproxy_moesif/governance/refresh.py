@@ -368,7 +368,7 @@ class Refresher:
         try:
             kept = orjson.loads(path.read_bytes())
             account.parsed = (parse_config(kept["config"].encode()), parse_rules(kept["rules"].encode()))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except (OSError, ValueError, KeyError, TypeError, AttributeError, GovernanceError):
             log.warning("moesif: the configuration kept in %s cannot be read; Moesif is asked for it", path)

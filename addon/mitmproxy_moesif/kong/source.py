@@ -87,10 +87,11 @@ class LastListings:
             return None
         try:
             return parse_listings(self._path.read_bytes(), check)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
-            log.warning("moesif: %s cannot be read: %s", self._path, type(error).__name__)
+            why = error.strerror if isinstance(error, OSError) else "it is damaged"
+            log.warning("moesif: %s cannot be read: %s", self._path, why)
             return None
 
     def write(self, listings: bytes) -> None:

@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and 0 < int(text) < 2**53):
-        raise argparse.ArgumentTypeError(f"a whole number above 0, {text!r} was given")
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, {text!r} was given")
     return int(text)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from mitmproxy_moesif.config.text import reason_of
 from mitmproxy_moesif.local.intake import MAX_EVENT_BYTES, Profile, RefusedError
 from mitmproxy_moesif.local.store import StoreError, open_database
 
@@ -52,7 +53,7 @@ class ProfileStore:
         try:
             self._db = open_database(path, _SCHEMA)
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{path}: cannot be used as the store of profiles: {error}") from None
+            raise StoreError(f"{path}: cannot be used as the store of profiles: {reason_of(error)}") from None
 
     def __enter__(self) -> Self:
         return self

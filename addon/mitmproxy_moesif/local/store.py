@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from mitmproxy_moesif.config.text import reason_of
 from mitmproxy_moesif.local.intake import ReceivedEvent
 
 KEEP_EVENTS = 10_000
@@ -100,7 +101,7 @@ class EventStore:
             self._db = open_database(path, _SCHEMA)
             self._kept, self._bytes = self._measure()
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{path}: cannot be used as the store of received events: {error}") from None
+            raise StoreError(f"{path}: cannot be used as the store of received events: {reason_of(error)}") from None
 
     def __enter__(self) -> Self:
         return self

@@ -13,6 +13,7 @@ from pathlib import Path
 import orjson
 
 from mitmproxy_moesif.config.files import replace_file
+from mitmproxy_moesif.config.text import reason_of
 from mitmproxy_moesif.log import log
 
 KEPT = 100
@@ -61,12 +62,12 @@ class Decisions:
             if (seen := (status.st_mtime_ns, status.st_ino)) != self._seen:
                 self._seen = seen
                 self._current = read(self._folder)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # the latter is the spool's to tell
             self._current = ()
         except (OSError, ValueError) as error:
             if str(error) != self._told:
                 self._told = str(error)
-                log.error("moesif: what was decided about the spool cannot be read: %s", error)
+                log.error("moesif: what was decided about the spool cannot be read: %s", reason_of(error))
             self._current = ()
         return self._current
 
