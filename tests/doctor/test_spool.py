@@ -64,6 +64,23 @@ def test_what_waits_is_told_and_left_as_it_is(tmp_path: Path) -> None:
         living.close()
 
 
+def test_what_a_backfill_left_is_told_with_how_to_send_it(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    folder = tmp_path / "backfill"
+    dead_spool(folder, [a_chunk(3)])
+    (finding,) = [finding for finding in found(tmp_path) if finding.level != "ok"]
+    assert finding.line().split(maxsplit=2) == [
+        "warning",
+        "spool",
+        f"left by a backfill: 3 events -> give that backfill again, or: moesif-proxy spool --folder {folder} send",
+    ]
+
+
+def test_a_folder_that_not_even_root_can_make_is_a_failure() -> None:
+    (line,) = bad(found("/proc/moesif/spool"))[:1]
+    assert line.startswith("failure /proc cannot be written to")
+
+
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "spool-1.sqlite").write_bytes(b"nothing" * 1000)
     tmp_path.chmod(0o700)

@@ -6,11 +6,14 @@ import os
 import shutil
 import sqlite3
 import stat
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from mitmproxy_moesif.config.destination import is_quarantine
-from mitmproxy_moesif.config.text import number_of
+from mitmproxy_moesif.config.text import number_of, reason_of
+from mitmproxy_moesif.delivery.command import BACKFILL
 from mitmproxy_moesif.delivery.spool.file import SpoolError, contents_of
 from mitmproxy_moesif.doctor.configuration import Subject
 from mitmproxy_moesif.doctor.findings import Finding, failure, ok, warning
@@ -27,6 +30,7 @@ def examine(subject: Subject) -> Iterator[Finding]:
     yield from permissions(folder)
     if folder.is_dir() and os.access(folder, os.R_OK | os.X_OK):
         yield from waiting(folder)
+        yield from left_by_backfill(folder / BACKFILL)
     yield room(folder, subject.settings.spool_max_bytes)
 
 
@@ -34,8 +38,8 @@ def permissions(folder: Path) -> Iterator[Finding]:
     there = nearest(folder)
     if not there.is_dir():
         yield failure(CHECK, f"{there} is no folder", "give another spool_dir")
-    elif not os.access(there, os.W_OK | os.X_OK):
-        yield failure(CHECK, f"{there} cannot be written to by user {os.geteuid()}", "chown it, or give another")
+    elif (why := unwritable(there)) is not None:
+        yield failure(CHECK, f"{there} cannot be written to by user {os.geteuid()}: {why}", "chown it, or give another")
     elif there != folder:
         yield ok(CHECK, f"{folder} will be made")
     elif (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
@@ -46,7 +50,24 @@ def permissions(folder: Path) -> Iterator[Finding]:
 
 def nearest(folder: Path) -> Path:
     """The folder, or what is there of the path to it."""
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return next(path for path in (folder, *folder.absolute().parents) if is_there(path))
+
+
+def is_there(path: Path) -> bool:
+    """What is below a folder that may not be entered counts as absent."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def unwritable(folder: Path) -> str | None:
+    """Found out with a file that is gone at once: root may do all, and yet not make files everywhere."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 def waiting(folder: Path) -> Iterator[Finding]:
@@ -55,12 +76,16 @@ def waiting(folder: Path) -> Iterator[Finding]:
     if strange:
         text = f"not taken over: {number_of(len(strange), 'file')} of other users, such as {strange[0].name}"
         yield warning(CHECK, text, f"chown {os.geteuid()} {folder}/*")
+    yield from counts(sorted(set(files).difference(strange)))
+
+
+def counts(files: Iterable[Path]) -> Iterator[Finding]:
     waits, quarantined, running = 0, 0, 0
-    for path in set(files).difference(strange):
+    for path in files:
         try:
             chunks = contents_of(path)
         except (OSError, SpoolError, sqlite3.Error) as error:
-            yield warning(CHECK, f"{path.name}: {error}", "the next start sends what can be read of it")
+            yield warning(CHECK, f"{path.name}: {reason_of(error)}", "the next start sends what can be read of it")
             continue
         running += chunks is None
         for chunk in chunks or ():
@@ -73,6 +98,17 @@ def waiting(folder: Path) -> Iterator[Finding]:
         yield warning(CHECK, f"quarantined: {number_of(quarantined, 'event')}", todo)
     left, used = number_of(waits, "event"), number_of(running, "file")
     yield ok(CHECK, f"waiting, left by ended processes: {left}; of running processes: {used}")
+
+
+def left_by_backfill(folder: Path) -> Iterator[Finding]:
+    """No proxy sends it."""
+    waits = 0
+    for path in folder.glob("spool-*.sqlite"):
+        with suppress(OSError, SpoolError, sqlite3.Error):  # `spool list` says why
+            waits += sum(chunk.count for chunk in contents_of(path) or ())
+    if waits:
+        todo = f"give that backfill again, or: moesif-proxy spool --folder {folder} send"
+        yield warning(CHECK, f"left by a backfill: {number_of(waits, 'event')}", todo)
 
 
 def room(folder: Path, bound: int) -> Finding:
