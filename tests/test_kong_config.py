@@ -421,10 +421,12 @@ def test_a_start_while_the_admin_api_is_away_has_what_it_said_last(
         assert mitmdump(upstream.url, options, folder=tmp_path).stop() == 0
         if how == "refuses":
             kong.refuse()
+            why = f"{kong.url.removeprefix('http://')} refuses connections: nothing listens there"
         else:
             kong.answer("/", wire.response(503))
+            why = "it answers with status 503"
         proxy = mitmdump(upstream.url, options, folder=tmp_path)
-    assert "what Kong's Admin API said last is in force" in proxy.output
+    assert f"kong_admin_url: {why}; what Kong's Admin API said last is in force" in proxy.output
     exchange(proxy.port, target="/kept")
     collector.wait_for(1)
     assert tags(collector) == {"/kept": "by-api"}

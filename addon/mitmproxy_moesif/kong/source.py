@@ -55,8 +55,14 @@ def read_kong_config(settings: Settings, check: Check = unchecked) -> KongConfig
     except KongConfigError as error:
         raise SettingsError(f"kong_config: {error}") from error
     except OSError as error:
-        raise KongAwayError(f"kong_admin_url: {type(error).__name__}") from error
+        raise KongAwayError(f"kong_admin_url: {_why_away(error, settings.kong_admin_url or '')}") from error
     return None
+
+
+def _why_away(error: OSError, url: str) -> str:
+    from mitmproxy_moesif.web.session import network_reason  # brings requests, as the session does
+
+    return str(error) if isinstance(error, KongFaultError) else network_reason(error, url)
 
 
 def first_kong_config(settings: Settings, last: LastListings, check: Check) -> KongConfig | None:
@@ -69,6 +75,10 @@ def first_kong_config(settings: Settings, last: LastListings, check: Check) -> K
         else:
             log.warning("moesif: %s; it is asked again, and nothing is captured until it answers", error)
         return config
+
+
+class KongFaultError(OSError):
+    """It answers, but with a fault of its own. The text is ours."""
 
 
 class KongAwayError(SettingsError):
@@ -152,7 +162,7 @@ def _get(session: DeadlineSession, url: str) -> requests.Response:
     with session.deadline(CALL_SECONDS):
         answer = session.get(url, timeout=CALL_SECONDS, allow_redirects=False)
     if answer.status_code >= 500:
-        raise OSError(f"status {answer.status_code}")
+        raise KongFaultError(f"it answers with status {answer.status_code}")
     return answer
 
 
