@@ -24,7 +24,8 @@ def main(arguments: list[str], listener: str) -> int:
         socket.create_connection((HERE, port), timeout=SECONDS).close()
         told = asked(listener) if listener else "takes connections"
     except (OSError, http.client.HTTPException) as error:
-        sys.stderr.write(f"no answer: {error or type(error).__name__}\n")
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        sys.stderr.write(f"no answer: {why}\n")
         return 1
     sys.stdout.write(f"{told}\n")
     return 0

@@ -166,7 +166,8 @@ def test_a_process_that_hangs_is_a_failure() -> None:
 
 
 def test_a_listener_that_is_not_there_is_a_failure(upstream: ScriptedUpstream) -> None:
-    assert run_health_check(upstream.port, f"127.0.0.1:{free_port()}").returncode == 1
+    told = run_health_check(upstream.port, f"127.0.0.1:{free_port()}")
+    assert (told.returncode, told.stderr) == (1, "no answer: Connection refused\n")
 
 
 def test_docker_waits_longer_than_the_script() -> None:

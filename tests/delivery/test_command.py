@@ -85,6 +85,15 @@ def test_dropped_events_are_counted(running: bool, tmp_path: Path) -> None:
     assert (proxy.end.captured, proxy.end.waiting, proxy.end.dropped) == (2, 0, {"discarded": 2})
 
 
+def test_a_decision_about_what_a_backfill_left_is_no_proxys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "backfill"
+    dead_spool(folder, [chunk_for(ELSE, ["a"])])
+    assert spool(folder, "drop", ELSE) == 0
+    assert capsys.readouterr().out == (
+        f"noted: the next backfill does it, or moesif-proxy spool --folder {folder} send\n"
+    )
+
+
 def test_quarantined_events_are_sent_again(tmp_path: Path) -> None:
     folder = tmp_path / "spool"
     with ScriptedCollector() as collector:

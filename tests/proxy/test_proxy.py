@@ -111,6 +111,8 @@ LONG_END = ("--set", "moesif_shutdown_timeout=3600000")
         ("2", ["--set", "moesif_batch_size=x"], "batch_size: must be a whole number"),
         ("1", ["--set", "no_such_option=1", *LONG_END], "no_such_option: there is no such option"),
         ("1", ["--set", "batch_size=1", *LONG_END], "batch_size: there is no such option; did you mean moesif_"),
+        ("1", ["--set", "moesif_admin_token"], "admin_token: no value was given: --set moesif_admin_token=..."),
+        ("1", ["--set", "moesif_batch_size"], "batch_size: no value was given: --set moesif_batch_size=..."),
         ("1", ["--set", "http2=maybe"], "http2"),
         ("2", ["-s", "missing.py"], "No such script"),
         ("1", ["--config", "list.yaml"], "must be a mapping of option names to values"),

@@ -86,12 +86,17 @@ class OptionTable:
                 given = options.deferred[key].val = [SWITCHES.get(text.lower(), text) for text in given]
             try:
                 if given is not value:
+                    if not given and isinstance(field.default, SecretStr):
+                        raise OptionsError  # mitmproxy takes it for none
                     probe = optmanager._Option(key, typespec, default, "", None)  # noqa: SLF001
                     options._parse_setval(probe, given)  # noqa: SLF001 - parsed as mitmproxy will
                 else:
                     typecheck.check_option_type(key, value, typespec)
             except (OptionsError, TypeError):
                 del options.deferred[key]
+                if given is not value and not given:
+                    yield f"{name}: no value was given: --set {key}=..."
+                    continue
                 as_given = given[0] if given is not value and len(given) == 1 else given
                 yield f"{name}: must be {_expected(typespec)}, {shown(self.model, name, as_given)} was given"
 

@@ -140,7 +140,10 @@ def _decide(folder: Path, name: str, to: str | None) -> int:
     if to is not None and (not is_destination(to) or is_quarantine(to)):
         raise ValueError(f"{to} is no destination: HASH@COLLECTOR/SENDING, as list or /status tells it")
     add(folder, Decision(name, to, time.time()))
-    sys.stdout.write("noted: a proxy that runs does it within seconds, else the next one that starts\n")
+    who = "a proxy that runs does it within seconds, else the next one that starts"
+    if folder.name == BACKFILL:
+        who = f"the next backfill does it, or moesif-proxy spool --folder {folder} send"
+    sys.stdout.write(f"noted: {who}\n")
     return 0
 
 
