@@ -44,17 +44,16 @@ class Tee:
 
 
 class RequestTee(Tee):
-    """Of a request; false where another addon answers it before anything has come of its body.
+    """A request's tee. It is false once another addon has answered the request before any of its body came.
 
-    mitmproxy fails where a request that has its answer is to be streamed, and asks for the truth of what is to stream
-    it when all addons had their say.
+    mitmproxy crashes if it streams a request that has its answer; it tests `request.stream` after all addons have run.
     """
 
     __slots__ = ("_flow",)
 
     def __init__(self, limit: int, flow: http.HTTPFlow) -> None:
         super().__init__(limit)
-        self._flow = weakref.ref(flow)  # which holds this
+        self._flow = weakref.ref(flow)  # the flow holds this tee
 
     def __bool__(self) -> bool:
         flow = self._flow()

@@ -34,15 +34,15 @@ MOST_DIGITS = 18
 
 MOST_KNOWN = 1024
 LONGEST_KNOWN = 256
-"""Bytes."""
 
 PREFACE = b"PRI * HTTP/2.0"
 
 
 class KnownLines(dict[bytes, tuple[bytes, bytes]]):
-    """The fields of lines, read once: most of a head's have come before. Raises `ValueError` at one that is not plain.
+    """Fields by their lines. Most lines of a head have come before, so each is parsed once.
 
-    No more than `MOST_KNOWN` are kept, and none that is longer than `LONGEST_KNOWN`.
+    Raises `ValueError` for a line that is not plain. At most `MOST_KNOWN` are held, none over
+    `LONGEST_KNOWN` bytes.
     """
 
     def __missing__(self, line: bytes) -> tuple[bytes, bytes]:
@@ -71,7 +71,7 @@ def plain_fields(lines: list[bytes]) -> Fields | None:
 class Framing:
     """What the fields say of a message's end; of a field that is there more than once, nothing is plain.
 
-    What no field says stays as the class has it, so that one is made of next to nothing.
+    The class holds what is true where no field says otherwise.
     """
 
     length: bytes | None = None

@@ -95,11 +95,11 @@ class Held:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the handshake is over."""
+        """Whether the layer above would have started: the handshake is over."""
         return bool(self._events)
 
     def let_go(self) -> None:
-        """From the beginning on."""
+        """Pass on everything, from the start."""
         self._is_held = False
 
     def take(self) -> tuple[bytes, bool]:
@@ -127,7 +127,7 @@ class Secured(Lent):
 
     async def carry(self, end: ClientEnd) -> None:
         """Until it has ended, or goes on in the layers."""
-        if not self.held.has_begun:  # a hook takes its time: it goes on in the layers behind that
+        if not self.held.has_begun:  # a hook is still awaited: the layers carry this connection
             self.held.let_go()
             return
         if self.transport.is_closing():
@@ -149,7 +149,7 @@ class Secured(Lent):
             await self.handler.server_event(Release())
 
     def hand_over(self, _transport: asyncio.Transport, data: bytes, *, is_full: bool) -> None:
-        """The end of a TLS stream is told once, and to the layers again; that of TCP's is heard again by itself."""
+        """TLS reports the end of its stream only once, so the layers are told of it here. TCP reports its end again."""
         client, has_ended = self.handler.client, bool(self._tls.get_shutdown() & SSL.RECEIVED_SHUTDOWN)
         if has_ended:
             client.state &= ~ConnectionState.CAN_READ

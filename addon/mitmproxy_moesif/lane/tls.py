@@ -23,7 +23,7 @@ AT_ONCE = 65_535
 """Bytes that are read of TLS at once."""
 
 MOST_UNREAD = 65_536
-"""Bytes that TLS itself may answer a peer that reads nothing: to requests for new keys, say."""
+"""Bytes of TLS's own answers, to requests for new keys, say, while the peer reads nothing."""
 
 type Commands = Generator[commands.Command, Any, Any]
 
@@ -68,7 +68,7 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         except SSL.WantReadError:
             end = None
         except SSL.ZeroReturnError:
-            self._is_over, end = True, self._end  # what follows is of no stream, and TLS would keep it
+            self._is_over, end = True, self._end  # TLS would keep what follows, and nobody reads it
         except SSL.Error as error:
             self._log(f"TLS Error: {error}", logging.WARNING)
             end = self.abort
@@ -76,7 +76,7 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         if self._is_full:
             self._unread += said
             if self._unread > MOST_UNREAD:
-                self._log("TLS Error: the peer makes TLS answer and does not read", logging.WARNING)
+                self._log("TLS Error: the peer keeps asking for new keys and reads nothing", logging.WARNING)
                 end = self.abort
         if pieces:
             self._above.data_received(b"".join(pieces))
@@ -115,7 +115,7 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         self.write(b"".join(pieces))
 
     def _send_out(self) -> int:
-        """How many bytes that were."""
+        """Returns how many bytes that were."""
         sent = 0
         with suppress(SSL.WantReadError):
             while True:
