@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import select
 import socket
 import ssl
 import threading
@@ -445,6 +446,23 @@ def test_an_answer_behind_which_a_connection_ends_comes_whole_to_a_client_that_s
         assert head is not None
         assert len(client.stream.read(size)) == size
         asking.join()
+
+
+@pytest.mark.parametrize("tls", [None, trusting()], ids=["plain", "TLS"])
+def test_a_client_that_sends_more_before_it_reads_its_last_answer_gets_it(
+    tls: ssl.SSLContext | None, secured: MoesifProxy, proxy: MoesifProxy
+) -> None:
+    chosen = proxy if tls is None else secured
+    with Client(chosen.port, tls=tls) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        assert select.select([client.sock], [], [], 10)[0]
+        for _ in range(3):
+            client.send(GET % b"/more")
+            with Client(chosen.port, tls=tls) as other:  # whose answer comes behind what the proxy says to that
+                assert other.exchange("GET", "/") is not None
+        answer = client.read_response()
+        assert answer is not None
+        assert answer.status == 200
 
 
 def send_on(client: Client, data: bytes) -> None:

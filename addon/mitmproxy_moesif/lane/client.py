@@ -68,7 +68,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         "_discarded",
         "_has_ended",
         "_is_reading",
-        "_lingers",
+        "_lingering",
         "_looked",
         "_place",
         "_unsent",
@@ -94,7 +94,8 @@ class ClientEnd(Writing, asyncio.Protocol):
         self._begun = 0.0
         self._asked = 0
         self._body: Body | None = None
-        self._is_reading = self._has_ended = self._lingers = self.is_full = self.is_closing = False
+        self._is_reading = self._has_ended = self.is_full = self.is_closing = False
+        self._lingering: asyncio.TimerHandle | None = None
         self.exchange: Exchange | None = None
         self.active, self.idle_since = True, 0.0
 
@@ -139,10 +140,12 @@ class ClientEnd(Writing, asyncio.Protocol):
         """Who sends no more may still read: it gets the answers to its whole requests (RFC 9112, 9.6)."""
         self._has_ended = True
         self.go_on()
-        return not self._lingers  # else it is closed here
+        return self._lingering is None  # else asyncio closes it now
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.client.state = ConnectionState.CLOSED
+        if self._lingering is not None:
+            self._lingering.cancel()
         self._end_of_stream()
         if not self._place.is_secured:
             self._tell_end()
@@ -319,24 +322,22 @@ class ClientEnd(Writing, asyncio.Protocol):
 
     def close(self) -> None:
         """When what was sent has gone out."""
-        sends_more = bool(self._buffer) or self._body is not None or self._is_paused
         self.is_closing = True
         self.flush()
-        if sends_more and not self._has_ended:
-            self._linger()
-        elif not self._lingers:
+        if self._has_ended:
             self.transport.close()
+        elif self._lingering is None and not self.transport.is_closing():
+            self._linger()
 
     def _linger(self) -> None:
         """What is not read the system answers with a reset, which takes from the client what it has not read yet.
 
         So it is told that nothing more comes, and is read until it ends its side (RFC 9112, 9.6), or sends too much.
         """
-        self._buffer, self._body, self._lingers = b"", None, True
-        if not self.transport.is_closing():
-            self.transport.write_eof()
-            self.pause(wanted=False)
-            asyncio.get_running_loop().call_later(LINGER, self._end_lingering)
+        self._buffer, self._body = b"", None
+        self.transport.write_eof()
+        self.pause(wanted=False)
+        self._lingering = asyncio.get_running_loop().call_later(LINGER, self._end_lingering)
 
     def _discard(self, size: int) -> None:
         self._discarded += size
@@ -345,7 +346,7 @@ class ClientEnd(Writing, asyncio.Protocol):
 
     def _end_lingering(self) -> None:
         if self.is_unsent:
-            asyncio.get_running_loop().call_later(LINGER, self._end_lingering)
+            self._lingering = asyncio.get_running_loop().call_later(LINGER, self._end_lingering)
         else:
             self.transport.close()
 
