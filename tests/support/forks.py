@@ -1,7 +1,7 @@
-"""Python programs without the cost of their imports: each is forked from a process that has imported mitmproxy.
+"""Python programs without the cost of their imports: each is forked from a process that has imported what they need.
 
-Importing mitmproxy takes longer than most tests of it. What is forked begins its script at the first line, with its own
-arguments, environment, folder and output, and imports this project's modules itself.
+Importing mitmproxy and this project takes longer than most tests of them. What is forked begins its script at the first
+line, with its own arguments, environment, folder and output.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ PRELOADED = (
     "pydantic",
     "re2",
     "requests",
+    "mitmproxy_moesif.addon",
+    "mitmproxy_moesif.workers.main",
 )
 _MOST = 1 << 20
 

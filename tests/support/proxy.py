@@ -162,7 +162,7 @@ def started(
     command: Sequence[str], environment: dict[str, str], folder: Path, sink: BinaryIO
 ) -> Forked | subprocess.Popen[bytes]:
     """In a session of its own, so that a Ctrl-C for the tests is none for it."""
-    if command[0] in SCRIPTS:
+    if command[0] in SCRIPTS and not _runs_a_copy(command):
         return Forked(command, environment, folder, sink.fileno())
     return subprocess.Popen(
         command,
@@ -173,6 +173,12 @@ def started(
         cwd=folder,
         start_new_session=True,
     )
+
+
+def _runs_a_copy(command: Sequence[str]) -> bool:
+    """Whether it has the project from another folder; what is forked has imported ours."""
+    scripts = [argument for argument in command if Path(argument).name == ADDON_SCRIPT.name]
+    return any(Path(script).resolve() != ADDON_SCRIPT.resolve() for script in scripts)
 
 
 def helpers_of(pid: int) -> list[int]:

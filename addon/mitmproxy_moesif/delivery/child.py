@@ -9,13 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mitmproxy_moesif.delivery.protocol import Message, messages
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop  # the delivery process, which imports this module too, has no event loop
 
 MODULE = "mitmproxy_moesif.delivery.process"
 PACKAGES = str(Path(__file__).resolve().parents[2])
