@@ -16,6 +16,7 @@ import pytest
 
 from tests.support import APPLICATION_ID, wire
 from tests.support.addon import addon_options, exit_counts, only_event
+from tests.support.authority import Certified
 from tests.support.client import Client, encode_request, exchange
 from tests.support.collector import ScriptedCollector
 from tests.support.h2 import make_certificate, make_pem
@@ -303,6 +304,27 @@ def test_a_renewed_certificate_is_served_after_sighup(
     proxy.send_signal(signal.SIGHUP)
     proxy.wait_for_output("read again")
     assert served_certificate(proxy.port) == chain.read_text() != before
+
+
+def test_the_chain_of_a_renewed_certificate_is_served_with_it(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """Authorities change what stands between theirs and a server's certificate. A client knows only theirs."""
+    root = Certified("root", is_authority=True)
+    file = tmp_path / "chain.pem"
+    context = ssl.create_default_context(cadata=root.pem.decode())
+    proxy = None
+    for number in range(2):
+        between = Certified(f"between {number}", root, is_authority=True)
+        leaf = Certified("localhost", between)
+        file.write_bytes(leaf.pem + leaf.key_pem + between.pem)
+        if proxy is None:
+            proxy = moesif_proxy(upstream.url, addon_options(collector), "--tls-cert", str(file))
+        else:
+            proxy.send_signal(signal.SIGHUP)
+            proxy.wait_for_output("read again")
+        with Client(proxy.port, tls=context) as client:
+            assert client.exchange("GET", "/") is not None
 
 
 def test_a_broken_certificate_leaves_the_old_one(

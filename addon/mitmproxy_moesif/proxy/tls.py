@@ -47,6 +47,7 @@ class Tls(TlsConfig):
             net_tls.create_proxy_server_context.cache_clear()  # which holds what their files held
         if "certs" in updated:
             self.certstore = read_certificates(ctx.options.certs)
+            net_tls.create_client_proxy_context.cache_clear()  # which holds the chains behind them
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
         layers = nextlayer.context.layers
