@@ -17,7 +17,7 @@ import pytest
 from tests.support import APPLICATION_ID, wire
 from tests.support.addon import addon_options, exit_counts, only_event
 from tests.support.authority import Certified
-from tests.support.client import Client, encode_request, exchange
+from tests.support.client import Client, encode_request, exchange, trusting
 from tests.support.collector import ScriptedCollector
 from tests.support.h2 import make_certificate, make_pem
 from tests.support.moesif_proxy import MoesifProxy, failed
@@ -199,6 +199,35 @@ def test_tls_with_the_given_certificate(
     (request,) = upstream.requests()
     assert request.get("x-forwarded-proto") == "https"
     assert only_event(collector)["request"]["uri"].startswith("https://")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("shows_one", [True, False])
+def test_a_client_that_is_asked_for_a_certificate_may_resume(
+    moesif_proxy: Start,
+    collector: ScriptedCollector,
+    upstream: ScriptedUpstream,
+    certificate: Path,
+    version: ssl.TLSVersion,
+    *,
+    shows_one: bool,
+) -> None:
+    given = addon_options(collector) | {"request_client_cert": True}
+    proxy = moesif_proxy(upstream.url, given, "--tls-cert", str(certificate))
+    context = trusting()
+    context.maximum_version = version
+    if shows_one:
+        context.load_cert_chain(certificate)
+    session = None
+    resumed = []
+    for _ in range(3):
+        plain = socket.create_connection(("127.0.0.1", proxy.port), 10)
+        with context.wrap_socket(plain, server_hostname="localhost", session=session) as secured:
+            secured.sendall(encode_request("GET", "/"))
+            assert secured.recv(65_536).startswith(b"HTTP/1.1 200 ")
+            session = secured.session
+            resumed.append(secured.session_reused)
+    assert resumed == [False, True, True]
 
 
 @pytest.mark.parametrize("pieces", [[b"GET / HTTP/1.1\r\n\r\n"], [b"G", b"ET / HTTP/1.1\r\n\r\n"]])

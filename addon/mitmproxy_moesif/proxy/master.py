@@ -118,22 +118,22 @@ class Proxy:
 
     def _core(self, given: options.Options, arguments: Arguments, *, shared: bool) -> Master:
         from mitmproxy_moesif.lane.opening import Lane
-        from mitmproxy_moesif.proxy import heads, http1, http2, listening
+        from mitmproxy_moesif.proxy import heads, http1, http2, listening, tls
         from mitmproxy_moesif.proxy.drain import Drain
         from mitmproxy_moesif.proxy.patience import Patience
-        from mitmproxy_moesif.proxy.tls import Tls
 
         room = Room(arguments.max_connections or affordable())
-        self._lane = Lane(self.capture.engine, Tls)
+        self._lane = Lane(self.capture.engine, tls.Tls)
         listening.install(room, self._lane, shared=shared)
         heads.install()
         http1.install()
         http2.install()
+        tls.install()
         master = listening.LateMaster(given)
         master.addons.add(core.Core(), proxyserver.Proxyserver(), disable_h2c.DisableH2C())
         self._drain = Drain(arguments.drain_timeout)
         patience = Patience(arguments.header_timeout, arguments.keepalive_timeout, room)
-        master.addons.add(Tls(), next_layer.NextLayer(), self._drain, patience, self._lane)
+        master.addons.add(tls.Tls(), next_layer.NextLayer(), self._drain, patience, self._lane)
         switch.install(master)
         return master
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,17 @@ from mitmproxy.net import tls as net_tls
 from mitmproxy.net.tls import starts_like_tls_record
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.modes import ReverseProxy
+from OpenSSL import SSL
 
 from mitmproxy_moesif.proxy.configuration import UPSTREAM_FILES
+from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
 
 AUTHORITY = frozenset({"certs", "confdir", "key_size", "cert_passphrase", "emudhra", "emudhra_old"})
 """Options at whose change mitmproxy makes or reads its authority."""
+
+SESSIONS = b"moesif-proxy"
+"""What sessions are for, all alike. Without it OpenSSL ends the handshake of a client that resumes one, where it is to
+show a certificate."""
 
 PLAIN_ON_TLS = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
@@ -47,7 +54,7 @@ class Tls(TlsConfig):
             net_tls.create_proxy_server_context.cache_clear()  # which holds what their files held
         if "certs" in updated:
             self.certstore = read_certificates(ctx.options.certs)
-            net_tls.create_client_proxy_context.cache_clear()  # which holds the chains behind them
+            client_context.cache_clear()  # which holds the chains behind them
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
         layers = nextlayer.context.layers
@@ -59,6 +66,22 @@ class Tls(TlsConfig):
         is_tls = starts_like_tls_record(start)
         if is_tls != (self.certstore is not None):
             nextlayer.layer = Refusal(nextlayer.context, b"" if is_tls else PLAIN_ON_TLS)
+
+
+@lru_cache(256)
+def client_context(**given: Any) -> SSL.Context:
+    """As mitmproxy's, which keeps as many: what connections with clients are made with."""
+    context: SSL.Context = stock_client_context.__wrapped__(**given)
+    context.set_session_id(SESSIONS)
+    return context
+
+
+stock_client_context = net_tls.create_client_proxy_context
+REPLACEMENTS = (replacement(net_tls, "create_client_proxy_context", client_context),)
+
+
+def install() -> None:
+    put_in_place(REPLACEMENTS)
 
 
 class Refusal(layer.Layer):
