@@ -16,7 +16,7 @@ lent         connections of mitmproxy's handlers: before they are read, or behin
 lending      under mitmproxy's own programs: the connections that they accept, lent to the lane
 opening      whether a new connection is the lane's, and what its connections share
 serving      what the lane does not serve, with the reasons (test: lane/test_opening.py)
-tls          TLS on either side, behind its handshake
+tls          TLS on either side, behind its handshake (test: lane/test_tls.py, lane/test_tls_writing.py)
 upstream     connections toward the upstream, kept for the next exchange
 writing      one end of a connection: writes that go out together (test: lane/test_limits.py)
 """

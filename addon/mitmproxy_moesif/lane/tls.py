@@ -54,6 +54,8 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         self._client = client
         self._is_over = self._is_full = False
         self._unread = 0
+        self._unwritten: list[bytes] = []
+        """While hands are shaken anew, as an upstream of TLS 1.2 may ask for: nothing can be written meanwhile."""
 
     # From TCP
 
@@ -73,6 +75,8 @@ class Tls(asyncio.Protocol, asyncio.Transport):
             self._log(f"TLS Error: {error}", logging.WARNING)
             end = self.abort
         said = self._send_out()  # in answer to what was read
+        if self._unwritten:
+            self._write_again()
         if self._is_full:
             self._unread += said
             if self._unread > MOST_UNREAD:
@@ -95,11 +99,13 @@ class Tls(asyncio.Protocol, asyncio.Transport):
 
     def pause_writing(self) -> None:
         self._is_full = True
-        self._above.pause_writing()
+        if not self._unwritten:
+            self._above.pause_writing()
 
     def resume_writing(self) -> None:
         self._is_full, self._unread = False, 0
-        self._above.resume_writing()
+        if not self._unwritten:
+            self._above.resume_writing()
 
     def _log(self, message: str, level: int) -> None:
         logger.log(level, message, extra={"client": self._client.peername})
@@ -107,9 +113,30 @@ class Tls(asyncio.Protocol, asyncio.Transport):
     # As a transport
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        with suppress(SSL.Error):  # the peer reads no more, and is told no more
-            self.tls.sendall(data)
+        if self._unwritten:
+            self._unwritten.append(bytes(data))
+        elif not self._encrypt(data):
+            self._unwritten.append(bytes(data))
+            if not self._is_full:
+                self._above.pause_writing()
         self._send_out()
+
+    def _encrypt(self, data: bytes | bytearray | memoryview) -> bool:
+        """All of it, or nothing where hands are shaken anew."""
+        try:
+            self.tls.sendall(data)
+        except SSL.WantReadError:
+            return False
+        except SSL.Error:  # the peer reads no more, and is told no more
+            pass
+        return True
+
+    def _write_again(self) -> None:
+        if self._encrypt(b"".join(self._unwritten)):
+            self._unwritten.clear()
+            self._send_out()
+            if not self._is_full:
+                self._above.resume_writing()
 
     def writelines(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
         self.write(b"".join(pieces))
@@ -136,7 +163,7 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         return self.tcp.get_extra_info(name, default)
 
     def get_write_buffer_size(self) -> int:
-        return self.tcp.get_write_buffer_size()
+        return self.tcp.get_write_buffer_size() + sum(map(len, self._unwritten))
 
     def is_closing(self) -> bool:
         return self.tcp.is_closing()
