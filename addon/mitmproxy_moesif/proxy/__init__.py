@@ -3,6 +3,7 @@
 accepting      connections are taken while there is room (test: proxy/test_patience.py)
 access_log     a line for each request
 arguments      the command line
+client_hello   a client's first message of TLS, bounded
 configuration  options from command line and file, at the start and on SIGHUP
 console        what is said on stderr (test: proxy/test_proxy.py)
 drain          the end: in-flight requests finish, idle connections close

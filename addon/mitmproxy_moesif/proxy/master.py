@@ -118,7 +118,7 @@ class Proxy:
 
     def _core(self, given: options.Options, arguments: Arguments, *, shared: bool) -> Master:
         from mitmproxy_moesif.lane.opening import Lane
-        from mitmproxy_moesif.proxy import heads, http1, http2, listening, tls
+        from mitmproxy_moesif.proxy import client_hello, heads, http1, http2, listening, tls
         from mitmproxy_moesif.proxy.drain import Drain
         from mitmproxy_moesif.proxy.patience import Patience
 
@@ -128,6 +128,7 @@ class Proxy:
         heads.install()
         http1.install()
         http2.install()
+        client_hello.install()
         tls.install()
         master = listening.LateMaster(given)
         master.addons.add(core.Core(), proxyserver.Proxyserver(), disable_h2c.DisableH2C())

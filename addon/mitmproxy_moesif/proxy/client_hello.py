@@ -1,0 +1,93 @@
+"""The first message of a TLS client, bounded, and looked at once.
+
+mitmproxy keeps as much as a client announces, up to 16 MB, and parses all of it again with each piece that comes: one
+connection takes the event loop from all others for as long as it likes. Here mitmproxy gets it when it is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from mitmproxy.addons import next_layer
+from mitmproxy.net.tls import starts_like_tls_record
+from mitmproxy.proxy import commands, layers
+from mitmproxy.proxy.context import Context
+
+from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
+
+MOST = 65_536
+"""Bytes, with the headers of their records. Browsers send 2,000."""
+
+MOST_SAID = 300
+"""Characters of what is wrong with a handshake. mitmproxy quotes all that has come."""
+
+HEADER = 5
+"""Bytes of a record's."""
+
+type Handshake = Generator[commands.Command, Any, tuple[bool, str | None]]
+
+
+class Hello:
+    """The records that have come so far are `data`."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self._looked = 0
+        self._start = bytearray()
+        self._size = 0
+
+    def is_whole_with(self, data: bytes) -> bool:
+        """Whether nothing is missing any more. Raises `ValueError` where it is none, or too large."""
+        self.data += data
+        while (size := self._next_size()) is not None:
+            begin = self._looked + HEADER
+            end = begin + size
+            self._start += self.data[begin : min(end, begin + 4 - len(self._start))]
+            self._size += size
+            self._looked = end
+            if len(self._start) == 4 and self._size >= 4 + int.from_bytes(self._start[1:]):
+                return True
+        if len(self.data) > MOST:
+            raise ValueError(f"it is over {MOST} bytes")
+        return False
+
+    def _next_size(self) -> int | None:
+        """Of the next record; None where some of it is missing."""
+        behind = self._looked + HEADER
+        if len(self.data) < behind:
+            return None
+        header = bytes(self.data[self._looked : behind])
+        size = int.from_bytes(header[3:])
+        if not size or not starts_like_tls_record(header):
+            raise ValueError(f"{header.hex()} begins no record of a handshake")
+        return size if len(self.data) >= behind + size else None
+
+
+class ClientTls(layers.ClientTLSLayer):
+    """Toward a client."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._hello = Hello()
+
+    def receive_handshake_data(self, data: bytes) -> Handshake:
+        if not self.client_hello_parsed:
+            try:
+                if not self._hello.is_whole_with(data):
+                    return False, None
+            except ValueError as error:
+                return False, f"Cannot parse ClientHello: {error}"
+            data, self._hello = bytes(self._hello.data), Hello()
+        done, failure = yield from super().receive_handshake_data(data)
+        return done, failure and failure[:MOST_SAID]
+
+
+REPLACEMENTS = (
+    replacement(layers, "ClientTLSLayer", ClientTls),
+    replacement(next_layer, "ClientTLSLayer", ClientTls),
+)
+
+
+def install() -> None:
+    put_in_place(REPLACEMENTS)
