@@ -221,3 +221,36 @@ def by_path(calls: Calls) -> dict[str, Calls]:
 def test_the_same_answers_where_addons_misbehave(runs: tuple[Run, Run]) -> None:
     layers, lane = runs
     assert lane.answers == layers.answers
+
+
+HOLDS_UP = """
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+SENT = Path(__file__).with_name("sent")
+
+async def tls_established_client(data):
+    sys.stdout.write("holding up\\n")
+    while not SENT.exists():
+        time.sleep(0.01)
+    await asyncio.sleep(0)  # the loop meets the request in the turn in which this ends
+"""
+
+
+def test_a_client_that_asks_while_a_hook_of_the_handshake_ends_is_let_go(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    script = tmp_path / "holds_up.py"
+    script.write_text(HOLDS_UP)
+    with start(tmp_path, upstream, script, ADDON_SCRIPT) as proxy:
+        with Client(proxy.port, tls=trusting()) as client:
+            proxy.wait_for_output("holding up")
+            client.send(GET % b"/")
+            (tmp_path / "sent").touch()
+            assert client.read_response() is not None
+            assert status(client, "/again") == 200
+            peer = f"[127.0.0.1:{client.sock.getsockname()[1]}] client disconnect"
+        proxy.wait_for_output(peer)
+        assert_quiet(proxy)

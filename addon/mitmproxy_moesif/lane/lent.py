@@ -130,6 +130,11 @@ class Secured(Lent):
         if not self.held.has_begun:  # a hook is still awaited: the layers carry this connection
             self.held.let_go()
             return
+        io = self.handler.transports.get(self.handler.client)
+        if io is None or io.handler is not asyncio.current_task():
+            # A hook was awaited: the task that reads the connection may have been told of what the lane would take.
+            await self.handler.server_event(Release())
+            return
         if self.transport.is_closing():
             return
         tls = ClientTls(end, self.handler.client, self._tls, self.transport)
@@ -172,6 +177,8 @@ def carry_on(lane: Lane, data: TlsData) -> None:
     handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
     if not (isinstance(client, Client) and isinstance(handler, InlineHandler) and client.alpn in SPEAKS_HTTP1):
         return
+    if client not in handler.transports:
+        return  # it was closed while a hook was awaited
     found = (each for each in data.context.layers if isinstance(each, ClientTLSLayer | HttpLayer))
     below = next(found, None)
     if not isinstance(below, ClientTLSLayer) or not isinstance(below.child_layer, HttpLayer):
