@@ -13,8 +13,9 @@ import pytest
 from tests.proxy.test_proxy import Slow, wait_until_refused
 from tests.support import wire
 from tests.support.addon import addon_options, exit_counts, only_event
-from tests.support.client import Client, encode_request
+from tests.support.client import Client, encode_request, trusting
 from tests.support.collector import ScriptedCollector
+from tests.support.h2 import make_pem
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.proxy import Mitmdump
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
@@ -109,6 +110,50 @@ def test_what_takes_longer_than_the_drain_timeout_is_cut_and_captured(
     event = only_event(collector)
     assert event["metadata"]["error"] == "unfinished"
     assert "response" not in event
+    assert exit_counts(proxy.output)["delivered"] == 1
+
+
+HOLDS_ONE = textwrap.dedent("""
+    import asyncio
+    import sys
+
+    told = []
+
+    async def client_connected(client):
+        told.append(client)
+        if len(told) == 2:
+            sys.stdout.write("held\\n")
+            await asyncio.Event().wait()
+""")
+
+
+@pytest.mark.parametrize(("engine", "secured"), [("fast", False), ("fast", True), ("mitmproxy", False)])
+def test_exchanges_end_while_a_hook_is_told_of_a_client(
+    engine: str,
+    secured: bool,
+    moesif_proxy: Start,
+    collector: ScriptedCollector,
+    upstream: ScriptedUpstream,
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "holds_one.py"
+    script.write_text(HOLDS_ONE)
+    slow = Slow()
+    upstream.answer("/slow", slow)
+    more = ["--tls-cert", str(make_pem(tmp_path))] if secured else []
+    proxy = moesif_proxy(upstream.url, addon_options(collector, engine=engine), "-s", str(script), *more)
+    with Client(proxy.port, tls=trusting() if secured else None) as busy, Client(proxy.port) as held:
+        busy.send(encode_request("GET", "/slow"))
+        upstream.wait_for(1)
+        proxy.wait_for_output("held\n")
+        proxy.send_signal(signal.SIGTERM)
+        assert held.stream.read() == b""
+        slow.go.set()
+        answer = busy.read_response()
+    assert answer is not None
+    assert answer.status == 200
+    assert proxy.wait_exit() == 0
+    assert "Traceback" not in proxy.output
     assert exit_counts(proxy.output)["delivered"] == 1
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import resource
+import ssl
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from mitmproxy_moesif.proxy.accepting import OWN, affordable
 from tests.support.addon import addon_options
-from tests.support.client import Client, exchange
+from tests.support.client import Client, exchange, trusting
 from tests.support.collector import ScriptedCollector
+from tests.support.h2 import make_pem
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
 
@@ -59,6 +62,48 @@ def test_a_client_that_asks_nothing_is_let_go(
         closed.set()
         dripping.join()
     assert exchange(proxy.port) is not None
+
+
+HOLDS_FIRST = """
+import asyncio
+import sys
+
+told = []
+
+async def client_connected(client):
+    told.append(client)
+    if len(told) == 1:
+        sys.stdout.write("held\\n")
+        await asyncio.Event().wait()
+"""
+
+
+@pytest.fixture
+def holds_first(tmp_path: Path) -> str:
+    """A script whose hook never has done with the first client."""
+    script = tmp_path / "holds_first.py"
+    script.write_text(HOLDS_FIRST)
+    return str(script)
+
+
+@pytest.mark.parametrize(("engine", "tls"), [("fast", None), ("fast", trusting()), ("mitmproxy", None)])
+def test_a_client_that_a_hook_is_told_of_is_let_go_and_so_are_others(
+    engine: str,
+    tls: ssl.SSLContext | None,
+    holds_first: str,
+    moesif_proxy: Start,
+    collector: ScriptedCollector,
+    upstream: ScriptedUpstream,
+    tmp_path: Path,
+) -> None:
+    given = addon_options(collector, engine=engine)
+    more = ["--tls-cert", str(make_pem(tmp_path))] if tls is not None else []
+    proxy = moesif_proxy(upstream.url, given, "--header-timeout", "1.5", "-s", holds_first, *more)
+    with Client(proxy.port) as held:
+        proxy.wait_for_output("held\n")
+        assert rest(held) == b""
+    with Client(proxy.port, tls=tls) as other:
+        assert rest(other) == b""
 
 
 def test_a_stream_may_be_silent_for_longer_than_an_idle_connection(

@@ -10,6 +10,7 @@ from mitmproxy import ctx, http
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
+from mitmproxy.proxy.server import ConnectionIO
 
 from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.lane.client import ClientEnd
@@ -66,9 +67,19 @@ def close_idle(server: Proxyserver) -> int:
     for handler in list(server.connections.values()):
         if is_busy(handler) or is_unsent(handler):
             busy += 1
-        elif handler.client in handler.transports:
-            handler.close_connection(handler.client)
+        else:
+            end_connection(handler)
     return busy
+
+
+def end_connection(handler: ProxyConnectionHandler | ClientEnd) -> None:
+    """Close it. mitmproxy cannot while a hook is told of the client, since nothing reads it yet."""
+    io = handler.transports.get(handler.client)
+    if isinstance(io, ConnectionIO) and io.handler is None:
+        assert isinstance(io.writer, asyncio.StreamWriter)
+        io.writer.close()
+    elif io is not None:
+        handler.close_connection(handler.client)
 
 
 def is_busy(handler: ProxyConnectionHandler | ClientEnd) -> bool:

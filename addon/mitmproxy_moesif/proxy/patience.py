@@ -18,7 +18,7 @@ from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
 
 from mitmproxy_moesif.lane.client import ClientEnd
 from mitmproxy_moesif.proxy.accepting import Room
-from mitmproxy_moesif.proxy.drain import is_busy
+from mitmproxy_moesif.proxy.drain import end_connection, is_busy
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at all connections."""
@@ -69,8 +69,8 @@ class Patience:
         allowed = self._head if begun or not requests else self._idle
         if allowed and self._room.is_full:
             allowed = min(allowed, WHEN_FULL)
-        if allowed and now - since >= allowed and handler.client in handler.transports:
-            handler.close_connection(handler.client)
+        if allowed and now - since >= allowed:
+            end_connection(handler)
 
 
 def progress(handler: ProxyConnectionHandler | ClientEnd) -> tuple[int, bool]:
