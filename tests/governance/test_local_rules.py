@@ -144,6 +144,11 @@ def test_an_anchor_may_be_defined_again() -> None:
         ),
         (
             "r.yaml",
+            "- _id: a\n  type: regex\n- _id: b\n  type: regex\n- type: regex\n  _id: a",
+            "r.yaml, line 6: [2]._id: 'a' is the id of another rule of this file",
+        ),
+        (
+            "r.yaml",
             "rules:\n- {_id: quota, type: user}\ncompany_rules:\n  acme:\n  - rules: quot",
             "r.yaml, line 5: company_rules.acme[0].rules: 'quot' is no rule of this file; did you mean quota?",
         ),

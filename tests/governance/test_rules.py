@@ -261,11 +261,12 @@ def test_where_a_rule_is_listed_twice_for_a_caller_the_first_entry_counts() -> N
     assert blocked(state, user="u").headers[0] == ("X-Plan", "first/UNKNOWN/{{2}}")
 
 
-BAD_STATUSES: list[object] = [None, True, 0, 100, 199, 600, 429.5, -429, "429 ", "abc", "", [429], {}, 1e300]
+BAD_STATUSES: list[object] = [True, 0, 100, 199, 600, 429.5, -429, "429 ", "abc", "", [429], {}, 1e300]
 UNUSABLE: list[tuple[dict[str, Any], str]] = [
     ({"response": None}, "it has no response"),
     ({"response": "x"}, "it has no response"),
-    ({"response": {}}, "status is None"),
+    ({"response": {}}, "its response has no status"),
+    ({"response": {"status": None, "body": "x"}}, "its response has no status"),
     *(({"response": {"status": status, "body": "x"}}, "its response's status is ") for status in BAD_STATUSES),
     ({"response": {"status": 429, "headers": ["x"]}}, "headers are not an object"),
     ({"type": "subscription"}, "its type is 'subscription'"),

@@ -18,8 +18,9 @@ format of Moesif's configuration:
 
 Numbers count as text where text is meant (`_id: 7`, keys of `values`), and a date in YAML is the text of it. Unlike
 Moesif's answers, an object with other keys than these three is refused, and so is an empty file, which is what a
-reader sees in the middle of a write. So is a slip: a key that nearly is one that is not given (`blok`),
-or somebody in the cohort of a rule that the file does not have. Other keys, as Moesif's rules have them, mean nothing.
+reader sees in the middle of a write. So is a slip: a key that nearly is one that is not given (`blok`), two rules with
+one id, or somebody in the cohort of a rule that the file does not have. Other keys, as Moesif's rules have them, mean
+nothing.
 """
 
 from __future__ import annotations
@@ -89,7 +90,11 @@ def _rule_set(document: object, name: str) -> RuleSet:
 
 def _rules(given: Any, location: Location) -> tuple[Rule, ...]:
     rules = read_rules(given, location)
+    ids: set[str] = set()
     for number, rule in enumerate(given):
+        if (its_id := rules[number].id) in ids:
+            raise GovernanceError(f"{its_id!r:.200} is the id of another rule of this file", (*location, number, "_id"))
+        ids.add(its_id)
         _check_keys(rule, _RULE_KEYS, (*location, number))
         if isinstance(response := rule.get("response"), dict):
             _check_keys(response, _RESPONSE_KEYS, (*location, number, "response"))

@@ -198,6 +198,8 @@ def _answer(rule: Rule, faults: list[str]) -> Answer:
 
 def _status(given: object) -> int:
     """A final status. JSON from Lua writes 429.0, and people write "429"."""
+    if given is None:
+        raise RuleError("its response has no status")
     if isinstance(given, str) and re.fullmatch(r"[0-9]{3}", given):
         given = int(given)
     if not isinstance(given, int | float) or not 200 <= given <= 599 or given != int(given):
