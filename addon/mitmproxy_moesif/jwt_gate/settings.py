@@ -21,10 +21,13 @@ SIGNATURES = (
     *("ES256", "ES384", "ES512", "ES256K", "EdDSA"),
 )
 
-_FRAMING = frozenset(
-    {"connection", "content-encoding", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
+_MEANT_OTHERWISE = frozenset(
+    {
+        *(b"connection", b"content-length", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"),
+        *(b"authorization", b"content-encoding", b"content-type", b"expect", b"host"),
+    }
 )
-"""Headers that say where a message ends and how it is read: no claim may."""
+"""Headers that say where a message ends, how it is read and whom it is for: no claim may, and no request do without."""
 
 
 OF_GATE = Needs("jwt_gate")
@@ -85,8 +88,8 @@ class GateSettings(BaseModel):
             claim, header = _split(pair)
             if not claim or not HEADER_NAME.fullmatch(header):
                 raise ValueError(f"must be a list of claim:Header-Name; {pair!r} is not one")
-            if header.lower() in _FRAMING:
-                raise ValueError(f"{header} frames the response and cannot hold a claim")
+            if spelling(header.encode()) in _MEANT_OTHERWISE:
+                raise ValueError(f"{header} has a meaning of its own and cannot hold a claim")
             if header.lower() in seen:
                 raise ValueError(f"{header} is named twice")
             seen.add(header.lower())
