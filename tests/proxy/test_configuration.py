@@ -132,7 +132,7 @@ def test_without_a_file_there_is_nothing_to_read_again(
     moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:
     proxy = moesif_proxy(upstream.url, addon_options(collector))
-    said = "the files that options name were read again (there is no --config): nothing changed"
+    said = "the files that options name were read again (there is no --config)\n"
     assert said in read_again(proxy)
     assert "the configuration was" not in read_again(proxy, count=2)
     exchange(proxy.port)

@@ -188,12 +188,11 @@ class Proxy:
         if self.master.should_exit.is_set():
             return "the configuration is not read again: the proxy is about to end"
         changed = self.configuration.reload(self.capture.changed_options())
-        what = f"{', '.join(sorted(changed))} changed" if changed else "nothing changed"
-        if self._gate.kept is not None:
-            what += f", but not the keys: {self._gate.kept}"
         if self.configuration.has_file:
-            return f"the configuration was read again: {what}"
-        return f"the files that options name were read again (there is no --config): {what}"
+            told = f"the configuration was read again: {', '.join(sorted(changed)) or 'no option'} changed"
+        else:
+            told = "the files that options name were read again (there is no --config)"
+        return told if self._gate.kept is None else f"{told}; the keys stay as they were: {self._gate.kept}"
 
     def addresses(self) -> list[tuple[str, int]]:
         """Where it listens."""
