@@ -70,6 +70,23 @@ def test_masks_are_those_of_kongs_entries(tmp_path: Path) -> None:
     assert "; b: none; headers" in said({"kong_config": str(path)})["masks"]
 
 
+def test_an_entry_without_a_name_is_called_by_what_it_is_for(tmp_path: Path) -> None:
+    file = tmp_path / "kong.yml"
+    file.write_text("""
+_format_version: "3.0"
+services: [{name: orders, url: http://127.0.0.1:9}]
+consumers: [{username: ada}]
+plugins:
+- {name: moesif, service: orders, config: {application_id: A, request_body_masks: [pin]}}
+- {name: moesif, service: orders, consumer: ada, config: {application_id: A}}
+- {name: moesif, config: {application_id: A, request_query_masks: [key]}}
+""")
+    told = said({"kong_config": str(file)})["masks"]
+    assert 'service "orders": request_body_masks 1; ' in told
+    assert 'service "orders" + consumer "ada": none; ' in told
+    assert "global: request_query_masks 1; " in told
+
+
 def test_each_line_has_a_blank_between_what_it_is_and_what_is_true_of_it() -> None:
     everything = {"akto_service_url": "http://akto:9091", "sample_rate": 12, "skip": "~m OPTIONS"}
     lines = block(Prepared.of(START | everything), ["http://kong:8000"], None).splitlines()

@@ -114,7 +114,14 @@ def masks(prepared: Prepared) -> str:
     said = {each.name: masks_in_force(each.settings) for each in prepared.instances or [prepared.instance]}
     if len(set(said.values())) == 1:
         return next(iter(said.values()))
-    return "; ".join(f"{name}: {text}" for name, text in list(said.items())[:MOST]) + more(len(said))
+    return "; ".join(f"{called(prepared, name)}: {said[name]}" for name in list(said)[:MOST]) + more(len(said))
+
+
+def called(prepared: Prepared, name: str) -> str:
+    """An entry of Kong's without a name by what it is for: nobody has seen its id."""
+    if (resolver := prepared.resolver) is None:
+        return name
+    return next((resolver.scopes.scope(plugin) for plugin in resolver.config.plugins if plugin.id == name), name)
 
 
 def sampling(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -155,6 +155,16 @@ class Scopes:
         self.router = ExpressionRouter(() if config.not_understood else config.routes)
         self.instances = InstanceTable(plugin for plugin in config.plugins if plugin.name in CAPTURING)
 
+    def scope(self, instance: Instance) -> str:
+        """What an instance is for, in the words in which `explain` gives a reason."""
+        entities: Iterable[Route | Service | Consumer] = (
+            *self.config.routes,
+            *self.config.services,
+            *self.config.consumers,
+        )
+        known = {entity.id: entity for entity in entities}
+        return " + ".join(_part(kind, known.get(id_), id_) for kind, id_ in _targets(instance)) or "global"
+
     def explain(
         self,
         method: str,
