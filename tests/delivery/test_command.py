@@ -224,9 +224,19 @@ def test_an_unknown_destination_is_refused_and_what_there_is_is_told(
     folder = tmp_path / "spool"
     dead_spool(folder, [chunk_for(ELSE, ["a"])])
     assert spool(folder, command, name) == 1
-    assert f"there is no destination {name}" in (said := capsys.readouterr().err)
+    assert f"there is no destination {name};" in (said := capsys.readouterr().err)
     assert said.endswith(f"; there are: {ELSE}\n")
     assert not (folder / "decisions.json").exists()
+
+
+@pytest.mark.parametrize("name", [ELSE, quarantine_of(ELSE)])
+def test_a_retry_of_what_is_not_quarantined_says_so(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead_spool(tmp_path, [chunk_for(ELSE, ["a"])])
+    assert spool(tmp_path, "retry", name) == 1
+    assert capsys.readouterr().err == f"moesif: nothing of {ELSE} is quarantined; waiting: 1 event\n"
+    assert not (tmp_path / "decisions.json").exists()
 
 
 @pytest.mark.parametrize("to", ["nope", "", quarantine_of(ELSE), "1" * 16 + "@else.test", "1" * 15 + "@x/12345678"])

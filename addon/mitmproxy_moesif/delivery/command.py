@@ -85,10 +85,10 @@ def _carry_out(given: argparse.Namespace, folder: Path) -> int:
             return _send(folder, given.timeout)
         case "retry":
             base = base_of(given.name)
-            return _decide(folder, quarantine_of(base), base)
+            return _decide(folder, quarantine_of(base), base, given.name)
         case "assign":
-            return _decide(folder, given.name, given.to)
-    return _decide(folder, given.name, None)
+            return _decide(folder, given.name, given.to, given.name)
+    return _decide(folder, given.name, None, given.name)
 
 
 def _list(folder: Path) -> int:
@@ -131,12 +131,18 @@ def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def _decide(folder: Path, name: str, to: str | None) -> int:
-    """What a running process has cannot be looked into: with one, it is enough that the name has the form of one."""
+def _decide(folder: Path, name: str, to: str | None, given: str) -> int:
+    """Of events of `name`, which was `given`.
+
+    What a running process has cannot be looked into: with one, it is enough that the name has the form of one.
+    """
     found, running = _look(folder)
     if name not in found and not (running and is_destination(name)):
+        if to is not None and name == quarantine_of(to) and to in found:
+            waiting = number_of(sum(row.count for row in found[to]), "event")
+            raise ValueError(f"nothing of {to} is quarantined; waiting: {waiting}")
         there = f"there are: {', '.join(sorted(found))}" if found else "nothing waits that ended processes left"
-        raise ValueError(f"there is no destination {name}; {there}")
+        raise ValueError(f"there is no destination {given}; {there}")
     if to is not None and (not is_destination(to) or is_quarantine(to)):
         raise ValueError(f"{to} is no destination: HASH@COLLECTOR/SENDING, as list or /status tells it")
     add(folder, Decision(name, to, time.time()))
