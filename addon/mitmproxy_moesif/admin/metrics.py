@@ -53,7 +53,7 @@ FAULTS = (
 )
 """Kinds of faults; the same."""
 
-UP = "1: it takes events; absent until something was sent or asked."
+UP = "1: it takes events; absent until events were sent to it, or asking it for the configuration failed."
 
 _TOTALS = {
     "captured": ("moesif_events_captured", "Events captured, those found on disk at the start included."),
