@@ -87,9 +87,22 @@ def test_what_is_not_delivered_is_told_and_makes_the_exit_code_1(tmp_path: Path,
     code, said = backfill(tmp_path, collector, tmp_path / "cut.har", har)
     assert code == 1
     assert f"moesif: {har}: entry 2: startedDateTime is missing" in said
-    assert "cut.har: ends, or is not JSON, after entry 4" in said
+    assert "cut.har: ends after entry 4, or is not JSON" in said
     assert "delivered 4, waiting 0, dropped 2 (refused 2); 3 unreadable" in said
     assert {event["request"]["uri"].rpartition("/")[2] for event in collector.events()} == {"1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [({"skip": "~u /2$"}, "1 not captured (skip)"), ({"enabled": "false"}, "2 not captured (enabled=false)")],
+)
+def test_what_is_not_captured_is_told_with_the_reason(
+    given: dict[str, str], told: str, tmp_path: Path, collector: ScriptedCollector
+) -> None:
+    har = write_har(tmp_path / "saved.har", an_entry("/1"), an_entry("/2"))
+    code, said = backfill(tmp_path, collector, har, **given)
+    assert code == 0
+    assert said.endswith(f"dropped 0; {told}\n")
 
 
 def test_where_nothing_is_taken_it_gives_up_and_keeps_what_waits(tmp_path: Path, collector: ScriptedCollector) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from mitmproxy.flow import Flow
 from mitmproxy.io import FlowWriter
 from mitmproxy.test import tflow
 
@@ -36,22 +37,28 @@ def test_a_har_is_known_by_its_beginning(before: bytes) -> None:
 
 
 def test_a_flow_file_holds_other_flows_too() -> None:
+    content = flows(tflow.tflow(resp=True), tflow.tdnsflow(), tflow.twebsocketflow())
+    assert [one.flow is not None for one in saved(content)] == [True, False, True]
+
+
+def flows(*all_flows: Flow) -> bytes:
     content = io.BytesIO()
     writer = FlowWriter(content)
-    for flow in (tflow.tflow(resp=True), tflow.tdnsflow(), tflow.twebsocketflow()):
+    for flow in all_flows:
         writer.add(flow)
-    assert [one.flow is not None for one in saved(content.getvalue())] == [True, False, True]
+    return content.getvalue()
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (har(an_entry())[:-40], "ends, or is not JSON, after entry 0"),
-        (har(an_entry())[:-2], "ends, or is not JSON, after entry 1"),
-        (b'{"log": {"entries": [,]}}', "ends, or is not JSON, after entry 0"),
+        (har(an_entry())[:-40], "ends before the first entry, or is not JSON"),
+        (har(an_entry())[:-2], "ends after entry 1, or is not JSON"),
+        (b'{"log": {"entries": [,]}}', "ends before the first entry, or is not JSON"),
         (b'{"log": {}}', "holds no entry"),
-        (b"text", "cannot be read after flow 0"),
-        (b"5:abc", "cannot be read after flow 0"),
+        (b"text", "neither a flow file nor a HAR"),
+        (b"5:abc", "neither a flow file nor a HAR"),
+        (flows(tflow.tflow()) + b"5:abc", "flow 2 cannot be read: the file is cut there, or damaged"),
     ],
 )
 def test_a_file_that_is_cut_or_none_is_one_line(content: bytes, problem: str) -> None:

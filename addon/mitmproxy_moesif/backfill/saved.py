@@ -50,7 +50,8 @@ def _entries(file: BinaryIO, path: Path) -> Iterator[Saved]:
             except EntryError as error:
                 yield Saved(number, None, f"{path}: entry {number}: {error}")
     except (ijson.JSONError, ValueError):
-        raise FileError(f"{path}: ends, or is not JSON, after entry {number}") from None
+        where = f"after entry {number}" if number else "before the first entry"
+        raise FileError(f"{path}: ends {where}, or is not JSON") from None
     if not number:
         raise FileError(f"{path}: holds no entry (log.entries)")
 
@@ -61,4 +62,6 @@ def _flows(file: BinaryIO, path: Path) -> Iterator[Saved]:
         for number, flow in enumerate(FlowReader(file).stream(), 1):
             yield Saved(number, flow if isinstance(flow, http.HTTPFlow) else None)
     except (exceptions.FlowReadException, OSError, ValueError, KeyError, TypeError):
-        raise FileError(f"{path}: cannot be read after flow {number}: neither a flow file nor a HAR") from None
+        if not number:
+            raise FileError(f"{path}: neither a flow file nor a HAR") from None
+        raise FileError(f"{path}: flow {number + 1} cannot be read: the file is cut there, or damaged") from None

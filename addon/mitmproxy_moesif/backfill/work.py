@@ -90,13 +90,13 @@ class Work:
     def _placed(self, flow: http.HTTPFlow) -> tuple[Instance, Mapping[str, object]] | None:
         prepared, instance = self._prepared, self._prepared.instance
         if not instance.settings.enabled:
-            self.left_out["enabled=false"] += 1
+            self.left_out["not captured (enabled=false)"] += 1
         elif prepared.skip is not None and prepared.skip(flow):
-            self.left_out["skip"] += 1
+            self.left_out["not captured (skip)"] += 1
         elif prepared.resolver is None:
             return instance, {}
         elif (placed := prepared.resolver.resolve(exchanges.routable(flow), instance)).instance is None:
-            self.left_out["no instance applies"] += 1
+            self.left_out["not captured (no instance applies)"] += 1
         else:
             return placed.instance, placed.kong
         return None
