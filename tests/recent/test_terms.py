@@ -85,7 +85,8 @@ def test_keeps_back(wanted: str) -> None:
     ("wanted", "at", "said"),
     [
         ("stats:5xx", 0, "there is no term `stats:`"),
-        ("user:ada status:abc", 9, "`status:` takes a number"),
+        ("user:ada status:abc", 9, "`status:` takes a number, `5xx`, `>=400`, `400-499` or none, not `abc`"),
+        ("size:big", 0, "`size:` takes a number, `>500`, `100-200` or none, not `big`"),
         ("state:gone", 0, "`state:` takes captured"),
         ("user:", 0, "a value is missing"),
         ('"open', 0, "a quote is not closed"),

@@ -149,7 +149,8 @@ def _number(name: str, value: str) -> Test:
         return lambda found: found is None
     match = _COMPARED.fullmatch(value)
     if match is None:
-        raise ValueError(f"`{name}:` takes a number, `>500`, `100-200` or none, not `{value}`")
+        such = "`5xx`, `>=400`, `400-499`" if name == "status" else "`>500`, `100-200`"
+        raise ValueError(f"`{name}:` takes a number, {such} or none, not `{value}`")
     if match[3] is not None:
         low, high = float(match[3]), float(match[4])
         return lambda found: found is not None and low <= found <= high
