@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -298,7 +299,7 @@ def test_only_this_machine_and_this_page_may_ask(headers: dict[str, str], status
     ("arguments", "said"),
     [
         (["--listen", "0.0.0.0:8090"], "is not a loopback address"),
-        (["--listen", "nonsense"], "--listen must be HOST:PORT"),
+        (["--listen", "nonsense"], "--listen: must be HOST:PORT"),
         (["--proxy", "http://example.com"], "is not a loopback URL"),
         (["--admin", "127.0.0.1:8095"], "--admin: must be a URL, such as http://127.0.0.1:8095"),
     ],
@@ -309,6 +310,15 @@ def test_a_wrong_address_is_told_in_one_line(arguments: list[str], said: str) ->
     assert ended.returncode == 1
     assert said in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_port_that_is_taken_is_told_with_the_argument_that_names_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = [sys.executable, "-m", "mitmproxy_moesif", "page", "--listen", address]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 1
+    assert ended.stderr == f"moesif-proxy page: --listen: cannot listen on {address}: Address already in use\n"
 
 
 def test_without_the_extra_the_line_to_type_is_told(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

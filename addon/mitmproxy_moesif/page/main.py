@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         address = _loopback(given.listen)
         _check_admin(given.admin)
         _check_proxy(given.proxy)
-        serve(given, bind("page", address))
+        serve(given, bind("--listen", address))
     except (OSError, ValueError) as error:
         sys.stderr.write(f"moesif-proxy page: {error}\n")
         return 1
@@ -69,7 +69,7 @@ def _loopback(listen: str) -> Address:
     try:
         address = Address.parse(listen)
     except ValueError:
-        raise ValueError("--listen must be HOST:PORT, such as 127.0.0.1:8090") from None
+        raise ValueError("--listen: must be HOST:PORT, such as 127.0.0.1:8090") from None
     if not is_loopback(address.host):
         raise ValueError(f"--listen: {address} is not a loopback address: the page is for this machine alone")
     return address
