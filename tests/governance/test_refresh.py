@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from mitmproxy_moesif.config.settings import SettingsError, parse_settings
 from mitmproxy_moesif.governance.refresh import Refresher, RulesFile
 from tests.bench.rules import rules
 from tests.governance.builders import View, blocking, conditions
+from tests.support.collector import Answer, Script, ScriptedCollector
 
 
 def write(path: Path, count: int) -> None:
@@ -79,6 +82,58 @@ def test_a_folder_that_one_may_not_enter_is_told_and_keeps_nothing(
     monkeypatch.setattr(Path, "read_bytes", forbidden)
     Refresher(tmp_path).configure(Instance.compile(parse_settings({"application_id": "x"})), RulesFile.read(None).rules)
     assert [message for message in caplog.messages if "cannot be read; Moesif is asked for it" in message]
+
+
+def refresh_often(
+    collector: ScriptedCollector, scripts: Sequence[Script], caplog: pytest.LogCaptureFixture
+) -> list[str]:
+    """What the log says of the refresh, with one of these scripts for each minute."""
+    minutes = itertools.count(0, 60)
+    refresher = Refresher(None, clock=lambda: float(now))
+    settings = parse_settings({"application_id": "x", "api_endpoint": collector.url})
+    instance = Instance.compile(settings)
+    refresher.configure(instance, RulesFile.read(None).rules)
+    with caplog.at_level("INFO"):
+        for now, script in zip(minutes, scripts, strict=False):  # noqa: B007 - the clock's
+            collector.document_script = script
+            refresher._refresh(instance.account, refresher._accounts[instance.account])
+    told = [message.removeprefix("moesif: ") for message in caplog.messages]
+    return [message.partition(" (")[0] for message in told if "refresh" in message or "up to date" in message]
+
+
+AGAIN = "configuration and rules from Moesif are up to date again"
+
+
+def fails(*paths: str, status: int = 500) -> Script:
+    return lambda received: Answer(status) if received.path in paths else None
+
+
+def test_one_document_that_is_not_refreshed_is_told_once_and_its_end_when_none_is(
+    collector: ScriptedCollector, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though the other one goes on being refreshed."""
+    config, rules, both = fails("/v1/config"), fails("/v1/rules", status=404), fails("/v1/config", "/v1/rules")
+    scripts = [fails(), config, config, both, rules, fails(), both, both, fails()]
+    assert refresh_often(collector, scripts, caplog) == [
+        "/v1/config is not refreshed",
+        "/v1/rules is not refreshed",
+        AGAIN,
+        "/v1/config and /v1/rules are not refreshed",
+        AGAIN,
+    ]
+
+
+def test_an_answer_that_nothing_has_changed_ends_the_trouble(
+    collector: ScriptedCollector, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else a second time without Moesif would not be told."""
+    everything = fails("/v1/config", "/v1/rules")
+    unchanged = fails("/v1/config", "/v1/rules", status=304)
+    assert refresh_often(collector, [fails(), everything, unchanged, everything], caplog) == [
+        "/v1/config and /v1/rules are not refreshed",
+        AGAIN,
+        "/v1/config and /v1/rules are not refreshed",
+    ]
 
 
 def test_accounts_with_the_same_rules_share_them_compiled(tmp_path: Path) -> None:

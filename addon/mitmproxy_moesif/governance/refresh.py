@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
@@ -53,14 +53,24 @@ class Refusal:
     unauthorized: bool
 
 
+class Trouble(NamedTuple):
+    """Why a document could not be refreshed."""
+
+    reason: str
+    unauthorized: bool
+
+
 @dataclass(slots=True)
 class Document:
-    """One document of Moesif's: its last good content, the tag of that, and whether another one is known to exist."""
+    """One document of Moesif's: its last good content, the tag of that, and whether another one is known to exist.
+
+    `trouble` is that of the last try."""
 
     path: str
     content: bytes | None = None
     tag: str | None = None
     stale: bool = True
+    trouble: Trouble | None = None
 
 
 @dataclass(slots=True)
@@ -68,7 +78,7 @@ class Account:
     """The state of one account. `snapshot` is replaced as a whole and never changed.
 
     `name` is an instance's whose account it is; `accepted`: Moesif knows the application id, and `told` that this was
-    said.
+    said; `troubled` are the documents of which it was said that they are not refreshed.
     """
 
     settings: Settings
@@ -81,7 +91,7 @@ class Account:
     local_file: FileWatch = field(default_factory=lambda: FileWatch(None, None))
     snapshot: Snapshot = EMPTY
     refreshed: float = float("-inf")
-    trouble: str | None = None
+    troubled: frozenset[str] = frozenset()
     refusal: Refusal | None = None
     accepted: bool = False
     told: bool = False
@@ -118,6 +128,26 @@ def why(error: OSError, settings: Settings) -> str:
     from mitmproxy_moesif.web.session import network_reason  # brings requests, as the session does
 
     return network_reason(error, settings.api_endpoint)
+
+
+def tell_trouble(account: Account) -> None:
+    """Once of each document that is not refreshed, and once when all are again."""
+    troubles = {one.path: one.trouble for one in (account.config, account.rules) if one.trouble is not None}
+    untold: dict[Trouble, list[str]] = {}
+    for path, trouble in troubles.items():
+        if path not in account.troubled:
+            untold.setdefault(trouble, []).append(path)
+    for trouble, paths in untold.items():
+        what = f"{' and '.join(paths)} {'is' if len(paths) == 1 else 'are'} not refreshed ({trouble.reason})"
+        if trouble.unauthorized:
+            entry = "moesif_application_id" if account.name == OPTIONS else f"application_id of {account.name!r}"
+            why_not = f": the application id is not accepted, check {entry}"
+            log.error("moesif: %s; what was last known stays in force%s", what, why_not)
+        else:
+            log.warning("moesif: %s; what was last known stays in force", what)
+    if account.troubled and not troubles:
+        log.info("moesif: configuration and rules from Moesif are up to date again")
+    account.troubled = frozenset(troubles)
 
 
 class Refresher:
@@ -250,6 +280,7 @@ class Refresher:
         for document in (account.config, account.rules):
             if document.stale or regular:
                 changed |= self._fetch(session, account, document)
+        tell_trouble(account)
         if changed:
             self._swap(account)
             self._configured(name, account.config.content or b"{}")
@@ -281,10 +312,10 @@ class Refresher:
         except (OSError, GovernanceError) as error:  # those of requests are OSErrors
             document.stale = False  # the next regular refresh asks again
             reason = str(error) if isinstance(error, GovernanceError) else why(error, settings)
-            self._in_trouble(account, document.path, error, reason)
+            document.trouble = Trouble(reason, isinstance(error, UnauthorizedError))
             self._note_refusal(account, error, reason)
             return False
-        account.refusal, account.accepted = None, True
+        account.refusal, account.accepted, document.trouble = None, True, None
         return changed
 
     def _note_refusal(self, account: Account, error: Exception, reason: str) -> None:
@@ -314,20 +345,7 @@ class Refresher:
             rules = parse_rules(content)
         account.parsed = (config, rules)
         document.content, document.tag, document.stale = content, response.headers.get("ETag"), False
-        if account.trouble is not None:
-            account.trouble = None
-            log.info("moesif: configuration and rules from Moesif are up to date again")
         return True
-
-    def _in_trouble(self, account: Account, path: str, error: Exception, reason: str) -> None:
-        if account.trouble is None:
-            told = "moesif: %s is not refreshed (%s); what was last known stays in force"
-            if isinstance(error, UnauthorizedError):
-                entry = "moesif_application_id" if account.name == OPTIONS else f"application_id of {account.name!r}"
-                log.error(f"{told}: the application id is not accepted, check %s", path, reason, entry)
-            else:
-                log.warning(told, path, reason)
-        account.trouble = reason
 
     def _swap(self, account: Account) -> None:
         config, rules = account.parsed
