@@ -6,17 +6,12 @@ As in Moesif, what is told of somebody who is known is laid over what was known,
 from __future__ import annotations
 
 import json
-import sqlite3
-import threading
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from mitmproxy_moesif.config.text import reason_of
 from mitmproxy_moesif.local.intake import MAX_EVENT_BYTES, Profile, RefusedError
-from mitmproxy_moesif.local.store import StoreError, open_database
+from mitmproxy_moesif.local.store import Database
 
 KINDS = {"users": "user_id", "companies": "company_id", "subscriptions": "subscription_id"}
 """What there is, and the member that names one."""
@@ -32,6 +27,7 @@ CREATE TABLE IF NOT EXISTS profile (
     UNIQUE (kind, id)
 );
 """
+_FIND = "SELECT raw FROM profile WHERE kind = ? AND id = ?"
 _PUSH_OUT = """
 DELETE FROM profile WHERE number NOT IN (
     SELECT number FROM (SELECT number, sum(length(raw)) OVER (ORDER BY number DESC) AS bytes FROM profile)
@@ -40,39 +36,20 @@ DELETE FROM profile WHERE number NOT IN (
 """
 
 
-class ProfileStore:
-    """Keeps the newest `keep` of all kinds, and of those no more than `keep_bytes` of JSON.
-
-    Methods may be called from any thread. Raises `StoreError` for a file that is no store of ours.
-    """
+class ProfileStore(Database):
+    """Keeps the newest `keep` of all kinds, and of those no more than `keep_bytes` of JSON."""
 
     def __init__(self, path: Path | None = None, keep: int = KEEP_PROFILES, keep_bytes: int = KEEP_BYTES) -> None:
         self._keep = keep
         self._keep_bytes = keep_bytes
-        self._lock = threading.Lock()
-        try:
-            self._db = open_database(path, _SCHEMA)
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{path}: cannot be used as the store of profiles: {reason_of(error)}") from None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
+        super().__init__(path, _SCHEMA, "profiles")
 
     def add(self, kind: str, profiles: Sequence[Profile]) -> None:
         """All or none. Raises `RefusedError` for one that has become too large."""
         with self._lock, self._db:
             for profile in profiles:
-                known = self._find(kind, profile.id)
-                document = profile.document if known is None else laid_over(json.loads(known), profile.document)
+                known = self._db.execute(_FIND, (kind, profile.id)).fetchone()
+                document = profile.document if known is None else laid_over(json.loads(known[0]), profile.document)
                 raw = json.dumps(document)
                 if len(raw) > MAX_EVENT_BYTES:
                     raise RefusedError(413, f"{KINDS[kind]}: it may have {MAX_EVENT_BYTES} bytes")
@@ -82,23 +59,15 @@ class ProfileStore:
 
     def find(self, kind: str, name: str) -> str | None:
         """As JSON; None where it is not here."""
-        with self._lock:
-            return self._find(kind, name)
+        rows = self._rows(_FIND, kind, name)
+        return str(rows[0][0]) if rows else None
 
     def newest(self, kind: str, limit: int) -> list[str]:
         query = "SELECT raw FROM profile WHERE kind = ? ORDER BY number DESC LIMIT ?"
-        with self._lock, closing(self._db.execute(query, [kind, limit])) as rows:
-            return [row[0] for row in rows]
+        return [row[0] for row in self._rows(query, kind, limit)]
 
     def counts(self) -> dict[str, int]:
-        with self._lock, closing(self._db.execute("SELECT kind, count(*) FROM profile GROUP BY kind")) as rows:
-            return dict.fromkeys(KINDS, 0) | dict(rows)
-
-    def _find(self, kind: str, name: str) -> str | None:
-        query = "SELECT raw FROM profile WHERE kind = ? AND id = ?"
-        with closing(self._db.execute(query, [kind, name])) as rows:
-            row = rows.fetchone()
-        return None if row is None else str(row[0])
+        return dict.fromkeys(KINDS, 0) | dict(self._rows("SELECT kind, count(*) FROM profile GROUP BY kind"))
 
 
 def laid_over(known: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,11 +10,9 @@ import os
 import sqlite3
 import threading
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from mitmproxy_moesif.config.text import reason_of
 from mitmproxy_moesif.local.intake import ReceivedEvent
@@ -84,36 +82,46 @@ class StoreCounts:
     kept: int
 
 
-class EventStore:
-    """Keeps the newest `keep_events` events, and of those no more than `keep_bytes` of JSON; the newest one always.
+class Database:
+    """A file, made with access for its owner alone (what is in it is personal), or None for memory.
 
-    `path` is a file, made with access for its owner alone (events hold personal data), or None for memory. Methods may
-    be called from any thread. Raises `StoreError` for a file that is no store of ours.
+    Methods may be called from any thread. Raises `StoreError` for a file that is no store of ours.
     """
 
-    def __init__(self, path: Path | None = None, keep_events: int = KEEP_EVENTS, keep_bytes: int = KEEP_BYTES) -> None:
-        self._keep_events = keep_events
-        self._keep_bytes = keep_bytes
+    def __init__(self, path: Path | None, schema: str, content: str) -> None:
         self._lock = threading.Lock()
-        self._received = 0
-        self._duplicates = 0
         try:
-            self._db = open_database(path, _SCHEMA)
-            self._kept, self._bytes = self._measure()
+            self._db = _opened(path, schema)
+            self._measure()
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{path}: cannot be used as the store of received events: {reason_of(error)}") from None
+            raise StoreError(f"{path}: cannot be used as the store of {content}: {reason_of(error)}") from None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+    def _measure(self) -> None:
+        """Find out how much is kept, where that has to be known."""
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+
+class EventStore(Database):
+    """Keeps the newest `keep_events` events, and of those no more than `keep_bytes` of JSON; the newest one always."""
+
+    def __init__(self, path: Path | None = None, keep_events: int = KEEP_EVENTS, keep_bytes: int = KEEP_BYTES) -> None:
+        self._keep_events = keep_events
+        self._keep_bytes = keep_bytes
+        self._kept = self._bytes = self._received = self._duplicates = 0
+        super().__init__(path, _SCHEMA, "received events")
 
     def add(self, events: Sequence[ReceivedEvent]) -> int:
         """Keeps all of `events` and returns how many were new. Keeps none where it raises, `sqlite3.Error`."""
@@ -123,7 +131,7 @@ class EventStore:
                     new = sum(map(self._insert, events))
                     self._push_out()
             except BaseException:
-                self._kept, self._bytes = self._measure()
+                self._measure()
                 raise
             self._received += len(events)
             self._duplicates += len(events) - new
@@ -135,33 +143,26 @@ class EventStore:
         if before is not None:
             where, values = f"{where} AND number < ?", [*values, before]
         query = f"SELECT number, raw FROM event WHERE {where} ORDER BY number DESC LIMIT ?"  # noqa: S608 - ours
-        with self._lock, closing(self._db.execute(query, [*values, limit])) as rows:
-            return [StoredEvent(*row) for row in rows]
+        return [StoredEvent(*row) for row in self._rows(query, *values, limit)]
 
     def after(self, number: int, limit: int) -> list[StoredEvent]:
         """The oldest `limit` events of those with a higher number, oldest first."""
         query = "SELECT number, raw FROM event WHERE number > ? ORDER BY number LIMIT ?"
-        with self._lock, closing(self._db.execute(query, [number, limit])) as rows:
-            return [StoredEvent(*row) for row in rows]
+        return [StoredEvent(*row) for row in self._rows(query, number, limit)]
 
     def get(self, number: int) -> StoredEvent | None:
-        query = "SELECT number, raw FROM event WHERE number = ?"
-        with self._lock, closing(self._db.execute(query, [number])) as rows:
-            row = rows.fetchone()
-        return None if row is None else StoredEvent(*row)
+        rows = self._rows("SELECT number, raw FROM event WHERE number = ?", number)
+        return StoredEvent(*rows[0]) if rows else None
 
     def oldest(self) -> int:
         """The number of the oldest event that is kept; where none is, one that is above all."""
-        with self._lock:
-            number: int | None = self._db.execute("SELECT min(number) FROM event").fetchone()[0]
-        return MAX_NUMBER if number is None else number
+        [[number]] = self._rows(f"SELECT coalesce(min(number), {MAX_NUMBER}) FROM event")  # noqa: S608 - ours
+        return int(number)
 
     def find(self, transaction_id: str) -> str | None:
         """The JSON of that event as it came, None where it is not here."""
-        query = "SELECT raw FROM event WHERE transaction_id = ?"
-        with self._lock, closing(self._db.execute(query, [transaction_id])) as rows:
-            row = rows.fetchone()
-        return None if row is None else str(row[0])
+        rows = self._rows("SELECT raw FROM event WHERE transaction_id = ?", transaction_id)
+        return str(rows[0][0]) if rows else None
 
     def clear(self) -> int:
         """Forgets every event and gives its disk space back. Returns how many there were."""
@@ -190,12 +191,11 @@ class EventStore:
             self._kept -= 1
             self._bytes -= size
 
-    def _measure(self) -> tuple[int, int]:
-        row: tuple[int, int] = self._db.execute("SELECT count(*), coalesce(sum(size), 0) FROM event").fetchone()
-        return row
+    def _measure(self) -> None:
+        self._kept, self._bytes = self._db.execute("SELECT count(*), coalesce(sum(size), 0) FROM event").fetchone()
 
 
-def open_database(path: Path | None, schema: str) -> sqlite3.Connection:
+def _opened(path: Path | None, schema: str) -> sqlite3.Connection:
     """Raises `sqlite3.Error` and `OSError`, also for another program's file."""
     if path is not None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
