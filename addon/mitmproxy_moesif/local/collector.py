@@ -20,6 +20,8 @@ Akto's ingest service, which need no application id.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tornado.web import Application
 
 from mitmproxy_moesif.local.akto import AktoCounts, HealthHandler, IngestHandler
@@ -29,16 +31,17 @@ from mitmproxy_moesif.local.intake import RefusedError, read_batch, read_one_or_
 from mitmproxy_moesif.local.profiles import KINDS, ProfileStore
 from mitmproxy_moesif.local.store import EventStore
 
+EVENTS = "events"
+
 # Above a batch's limit, so that a batch that is too large gets an answer and not a cut connection.
 MAX_REQUEST_BYTES = 64 * 2**20
 
 
 class _CollectorHandler(LocalHandler):
-    def initialize(self, store: EventStore, profiles: ProfileStore, config: Document, rules: Document) -> None:
+    def initialize(self, store: EventStore, profiles: ProfileStore, documents: Mapping[str, Document]) -> None:
         self.store = store
         self.profiles = profiles
-        self.config = config
-        self.rules = rules
+        self.documents = documents
 
     def prepare(self) -> None:
         super().prepare()
@@ -46,54 +49,32 @@ class _CollectorHandler(LocalHandler):
             self.refuse(401, "X-Moesif-Application-Id is required")
 
     def set_tags(self) -> None:
-        self.set_header("X-Moesif-Config-Etag", self.config.current().tag)
-        self.set_header("X-Moesif-Rules-Tag", self.rules.current().tag)
+        self.set_header("X-Moesif-Config-Etag", self.documents["config"].current().tag)
+        self.set_header("X-Moesif-Rules-Tag", self.documents["rules"].current().tag)
 
 
 class _IntakeHandler(_CollectorHandler):
     """`POST`: all in it is kept, or it is refused whole."""
 
-    def keep(self, body: bytes, encoding: str) -> None:
-        """Keeps what is in a body with that Content-Encoding, or raises `RefusedError`."""
-        raise NotImplementedError
-
-    def post(self, *_path: str) -> None:
+    def post(self, kind: str, batch: str | None) -> None:
         self.set_tags()
+        body, encoding = self.request.body, self.request.headers.get("Content-Encoding", "")
         try:
-            self.keep(self.request.body, self.request.headers.get("Content-Encoding", ""))
+            if kind == EVENTS:
+                self.store.add((read_one_or_many if batch is None else read_batch)(body, encoding))
+            else:
+                self.profiles.add(kind, read_profiles(body, encoding, KINDS[kind], many=batch is not None))
         except RefusedError as refused:
             self.refuse(refused.status, refused.reason)
         else:
             self.set_status(201)
 
 
-class _EventHandler(_IntakeHandler):
-    def keep(self, body: bytes, encoding: str) -> None:
-        self.store.add(read_one_or_many(body, encoding))
-
-
-class _BatchHandler(_IntakeHandler):
-    def keep(self, body: bytes, encoding: str) -> None:
-        self.store.add(read_batch(body, encoding))
-
-
-class _ProfilesHandler(_IntakeHandler):
-    """`path` is the kind, and whether it is a batch."""
-
-    def keep(self, body: bytes, encoding: str) -> None:
-        kind, batch = self.path_args
-        self.profiles.add(kind, read_profiles(body, encoding, KINDS[kind], many=batch is not None))
-
-
 class _DocumentHandler(_CollectorHandler):
     """`GET` and `PUT` of one of the two documents."""
 
-    @property
-    def document(self) -> Document:
-        raise NotImplementedError
-
-    def get(self) -> None:
-        version = self.document.current()
+    def get(self, name: str) -> None:
+        version = self.documents[name].current()
         self.set_tags()
         self.set_header("ETag", version.tag)
         self.set_header("Content-Type", "application/json")
@@ -102,9 +83,9 @@ class _DocumentHandler(_CollectorHandler):
         else:
             self.write(version.content)
 
-    def put(self) -> None:
+    def put(self, name: str) -> None:
         try:
-            self.document.put(self.request.body)
+            self.documents[name].put(self.request.body)
         except ValueError as error:
             self.refuse(400, str(error))
         else:
@@ -112,30 +93,15 @@ class _DocumentHandler(_CollectorHandler):
             self.set_status(204)
 
 
-class _ConfigHandler(_DocumentHandler):
-    @property
-    def document(self) -> Document:
-        return self.config
-
-
-class _RulesHandler(_DocumentHandler):
-    @property
-    def document(self) -> Document:
-        return self.rules
-
-
 def collector_app(
     store: EventStore, profiles: ProfileStore, config: Document, rules: Document, *, loopback_only: bool
 ) -> Application:
     """The collector as a Tornado application; serve it with `max_body_size=MAX_REQUEST_BYTES`."""
-    parts = {"store": store, "profiles": profiles, "config": config, "rules": rules}
+    parts = {"store": store, "profiles": profiles, "documents": {"config": config, "rules": rules}}
     return Application(
         [
-            (r"/v1/events", _EventHandler, parts),
-            (r"/v1/events/batch", _BatchHandler, parts),
-            (rf"/v1/({'|'.join(KINDS)})(/batch)?", _ProfilesHandler, parts),
-            (r"/v1/config", _ConfigHandler, parts),
-            (r"/v1/rules", _RulesHandler, parts),
+            (rf"/v1/({'|'.join((EVENTS, *KINDS))})(/batch)?", _IntakeHandler, parts),
+            (r"/v1/(config|rules)", _DocumentHandler, parts),
             (r"/api/ingestData", IngestHandler, {"counts": AktoCounts()}),
             (r"/healthCheck", HealthHandler),
         ],
