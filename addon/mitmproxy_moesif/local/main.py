@@ -7,7 +7,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from tornado.httpserver import HTTPServer
@@ -17,9 +17,9 @@ from mitmproxy_moesif.local.collector import MAX_REQUEST_BYTES, collector_app
 from mitmproxy_moesif.local.documents import Document
 from mitmproxy_moesif.local.page import page_app
 from mitmproxy_moesif.local.profiles import ProfileStore
+from mitmproxy_moesif.local.server import open_server
 from mitmproxy_moesif.local.store import KEEP_BYTES, KEEP_EVENTS, EventStore
 from mitmproxy_moesif.web.access import Address
-from mitmproxy_moesif.web.server import bind, url_of
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -64,25 +64,17 @@ async def serve(given: argparse.Namespace) -> None:
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     config, rules = (_document(dict, "--config", given.config), _document(list, "--rules", given.rules))
     listen, page = _address("--listen", given.listen), _address("--page", given.page)
-    with ExitStack() as open_now:
-        store = open_now.enter_context(EventStore(given.database, given.keep_events, given.keep_bytes))
-        profiles = open_now.enter_context(ProfileStore(given.database))
+    async with AsyncExitStack() as opened:
+        store = opened.enter_context(EventStore(given.database, given.keep_events, given.keep_bytes))
+        profiles = opened.enter_context(ProfileStore(given.database))
         collector = collector_app(store, profiles, config, rules, loopback_only=listen.is_loopback)
-        servers = []
         for name, address, server in (
             ("collector", listen, HTTPServer(collector, max_body_size=MAX_REQUEST_BYTES)),
             ("page", page, HTTPServer(page_app(store, profiles, loopback_only=True))),
         ):
-            sockets = bind(name, address)
-            server.add_sockets(sockets)
-            servers.append(server)
-            url = url_of(address.host, sockets[0].getsockname()[1])
-            sys.stdout.write(f"moesif-proxy collector: {name} at {url}\n")
+            sys.stdout.write(f"moesif-proxy collector: {name} at {open_server(name, address, server, opened)}\n")
         sys.stdout.flush()
         await ended.wait()
-        for server in servers:
-            server.stop()
-            await server.close_all_connections()
 
 
 def _address(name: str, text: str) -> Address:

@@ -12,12 +12,10 @@ left running then.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tornado.httpserver import HTTPServer
@@ -57,78 +55,50 @@ class LocalSettings:
 
 
 class LocalStack:
-    """Collector, page and echo in the running asyncio loop. The three URLs are valid from `start` on."""
+    """Collector, page and echo in the running asyncio loop. The three URLs are valid once it is entered."""
 
     def __init__(self, settings: LocalSettings | None = None) -> None:
         self._settings = settings or LocalSettings()
         self.config = Document(dict, self._settings.config_file)
         self.rules = Document(list, self._settings.rules_file)
-        self._echo = EchoService()
-        self._servers: list[HTTPServer] = []
+        self._opened = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        given, loopback_only = self._settings, is_loopback(self._settings.host)
+        async with AsyncExitStack() as opened:
+            self.store = opened.enter_context(EventStore(given.database, given.keep_events))
+            self.profiles = opened.enter_context(ProfileStore(given.database))
+            stores = self.store, self.profiles
+            collector = collector_app(*stores, self.config, self.rules, loopback_only=loopback_only)
+            page = page_app(*stores, loopback_only=loopback_only)
+            echo = EchoService()
+            opened.push_async_callback(echo.stop)
+            self.collector_url, self.page_url, self.echo_url = (
+                open_server(f"local {name}", Address(given.host, port), HTTPServer(app, max_body_size=most), opened)
+                for name, port, app, most in (
+                    ("collector", given.collector_port, collector, MAX_REQUEST_BYTES),
+                    ("page", given.page_port, page, MAX_PAGE_READ),
+                    ("echo", given.echo_port, echo, MAX_ECHO_READ),
+                )
+            )
+            self._opened = opened.pop_all()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_error: object) -> None:
         await self.stop()
-
-    async def start(self) -> None:
-        given = self._settings
-        self.store = EventStore(given.database, given.keep_events)
-        self.profiles = ProfileStore(given.database)
-        try:
-            bound = _bind_all(
-                given.host, {"collector": given.collector_port, "page": given.page_port, "echo": given.echo_port}
-            )
-        except OSError:
-            self._close_stores()
-            raise
-        self.collector_url, self.page_url, self.echo_url = (
-            url_of(given.host, sockets[0].getsockname()[1]) for sockets in bound
-        )
-        for server, sockets in zip(self._make_servers(is_loopback(given.host)), bound, strict=True):
-            server.add_sockets(sockets)
-            self._servers.append(server)
 
     async def stop(self) -> None:
         """Ends all, in the middle of an answer too. Does nothing the second time."""
-        servers, self._servers = self._servers, []
-        if not servers:
-            return
-        for server in servers:
-            server.stop()
-        await self._echo.stop()
-        for server in servers:
-            await server.close_all_connections()
-        self._close_stores()
-
-    def _close_stores(self) -> None:
-        self.store.close()
-        self.profiles.close()
-
-    def _make_servers(self, loopback_only: bool) -> tuple[HTTPServer, HTTPServer, HTTPServer]:
-        collector = collector_app(self.store, self.profiles, self.config, self.rules, loopback_only=loopback_only)
-        return (
-            HTTPServer(collector, max_body_size=MAX_REQUEST_BYTES),
-            HTTPServer(page_app(self.store, self.profiles, loopback_only=loopback_only), max_body_size=MAX_PAGE_READ),
-            HTTPServer(self._echo, max_body_size=MAX_ECHO_READ),
-        )
+        await self._opened.aclose()
 
 
-def _bind_all(host: str, ports: dict[str, int]) -> list[list[socket.socket]]:
-    """All or none: listening sockets for each port."""
-    bound: list[list[socket.socket]] = []
-    try:
-        for name, port in ports.items():
-            bound.append(bind(f"local {name}", Address(host, port)))
-    except OSError:
-        for taken in (one for sockets in bound for one in sockets):
-            taken.close()
-        raise
-    return bound
+def open_server(what: str, address: Address, server: HTTPServer, opened: AsyncExitStack) -> str:
+    """Until `opened` is closed; its URL. Raises `OSError` with one line that begins with `what`."""
+    sockets = bind(what, address)
+    server.add_sockets(sockets)
+    opened.push_async_callback(server.close_all_connections)
+    opened.callback(server.stop)
+    return url_of(address.host, sockets[0].getsockname()[1])
 
 
 @contextmanager
