@@ -81,7 +81,7 @@ def test_stream_routes_and_what_is_not_understood_have_no_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("expression", "strip", "path", "upstream", "prefix"),
+    ("expression", "strip", "path", "upstream", "taken"),
     [
         ('http.path ^= "/a"', True, "/a/b", "/base/b", "/a"),
         ('http.path ^= "/a"', False, "/a/b", "/base/a/b", "/a"),
@@ -90,12 +90,12 @@ def test_stream_routes_and_what_is_not_understood_have_no_part() -> None:
     ],
 )
 def test_what_an_expression_took_is_stripped(
-    expression: str, strip: bool, path: str, upstream: str, prefix: str | None
+    expression: str, strip: bool, path: str, upstream: str, taken: str | None
 ) -> None:
     service = Service(id="s", host="h", path="/base")
     match = router({"expression": expression, "strip_path": strip}, service=service).match("GET", path, "h", {})
     assert match is not None
-    assert (match.upstream_path, match.prefix) == (upstream, prefix)
+    assert (match.upstream_path, match.path) == (upstream, taken)
 
 
 def test_decisions_are_remembered_but_not_those_on_long_paths() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.kong.normalize import RESERVED, escape, from_text, normalize, request_path, to_text
+from mitmproxy_moesif.kong.normalize import RESERVED, from_text, normalize, request_path, to_text
 
 OCTETS = st.integers(0, 255).map(lambda octet: b"%%%02x" % octet)
 PIECES = st.one_of(
@@ -67,15 +67,6 @@ def test_no_empty_and_no_dot_segment_is_left(path: bytes) -> None:
     assert not {b"", b".", b".."}.intersection(normalize(path).split(b"/")[1:-1])
 
 
-@given(PATHS)
-def test_an_escaped_path_is_the_same_path_on_the_wire(path: bytes) -> None:
-    wire = escape(normalize(path))
-    assert wire.isascii()
-    assert wire.isprintable()
-    assert " " not in wire
-    assert normalize(wire.encode()) == normalize(path)
-
-
 @pytest.mark.parametrize(
     ("target", "path"),
     [("/a?b=/c", b"/a"), ("/a", b"/a"), ("/?x", b"/"), ("?x", b"?x"), ("/a?b?c", b"/a"), ("/a/../b?x=%2e", b"/b")],
@@ -87,4 +78,3 @@ def test_the_query_is_cut_off_before_anything_else(target: str, path: bytes) -> 
 def test_octets_that_are_no_utf8_survive_the_way_in_and_can_be_shown() -> None:
     assert from_text("/\udcff") == b"/\xff"
     assert to_text(b"/\xff") == "/\ufffd"
-    assert escape(b"/\xff") == "/%FF"

@@ -138,8 +138,5 @@ def _schemes(route: Route) -> frozenset[str]:
 
 
 def _match(route: Route, path: bytes, taken: Taken, scheme: str) -> Match:
-    if taken.path is None:
-        return make_match(route, None, path, (None, None, {}), scheme)
-    size = len(from_text(taken.path))
-    stripped = path[:size], without_leading_dots(path[size:]), taken.captures
-    return make_match(route, taken.path, path, stripped, scheme)
+    rest = None if taken.path is None else without_leading_dots(path[len(from_text(taken.path)) :])
+    return make_match(route, taken.path, path, rest, scheme)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -49,10 +49,9 @@ class ExpressionError(ValueError):
 
 @dataclass(slots=True)
 class Taken:
-    """What the last condition on the path that held took of it; `captures` are the groups of an expression."""
+    """What the last condition on the path that held took of it."""
 
     path: str | None = None
-    captures: dict[str | int, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,22 +248,13 @@ def _predicate(
         for value in given:
             found = test(value.lower() if is_lower else value)
             if found and takes:
-                _take(taken, found, wanted)
+                taken.path = str(wanted) if found is True else found[0]  # type: ignore[index]  # the match of ~
             if bool(found) is one_is_enough:
                 return one_is_enough
         return bool(given) and not one_is_enough
 
     starts = frozenset((str(wanted),)) if name == PATH and operator in ("==", "^=") and not is_lower else None
     return Expression(holds, frozenset((name,)), starts)
-
-
-def _take(taken: Taken, found: Any, wanted: object) -> None:
-    if found is True:
-        taken.path = str(wanted)
-        return
-    taken.path = found[0]
-    taken.captures.update({number: text for number, text in enumerate(found.groups(), 1) if text is not None})
-    taken.captures.update({name: text for name, text in found.groupdict().items() if text is not None})
 
 
 def _both(left: Expression, right: Expression) -> Expression:

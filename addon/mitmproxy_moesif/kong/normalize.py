@@ -1,4 +1,4 @@
-"""The path as Kong's router sees it, and as Kong sends it on.
+"""The path as Kong's router sees it.
 
 Paths are bytes in here: Kong compares and measures bytes, and a percent-encoding may stand for any byte. `from_text`
 and `to_text` cross over to the `str` of the rest of the package.
@@ -17,7 +17,6 @@ RESERVED = frozenset(b"!*'();:@&=+$,/?%#[]")
 
 _ENCODED = re.compile(rb"%([0-9A-Fa-f]{2})")
 _SLASHES = re.compile(rb"//+")
-_UNSAFE = re.compile(rb"[^!#$&'()*+,/:;=?@\[\]A-Za-z0-9\-_.~%]")
 
 
 def from_text(text: str) -> bytes:
@@ -46,11 +45,6 @@ def normalize(path: bytes) -> bytes:
     if b"//" in path:
         path = _SLASHES.sub(b"/", path)
     return _without_dot_segments(path) if b"." in path else path
-
-
-def escape(path: bytes) -> str:
-    """The path as Kong writes it on the wire toward the service: everything unsafe percent-encoded again."""
-    return _UNSAFE.sub(lambda found: b"%%%02X" % found[0][0], path).decode("ascii")
 
 
 def _decode(found: re.Match[bytes]) -> bytes:

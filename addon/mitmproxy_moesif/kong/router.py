@@ -37,8 +37,8 @@ from mitmproxy_moesif.kong.indexes import (
     is_wildcard,
     wildcard_has_port,
 )
-from mitmproxy_moesif.kong.normalize import escape, from_text, request_path, to_text
-from mitmproxy_moesif.kong.patterns import REST_OF_PATH, Found, Pattern
+from mitmproxy_moesif.kong.normalize import from_text, request_path, to_text
+from mitmproxy_moesif.kong.patterns import REST_OF_PATH, Pattern
 
 KINDS = HOST, HEADER, PATH, METHOD, SNI = 16, 8, 4, 2, 1
 """The kinds of condition, the weightier ones first."""
@@ -54,21 +54,19 @@ MAX_REMEMBERED_PATH = 1024
 class Match:
     """The route of a request.
 
-    `path` is the route's path that matched, as the route has it (None: it has none); `prefix` the part of the request's
-    path that it took; `captures` the groups of a regular expression by number and name. `upstream_path` is the path,
-    without query, that the service is asked for, decoded as in `normalize`; `upstream_target` the same as written on
-    the wire.
+    `path` is the route's path that matched, as the route has it (None: it has none). `upstream_path` is the path,
+    without query, that the service is asked for, decoded as in `normalize`.
     """
 
     route: Route
-    service: Service | None
     path: str | None
-    prefix: str | None
-    captures: Mapping[str | int, str | None]
     upstream_path: str
-    upstream_target: str
     turned_away: int | None
     """The status with which Kong itself answers: the route is for TLS only and the request came without."""
+
+    @property
+    def service(self) -> Service | None:
+        return self.route.service
 
 
 @dataclass(slots=True)
@@ -248,48 +246,29 @@ def _without_last_dot(sni: str) -> str:
 
 
 def _match(entry: _Entry, path: bytes, scheme: str) -> Match:
-    return make_match(entry.route, entry.path, path, _stripped(entry, path), scheme)
+    return make_match(entry.route, entry.path, path, _left_over(entry, path), scheme)
 
 
-type Stripped = tuple[bytes | None, bytes | None, Mapping[str | int, str | None]]
-"""What a route took of the request's path, what it left over (None: it does not say), and the captures."""
-
-
-def make_match(route: Route, matched: str | None, path: bytes, stripped: Stripped, scheme: str) -> Match:
-    """`matched` is the path of the route that fits the request's `path`."""
-    prefix, rest, captures = stripped
+def make_match(route: Route, matched: str | None, path: bytes, rest: bytes | None, scheme: str) -> Match:
+    """`matched` is the path of the route that fits the request's `path`, `rest` what it leaves over of that (None: it
+    does not say)."""
     base = from_text(route.service.path or "/") if route.service else b"/"
     upstream = upstream_path(route, base, path, path[1:] if rest is None else rest)
     return Match(
         route=route,
-        service=route.service,
         path=matched,
-        prefix=None if prefix is None else to_text(prefix),
-        captures=captures,
         upstream_path=to_text(upstream),
-        upstream_target=escape(upstream),
         turned_away=route.https_redirect_status_code if route.needs_tls and scheme != "https" else None,
     )
 
 
-def _stripped(entry: _Entry, path: bytes) -> Stripped:
+def _left_over(entry: _Entry, path: bytes) -> bytes | None:
     if entry.path is None:
-        return None, None, {}
+        return None
     found = entry.stripping.match(path) if entry.stripping else None
-    if found is None:
-        return path[: len(entry.value)], without_leading_dots(path[len(entry.value) :]), {}
-    rest = found.groups()[-1]
-    if rest is None:  # an alternative at the top of the expression that is not its last
-        return None, None, _captures(found)
-    return path[: len(path) - len(rest)], without_leading_dots(rest), _captures(found)
-
-
-def _captures(found: Found) -> Mapping[str | int, str | None]:
-    captures: dict[str | int, bytes | None] = dict(enumerate(found.groups()[:-1], 1))
-    for name, text in found.groupdict().items():
-        captures[name if isinstance(name, str) else name.decode()] = text
-    captures.pop("uri_postfix", None)
-    return {name: None if text is None else to_text(text) for name, text in captures.items()}
+    # None: of an alternative at the top of the expression that is not its last
+    rest = path[len(entry.value) :] if found is None else found.groups()[-1]
+    return None if rest is None else without_leading_dots(rest)
 
 
 def without_leading_dots(rest: bytes) -> bytes:

@@ -73,10 +73,6 @@ class InstanceTable:
         used = {frozenset(kind for kind, _ in targets) for _, targets in self._by_scope}
         self._precedence = tuple(kinds for kinds in PRECEDENCE if frozenset(kinds) in used)
 
-    def has(self, name: str) -> bool:
-        """Whether any instance of this name exists, disabled ones included."""
-        return any(instance.name == name for instance in self.instances)
-
     def select(
         self, name: str, route: Route | None = None, service: Service | None = None, consumer: Consumer | None = None
     ) -> tuple[Instance | None, str]:
