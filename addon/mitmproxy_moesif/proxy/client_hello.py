@@ -14,7 +14,7 @@ from mitmproxy.net.tls import starts_like_tls_record
 from mitmproxy.proxy import commands, layers
 from mitmproxy.proxy.context import Context
 
-from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
+from mitmproxy_moesif.speedups.replacing import replacement
 
 MOST = 65_536
 """Bytes, with the headers of their records. Browsers send 2,000."""
@@ -87,7 +87,3 @@ REPLACEMENTS = (
     replacement(layers, "ClientTLSLayer", ClientTls),
     replacement(next_layer, "ClientTLSLayer", ClientTls),
 )
-
-
-def install() -> None:
-    put_in_place(REPLACEMENTS)

@@ -14,7 +14,7 @@ from mitmproxy import http
 from mitmproxy.net.http import http1
 
 from mitmproxy_moesif.capture.heads import TEXT
-from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
+from mitmproxy_moesif.speedups.replacing import replacement
 
 _START = re.compile(rb"HTTP/1\.[0-9] .*|[^ ]+ [^ ]+ HTTP/1\.[0-9]")
 
@@ -45,7 +45,3 @@ REPLACEMENTS = (
     replacement(http1, "read_request_head", checked(http1.read_request_head)),
     replacement(http1, "read_response_head", checked(http1.read_response_head)),
 )
-
-
-def install() -> None:
-    put_in_place(REPLACEMENTS)

@@ -39,7 +39,7 @@ from mitmproxy_moesif.capture import engine
 from mitmproxy_moesif.capture.chunks import ChunkReader
 from mitmproxy_moesif.capture.engine import Http1End
 from mitmproxy_moesif.lane.heads import Framing, why_not_interim
-from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
+from mitmproxy_moesif.speedups.replacing import replacement
 
 LAST_CHUNK = b"0\r\n\r\n"
 BODILESS = frozenset({204, 304})
@@ -246,7 +246,3 @@ REPLACEMENTS = (
     replacement(http_layers, "Http1Server", Server),
     replacement(http_layers, "Http1Client", Client),
 )
-
-
-def install() -> None:
-    put_in_place(REPLACEMENTS)

@@ -12,7 +12,7 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http._http2 import Http2Client
 
-from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
+from mitmproxy_moesif.speedups.replacing import replacement
 
 BLANK = b" \t"
 
@@ -34,7 +34,3 @@ class Client(Http2Client):
 
 
 REPLACEMENTS = (replacement(http_layers, "Http2Client", Client),)
-
-
-def install() -> None:
-    put_in_place(REPLACEMENTS)

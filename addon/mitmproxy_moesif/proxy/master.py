@@ -31,6 +31,7 @@ from mitmproxy_moesif.proxy.configuration import Configuration, ConfigurationErr
 from mitmproxy_moesif.proxy.forwarded import Forwarded
 from mitmproxy_moesif.runtime import Listening
 from mitmproxy_moesif.speedups import switch, versions
+from mitmproxy_moesif.speedups.replacing import put_in_place
 
 if TYPE_CHECKING:
     from mitmproxy_moesif.lane.opening import Lane
@@ -125,11 +126,8 @@ class Proxy:
         room = Room(arguments.max_connections or affordable())
         self._lane = Lane(self.capture.engine, tls.Tls)
         listening.install(room, self._lane, shared=shared)
-        heads.install()
-        http1.install()
-        http2.install()
-        client_hello.install()
-        tls.install()
+        for module in (heads, http1, http2, client_hello, tls):
+            put_in_place(module.REPLACEMENTS)
         master = listening.LateMaster(given)
         master.addons.add(core.Core(), proxyserver.Proxyserver(), disable_h2c.DisableH2C())
         self._drain = Drain(arguments.drain_timeout)

@@ -100,8 +100,8 @@ def exit_code(
 async def serve(arguments: Arguments, told: ServeObserver) -> None:
     proxy = Proxy(arguments, told)
     told.start(proxy)
-    on_signal(signal.SIGTERM, proxy.stop)
-    on_signal(signal.SIGINT, proxy.stop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, proxy.stop)
     heeding = asyncio.ensure_future(heed_hangups(proxy, told))
     try:
         await proxy.run()
@@ -123,7 +123,3 @@ def reload(proxy: Proxy, told: ServeObserver) -> None:
         told.reloaded(proxy.reload())
     except ConfigurationError as error:
         told.refused(str(error))
-
-
-def on_signal(number: int, act: Callable[[], None]) -> None:
-    asyncio.get_running_loop().add_signal_handler(number, act)

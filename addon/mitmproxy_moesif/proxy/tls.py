@@ -22,7 +22,7 @@ from mitmproxy.proxy.layers.modes import ReverseProxy
 from OpenSSL import SSL
 
 from mitmproxy_moesif.proxy.configuration import UPSTREAM_FILES
-from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
+from mitmproxy_moesif.speedups.replacing import replacement
 
 AUTHORITY = frozenset({"certs", "confdir", "key_size", "cert_passphrase", "emudhra", "emudhra_old"})
 """Options at whose change mitmproxy makes or reads its authority."""
@@ -78,10 +78,6 @@ def client_context(**given: Any) -> SSL.Context:
 
 stock_client_context = net_tls.create_client_proxy_context
 REPLACEMENTS = (replacement(net_tls, "create_client_proxy_context", client_context),)
-
-
-def install() -> None:
-    put_in_place(REPLACEMENTS)
 
 
 class Refusal(layer.Layer):
