@@ -15,7 +15,7 @@ import orjson
 from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
 
-from mitmproxy_moesif.admin.handling import AdminHandler
+from mitmproxy_moesif.admin.handling import AdminHandler, ReadHandler
 from mitmproxy_moesif.admin.source import NotFound
 from mitmproxy_moesif.recent import terms
 
@@ -92,27 +92,21 @@ def _number(name: str, text: str) -> int:
     return int(text)
 
 
-class ExchangesHandler(RecentHandler):
+class ExchangesHandler(RecentHandler, ReadHandler):
     async def get(self) -> None:
         if (query := self.query("limit", "before", "changed_after")) is not None:
             await self.answer_query({"limit": DEFAULT_LIMIT, **query})
 
-    head = get
 
-
-class ExchangeHandler(RecentHandler):
+class ExchangeHandler(RecentHandler, ReadHandler):
     async def get(self, transaction_id: str) -> None:
         await self.answer_query({"id": transaction_id})
 
-    head = get
 
-
-class StatsHandler(RecentHandler):
+class StatsHandler(RecentHandler, ReadHandler):
     async def get(self) -> None:
         if (query := self.query()) is not None:
             await self.answer_query({"stats": True, **query})
-
-    head = get
 
 
 class StreamHandler(RecentHandler):

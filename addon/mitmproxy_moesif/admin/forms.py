@@ -15,6 +15,8 @@ from urllib.parse import parse_qsl
 import orjson
 from tornado.httputil import HTTPFile, HTTPInputError, parse_multipart_form_data
 
+from mitmproxy_moesif.event.masking.media_types import media_type
+
 MAX_FIELDS = 1000
 MAX_DEPTH = 16
 
@@ -41,7 +43,7 @@ def parse_body(body: bytes, content_type: str) -> dict[str, Any]:
     """The fields of a body; `{}` for none. Raises `BodyError`."""
     if not body:
         return {}
-    kind = _media_type(content_type)
+    kind = media_type(content_type)
     if kind == JSON:
         return _parse_json(body)
     if kind in (URLENCODED, MULTIPART):
@@ -58,10 +60,6 @@ def parse_kong_form(body: bytes, content_type: str) -> dict[str, Any]:
     for name, value in _pairs(body, content_type):
         _insert(tree, _steps(name), value, name)
     return {str(name): _plain(value) for name, value in tree.items()}
-
-
-def _media_type(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower()
 
 
 def _parse_json(body: bytes) -> dict[str, Any]:
@@ -91,7 +89,7 @@ def _children(content: object) -> Iterator[object]:
 
 def _pairs(body: bytes, content_type: str) -> list[tuple[str, str]]:
     try:
-        if _media_type(content_type) == MULTIPART:
+        if media_type(content_type) == MULTIPART:
             return _multipart(body, content_type)
         return parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
     except (ValueError, HTTPInputError):  # not UTF-8, too many fields, broken parts

@@ -20,13 +20,10 @@ from tornado.web import Application
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.admin.entities import NONE_HERE, plugin_schema, schema, shown
 from mitmproxy_moesif.admin.exchanges import ExchangeHandler, ExchangesHandler, StatsHandler, StreamHandler
-from mitmproxy_moesif.admin.handling import AdminHandler, Parts
+from mitmproxy_moesif.admin.handling import AdminHandler, Parts, ReadHandler
 from mitmproxy_moesif.admin.metrics import exposition
 from mitmproxy_moesif.admin.openapi import document
-from mitmproxy_moesif.admin.source import (
-    NotFound,
-    is_uuid,
-)
+from mitmproxy_moesif.admin.source import NotFound, is_uuid
 from mitmproxy_moesif.kong.entities import Route
 from mitmproxy_moesif.kong.errors import PLUGIN_NAME, reference
 from mitmproxy_moesif.web.handlers import JsonHandler
@@ -35,7 +32,7 @@ KONG_VERSION = "3.9.3"
 """The Kong as which the paths answer: decK decides by it what it asks for, and how it writes paths."""
 
 
-class _StatusHandler(AdminHandler):
+class _StatusHandler(ReadHandler):
     def get(self) -> None:
         content: dict[str, Any] = {**self.source.status()}
         query = {name: self.get_query_argument(name, None) for name in ("method", "host", "path")}
@@ -44,52 +41,36 @@ class _StatusHandler(AdminHandler):
             content["request"] = self.source.explain(method, query["host"], path)
         self.answer(200, content)
 
-    head = get
 
-
-class _MetricsHandler(AdminHandler):
+class _MetricsHandler(ReadHandler):
     def get(self) -> None:
         self.answer_text(*exposition(self.source.status(), self.request.headers.get("Accept", "")))
 
-    head = get
 
-
-class _HealthHandler(AdminHandler):
+class _HealthHandler(ReadHandler):
     def get(self) -> None:
-        well, reason = self.source.health()
-        if well:
-            self.answer(200, {"status": "ok"})
-        else:
-            self.answer(503, {"status": "unhealthy", "reason": reason})
-
-    head = get
+        self.answer_health(*self.source.health())
 
 
-class _PingHandler(AdminHandler):
+class _PingHandler(ReadHandler):
     def get(self) -> None:
-        self.answer_text("PONG", "text/plain; charset=utf-8")
-
-    head = get
+        self.answer_text("PONG")
 
 
-class _OpenApiHandler(AdminHandler):
+class _OpenApiHandler(ReadHandler):
     def get(self) -> None:
         JsonHandler.answer(self, 200, document())
 
-    head = get
 
-
-class _PluginsHandler(AdminHandler):
+class _PluginsHandler(ReadHandler):
     def get(self) -> None:
         self.answer_page(self.source.plugins())
-
-    head = get
 
     def post(self) -> None:
         self.answer(201, self.source.add_plugin(self.fields()))
 
 
-class _ScopedPluginsHandler(AdminHandler):
+class _ScopedPluginsHandler(ReadHandler):
     """Those for one service, route or consumer."""
 
     def get(self, kind: str, name: str) -> None:
@@ -97,20 +78,16 @@ class _ScopedPluginsHandler(AdminHandler):
         field = kind.removesuffix("s")
         self.answer_page([plugin for plugin in self.source.plugins() if plugin[field] == wanted])
 
-    head = get
-
     def post(self, kind: str, name: str) -> None:
         scope = {kind.removesuffix("s"): reference(self.source.find_entity(kind, name))}
         self.answer(201, self.source.add_plugin({**self.fields(), **scope}))
 
 
-class _PluginHandler(AdminHandler):
+class _PluginHandler(ReadHandler):
     """One instance, by its id or its name: the last part of the path."""
 
     def get(self, *path: str) -> None:
         self.answer(200, self._find(*path))
-
-    head = get
 
     def patch(self, *path: str) -> None:
         plugin_id = str(self._find(*path)["id"])
@@ -161,43 +138,35 @@ class _ScopedPluginHandler(_PluginHandler):
         super().delete(*path)
 
 
-class _EntitiesHandler(AdminHandler):
+class _EntitiesHandler(ReadHandler):
     """The services, routes or consumers."""
 
     def get(self, kind: str) -> None:
         self.answer_entities(self.source.list_entities(kind))
 
-    head = get
 
-
-class _RoutesOfServiceHandler(AdminHandler):
+class _RoutesOfServiceHandler(ReadHandler):
     def get(self, name: str) -> None:
         service_id = self.source.find_entity("services", name)
         routes = [route for route in self.source.list_entities("routes") if isinstance(route, Route)]
         self.answer_entities([route for route in routes if route.service and route.service.id == service_id])
 
-    head = get
 
-
-class _EntityHandler(AdminHandler):
+class _EntityHandler(ReadHandler):
     def get(self, kind: str, name: str) -> None:
         entity_id = self.source.find_entity(kind, name)
         (found,) = (entity for entity in self.source.list_entities(kind) if entity.id == entity_id)
         self.answer(200, shown(found, self.began))
 
-    head = get
 
-
-class _NoneHandler(AdminHandler):
+class _NoneHandler(ReadHandler):
     """A kind of Kong's entities that is not read here."""
 
     def get(self) -> None:
         self.answer_page([])
 
-    head = get
 
-
-class _RootHandler(AdminHandler):
+class _RootHandler(ReadHandler):
     """What decK and Kong Manager ask first: which Kong this answers as."""
 
     def get(self) -> None:
@@ -225,17 +194,13 @@ class _RootHandler(AdminHandler):
             },
         )
 
-    head = get
 
-
-class _EnabledHandler(AdminHandler):
+class _EnabledHandler(ReadHandler):
     def get(self) -> None:
         self.answer(200, {"enabled_plugins": [PLUGIN_NAME]})
 
-    head = get
 
-
-class _SchemaHandler(AdminHandler):
+class _SchemaHandler(ReadHandler):
     """Schemas name parameters that hold secrets, and show none."""
 
     def get(self, *path: str) -> None:
@@ -245,8 +210,6 @@ class _SchemaHandler(AdminHandler):
             self.refuse(404, f"No {'plugin' if of_plugin else 'entity'} named '{name}'")
         else:
             JsonHandler.answer(self, 200, found)
-
-    head = get
 
 
 class _NotFoundHandler(AdminHandler):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
@@ -71,10 +71,6 @@ class AdminHandler(GatedHandler):
     def answer_entities(self, entities: Sequence[Entity]) -> None:
         self.answer_page(entities, Form(partial(shown, began=self.began), attrgetter("tags")))
 
-    def answer_text(self, text: str | bytes, content_type: str) -> None:
-        self.set_header("Content-Type", content_type)
-        self.finish(text)
-
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """An exception as Kong would tell of it; what it says holds none of the secrets that the request gave."""
         error = (kwargs.get("exc_info") or (None, None, None))[1]
@@ -98,6 +94,13 @@ class AdminHandler(GatedHandler):
     def _allowed(self) -> set[str]:
         ours = (cls for cls in type(self).__mro__ if issubclass(cls, AdminHandler))
         return {name.upper() for cls in ours for name in vars(cls) if name.upper() in self.SUPPORTED_METHODS}
+
+
+class ReadHandler(AdminHandler):
+    """HEAD is answered as GET is."""
+
+    def head(self, *path: str) -> Awaitable[None] | None:
+        return self.get(*path)
 
 
 def _told(error: BaseException | None) -> tuple[int, dict[str, Any]] | None:

@@ -38,16 +38,11 @@ class _Handler(GatedHandler):
         if path == "status":
             self.answer(200, status_of(condition, self._began))
         elif path == "metrics":
-            text, content_type = exposition(status_of(condition, self._began), self.request.headers.get("Accept", ""))
-            self._text(text, content_type)
+            accept = self.request.headers.get("Accept", "")
+            self.answer_text(*exposition(status_of(condition, self._began), accept))
         elif path == "ping":
-            self._text("PONG", "text/plain; charset=utf-8")
+            self.answer_text("PONG")
         else:
-            well, reason = health_of(condition)
-            self.answer(200 if well else 503, {"status": "ok"} if well else {"status": "unhealthy", "reason": reason})
+            self.answer_health(*health_of(condition))
 
     head = get
-
-    def _text(self, text: str | bytes, content_type: str) -> None:
-        self.set_header("Content-Type", content_type)
-        self.finish(text)

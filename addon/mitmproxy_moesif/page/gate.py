@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
 
+from mitmproxy_moesif.web.access import is_same_host
 from mitmproxy_moesif.web.loopback import names_loopback
 
 type Scope = MutableMapping[str, Any]
@@ -40,12 +40,7 @@ class LoopbackOnly:
 
 def may_pass(headers: dict[bytes, str]) -> bool:
     host, origin = headers.get(b"host", ""), headers.get(b"origin")
-    if not names_loopback(host):
-        return False
-    try:
-        return origin is None or urlsplit(origin).netloc.lower() == host.lower()
-    except ValueError:
-        return False
+    return names_loopback(host) and (origin is None or is_same_host(origin, host))
 
 
 def _with_headers(send: Send) -> Send:

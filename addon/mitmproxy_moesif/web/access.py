@@ -80,7 +80,7 @@ class Gate:
         if not authorized and path.rstrip("/") not in OPEN:
             return Refusal(401, "Unauthorized")
         origin = headers.get("Origin")
-        if method not in ("GET", "HEAD") and origin is not None and not _same_host(origin, host):
+        if method not in ("GET", "HEAD") and origin is not None and not is_same_host(origin, host):
             return Refusal(403, "changes from another site's page are refused")
         return None
 
@@ -109,7 +109,7 @@ def _is_ip(name: str) -> bool:
     return True
 
 
-def _same_host(origin: str, host: str) -> bool:
+def is_same_host(origin: str, host: str) -> bool:
     try:
         return urlsplit(origin).netloc.lower() == host.lower()
     except ValueError:

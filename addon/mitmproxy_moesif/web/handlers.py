@@ -38,6 +38,13 @@ class JsonHandler(RequestHandler):
         self.set_header("Content-Type", self.media_type)
         self.finish(orjson.dumps(content) + b"\n")
 
+    def answer_text(self, text: str | bytes, content_type: str = "text/plain; charset=utf-8") -> None:
+        self.set_header("Content-Type", content_type)
+        self.finish(text)
+
+    def answer_health(self, well: bool, reason: str) -> None:
+        self.answer(200 if well else 503, {"status": "ok"} if well else {"status": "unhealthy", "reason": reason})
+
     def refuse(self, status: int, reason: str) -> None:
         self.answer(status, {self.error_key: reason})
 
