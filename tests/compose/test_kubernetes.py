@@ -9,8 +9,8 @@ import pytest
 
 from mitmproxy_moesif.config.options import given_environment
 from mitmproxy_moesif.config.settings import Settings, parse_settings
-from mitmproxy_moesif.proxy.arguments import Address, parse
-from mitmproxy_moesif.web.access import Address as AdminAddress
+from mitmproxy_moesif.proxy.arguments import parse
+from mitmproxy_moesif.web.access import Address
 from tests.compose.tools import (
     COMPOSE,
     SCRIPT_SECONDS,
@@ -219,7 +219,7 @@ def test_health_is_probed(pod: Manifest) -> None:
 @PODS
 def test_the_probes_ask_on_loopback(pod: Manifest) -> None:
     """On any other address the listener demands a token, which the script does not have."""
-    address = AdminAddress.parse(settings_of(pod).admin_listen or "")
+    address = Address.parse(settings_of(pod).admin_listen or "")
     assert address.is_loopback
     assert address.port != parse(container_of(pod)["args"]).listen.port
 
@@ -238,7 +238,7 @@ def test_in_kongs_pod_the_admin_api_asks_for_a_token() -> None:
 
 def test_in_kongs_pod_no_port_is_taken_twice() -> None:
     arguments, settings = parse(container_of(sidecar_pod())["args"]), settings_of(sidecar_pod())
-    ours = {arguments.listen.port, AdminAddress.parse(settings.admin_listen or "").port}
+    ours = {arguments.listen.port, Address.parse(settings.admin_listen or "").port}
     assert len(ours) == 2
     assert ours.isdisjoint(KONG_POD_PORTS)
 

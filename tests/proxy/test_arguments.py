@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mitmproxy_moesif.proxy.arguments import Address, parse
+from mitmproxy_moesif.proxy.arguments import parse
+from mitmproxy_moesif.web.access import Address
 
 UPSTREAM = ("--upstream", "http://kong:8000")
 

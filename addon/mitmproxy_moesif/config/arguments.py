@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from typing import NoReturn
 
 from mitmproxy_moesif.config.text import quoted
@@ -17,6 +18,17 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         shown = re.sub(r"=\S+", "=...", message)  # of an argument that is not known, the value may be a secret
         self.exit(2, f"{self.prog}: {shown}; see {self.prog} --help\n")
+
+
+def up_to(most: int) -> Callable[[str], int]:
+    """A type of argparse's: from 1."""
+
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"must be from 1 to {most}, {quoted(text)} was given")
+        return int(text)
+
+    return number
 
 
 def seconds(text: str) -> float:

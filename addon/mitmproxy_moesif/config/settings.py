@@ -14,7 +14,6 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
@@ -33,6 +32,7 @@ from mitmproxy_moesif.config.fields import (
     plain_types,
     secrets_of,
 )
+from mitmproxy_moesif.config.text import http_url
 
 __all__ = ["AKTO_PREFIX", "SECRETS", "START_ONLY", "Settings", "SettingsError", "option_name", "parse_settings"]
 
@@ -286,16 +286,7 @@ class Settings(BaseModel):
     def _is_http_url(cls, url: str | None) -> str | None:
         if url is None:
             return None
-        wrong = ValueError("must be an http or https URL without credentials, query and fragment")
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            raise wrong from None
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-            raise wrong
-        if "@" in parts.netloc or parts.query or parts.fragment:
-            raise wrong
+        http_url(url)
         return url.rstrip("/")
 
     @field_validator("sink_file")
@@ -387,13 +378,9 @@ class Settings(BaseModel):
 
     def _either(self, name: str) -> int:
         """The deprecated `timeout` serves where it alone was given."""
-        given = self.model_fields_set
-        value: int = self.__dict__["timeout" if "timeout" in given and not name_given(given) else name]
+        alone = self.model_fields_set & {"timeout", "connect_timeout", "send_timeout"} == {"timeout"}
+        value: int = self.__dict__["timeout" if alone else name]
         return max(1, value)
-
-
-def name_given(given: set[str]) -> bool:
-    return bool(given & {"connect_timeout", "send_timeout"})
 
 
 def option_name(parameter: str) -> str:

@@ -1,9 +1,25 @@
-"""Words for messages."""
+"""Words for messages, and texts that are checked in several places."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from urllib.parse import SplitResult, urlsplit
+
+
+def http_url(text: str) -> SplitResult:
+    """Taken apart. Raises `ValueError`."""
+    wrong = ValueError("must be an http or https URL without credentials, query and fragment")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise wrong from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise wrong
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise wrong
+    return parts
 
 
 def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -35,12 +51,12 @@ def normal(name: str) -> str:
     return name.lower().replace("-", "_").removeprefix("config.")
 
 
-def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """A suggestion to append to an error message, with `prefix` before the name; empty where nothing is close.
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A suggestion to append to an error message; empty where nothing is close.
 
     A known name that differs in how it is written, or in the `moesif_` before it, comes first.
     """
     names = list(known)
     written = {normal(each).removeprefix("moesif_"): each for each in names}
     found = written.get(normal(name).removeprefix("moesif_")) or closest(name, names)
-    return f"; did you mean {prefix}{found}?" if found else ""
+    return f"; did you mean {found}?" if found else ""

@@ -69,8 +69,7 @@ def authority_problem(name: str, path: str) -> Finding | None:
 
 def ports(subject: Subject) -> Iterator[Finding]:
     """Both are taken where this proxy runs already: its admin listener says so."""
-    listen, settings = subject.arguments.listen, subject.settings
-    wanted = {"--listen": Address(listen.host, listen.port)}
+    settings, wanted = subject.settings, {"--listen": subject.arguments.listen}
     if settings.admin_listen is not None:
         try:
             address = Address.parse(settings.admin_listen)

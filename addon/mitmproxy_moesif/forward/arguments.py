@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mitmproxy_moesif.config.arguments import OneLineParser
+from mitmproxy_moesif.config.arguments import OneLineParser, up_to
 from mitmproxy_moesif.config.options import given_environment, given_settings
 from mitmproxy_moesif.config.settings import Settings, SettingsError, parse_settings
 
-MAX_WORKERS = 64
+MOST = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,6 @@ def check(settings: Settings) -> None:
         raise SettingsError("application_id is missing: give --set moesif_application_id=..., or a moesif_sink_file")
 
 
-def _workers(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_WORKERS:
-        raise argparse.ArgumentTypeError(f"must be from 1 to {MAX_WORKERS}")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="moesif-proxy forward",
@@ -60,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--group", default="moesif-forward", metavar="NAME", help="the consumer group; default: %(default)s")
-    add("--workers", type=_workers, default=1, metavar="N", help="processes, each a member of the group; default: 1")
+    add("--workers", type=up_to(MOST), default=1, metavar="N", help="processes, each a member of the group; default: 1")
     add("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help="an option; repeatable")
     add("--reports", type=int, help=argparse.SUPPRESS)
     return parser

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from mitmproxy_moesif import __version__
-from mitmproxy_moesif.config.arguments import OneLineParser, seconds
-from mitmproxy_moesif.config.text import quoted
+from mitmproxy_moesif.config.arguments import OneLineParser, seconds, up_to
+from mitmproxy_moesif.config.text import http_url, quoted
+from mitmproxy_moesif.web.access import Address
 
 DESCRIPTION = "A reverse proxy in front of or behind Kong, or any HTTP API, that captures every exchange."
 EPILOG = (
@@ -26,17 +26,6 @@ EPILOG = (
 )
 MAX_WORKERS = 256
 MAX_CONNECTIONS = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """`host` empty: all interfaces; `port` 0: a free one."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host or '*'}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +82,7 @@ def option_parser(program: str, description: str, epilog: str) -> argparse.Argum
     add = parser.add_argument
     add("--upstream", type=_upstream, metavar="URL", help="http://host:port or https://host:port to pass requests to")
     add("--listen", type=_address, default="0.0.0.0:8080", metavar="HOST:PORT", help="default: %(default)s")
-    add("--workers", type=_workers, default=1, metavar="N", help="processes that share the port; default: 1")
+    add("--workers", type=up_to(MAX_WORKERS), default=1, metavar="N", help="processes that share the port; default: 1")
     add("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help="an option; repeatable")
     add("-s", "--script", dest="scripts", action="append", default=[], metavar="FILE", help="a mitmproxy addon")
     add("--config", type=_file, metavar="FILE", help="YAML file of options; the command line overrides it")
@@ -113,7 +102,7 @@ def option_parser(program: str, description: str, epilog: str) -> argparse.Argum
     )
     add(
         "--max-connections",
-        type=_connections,
+        type=up_to(MAX_CONNECTIONS),
         metavar="N",
         help="of clients, for each worker; others wait; default: as many as the limit of open files allows",
     )
@@ -138,17 +127,13 @@ def option_parser(program: str, description: str, epilog: str) -> argparse.Argum
 
 
 def _upstream(text: str) -> str:
-    wrong = argparse.ArgumentTypeError(f"must be http://host[:port] or https://host[:port], {quoted(text)} was given")
     try:
-        parts = urlsplit(text)
-        port = parts.port
+        parts = http_url(text)
+        if parts.path in ("", "/"):
+            return f"{parts.scheme}://{parts.netloc}"
     except ValueError:
-        raise wrong from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise wrong
-    if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
-        raise wrong
-    return f"{parts.scheme}://{parts.netloc}"
+        pass
+    raise argparse.ArgumentTypeError(f"must be http://host[:port] or https://host[:port], {quoted(text)} was given")
 
 
 def _address(text: str) -> Address:
@@ -160,18 +145,6 @@ def _address(text: str) -> Address:
     elif ":" in host:
         raise argparse.ArgumentTypeError(f"an IPv6 address goes in brackets: [{host}]:{port}")
     return Address("" if host == "*" else host, int(port))
-
-
-def _workers(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_WORKERS:
-        raise argparse.ArgumentTypeError(f"must be from 1 to {MAX_WORKERS}, {quoted(text)} was given")
-    return int(text)
-
-
-def _connections(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_CONNECTIONS:
-        raise argparse.ArgumentTypeError(f"must be from 1 to {MAX_CONNECTIONS}, {text!r} was given")
-    return int(text)
 
 
 def _file(text: str) -> Path:

@@ -16,11 +16,12 @@ from mitmproxy_moesif import interrupts
 from mitmproxy_moesif.lifecycle import report
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.proxy import hangups
-from mitmproxy_moesif.proxy.arguments import Address, Arguments
+from mitmproxy_moesif.proxy.arguments import Arguments
 from mitmproxy_moesif.proxy.configuration import ConfigurationError
 from mitmproxy_moesif.proxy.loops import loop_factory
 from mitmproxy_moesif.proxy.master import Observer, Proxy
 from mitmproxy_moesif.runtime import listen
+from mitmproxy_moesif.web.access import Address
 
 
 class ServeObserver(Observer, Protocol):

@@ -28,7 +28,7 @@ _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:\[\]/]+)):([0-9]{1,5})"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen: a name or an IP address without brackets, and a port; 0 is any free one."""
+    """Where to listen: a name or an IP address without brackets, empty for all; and a port, 0 for any free one."""
 
     host: str
     port: int
@@ -46,7 +46,7 @@ class Address:
         return is_loopback(self.host)
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host or '*'}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

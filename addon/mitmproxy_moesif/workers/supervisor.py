@@ -21,8 +21,9 @@ from mitmproxy_moesif.capture.traffic import together
 from mitmproxy_moesif.delivery.ledger import NOTHING, Reading
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.proxy import hangups
-from mitmproxy_moesif.proxy.arguments import Address, Arguments
+from mitmproxy_moesif.proxy.arguments import Arguments
 from mitmproxy_moesif.proxy.sockets import close_all, open_sockets
+from mitmproxy_moesif.web.access import Address
 from mitmproxy_moesif.workers.control import Worker
 from mitmproxy_moesif.workers.counts import Dead, adoptions_of, left_behind, total
 from mitmproxy_moesif.workers.listener import admin_server
