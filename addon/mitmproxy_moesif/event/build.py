@@ -24,13 +24,9 @@ from mitmproxy_moesif.event.trace import parse_traceparent
 
 def build_event(exchange: Exchange, facts: Attributes, policy: EventPolicy, weight: int = 1) -> dict[str, Any]:
     """The event of one exchange. Its bodies may be `orjson.Fragment`s, so it is for `encode` alone."""
-    metadata = dict(exchange.metadata)
+    metadata, known = dict(exchange.metadata), exchange.kong
     if facts.position is not kong_headers.Position.DIRECT:
-        known = exchange.kong | kong_headers.kong_metadata(
-            facts.position, facts.request_headers, facts.response_headers
-        )
-    else:
-        known = exchange.kong
+        known = known | kong_headers.kong_metadata(facts.position, facts.request_headers, facts.response_headers)
     if known:
         metadata["kong"] = known
     event: dict[str, Any] = {
@@ -98,12 +94,10 @@ def _iso_second(second: int) -> str:
 
 
 def _uri(exchange: Exchange, facts: Attributes, policy: EventPolicy) -> str:
-    target = text(exchange.target)
+    parts = exchange.scheme, exchange.authority, text(exchange.target)
     if facts.position is kong_headers.Position.BEHIND and facts.trusted:
-        uri = kong_headers.public_uri(facts.request_headers, exchange.scheme, exchange.authority, target)
-    else:
-        uri = kong_headers.absolute_uri(exchange.scheme, exchange.authority, target)
-    return mask_query(uri, policy.query_masks)
+        parts = kong_headers.public_parts(facts.request_headers, *parts)
+    return mask_query(kong_headers.absolute_uri(*parts), policy.query_masks)
 
 
 def masked_headers(headers: Mapping[str, str], side: SidePolicy, query_masks: frozenset[str]) -> Mapping[str, str]:

@@ -68,19 +68,14 @@ def kong_metadata(where: Position, request: Headers, response: Headers) -> dict[
     return known
 
 
-def public_uri(headers: Headers, scheme: str, authority: str, target: str) -> str:
-    """Behind Kong: the URI that the client called, from the `X-Forwarded-*` headers that Kong set."""
-    return absolute_uri(*public_parts(headers, scheme, authority, target))
-
-
 def public_parts(headers: Headers, scheme: str, authority: str, target: str) -> tuple[str, str, str]:
-    """Scheme, authority and target as the client called them."""
+    """Behind Kong: scheme, authority and target as the client called them, from the `X-Forwarded-*` that Kong set."""
     proto = _first(headers, "x-forwarded-proto").lower()
     host = _first(headers, "x-forwarded-host")
     port = _first(headers, "x-forwarded-port")
     if not _HOST.fullmatch(host):
         host = ""
-    elif port.isascii() and port.isdigit() and not _has_port(host):
+    elif port.isascii() and port.isdigit() and ":" not in host.rpartition("]")[2]:
         host = f"{host}:{port[:5]}"
     path, query_mark, query = target.partition("?")
     if (forwarded := headers.get("x-forwarded-path", "").partition("?")[0].strip()).startswith("/"):
@@ -98,7 +93,3 @@ def absolute_uri(scheme: str, authority: str, target: str) -> str:
 
 def _first(headers: Headers, name: str) -> str:
     return headers.get(name, "").partition(",")[0].strip()
-
-
-def _has_port(host: str) -> bool:
-    return host.rpartition("]")[2].find(":") >= 0

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, cast
 from urllib.parse import quote
 
 import httpx
 
 from mitmproxy_moesif.recent.api import Detail, Listing, Stats
+from mitmproxy_moesif.recent.masked import exact
 
 SECONDS = 10.0
 AT_ONCE = 8
@@ -70,7 +71,9 @@ class Admin:
             answer = await self._client.get(path, params=query)
         except httpx.HTTPError as error:
             raise AdminError(f"the proxy does not answer at {self.url} ({_how(error)})") from None
-        content = _read(answer.text)
+        content = None
+        with suppress(ValueError):
+            content = exact(answer.text)  # bodies may hold numbers of any length
         if answer.status_code == 200 and isinstance(content, dict) and member in content:
             return content
         message = content.get("message") if isinstance(content, dict) else None
@@ -89,11 +92,3 @@ def _how(error: httpx.HTTPError) -> str:
             return f"not within {SECONDS:g} s"
         case _:
             return "what comes is no HTTP, or ends too early"
-
-
-def _read(text: str) -> Any:
-    """Bodies may hold numbers of any length."""
-    try:
-        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else digits)
-    except (ValueError, RecursionError):
-        return None

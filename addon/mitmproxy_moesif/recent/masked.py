@@ -115,7 +115,11 @@ def loads(text: bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        pass
+        return exact(text)
+
+
+def exact(text: str | bytes) -> Any:
+    """The same, and no number is rounded."""
     try:
         return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else digits)
     except RecursionError:

@@ -203,18 +203,7 @@ def unbuilt(instance: Instance, exchange: Exchange, state: State, cause: str) ->
 
 def told(note: Note, state: State) -> Known:
     """Of an exchange that never came here."""
-    return Known(
-        note.id,
-        note.started,
-        note.ended,
-        note.method,
-        note.authority,
-        note.path,
-        note.status,
-        time.time(),
-        state,
-        note.cause,
-    )
+    return Known(*note[:7], time.time(), state, note.cause)
 
 
 def _size(payload: Payload) -> int | None:
