@@ -16,9 +16,10 @@ import pytest
 import requests
 
 from mitmproxy_moesif.config.settings import SettingsError, parse_settings
+from mitmproxy_moesif.kong.declarative import unchecked
 from mitmproxy_moesif.kong.entities import KongConfig
 from mitmproxy_moesif.kong.scopes import Scopes
-from mitmproxy_moesif.kong.source import KongSource, read_kong_config
+from mitmproxy_moesif.kong.source import KongSource, LastListings, read_kong_config
 from tests.support import ADDON_SCRIPT, wire
 from tests.support.akto import ScriptedAkto
 from tests.support.client import exchange
@@ -138,7 +139,7 @@ def test_a_file_that_changes_before_it_is_watched_is_read(tmp_path: Path) -> Non
     read = read_kong_config(settings)
     path.write_text(KONG.format(more="- {name: cors, config: {}}"))
     seen: queue.Queue[KongConfig] = queue.Queue()
-    source = KongSource(settings, seen.put, read)
+    source = KongSource(settings, seen.put, read, unchecked, LastListings(None, None))
     source.start()
     try:
         assert [plugin.name for plugin in seen.get(timeout=30).plugins].count("cors") == 1

@@ -15,7 +15,7 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.test import taddons
 
 from mitmproxy_moesif.config.instance import Instance
-from mitmproxy_moesif.config.options import read_given, register
+from mitmproxy_moesif.config.options import PARAMETERS, read_given
 from mitmproxy_moesif.config.reference import markdown
 from mitmproxy_moesif.config.settings import SECRETS, Settings, SettingsError, option_name, parse_settings
 from mitmproxy_moesif.delivery.receivers.ndjson import FileReceiver
@@ -274,7 +274,7 @@ def test_lists_repeated_or_with_commas(given: Any, expected: tuple[str, ...]) ->
 def test_a_list_option_with_nothing_in_it_is_an_empty_list(setting: str, expected: tuple[str, ...]) -> None:
     """As from `--set moesif_request_body_masks="$MASKS"` with no such variable."""
     with taddons.context() as context:
-        register(Loader(context.master))
+        PARAMETERS.register(Loader(context.master))
         context.options.set(f"moesif_request_body_masks={setting}")
         assert parse_settings(read_given(context.options, {})).request_body_masks == expected
     assert parse_settings({"request_body_masks": setting}).request_body_masks == expected

@@ -113,9 +113,9 @@ class Lifecycle:
     # --- start and live changes ----------------------------------------------------------------------------------
 
     def load(self, loader: Loader) -> None:
-        options.prefer_command_line(ctx.options, sys.argv)
-        self._problems = list(options.take_unparsable(ctx.options))
-        options.register(loader)
+        options.PARAMETERS.prefer_command_line(ctx.options, sys.argv)
+        self._problems = list(options.PARAMETERS.take_unparsable(ctx.options))
+        options.PARAMETERS.register(loader)
         proxy_defaults.set_defaults(ctx.options)
         proxy_defaults.quote_no_heads()
         self.runtime = ctx.master.__dict__.pop(HANDOVER, None)
@@ -167,7 +167,7 @@ class Lifecycle:
         prepared = self.prepared
         if self.state is not State.LOADING or prepared is None:
             return
-        problems = [*options.unknown_options(ctx.options), *obstacles(prepared)]
+        problems = [*options.PARAMETERS.unknown_options(ctx.options), *obstacles(prepared)]
         if problems:
             self._refuse(*problems)
             return

@@ -29,7 +29,7 @@ from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.event.pipeline import identify
 from mitmproxy_moesif.governance.refresh import Refresher, Refusal, RulesFile
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
-from mitmproxy_moesif.recent.notes import NO_EXCHANGES, Keep
+from mitmproxy_moesif.recent.notes import Keep
 
 if TYPE_CHECKING:
     from mitmproxy_moesif.admin.server import AdminServer
@@ -186,8 +186,8 @@ class Runtime:
         max_bytes: int,
         *,
         threads: bool,
-        keep: Keep = NO_EXCHANGES,
-        announces: bool = True,
+        keep: Keep,
+        announces: bool,
     ) -> None:
         self._folder = folder
         self._limited = RateLimitedLog()

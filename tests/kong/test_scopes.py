@@ -199,7 +199,7 @@ def test_every_input_of_the_explanation_counts() -> None:
     assert scopes.explain("GET", "h", "/none")["route"] is None
     on_admin = scopes.explain("GET", "admin.example.com", "/")
     assert (on_admin["instance"]["instance_name"], on_admin["turned_away"]) == ("for-admin", 426)
-    assert scopes.explain("GET", "admin.example.com", "/", {}, scheme="https")["turned_away"] is None
+    assert scopes.explain("GET", "admin.example.com", "/", scheme="https")["turned_away"] is None
 
 
 def test_an_explanation_is_json_and_shows_no_configuration() -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from mitmproxy_moesif.admin.parameters import (
-    FIXED,
     IMMUTABLE,
     PROTOCOLS,
     REQUIRED,
@@ -44,13 +43,11 @@ class LocalPluginSource:
         read: Callable[[], Settings],
         apply: Callable[[dict[str, Any]], None],
         *,
-        fixed: Collection[str] = FIXED,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._read = read
         self._apply = apply
         self._changes: dict[str, Any] = {}
-        self._fixed = frozenset(fixed)
         self._clock = clock
         self._created_at = self._updated_at = int(clock())
 
@@ -137,7 +134,7 @@ class LocalPluginSource:
     def _checked(self, changes: Mapping[str, Any], *, same_too: bool = False) -> dict[str, Any]:
         """The parameters that are to become something else, as plain values. Raises `SchemaViolation`."""
         given, faults = given_values(self._read()), dict(self._entity_faults(changes))
-        return wanted_parameters(given, changes, faults, self._fixed, same_too=same_too)
+        return wanted_parameters(given, changes, faults, same_too=same_too)
 
     def _entity_faults(self, changes: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         """A whole entity may be sent back as it was shown; all but `enabled` and `config` must be unchanged then."""

@@ -76,7 +76,6 @@ def wanted_parameters(
     given: Mapping[str, Any],
     changes: Mapping[str, Any],
     faults: Mapping[str, Any],
-    fixed: Collection[str] = FIXED,
     *,
     same_too: bool = False,
 ) -> dict[str, Any]:
@@ -91,7 +90,7 @@ def wanted_parameters(
     if not isinstance(config, Mapping):
         raise SchemaViolation(faults)
     current = _parsed(given, {})[0]
-    config_faults = {name: fault for name in config if (fault := _fault(current, name, config[name], fixed))}
+    config_faults = {name: fault for name in config if (fault := _fault(current, name, config[name]))}
     wanted = {name: config[name] for name in config if name not in config_faults}
     if TOP_LEVEL in changes and TOP_LEVEL not in faults:
         wanted[TOP_LEVEL] = changes[TOP_LEVEL]
@@ -100,7 +99,7 @@ def wanted_parameters(
     found = {**faults, **_merged(more, config_faults)}
     if found or updated is None:
         raise SchemaViolation(found)
-    values = {name: _value(updated, name) for name in wanted if name not in fixed}
+    values = {name: _value(updated, name) for name in wanted if name not in FIXED}
     same = current if not same_too else None
     return {name: _plain(value) for name, value in values.items() if same is None or value != _value(same, name)}
 
@@ -137,10 +136,10 @@ def _misfits(entity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, f"expected {what}"
 
 
-def _fault(current: Settings | None, name: str, value: object, fixed: Collection[str]) -> str | None:
+def _fault(current: Settings | None, name: str, value: object) -> str | None:
     if name not in Settings.model_fields or not in_config(name):
         return UNKNOWN
-    if name in fixed and (current is None or value != _shown(_value(current, name))):
+    if name in FIXED and (current is None or value != _shown(_value(current, name))):
         at_start = name in START_ONLY
         return "can only be set at the start" if at_start else "can only be set with the options"
     return None

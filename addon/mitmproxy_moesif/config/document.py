@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -42,13 +43,13 @@ class DocumentError(ValueError):
         self.line = line
 
 
+@dataclass(frozen=True, slots=True)
 class Document:
     """The root value of a file, and the line of everything in it."""
 
-    def __init__(self, root: Any, line_of: Callable[[Path], int | None] = lambda _: None) -> None:
-        self.root = root
-        self.line_of = line_of
-        """The line of the value at a path, or of the nearest one around it that exists; None where none has one."""
+    root: Any
+    line_of: Callable[[Path], int | None] = lambda _: None
+    """The line of the value at a path, or of the nearest one around it that exists; None where none has one."""
 
 
 def parse_document(content: bytes, *, json_only: bool = False, as_kong: bool = False) -> Document:

@@ -185,8 +185,3 @@ def _expected(typespec: Any) -> str:
 
 
 PARAMETERS = OptionTable(Settings, option_name, FAMILIES)
-
-register = PARAMETERS.register
-prefer_command_line = PARAMETERS.prefer_command_line
-take_unparsable = PARAMETERS.take_unparsable
-unknown_options = PARAMETERS.unknown_options

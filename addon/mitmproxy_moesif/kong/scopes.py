@@ -7,7 +7,7 @@ used, alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Any
 
@@ -166,10 +166,8 @@ class Scopes:
         method: str,
         host: str | None,
         path: str,
-        headers: Mapping[str, Sequence[str]] | None = None,
         *,
         scheme: str = "http",
-        sni: str | None = None,
         consumer: Consumer | None = None,
         name: str = MOESIF,
     ) -> dict[str, Any]:
@@ -177,7 +175,7 @@ class Scopes:
 
         No `config` is shown: it may hold secrets.
         """
-        match = self.router.match(method, path, host, headers or {}, scheme, sni)
+        match = self.router.match(method, path, host, {}, scheme)
         route = match.route if match else None
         service = match.service if match else None
         instance, why = self.instances.select(name, route, service, consumer)

@@ -203,19 +203,17 @@ class KongSource:
         settings: Settings,
         changed: Changed,
         current: KongConfig | None,
-        check: Check = unchecked,
-        last: LastListings | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        check: Check,
+        last: LastListings,
     ) -> None:
         self._settings = settings
         self._check = check
         self._changed = changed
         self._current = current
         self._last = last
-        self._clock = clock
         # Read once more in any case, since it may have changed between being read and being watched.
         self._file = FileWatch(settings.kong_config, None)
-        self._due = clock()
+        self._due = time.monotonic()
         self._pauses = Backoff(WATCH_SECONDS, REFRESH)
         self._trouble: str | None = None
         self._thread = Periodic("moesif-kong", WATCH_SECONDS, self._look)
@@ -229,7 +227,7 @@ class KongSource:
         self._thread.stop()
 
     def _look(self) -> None:
-        if not (self._file.changed() if self._settings.kong_config is not None else self._clock() >= self._due):
+        if not (self._file.changed() if self._settings.kong_config is not None else time.monotonic() >= self._due):
             return
         try:
             config = read_kong_config(self._settings, self._check)
@@ -240,15 +238,15 @@ class KongSource:
                 log.info("moesif: Kong's configuration changed and is in force")
             self._trouble = None
             self._pauses.reset()
-            self._due = self._clock() + REFRESH
+            self._due = time.monotonic() + REFRESH
         except SettingsError as error:
             if self._trouble != str(error):
                 log.error("moesif: %s; the configuration that was there stays in force", error)
             self._trouble = str(error)
-            self._due = self._clock() + self._pauses.failed()
+            self._due = time.monotonic() + self._pauses.failed()
 
     def _in_force(self) -> None:
         settings = self._settings
         content = configured_files.in_force(settings.kong_config or settings.kong_admin_url or "")
-        if content is not None and settings.kong_config is None and self._last is not None:
+        if content is not None and settings.kong_config is None:
             self._last.write(content)
