@@ -41,16 +41,6 @@ def test_a_deadline_does_not_outlive_its_call() -> None:
         assert session.post(f"{collector.url}/v1/events/batch", b"[]", timeout=30).status_code == 201
 
 
-def test_it_knows_whether_it_has_a_connection() -> None:
-    with ScriptedCollector() as collector, DeadlineSession() as session:
-        before: bool = session.connected
-        session.post(f"{collector.url}/v1/events/batch", b"[]", timeout=30)
-        assert session.connected
-        session.close()
-        left: bool = session.connected
-    assert (before, left) == (False, False)
-
-
 def reason_of(url: str, timeout: float = 5) -> str:
     with DeadlineSession() as session, pytest.raises(requests.RequestException) as failed:
         session.get(url, timeout=timeout)

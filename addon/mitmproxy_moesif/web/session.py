@@ -22,7 +22,6 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from mitmproxy_moesif.web.loopback import is_loopback
 
@@ -35,15 +34,11 @@ class DeadlineSession(requests.Session):
 
     def __init__(self) -> None:
         super().__init__()
-        self._sockets = _Sockets()
-        self._watchdog = _Watchdog(self._sockets.shut_down)
-        adapter = _Adapter(self._sockets)
+        self._socket = _Socket()
+        self._watchdog = _Watchdog(self._socket.shut_down)
+        adapter = _Adapter(self._socket)
         self.mount("http://", adapter)
         self.mount("https://", adapter)
-
-    @property
-    def connected(self) -> bool:
-        return self._sockets.any()
 
     @contextmanager
     def deadline(self, seconds: float) -> Iterator[None]:
@@ -64,7 +59,7 @@ class DeadlineSession(requests.Session):
 
     def close(self) -> None:
         super().close()
-        self._sockets.forget()
+        self._socket.follow(None)
 
 
 class _Watchdog:
@@ -110,65 +105,45 @@ class _Watchdog:
             self._running = False
 
 
-class _Sockets:
-    """Duplicates of the sockets under a session's connections: TLS hides the original while it shakes hands."""
+class _Socket:
+    """A duplicate of that under a session's connection: TLS hides the original while it shakes hands."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._duplicates: list[socket.socket] = []
+        self._duplicate: socket.socket | None = None
 
-    def add(self, sock: socket.socket) -> None:
+    def follow(self, sock: socket.socket | None) -> None:
+        """There is another connection in place of the one before, or none."""
         with self._lock:
-            self._forget()  # one connection at a time
-            self._duplicates.append(socket.socket(fileno=os.dup(sock.fileno())))
-
-    def any(self) -> bool:
-        return bool(self._duplicates)
+            if self._duplicate is not None:
+                self._duplicate.close()
+            self._duplicate = socket.socket(fileno=os.dup(sock.fileno())) if sock is not None else None
 
     def shut_down(self) -> None:
-        with self._lock:
-            for duplicate in self._duplicates:
-                with suppress(OSError):
-                    duplicate.shutdown(socket.SHUT_RDWR)
-
-    def forget(self) -> None:
-        with self._lock:
-            self._forget()
-
-    def _forget(self) -> None:
-        for duplicate in self._duplicates:
-            duplicate.close()
-        self._duplicates = []
+        with self._lock, suppress(OSError):
+            if self._duplicate is not None:
+                self._duplicate.shutdown(socket.SHUT_RDWR)
 
 
 class _Adapter(HTTPAdapter):
-    def __init__(self, sockets: _Sockets) -> None:
-        self._moesif_sockets = sockets
+    def __init__(self, followed: _Socket) -> None:
+        self._moesif_followed = followed
         super().__init__(pool_connections=1, pool_maxsize=1)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        sockets = self._moesif_sockets
+        followed = self._moesif_followed
 
-        class Plain(HTTPConnection):
-            def _new_conn(self) -> socket.socket:
-                sock = super()._new_conn()
-                sockets.add(sock)
-                return sock
+        def following(pool: Any) -> Any:
+            class Connection(pool.ConnectionCls):  # type: ignore[misc]
+                def _new_conn(self) -> Any:
+                    sock = super()._new_conn()
+                    followed.follow(sock)
+                    return sock
 
-        class Secure(HTTPSConnection):
-            def _new_conn(self) -> socket.socket:
-                sock = super()._new_conn()
-                sockets.add(sock)
-                return sock
+            return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
 
-        class PlainPool(HTTPConnectionPool):
-            ConnectionCls = Plain
-
-        class SecurePool(HTTPSConnectionPool):
-            ConnectionCls = Secure
-
-        self._moesif_pools = {"http": PlainPool, "https": SecurePool}
+        self._moesif_pools = {"http": following(HTTPConnectionPool), "https": following(HTTPSConnectionPool)}
         self.poolmanager.pool_classes_by_scheme = self._moesif_pools
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
