@@ -23,9 +23,9 @@ from mitmproxy_moesif.capture.upgrades import KEPT, Messages
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.jwt_gate.addon import JwtGate
-from mitmproxy_moesif.lifecycle import OFF, Lifecycle, Observe, State, report
+from mitmproxy_moesif.lifecycle import OFF, Lifecycle, State
 from mitmproxy_moesif.log import describe, log
-from mitmproxy_moesif.runtime import Listen, Prepared, Runtime, listen
+from mitmproxy_moesif.runtime import Prepared, Runtime
 
 SEEN = "moesif"
 """In a flow's metadata as soon as a hook of ours was called with it."""
@@ -47,20 +47,12 @@ def guarded[Data](hook: Hook[Data]) -> Hook[Data]:
 
 
 class MoesifAddon:
-    """The addon of one proxy; see `Lifecycle` for what it is made with."""
+    """The addon of one proxy."""
 
     name = "moesif"
 
-    def __init__(
-        self,
-        report: Callable[[Reading], None] = report,
-        listen: Listen = listen,
-        *,
-        drained: bool = False,
-        announces: bool = True,
-        observe: Observe | None = None,
-    ) -> None:
-        self._life = Lifecycle(report, listen, drained=drained, announces=announces, observe=observe)
+    def __init__(self, life: Lifecycle | None = None) -> None:
+        self._life = Lifecycle() if life is None else life
         self._show_bodies = False
         self.addons: tuple[object, ...] = ()
         """Nested ones."""

@@ -39,7 +39,7 @@ from mitmproxy_moesif.delivery.receivers.ndjson import unwritable
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.recent.notes import Keep
-from mitmproxy_moesif.runtime import Listen, Prepared, Runtime, spool_folder
+from mitmproxy_moesif.runtime import Listen, Prepared, Runtime, listen, spool_folder
 from mitmproxy_moesif.speedups import switch
 
 IN_FLIGHT_SHARE = 0.4
@@ -87,11 +87,11 @@ class Lifecycle:
 
     def __init__(
         self,
-        report: Callable[[Reading], None],
-        listen: Listen,
+        report: Callable[[Reading], None] = report,
+        listen: Listen = listen,
         *,
-        drained: bool,
-        announces: bool,
+        drained: bool = False,
+        announces: bool = True,
         observe: Observe | None = None,
     ) -> None:
         self.state = State.LOADING

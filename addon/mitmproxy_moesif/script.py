@@ -6,6 +6,7 @@ from mitmproxy_moesif.addon import MoesifAddon
 from mitmproxy_moesif.admin.service import Operations
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.jwt_gate.addon import JwtGate
+from mitmproxy_moesif.lifecycle import Lifecycle
 from mitmproxy_moesif.runtime import Listening, listen
 from mitmproxy_moesif.speedups import versions
 
@@ -19,6 +20,6 @@ def script_addons() -> list[object]:
         operations.engines = lending.engines
         return listen(settings, operations)
 
-    capture = MoesifAddon(listen=listen_and_count)
+    capture = MoesifAddon(Lifecycle(listen=listen_and_count))
     lending = Lending(capture.engine)
     return [capture, JwtGate(), lending]

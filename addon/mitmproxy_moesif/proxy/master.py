@@ -23,6 +23,7 @@ from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.jwt_gate.addon import JwtGate
 from mitmproxy_moesif.jwt_gate.options import PARAMETERS as GATE_PARAMETERS
+from mitmproxy_moesif.lifecycle import Lifecycle
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.proxy.accepting import Room, affordable
 from mitmproxy_moesif.proxy.access_log import FORMS, AccessLog
@@ -98,13 +99,9 @@ class Proxy:
         self.master: Master
         self.configuration = Configuration(given, arguments)
         self._access_log = access_log(arguments.access_log)
-        self.capture = MoesifAddon(
-            told.report,
-            self._listen,
-            drained=self.untested is None,
-            announces=told.announces,
-            observe=self._access_log,
-        )
+        drained, announces = self.untested is None, told.announces
+        life = Lifecycle(told.report, self._listen, drained=drained, announces=announces, observe=self._access_log)
+        self.capture = MoesifAddon(life)
         self._gate = JwtGate()
         self._drain: Drain | None = None
         self._lane: Lane | None = None
