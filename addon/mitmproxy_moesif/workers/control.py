@@ -128,13 +128,10 @@ class Worker:
             self._asked.pop(number, None)
 
     def order(self, what: str, **more: Any) -> bool:
-        return self._write({"order": what, **more})
-
-    def _write(self, order: dict[str, Any]) -> bool:
         if self.process is None or self.process.stdin is None or self.process.returncode is not None:
             return False
         with suppress(OSError, RuntimeError):
-            self.process.stdin.write(json.dumps(order).encode() + b"\n")
+            self.process.stdin.write(json.dumps({"order": what, **more}).encode() + b"\n")
             return True
         return False
 

@@ -16,7 +16,6 @@ from mitmproxy_moesif.workers.messages import Answer, Request
 type AskAll = Callable[[Request], Awaitable[list[Answer]]]
 """The answers of all workers that give one."""
 
-JSON = (("Content-Type", "application/json; charset=utf-8"),)
 LIST, STATS = "/exchanges", "/stats"
 NUMBERS = {LIST: ("limit", "before", "changed_after"), STATS: ()}
 
@@ -33,9 +32,9 @@ async def answer(request: Request, ask_all: AskAll) -> Answer:
     try:
         given = read_query(parse_qs(query, keep_blank_values=True), *NUMBERS[path])
     except InvalidQueryError as error:
-        return _json(400, {"message": str(error)})
+        return Answer.of(400, {"message": str(error)})
     content = await (newest(given, ask_all) if path == LIST else _stats(given, ask_all))
-    return _json(200, content) if content is not None else _json(503, {"message": NOTHING_KEPT})
+    return Answer.of(200, content) if content is not None else Answer.of(503, {"message": NOTHING_KEPT})
 
 
 async def newest(query: Mapping[str, Any], ask_all: AskAll) -> Listing | None:
@@ -78,8 +77,4 @@ async def _stats(query: Mapping[str, Any], ask_all: AskAll) -> Mapping[str, Any]
 async def _find(request: Request, ask_all: AskAll) -> Answer:
     """Of the worker that has it."""
     answers = await ask_all(request)
-    return min(answers, key=lambda one: one.status, default=_json(503, {"message": NOTHING_KEPT}))
-
-
-def _json(status: int, content: Any) -> Answer:
-    return Answer(status, JSON, orjson.dumps(content) + b"\n")
+    return min(answers, key=lambda one: one.status, default=Answer.of(503, {"message": NOTHING_KEPT}))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+
+import orjson
+
+from mitmproxy_moesif.web.handlers import JsonHandler
 
 SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 
@@ -24,13 +28,7 @@ class Request:
         return self.method not in SAFE
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "method": self.method,
-            "path": self.path,
-            "content_type": self.content_type,
-            "accept": self.accept,
-            "body": b64encode(self.body).decode(),
-        }
+        return {**asdict(self), "body": b64encode(self.body).decode()}
 
     @classmethod
     def from_json(cls, said: dict[str, Any]) -> Request:
@@ -45,12 +43,13 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
 
+    @classmethod
+    def of(cls, status: int, content: object) -> Answer:
+        """In JSON."""
+        return cls(status, (("Content-Type", JsonHandler.media_type),), orjson.dumps(content) + b"\n")
+
     def to_json(self) -> dict[str, Any]:
-        return {
-            "status": self.status,
-            "headers": [list(header) for header in self.headers],
-            "body": b64encode(self.body).decode(),
-        }
+        return {**asdict(self), "body": b64encode(self.body).decode()}
 
     @classmethod
     def from_json(cls, said: dict[str, Any]) -> Answer:

@@ -26,7 +26,6 @@ from mitmproxy_moesif.workers import exchanges
 from mitmproxy_moesif.workers.control import Worker
 from mitmproxy_moesif.workers.messages import Answer, Request
 
-JSON_TYPE = "application/json; charset=utf-8"
 NOBODY = "no worker is ready"
 NO_ANSWER = "a worker ended, or did not answer in time: nothing was changed"
 
@@ -61,7 +60,7 @@ class Relay:
                 case "/health":
                     return await self._health()
                 case "/status":
-                    return as_json(200, await self._status(request))
+                    return Answer.of(200, await self._status(request))
                 case "/metrics":
                     status = await self._status(Request("GET", "/status"))
                     text, kind = exposition(cast(Status, status), request.accept)
@@ -123,7 +122,7 @@ class Relay:
         for worker in self._current():
             if (answer := await worker.ask(request)) is not None:
                 return answer
-        return as_json(503, {"message": NOBODY})
+        return Answer.of(503, {"message": NOBODY})
 
     async def _all(self, request: Request) -> list[Answer]:
         answers = await asyncio.gather(*(worker.ask(request) for worker in self._ready()))
@@ -133,7 +132,7 @@ class Relay:
         """Well while a worker serves, and events flow in all that do."""
         answers = await self._all(Request("GET", "/health"))
         if not answers:
-            return as_json(503, {"status": "unhealthy", "reason": NOBODY})
+            return Answer.of(503, {"status": "unhealthy", "reason": NOBODY})
         return max(answers, key=lambda answer: answer.status)
 
     async def _status(self, request: Request) -> dict[str, Any]:
@@ -154,10 +153,10 @@ class Relay:
     async def _change(self, change: Request) -> Answer:
         async with self._changing:
             if not (current := self._current()):
-                return as_json(503, {"message": NOBODY})
+                return Answer.of(503, {"message": NOBODY})
             trial = current[0]
             said = await trial.demand("answer", request=change.to_json())
-            answer = Answer.from_json(said["answer"]) if said is not None else as_json(503, {"message": NO_ANSWER})
+            answer = Answer.from_json(said["answer"]) if said is not None else Answer.of(503, {"message": NO_ANSWER})
             if said is not None and said["document"] == self._document:
                 return answer
             if said is not None and answer.status < 400:
@@ -174,15 +173,11 @@ class Relay:
             await asyncio.to_thread(self._file.write, document)
         except NotKept as error:
             trial.version = 0
-            return as_json(500, {"message": str(error)})
+            return Answer.of(500, {"message": str(error)})
         self._document = document
         self._version += 1
         trial.version = self._version
         return None
-
-
-def as_json(status: int, content: Mapping[str, Any]) -> Answer:
-    return Answer(status, (("Content-Type", JSON_TYPE),), orjson.dumps(content) + b"\n")
 
 
 def together(told: Sequence[Mapping[str, Any]], reading: Reading) -> dict[str, Any]:
