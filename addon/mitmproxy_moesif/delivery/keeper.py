@@ -65,7 +65,7 @@ class Keeper:
         """What an operator has to look at, in one line. From any thread."""
         if self._fell_back:
             return "no delivery process stays alive here: events are built in a thread of the proxy"
-        if self._unanswered > 1:
+        if self._unanswered > 1 and not self._heard:
             return "the delivery process does not answer"
         return "the delivery process ends as soon as it is started" if self._deaths > 1 else None
 
