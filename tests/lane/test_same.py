@@ -146,6 +146,9 @@ class Side:
                 got = self._be_left(client, conversation)
             else:
                 got = read_all(client, conversation.methods)
+        if conversation.ends and self._took[conversation.path]:
+            # What comes next must not meet a connection that is about to close: only some requests may be sent again.
+            assert self._reached[conversation.path, "end"].wait(10)
         return got, self._took[conversation.path]
 
     def client(self) -> Client:
@@ -182,14 +185,17 @@ class Side:
         answer = conversation.answer
         if request.method == "HEAD":
             answer = (*interim_and_head(b"".join(answer)),)
-        connection.send(*answer)
-        if conversation.leaves:
-            connection.hang()
-        elif conversation.ends == "reset":
-            connection.wait(self._reached[conversation.path, "answered"])
-            connection.reset()
-        elif conversation.ends:
-            connection.close()
+        try:
+            connection.send(*answer)
+            if conversation.leaves:
+                connection.hang()
+            elif conversation.ends == "reset":
+                connection.wait(self._reached[conversation.path, "answered"])
+                connection.reset()
+            elif conversation.ends:
+                connection.close()
+        finally:
+            self._reached[conversation.path, "end"].set()
 
     def hooks(self) -> dict[str, list[Any]]:
         """What they were told, by path and in order."""
