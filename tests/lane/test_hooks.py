@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.addon import addon_options, exit_counts
 from tests.support.client import Client, RawResponse
+from tests.support.collector import ScriptedCollector
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.proxy import Option
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, plain
@@ -140,3 +143,47 @@ def test_interim_answers_go_by_the_version_that_the_client_sent(proxy: MoesifPro
     with Client(proxy.port, timeout=10) as client:
         client.send(request_of("GET", "/requestheaders/newer", version="1.0"))
         assert client.stream.read() == final
+
+
+CANCELLED = """
+import asyncio
+import sys
+
+async def %s(given):
+    raise asyncio.CancelledError
+"""
+
+ENDS = """
+import sys
+
+def response(flow): sys.stdout.write("response\\n")
+def error(flow): sys.stdout.write(f"error {flow.error}\\n")
+"""
+
+
+@pytest.mark.parametrize("hook", ["client_connected", "requestheaders", "request", "responseheaders", "response"])
+def test_nothing_goes_on_where_a_hook_is_cancelled(
+    hook: str, upstream: ScriptedUpstream, tmp_path: Path, collector: ScriptedCollector
+) -> None:
+    """It may have been about to refuse the request."""
+    scripts = {"ends": ENDS, "cancelled": CANCELLED % hook}
+    named: list[str] = []
+    for name, code in scripts.items():
+        (tmp_path / f"{name}.py").write_text(code)
+        named += ["-s", str(tmp_path / f"{name}.py")]
+    given = addon_options(collector, engine="fast", stream=False)
+    with MoesifProxy(upstream.url, given, *named) as proxy:
+        with Client(proxy.port, timeout=10) as client:
+            client.send(request_of("POST", f"/cancelled-{hook}", "Content-Length: 2") + b"ab")
+            try:
+                assert client.stream.read() == b""
+            except ConnectionResetError:
+                assert hook == "client_connected"
+        proxy.stop()
+        told = [line for line in proxy.output.splitlines() if line.startswith(("response", "error"))]
+        assert "Traceback" not in proxy.output
+        assert exit_counts(proxy.output)["delivered"] == (hook != "client_connected")
+    ends = {"client_connected": [], "response": ["response"]}
+    assert told == ends.get(hook, ["error A hook was cancelled."])
+    asked = [request for request in upstream.requests() if request.path == f"/cancelled-{hook}"]
+    assert bool(asked) is hook.startswith("response")

@@ -117,7 +117,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         else:
             self._is_reading = True  # nothing is looked at until the hook has ended
             asyncio.get_running_loop().call_soon(lambda: self.pause(wanted=True))  # uvloop begins to read behind this
-            self.lane.keep(asyncio.ensure_future(rest), self._connected)
+            self.lane.keep(asyncio.ensure_future(rest), self._connected, self.abort)
 
     def _connected(self) -> None:
         self._is_reading = False
@@ -157,7 +157,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         self.client.timestamp_end = time.time()
         rest = self.lane.run(server_hooks.ClientDisconnectedHook, self.client)
         if rest is not None:
-            self.lane.keep(asyncio.ensure_future(rest), lambda: None)
+            self.lane.keep(asyncio.ensure_future(rest))
 
     def _end_of_stream(self) -> None:
         exchange, body = self.exchange, self._body

@@ -46,6 +46,8 @@ BAD_GATEWAY = 502
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
 CLIENT_LEFT = "Client disconnected."
+LAST_HOOKS = frozenset({HttpErrorHook, HttpResponseHook})
+HOOK_CANCELLED = "A hook was cancelled."
 
 type Then = Callable[[], None]
 type Stream = Callable[[bytes], Iterable[bytes] | bytes] | bool
@@ -124,15 +126,15 @@ class Exchange:
         if rest is None and not self.flow.intercepted:
             then()
         else:
-            self.wait(resumed(rest, self.flow), then)
+            self.wait(resumed(rest, self.flow), then, self._end if hook in LAST_HOOKS else self._cancelled)
 
     def flush(self) -> None:
         if self.upstream is not None and self.upstream.out:
             self.upstream.flush()
 
-    def wait(self, awaited: Awaitable[None], then: Then) -> None:
+    def wait(self, awaited: Awaitable[None], then: Then, cancelled: Then) -> None:
         self.is_waiting = True
-        self.client.lane.keep(asyncio.ensure_future(awaited), lambda: self._go_on(then))
+        self.client.lane.keep(asyncio.ensure_future(awaited), lambda: self._go_on(then), lambda: self._go_on(cancelled))
 
     def _go_on(self, then: Then) -> None:
         self.is_waiting = False
@@ -454,6 +456,11 @@ class Exchange:
             return
         self._drop_upstream()
         self._tell_error(why, self._answer_failure)
+
+    def _cancelled(self) -> None:
+        """A hook has not ended: what it would have said, a refusal maybe, is not known, so nothing goes on."""
+        self._drop_upstream()
+        self._tell_error(HOOK_CANCELLED, self._end)
 
     def _tell_error(self, why: str, then: Then) -> None:
         self.flow.error = flows.Error(why)

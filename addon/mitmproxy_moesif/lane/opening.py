@@ -130,12 +130,17 @@ class Lane:
             return dispatch.run(manager, hook, [data])
         return manager.handle_lifecycle(hook(data))
 
-    def keep(self, task: asyncio.Future[Any], then: Callable[[], None]) -> None:
-        """Until it has ended; then go on."""
+    def keep(
+        self,
+        task: asyncio.Future[Any],
+        then: Callable[[], None] = lambda: None,
+        cancelled: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Until it has ended; then go on. An addon may have cancelled it, or the end of the proxy."""
         self._tasks.add(task)
 
         def ended(done: asyncio.Future[Any]) -> None:
             self._tasks.discard(done)
-            then()
+            (cancelled if done.cancelled() else then)()
 
         task.add_done_callback(ended)

@@ -347,7 +347,7 @@ class Pool:
         data = server_hooks.ServerConnectionHookData(client=end.client, server=end.server)
         rest = self._lane.run(server_hooks.ServerDisconnectedHook, data)
         if rest is not None:
-            self._lane.keep(asyncio.ensure_future(rest), lambda: None)
+            self._lane.keep(asyncio.ensure_future(rest))
 
     def close(self) -> None:
         if self._sweep is not None:
