@@ -369,6 +369,20 @@ def test_a_broken_certificate_leaves_the_old_one(
     assert served_certificate(proxy.port) == before
 
 
+@pytest.mark.parametrize("reloads", [False, True])
+def test_a_certificate_is_served_as_it_was_read(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, certificate: Path, *, reloads: bool
+) -> None:
+    """Nobody has asked for it when its file goes."""
+    proxy = moesif_proxy(upstream.url, addon_options(collector), "--tls-cert", str(certificate))
+    if reloads:
+        proxy.send_signal(signal.SIGHUP)
+        proxy.wait_for_output("read again")
+    certificate.unlink()
+    with Client(proxy.port, tls=trusting()) as client:
+        assert client.exchange("GET", "/") is not None
+
+
 def test_tls_is_not_spoken_without_a_certificate(
     moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:

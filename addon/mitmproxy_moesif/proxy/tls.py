@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class Tls(TlsConfig):
             net_tls.create_proxy_server_context.cache_clear()  # which holds what their files held
         if "certs" in updated:
             self.certstore = read_certificates(ctx.options.certs)
-            client_context.cache_clear()  # which holds the chains behind them
+            client_context.cache_clear()  # which holds those that it served
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
         layers = nextlayer.context.layers
@@ -69,9 +70,13 @@ class Tls(TlsConfig):
 
 
 @lru_cache(256)
-def client_context(**given: Any) -> SSL.Context:
-    """As mitmproxy's, which keeps as many: what connections with clients are made with."""
-    context: SSL.Context = stock_client_context.__wrapped__(**given)
+def client_context(*, chain_file: tuple[certs.Cert, ...], **given: Any) -> SSL.Context:
+    """As mitmproxy's, which keeps as many, but of `GivenCertificates`: what connections with clients are made with."""
+    context: SSL.Context = stock_client_context.__wrapped__(chain_file=None, **given)
+    store = context.get_cert_store()
+    assert store is not None
+    for each in chain_file:
+        store.add_cert(each.to_pyopenssl())  # OpenSSL sends those that lead from the certificate to its authority
     context.set_session_id(SESSIONS)
     return context
 
@@ -101,6 +106,11 @@ class GivenCertificates(certs.CertStore):
         self.certs = {}
         self.expire_queue = []
         self.dhparams = None  # type: ignore[assignment]  # OpenSSL's own
+
+    def add_cert(self, entry: certs.CertStoreEntry, *names: str) -> None:
+        """Its chain goes in the place of its file's name: the file may hold another by the time that it is served."""
+        chain: Any = tuple(entry.chain_certs)
+        super().add_cert(replace(entry, chain_file=chain), *names)
 
     @property
     def default_privatekey(self) -> Any:  # type: ignore[override]  # asked for where a file holds none
