@@ -78,6 +78,20 @@ def test_shares_of_the_time_never_exceed_the_whole(ms: float | None, kong: int |
     assert all(share.ms >= 0 for share in shares)
 
 
+@pytest.mark.parametrize(
+    ("kong", "upstream", "names"),
+    [
+        (None, None, ["in all"]),
+        (2, 5, ["upstream", "Kong", "network and the rest"]),
+        (None, 5, ["upstream", "network and the rest"]),
+    ],
+)
+def test_time_is_shared_out_only_where_kong_tells_of_it(
+    kong: int | None, upstream: int | None, names: list[str]
+) -> None:
+    assert [share.name for share in view.timing(a_detail(ms=10.0, kong_ms=kong, upstream_ms=upstream))] == names
+
+
 def test_removed_places_are_told_by_side_and_part() -> None:
     removed = [
         {"where": "request.body.card.number", "by": "a"},

@@ -109,13 +109,17 @@ def _end(detail: Detail) -> Iterator[str]:
 
 
 def timing(row: Row) -> list[Share]:
-    """The upstream's share, Kong's, and the rest; nothing where it is not known how long it took."""
+    """The upstream's share, Kong's, and the rest; the whole where Kong tells of neither.
+
+    Nothing where it is not known how long it took.
+    """
     total = row["ms"]
     if not total:
         return []
     upstream = min(row["upstream_ms"] or 0, total)
     kong = min(row["kong_ms"] or 0, total - upstream)
-    parts = (("upstream", upstream), ("Kong", kong), ("network and the rest", total - upstream - kong))
+    rest = "in all" if row["upstream_ms"] is None and row["kong_ms"] is None else "network and the rest"
+    parts = (("upstream", upstream), ("Kong", kong), (rest, total - upstream - kong))
     return [Share(name, round(ms, 1), round(100 * ms / total, 1)) for name, ms in parts if ms > 0]
 
 
