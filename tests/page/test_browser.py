@@ -295,6 +295,18 @@ def test_only_this_machine_and_this_page_may_ask(headers: dict[str, str], status
             assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
 
 
+def test_a_filter_of_a_link_that_is_none_is_told(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tab: Page
+) -> None:
+    """An empty list would be taken for no traffic."""
+    _, admin = start(mitmdump, upstream, collector)
+    with traffic_page(admin) as url:
+        tab.goto(f"{url}/?filter=stats:5xx")
+        expect(tab.locator(".q-field__messages", has_text="there is no term `stats:`")).to_be_visible()
+        tab.get_by_label("filter").fill("status:5xx")
+        expect(tab.get_by_text("there is no term")).to_have_count(0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -138,6 +138,7 @@ class TrafficPage:
             .props('dense outlined debounce=250 clearable aria-label="filter" input-class="filter"')
             .classes("grow filter-box")
         )
+        self._filter.validate()  # by itself only what is typed is, not what the URL has
         self._follow = ui.switch("follow", value=True, on_change=self._followed).props("color=light-green-4 dense")
         self._bar_button("export as HAR, masked", self._export_har, "HAR", icon="download")
         self._bar_button("export events as NDJSON, masked", self._export_ndjson, "NDJSON", icon="download")
