@@ -14,7 +14,7 @@ import pytest
 from tests.support.addon import addon_options, exit_counts
 from tests.support.client import Client, exchange
 from tests.support.collector import ScriptedCollector
-from tests.support.moesif_proxy import MoesifProxy, wait_until_gone
+from tests.support.moesif_proxy import MoesifProxy, failed, wait_until_gone
 from tests.support.traffic import ON_DISK_WITHIN, Load
 from tests.support.upstream import ScriptedUpstream
 from tests.test_delivery import spooled_ids
@@ -142,6 +142,45 @@ def test_a_worker_that_dies_again_and_again_is_started_ever_later(
     answer = exchange(proxy.port)
     assert answer is not None
     assert answer.status == 200
+
+
+def killed_at(start: int, folder: Path) -> Path:
+    """An addon of one's own by which the process that is the nth to load it kills itself, as for lack of memory."""
+    script = folder / "killed.py"
+    script.write_text(f"""
+import os, pathlib, signal
+begun = pathlib.Path({str(folder / "begun")!r})
+with begun.open("a") as file:
+    file.write(".")
+if len(begun.read_text()) == {start}:
+    os.kill(os.getpid(), signal.SIGKILL)
+""")
+    return script
+
+
+def test_a_worker_that_dies_while_it_starts_is_started_again_beside_one_that_serves(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    proxy = moesif_proxy(upstream.url, addon_options(collector), "-s", str(killed_at(2, tmp_path)), workers=2)
+    proxy.wait_for_output("worker 2 was ended by SIGKILL; again in 0.2 s")
+    proxy.wait_for_output("with 2 workers, passing to")
+    assert len(proxy.workers()) == 2
+    exchange(proxy.port)
+    collector.wait_for(1)
+    assert proxy.stop() == 0
+    assert "captured 1, delivered 1" in proxy.output
+
+
+def test_a_first_worker_that_is_killed_before_it_serves_ends_the_start_with_one_line(
+    collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    given = [f"{name}={value}" for name, value in addon_options(collector).items()]
+    sets = [part for one in given for part in ("--set", one)]
+    arguments = ["--upstream", upstream.url, "--listen", "127.0.0.1:0", "--workers", "2", *sets]
+    ended = failed(*arguments, "-s", str(killed_at(1, tmp_path)), folder=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr.endswith(" ERROR moesif-proxy: worker 1 was ended by SIGKILL before it took connections\n")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_workers_end_with_their_supervisor(

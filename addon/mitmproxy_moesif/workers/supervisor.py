@@ -53,6 +53,7 @@ class Supervisor:
         self._dead = Dead()
         self._passed: Mapping[str, Any] = {}
         self._files: dict[str, str] = {}
+        self._serves = False  # a worker has taken connections: what all of them are told is right
         self._started = False
         self._stops = 0
         self.stopping = asyncio.Event()
@@ -86,6 +87,7 @@ class Supervisor:
             keeping += [asyncio.ensure_future(self._keep(worker, given)) for worker in workers]
             for worker in workers:
                 await either(worker.ready, self.stopping)
+                self._serves = self._serves or worker.ready.is_set()
             if len(keeping) == 1 and not self.stopping.is_set():
                 log.info("moesif-proxy: the first of %d workers takes connections; others start", len(self._workers))
             if not self.stopping.is_set() and not self._open_admin():
@@ -131,7 +133,10 @@ class Supervisor:
                 code = 1
             if self.stopping.is_set():
                 return code
-            if not self._started:
+            self._serves = self._serves or worker.served
+            if not self._serves:
+                if code < 0:  # any other has said itself what is wrong
+                    log.error("moesif-proxy: worker %d %s before it took connections", worker.number, how_ended(code))
                 self.stop()
                 return code or 1
             self._dead.add(worker.reading)
