@@ -149,28 +149,14 @@ type Listen = Callable[[Settings, Operations], Listening]
 """Restores what is kept of earlier changes; it is not started. Raises `OSError` and `ValueError` with one line."""
 
 
-class OwnListener:
-    """Of this process alone."""
-
-    def __init__(self, server: AdminServer) -> None:
-        self._server = server
-
-    def start(self) -> None:
-        self._server.start()
-        log.info("moesif: status, metrics and Admin API at %s", self._server.url)
-
-    def stop(self) -> None:
-        self._server.stop()
-
-
-def listen(settings: Settings, operations: Operations) -> OwnListener:
+def listen(settings: Settings, operations: Operations) -> AdminServer:
     """A listener and a state file of this process's own."""
     from mitmproxy_moesif.admin.server import AdminServer
     from mitmproxy_moesif.admin.state import StateFile
 
     assert settings.admin_listen is not None
     operations.restore(StateFile(settings.admin_state))
-    return OwnListener(AdminServer(settings.admin_listen, settings.admin_token.get_secret_value() or None, operations))
+    return AdminServer(settings.admin_listen, settings.admin_token.get_secret_value() or None, operations)
 
 
 class Runtime:

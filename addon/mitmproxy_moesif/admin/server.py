@@ -19,6 +19,7 @@ from tornado.web import Application
 from mitmproxy_moesif.admin.handlers import admin_app
 from mitmproxy_moesif.admin.handling import Parts
 from mitmproxy_moesif.admin.source import AdminSource
+from mitmproxy_moesif.log import log
 from mitmproxy_moesif.web.access import Address, Gate
 from mitmproxy_moesif.web.loopback import is_bound_to_loopback
 from mitmproxy_moesif.web.server import ServerThread, bind, url_of
@@ -46,15 +47,26 @@ class AdminServer(ServerThread):
 
     `start` raises `OSError` with one line where it cannot listen, `ValueError` for a name that is not loopback. `stop`
     closes the port and all connections; an answer under way has its `timeout`. Where the source waits for the calling
-    thread, that wait ends with `timeout` too.
+    thread, that wait ends with `timeout` too. `what` is what the log says is there.
     """
 
-    def __init__(self, listen: str, token: str | None, source: AdminSource | MakeApp) -> None:
+    def __init__(
+        self,
+        listen: str,
+        token: str | None,
+        source: AdminSource | MakeApp,
+        what: str = "status, metrics and Admin API",
+    ) -> None:
         super().__init__("moesif-admin", self._listening())
+        self._what = what
         self._address = Address.parse(listen)
         self._gate = Gate(self._address, token)
         self._app = source.make(self._gate) if isinstance(source, MakeApp) else admin_app(Parts(source, self._gate))
         self._port = self._address.port
+
+    def start(self) -> None:
+        super().start()
+        log.info("moesif: %s at %s", self._what, self.url)
 
     @property
     def url(self) -> str:

@@ -25,7 +25,9 @@ def server(settings: Settings, began: float, condition: Callable[[], Condition])
         paths = r"/(status|metrics|health|ping)/?"
         return Application([(paths, _Handler, arguments)], log_function=lambda _handler: None, gate=gate)
 
-    return AdminServer(settings.admin_listen, settings.admin_token.get_secret_value() or None, MakeApp(app))
+    return AdminServer(
+        settings.admin_listen, settings.admin_token.get_secret_value() or None, MakeApp(app), "status and metrics"
+    )
 
 
 class _Handler(GatedHandler):

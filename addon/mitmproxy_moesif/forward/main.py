@@ -45,7 +45,6 @@ def main(arguments: Sequence[str]) -> int:
         _heed_signals(runner.stop)
         if admin is not None:
             admin.start()
-            log.info("moesif: status and metrics at %s", admin.url)
     except (OSError, ValueError) as error:
         log.error("moesif: %s", error)
         return 1

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mitmproxy import command, contentviews, exceptions, flow, http, types
 
-from mitmproxy_moesif.config.instance import Instance
-from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.interactive.marks import Marks
 from mitmproxy_moesif.interactive.preview import NoEventError, captured, record_of, shown
 from mitmproxy_moesif.interactive.view import EventView
@@ -64,7 +63,7 @@ class Interactive:
         runtime = self._life.runtime
         if runtime is None:
             raise exceptions.CommandError("not running")
-        taken = self._captured(flows)
+        taken = self._made(flows, captured)
         for instance, exchange in taken:
             runtime.delivery.put(instance, exchange)
         return f"{len(taken)} of {len(flows)} flows are on their way"
@@ -72,13 +71,7 @@ class Interactive:
     @command.command("moesif.export")  # type: ignore[untyped-decorator]
     def export(self, flows: Sequence[flow.Flow], path: types.Path) -> str:
         """Write the events of these flows to a file, one a line, masked as they are sent."""
-        events = []
-        for each in flows:
-            if isinstance(each, http.HTTPFlow):
-                try:
-                    events.append(record_of(self._life, each).known.event or b"")
-                except NoEventError:
-                    continue
+        events = [record.known.event or b"" for record in self._made(flows, record_of)]
         try:
             Path(path).expanduser().write_bytes(b"".join(event + b"\n" for event in events))
         except OSError as error:
@@ -94,12 +87,11 @@ class Interactive:
         runtime.delivery.hurry()
         return f"moesif: {runtime.delivery.reading().line()}"
 
-    def _captured(self, flows: Sequence[flow.Flow]) -> list[tuple[Instance, Exchange]]:
-        taken = []
+    def _made[Made](self, flows: Sequence[flow.Flow], make: Callable[[Lifecycle, http.HTTPFlow], Made]) -> list[Made]:
+        """Of the flows that have an event."""
+        made = []
         for each in flows:
             if isinstance(each, http.HTTPFlow):
-                try:
-                    taken.append(captured(self._life, each))
-                except NoEventError:
-                    continue
-        return taken
+                with suppress(NoEventError):
+                    made.append(make(self._life, each))
+        return made

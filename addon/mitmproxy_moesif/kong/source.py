@@ -195,7 +195,7 @@ def _relative(link: str) -> str:
     return path.lstrip("/")
 
 
-class KongSource:
+class KongSource(Periodic):
     """Watches what `settings` name, from `start` until `stop`. `current` None: it is not known yet."""
 
     def __init__(
@@ -206,6 +206,7 @@ class KongSource:
         check: Check,
         last: LastListings,
     ) -> None:
+        super().__init__("moesif-kong", WATCH_SECONDS, self._look)
         self._settings = settings
         self._check = check
         self._changed = changed
@@ -216,15 +217,11 @@ class KongSource:
         self._due = time.monotonic()
         self._pauses = Backoff(WATCH_SECONDS, REFRESH)
         self._trouble: str | None = None
-        self._thread = Periodic("moesif-kong", WATCH_SECONDS, self._look)
 
     def start(self) -> None:
         if self._current is not None:
             self._in_force()
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._thread.stop()
+        super().start()
 
     def _look(self) -> None:
         if not (self._file.changed() if self._settings.kong_config is not None else time.monotonic() >= self._due):

@@ -39,7 +39,7 @@ def admin_server(listen: str, token: str | None, answer: Answering) -> AdminServ
         ]
         return Application(handlers, gate=gate, log_function=lambda _handler: None)
 
-    return AdminServer(listen, token, MakeApp(app))
+    return AdminServer(listen, token, MakeApp(app), "status, metrics and Admin API of all workers")
 
 
 class RelayHandler(GatedHandler):

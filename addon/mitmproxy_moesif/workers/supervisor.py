@@ -116,7 +116,6 @@ class Supervisor:
                 log.error("moesif: %s", error)
                 return False
             self._admin = server
-            log.info("moesif: status, metrics and Admin API of all workers at %s", server.url)
         return True
 
     async def _keep(self, worker: Worker, given: Sequence[str]) -> int:
