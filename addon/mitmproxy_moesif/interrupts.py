@@ -33,13 +33,13 @@ def end_at_once() -> None:
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """Until `take`, Ctrl-C waits. An exception in its place could be raised where nobody lets it pass."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def held(number: int = signal.SIGINT) -> Iterator[None]:
+    """The signal waits; Ctrl-C until `take`. An exception in its place could be raised where nobody lets it pass."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
 
 
 def take(act: Callable[[int], None]) -> None:

@@ -151,12 +151,12 @@ type Listen = Callable[[Settings, Operations], Listening]
 
 def listen(settings: Settings, operations: Operations) -> AdminServer:
     """A listener and a state file of this process's own."""
-    from mitmproxy_moesif.admin.server import AdminServer
+    from mitmproxy_moesif.admin.server import admin_server
     from mitmproxy_moesif.admin.state import StateFile
 
     assert settings.admin_listen is not None
     operations.restore(StateFile(settings.admin_state))
-    return AdminServer(settings.admin_listen, settings.admin_token.get_secret_value() or None, operations)
+    return admin_server(settings.admin_listen, settings.admin_token.get_secret_value() or None, operations)
 
 
 class Runtime:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mitmproxy_moesif.admin.server import AdminServer
+from mitmproxy_moesif.admin.server import AdminServer, admin_server
 from tests.admin.sources import FakeSource
 
 
@@ -17,7 +17,7 @@ def source() -> FakeSource:
 
 @pytest.fixture
 def server(source: FakeSource) -> Iterator[AdminServer]:
-    server = AdminServer("127.0.0.1:0", None, source)
+    server = admin_server("127.0.0.1:0", None, source)
     server.start()
     yield server
     server.stop()

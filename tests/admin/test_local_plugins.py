@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mitmproxy_moesif.admin.local_plugins import LocalPluginSource
 from mitmproxy_moesif.admin.parameters import FIXED
 from mitmproxy_moesif.admin.redact import SHOWN
-from mitmproxy_moesif.admin.server import AdminServer
+from mitmproxy_moesif.admin.server import admin_server
 from mitmproxy_moesif.admin.service import Operations
 from mitmproxy_moesif.admin.source import NotFound, NotKept, SchemaViolation, UniqueViolation, Unsupported
 from mitmproxy_moesif.admin.state import StateError, StateFile
@@ -407,7 +407,7 @@ def test_through_the_listener() -> None:
         add_plugin = local.add_plugin
         remove_plugin = local.remove_plugin
 
-    server = AdminServer("127.0.0.1:0", None, Source())
+    server = admin_server("127.0.0.1:0", None, Source())
     server.start()
     try:
         (entity,) = requests.get(f"{server.url}/plugins", timeout=10).json()["data"]

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 from mitmproxy_moesif.admin.handlers import admin_app
 from mitmproxy_moesif.admin.handling import Parts
 from mitmproxy_moesif.admin.openapi import document
-from mitmproxy_moesif.admin.server import AdminServer
+from mitmproxy_moesif.admin.server import admin_server
 from mitmproxy_moesif.recent.notes import Keep
 from mitmproxy_moesif.recent.store import RecentExchanges
 from mitmproxy_moesif.web.access import Address, Gate
@@ -44,7 +44,7 @@ def url() -> Iterator[str]:
     source.exchanges = RecentExchanges(Keep(10), raising)
     build(source.exchanges, an_exchange([("Host", "h"), ("Cookie", "x")], [], target=b"/orders"))
     source.exchanges.moved([an_exchange().transaction_id], "sent", "status 201")
-    server = AdminServer("127.0.0.1:0", None, source)
+    server = admin_server("127.0.0.1:0", None, source)
     server.start()
     yield server.url
     server.stop()

@@ -12,7 +12,7 @@ import requests
 from tornado.netutil import bind_sockets
 
 from mitmproxy_moesif.admin import server as server_module
-from mitmproxy_moesif.admin.server import AdminServer
+from mitmproxy_moesif.admin.server import admin_server
 from tests.admin.sources import FakeSource
 from tests.support.client import Client
 
@@ -29,7 +29,7 @@ def port_of(url: str) -> int:
 )
 def test_listens_on_loopback_and_ends(source: FakeSource, listen: str, url: str) -> None:
     before = threading.active_count()
-    server = AdminServer(listen, None, source)
+    server = admin_server(listen, None, source)
     server.start()
     assert server.url.startswith(url)
     assert port_of(server.url) > 0
@@ -41,8 +41,8 @@ def test_listens_on_loopback_and_ends(source: FakeSource, listen: str, url: str)
 
 
 def test_stops_at_any_time_and_twice(source: FakeSource) -> None:
-    AdminServer("127.0.0.1:0", None, source).stop()
-    server = AdminServer("127.0.0.1:0", None, source)
+    admin_server("127.0.0.1:0", None, source).stop()
+    server = admin_server("127.0.0.1:0", None, source)
     server.start()
     with (
         contextlib.closing(Client(port_of(server.url))) as idle,
@@ -67,7 +67,7 @@ def test_the_end_does_not_wait_for_a_proxy_that_waits_for_it(source: FakeSource)
         return True, ""
 
     source.health = wait  # type: ignore[method-assign]
-    server = AdminServer("127.0.0.1:0", None, source)
+    server = admin_server("127.0.0.1:0", None, source)
     server.start()
     with Client(port_of(server.url)) as client:
         client.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -85,14 +85,14 @@ def test_a_port_that_is_taken_is_told_in_one_line(source: FakeSource) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(OSError, match=f"^admin_listen: cannot listen on {listen}: Address already in use$"):
-            AdminServer(listen, None, source).start()
+            admin_server(listen, None, source).start()
     assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "a" * 70])
 def test_an_address_of_others_is_told_in_one_line(source: FakeSource, host: str) -> None:
     with pytest.raises(OSError, match=rf"^admin_listen: cannot listen on {host}:0: [^\n]+$"):
-        AdminServer(f"{host}:0", TOKEN, source).start()
+        admin_server(f"{host}:0", TOKEN, source).start()
 
 
 def test_a_name_that_only_looks_like_loopback_needs_a_token(
@@ -102,7 +102,7 @@ def test_a_name_that_only_looks_like_loopback_needs_a_token(
     monkeypatch.setattr("mitmproxy_moesif.web.server.bind_sockets", lambda port, host: [bound])
     monkeypatch.setattr(server_module, "is_bound_to_loopback", lambda bound: False)
     with pytest.raises(ValueError, match=r"localhost:0 resolves to more than loopback, so admin_token is needed"):
-        AdminServer("localhost:0", None, source).start()
+        admin_server("localhost:0", None, source).start()
     assert bound.fileno() == -1
 
 
@@ -111,7 +111,7 @@ def test_a_thread_that_cannot_run_is_an_error_of_start(source: FakeSource, monke
         raise OSError("too many open files")
 
     monkeypatch.setattr(server_module, "HTTPServer", fail)
-    server = AdminServer("127.0.0.1:0", None, source)
+    server = admin_server("127.0.0.1:0", None, source)
     with pytest.raises(OSError, match="too many open files"):
         server.start()
     server.stop()
@@ -124,7 +124,7 @@ def test_with_a_token_only_probes_pass_without_it(
     source: FakeSource, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr("mitmproxy_moesif.web.server.bind_sockets", lambda port, host: bind_sockets(port, "127.0.0.1"))
-    server = AdminServer(f"{name}:0", TOKEN, source)
+    server = admin_server(f"{name}:0", TOKEN, source)
     server.start()
     try:
         url = f"http://127.0.0.1:{port_of(server.url)}"
@@ -145,7 +145,7 @@ def test_with_a_token_only_probes_pass_without_it(
 
 
 def test_a_slow_client_delays_nobody(source: FakeSource) -> None:
-    server = AdminServer("127.0.0.1:0", None, source)
+    server = admin_server("127.0.0.1:0", None, source)
     server.start()
     slow = [Client(port_of(server.url)) for _ in range(20)]
     for client in slow:

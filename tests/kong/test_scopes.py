@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mitmproxy_moesif.kong.declarative import parse_declarative
-from mitmproxy_moesif.kong.entities import Consumer, KongConfig, Route, Service
-from mitmproxy_moesif.kong.scopes import AKTO, MOESIF, Instance, InstanceTable, ScopeConflict, Scopes
+from mitmproxy_moesif.kong.entities import Consumer, KongConfig, Plugin, Route, Service
+from mitmproxy_moesif.kong.scopes import AKTO, MOESIF, InstanceTable, ScopeConflict, Scopes
 
 SERVICE = Service(id="s", name="orders", host="h")
 ROUTE = Route(id="r", name="list", paths=("/orders",), service=SERVICE)
@@ -31,11 +31,9 @@ PRECEDENCE = [
 ]
 
 
-def _instance(
-    route: str | None = None, service: str | None = None, consumer: str | None = None, **more: Any
-) -> Instance:
+def _instance(route: str | None = None, service: str | None = None, consumer: str | None = None, **more: Any) -> Plugin:
     fields = {"id": f"{route}/{service}/{consumer}", "name": MOESIF, **more}
-    return Instance(route_id=route, service_id=service, consumer_id=consumer, **fields)
+    return Plugin(route_id=route, service_id=service, consumer_id=consumer, **fields)
 
 
 @given(st.sets(st.sampled_from(PRECEDENCE), min_size=1), st.booleans(), st.booleans(), st.booleans())

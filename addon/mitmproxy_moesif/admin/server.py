@@ -1,6 +1,6 @@
 """The listener for people and monitors: a small HTTP server in a thread of its own.
 
-server = AdminServer("127.0.0.1:8095", None, source)
+server = admin_server("127.0.0.1:8095", None, source)
 server.start()
 server.url ...
 server.stop()
@@ -11,7 +11,6 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from tornado.httpserver import HTTPServer
 from tornado.web import Application
@@ -31,13 +30,6 @@ BODY_SECONDS = 10
 IDLE_SECONDS = 60
 
 
-@dataclass(frozen=True, slots=True)
-class MakeApp:
-    """An application in place of the listener's own, made with the gate that it has to ask."""
-
-    make: Callable[[Gate], Application]
-
-
 class AdminServer(ServerThread):
     """Started once, stopped once. `listen` is `HOST:PORT`, port 0 any free one.
 
@@ -47,21 +39,17 @@ class AdminServer(ServerThread):
 
     `start` raises `OSError` with one line where it cannot listen, `ValueError` for a name that is not loopback. `stop`
     closes the port and all connections; an answer under way has its `timeout`. Where the source waits for the calling
-    thread, that wait ends with `timeout` too. `what` is what the log says is there.
+    thread, that wait ends with `timeout` too.
+
+    `make` makes the application, with the gate that it has to ask; `what` is what the log says is there.
     """
 
-    def __init__(
-        self,
-        listen: str,
-        token: str | None,
-        source: AdminSource | MakeApp,
-        what: str = "status, metrics and Admin API",
-    ) -> None:
+    def __init__(self, listen: str, token: str | None, make: Callable[[Gate], Application], what: str) -> None:
         super().__init__("moesif-admin", self._listening())
         self._what = what
         self._address = Address.parse(listen)
         self._gate = Gate(self._address, token)
-        self._app = source.make(self._gate) if isinstance(source, MakeApp) else admin_app(Parts(source, self._gate))
+        self._app = make(self._gate)
         self._port = self._address.port
 
     def start(self) -> None:
@@ -97,3 +85,8 @@ class AdminServer(ServerThread):
         if not self._gate.demands_token and not all(map(is_bound_to_loopback, sockets)):
             address = self._address
             raise ValueError(f"admin_listen: {address} resolves to more than loopback, so admin_token is needed")
+
+
+def admin_server(listen: str, token: str | None, source: AdminSource) -> AdminServer:
+    """That of one process, with all that it shows and changes."""
+    return AdminServer(listen, token, lambda gate: admin_app(Parts(source, gate)), "status, metrics and Admin API")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tornado.web import Application
 
 from mitmproxy_moesif.admin.metrics import exposition
-from mitmproxy_moesif.admin.server import AdminServer, MakeApp
+from mitmproxy_moesif.admin.server import AdminServer
 from mitmproxy_moesif.admin.service import health_of, status_of
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.api import Condition
@@ -26,7 +26,7 @@ def server(settings: Settings, began: float, condition: Callable[[], Condition])
         return Application([(paths, _Handler, arguments)], log_function=lambda _handler: None, gate=gate)
 
     return AdminServer(
-        settings.admin_listen, settings.admin_token.get_secret_value() or None, MakeApp(app), "status and metrics"
+        settings.admin_listen, settings.admin_token.get_secret_value() or None, app, "status and metrics"
     )
 
 

@@ -20,9 +20,6 @@ AKTO = "akto-api-discovery"
 CAPTURING = frozenset((MOESIF, AKTO))
 """Plugin names whose entries are instances of ours."""
 
-Instance = Plugin
-"""An instance is the plugin entry itself; its `config` is validated by whoever uses it."""
-
 type Scope = tuple[str, frozenset[tuple[str, str]]]
 """Plugin name, and the ids of what it is for, by kind."""
 
@@ -46,7 +43,7 @@ PRECEDENCE = (
 class ScopeConflict(ValueError):  # noqa: N818 -- Kong calls it a violation, its Admin API a conflict (409)
     """Two enabled instances have one scope. `instance` is the second; the text is Kong's for a unique constraint."""
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Plugin) -> None:
         self.instance = instance
         self.key = scope_key(
             instance.name, instance.service_id, instance.route_id, instance.consumer_id, instance.consumer_group_id
@@ -60,9 +57,9 @@ class InstanceTable:
     Disabled instances, and those for protocols other than HTTP's, are kept and shown but never apply.
     """
 
-    def __init__(self, instances: Iterable[Instance]) -> None:
+    def __init__(self, instances: Iterable[Plugin]) -> None:
         self.instances = tuple(instances)
-        self._by_scope: dict[Scope, Instance] = {}
+        self._by_scope: dict[Scope, Plugin] = {}
         for instance in self.instances:
             if not _applies_at_all(instance):
                 continue
@@ -75,7 +72,7 @@ class InstanceTable:
 
     def select(
         self, name: str, route: Route | None = None, service: Service | None = None, consumer: Consumer | None = None
-    ) -> tuple[Instance | None, str]:
+    ) -> tuple[Plugin | None, str]:
         """The instance of plugin `name` for a request on this route, service and consumer, and the reason in words."""
         fitting = list(self._fitting(name, (route, service, consumer)))
         if not fitting:
@@ -86,7 +83,7 @@ class InstanceTable:
 
     def _fitting(
         self, name: str, on: tuple[Route | None, Service | None, Consumer | None]
-    ) -> Iterator[tuple[Instance, str]]:
+    ) -> Iterator[tuple[Plugin, str]]:
         route, service, consumer = on
         shown = {"route": route, "service": service, "consumer": consumer}
         ids = {kind: [entity.id] for kind, entity in shown.items() if entity is not None}
@@ -112,18 +109,18 @@ class InstanceTable:
         return f'none of the {len(existing)} "{name}" instances is for this request ({on}); {disabled} disabled'
 
 
-def _applies_at_all(instance: Instance) -> bool:
+def _applies_at_all(instance: Plugin) -> bool:
     return instance.enabled and (instance.protocols is None or not HTTP_PROTOCOLS.isdisjoint(instance.protocols))
 
 
-def _targets(instance: Instance) -> Iterator[tuple[str, str]]:
+def _targets(instance: Plugin) -> Iterator[tuple[str, str]]:
     for kind in ("route", "service", "consumer", "consumer_group"):
         id_ = getattr(instance, f"{kind}_id")
         if id_ is not None:
             yield kind, id_
 
 
-def depend_on_routes(instances: Iterable[Instance]) -> bool:
+def depend_on_routes(instances: Iterable[Plugin]) -> bool:
     """Whether it matters to any of them which route a request is on."""
     return any(
         instance.name in CAPTURING and _applies_at_all(instance) and (instance.route_id or instance.service_id)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from mitmproxy_moesif.interrupts import quiet_wakeups
 
@@ -15,15 +14,6 @@ HANGUP = frozenset({signal.SIGHUP})
 def hold() -> None:
     """From now on one waits for `heed`, also in processes that are started; to be called while there is one thread."""
     signal.pthread_sigmask(signal.SIG_BLOCK, HANGUP)
-
-
-@contextmanager
-def held() -> Iterator[None]:
-    hold()
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANGUP)
 
 
 def heed(act: Callable[[], None]) -> None:

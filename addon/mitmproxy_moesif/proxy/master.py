@@ -63,7 +63,7 @@ class StartCheck(errorcheck.ErrorCheck):
 
 
 class Observer(Protocol):
-    """Who is told what happens in a proxy.
+    """Who is told what happens in a proxy, from its start to its end.
 
     `shared`: other processes listen on the same port. `announces`: this one's log says what is in force.
     """
@@ -71,8 +71,20 @@ class Observer(Protocol):
     shared: bool
     announces: bool
 
+    def start(self, proxy: Proxy, /) -> None:
+        """It is made, and about to run on the running event loop."""
+
     def ready(self) -> None:
         """It listens, and everything has started."""
+
+    def reloaded(self, what: str, /) -> None:
+        """The configuration was read again, or why not."""
+
+    def refused(self, why: str, /) -> None:
+        """The configuration was read again and cannot be taken; the old one stays."""
+
+    def ended(self) -> None:
+        """It has ended."""
 
     def report(self, reading: Reading, /) -> None:
         """It has ended; the last counts."""

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from mitmproxy import optmanager
 
@@ -22,22 +22,6 @@ from mitmproxy_moesif.proxy.loops import loop_factory
 from mitmproxy_moesif.proxy.master import Observer, Proxy
 from mitmproxy_moesif.runtime import listen
 from mitmproxy_moesif.web.access import Address
-
-
-class ServeObserver(Observer, Protocol):
-    """Who is told what happens from the start of a proxy to its end."""
-
-    def start(self, proxy: Proxy, /) -> None:
-        """It is made, and about to run on the running event loop."""
-
-    def reloaded(self, what: str, /) -> None:
-        """The configuration was read again, or why not."""
-
-    def refused(self, why: str, /) -> None:
-        """The configuration was read again and cannot be taken; the old one stays."""
-
-    def ended(self) -> None:
-        """It has ended."""
 
 
 class Standalone:
@@ -71,7 +55,7 @@ class Standalone:
         """The capture's own line has said it."""
 
 
-def run(arguments: Arguments, told: ServeObserver) -> int:
+def run(arguments: Arguments, told: Observer) -> int:
     """Until it is told to end; the exit code."""
     return exit_code(serve(arguments, told), loop_factory(arguments, os.environ))
 
@@ -98,7 +82,7 @@ def exit_code(
     return 0
 
 
-async def serve(arguments: Arguments, told: ServeObserver) -> None:
+async def serve(arguments: Arguments, told: Observer) -> None:
     proxy = Proxy(arguments, told)
     told.start(proxy)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -113,13 +97,13 @@ async def serve(arguments: Arguments, told: ServeObserver) -> None:
     told.ended()
 
 
-async def heed_hangups(proxy: Proxy, told: ServeObserver) -> None:
+async def heed_hangups(proxy: Proxy, told: Observer) -> None:
     """Options that cannot be taken are refused when all has started; before that they would end the start."""
     await proxy.ready.wait()
     hangups.heed(lambda: reload(proxy, told))
 
 
-def reload(proxy: Proxy, told: ServeObserver) -> None:
+def reload(proxy: Proxy, told: Observer) -> None:
     try:
         told.reloaded(proxy.reload())
     except ConfigurationError as error:

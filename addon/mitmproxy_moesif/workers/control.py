@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any
 
+from mitmproxy_moesif import interrupts
 from mitmproxy_moesif.delivery.ledger import NOTHING, Reading
-from mitmproxy_moesif.proxy import hangups
 from mitmproxy_moesif.workers.messages import Answer, Request
 
 READ_SECONDS, CHANGE_SECONDS = 5.0, 15.0
@@ -72,7 +73,7 @@ class Worker:
         # Its arguments come as an order: they may hold secrets, and command lines are for all to see.
         command = [sys.executable, "-m", "mitmproxy_moesif.workers.worker", str(pipe)]
         # A session of its own: Ctrl-C goes to the supervisor alone, which tells the workers once.
-        with hangups.held():
+        with interrupts.held(signal.SIGHUP):
             self.process = await asyncio.create_subprocess_exec(
                 *command, stdin=asyncio.subprocess.PIPE, pass_fds=(pipe,), start_new_session=True
             )

@@ -11,7 +11,7 @@ from tornado.routing import PathMatches, Rule
 from tornado.web import Application, RequestHandler
 
 from mitmproxy_moesif.admin.exchanges import InvalidQueryError, Query, read_query, stream
-from mitmproxy_moesif.admin.server import AdminServer, MakeApp
+from mitmproxy_moesif.admin.server import AdminServer
 from mitmproxy_moesif.web.access import Gate
 from mitmproxy_moesif.web.handlers import GatedHandler
 from mitmproxy_moesif.workers.messages import Answer, Request
@@ -39,7 +39,7 @@ def admin_server(listen: str, token: str | None, answer: Answering) -> AdminServ
         ]
         return Application(handlers, gate=gate, log_function=lambda _handler: None)
 
-    return AdminServer(listen, token, MakeApp(app), "status, metrics and Admin API of all workers")
+    return AdminServer(listen, token, app, "status, metrics and Admin API of all workers")
 
 
 class RelayHandler(GatedHandler):
