@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn
 
+from mitmproxy_moesif.event.decoding import Failure, decode
+
 MAX_BATCH_BYTES = 50_000_000
 MAX_EVENT_BYTES = 1_000_000
 REQUIRED = ("time", "uri", "verb")
 
-# What zlib calls a window: 15 bits, plus 16 for gzip's framing, negative for deflate without any framing.
-_WINDOWS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}
+_ENCODINGS = ("", "identity", "gzip", "x-gzip", "deflate")
 _BLANKS = re.compile(r"[ \t\n\r]*")
 
 
@@ -95,34 +95,18 @@ def _profile(value: object, named_by: str) -> Profile:
 
 
 def _text(body: bytes, encoding: str) -> str:
-    plain = inflate(body, encoding)
-    if len(plain) > MAX_BATCH_BYTES:
+    name = encoding.strip().lower()
+    if name not in _ENCODINGS:
+        raise RefusedError(415, "Content-Encoding may be deflate or gzip")
+    plain = decode(body, name, MAX_BATCH_BYTES)
+    if plain is Failure.UNDECODABLE:
+        raise RefusedError(400, f"not {name}, or cut short")
+    if plain is Failure.TOO_LARGE or len(plain) > MAX_BATCH_BYTES:
         raise RefusedError(413, f"a batch may have {MAX_BATCH_BYTES} bytes")
     try:
         return plain.decode()
     except UnicodeDecodeError as error:
         raise RefusedError(400, f"not UTF-8 at byte {error.start}") from None
-
-
-def inflate(body: bytes, encoding: str) -> bytes:
-    """`body` without its Content-Encoding: none, gzip, or deflate in zlib's framing or bare.
-
-    Never yields more than the limit of a batch and one byte, whatever the body would grow to. Raises `RefusedError`.
-    """
-    name = encoding.strip().lower()
-    if name in ("", "identity"):
-        return body
-    if name not in _WINDOWS:
-        raise RefusedError(415, "Content-Encoding may be deflate or gzip")
-    for window in _WINDOWS[name]:
-        decoder = zlib.decompressobj(window)
-        try:
-            plain = decoder.decompress(body, MAX_BATCH_BYTES + 1)
-        except zlib.error:
-            continue
-        if decoder.eof or len(plain) > MAX_BATCH_BYTES:
-            return plain
-    raise RefusedError(400, f"not {name}, or cut short")
 
 
 def _read_array(text: str) -> list[ReceivedEvent]:
