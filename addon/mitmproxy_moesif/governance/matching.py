@@ -10,10 +10,10 @@ the body alone, so that the body is asked for only when it decides something.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 from mitmproxy_moesif.config.re2set import PatternError, RegexSet, compile_re2, re2_options
@@ -161,7 +161,7 @@ class ConditionIndex:
         """The owners that match whatever the body is, and the sets of which only the conditions on the body are open.
 
         An owner can be in both: then the body does not matter to it."""
-        facts = _RequestFacts(view, status, self._scanners)
+        facts = _Facts(self._scanners, partial(_request_texts, view, status))
         matched = set(self._always)
         undecided = list(self._body_only)
         for held in _holding(self._keyed, facts, "outer"):
@@ -179,7 +179,7 @@ class ConditionIndex:
             waiting.setdefault(field, {}).setdefault(number, []).append(held)
         matched: set[int] = set()
         for operation in _operations(body) if waiting else ():
-            for held in _holding(waiting, _BodyFacts(operation, self._scanners), "inner"):
+            for held in _holding(waiting, _Facts(self._scanners, partial(_body_texts, operation)), "inner"):
                 matched.update(held.owners)
         return matched
 
@@ -219,11 +219,15 @@ def _by_field(terms: Iterator[Term]) -> dict[FieldPath, dict[str, Any]]:
     return found
 
 
-class _Facts(ABC):
-    """The patterns that some fields match, each field scanned when it is first asked for."""
+class _Facts:
+    """The patterns that some fields match, each field scanned when it is first asked for.
 
-    def __init__(self, scanners: Mapping[FieldPath, RegexSet]) -> None:
+    `texts` gives a field's readings; none of a missing field, which no pattern matches.
+    """
+
+    def __init__(self, scanners: Mapping[FieldPath, RegexSet], texts: Callable[[FieldPath], Iterable[str]]) -> None:
         self._scanners = scanners
+        self._texts = texts
         self._hits: dict[FieldPath, Set[int]] = {}
 
     def hits(self, field: FieldPath) -> Set[int]:
@@ -233,39 +237,23 @@ class _Facts(ABC):
             found = self._hits[field] = set().union(*(matching(_encoded(text)) for text in self._texts(field)))
         return found
 
-    @abstractmethod
-    def _texts(self, field: FieldPath) -> Iterable[str]:
-        """The field's readings; none of a missing field, which no pattern matches."""
+
+def _request_texts(view: RequestView, status: int | None, field: FieldPath) -> Iterable[str]:
+    match field.source:
+        case "header":
+            return view.header_values(field.name)
+        case "verb":
+            return view.verbs
+        case "route":
+            return view.routes
+        case "ip_address":
+            return (view.ip_address,)
+        case _:
+            return () if status is None else (str(status),)
 
 
-class _RequestFacts(_Facts):
-    def __init__(self, view: RequestView, status: int | None, scanners: Mapping[FieldPath, RegexSet]) -> None:
-        super().__init__(scanners)
-        self._view = view
-        self._status = status
-
-    def _texts(self, field: FieldPath) -> Iterable[str]:
-        match field.source:
-            case "header":
-                return self._view.header_values(field.name)
-            case "verb":
-                return self._view.verbs
-            case "route":
-                return self._view.routes
-            case "ip_address":
-                return (self._view.ip_address,)
-            case _:
-                return () if self._status is None else (str(self._status),)
-
-
-class _BodyFacts(_Facts):
-    def __init__(self, operation: Mapping[str, object], scanners: Mapping[FieldPath, RegexSet]) -> None:
-        super().__init__(scanners)
-        self._operation = operation
-
-    def _texts(self, field: FieldPath) -> Iterable[str]:
-        texts = map(as_text, _at(self._operation, field.name))
-        return (text for text in texts if text is not None)
+def _body_texts(operation: Mapping[str, object], field: FieldPath) -> Iterable[str]:
+    return (text for value in _at(operation, field.name) if (text := as_text(value)) is not None)
 
 
 def _operations(body: object) -> Iterator[Mapping[str, object]]:

@@ -83,12 +83,6 @@ class _Entry:
         return self.stripping is not None
 
 
-@dataclass(frozen=True, slots=True)
-class _Category:
-    kinds: int
-    members: Entries
-
-
 class Router:
     """Decides over `routes`; routes of disabled services and of plain connections do not take part.
 
@@ -107,8 +101,11 @@ class Router:
             prefixes=[(entry.value, entry.number) for entry in ranked if entry.path and not entry.is_regular],
             expressions=[(entry.value, entry.number) for entry in ranked if entry.is_regular],
         )
-        self._categories = list(_categories(self._entries))
-        self._starts = {category.kinds: start for start, category in enumerate(self._categories)}
+        members: dict[int, Entries] = {}
+        for entry in self._entries:
+            members[entry.kinds] = members.get(entry.kinds, 0) | 1 << entry.number
+        self._categories = list(members.items())
+        self._starts = {kinds: start for start, (kinds, _) in enumerate(self._categories)}
         self._without = {kind: _without(kind, self._categories) for kind in KINDS}
         self._decided = lru_cache(REMEMBERED)(self._decide)
 
@@ -167,10 +164,9 @@ class Router:
     def _first(self, met: Entries, hit_kinds: int, sharing: Sequence[tuple[int, Entries]]) -> _Entry | None:
         if not hit_kinds:
             return None
-        for category in self._categories[self._starts.get(hit_kinds, 0) :]:
-            here = met & category.members
-            if here:
-                return self._entries[_lowest(here & _tried_first(category, sharing) or here)]
+        for kinds, members in self._categories[self._starts.get(hit_kinds, 0) :]:
+            if here := met & members:
+                return self._entries[_lowest(here & _tried_first(kinds, members, sharing) or here)]
         return None
 
 
@@ -209,27 +205,16 @@ def _rank(entry: _Entry) -> tuple[float, ...]:
     )
 
 
-def _categories(entries: Iterable[_Entry]) -> Iterator[_Category]:
-    members: dict[int, Entries] = {}
-    for number, entry in enumerate(entries):
-        members[entry.kinds] = members.get(entry.kinds, 0) | 1 << number
-    for kinds, entries_of_kinds in members.items():
-        yield _Category(kinds, entries_of_kinds)
-
-
-def _without(kind: int, categories: Iterable[_Category]) -> Entries:
+def _without(kind: int, categories: Iterable[tuple[int, Entries]]) -> Entries:
     """The entries that have no condition of this kind."""
-    entries = 0
-    for category in categories:
-        entries |= 0 if category.kinds & kind else category.members
-    return entries
+    return sum(members for kinds, members in categories if not kinds & kind)  # no two have one in common
 
 
-def _tried_first(category: _Category, sharing: Sequence[tuple[int, Entries]]) -> Entries:
+def _tried_first(kinds: int, members: Entries, sharing: Sequence[tuple[int, Entries]]) -> Entries:
     """The entries of a category that Kong tries before the others: the fewest that share a value with the request."""
     fewest = 0
     for kind, entries in sharing:
-        here = entries & category.members if category.kinds & kind else 0
+        here = entries & members if kinds & kind else 0
         if here and kind == HEADER:
             return here
         if here and (not fewest or here.bit_count() < fewest.bit_count()):
