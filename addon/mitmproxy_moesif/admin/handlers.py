@@ -12,7 +12,6 @@ from __future__ import annotations
 import socket
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from tornado.web import Application
@@ -62,28 +61,29 @@ class _OpenApiHandler(ReadHandler):
         JsonHandler.answer(self, 200, document())
 
 
-class _PluginsHandler(ReadHandler):
-    def get(self) -> None:
-        self.answer_page(self.source.plugins())
+class _OfPlugins(ReadHandler):
+    """The instances, or those for one service, route or consumer: the path begins with its kind and name then."""
 
-    def post(self) -> None:
-        self.answer(201, self.source.add_plugin(self.fields()))
+    def scope(self, *of: str) -> dict[str, Any]:
+        """What the instances must be for. Raises `NotFound`."""
+        pairs = zip(of[::2], of[1::2], strict=True)
+        return {kind.removesuffix("s"): reference(self.source.find_entity(kind, name)) for kind, name in pairs}
+
+    def plugins(self, *of: str) -> list[Mapping[str, Any]]:
+        scope = self.scope(*of)
+        return [plugin for plugin in self.source.plugins() if all(plugin[field] == scope[field] for field in scope)]
 
 
-class _ScopedPluginsHandler(ReadHandler):
-    """Those for one service, route or consumer."""
+class _PluginsHandler(_OfPlugins):
+    def get(self, *of: str) -> None:
+        self.answer_page(self.plugins(*of))
 
-    def get(self, kind: str, name: str) -> None:
-        wanted = reference(self.source.find_entity(kind, name))
-        field = kind.removesuffix("s")
-        self.answer_page([plugin for plugin in self.source.plugins() if plugin[field] == wanted])
-
-    def post(self, kind: str, name: str) -> None:
-        scope = {kind.removesuffix("s"): reference(self.source.find_entity(kind, name))}
+    def post(self, *of: str) -> None:
+        scope = self.scope(*of)
         self.answer(201, self.source.add_plugin({**self.fields(), **scope}))
 
 
-class _PluginHandler(ReadHandler):
+class _PluginHandler(_OfPlugins):
     """One instance, by its id or its name: the last part of the path."""
 
     def get(self, *path: str) -> None:
@@ -95,7 +95,7 @@ class _PluginHandler(ReadHandler):
 
     def put(self, *path: str) -> None:
         """One that is not there is made."""
-        given = {**self.fields(), **self.scope(*path)}
+        given = {**self.fields(), **self.scope(*path[:-1])}
         try:
             plugin_id = str(self._find(*path)["id"])
         except NotFound:
@@ -105,37 +105,23 @@ class _PluginHandler(ReadHandler):
             self.answer(200, self.source.replace_plugin(plugin_id, given, self.left_alone))
 
     def delete(self, *path: str) -> None:
-        """Kong answers so too where there was nothing to delete."""
-        with suppress(NotFound):
+        """Kong answers so too where there was nothing to delete, but not of one service, route or consumer."""
+        try:
             self.source.remove_plugin(str(self._find(*path)["id"]))
+        except NotFound:
+            if len(path) > 1:
+                raise
         self.set_status(204)
         self.finish()
 
-    def scope(self, *_path: str) -> dict[str, Any]:
-        """What the instance must be for."""
-        return {}
-
     def _find(self, *path: str) -> Mapping[str, Any]:
         """By id, else by instance name. Raises `NotFound`."""
-        scope = self.scope(*path)
-        plugins = [plugin for plugin in self.source.plugins() if all(plugin[field] == scope[field] for field in scope)]
+        plugins = self.plugins(*path[:-1])
         for key in ("id", "instance_name"):
             for plugin in plugins:
                 if plugin.get(key) == path[-1]:
                     return plugin
         raise NotFound(path[-1])
-
-
-class _ScopedPluginHandler(_PluginHandler):
-    """One of those for one service, route or consumer."""
-
-    def scope(self, *path: str) -> dict[str, Any]:
-        kind, entity, _ = path
-        return {kind.removesuffix("s"): reference(self.source.find_entity(kind, entity))}
-
-    def delete(self, *path: str) -> None:
-        self._find(*path)  # unlike above, it must be there
-        super().delete(*path)
 
 
 class _EntitiesHandler(ReadHandler):
@@ -238,8 +224,8 @@ def admin_app(parts: Parts) -> Application:
         ("/plugins/([^/]+)", _PluginHandler),
         ("/(services|routes|consumers)", _EntitiesHandler),
         ("/(services|routes|consumers)/([^/]+)", _EntityHandler),
-        ("/(services|routes|consumers)/([^/]+)/plugins", _ScopedPluginsHandler),
-        ("/(services|routes|consumers)/([^/]+)/plugins/([^/]+)", _ScopedPluginHandler),
+        ("/(services|routes|consumers)/([^/]+)/plugins", _PluginsHandler),
+        ("/(services|routes|consumers)/([^/]+)/plugins/([^/]+)", _PluginHandler),
         ("/services/([^/]+)/routes", _RoutesOfServiceHandler),
         ("/schemas/([^/]+)", _SchemaHandler),
         ("/schemas/(plugins)/([^/]+)", _SchemaHandler),
