@@ -397,7 +397,7 @@ class _Assembly:
             reason = "nobody is said to be in it; list it in `groups` of its consumers, or scope by consumer"
             raise self._error(draft, f"consumer_group: {reason}", "consumer_group")
         plugin = plugin.model_copy(update={"config": self._resolved(draft, plugin.config, ("config",))})
-        if plugin.name in CAPTURING and plugin.enabled:
+        if plugin.enabled:
             try:
                 self._check(plugin)
             except SettingsError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -140,9 +141,11 @@ class TrafficPage:
         )
         self._filter.validate()  # by itself only what is typed is, not what the URL has
         self._follow = ui.switch("follow", value=True, on_change=self._followed).props("color=light-green-4 dense")
-        self._bar_button("export as HAR, masked", self._export_har, "HAR", icon="download")
-        self._bar_button("export events as NDJSON, masked", self._export_ndjson, "NDJSON", icon="download")
-        self._bar_button("dark or light", self._toggle_dark, icon="dark_mode")
+        har = partial(self._export, "exchanges.har", lambda found: json.dumps(forms.har(found), ensure_ascii=False))
+        ndjson = partial(self._export, "events.ndjson", forms.ndjson)
+        self._bar_button("export as HAR, masked", har, "HAR", icon="download")
+        self._bar_button("export events as NDJSON, masked", ndjson, "NDJSON", icon="download")
+        self._bar_button("dark or light", lambda: self._dark.set_value(not self._dark.value), icon="dark_mode")
         self._bar_button("help", lambda: self._help.open(), icon="help")
 
     def _bar_button(self, does: str, act: Callable[[], Any], text: str = "", *, icon: str) -> None:
@@ -379,12 +382,6 @@ class TrafficPage:
 
     # --- export --------------------------------------------------------------------------------------------------
 
-    async def _export_har(self) -> None:
-        await self._export("exchanges.har", lambda details: json.dumps(forms.har(details), ensure_ascii=False))
-
-    async def _export_ndjson(self) -> None:
-        await self._export("events.ndjson", forms.ndjson)
-
     async def _export(self, name: str, text: Callable[[list[Detail]], str]) -> None:
         try:
             details = await self._admin.all(self.shown.wanted, EXPORTED)
@@ -433,6 +430,3 @@ class TrafficPage:
         if ids:
             at = ids.index(selected) + by if selected in ids else 0
             await self.open(ids[min(max(at, 0), len(ids) - 1)])
-
-    def _toggle_dark(self) -> None:
-        self._dark.set_value(not self._dark.value)

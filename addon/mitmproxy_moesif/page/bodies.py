@@ -13,7 +13,6 @@ from html import escape
 from itertools import islice
 from typing import Any, Final
 from urllib.parse import parse_qsl
-from xml.etree.ElementTree import ParseError
 
 from mitmproxy_moesif.event.masking.media_types import media_type, parameters
 from mitmproxy_moesif.event.masking.multipart_mask import parts_of
@@ -138,7 +137,7 @@ def _xml(text: str) -> str:
         return _text(text)
     try:
         return _text(parseString(text.encode()).toprettyxml(indent="  "))  # noqa: S318 - no document type
-    except (ExpatError, ParseError, ValueError, RecursionError):
+    except (ExpatError, ValueError, RecursionError):
         return _text(text)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from mitmproxy_moesif import __version__
@@ -58,22 +58,9 @@ def parse(arguments: Sequence[str]) -> Arguments:
 
 
 def arguments_of(given: argparse.Namespace) -> Arguments:
-    return Arguments(
-        upstream=given.upstream,
-        listen=given.listen,
-        workers=given.workers,
-        settings=tuple(given.settings),
-        scripts=tuple(given.scripts),
-        config=given.config,
-        forwarded=given.forwarded == "append",
-        tls_cert=given.tls_cert,
-        drain_timeout=given.drain_timeout,
-        max_connections=given.max_connections,
-        header_timeout=given.header_timeout,
-        keepalive_timeout=given.keepalive_timeout,
-        access_log=given.access_log,
-        options=given.options,
-    )
+    said = {each.name: getattr(given, each.name) for each in fields(Arguments)}
+    lists = {"settings": tuple(given.settings), "scripts": tuple(given.scripts)}
+    return Arguments(**{**said, **lists, "forwarded": given.forwarded == "append"})
 
 
 def option_parser(program: str, description: str, epilog: str) -> argparse.ArgumentParser:
