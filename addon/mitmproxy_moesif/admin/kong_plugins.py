@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,9 +19,10 @@ from mitmproxy_moesif.admin.parameters import (
     IMMUTABLE,
     PROTOCOLS,
     REQUIRED,
+    TIMES,
     TOP_LEVEL,
     UNKNOWN,
-    is_same,
+    entity_faults,
     shown_config,
     wanted_of_plugin,
 )
@@ -43,7 +44,6 @@ from mitmproxy_moesif.kong.resolver import instance_values, missing_receiver, pr
 from mitmproxy_moesif.kong.scopes import CAPTURING, InstanceTable, ScopeConflict
 from mitmproxy_moesif.log import log
 
-_TIMES = frozenset(("created_at", "updated_at"))
 _CHANGEABLE = frozenset((TOP_LEVEL, "config", "tags"))
 _GIVEN = _CHANGEABLE | {"id", "name", "instance_name", "protocols", *REFERENCES}
 
@@ -206,7 +206,9 @@ class KongPluginSource:
         """
         still, prefix = still or {}, prefix_of(plugin.name)
         values = {**instance_values(plugin, self._given()), **prefixed(prefix, still), TOP_LEVEL: plugin.enabled}
-        config = {**still} | wanted_of_plugin(prefix, values, given, dict(self._entity_faults(plugin, given)))
+        config = {**still} | wanted_of_plugin(
+            prefix, values, given, entity_faults(self._entity(plugin), given, _CHANGEABLE)
+        )
         enabled = config.pop(TOP_LEVEL, plugin.enabled)
         if enabled:
             _check_receiver(plugin.name, {**values, **prefixed(prefix, config)})
@@ -216,17 +218,6 @@ class KongPluginSource:
             patch["tags"] = tags
         return {**patch, "config": config} if config else patch
 
-    def _entity_faults(self, plugin: Plugin, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """A whole entity may be sent back as it was shown."""
-        entity = self._entity(plugin)
-        for name, value in given.items():
-            if name in _CHANGEABLE or name in _TIMES:
-                continue
-            if name not in entity:
-                yield name, UNKNOWN
-            elif not is_same(value, entity[name]):
-                yield name, IMMUTABLE
-
     def _created(
         self, given: Mapping[str, Any], base: KongConfig, still: Mapping[str, Any] | None = None
     ) -> LivePlugin:
@@ -234,7 +225,7 @@ class KongPluginSource:
         still, name = still or {}, str(given["name"])
         prefix = prefix_of(name)
         values = {**self._given(), **prefixed(prefix, still), TOP_LEVEL: True}
-        faults = {name: UNKNOWN for name in given if name not in _GIVEN and name not in _TIMES}
+        faults = {name: UNKNOWN for name in given if name not in _GIVEN and name not in TIMES}
         if given.get("id") is not None and not is_uuid(given["id"]):
             faults["id"] = "expected a valid UUID"
         config = {**still} | wanted_of_plugin(prefix, values, given, faults, same_too=True)

@@ -6,18 +6,16 @@ All that it knows of parameters is the table in settings.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from mitmproxy_moesif.admin.parameters import (
-    IMMUTABLE,
     PROTOCOLS,
     REQUIRED,
     TOP_LEVEL,
-    UNKNOWN,
+    entity_faults,
     faults_by_field,
     given_values,
-    is_same,
     shown_config,
     wanted_parameters,
 )
@@ -27,7 +25,6 @@ from mitmproxy_moesif.config.settings import AS_STARTED, Settings, SettingsError
 from mitmproxy_moesif.kong.errors import OPTIONS_ID, PLUGIN_NAME, scope_key
 
 _ENTITY_ONLY = frozenset(("id", "name", "instance_name", "service", "route", "consumer", "protocols", "tags"))
-_TIMES = frozenset(("created_at", "updated_at"))
 
 
 class LocalPluginSource:
@@ -133,18 +130,8 @@ class LocalPluginSource:
 
     def _checked(self, changes: Mapping[str, Any], *, same_too: bool = False) -> dict[str, Any]:
         """The parameters that are to become something else, as plain values. Raises `SchemaViolation`."""
-        given, faults = given_values(self._read()), dict(self._entity_faults(changes))
-        return wanted_parameters(given, changes, faults, same_too=same_too)
-
-    def _entity_faults(self, changes: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-        """A whole entity may be sent back as it was shown; all but `enabled` and `config` must be unchanged then."""
-        entity = self._entity()
-        for name, value in changes.items():
-            if name in _ENTITY_ONLY:
-                if not is_same(value, entity[name]):
-                    yield name, IMMUTABLE
-            elif name not in _TIMES and name not in (TOP_LEVEL, "config"):
-                yield name, UNKNOWN
+        faults = entity_faults(self._entity(), changes, (TOP_LEVEL, "config"))
+        return wanted_parameters(given_values(self._read()), changes, faults, same_too=same_too)
 
 
 def check_name(given: Mapping[str, Any], known: Collection[str] = (PLUGIN_NAME,)) -> None:

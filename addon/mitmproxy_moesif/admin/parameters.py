@@ -28,6 +28,9 @@ Files: whoever reaches the listener could have code run from them, or have them 
 HIDDEN_PREFIX = "admin_"
 """The listener's own parameters are nobody's business who uses it."""
 
+TIMES = ("created_at", "updated_at")
+"""Of an entity: whatever is given, nobody changes them."""
+
 UNKNOWN = "unknown field"
 IMMUTABLE = "immutable field cannot be updated"
 REQUIRED = "required field missing"
@@ -145,9 +148,15 @@ def _fault(current: Settings | None, name: str, value: object) -> str | None:
     return None
 
 
-def is_same(given: object, shown: object) -> bool:
-    """Whether a field is given as it is shown; what is empty is not there."""
-    return (None if given in ("", [], {}) else given) == shown
+def entity_faults(entity: Mapping[str, Any], given: Mapping[str, Any], changeable: Collection[str]) -> dict[str, str]:
+    """An entity may be sent back as it is shown, what is empty as well as not; other fields must be `changeable`."""
+    return {
+        name: IMMUTABLE if name in entity else UNKNOWN
+        for name, value in given.items()
+        if name not in changeable
+        and name not in TIMES
+        and not (name in entity and (None if value in ("", [], {}) else value) == entity[name])
+    }
 
 
 def in_config(name: str) -> bool:

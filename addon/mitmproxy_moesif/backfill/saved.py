@@ -31,14 +31,10 @@ class FileError(Exception):
 
 def read(file: BinaryIO, path: Path) -> Iterator[Saved]:
     """From number 1. Raises `FileError`."""
-    start = file.read(512).removeprefix(BYTE_ORDER_MARK).lstrip()
-    file.seek(len(BYTE_ORDER_MARK) if start and _has_mark(file) else 0)
-    yield from _entries(file, path) if start.startswith(b"{") else _flows(file, path)
-
-
-def _has_mark(file: BinaryIO) -> bool:
-    file.seek(0)
-    return file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK
+    start = file.read(512)
+    text = start.removeprefix(BYTE_ORDER_MARK)
+    file.seek(len(start) - len(text) if text.strip() else 0)
+    yield from _entries(file, path) if text.lstrip().startswith(b"{") else _flows(file, path)
 
 
 def _entries(file: BinaryIO, path: Path) -> Iterator[Saved]:
