@@ -161,17 +161,19 @@ class Refresher:
         self,
         folder: Path | None,
         configured: Callable[[str, bytes], None] = lambda *_: None,
+        clock: Callable[[], float] = time.monotonic,
         *,
         announces: bool = True,
     ) -> None:
         self._configured = configured
         self._announces = announces
         self._folder = folder
+        self._clock = clock
         self._accounts: dict[str, Account] = {}
         self._session: DeadlineSession | None = None
         self._wake = threading.Event()
         self._stopping = False
-        self._limited = RateLimitedLog()
+        self._limited = RateLimitedLog(clock=clock)
         self._thread = threading.Thread(target=self._run, name="moesif-govern", daemon=True)
 
     def start(self) -> None:
@@ -262,14 +264,14 @@ class Refresher:
         return self._session
 
     def _until_refresh(self) -> float:
-        now, accounts = time.monotonic(), self._accounts.values()
+        now, accounts = self._clock(), self._accounts.values()
         due = [account.refreshed + (WATCH_SECONDS if is_stale(account) else REFRESH) - now for account in accounts]
         return max(0.1, min(due, default=REFRESH))
 
     def _refresh(self, name: str, account: Account) -> None:
         if not account.settings.application_id.get_secret_value():
             return
-        now = time.monotonic()
+        now = self._clock()
         regular = now - account.refreshed >= REFRESH
         if not regular and (not is_stale(account) or now - account.refreshed < WATCH_SECONDS):
             return
@@ -318,7 +320,7 @@ class Refresher:
 
     def _note_refusal(self, account: Account, error: Exception, reason: str) -> None:
         """Any other answer tells nothing of whether events are taken."""
-        unauthorized, now = isinstance(error, UnauthorizedError), time.monotonic()
+        unauthorized, now = isinstance(error, UnauthorizedError), self._clock()
         if unauthorized or not isinstance(error, GovernanceError):
             since = account.refusal.since if account.refusal is not None else now
             account.refusal = Refusal(since, now, reason, unauthorized)

@@ -148,7 +148,7 @@ class Scopes:
         self.router = ExpressionRouter(() if config.not_understood else config.routes)
         self.instances = InstanceTable(plugin for plugin in config.plugins if plugin.name in CAPTURING)
 
-    def scope(self, instance: Instance) -> str:
+    def scope(self, instance: Plugin) -> str:
         """What an instance is for, in the words in which `explain` gives a reason."""
         entities: Iterable[Route | Service | Consumer] = (
             *self.config.routes,
