@@ -306,6 +306,33 @@ def test_a_slow_reader_is_waited_for(proxy: MoesifProxy, upstream: ScriptedUpstr
     assert sent.wait(5)
 
 
+CLOSES = """
+import sys
+from mitmproxy import ctx
+
+def tls_established_client(data):
+    connections = ctx.master.addons.get("proxyserver").connections
+    sys.stdout.write(f"{len(connections)} known\\n")
+    connections[data.conn.id].close_connection(data.conn)
+
+def client_disconnected(client):
+    sys.stdout.write("gone\\n")
+"""
+
+
+def test_a_client_that_a_hook_closes_is_known_no_more(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    script = tmp_path / "closes.py"
+    script.write_text(CLOSES)
+    with start(upstream, tmp_path, "-s", str(script)) as proxy:
+        for number in range(3):
+            with Client(proxy.port, tls=trusting()) as client:
+                assert client.stream.read() == b""
+            proxy.wait_for_output("gone\n", count=number + 1)
+        assert proxy.output.count("1 known\n") == 3
+        proxy.stop()
+        assert "Traceback" not in proxy.output
+
+
 @pytest.mark.parametrize("when", ["after the handshake", "after a request", "within a request"])
 def test_a_client_that_leaves_is_let_go(when: str, proxy: MoesifProxy) -> None:
     with Client(proxy.port, tls=trusting()) as client:

@@ -72,4 +72,4 @@ class Lending:
             return False
         lent.transport.set_protocol(end)
         end.connection_made(lent.transport)
-        return await lent.has_ended
+        return await lent.until_end()

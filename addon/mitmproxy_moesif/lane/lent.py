@@ -65,10 +65,22 @@ class Lent:
         self._end(ended=False)
 
     def _end(self, *, ended: bool) -> None:
-        """With the place among mitmproxy's connections, from which mitmproxy itself removes it."""
-        ctx.master.addons.get("proxyserver").connections[self.handler.client.id] = self.handler
         if not self.has_ended.done():
+            self._return_place()
             self.has_ended.set_result(ended)
+
+    def _return_place(self) -> None:
+        """Among mitmproxy's connections, from which mitmproxy itself removes it."""
+        ctx.master.addons.get("proxyserver").connections[self.handler.client.id] = self.handler
+
+    async def until_end(self) -> bool:
+        """Whether the connection has ended here. Where the handler is closed meanwhile, it ends with it."""
+        try:
+            return await self.has_ended
+        except asyncio.CancelledError:
+            self._return_place()
+            self.transport.close()
+            raise
 
 
 class Release(events.Event):
@@ -148,7 +160,7 @@ class Secured(Lent):
             tls.data_received(data)
         if not self.has_ended.done() and (has_ended or self.reader.at_eof()):
             end.eof_received()
-        if await self.has_ended:
+        if await self.until_end():
             self.reader.feed_eof()
         else:
             await self.handler.server_event(Release())

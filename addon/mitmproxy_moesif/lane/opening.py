@@ -115,7 +115,9 @@ class Lane:
 
     def closed(self, end: ClientEnd) -> None:
         self.connections.discard(end)
-        self._of_proxyserver().pop(end.client.id, None)
+        known = self._of_proxyserver()
+        if known.get(end.client.id) is end:  # and not the handler that has lent it
+            del known[end.client.id]
 
     def _of_proxyserver(self) -> dict[Any, Any]:
         server: Proxyserver = ctx.master.addons.get("proxyserver")
