@@ -17,9 +17,11 @@ import requests
 
 from mitmproxy_moesif.config.settings import SettingsError, parse_settings
 from mitmproxy_moesif.kong.declarative import unchecked
-from mitmproxy_moesif.kong.entities import KongConfig
+from mitmproxy_moesif.kong.entities import KongConfig, Plugin
+from mitmproxy_moesif.kong.resolver import Resolver
 from mitmproxy_moesif.kong.scopes import Scopes
-from mitmproxy_moesif.kong.source import KongSource, LastListings, read_kong_config
+from mitmproxy_moesif.kong.source import NOTHING_YET, STAYS, KongSource, LastListings, read_kong_config
+from mitmproxy_moesif.lifecycle import remarks
 from tests.support import ADDON_SCRIPT, wire
 from tests.support.akto import ScriptedAkto
 from tests.support.client import exchange
@@ -331,8 +333,33 @@ def test_kongs_version_decides_how_paths_are_read(version: dict[str, Any] | None
 def test_a_kong_that_does_not_tell_its_version_is_refused(answer: bytes, message: str) -> None:
     with ScriptedUpstream() as kong:
         kong.answer("/", answer)
-        with pytest.raises(SettingsError, match=message):
+        with pytest.raises(SettingsError, match=f"^kong_admin_url: .*{message}"):
             read_kong_config(parse_settings({"kong_admin_url": kong.url}))
+
+
+@pytest.mark.parametrize("name", ["kong_config", "kong_admin_url"])
+def test_what_is_wrong_is_told_with_the_option_that_names_the_source(name: str) -> None:
+    one, another = (Plugin(id=id_, name="moesif", config={"application_id": "a"}) for id_ in ("p1", "p2"))
+    given = {name: "http://kong:8001", "sample_rate": 12}
+    with pytest.raises(SettingsError, match=f"^{name}: UNIQUE violation"):
+        Resolver(KongConfig(plugins=(one, another)), given)
+    with pytest.raises(SettingsError, match=f"^{name}: plugin 'p1': batch_size: "):
+        Resolver(KongConfig(plugins=(one.model_copy(update={"config": {"batch_size": 0}}),)), given)
+
+
+def test_a_second_source_is_told_to_have_no_effect() -> None:
+    both = parse_settings({"kong_config": "/kong.yml", "kong_admin_url": "http://kong:8001"})
+    assert "no effect beside kong_config: kong_admin_url" in list(remarks(both))
+    assert not [*remarks(parse_settings({"kong_admin_url": "http://kong:8001"}))]
+
+
+def test_where_nothing_is_known_nothing_is_told_to_stay_in_force(caplog: pytest.LogCaptureFixture) -> None:
+    with ScriptedUpstream(refusing=True) as kong:
+        settings = parse_settings({"kong_admin_url": kong.url})
+        for current in (None, KongConfig()):
+            KongSource(settings, lambda _: None, current, unchecked, LastListings(None, None))._look()
+    ends = [message.rpartition("; ")[2] for message in caplog.messages]
+    assert ends == [NOTHING_YET, STAYS]
 
 
 def test_the_admin_api_tells_who_is_in_a_group() -> None:

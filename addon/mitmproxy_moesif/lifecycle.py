@@ -511,3 +511,5 @@ def remarks(settings: Settings) -> Iterator[str]:
             yield f"{name} is deprecated: {field.deprecated}"
     if (idle := without_effect(settings)) is not None:
         yield idle
+    if settings.kong_config is not None and settings.kong_admin_url is not None:
+        yield "no effect beside kong_config: kong_admin_url"

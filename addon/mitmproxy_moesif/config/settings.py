@@ -248,7 +248,7 @@ class Settings(BaseModel):
         description="Kong's declarative YAML or JSON file; its `moesif` plugins become instances; watched for changes.",
     )
     kong_admin_url: Annotated[OptionalName, Property.START_ONLY] = Field(
-        None, description="URL of Kong's Admin API, used instead of a declarative file; polled every 30 seconds."
+        None, description="URL of Kong's Admin API, used where there is no kong_config; polled every 30 seconds."
     )
     kong_admin_token: Annotated[SecretStr, Property.START_ONLY, Needs("kong_admin_url")] = Field(
         SecretStr(""), description="Token sent to Kong's Admin API as Kong-Admin-Token. A secret."

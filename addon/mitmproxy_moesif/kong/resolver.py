@@ -65,7 +65,7 @@ class Resolver:
         if previous is not None and previous.config is config and previous.options == self.options:
             self.scopes: Scopes = previous.scopes
         else:
-            self.scopes = _scopes(config, self.options)
+            self.scopes = _scopes(config, self.options, given)
         akto = [plugin for plugin in config.plugins if plugin.name == AKTO]
         self.has_akto = any(not is_created(plugin) for plugin in akto)
         self.akto = {plugin.id: _parsed(plugin, given) for plugin in akto if plugin.enabled}
@@ -223,33 +223,38 @@ def _options_as_plugin(given: Mapping[str, Any]) -> Plugin:
     return Plugin(id=OPTIONS_ID, name=MOESIF, instance_name=PLUGIN_NAME, enabled=enabled)
 
 
-def _scopes(config: KongConfig, options: tuple[Plugin, ...]) -> Scopes:
+def _scopes(config: KongConfig, options: tuple[Plugin, ...], given: Mapping[str, Any]) -> Scopes:
     if config.not_understood and depend_on_routes(config.plugins):
-        raise SettingsError(f"kong_config: {config.not_understood[0]}")
+        raise SettingsError(f"{_source(given)}: {config.not_understood[0]}")
     try:
         return Scopes(replace(config, plugins=(*config.plugins, *options)))
     except ScopeConflict as error:
-        raise SettingsError(f"kong_config: {error}") from error
+        raise SettingsError(f"{_source(given)}: {error}") from error
+
+
+def _source(given: Mapping[str, Any]) -> str:
+    """The parameter that names where Kong's configuration comes from."""
+    return "kong_admin_url" if given.get("kong_admin_url") and not given.get("kong_config") else "kong_config"
 
 
 def _compile(plugin: Plugin, given: Mapping[str, Any], previous: Instance | None) -> Instance:
-    with _telling(plugin) as name:
+    with _telling(plugin, given) as name:
         return Instance.compile(parse_instance(plugin, given), previous=previous, name=name)
 
 
 def _parsed(plugin: Plugin, given: Mapping[str, Any]) -> Settings:
-    with _telling(plugin):
+    with _telling(plugin, given):
         return parse_instance(plugin, given)
 
 
 @contextmanager
-def _telling(plugin: Plugin) -> Iterator[str]:
+def _telling(plugin: Plugin, given: Mapping[str, Any]) -> Iterator[str]:
     """Errors tell which plugin they are about."""
     name = plugin.instance_name or plugin.id
     try:
         yield name
     except SettingsError as error:
-        raise SettingsError(f"kong_config: plugin {name!r}: {error}") from error
+        raise SettingsError(f"{_source(given)}: plugin {name!r}: {error}") from error
 
 
 def _alone(given: Mapping[str, Any], previous: Resolver | None) -> Instance:

@@ -41,6 +41,9 @@ REFRESH = 30.0
 CALL_SECONDS = 10.0
 MAX_PAGES = 10_000
 
+STAYS = "the configuration that was there stays in force"
+NOTHING_YET = "it is asked again, and nothing is captured until it answers"
+
 type Changed = Callable[[KongConfig], None]
 
 
@@ -53,7 +56,8 @@ def read_kong_config(settings: Settings, check: Check = unchecked) -> KongConfig
             url, token = settings.kong_admin_url, settings.kong_admin_token.get_secret_value()
             return parse_listings(configured_files.get(url, lambda: fetch(url, token)), check)
     except KongConfigError as error:
-        raise SettingsError(f"kong_config: {error}") from error
+        name = "kong_config" if settings.kong_config is not None else "kong_admin_url"
+        raise SettingsError(f"{name}: {error}") from error
     except OSError as error:
         raise KongAwayError(f"kong_admin_url: {_why_away(error, settings.kong_admin_url or '')}") from error
     return None
@@ -73,7 +77,7 @@ def first_kong_config(settings: Settings, last: LastListings, check: Check) -> K
         if (config := last.read(check)) is not None:
             log.warning("moesif: %s; what Kong's Admin API said last is in force until it answers", error)
         else:
-            log.warning("moesif: %s; it is asked again, and nothing is captured until it answers", error)
+            log.warning("moesif: %s; %s", error, NOTHING_YET)
         return config
 
 
@@ -238,7 +242,7 @@ class KongSource(Periodic):
             self._due = time.monotonic() + REFRESH
         except SettingsError as error:
             if self._trouble != str(error):
-                log.error("moesif: %s; the configuration that was there stays in force", error)
+                log.error("moesif: %s; %s", error, NOTHING_YET if self._current is None else STAYS)
             self._trouble = str(error)
             self._due = time.monotonic() + self._pauses.failed()
 
