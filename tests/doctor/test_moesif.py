@@ -54,3 +54,25 @@ def test_a_slow_answer_is_no_wrong_clock(waited: int) -> None:
 def test_brokers_are_connected_to_instead(upstream: ScriptedUpstream) -> None:
     subject = a_subject(kafka_brokers=f"127.0.0.1:{upstream.port},127.0.0.1:9")
     assert seen(examine(subject)) == [("kafka", "ok"), ("kafka", "failure")]
+
+
+def test_akto_is_asked_for_nothing_but_an_answer(upstream: ScriptedUpstream) -> None:
+    subject = a_subject(application_id="", akto_service_url=upstream.url, akto_api_key="s3cret")
+    (finding,) = examine(subject)
+    assert (finding.check, finding.level) == ("akto", "ok")
+    (request,) = upstream.requests()
+    assert (request.method, request.target) == ("HEAD", "/")
+    assert "s3cret" not in finding.line() + repr(request)
+
+
+def test_where_akto_is_not_reached_its_option_is_named() -> None:
+    (finding,) = examine(a_subject(application_id="", akto_service_url="http://127.0.0.1:9"))
+    assert (finding.check, finding.level) == ("akto", "failure")
+    assert "akto_service_url" in finding.todo
+
+
+def test_brokers_of_akto_are_connected_to(upstream: ScriptedUpstream) -> None:
+    brokers = f"127.0.0.1:{upstream.port},127.0.0.1:9"
+    found = list(examine(a_subject(application_id="", akto_transport="kafka", akto_kafka_brokers=brokers)))
+    assert seen(found) == [("akto", "ok"), ("akto", "failure")]
+    assert "akto_kafka_brokers" in found[1].todo

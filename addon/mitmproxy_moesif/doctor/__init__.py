@@ -4,7 +4,7 @@ configuration  what the options, files and environment say, read as a start does
 findings       what a check found (test: doctor/test_main.py)
 machine        proxies and authorities from the environment, ports, versions
 main           command line and report
-moesif         whether events are taken, and the clock
+moesif         whether events are taken, whether Akto answers, and the clock
 spool          the folder on disk, and what waits there
 upstream       whether it is reached, is Kong, and trusts this proxy
 """

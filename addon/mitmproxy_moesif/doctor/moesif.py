@@ -10,21 +10,22 @@ from email.utils import parsedate_to_datetime
 import requests
 
 from mitmproxy_moesif import __version__
+from mitmproxy_moesif.config.akto import AktoTarget
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.doctor.configuration import Subject
 from mitmproxy_moesif.doctor.findings import Finding, failure, ok, warning
 from mitmproxy_moesif.start_report import shown
 from mitmproxy_moesif.web.session import DeadlineSession, network_reason
 
-CHECK, CLOCK = "moesif", "clock"
-BROKER_SECONDS = 5.0
+CHECK, AKTO, CLOCK = "moesif", "akto", "clock"
+CONNECT_SECONDS = 5.0
 SKEW_SECONDS = 5.0
 LATE_SECONDS = 300.0
 """Moesif counts an event that is so old as late."""
 
 
 def examine(subject: Subject) -> Iterator[Finding]:
-    """Each collector and application id once."""
+    """Each collector and application id once, and each place of Akto's."""
     asked = set()
     for instance in subject.prepared.instances:
         settings = instance.settings
@@ -32,11 +33,13 @@ def examine(subject: Subject) -> Iterator[Finding]:
             continue
         asked.add(instance.account)
         if settings.kafka_brokers:
-            yield from map(broker, settings.kafka_brokers)
+            yield from (broker(address, "kafka", "kafka_brokers") for address in settings.kafka_brokers)
         elif settings.application_id.get_secret_value():
             yield from collector(settings)
         elif settings.sink_file is not None:
             yield ok(CHECK, f"events go to {settings.sink_file} alone")
+    for _, target in sorted({target.place: target for target in subject.prepared.akto}.items()):
+        yield from akto(target)
 
 
 def collector(settings: Settings) -> Iterator[Finding]:
@@ -73,14 +76,29 @@ def verdict(url: str, status: int) -> Finding:
     return failure(CHECK, f"{shown(url)} answers with {status}", "correct api_endpoint, or try again later")
 
 
-def broker(address: str) -> Finding:
+def broker(address: str, check: str, option: str) -> Finding:
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), BROKER_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except OSError as error:
-        todo = "correct kafka_brokers, or let this machine reach it"
-        return failure("kafka", network_reason(error, f"kafka://{address}"), todo)
-    return ok("kafka", f"the broker {address} is reached")
+        todo = f"correct {option}, or let this machine reach it"
+        return failure(check, network_reason(error, f"kafka://{address}"), todo)
+    return ok(check, f"the broker {address} is reached")
+
+
+def akto(target: AktoTarget) -> Iterator[Finding]:
+    """Whether it answers at all: whether it takes records is seen by sending one."""
+    if target.brokers:
+        yield from (broker(address, AKTO, "akto_kafka_brokers") for address in target.brokers)
+        return
+    try:
+        with DeadlineSession() as session, session.deadline(CONNECT_SECONDS):
+            answer = session.head(target.url, timeout=CONNECT_SECONDS, allow_redirects=False)
+    except OSError as error:
+        todo = "correct akto_service_url, or let this machine reach it"
+        yield failure(AKTO, f"{shown(target.url)}: {network_reason(error, target.url)}", todo)
+        return
+    yield ok(AKTO, f"{shown(target.url)} answers with {answer.status_code}")
 
 
 def clock(date: str, began: float, ended: float) -> Finding:
