@@ -104,5 +104,5 @@ soak: $(VENV)/.tools ## Ten minutes with random faults; not part of `make test`
 	TEST_LANE_ANSWERS=100000 $(BIN)/python -m pytest -q --timeout 300 tests/lane/test_load.py
 	MOESIF_TEST_HAR_MEGABYTES=1000 $(BIN)/python -m pytest -q -s tests/backfill/test_main.py -k 'memory or large' --timeout 1200
 
-clean: ## Takes away .venv and all that was built or cached
+clean: ## Removes .venv and all that was built or cached
 	rm -rf $(VENV) .venv-engines .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
