@@ -232,3 +232,13 @@ def test_the_plugins_troubles_have_their_sections(trouble: str) -> None:
 )
 def test_each_difference_is_told(word: str) -> None:
     assert word in section(MIGRATION, "Where it differs, on purpose")
+
+
+def test_variables_that_the_page_names_for_values_of_kongs_may_be_set() -> None:
+    """One that begins as ours do is refused as a misspelt parameter."""
+    text = (COMPOSE / "README.md").read_text()
+    names = re.findall(r"\{vault://env/([\w-]+)\}", text) + re.findall(r'env "(\w+)"', text)
+    assert len(names) == 2
+    variables = {name.upper().replace("-", "_"): "1" for name in names}
+    assert given_environment(variables) == {}
+    assert all(f"`{name}`" in text for name in variables if not name.startswith("DECK_"))
