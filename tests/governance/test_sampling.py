@@ -99,6 +99,12 @@ def test_an_entry_that_cannot_be_used_is_named_and_the_others_count() -> None:
     assert "'(?=x)'" in state.warnings[0]
 
 
+def test_the_rate_of_an_entry_is_not_given_to_the_one_before_it_that_has_none() -> None:
+    state = snapshot(regex_config=[entry(None, ("request.verb", "POST")), entry(40, ("request.verb", "GET"))])
+    assert state.sample_rate(View(verb="GET"), 200, None, None) == 40
+    assert state.sample_rate(View(verb="POST"), 200, None, None) == 100
+
+
 @pytest.mark.parametrize(
     ("rate", "stands_for"), [(0, 1), (100, 1), (51, 1), (50, 2), (30, 3), (10, 10), (1, 100), (0.5, 200)]
 )

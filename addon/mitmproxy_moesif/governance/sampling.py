@@ -34,8 +34,9 @@ class SamplingRates:
         warnings: list[str] = []
         for number, entry in enumerate(config.regex_config):
             try:
-                sets.append(_compiled(entry))
-                rates.append(_rate_of(entry))
+                compiled, rate = _usable(entry)
+                sets.append(compiled)
+                rates.append(rate)
             except (PatternError, ValueError) as e:
                 warnings.append(f"regex_config[{number}] of the sampling is switched off: {e}")
         self._rates = tuple(rates)
@@ -60,14 +61,10 @@ class SamplingRates:
         return self._rates[first] if first < len(self._rates) else None
 
 
-def _compiled(entry: SamplingSet) -> Sequence[TermSet]:
+def _usable(entry: SamplingSet) -> tuple[Sequence[TermSet], float]:
     sets, unknown = compile_sets([entry], with_status=True)
     if unknown:
         raise ValueError(f"{unknown[0]!r} is no field of a request or response")
-    return sets
-
-
-def _rate_of(entry: SamplingSet) -> float:
     if entry.sample_rate is None:
         raise ValueError("it has no sample_rate")
-    return entry.sample_rate
+    return sets, entry.sample_rate
