@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 from urllib.parse import parse_qsl
@@ -76,15 +75,9 @@ def _is_deep(content: object) -> bool:
     """Whether anything is nested deeper than allowed; a walk without recursion, since it may be far deeper."""
     level = [content]
     for _ in range(MAX_DEPTH + 1):
-        level = [item for value in level for item in _children(value)]
+        holders = [value for value in level if isinstance(value, dict | list)]
+        level = [item for holder in holders for item in (holder.values() if isinstance(holder, dict) else holder)]
     return bool(level)
-
-
-def _children(content: object) -> Iterator[object]:
-    if isinstance(content, dict):
-        yield from content.values()
-    elif isinstance(content, list):
-        yield from content
 
 
 def _pairs(body: bytes, content_type: str) -> list[tuple[str, str]]:

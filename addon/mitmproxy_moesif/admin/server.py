@@ -8,8 +8,7 @@ server.stop()
 
 from __future__ import annotations
 
-import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from tornado.httpserver import HTTPServer
@@ -64,7 +63,9 @@ class AdminServer(ServerThread):
     async def _listening(self) -> AsyncIterator[None]:
         sockets = bind("admin_listen", self._address)
         try:
-            self._check_loopback(sockets)
+            if not self._gate.demands_token and not all(map(is_bound_to_loopback, sockets)):
+                address = self._address
+                raise ValueError(f"admin_listen: {address} resolves to more than loopback, so admin_token is needed")
             self._port = sockets[0].getsockname()[1]
             server = HTTPServer(
                 self._app,
@@ -80,11 +81,6 @@ class AdminServer(ServerThread):
         finally:
             for bound in sockets:
                 bound.close()
-
-    def _check_loopback(self, sockets: Sequence[socket.socket]) -> None:
-        if not self._gate.demands_token and not all(map(is_bound_to_loopback, sockets)):
-            address = self._address
-            raise ValueError(f"admin_listen: {address} resolves to more than loopback, so admin_token is needed")
 
 
 def admin_server(listen: str, token: str | None, source: AdminSource) -> AdminServer:

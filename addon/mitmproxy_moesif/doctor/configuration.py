@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
@@ -79,23 +81,13 @@ def told(record: logging.LogRecord) -> Finding:
     return warning(CHECK, text, "see compose/OPTIONS.md")
 
 
-class Ear(logging.Handler):
-    """Keeps warnings and errors."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-
 @contextmanager
 def heard() -> Iterator[list[logging.LogRecord]]:
-    """What is logged meanwhile; nobody else gets it."""
-    ear, logger = Ear(), logging.getLogger()
+    """The warnings and errors that are logged meanwhile; nobody else gets them."""
+    ear, logger = BufferingHandler(sys.maxsize), logging.getLogger()
+    ear.setLevel(logging.WARNING)
     before, logger.handlers = logger.handlers, [ear]
     try:
-        yield ear.records
+        yield ear.buffer
     finally:
         logger.handlers = before

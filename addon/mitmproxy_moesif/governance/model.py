@@ -71,16 +71,13 @@ def one_line(text: str, limit: int = 500) -> str:
     return shown if shown.isprintable() else ascii(shown)[1:-1]
 
 
-def _rounded(rate: float) -> float:
-    """Six decimals keep weights finite."""
-    return round(rate, 6)
-
-
 def _null_means(default: object) -> BeforeValidator:
     return BeforeValidator(lambda value: default if value is None else value)
 
 
-type Rate = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=100), AfterValidator(_rounded)]
+# Six decimals keep weights finite.
+_SIX = AfterValidator(lambda rate: round(rate, 6))
+type Rate = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=100), _SIX]
 type Flag = Annotated[StrictBool, _null_means(False)]
 type Listed[T] = Annotated[tuple[T, ...], FailFast(), _null_means(())]
 

@@ -77,10 +77,6 @@ _ESCAPED = re.compile(r"\\(.)")
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 
 
-def _pattern(source: str) -> Any:
-    return compile_re2(source, re2_options(_MEMORY))
-
-
 @lru_cache(maxsize=1024)
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
@@ -95,7 +91,7 @@ _TEXT_TESTS: Mapping[str, Callable[[str], Callable[[str], object]]] = {
     "^=": lambda wanted: lambda value: value.startswith(wanted),
     "=^": lambda wanted: lambda value: value.endswith(wanted),
     "contains": lambda wanted: lambda value: wanted in value,
-    "~": lambda wanted: _pattern(wanted).search,
+    "~": lambda wanted: compile_re2(wanted, re2_options(_MEMORY)).search,
 }
 _ADDRESS_TESTS: Mapping[str, Callable[[Network], Callable[[str], object]]] = {
     "==": lambda wanted: lambda value: _address(value) == wanted.network_address,

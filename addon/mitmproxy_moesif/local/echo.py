@@ -24,7 +24,7 @@ import base64
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from http import HTTPStatus
+from http.client import responses
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -230,7 +230,7 @@ class _Conversation(HTTPMessageDelegate):
             pass  # the client has gone; there is nobody to tell
 
     async def _send(self, answer: EchoAnswer) -> None:
-        start = ResponseStartLine("HTTP/1.1", answer.status, _reason(answer.status))
+        start = ResponseStartLine("HTTP/1.1", answer.status, responses.get(answer.status, "Unknown"))
         headers = HTTPHeaders()
         if answer.status not in (204, 304):
             headers["Content-Type"] = answer.media_type
@@ -244,10 +244,3 @@ class _Conversation(HTTPMessageDelegate):
         if answer.pieces is not None:
             async for piece in answer.pieces:
                 await self._connection.write(piece)
-
-
-def _reason(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Unknown"

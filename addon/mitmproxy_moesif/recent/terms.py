@@ -73,7 +73,8 @@ def parse(text: str) -> Predicate:
     problems: list[Problem] = []
     predicates: list[Predicate] = []
     negated: int | None = None
-    for at, word in _words(text):
+    for match in _TERM.finditer(text):
+        at, word = match.start(), match[0]
         if word.lower() == "not" and negated is None:
             negated = at
             continue
@@ -89,10 +90,6 @@ def parse(text: str) -> Predicate:
     if problems:
         raise FilterError(problems)
     return lambda row: all(predicate(row) for predicate in predicates)
-
-
-def _words(text: str) -> list[tuple[int, str]]:
-    return [(match.start(), match[0]) for match in _TERM.finditer(text)]
 
 
 def _term(word: str) -> Predicate:

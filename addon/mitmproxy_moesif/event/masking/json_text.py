@@ -22,14 +22,10 @@ _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _DECODER: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
-def begins_like_json(raw: bytes) -> bool:
-    """Whether the first non-blank character is `{` or `[`."""
-    return raw[:1] in (b"{", b"[") or _CONTAINER.match(raw) is not None
-
-
 def is_json(raw: bytes) -> bool:
     """Whether `raw` is a JSON object or array in UTF-8, nested no deeper than `MAX_DEPTH`."""
-    return begins_like_json(raw) and _is_valid(raw) and not _is_too_deep(raw)
+    begins_like_it = raw[:1] in (b"{", b"[") or _CONTAINER.match(raw) is not None
+    return begins_like_it and _is_valid(raw) and not _is_too_deep(raw)
 
 
 def _is_valid(raw: bytes) -> bool:
