@@ -193,7 +193,7 @@ class Runtime:
         self._started = False
         self._admin: Listening | None = None
         self._operations: Operations | None = None
-        self._settle: Callable[[], None] = _nothing
+        self._settle: Callable[[], None] = lambda: None
         self._kong: KongSource | None = None
 
     def start(self) -> None:
@@ -322,7 +322,3 @@ class Runtime:
         """Something of ours, or of the embedder's hooks, went wrong: counted, and logged once a kind and minute."""
         self.delivery.fault(kind)
         self._limited.error(kind, "moesif: a fault in %s, the traffic is not affected: %s", kind, describe(error))
-
-
-def _nothing() -> None:
-    """Where there is no Admin API, nobody waits for a change."""

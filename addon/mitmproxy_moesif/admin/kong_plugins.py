@@ -51,7 +51,8 @@ _REASONS = {"string_type": "expected a string", "string_too_short": "length must
 
 
 class KongPluginSource:
-    """`given` returns the options and the environment, which every instance's own `config` yields to."""
+    """Methods raise what those of `AdminSource` do. `given` returns the options and the environment, to which every
+    instance's own `config` yields."""
 
     def __init__(
         self,
@@ -70,7 +71,6 @@ class KongPluginSource:
         return [self._entity(plugin) for plugin in self._live.config.plugins if plugin.name in CAPTURING]
 
     def patch_plugin(self, plugin_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Raises as `PluginSource.patch_plugin` does."""
         before = self._live.changes
 
         def make(changes: Overlay, base: KongConfig) -> Overlay:
@@ -84,7 +84,6 @@ class KongPluginSource:
         return self._entity(_find(self._live.config, plugin_id))
 
     def replace_plugin(self, plugin_id: str, given: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]:
-        """Raises as `PluginSource.replace_plugin` does."""
         check_name(given, CAPTURING)
 
         def make(changes: Overlay, base: KongConfig) -> Overlay:
@@ -105,7 +104,6 @@ class KongPluginSource:
         return self._entity(_find(self._live.config, plugin_id))
 
     def add_plugin(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Raises as `PluginSource.add_plugin` does."""
         check_name(given, CAPTURING)
         added: list[LivePlugin] = []
 
@@ -119,7 +117,6 @@ class KongPluginSource:
         return self._entity(added[0])
 
     def remove_plugin(self, plugin_id: str) -> None:
-        """Raises as `PluginSource.remove_plugin` does."""
         if plugin_id not in self._live.changes.created:
             _find(self._live.config, plugin_id)
             raise Unsupported(

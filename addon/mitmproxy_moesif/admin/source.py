@@ -120,8 +120,8 @@ def receivers_of(reading: Reading, configured: Iterable[str] = ()) -> dict[str, 
     }
 
 
-class PluginSource(Protocol):
-    """The instances as Kong's plugin entities.
+class AdminSource(Protocol):
+    """The proxy, seen from its listener, and its instances as Kong's plugin entities.
 
     An entity has `id`, `name`, `instance_name`, `enabled`, `config`, `service`, `route`, `consumer` (each `{"id": ...}`
     or None), `protocols`, `tags`, `created_at` and `updated_at` (Unix seconds).
@@ -155,10 +155,6 @@ class PluginSource(Protocol):
 
     def find_entity(self, kind: str, name: str) -> str:
         """The id of one of the `services`, `routes` or `consumers`, found by id or name. Raises `NotFound`."""
-
-
-class AdminSource(PluginSource, Protocol):
-    """The proxy, seen from its listener."""
 
     def status(self) -> Status: ...
 

@@ -18,14 +18,12 @@ from mitmproxy_moesif.config.settings import AS_STARTED, SettingsError
 
 APPLY_SECONDS = 5.0
 
-
 type Prepare = Callable[[Mapping[str, Any]], None]
 """Told in the thread that asks for a change which values it is about to set; `UNSET` stands for the default."""
 
 
 class LiveOptions:
     """Changes mitmproxy's options from another thread, on its event loop. Raises `SettingsError` where refused.
-
 
     `option` names the option of a parameter.
     """

@@ -33,7 +33,6 @@ _limited = RateLimitedLog()
 class Found(Protocol):
     """What of a match object is used here; both engines give it."""
 
-    def end(self) -> int: ...
     def groups(self) -> tuple[bytes | None, ...]: ...
 
 

@@ -17,7 +17,6 @@ from mitmproxy.tools.dump import DumpMaster
 
 from mitmproxy_moesif.addon import MoesifAddon
 from mitmproxy_moesif.admin.service import Operations
-from mitmproxy_moesif.capture.traffic import TrafficStatus
 from mitmproxy_moesif.config.options import PARAMETERS
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.ledger import Reading
@@ -205,11 +204,3 @@ class Proxy:
         """Where it listens."""
         server: proxyserver.Proxyserver = self.master.addons.get("proxyserver")
         return [(str(host), int(port)) for host, port, *_ in server.listen_addrs()]
-
-    def reading(self) -> Reading | None:
-        """Where the captured events are; None before the capture has started."""
-        return self.capture.reading()
-
-    def traffic(self) -> TrafficStatus | None:
-        """What has passed so far; None before the capture has started."""
-        return self.capture.traffic()

@@ -1,15 +1,15 @@
 """A proxy as the worker of a supervisor.
 
 A worker's standard input is its supervisor's hand, one JSON object a line: the `order` is first to `start`, with
-`arguments` and what is to be read in place of files, then to `end`, to `abort` (end at
-once), to `reload` the configuration, to `answer` a request to the Admin API, or to `take` a document: all that this API
-has changed, which the supervisor alone keeps. Its end means that the supervisor has gone.
+`arguments` and what is to be read in place of files, then to `end`, to `abort` (end at once), to `reload` the
+configuration, to `answer` a request to the Admin API, or to `take` a document: all that this API has changed, which the
+supervisor alone keeps. Its end means that the supervisor has gone.
 
 What a worker has to say goes back through a pipe in the same form: `admin` (where its options say that the Admin API
 is and where its changes are kept; then it waits for the first document), `file` (the `content` of one that is in
-force), `ready`, `reading` with `traffic` (each second, before an
-answer, and last), `reloaded` or `refused`; and `to` with the number of an order that was carried out, with the `answer`
-and the `document` that it makes, or with the `version` that is in force, or `fault`.
+force), `ready`, `reading` with `traffic` (each second, before an answer, and last), `reloaded` or `refused`; and `to`
+with the number of an order that was carried out, with the `answer` and the `document` that it makes, or with the
+`version` that is in force, or `fault`.
 """
 
 from __future__ import annotations
@@ -193,8 +193,9 @@ class Supervised:
 
     def ended(self) -> None:
         with self._telling:  # none that is older may be told later
-            if (reading := self._proxy.reading()) is not None:
-                self._tell(reading=dataclasses.asdict(reading), traffic=self._proxy.traffic())
+            capture = self._proxy.capture
+            if (reading := capture.reading()) is not None:
+                self._tell(reading=dataclasses.asdict(reading), traffic=capture.traffic())
 
     def _tell(self, **what: Any) -> None:
         """From any thread. One pipe takes no more than a few kilobytes at once, and lines must not mix."""
