@@ -172,15 +172,13 @@ class LiveOverlay:
         """
         with self._lock:
             changes = make(self.changes, self.base)
-            if changes != self.changes:
-                self._take(changes)
-
-    def _take(self, changes: Overlay) -> None:
-        config = changes.over(self.base)
-        self._changed(config)
-        try:
-            self._settle()
-        except Exception:
-            self._changed(self.config)
-            raise
-        self.config, self.changes = config, changes
+            if changes == self.changes:
+                return
+            config = changes.over(self.base)
+            self._changed(config)
+            try:
+                self._settle()
+            except Exception:
+                self._changed(self.config)
+                raise
+            self.config, self.changes = config, changes

@@ -22,35 +22,29 @@ LOOK_EVERY = 0.05
 
 
 class Drain:
-    """Stands before the capture, so that exchanges end before the capture does. `abort` ends the wait at once."""
+    """Stands before the capture, so that exchanges end before the capture does. `aborted` ends the wait at once."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.draining = False
-        self._abort = asyncio.Event()
-
-    def abort(self) -> None:
-        self._abort.set()
-
-    @property
-    def aborted(self) -> bool:
-        return self._abort.is_set()
+        self.aborted = asyncio.Event()
 
     async def done(self) -> None:
         server: Proxyserver = ctx.master.addons.get("proxyserver")
         self.draining = True
         await server.servers.update([])
         ctx.master.addons.add(SayClose())
-        deadline = asyncio.get_running_loop().time() + self.seconds
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.seconds
         busy, when = 0, until(self.seconds)
         with telling_unless_soon(lambda: tell_requests(busy, when)):
-            while (busy := close_idle(server)) and not self.aborted and asyncio.get_running_loop().time() < deadline:
-                await wait(self._abort, LOOK_EVERY)
+            while (busy := close_idle(server)) and not self.aborted.is_set() and loop.time() < deadline:
+                await wait(self.aborted, LOOK_EVERY)
         if busy:
-            why = "as asked" if self.aborted else "--drain-timeout is over"
+            why = "as asked" if self.aborted.is_set() else "--drain-timeout is over"
             log.warning("moesif-proxy: %s under way, cut: %s", number_of(busy, "request"), why)
-        if self.aborted:  # the capture installs its handlers now, and is not to wait either
-            asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)
+        if self.aborted.is_set():  # the capture installs its handlers now, and is not to wait either
+            loop.call_soon(signal.raise_signal, signal.SIGTERM)
 
 
 class SayClose:

@@ -186,7 +186,7 @@ class Proxy:
         From then on the capture has the signals: one more ends its wait for events.
         """
         if self._drain is not None and self._drain.draining:
-            self._drain.abort()
+            self._drain.aborted.set()
         self.master.shutdown()
 
     def reload(self) -> str:
