@@ -9,11 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Protocol
 
 from mitmproxy_moesif.delivery import protocol
-from mitmproxy_moesif.delivery.api import Condition
-from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.receivers.kafka import trouble
 from mitmproxy_moesif.forward.arguments import Arguments, parse
 from mitmproxy_moesif.forward.forwarder import Forwarder
@@ -23,14 +20,6 @@ from mitmproxy_moesif.log import log
 from mitmproxy_moesif.proxy.console import quiet_log
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
-
-
-class Runner(Protocol):
-    """A forwarder, or several."""
-
-    def run(self) -> Reading: ...
-    def stop(self) -> None: ...
-    def condition(self) -> Condition: ...
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -59,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _runner(parsed: Arguments, arguments: Sequence[str]) -> Runner:
+def _runner(parsed: Arguments, arguments: Sequence[str]) -> Forwarder | Workers:
     forwarder = Forwarder(
         parsed.settings, parsed.group
     )  # also where it is not the one that runs: it checks the settings
@@ -80,7 +69,7 @@ def _heed_signals(stop: Callable[[], None]) -> None:
     threading.Thread(target=heed, name="moesif-signals", daemon=True).start()
 
 
-def _run_as_worker(runner: Runner, reports: socket.socket) -> int:
+def _run_as_worker(runner: Forwarder | Workers, reports: socket.socket) -> int:
     """Tell the supervisor how it goes; without one there is nothing to go on for."""
     telling = threading.Lock()
 

@@ -41,27 +41,23 @@ def mask_urls(headers: Mapping[str, str], names: frozenset[str]) -> Mapping[str,
     return {name: mask.header(value) for name, value in headers.items()}
 
 
-class QueryMask:
+class QueryMask(TextMask):
     """The parameters, compiled once."""
 
-    __slots__ = ("_names", "_text")
-
-    def __init__(self, names: frozenset[str]) -> None:
-        self._text = TextMask(names)
-        self._names = self._text.names
+    __slots__ = ()
 
     def may_occur(self, values: Iterable[str]) -> bool:
-        return self._names.may_occur(_bytes("\n".join(values)))
+        return self.names.may_occur(_bytes("\n".join(values)))
 
     def url(self, url: str) -> str:
-        if not self._names.may_occur(_bytes(url)):
+        if not self.names.may_occur(_bytes(url)):
             return url
         host = _HOST.match(url)
         begin = 0 if host is None else host.end()
         query = _QUERY.search(url, begin)
         end = len(url) if query is None else query.start()
         first, *others = url[begin:end].split("/")
-        if self._names.is_key_in(_bytes(first)):
+        if self.names.is_key_in(_bytes(first)):
             masked = self._segment(first)  # this is no path: all that follows may be the value
             return masked if _MASK in masked else _MASK
         path = "/".join((first, *map(self._segment, others)))
@@ -71,13 +67,13 @@ class QueryMask:
     def header(self, value: str) -> str:
         """Masks what can be read as a URL: what is enclosed, and the last word. What is before and between them must
         not mention a parameter."""
-        if not self._names.may_occur(_bytes(value)):
+        if not self.names.may_occur(_bytes(value)):
             return value
         pieces = _ENCLOSED.split(value)
         last = _BREAK.split(pieces[-1])[-1]
         pieces[-1] = pieces[-1].removesuffix(last)
         rest = value if _is_unbalanced(value) else " ".join(pieces[::2])
-        if self._names.is_key_in(_bytes(rest)):
+        if self.names.is_key_in(_bytes(rest)):
             return _MASK
         pieces[1::2] = [piece[0] + self.url(piece[1:-1]) + piece[-1] for piece in pieces[1::2]]
         return "".join((*pieces, self.url(last)))
@@ -85,19 +81,19 @@ class QueryMask:
     def _segment(self, segment: str) -> str:
         try:
             raw = _bytes(segment)
-            return _str(mask_part(raw, self._names, self._text.strict, self._instead, names_alone=False) or b"")
+            return _str(mask_part(raw, self.names, self.strict, self._instead, names_alone=False) or b"")
         except UnmaskableError:
             return _MASK
 
     def _query(self, query: str) -> str:
         try:
-            return _str(mask_fields(_bytes(query), self._names, self._text.strict, self._instead))
+            return _str(mask_fields(_bytes(query), self.names, self.strict, self._instead))
         except UnmaskableError:
             return _MASK
 
     def _instead(self, name: bytes) -> bytes:
         """What follows the masked name in `token[x]` or `token|x` may be its value."""
-        return name + b"=" + MASK if self._names.ends(decoded(name)) else MASK
+        return name + b"=" + MASK if self.names.ends(decoded(name)) else MASK
 
 
 @lru_cache(maxsize=256)
