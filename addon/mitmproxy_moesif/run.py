@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mitmproxy_moesif import interrupts
 from mitmproxy_moesif.interrupts import NOTHING_YET, exit_code
-from mitmproxy_moesif.local.server import LocalSettings, LocalStack, start_in_thread
+from mitmproxy_moesif.local.server import LocalStack, start_in_thread
 from mitmproxy_moesif.page import main as page
 from mitmproxy_moesif.web.access import Address
 from mitmproxy_moesif.web.server import bind, free_port
@@ -35,17 +35,18 @@ def run(options: argparse.Namespace) -> int:
     listen = Address(options.host, options.port)
     _need(options, "port", listen)
     feeds_moesif = bool(os.environ.get("MOESIF_APPLICATION_ID"))
-    with tempfile.TemporaryDirectory(prefix="mitmproxy-moesif-") as folder:
-        page_port = 0 if page.is_there() else options.page_port
-        settings = LocalSettings(page_port=page_port, database=Path(folder) / "events.sqlite")
-        with start_in_thread(settings) as stack:
-            environment = _environment(options, stack, folder, feeds_moesif=feeds_moesif)
-            environment.setdefault("MOESIF_ADMIN_LISTEN", f"127.0.0.1:{free_port()}")
-            environment.setdefault("MOESIF_RECENT_RAW", "true")
-            with _traffic_page(options, stack, environment) as events_url:
-                admin = environment["MOESIF_ADMIN_LISTEN"]
-                greet = partial(_greet, options, events_url, stack, feeds_moesif=feeds_moesif, admin=admin)
-                return _supervise([*_proxy(options, stack), *options.more], environment, listen, greet)
+    page_port = 0 if page.is_there() else options.page_port
+    with (
+        tempfile.TemporaryDirectory(prefix="mitmproxy-moesif-") as folder,
+        start_in_thread(page_port, Path(folder) / "events.sqlite") as stack,
+    ):
+        environment = _environment(options, stack, folder, feeds_moesif=feeds_moesif)
+        environment.setdefault("MOESIF_ADMIN_LISTEN", f"127.0.0.1:{free_port()}")
+        environment.setdefault("MOESIF_RECENT_RAW", "true")
+        with _traffic_page(options, stack, environment) as events_url:
+            admin = environment["MOESIF_ADMIN_LISTEN"]
+            greet = partial(_greet, options, events_url, stack, feeds_moesif=feeds_moesif, admin=admin)
+            return _supervise([*_proxy(options, stack), *options.more], environment, listen, greet)
 
 
 def debug(options: argparse.Namespace, script: Path) -> int:
@@ -54,19 +55,20 @@ def debug(options: argparse.Namespace, script: Path) -> int:
     for name, address in (("port", listen), ("web-port", Address("127.0.0.1", options.web_port))):
         _need(options, name, address)
     feeds_moesif = bool(os.environ.get("MOESIF_APPLICATION_ID"))
-    with tempfile.TemporaryDirectory(prefix="mitmproxy-moesif-") as folder:
-        settings = LocalSettings(page_port=options.page_port, database=Path(folder) / "events.sqlite")
-        with start_in_thread(settings) as stack:
-            password = secrets.token_hex(8)
-            greet = partial(_greet, options, stack.page_url, stack, feeds_moesif=feeds_moesif)
-            environment = _environment(options, stack, folder, feeds_moesif=feeds_moesif)
+    with (
+        tempfile.TemporaryDirectory(prefix="mitmproxy-moesif-") as folder,
+        start_in_thread(options.page_port, Path(folder) / "events.sqlite") as stack,
+    ):
+        password = secrets.token_hex(8)
+        greet = partial(_greet, options, stack.page_url, stack, feeds_moesif=feeds_moesif)
+        environment = _environment(options, stack, folder, feeds_moesif=feeds_moesif)
 
-            def greet_with_web() -> None:
-                sys.stdout.write(f"mitmweb:  http://127.0.0.1:{options.web_port}/?token={password} (in a browser)\n")
-                greet()
+        def greet_with_web() -> None:
+            sys.stdout.write(f"mitmweb:  http://127.0.0.1:{options.web_port}/?token={password} (in a browser)\n")
+            greet()
 
-            command = [*_mitmweb(options, stack, folder, script, password), *options.more]
-            return _supervise(command, environment, listen, greet_with_web)
+        command = [*_mitmweb(options, stack, folder, script, password), *options.more]
+        return _supervise(command, environment, listen, greet_with_web)
 
 
 def _mitmweb(options: argparse.Namespace, stack: LocalStack, folder: str, script: Path, password: str) -> list[str]:

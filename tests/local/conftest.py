@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from mitmproxy_moesif.local.server import LocalSettings, LocalStack, start_in_thread
+from mitmproxy_moesif.local.server import LocalStack, start_in_thread
 
 
 @pytest.fixture
 def local() -> Iterator[LocalStack]:
-    with start_in_thread(LocalSettings(page_port=0)) as stack:
+    with start_in_thread() as stack:
         yield stack

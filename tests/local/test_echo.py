@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mitmproxy_moesif.local.echo import MAX_BODY
-from mitmproxy_moesif.local.server import LocalSettings, LocalStack, start_in_thread
+from mitmproxy_moesif.local.server import LocalStack, start_in_thread
 from tests.support.client import Client, RawResponse, exchange
 
 
 @pytest.fixture(scope="module")
 def echo() -> Iterator[LocalStack]:
     """One for all examples of a property."""
-    with start_in_thread(LocalSettings(page_port=0)) as stack:
+    with start_in_thread() as stack:
         yield stack
 
 
@@ -156,7 +156,7 @@ def test_a_body_that_is_too_large(local: LocalStack) -> None:
 
 
 def test_a_client_that_leaves_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
-    with start_in_thread(LocalSettings(page_port=0)) as local:
+    with start_in_thread() as local:
         for path in ("/stream/1000", "/bytes/10000000", "/delay/50"):
             client = Client(port(local))
             client.send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())

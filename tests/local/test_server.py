@@ -6,12 +6,15 @@ import asyncio
 import json
 import socket
 import threading
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import requests
+from tornado.httpserver import HTTPServer
 
-from mitmproxy_moesif.local.server import LocalSettings, LocalStack, start_in_thread
+from mitmproxy_moesif.local.server import LocalStack, open_server, start_in_thread
+from mitmproxy_moesif.web.access import Address
 from tests.local.events import APPLICATION, encode, make_event
 from tests.support.client import Client
 
@@ -23,7 +26,7 @@ def is_free(url: str) -> bool:
 
 def test_starts_and_ends_in_a_running_loop() -> None:
     async def scenario() -> tuple[str, str, str]:
-        async with LocalStack(LocalSettings(page_port=0)) as stack:
+        async with LocalStack() as stack:
             answer = await asyncio.to_thread(requests.get, f"{stack.echo_url}/hello", timeout=10)
             assert answer.json()["path"] == "/hello"
             reader, writer = await asyncio.open_connection("127.0.0.1", int(stack.echo_url.rpartition(":")[2]))
@@ -39,7 +42,7 @@ def test_starts_and_ends_in_a_running_loop() -> None:
 
 def test_three_servers_one_flow_of_events() -> None:
     before = threading.active_count()
-    with start_in_thread(LocalSettings(page_port=0)) as local:
+    with start_in_thread() as local:
         assert len({local.collector_url, local.page_url, local.echo_url}) == 3
         url = f"{local.collector_url}/v1/events/batch"
         assert requests.post(url, encode(make_event(5)), headers=APPLICATION, timeout=10).status_code == 201
@@ -49,7 +52,7 @@ def test_three_servers_one_flow_of_events() -> None:
 
 
 def test_ends_in_the_middle_of_answers() -> None:
-    with start_in_thread(LocalSettings(page_port=0)) as local:
+    with start_in_thread() as local:
         port = int(local.echo_url.rpartition(":")[2])
         clients = [Client(port) for _ in range(3)]
         for client, path in zip(clients, ("/sse?interval_ms=10000", "/delay/60000", "/bytes/10000000"), strict=True):
@@ -60,20 +63,13 @@ def test_ends_in_the_middle_of_answers() -> None:
     assert is_free(local.echo_url)
 
 
-@pytest.mark.parametrize("name", ["collector", "page", "echo"])
-def test_a_port_that_is_taken_is_told_in_one_line_and_nothing_stays(name: str) -> None:
+def test_a_port_that_is_taken_is_told_in_one_line_and_nothing_stays() -> None:
     before = threading.active_count()
-    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as other:
-        ports = {"collector": 0, "page": 0, "echo": 0}
-        free = other.getsockname()[1]
-        other.close()
-        ports["page" if name == "collector" else "collector"] = free
-        ports[name] = taken.getsockname()[1]
-        settings = LocalSettings(collector_port=ports["collector"], page_port=ports["page"], echo_port=ports["echo"])
-        with pytest.raises(OSError, match=f"local {name}: cannot listen on 127.0.0.1:{ports[name]}: Address") as raised:
-            start_in_thread(settings).__enter__()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"local page: cannot listen on 127.0.0.1:{port}: Address") as raised:
+            start_in_thread(port).__enter__()
     assert "\n" not in str(raised.value)
-    assert is_free(f":{free}")
     assert threading.active_count() == before
 
 
@@ -88,39 +84,47 @@ def test_a_port_that_is_taken_is_told_in_one_line_and_nothing_stays(name: str) -
     ],
 )
 def test_an_address_that_cannot_be(host: str, port: int, shown: str) -> None:
-    with pytest.raises(OSError, match=f"local collector: cannot listen on {shown}: ."):
-        start_in_thread(LocalSettings(host=host, collector_port=port, page_port=0)).__enter__()
+    async def scenario() -> None:
+        async with AsyncExitStack() as opened:
+            open_server("collector", Address(host, port), HTTPServer(lambda _: None), opened)
+
+    with pytest.raises(OSError, match=f"collector: cannot listen on {shown}: ."):
+        asyncio.run(scenario())
+
+
+def test_what_was_opened_before_one_that_cannot_be_is_closed() -> None:
+    ports: list[str] = []
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as opened:
+            ports.append(open_server("one", Address("127.0.0.1", 0), HTTPServer(lambda _: None), opened))
+            open_server("another", Address("127.0.0.1", -1), HTTPServer(lambda _: None), opened)
+
+    with pytest.raises(OSError, match="another"):
+        asyncio.run(scenario())
+    assert all(map(is_free, ports))
 
 
 def test_a_database_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_text("text" * 1000)
     with pytest.raises(OSError, match="cannot be used as the store"):
-        start_in_thread(LocalSettings(page_port=0, database=path)).__enter__()
+        start_in_thread(database=path).__enter__()
 
 
-def test_files_for_events_and_documents(tmp_path: Path) -> None:
-    (tmp_path / "rules.json").write_text('[{"_id": "r"}]')
-    (tmp_path / "config.json").write_text('{"sample_rate": 5}')
-    settings = LocalSettings(
-        page_port=0,
-        database=tmp_path / "events.sqlite",
-        config_file=tmp_path / "config.json",
-        rules_file=tmp_path / "rules.json",
-    )
-    with start_in_thread(settings) as local:
-        url = local.collector_url
-        requests.post(f"{url}/v1/events/batch", encode(make_event(1)), headers=APPLICATION, timeout=10)
-        assert requests.get(f"{url}/v1/config", headers=APPLICATION, timeout=10).json() == {"sample_rate": 5}
-        assert requests.get(f"{url}/v1/rules", headers=APPLICATION, timeout=10).json() == [{"_id": "r"}]
-    with start_in_thread(settings) as local:
+def test_a_file_for_events(tmp_path: Path) -> None:
+    path = tmp_path / "events.sqlite"
+    with start_in_thread(database=path) as local:
+        url = f"{local.collector_url}/v1/events/batch"
+        requests.post(url, encode(make_event(1)), headers=APPLICATION, timeout=10)
+    with start_in_thread(database=path) as local:
         assert requests.get(f"{local.page_url}/events", timeout=10).json() == [make_event(1)]
 
 
 def test_no_application_id_is_kept_or_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     secret = {"X-Moesif-Application-Id": "secret-5ecre7"}
     caplog.set_level("DEBUG")
-    with start_in_thread(LocalSettings(page_port=0, database=tmp_path / "events.sqlite")) as local:
+    with start_in_thread(database=tmp_path / "events.sqlite") as local:
         for body in (encode(make_event(1)), b"nonsense", b"[" * 100):
             requests.post(f"{local.collector_url}/v1/events/batch", body, headers=secret, timeout=10)
         shown = requests.get(f"{local.page_url}/events", timeout=10).text + json.dumps(local.config.current().tag)

@@ -70,7 +70,7 @@ async def serve(given: argparse.Namespace) -> None:
         collector = collector_app(store, profiles, config, rules, loopback_only=listen.is_loopback)
         for name, address, server in (
             ("collector", listen, HTTPServer(collector, max_body_size=MAX_REQUEST_BYTES)),
-            ("page", page, HTTPServer(page_app(store, profiles, loopback_only=True))),
+            ("page", page, HTTPServer(page_app(store, profiles))),
         ):
             sys.stdout.write(f"moesif-proxy collector: {name} at {open_server(name, address, server, opened)}\n")
         sys.stdout.flush()

@@ -142,8 +142,8 @@ class _ProfileHandler(_PageHandler):
         self.answer_with(self.profiles.find(kind, name), f"nothing was told of this {KINDS[kind]}")
 
 
-def page_app(store: EventStore, profiles: ProfileStore, *, loopback_only: bool) -> Application:
-    """The page as a Tornado application."""
+def page_app(store: EventStore, profiles: ProfileStore) -> Application:
+    """The page as a Tornado application, for this machine alone."""
     parts = {"store": store, "profiles": profiles}
     kinds = "|".join(KINDS)
     return Application(
@@ -157,7 +157,7 @@ def page_app(store: EventStore, profiles: ProfileStore, *, loopback_only: bool) 
         ],
         default_handler_class=NotFoundHandler,
         log_function=log_request,
-        loopback_only=loopback_only,
+        loopback_only=True,
         gate=LOOPBACK,
         streams=set(),
     )
