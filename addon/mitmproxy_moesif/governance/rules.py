@@ -15,7 +15,7 @@ from typing import NamedTuple
 from mitmproxy_moesif.config.re2set import PatternError
 from mitmproxy_moesif.governance.matching import TermSet, compile_sets
 from mitmproxy_moesif.governance.model import CohortEntry, GovernanceError, Rule, RuleSet, as_text, one_line
-from mitmproxy_moesif.governance.template import Template, header_text, json_escaped, unchanged
+from mitmproxy_moesif.governance.template import Template, header_text, json_escaped
 
 # Framing is the proxy's, computed from the body that is sent; the rest belongs to one connection, not to an answer.
 CONNECTION_HEADERS = frozenset(
@@ -192,7 +192,7 @@ def _answer(rule: Rule, faults: list[str]) -> Answer:
     if body is None or body == "":
         return Answer(headers, status)
     if isinstance(body, str):
-        return Answer(headers, status, Template(body, names, unchanged), "text/plain; charset=utf-8")
+        return Answer(headers, status, Template(body, names, str), "text/plain; charset=utf-8")
     return Answer(headers, status, Template(_json_text(body), names, json_escaped), "application/json")
 
 

@@ -26,11 +26,6 @@ def json_escaped(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
-def unchanged(text: str) -> str:
-    """Text as it is: values in a text body need no escaping."""
-    return text
-
-
 class Template:
     """Text with tags for `names`; `escape` is applied to names (as they stand in the text) and to values."""
 
