@@ -18,6 +18,7 @@ from tornado.web import RequestHandler
 from mitmproxy_moesif.admin.handling import AdminHandler, ReadHandler
 from mitmproxy_moesif.admin.source import NotFound
 from mitmproxy_moesif.recent import terms
+from mitmproxy_moesif.web.handlers import JsonHandler
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
@@ -62,14 +63,15 @@ class RecentHandler(AdminHandler):
             self.set_header("Content-Type", self.media_type)
             self.finish(answer + b"\n")
 
-    def query(self, *numbers: str) -> Query | None:
-        """`filter` and these; None after a refusal."""
-        names = self.request.query_arguments
-        try:
-            return read_query({name: self.get_query_arguments(name, strip=False) for name in names}, *numbers)
-        except InvalidQueryError as error:
-            self.refuse(400, str(error))
-            return None
+
+def query_of(handler: JsonHandler, *numbers: str) -> Query | None:
+    """`filter` and these; None after a refusal."""
+    names = handler.request.query_arguments
+    try:
+        return read_query({name: handler.get_query_arguments(name, strip=False) for name in names}, *numbers)
+    except InvalidQueryError as error:
+        handler.refuse(400, str(error))
+        return None
 
 
 def read_query(given: Mapping[str, list[str]], *numbers: str) -> dict[str, Any]:
@@ -94,7 +96,7 @@ def _number(name: str, text: str) -> int:
 
 class ExchangesHandler(RecentHandler, ReadHandler):
     async def get(self) -> None:
-        if (query := self.query("limit", "before", "changed_after")) is not None:
+        if (query := query_of(self, "limit", "before", "changed_after")) is not None:
             await self.answer_query({"limit": DEFAULT_LIMIT, **query})
 
 
@@ -105,24 +107,22 @@ class ExchangeHandler(RecentHandler, ReadHandler):
 
 class StatsHandler(RecentHandler, ReadHandler):
     async def get(self) -> None:
-        if (query := self.query()) is not None:
+        if (query := query_of(self)) is not None:
             await self.answer_query({"stats": True, **query})
 
 
 class StreamHandler(RecentHandler):
-    """Until the client goes."""
-
     async def get(self) -> None:
-        if (query := self.query("changed_after")) is None:
-            return
-        if (why_not := await stream(self, self.ask, query, self.settings["streams"])) is not None:
-            self.refuse(503, why_not)
+        await stream(self, self.ask, self.settings["streams"])
 
 
-async def stream(handler: RequestHandler, ask: Ask, query: Query, streams: set[RequestHandler]) -> str | None:
-    """Until the client goes; why not, where it cannot be one of the `streams`."""
+async def stream(handler: JsonHandler, ask: Ask, streams: set[RequestHandler]) -> None:
+    """Until the client goes, where it can be one of the `streams`."""
+    if (query := query_of(handler, "changed_after")) is None:
+        return
     if len(streams) >= MOST_STREAMS:
-        return f"{MOST_STREAMS} clients follow already"
+        handler.refuse(503, f"{MOST_STREAMS} clients follow already")
+        return
 
     async def send(data: bytes) -> None:
         handler.write(data)
@@ -135,7 +135,6 @@ async def stream(handler: RequestHandler, ask: Ask, query: Query, streams: set[R
             await follow(ask, query, send)
     finally:
         streams.discard(handler)
-    return None
 
 
 async def follow(ask: Ask, query: Query, send: Callable[[bytes], Awaitable[None]]) -> None:

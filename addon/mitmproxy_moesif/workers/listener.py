@@ -10,13 +10,11 @@ from urllib.parse import urlencode
 from tornado.routing import PathMatches, Rule
 from tornado.web import Application, RequestHandler
 
-from mitmproxy_moesif.admin.exchanges import InvalidQueryError, Query, read_query, stream
+from mitmproxy_moesif.admin.exchanges import Query, stream
 from mitmproxy_moesif.admin.server import AdminServer
 from mitmproxy_moesif.web.access import Gate
 from mitmproxy_moesif.web.handlers import GatedHandler
 from mitmproxy_moesif.workers.messages import Answer, Request
-
-SINCE = "changed_after"
 
 type Answering = Callable[[Request], Awaitable[Answer]]
 
@@ -70,13 +68,7 @@ class RelayStreamHandler(RelayHandler):
         self._streams = streams
 
     async def get(self) -> None:
-        try:
-            query = read_query({name: self.get_query_arguments(name) for name in self.request.query_arguments}, SINCE)
-        except InvalidQueryError as error:
-            self.refuse(400, str(error))
-            return
-        if (why_not := await stream(self, self._newest, query, self._streams)) is not None:
-            self.refuse(503, why_not)
+        await stream(self, self._newest, self._streams)
 
     async def _newest(self, query: Query) -> bytes | None:
         answer = await self._ask(Request("GET", f"/exchanges?{urlencode(query)}"))
