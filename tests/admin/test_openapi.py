@@ -18,7 +18,6 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from mitmproxy_moesif.admin.handlers import admin_app
-from mitmproxy_moesif.admin.handling import Parts
 from mitmproxy_moesif.admin.openapi import document
 from mitmproxy_moesif.admin.server import admin_server
 from mitmproxy_moesif.recent.notes import Keep
@@ -69,7 +68,7 @@ def test_the_listener_hands_it_out(url: str) -> None:
 
 
 def test_each_path_of_the_document_is_there() -> None:
-    app = admin_app(Parts(FakeSource(), Gate(Address("127.0.0.1", 0), None)))
+    app = admin_app(FakeSource(), Gate(Address("127.0.0.1", 0), None))
     (rules,) = [rule.target.rules for rule in app.default_router.rules if hasattr(rule.target, "rules")]
     patterns = [rule.matcher.regex for rule in rules]
     for path in document()["paths"]:

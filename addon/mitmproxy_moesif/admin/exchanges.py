@@ -13,7 +13,6 @@ from typing import Any
 
 import orjson
 from tornado.iostream import StreamClosedError
-from tornado.web import RequestHandler
 
 from mitmproxy_moesif.admin.handling import AdminHandler, ReadHandler
 from mitmproxy_moesif.admin.source import NotFound
@@ -113,11 +112,12 @@ class StatsHandler(RecentHandler, ReadHandler):
 
 class StreamHandler(RecentHandler):
     async def get(self) -> None:
-        await stream(self, self.ask, self.settings["streams"])
+        await stream(self, self.ask)
 
 
-async def stream(handler: JsonHandler, ask: Ask, streams: set[RequestHandler]) -> None:
-    """Until the client goes, where it can be one of the `streams`."""
+async def stream(handler: JsonHandler, ask: Ask) -> None:
+    """Until the client goes, where it can be one of the `streams` of the application's settings."""
+    streams: set[JsonHandler] = handler.settings["streams"]
     if (query := query_of(handler, "changed_after")) is None:
         return
     if len(streams) >= MOST_STREAMS:

@@ -22,9 +22,10 @@ from mitmproxy_moesif.admin.exchanges import ExchangeHandler, ExchangesHandler, 
 from mitmproxy_moesif.admin.handling import AdminHandler, Parts, ReadHandler
 from mitmproxy_moesif.admin.metrics import exposition
 from mitmproxy_moesif.admin.openapi import document
-from mitmproxy_moesif.admin.source import NotFound, is_uuid
+from mitmproxy_moesif.admin.source import AdminSource, NotFound, is_uuid
 from mitmproxy_moesif.kong.entities import Route
 from mitmproxy_moesif.kong.errors import PLUGIN_NAME, reference
+from mitmproxy_moesif.web.access import Gate
 from mitmproxy_moesif.web.handlers import JsonHandler
 
 KONG_VERSION = "3.9.3"
@@ -205,9 +206,9 @@ class _NotFoundHandler(AdminHandler):
     head = post = put = patch = delete = options = get
 
 
-def admin_app(parts: Parts) -> Application:
+def admin_app(source: AdminSource, gate: Gate) -> Application:
     """The paths as a Tornado application; a slash at the end makes no difference."""
-    arguments = {"parts": parts}
+    arguments = {"parts": Parts(source)}
     paths: Sequence[tuple[str, type[AdminHandler]]] = (
         ("/status", _StatusHandler),
         ("/metrics", _MetricsHandler),
@@ -236,6 +237,6 @@ def admin_app(parts: Parts) -> Application:
         default_handler_class=_NotFoundHandler,
         default_handler_args=arguments,
         log_function=lambda _handler: None,
-        gate=parts.gate,
+        gate=gate,
         streams=set(),
     )

@@ -27,7 +27,6 @@ from mitmproxy_moesif.admin.source import (
 )
 from mitmproxy_moesif.kong.entities import Entity
 from mitmproxy_moesif.log import RateLimitedLog, describe
-from mitmproxy_moesif.web.access import Gate
 from mitmproxy_moesif.web.handlers import MESSAGES, GatedHandler
 
 
@@ -36,7 +35,6 @@ class Parts:
     """What all handlers share."""
 
     source: AdminSource
-    gate: Gate
     limited: RateLimitedLog = field(default_factory=RateLimitedLog)
     began: int = field(default_factory=lambda: int(time.time()))
 

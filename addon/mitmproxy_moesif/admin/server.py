@@ -15,7 +15,6 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
 from mitmproxy_moesif.admin.handlers import admin_app
-from mitmproxy_moesif.admin.handling import Parts
 from mitmproxy_moesif.admin.source import AdminSource
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.web.access import Address, Gate
@@ -85,4 +84,4 @@ class AdminServer(ServerThread):
 
 def admin_server(listen: str, token: str | None, source: AdminSource) -> AdminServer:
     """That of one process, with all that it shows and changes."""
-    return AdminServer(listen, token, lambda gate: admin_app(Parts(source, gate)), "status, metrics and Admin API")
+    return AdminServer(listen, token, lambda gate: admin_app(source, gate), "status, metrics and Admin API")

@@ -125,7 +125,7 @@ class _Source:
 
 def exchange_paths(store: EventStore) -> list[tuple[str, type[AdminHandler], dict[str, Any]]]:
     """For an application with the settings `gate=LOOPBACK` and `streams=set()`."""
-    parts = {"parts": Parts(cast(AdminSource, _Source(store)), LOOPBACK)}
+    parts = {"parts": Parts(cast(AdminSource, _Source(store)))}
     return [
         (r"/exchanges/?", ExchangesHandler, parts),
         (r"/exchanges/stream/?", StreamHandler, parts),

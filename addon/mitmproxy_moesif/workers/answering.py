@@ -10,7 +10,6 @@ from typing import Any
 from tornado.httputil import HTTPConnection, HTTPHeaders, RequestStartLine, ResponseStartLine
 
 from mitmproxy_moesif.admin.handlers import admin_app
-from mitmproxy_moesif.admin.handling import Parts
 from mitmproxy_moesif.admin.service import Operations
 from mitmproxy_moesif.admin.source import SchemaViolation, UniqueViolation
 from mitmproxy_moesif.admin.state import Document
@@ -34,7 +33,7 @@ class Answering(ServerThread):
     def __init__(self, operations: Operations) -> None:
         super().__init__("moesif-admin", nullcontext())
         self._operations = operations
-        self._app = admin_app(Parts(operations, Gate(Address(HOST, 0), None)))
+        self._app = admin_app(operations, Gate(Address(HOST, 0), None))
         self._turn = asyncio.Lock()
         self._stopped = False
 

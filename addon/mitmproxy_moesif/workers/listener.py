@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
 from urllib.parse import urlencode
 
-from tornado.routing import PathMatches, Rule
-from tornado.web import Application, RequestHandler
+from tornado.web import Application
 
 from mitmproxy_moesif.admin.exchanges import Query, stream
 from mitmproxy_moesif.admin.server import AdminServer
@@ -30,12 +28,9 @@ def admin_server(listen: str, token: str | None, answer: Answering) -> AdminServ
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(answered(), loop))
 
     def app(gate: Gate) -> Application:
-        streams: dict[str, Any] = {"ask": ask, "streams": set()}
-        handlers = [
-            Rule(PathMatches(r"/exchanges/stream/?"), RelayStreamHandler, streams),
-            Rule(PathMatches(r"/.*"), RelayHandler, {"ask": ask}),
-        ]
-        return Application(handlers, gate=gate, log_function=lambda _handler: None)
+        paths = ((r"/exchanges/stream/?", RelayStreamHandler), (r"/.*", RelayHandler))
+        handlers = [(path, handler, {"ask": ask}) for path, handler in paths]
+        return Application(handlers, gate=gate, streams=set(), log_function=lambda _handler: None)
 
     return AdminServer(listen, token, app, "status, metrics and Admin API of all workers")
 
@@ -63,12 +58,8 @@ class RelayHandler(GatedHandler):
 class RelayStreamHandler(RelayHandler):
     """The stream of exchanges, of all workers."""
 
-    def initialize(self, ask: Answering, streams: set[RequestHandler]) -> None:  # type: ignore[override]
-        super().initialize(ask)
-        self._streams = streams
-
     async def get(self) -> None:
-        await stream(self, self._newest, self._streams)
+        await stream(self, self._newest)
 
     async def _newest(self, query: Query) -> bytes | None:
         answer = await self._ask(Request("GET", f"/exchanges?{urlencode(query)}"))
