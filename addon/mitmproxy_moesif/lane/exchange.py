@@ -23,7 +23,7 @@ from mitmproxy.proxy.layers.http._hooks import (
 )
 from mitmproxy.proxy.server import logger
 
-from mitmproxy_moesif.capture.engine import MAX_DISCARDED, Hold
+from mitmproxy_moesif.capture.engine import IDEMPOTENT, MAX_DISCARDED, Hold
 from mitmproxy_moesif.capture.responses import Refusal, failure_page
 from mitmproxy_moesif.event.exchange import Fields
 from mitmproxy_moesif.lane.destination import destination_of
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 LAST_CHUNK = b"0\r\n\r\n"
 BAD_GATEWAY = 502
-IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
 CLIENT_LEFT = "Client disconnected."
 LAST_HOOKS = frozenset({HttpErrorHook, HttpResponseHook})
@@ -510,7 +509,7 @@ class Exchange:
     @property
     def may_be_sent_again(self) -> bool:
         request = self.flow.request
-        return not self.has_body and request.data.method.upper() in IDEMPOTENT and not request.raw_content
+        return not self.has_body and request.method.upper() in IDEMPOTENT and not request.raw_content
 
     def send_again(self) -> None:
         """On a fresh connection: a kept one was closed before it took the request."""

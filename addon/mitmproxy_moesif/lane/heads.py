@@ -13,7 +13,7 @@ from mitmproxy import http
 from mitmproxy.net.http import http1
 from mitmproxy.net.http.validate import validate_headers
 
-from mitmproxy_moesif.capture.heads import TEXT, TOKEN, VISIBLE, ambiguity, plain_field
+from mitmproxy_moesif.capture.heads import MOST_DIGITS, TEXT, TOKEN, VISIBLE, ambiguity, plain_field
 from mitmproxy_moesif.event.exchange import Fields
 from mitmproxy_moesif.lane.bodies import Body, Chunked, Fixed, UntilClose
 from mitmproxy_moesif.lane.flows import new_request, new_response
@@ -29,8 +29,6 @@ LENGTHS = frozenset(
 
 BINDING = (b"ntlm", b"negotiate")
 """Schemes that authenticate a connection, and with it whatever else comes on it."""
-
-MOST_DIGITS = 18
 
 MOST_KNOWN = 1024
 LONGEST_KNOWN = 256

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from mitmproxy_moesif.speedups.inline import WRITE_TOGETHER
+
 AT_ONCE = 64
 """Steps in reading that are taken before others have their turn on the event loop."""
-
-WRITE_TOGETHER = 65_536
-"""Bytes. Larger writes gain nothing from being copied into one."""
 
 
 class Writing:

@@ -38,10 +38,10 @@ from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Connection
 from mitmproxy_moesif.capture import engine
 from mitmproxy_moesif.capture.chunks import ChunkReader
 from mitmproxy_moesif.capture.engine import Http1End
+from mitmproxy_moesif.lane.exchange import LAST_CHUNK, last_chunk
 from mitmproxy_moesif.lane.heads import Framing, why_not_interim
 from mitmproxy_moesif.speedups.replacing import replacement
 
-LAST_CHUNK = b"0\r\n\r\n"
 BODILESS = frozenset({204, 304})
 
 type Commands = Generator[commands.Command, Any, None]
@@ -236,7 +236,7 @@ def with_trailers(sending: Commands, peer: Connection, trailers: http.Headers) -
     """The end of a body in chunks with its trailers. A body that is not in chunks has no place for them."""
     for command in sending:
         if isinstance(command, commands.SendData) and command.data == LAST_CHUNK:
-            yield commands.SendData(peer, b"0\r\n" + bytes(trailers) + b"\r\n")
+            yield commands.SendData(peer, last_chunk(trailers))
         else:
             yield command
 
