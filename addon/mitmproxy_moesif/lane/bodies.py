@@ -21,12 +21,11 @@ class Body(Protocol):
     Raises `ValueError` where the framing is broken, in the words of mitmproxy's layers.
     """
 
-    trailers: http.Headers | None
+    __slots__ = ()
 
-    @property
-    def is_some(self) -> bool:
-        """False where it is known to be empty."""
-        ...
+    trailers: http.Headers | None = None
+    is_some: bool = True
+    """False where it is known to be empty."""
 
     def feed(self, data: bytes) -> None: ...
     def next(self) -> bytes | None: ...
@@ -39,24 +38,16 @@ class Body(Protocol):
         """The peer sends no more. Raises `ValueError` where the body is not whole."""
         ...
 
-    def is_whole(self) -> bool:
-        """Whether its end has come."""
-        ...
 
-
-class Fixed:
+class Fixed(Body):
     """Of a known length."""
 
-    @property
-    def is_some(self) -> bool:
-        return self.size > 0
-
-    __slots__ = ("_data", "_remaining", "size", "trailers")
+    __slots__ = ("_data", "_remaining", "is_some", "size")
 
     def __init__(self, size: int) -> None:
         self.size = self._remaining = size
+        self.is_some = size > 0
         self._data = b""
-        self.trailers: http.Headers | None = None
 
     def feed(self, data: bytes) -> None:
         self._data += data
@@ -85,13 +76,12 @@ class Fixed:
             )
 
     def is_whole(self) -> bool:
+        """Whether its end has come."""
         return len(self._data) >= self._remaining
 
 
-class Chunked:
+class Chunked(Body):
     """In chunks, whose sizes mean nothing: those that came together are one piece."""
-
-    is_some = True
 
     __slots__ = ("_buffer", "_fault", "_has_ended", "_piece", "_reader", "trailers")
 
@@ -145,17 +135,14 @@ class Chunked:
             raise ValueError(f"HTTP/1 protocol error: {error}") from None
 
 
-class UntilClose:
+class UntilClose(Body):
     """An answer's that ends with its connection."""
 
-    is_some = True
-
-    __slots__ = ("_data", "_ended", "trailers")
+    __slots__ = ("_data", "_ended")
 
     def __init__(self) -> None:
         self._data = b""
         self._ended = False
-        self.trailers: http.Headers | None = None
 
     def feed(self, data: bytes) -> None:
         self._data += data
@@ -169,6 +156,3 @@ class UntilClose:
 
     def end_of_stream(self) -> None:
         self._ended = True
-
-    def is_whole(self) -> bool:
-        return self._ended

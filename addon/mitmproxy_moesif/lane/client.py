@@ -17,7 +17,7 @@ from mitmproxy.proxy.server import logger
 from mitmproxy.utils import human
 
 from mitmproxy_moesif.capture.engine import MAX_DISCARDED, MAX_HEAD
-from mitmproxy_moesif.lane.bodies import Body, Fixed
+from mitmproxy_moesif.lane.bodies import Body, Chunked, Fixed
 from mitmproxy_moesif.lane.exchange import Exchange, crashed
 from mitmproxy_moesif.lane.heads import end_of_head, may_begin_head, request_body, request_of
 from mitmproxy_moesif.lane.writing import AT_ONCE, Writing
@@ -93,7 +93,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         self._looked = self._unsent = self._discarded = 0
         self._begun = 0.0
         self._asked = 0
-        self._body: Body | None = None
+        self._body: Chunked | Fixed | None = None
         self._is_reading = self._has_ended = self.is_full = self.is_closing = False
         self._lingering: asyncio.TimerHandle | None = None
         self.exchange: Exchange | None = None

@@ -174,7 +174,7 @@ def request_of(
     return new_request(host, port, method, target, version, fields, begun, scheme), found
 
 
-def request_body(found: Framing) -> Body:
+def request_body(found: Framing) -> Chunked | Fixed:
     if found.coding is not None:
         return Chunked()
     return Fixed(int(found.length or 0))
