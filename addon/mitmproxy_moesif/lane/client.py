@@ -117,7 +117,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         else:
             self._is_reading = True  # nothing is looked at until the hook has ended
             asyncio.get_running_loop().call_soon(lambda: self.pause(wanted=True))  # uvloop begins to read behind this
-            self.lane.keep(asyncio.ensure_future(rest), self._connected, self.abort)
+            self.lane.keep(rest, self._connected, self.abort)
 
     def _connected(self) -> None:
         self._is_reading = False
@@ -148,16 +148,11 @@ class ClientEnd(Writing, asyncio.Protocol):
             self._lingering.cancel()
         self._end_of_stream()
         if not self._place.is_secured:
-            self._tell_end()
+            self.log("client disconnect")
+            self.client.timestamp_end = time.time()
+            self.lane.tell(server_hooks.ClientDisconnectedHook, self.client)
         self.lane.closed(self)
         self._place.left()
-
-    def _tell_end(self) -> None:
-        self.log("client disconnect")
-        self.client.timestamp_end = time.time()
-        rest = self.lane.run(server_hooks.ClientDisconnectedHook, self.client)
-        if rest is not None:
-            self.lane.keep(asyncio.ensure_future(rest))
 
     def _end_of_stream(self) -> None:
         exchange, body = self.exchange, self._body

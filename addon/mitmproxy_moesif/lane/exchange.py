@@ -125,15 +125,13 @@ class Exchange:
         if rest is None and not self.flow.intercepted:
             then()
         else:
-            self.wait(resumed(rest, self.flow), then, self._end if hook in LAST_HOOKS else self._cancelled)
+            self.is_waiting = True
+            cancelled = self._end if hook in LAST_HOOKS else self._cancelled
+            self.client.lane.keep(resumed(rest, self.flow), lambda: self._go_on(then), lambda: self._go_on(cancelled))
 
     def flush(self) -> None:
         if self.upstream is not None and self.upstream.out:
             self.upstream.flush()
-
-    def wait(self, awaited: Awaitable[None], then: Then, cancelled: Then) -> None:
-        self.is_waiting = True
-        self.client.lane.keep(asyncio.ensure_future(awaited), lambda: self._go_on(then), lambda: self._go_on(cancelled))
 
     def _go_on(self, then: Then) -> None:
         self.is_waiting = False

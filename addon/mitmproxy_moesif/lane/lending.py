@@ -28,10 +28,9 @@ class Lending:
     def __init__(self, engine: Callable[[], str]) -> None:
         self._engine = engine
 
-    def load(self, loader: Loader) -> None:
+    def load(self, _loader: Loader) -> None:
         self._lane: Lane = ctx.master.__dict__.pop(KEPT, None) or Lane(self._engine)
         self._lane.engine = self._engine
-        self._lane.load(loader)
 
     def configure(self, updated: Iterable[str]) -> None:
         self._lane.configure(updated)

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from mitmproxy import ctx, flow
-from mitmproxy.addonmanager import Loader
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.tls import TlsData
@@ -51,9 +50,6 @@ class Lane:
         self._watching: asyncio.Future[None] | None = None
 
     # An addon's hooks
-
-    def load(self, _loader: Loader) -> None:
-        self._master = ctx.master
 
     def configure(self, updated: Iterable[str]) -> None:
         self.unserved = why_unserved(ctx.master, self._known)
@@ -127,18 +123,24 @@ class Lane:
 
     def run(self, hook: type, data: Any) -> Awaitable[None] | None:
         """Call them; what remains to be awaited, if anything."""
-        manager = self._master.addons
+        manager = ctx.master.addons
         if isinstance(manager, dispatch.PreparedAddonManager):
             return dispatch.run(manager, hook, [data])
         return manager.handle_lifecycle(hook(data))
 
+    def tell(self, hook: type, data: Any) -> None:
+        """Call them; nobody waits for what remains."""
+        if (rest := self.run(hook, data)) is not None:
+            self.keep(rest)
+
     def keep(
         self,
-        task: asyncio.Future[Any],
+        awaited: Awaitable[Any],
         then: Callable[[], None] = lambda: None,
         cancelled: Callable[[], None] = lambda: None,
     ) -> None:
         """Until it has ended; then go on. An addon may have cancelled it, or the end of the proxy."""
+        task = asyncio.ensure_future(awaited)
         self._tasks.add(task)
 
         def ended(done: asyncio.Future[Any]) -> None:

@@ -345,9 +345,7 @@ class Pool:
         end.server.timestamp_end = time.time()
         self._log(end.client, f"server disconnect {name_of(end.server)}")
         data = server_hooks.ServerConnectionHookData(client=end.client, server=end.server)
-        rest = self._lane.run(server_hooks.ServerDisconnectedHook, data)
-        if rest is not None:
-            self._lane.keep(asyncio.ensure_future(rest))
+        self._lane.tell(server_hooks.ServerDisconnectedHook, data)
 
     def close(self) -> None:
         if self._sweep is not None:
