@@ -114,8 +114,7 @@ class UpstreamEnd(Writing, asyncio.Protocol):
 
     def _end_of_stream(self) -> None:
         self._ends = True
-        if self.exchange is not None:
-            self.go_on()
+        self.go_on()
 
     def pause_writing(self) -> None:
         self.is_full = True
@@ -192,24 +191,21 @@ class UpstreamEnd(Writing, asyncio.Protocol):
         return True
 
     def _await_head(self, exchange: Exchange) -> None:
-        if self._ends:
-            self._ended_without_answer(exchange, self._buffer)
-        elif len(self._buffer) > MOST_HEAD:
-            exchange.upstream_failed("Cannot parse HTTP response: its head is too long")
+        if not self._ends:
+            if len(self._buffer) > MOST_HEAD:
+                exchange.upstream_failed("Cannot parse HTTP response: its head is too long")
+        elif self._is_reused and not self._has_heard and exchange.may_be_sent_again:
+            exchange.send_again()
+        elif self._buffer:
+            exchange.upstream_failed(f"unexpected server response: {self._buffer!r}")
+        else:
+            exchange.upstream_failed("server closed connection")
 
     def _begin_answer(self, exchange: Exchange, response: http.Response, framing: Framing, body: Body) -> None:
         self._has_answered = True
         self._body = body
         self._keeps = not framing.closes(response.data.http_version) and not exchange.asks_to_close
         exchange.response_began(response, framing, has_body=body.is_some)
-
-    def _ended_without_answer(self, exchange: Exchange, buffer: bytes) -> None:
-        if self._is_reused and not self._has_heard and exchange.may_be_sent_again:
-            exchange.send_again()
-        elif buffer:
-            exchange.upstream_failed(f"unexpected server response: {buffer!r}")
-        else:
-            exchange.upstream_failed("server closed connection")
 
     def _read_body(self, exchange: Exchange, body: Body) -> bool:
         try:
