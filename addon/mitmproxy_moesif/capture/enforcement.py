@@ -136,7 +136,7 @@ class Enforcer:
         """`unchecked`: there is a body that a rule asks for and cannot read."""
         if decision.block is not None:
             entry.blocked_by = decision.block.rule_id
-            flow.response = blocked_response(decision.block, head=is_head(flow))
+            flow.response = blocked_response(decision.block, head=flow.request.method.upper() == "HEAD")
         elif not unchecked or not self._refuse_unchecked(flow, entry):
             entry.rule_headers = tuple((name.encode(), value.encode()) for name, value in decision.headers)
 
@@ -181,7 +181,3 @@ def sent_content(entry: PendingExchange) -> bytes | None:
     """The request's body, as far as it was kept."""
     tee = entry.request_tee
     return tee.payload().content() if tee is not None else entry.flow.request.raw_content
-
-
-def is_head(flow: http.HTTPFlow) -> bool:
-    return flow.request.method.upper() == "HEAD"

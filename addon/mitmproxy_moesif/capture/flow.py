@@ -47,7 +47,7 @@ def open_exchange(flow: http.HTTPFlow, instance: Instance) -> PendingExchange:
     The event's own is never a client's: one that came twice would make two events one. A client's passes as it is.
     """
     fields, sent = flow.request.headers.fields, _sent_id(flow.request.headers.fields)
-    entry = PendingExchange(flow, instance, flow.id, None, fields, live=flow.live, refused=flow.error is not None)
+    entry = PendingExchange(flow, instance, fields, live=flow.live, refused=flow.error is not None)
     ours = flow.id.encode()  # as in a saved flow that was captured
     if sent not in (None, ours) and _TRANSACTION_KEY.decode() not in instance.policy.request.header_masks:
         entry.metadata["client_transaction_id"] = sent.decode()
@@ -61,9 +61,7 @@ def open_exchange(flow: http.HTTPFlow, instance: Instance) -> PendingExchange:
 def leave_out(flow: http.HTTPFlow, instance: Instance, why: str) -> PendingExchange:
     """An exchange that is only counted."""
     fields, refused = flow.request.headers.fields, flow.error is not None
-    return PendingExchange(
-        flow, instance, flow.id, None, fields, live=flow.live, refused=refused, left_out=why, passive=True
-    )
+    return PendingExchange(flow, instance, fields, live=flow.live, refused=refused, left_out=why, passive=True)
 
 
 def routable(flow: http.HTTPFlow) -> RoutableRequest:
@@ -182,7 +180,7 @@ def snapshot(entry: PendingExchange, end: End) -> Exchange:
     if flow.websocket is not None:
         entry.metadata["websocket"] = _websocket(flow)
     exchange = Exchange(
-        transaction_id=entry.transaction_id,
+        transaction_id=flow.id,
         scheme="https" if flow.client_conn.tls else "http",
         authority=_authority(flow),
         method=text(request.data.method),

@@ -23,9 +23,8 @@ class PendingExchange:
 
     flow: http.HTTPFlow
     instance: Instance
-    transaction_id: str
-    header: bytes | None
     request_headers: Fields
+    header: bytes | None = None
     request_tee: Tee | None = None
     response_tee: Tee | None = None
     live: bool = True
