@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from pydantic import SecretStr
 
-from mitmproxy_moesif.config.settings import Settings, parse_settings
+from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.api import Condition, SpoolCondition, Unsent
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.sender import Health
@@ -151,17 +151,9 @@ def to_exchange(plain: Plain) -> Exchange:
 
 
 def from_settings(settings: Settings) -> dict[str, Any]:
-    """The parameters that were given, secrets in clear: it is for the process that sends them, and nothing else."""
-    values = {name: settings.__dict__[name] for name in settings.model_fields_set}
-    return {name: _revealed(value) for name, value in values.items()}
-
-
-def _revealed(value: object) -> object:
-    return value.get_secret_value() if isinstance(value, SecretStr) else value
-
-
-def to_settings(plain: Mapping[str, Any]) -> Settings:
-    return parse_settings(plain)
+    """For `parse_settings`: what was given, secrets in clear, since the process that sends needs them."""
+    given = ((name, settings.__dict__[name]) for name in settings.model_fields_set)
+    return {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in given}
 
 
 def from_condition(condition: Condition) -> dict[str, Any]:

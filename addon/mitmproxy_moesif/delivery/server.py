@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mitmproxy_moesif.config.instance import Instance
+from mitmproxy_moesif.config.settings import parse_settings
 from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.builder import Captured
 from mitmproxy_moesif.delivery.debug import tell_built, tell_noted
@@ -63,21 +64,18 @@ class DeliveryServer:
         self._recent = RecentExchanges()
         self._reader = Reader(self._say)
         self._ended = False
-        self._commands: Mapping[str, Callable[..., None]] = {
+        self._commands: dict[str, Callable[..., None]] = {
             "open": self._open,
-            "bound_spool": self._bound_spool,
             "instance": self._instance,
             "configure": self._configure,
             "forget": self._instances.clear,
             "sample": self._sample,
             "exchanges": self._exchanges,
             "drain": self._drain,
-            "hurry": self._hurry,
-            "abort": self._abort,
             "close": self._close,
             "report": self._report_now,
             "not_captured": self._not_captured,
-            "recent": self._recent_asked,
+            "recent": lambda *asked: self._reader.ask(self._recent, *asked),  # beside these: there may be many
         }
 
     def run(self) -> None:
@@ -116,6 +114,11 @@ class DeliveryServer:
             past=Reading.of(past),
             recent=self._recent,
         )
+        self._commands |= {
+            "bound_spool": self._pipeline.bound_spool,
+            "hurry": self._pipeline.hurry,
+            "abort": self._pipeline.abort,
+        }
         self._pipeline.start()
         threading.Thread(target=self._report, args=(self._pipeline,), name="moesif-report", daemon=True).start()
 
@@ -123,12 +126,8 @@ class DeliveryServer:
         self._recent.built(instance, exchange, facts, made)
         tell_built(instance, exchange, facts, made)
 
-    def _bound_spool(self, max_bytes: int) -> None:
-        assert self._pipeline is not None
-        self._pipeline.bound_spool(max_bytes)
-
     def _instance(self, key: int, name: str, settings: Mapping[str, Any], hooks: bytes | None) -> None:
-        self._instances[key] = Instance.compile(protocol.to_settings(settings), hooks, name=name)
+        self._instances[key] = Instance.compile(parse_settings(settings), hooks, name=name)
 
     def _configure(self, keys: Sequence[int]) -> None:
         assert self._pipeline is not None
@@ -160,14 +159,6 @@ class DeliveryServer:
 
         threading.Thread(target=drain, args=(self._pipeline,), name="moesif-drain", daemon=True).start()
 
-    def _hurry(self) -> None:
-        assert self._pipeline is not None
-        self._pipeline.hurry()
-
-    def _abort(self) -> None:
-        assert self._pipeline is not None
-        self._pipeline.abort()
-
     def _close(self) -> None:
         assert self._pipeline is not None
         self._ended = True
@@ -178,10 +169,6 @@ class DeliveryServer:
         self._recent.noted(notes)
         for note in map(Note._make, notes):
             tell_noted(note)
-
-    def _recent_asked(self, number: int, query: Mapping[str, Any]) -> None:
-        """Beside the commands: many exchanges may have to be looked at."""
-        self._reader.ask(self._recent, number, query)
 
     # --- what is told ---------------------------------------------------------------------------------------------
 
