@@ -48,15 +48,12 @@ class Target(Hashable, Protocol):
 class LossyReceiver:
     """One target. `put` is for one thread, `flush` for another; calls are made in threads of their own."""
 
-    def __init__(
-        self, target: Target, make: Callable[[], Receiver], ledger: Ledger, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, target: Target, make: Callable[[], Receiver], ledger: Ledger) -> None:
         self.name = target.name
         self.health = Health()
         self._level = target.log_level
         self._ledger = ledger
-        self._clock = clock
-        self._limited = RateLimitedLog(clock=clock)
+        self._limited = RateLimitedLog()
         self._connections = Connections(f"moesif-post-{target.name}", make, KEEPALIVE)
         self._lock = threading.Lock()
         self._records: list[bytes] = []
@@ -112,7 +109,7 @@ class LossyReceiver:
                 self._calls -= 1
 
     def _call(self, records: Sequence[bytes], receiver: Receiver) -> None:
-        began = self._clock()
+        began = time.monotonic()
         outcome = receiver.send(records)
         if outcome.verdict is Verdict.ACCEPTED:
             self._count(lambda: self._ledger.passed_on(self.name, len(records)))
@@ -127,7 +124,7 @@ class LossyReceiver:
             self.health.reason = outcome.reason
             self._warn(outcome.reason, outcome.reason)
         if self._level <= logging.DEBUG:
-            size, spent = sum(map(len, records)), (self._clock() - began) * 1000
+            size, spent = sum(map(len, records)), (time.monotonic() - began) * 1000
             log.info("[akto-api] %d records, %d bytes, %.1f ms", len(records), size, spent)
 
     def _miss(self, count: int, cause: str) -> None:

@@ -111,7 +111,6 @@ class Sender:
         limits: SenderLimits,
         moved: Moved = unnoticed,
         gave_back: Callable[[str], None] = lambda _: None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.destination = destination
         self._moved = moved
@@ -121,14 +120,13 @@ class Sender:
         self.health = Health()
         self._store = store
         self._ledger = ledger
-        self._clock = clock
         self._connections = Connections(f"moesif-post-{destination}", make_receiver, limits.keepalive)
         self._suspects = Suspects()
         self._load = Load(events=limits.batch_size)
         self._lanes = [self._take_fresh, self._take_backlog]
         self._judging = threading.Lock()  # answers come in several threads
         self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
-        self._limited = RateLimitedLog(clock=clock)
+        self._limited = RateLimitedLog()
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._idle = False
@@ -161,7 +159,7 @@ class Sender:
 
     def join(self, deadline: float) -> bool:
         """Whether the thread ended by `deadline` (monotonic)."""
-        self._thread.join(max(0.0, deadline - self._clock()))
+        self._thread.join(max(0.0, deadline - time.monotonic()))
         return not self._thread.is_alive()
 
     # --- the thread ----------------------------------------------------------------------------------------------
@@ -186,12 +184,12 @@ class Sender:
     def _fault(self, error: Exception) -> None:
         self._ledger.fault("sender")
         self._limited.error("sender", "moesif: unexpected while sending: %s", describe(error))
-        self.health.not_before = self._clock() + FIRST_PAUSE
+        self.health.not_before = time.monotonic() + FIRST_PAUSE
 
     def _finished(self) -> bool:
         if self._drain_until is None:
             return False
-        now = self._clock()
+        now = time.monotonic()
         if now >= self._drain_until:
             return True
         waits = self._store.due(self.destination, 1, 0.0) is not None
@@ -199,7 +197,7 @@ class Sender:
 
     def _pause(self) -> float | None:
         """Seconds to sleep, None until something comes: until something is due, and there is room for a request."""
-        now = self._clock()
+        now = time.monotonic()
         limits = self.limits
         draining = self._drain_until is not None
         due = self._store.due(self.destination, 1 if draining else limits.batch_size, self._age)
@@ -223,9 +221,9 @@ class Sender:
 
     def _turn(self) -> None:
         """Begin requests for at most `limits.turn` seconds."""
-        end = self._clock() + self.limits.turn
-        while self._has_room() and self.health.not_before <= self._clock():
-            if self._clock() >= end:
+        end = time.monotonic() + self.limits.turn
+        while self._has_room() and self.health.not_before <= time.monotonic():
+            if time.monotonic() >= end:
                 self._wake.wait(YIELD if self._drain_until is None else 0)
                 return
             if (batch := self._take()) is None:
@@ -293,7 +291,7 @@ class Sender:
             self._store.settle(self.destination, batch.parts)
 
     def _probe(self, receiver: Receiver) -> None:
-        began = self._clock()
+        began = time.monotonic()
         outcome = receiver.send(())
         if outcome.verdict is Verdict.ACCEPTED:
             self._works(began)
@@ -302,7 +300,7 @@ class Sender:
 
     def _try(self, batch: Batch, receiver: Receiver) -> None:
         self._drop_old(batch)
-        began = self._clock()
+        began = time.monotonic()
         send = partial(self._call, receiver, began)
         attempt = Attempt(batch, send, self._suspects, self._ending)
         ranges = batch.ranges(max(self.limits.batch_size, self._load.events), self.limits.batch_max_bytes)
@@ -326,13 +324,13 @@ class Sender:
 
     def _call(self, receiver: Receiver, began: float, ids: Sequence[str], events: list[bytes]) -> Outcome:
         """`began`: when the batch was taken."""
-        asked = self._clock()
+        asked = time.monotonic()
         self._requests += 1
         number = self._requests
         outcome = receiver.send(events)
         self._note(ids, outcome, number)
         if self.limits.debug:
-            spent = (self._clock() - asked) * 1000
+            spent = (time.monotonic() - asked) * 1000
             size = sum(map(len, events))
             sent = number_of(len(events), "event")
             log.info("moesif: sent %s, %d bytes: %s, %.1f ms", sent, size, outcome.reason, spent)
@@ -350,7 +348,7 @@ class Sender:
         with self._judging:
             if self._is_past(began):
                 return
-            health, load, now = self.health, self._load, self._clock()
+            health, load, now = self.health, self._load, time.monotonic()
             was_up, health.heard = health.down_since is None, now
             pause = self._backoff.failed()
             if was_up:
@@ -398,11 +396,11 @@ class Sender:
             health = self.health
             down_since = health.down_since
             health.down_since, health.reason, health.not_before = None, "", 0.0
-            health.unauthorized, health.failures, health.heard = False, 0, self._clock()
+            health.unauthorized, health.failures, health.heard = False, 0, time.monotonic()
             self._backoff.reset()
         if down_since is not None:
             waiting = number_of(self._ledger.read().waiting, "event")
-            log.info("moesif: the receiver is back after %.0f s; %s to send", self._clock() - down_since, waiting)
+            log.info("moesif: the receiver is back after %.0f s; %s to send", time.monotonic() - down_since, waiting)
 
     def _is_past(self, began: float) -> bool:
         """What was taken before the receiver was known to be down tells nothing of it now."""
