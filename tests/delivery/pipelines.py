@@ -72,6 +72,6 @@ def sending(folder: Path | None, *instances: Instance) -> Iterator[Sending]:
         pipeline.drain(5)
         proxy.condition = pipeline.condition()
         proxy.end = reading = proxy.condition.reading
-        assert reading.captured == reading.delivered + reading.waiting + reading.dropped_total
+        assert reading.captured == reading.delivered + reading.waiting + sum(reading.dropped.values())
     finally:
         pipeline.close()

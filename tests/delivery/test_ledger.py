@@ -74,7 +74,7 @@ def test_what_processes_that_died_had_done_is_told_by_their_files(processes: lis
             process.move(move)
         truth = process.ledger.read()
         past = process.dies()
-        assert past.captured == past.delivered + past.waiting + past.dropped_total
+        assert past.captured == past.delivered + past.waiting + sum(past.dropped.values())
         assert (past.waiting_on_disk, past.waiting_in_memory) == (process.rows, 0)
         assert (past.delivered, past.recovered) == (truth.delivered, truth.recovered)
         assert past.dropped.get("refused", 0) == truth.dropped.get("refused", 0)

@@ -57,7 +57,7 @@ def read_while(read: Callable[[], Reading], *write: Callable[[], object]) -> lis
         for thread in threads:
             thread.start()
         seen = (read() for _ in range(READINGS))
-        wrong = [one for one in seen if one.captured != one.delivered + one.waiting + one.dropped_total]
+        wrong = [one for one in seen if one.captured != one.delivered + one.waiting + sum(one.dropped.values())]
         done.set()
         for thread in threads:
             thread.join()
@@ -75,7 +75,7 @@ def test_every_reading_of_the_client_adds_up() -> None:
         client.put(instance, an_exchange(0))
 
     def report() -> None:
-        done = min(next(reported), client.reading().captured - client.reading().dropped_total)
+        done = min(next(reported), client.reading().captured - sum(client.reading().dropped.values()))
         said = replace(client._nothing, reading=Reading(done, 0, done, 0, 0, settled=done))
         client.heard(("report", protocol.from_condition(said)))
 

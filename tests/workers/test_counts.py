@@ -25,7 +25,7 @@ def readings(draw: st.DrawFn) -> Reading:
 
 
 def keeps_the_law(reading: Reading) -> bool:
-    return reading.captured == reading.delivered + reading.waiting + reading.dropped_total
+    return reading.captured == reading.delivered + reading.waiting + sum(reading.dropped.values())
 
 
 @given(st.lists(readings(), max_size=5), st.lists(readings(), max_size=3))

@@ -161,10 +161,6 @@ class Reading:
     def waiting(self) -> int:
         return self.waiting_in_memory + self.waiting_on_disk
 
-    @property
-    def dropped_total(self) -> int:
-        return sum(self.dropped.values())
-
     def line(self) -> str:
         return line(self.captured, self.delivered, self.waiting, self.dropped)
 

@@ -21,7 +21,7 @@ class Unsettled:
 
     def __init__(self) -> None:
         self.bytes = 0
-        self.in_crash_loop = False
+        self._in_crash_loop = False
         self._frames: deque[Frame] = deque()
         self._number = 0
         self._deaths = 0
@@ -30,10 +30,6 @@ class Unsettled:
 
     def __bool__(self) -> bool:
         return bool(self._frames)
-
-    @property
-    def events(self) -> int:
-        return sum(frame.events for frame in self._frames)
 
     @property
     def since(self) -> float | None:
@@ -49,7 +45,7 @@ class Unsettled:
         self._number = frame.last
         self._frames.append(frame)
         self.bytes += frame.size
-        return self.next_suspect() if self.in_crash_loop else [frame]
+        return self.next_suspect() if self._in_crash_loop else [frame]
 
     def settle(self, number: int) -> None:
         """Forget the frames up to this number."""
@@ -59,8 +55,8 @@ class Unsettled:
     def next_suspect(self) -> list[Frame]:
         """In a crash loop, the next frame when the one before is settled; with none left the loop is over."""
         if not self._frames:
-            self.in_crash_loop = False
-        if not self.in_crash_loop or self._frames[0] is self._suspect:
+            self._in_crash_loop = False
+        if not self._in_crash_loop or self._frames[0] is self._suspect:
             return []
         self._suspect = self._frames[0]
         return [self._suspect]
@@ -93,14 +89,14 @@ class Unsettled:
 
     def for_successor(self) -> list[Frame]:
         """All, or the first alone in a crash loop."""
-        self.in_crash_loop = self._deaths > 0
+        self._in_crash_loop = self._deaths > 0
         self._suspect = self._frames[0] if self._frames else None
-        return list(islice(self._frames, 1 if self.in_crash_loop else None))
+        return list(islice(self._frames, 1 if self._in_crash_loop else None))
 
     def leave_crash_loop(self) -> list[Frame]:
         """The proxy ends: what was held back goes too."""
-        if not self.in_crash_loop:
+        if not self._in_crash_loop:
             return []
-        self.in_crash_loop = False
+        self._in_crash_loop = False
         first_was_sent = bool(self._frames) and self._frames[0] is self._suspect
         return list(islice(self._frames, int(first_was_sent), None))

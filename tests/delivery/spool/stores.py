@@ -144,7 +144,7 @@ class World:
 
     def check(self) -> Reading:
         reading = self.ledger.read()
-        assert reading.captured == reading.delivered + reading.waiting + reading.dropped_total
+        assert reading.captured == reading.delivered + reading.waiting + sum(reading.dropped.values())
         assert min(reading.delivered, reading.waiting_in_memory, *reading.spools.values(), 0) == 0, reading
         assert reading.waiting_on_disk == sum(reading.spools.values())
         assert self.store.memory_bytes >= 0
