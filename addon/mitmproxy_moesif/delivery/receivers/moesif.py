@@ -6,10 +6,9 @@ Each call has one deadline over all of it: `connect_timeout` + `send_timeout`.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 import requests
 
@@ -52,19 +51,19 @@ class MoesifReceiver:
         except (requests.RequestException, OSError) as error:
             return Outcome(Verdict.UNAVAILABLE, network_reason(error, self._url))
         self._on_answer(response)
-        return outcome_of(response, self._said(response.status_code, self._poster.answer, events))
+        return outcome_of(response, self._said(response.status_code, events))
 
-    def _said(self, status: int, answer: bytes, events: Sequence[bytes]) -> str:
+    def _said(self, status: int, events: Sequence[bytes]) -> str:
         """Of a batch that is refused nobody is told: it is halved until the event is found."""
         if not 400 <= status < 500 or (status in REFUSED and len(events) > 1):
             return ""
-        return said.reason(answer, b"".join(events), self._secret)
+        return said.reason(self._poster.answer, b"".join(events), self._secret)
 
     def close(self) -> None:
         self._poster.close()
 
 
-def outcome_of(response: requests.Response, why: str = "") -> Outcome:
+def outcome_of(response: requests.Response, why: str) -> Outcome:
     """What a status means: 2xx accepted; 400, 413, 422 refused; 401, 402, 403 unauthorized; all else: later."""
     status = response.status_code
     reason = f"status {status}: {why}" if why else f"status {status}"
@@ -72,16 +71,16 @@ def outcome_of(response: requests.Response, why: str = "") -> Outcome:
         return Outcome(Verdict.ACCEPTED, reason)
     if status in REFUSED:
         return Outcome(Verdict.REFUSED, reason)
-    after = retry_after(response.headers.get("Retry-After"), response.headers)
+    after = retry_after(response.headers)
     for_content = status not in WHATEVER_IS_SENT and after is None
     if status in UNAUTHORIZED:
         return Outcome(Verdict.UNAUTHORIZED, reason, for_content=for_content)
     return Outcome(Verdict.UNAVAILABLE, reason, after, for_content)
 
 
-def retry_after(header: str | None, headers: Any) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait, from seconds or a date (against the answer's own Date where it has one), at most 10 minutes."""
-    if header is None:
+    if (header := headers.get("Retry-After")) is None:
         return None
     value = header.strip()
     if value.isascii() and value.isdigit():
