@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -12,6 +12,9 @@ from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.sender import Health
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.recent.notes import Note
+
+type Answered = Callable[[str, Mapping[str, str]], None]
+"""Observer of each answer of a receiver: the account, and the answer's headers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from typing import Any
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery import protocol
-from mitmproxy_moesif.delivery.api import Condition, SpoolCondition
+from mitmproxy_moesif.delivery.api import Answered, Condition, SpoolCondition
 from mitmproxy_moesif.delivery.keeper import Keeper
 from mitmproxy_moesif.delivery.ledger import NOTHING, Account, Reading, Tally, added
 from mitmproxy_moesif.delivery.protocol import Frame, Message
@@ -48,8 +48,6 @@ MOST_NOTES = 1000
 
 MOST_QUESTIONS = 64
 """About recent exchanges, that wait for their answers."""
-
-type Answered = Callable[[str, Mapping[str, str]], None]
 
 
 class DeliveryClient:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from mitmproxy_moesif.config.destination import heir_of, is_quarantine
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.config.text import number_of
-from mitmproxy_moesif.delivery.api import Condition, SpoolCondition, Unsent
+from mitmproxy_moesif.delivery.api import Answered, Condition, SpoolCondition, Unsent
 from mitmproxy_moesif.delivery.beside import Beside
 from mitmproxy_moesif.delivery.builder import Builder, Captured, Make
 from mitmproxy_moesif.delivery.ledger import NOTHING, Ledger, Reading
@@ -45,9 +45,6 @@ AT_ONCE = 0.0
 
 MOST_FORMER = 64
 """Instances that are not configured any more, of which events may still come: their exchanges have not ended."""
-
-type Answered = Callable[[str, Mapping[str, str]], None]
-"""Observer of each answer of a receiver: the account, and the answer's headers."""
 
 
 class Pipeline:
