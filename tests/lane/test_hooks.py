@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.lane.test_limits import with_addon
 from tests.support.addon import addon_options, exit_counts
 from tests.support.client import Client, RawResponse
 from tests.support.collector import ScriptedCollector
 from tests.support.moesif_proxy import MoesifProxy
-from tests.support.proxy import Option
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, plain
 
 CHANGES = """
@@ -65,10 +65,7 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture(scope="module")
 def proxy(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MoesifProxy]:
-    script = tmp_path_factory.mktemp("changes") / "changes.py"
-    script.write_text(CHANGES)
-    options: dict[str, Option] = {"moesif_engine": "fast", "moesif_enabled": False}
-    with MoesifProxy(upstream.url, options, "-s", str(script)) as proxy:
+    with with_addon(upstream, tmp_path_factory.mktemp("changes"), CHANGES) as proxy:
         yield proxy
 
 

@@ -15,9 +15,9 @@ from tests.lane.test_limits import GET, LARGE, MORE
 from tests.lane.test_opening import engines, options
 from tests.support.client import Client, trusting
 from tests.support.h2 import H2Client, make_pem
-from tests.support.moesif_proxy import MoesifProxy
+from tests.support.moesif_proxy import MoesifProxy, scripted
 from tests.support.new_keys import KeyAsker
-from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, plain
+from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, plain, until_close
 
 CLIENTS = """
 import sys
@@ -54,9 +54,7 @@ def upstream() -> Iterator[ScriptedUpstream]:
 @pytest.fixture(scope="module")
 def proxy(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MoesifProxy]:
     folder = tmp_path_factory.mktemp("secured")
-    script = folder / "clients.py"
-    script.write_text(CLIENTS)
-    with start(upstream, folder, "-s", str(script)) as proxy:
+    with start(upstream, folder, *scripted(folder, CLIENTS)) as proxy:
         yield proxy
         assert "Traceback" not in proxy.output
         assert "crashed" not in proxy.output
@@ -83,9 +81,7 @@ def test_http1_is_the_lanes(alpn: tuple[str, ...], proxy: MoesifProxy) -> None:
 
 
 def test_a_hook_of_the_handshake_may_take_its_time(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    script = tmp_path / "slow.py"
-    script.write_text(TAKES_ITS_TIME)
-    with start(upstream, tmp_path, "-s", str(script)) as proxy:
+    with start(upstream, tmp_path, *scripted(tmp_path, TAKES_ITS_TIME)) as proxy:
         for _ in range(2):
             with Client(proxy.port, tls=trusting()) as client:
                 assert client.exchange("GET", "/") is not None
@@ -273,37 +269,12 @@ def test_a_client_that_says_it_sends_no_more_gets_its_answers(at_once: bool, pro
 def test_an_answer_that_ends_with_its_connection_ends_with_a_word_of_tls(
     proxy: MoesifProxy, upstream: ScriptedUpstream
 ) -> None:
-    def until_close(_request: RawRequest, connection: Connection) -> None:
-        connection.send(b"HTTP/1.1 200 OK\r\n\r\nall of it")
-        connection.close()
-
-    upstream.answer("/until-close", until_close)
+    upstream.answer("/until-close", until_close(b"all of it"))
     client = Pieces(proxy.port)
     with client.sock:
         client.write(GET % b"/until-close")
         client.send()
         assert client.read_to_end().endswith(b"\r\n\r\nall of it")
-
-
-def test_a_slow_reader_is_waited_for(proxy: MoesifProxy, upstream: ScriptedUpstream) -> None:
-    sent = threading.Event()
-
-    def send_much(_request: RawRequest, connection: Connection) -> None:
-        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % LARGE)
-        for _ in range(LARGE // 1_000_000):
-            connection.send(b"x" * 1_000_000)
-        sent.set()
-
-    upstream.answer("/large", send_much)
-    with Client(proxy.port, tls=trusting()) as client:
-        assert client.exchange("GET", "/warm-up") is not None
-        before = proxy.memory()
-        client.send(GET % b"/large")
-        assert client.read_head() is not None
-        assert not sent.wait(1.0)
-        assert proxy.memory() - before < MORE
-        assert len(client.stream.read(LARGE)) == LARGE
-    assert sent.wait(5)
 
 
 CLOSES = """
@@ -321,9 +292,7 @@ def client_disconnected(client):
 
 
 def test_a_client_that_a_hook_closes_is_known_no_more(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    script = tmp_path / "closes.py"
-    script.write_text(CLOSES)
-    with start(upstream, tmp_path, "-s", str(script)) as proxy:
+    with start(upstream, tmp_path, *scripted(tmp_path, CLOSES)) as proxy:
         for number in range(3):
             with Client(proxy.port, tls=trusting()) as client:
                 assert client.stream.read() == b""

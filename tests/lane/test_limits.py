@@ -16,9 +16,9 @@ import pytest
 
 from tests.support.client import Client, exchange, trusting
 from tests.support.h2 import make_pem
-from tests.support.moesif_proxy import MoesifProxy
+from tests.support.moesif_proxy import MoesifProxy, scripted
 from tests.support.proxy import Option
-from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, plain
+from tests.support.upstream import Connection, Handler, RawRequest, ScriptedUpstream, plain
 
 LARGE = 50_000_000
 MORE = 2_000_000
@@ -42,18 +42,35 @@ def proxy(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="module")
 def secured(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MoesifProxy]:
     folder = tmp_path_factory.mktemp("secured")
-    options: dict[str, Option] = {"moesif_engine": "fast", "moesif_sink_file": str(folder / "events")}
-    with MoesifProxy(upstream.url, options, "--tls-cert", str(make_pem(folder))) as proxy:
+    with start(upstream.url, folder, "--tls-cert", str(make_pem(folder))) as proxy:
         yield proxy
 
 
-def start(upstream: str, folder: Path) -> MoesifProxy:
+@pytest.fixture(params=[None, trusting()], ids=["plain", "TLS"])
+def tls(request: pytest.FixtureRequest) -> ssl.SSLContext | None:
+    chosen: ssl.SSLContext | None = request.param
+    return chosen
+
+
+@pytest.fixture
+def either(tls: ssl.SSLContext | None, secured: MoesifProxy, proxy: MoesifProxy) -> MoesifProxy:
+    """The proxy for clients with this `tls`."""
+    return proxy if tls is None else secured
+
+
+def start(upstream: str, folder: Path, *more: str) -> MoesifProxy:
     """With the capture, without which bodies are not streamed."""
-    return MoesifProxy(upstream, {"moesif_engine": "fast", "moesif_sink_file": str(folder / "events")})
+    return MoesifProxy(upstream, {"moesif_engine": "fast", "moesif_sink_file": str(folder / "events")}, *more)
 
 
-def test_a_slow_reader_is_waited_for_by_the_upstream(proxy: MoesifProxy, upstream: ScriptedUpstream) -> None:
-    sent = threading.Event()
+def with_addon(upstream: ScriptedUpstream, folder: Path, addon: str) -> MoesifProxy:
+    """Without the capture."""
+    given: dict[str, Option] = {"moesif_engine": "fast", "moesif_enabled": False}
+    return MoesifProxy(upstream.url, given, *scripted(folder, addon))
+
+
+def sends_much(sent: threading.Event) -> Handler:
+    """An answer of `LARGE` bytes; `sent` is set when all of it has been taken."""
 
     def send_much(_request: RawRequest, connection: Connection) -> None:
         connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % LARGE)
@@ -61,14 +78,21 @@ def test_a_slow_reader_is_waited_for_by_the_upstream(proxy: MoesifProxy, upstrea
             connection.send(b"x" * 1_000_000)
         sent.set()
 
-    upstream.answer("/large", send_much)
-    assert exchange(proxy.port, "GET", "/warm-up") is not None
-    before = proxy.memory()
-    with Client(proxy.port) as client:
+    return send_much
+
+
+def test_a_slow_reader_is_waited_for_by_the_upstream(
+    tls: ssl.SSLContext | None, either: MoesifProxy, upstream: ScriptedUpstream
+) -> None:
+    sent = threading.Event()
+    upstream.answer("/large", sends_much(sent))
+    with Client(either.port, tls=tls) as client:
+        assert client.exchange("GET", "/warm-up") is not None
+        before = either.memory()
         client.send(GET % b"/large")
         assert client.read_head() is not None
         assert not sent.wait(1.0)
-        assert proxy.memory() - before < MORE
+        assert either.memory() - before < MORE
         assert len(client.stream.read(LARGE)) == LARGE
     assert sent.wait(5)
 
@@ -166,8 +190,6 @@ def test_no_bytes_make_it_stumble(proxy: MoesifProxy) -> None:
         b"Content-Length: 3\r\n",
         b"abc",
         b"0\r\n\r\n",
-    ]
-    pieces += [
         b"Transfer-Encoding: chunked\r\n",
         b"5\r\nhello\r\n",
         b"\x00",
@@ -221,9 +243,7 @@ def server_disconnected(data):
 def test_a_client_that_leaves_while_a_connection_is_opened_leaves_none(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    script = tmp_path / "slow.py"
-    script.write_text(SLOW_TO_CONNECT)
-    with MoesifProxy(upstream.url, {"moesif_engine": "fast", "moesif_enabled": False}, "-s", str(script)) as proxy:
+    with with_addon(upstream, tmp_path, SLOW_TO_CONNECT) as proxy:
         with Client(proxy.port) as client:
             client.send(GET % b"/")
             proxy.wait_for_output("connected")
@@ -233,9 +253,7 @@ def test_a_client_that_leaves_while_a_connection_is_opened_leaves_none(
 
 
 def test_a_host_that_is_none_is_a_502(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    script = tmp_path / "elsewhere.py"
-    script.write_text("def request(flow):\n    flow.request.host = 'x' * 70\n")
-    with MoesifProxy(upstream.url, {"moesif_engine": "fast", "moesif_enabled": False}, "-s", str(script)) as proxy:
+    with with_addon(upstream, tmp_path, "def request(flow):\n    flow.request.host = 'x' * 70\n") as proxy:
         answer = exchange(proxy.port, "GET", "/")
         assert answer is not None
         assert answer.status == 502
@@ -257,14 +275,8 @@ def test_a_client_that_has_not_read_before_a_hand_over_holds_up_the_upstream(
     proxy: MoesifProxy, upstream: ScriptedUpstream
 ) -> None:
     sent = threading.Event()
-
-    def send_much(_request: RawRequest, connection: Connection) -> None:
-        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % LARGE)
-        connection.send(b"x" * LARGE)
-        sent.set()
-
     upstream.answer("/medium", b"HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n" + b"x" * 8_000_000)
-    upstream.answer("/much", send_much)
+    upstream.answer("/much", sends_much(sent))
     assert exchange(proxy.port, "GET", "/warm-up") is not None
     before = proxy.memory()
     with Client(proxy.port) as client:
@@ -307,15 +319,9 @@ def error(flow):
 
 
 def test_a_client_that_never_reads_its_answer_is_let_go(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    script = tmp_path / "stuck.py"
-    script.write_text(STUCK)
     upstream.answer("/stuck", b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % LARGE + b"x" * LARGE)
-    options: dict[str, Option] = {
-        "moesif_engine": "fast",
-        "moesif_sink_file": str(tmp_path / "events"),
-        "tcp_timeout": 2,
-    }
-    with MoesifProxy(upstream.url, options, "-s", str(script)) as proxy, Client(proxy.port) as client:
+    more = (*scripted(tmp_path, STUCK), "--set", "tcp_timeout=2")
+    with start(upstream.url, tmp_path, *more) as proxy, Client(proxy.port) as client:
         client.send(GET % b"/stuck")
         proxy.wait_for_output("error /stuck Client disconnected. 200")
 
@@ -333,10 +339,7 @@ def request(flow):
 def test_an_addons_answer_that_has_no_body_is_sent_without_one(
     method: str, status: int, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    script = tmp_path / "own.py"
-    script.write_text(OWN_ANSWER)
-    options: dict[str, Option] = {"moesif_engine": "fast", "moesif_enabled": False}
-    with MoesifProxy(upstream.url, options, "-s", str(script)) as proxy, Client(proxy.port) as client:
+    with with_addon(upstream, tmp_path, OWN_ANSWER) as proxy, Client(proxy.port) as client:
         first = client.exchange(method, "/own", [("X-Status", str(status))])
         second = client.exchange("GET", "/")
     assert first is not None
@@ -371,10 +374,7 @@ def response(flow):
 
 @pytest.fixture(scope="module")
 def changing(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MoesifProxy]:
-    script = tmp_path_factory.mktemp("changing") / "lengths.py"
-    script.write_text(OF_OTHER_LENGTHS)
-    options: dict[str, Option] = {"moesif_engine": "fast", "moesif_enabled": False}
-    with MoesifProxy(upstream.url, options, "-s", str(script)) as proxy:
+    with with_addon(upstream, tmp_path_factory.mktemp("changing"), OF_OTHER_LENGTHS) as proxy:
         yield proxy
 
 
@@ -430,15 +430,14 @@ def test_an_addons_answer_of_another_version_goes_over_this_one(changing: Moesif
     assert answer.body == b"saved"
 
 
-@pytest.mark.parametrize("tls", [None, trusting()], ids=["plain", "TLS"])
 def test_an_answer_behind_which_a_connection_ends_comes_whole_to_a_client_that_sends_on(
-    tls: ssl.SSLContext | None, secured: MoesifProxy, proxy: MoesifProxy, upstream: ScriptedUpstream
+    tls: ssl.SSLContext | None, either: MoesifProxy, upstream: ScriptedUpstream
 ) -> None:
     """What a peer has not read is answered with a reset: this would overtake the rest of the answer."""
     size = 3_000_000
     last = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
     upstream.answer("/last", lambda _request, connection: connection.send(last))
-    with Client((proxy if tls is None else secured).port, tls=tls) as client:
+    with Client(either.port, tls=tls) as client:
         client.send(GET % b"/last")
         asking = threading.Thread(target=send_on, args=[client, GET % b"/more" * 5_000])
         asking.start()
@@ -448,17 +447,15 @@ def test_an_answer_behind_which_a_connection_ends_comes_whole_to_a_client_that_s
         asking.join()
 
 
-@pytest.mark.parametrize("tls", [None, trusting()], ids=["plain", "TLS"])
 def test_a_client_that_sends_more_before_it_reads_its_last_answer_gets_it(
-    tls: ssl.SSLContext | None, secured: MoesifProxy, proxy: MoesifProxy
+    tls: ssl.SSLContext | None, either: MoesifProxy
 ) -> None:
-    chosen = proxy if tls is None else secured
-    with Client(chosen.port, tls=tls) as client:
+    with Client(either.port, tls=tls) as client:
         client.send(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
         assert select.select([client.sock], [], [], 10)[0]
         for _ in range(3):
             client.send(GET % b"/more")
-            with Client(chosen.port, tls=tls) as other:  # whose answer comes behind what the proxy says to that
+            with Client(either.port, tls=tls) as other:  # whose answer comes behind what the proxy says to that
                 assert other.exchange("GET", "/") is not None
         answer = client.read_response()
         assert answer is not None

@@ -19,7 +19,7 @@ from tests.lane.test_opening import engines, options
 from tests.support.client import Client, RawResponse, exchange
 from tests.support.h2 import make_certificate
 from tests.support.listener import Listener
-from tests.support.moesif_proxy import MoesifProxy
+from tests.support.moesif_proxy import MoesifProxy, scripted
 from tests.support.upstream import ScriptedUpstream
 
 HOOKS = """
@@ -238,12 +238,10 @@ def error(flow):
 
 def test_a_client_that_leaves_while_an_upstream_does_not_shake_hands_is_let_go(tmp_path: Path) -> None:
     """Its FIN may be that of a client that waits for an answer; nothing of one comes."""
-    script = tmp_path / "left.py"
-    script.write_text(LEFT)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         given = options(tmp_path, moesif_engine="fast")
-        with MoesifProxy(url, given, "-s", str(script)) as proxy:
+        with MoesifProxy(url, given, *scripted(tmp_path, LEFT)) as proxy:
             with Client(proxy.port) as client:
                 client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
                 silent, _ = listener.accept()

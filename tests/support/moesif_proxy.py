@@ -55,6 +55,13 @@ class MoesifProxy(Mitmdump):
         wait_until_gone(workers)
 
 
+def scripted(folder: Path, addon: str) -> tuple[str, str]:
+    """The arguments that load an addon of mitmproxy's, whose text goes into a file of this folder."""
+    script = folder / "script.py"
+    script.write_text(addon)
+    return "-s", str(script)
+
+
 def wait_until_gone(pids: Sequence[int]) -> None:
     """Until none of the processes is there any more. Raises `AssertionError`."""
     deadline = time.monotonic() + DEADLINE
