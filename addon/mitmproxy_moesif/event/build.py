@@ -45,7 +45,8 @@ def build_event(exchange: Exchange, facts: Attributes, policy: EventPolicy, weig
         event["blocked_by"] = exchange.blocked_by
     if trace := parse_traceparent(facts.request_headers.get("traceparent", "")):
         event["trace_id"], parent = trace
-        event["span"] = {"id": _span_id(exchange.transaction_id), "parent_span_id": parent}
+        # This exchange's own span; the proxy starts none, so it is derived and the same on every resend.
+        event["span"] = {"id": exchange.transaction_id.replace("-", "")[:16].lower(), "parent_span_id": parent}
     if metadata:
         event["metadata"] = metadata
     return event
@@ -122,8 +123,3 @@ def _body(
     if rendered.transfer_encoding is None:
         return {}
     return {"body": rendered.value, "transfer_encoding": rendered.transfer_encoding}
-
-
-def _span_id(transaction_id: str) -> str:
-    """This exchange's own span; the proxy starts none, so it is derived and the same on every resend."""
-    return transaction_id.replace("-", "")[:16].lower()

@@ -29,11 +29,8 @@ def position(configured: str, request: Headers, response: Headers, *, trusted: b
         return Position(configured)
     if trusted and ("x-kong-request-id" in request or "x-forwarded-path" in request):
         return Position.BEHIND
-    return Position.FRONT if answered_by_kong(response) else Position.DIRECT
-
-
-def answered_by_kong(response: Headers) -> bool:
-    return not OWN_HEADERS.isdisjoint(response) or kong_version(response) is not None
+    is_kongs_answer = not OWN_HEADERS.isdisjoint(response) or kong_version(response) is not None
+    return Position.FRONT if is_kongs_answer else Position.DIRECT
 
 
 def believed_consumers(where: Position, request: Headers, response: Headers, *, trusted: bool) -> tuple[Headers, ...]:

@@ -147,7 +147,7 @@ class _Parser:
         is_negated = self._took("!")
         if self._took("("):
             inner = self.expression(depth + 1)
-            self._expect(")")
+            self._close()
             return _not(inner) if is_negated else inner
         if is_negated:
             raise self._error("expected a parenthesis after !")
@@ -174,7 +174,7 @@ class _Parser:
             if name not in ("lower", "any"):
                 raise self._error(f"{name}: there is no such function; lower() and any() are understood")
             inner, functions = self._operand(depth + 1)
-            self._expect(")")
+            self._close()
             return inner, functions | {name}
         if name in FIELDS:
             return name, frozenset()
@@ -218,9 +218,9 @@ class _Parser:
         self._advance()
         return True
 
-    def _expect(self, sign: str) -> None:
-        if not self._took(sign):
-            raise self._error(f"expected {sign}")
+    def _close(self) -> None:
+        if not self._took(")"):
+            raise self._error("expected )")
 
     def _next(self, otherwise: str, *kinds: str) -> str:
         if self.kind not in kinds:

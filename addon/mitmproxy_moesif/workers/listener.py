@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 from urllib.parse import urlencode
 
 from tornado.web import Application
@@ -14,7 +15,7 @@ from mitmproxy_moesif.web.access import Gate
 from mitmproxy_moesif.web.handlers import GatedHandler
 from mitmproxy_moesif.workers.messages import Answer, Request
 
-type Answering = Callable[[Request], Awaitable[Answer]]
+type Answering = Callable[[Request], Coroutine[Any, Any, Answer]]
 
 
 def admin_server(listen: str, token: str | None, answer: Answering) -> AdminServer:
@@ -22,10 +23,7 @@ def admin_server(listen: str, token: str | None, answer: Answering) -> AdminServ
     loop = asyncio.get_running_loop()
 
     async def ask(request: Request) -> Answer:
-        async def answered() -> Answer:
-            return await answer(request)
-
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(answered(), loop))
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(answer(request), loop))
 
     def app(gate: Gate) -> Application:
         paths = ((r"/exchanges/stream/?", RelayStreamHandler), (r"/.*", RelayHandler))
