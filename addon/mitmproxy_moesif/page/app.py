@@ -180,7 +180,9 @@ class TrafficPage:
                 ).classes("grid")
                 self._grid.on("cellClicked", lambda event: self.open(event.args["data"]["id"]))
                 with ui.row().classes("items-center q-px-sm"):
-                    ui.button("newer", on_click=self._newer).props("flat dense no-caps")
+                    ui.button("newer", on_click=lambda: self._look_again(self.shown.pages[:-1])).props(
+                        "flat dense no-caps"
+                    )
                     ui.button("older", on_click=self._older).props("flat dense no-caps")
                     ui.label().classes("hidden-columns")
             with self._split.after:
@@ -215,7 +217,7 @@ class TrafficPage:
             before = shown.pages[-1] if shown.pages else None
             listing = await self._admin.newest(shown.wanted, PAGE, before)
         except AdminError as error:
-            self._say(str(error))
+            self._said.set_text(str(error))
             return
         came = listing["seen"] - self._seen if shown.changed >= 0 else 0
         self._seen = listing["seen"]
@@ -226,15 +228,12 @@ class TrafficPage:
         self._grid.run_grid_method("setGridOption", "rowData", rows)
         self._empty.set_visibility(listing["seen"] == 0)
         left_out = f"; {came - PAGE} came faster than they can be drawn" if came > PAGE else ""
-        self._say(f"{len(rows)} shown, {listing['kept']} kept of {listing['seen']}{left_out}")
+        self._said.set_text(f"{len(rows)} shown, {listing['kept']} kept of {listing['seen']}{left_out}")
         await self._refresh_detail()
 
     async def _has_changed(self) -> bool:
         changed = await self._admin.newest(self.shown.wanted, 1, changed_after=self.shown.changed)
         return bool(changed["exchanges"]) or changed["kept"] < self.shown.kept
-
-    def _say(self, text: str) -> None:
-        self._said.set_text(text)
 
     async def _filtered(self) -> None:
         self.shown.wanted = self._filter.value or ""
@@ -253,9 +252,6 @@ class TrafficPage:
     async def _older(self) -> None:
         if self.shown.next is not None:
             await self._look_again([*self.shown.pages, self.shown.next])
-
-    async def _newer(self) -> None:
-        await self._look_again(self.shown.pages[:-1])
 
     def _keep_in_url(self) -> None:
         given = {"filter": self.shown.wanted, "id": self.shown.selected or ""}
@@ -398,7 +394,7 @@ class TrafficPage:
         try:
             charts = plots.all_of(await self._admin.stats(self.shown.wanted))
         except AdminError as error:
-            self._say(str(error))
+            self._said.set_text(str(error))
             return
         if not self._charts:
             with self._overview:
