@@ -14,7 +14,7 @@ from tests.support import ADDON_SCRIPT
 from tests.support.addon import addon_options, exit_counts
 from tests.support.client import Client
 from tests.support.collector import ScriptedCollector
-from tests.support.moesif_proxy import MoesifProxy
+from tests.support.moesif_proxy import MoesifProxy, scripted
 from tests.support.ports import free_port
 from tests.support.proxy import Mitmdump, Option
 from tests.support.upstream import ScriptedUpstream
@@ -156,10 +156,8 @@ def test_no_answer_passes_a_rule_while_mitmdump_starts(
 def test_moesif_proxy_listens_only_when_scripts_run(
     moesif_proxy: Callable[..., MoesifProxy], upstream: ScriptedUpstream, waiting: Waiting, tmp_path: Path
 ) -> None:
-    script = tmp_path / "marks.py"
-    script.write_text(MARKS)
     options = addon_options(sink_file=str(tmp_path / "events"))
-    proxy = moesif_proxy(upstream.url, options, "-s", str(script), listen=f"127.0.0.1:{waiting.port}")
+    proxy = moesif_proxy(upstream.url, options, *scripted(tmp_path, MARKS), listen=f"127.0.0.1:{waiting.port}")
     assert waiting.join() == [200] * (CLIENTS * EACH)
     assert {request.get("x-marked") for request in upstream.requests()} == {"yes"}
     assert proxy.stop() == 0

@@ -13,7 +13,7 @@ from tests.capture.test_traffic import traffic_of
 from tests.support.addon import addon_options
 from tests.support.client import exchange
 from tests.support.collector import ScriptedCollector
-from tests.support.moesif_proxy import MoesifProxy
+from tests.support.moesif_proxy import MoesifProxy, scripted
 from tests.support.upstream import ScriptedUpstream
 
 HOLDS_UP = """
@@ -77,10 +77,8 @@ def test_it_ends_when_it_is_told_to() -> None:
 def test_a_hook_that_holds_up_the_proxy_is_added_latency(
     engine: str, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    script = tmp_path / "holds_up.py"
-    script.write_text(HOLDS_UP)
     options = addon_options(collector, admin_listen="127.0.0.1:0", engine=engine)
-    with MoesifProxy(upstream.url, options, "-s", str(script)) as proxy:
+    with MoesifProxy(upstream.url, options, *scripted(tmp_path, HOLDS_UP)) as proxy:
         while not traffic_of(proxy)["added"]["buckets"]["+Inf"]:
             pass  # it has just started
         for _ in range(3):

@@ -16,7 +16,7 @@ from tests.support.addon import addon_options, exit_counts, only_event
 from tests.support.client import Client, encode_request, trusting
 from tests.support.collector import ScriptedCollector
 from tests.support.h2 import make_pem
-from tests.support.moesif_proxy import MoesifProxy
+from tests.support.moesif_proxy import MoesifProxy, scripted
 from tests.support.proxy import Mitmdump
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
 
@@ -136,12 +136,10 @@ def test_exchanges_end_while_a_hook_is_told_of_a_client(
     upstream: ScriptedUpstream,
     tmp_path: Path,
 ) -> None:
-    script = tmp_path / "holds_one.py"
-    script.write_text(HOLDS_ONE)
     slow = Slow()
     upstream.answer("/slow", slow)
     more = ["--tls-cert", str(make_pem(tmp_path))] if secured else []
-    proxy = moesif_proxy(upstream.url, addon_options(collector, engine=engine), "-s", str(script), *more)
+    proxy = moesif_proxy(upstream.url, addon_options(collector, engine=engine), *scripted(tmp_path, HOLDS_ONE), *more)
     with Client(proxy.port, tls=trusting() if secured else None) as busy, Client(proxy.port) as held:
         busy.send(encode_request("GET", "/slow"))
         upstream.wait_for(1)

@@ -20,7 +20,7 @@ from tests.support.authority import Certified
 from tests.support.client import Client, encode_request, exchange, trusting
 from tests.support.collector import ScriptedCollector
 from tests.support.h2 import make_certificate, make_pem
-from tests.support.moesif_proxy import MoesifProxy, failed
+from tests.support.moesif_proxy import MoesifProxy, failed, scripted
 from tests.support.ports import free_port
 from tests.support.proxy import StartError
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
@@ -81,9 +81,8 @@ def test_it_says_little(moesif_proxy: Start, collector: ScriptedCollector, upstr
 def test_another_addon(
     moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    script = tmp_path / "other.py"
-    script.write_text("def requestheaders(flow): flow.request.headers['X-Other'] = '1'\n")
-    proxy = moesif_proxy(upstream.url, addon_options(collector), "-s", str(script))
+    other = scripted(tmp_path, "def requestheaders(flow): flow.request.headers['X-Other'] = '1'\n")
+    proxy = moesif_proxy(upstream.url, addon_options(collector), *other)
     exchange(proxy.port)
     (request,) = upstream.requests()
     assert request.get("x-other") == "1"
