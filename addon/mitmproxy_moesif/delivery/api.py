@@ -41,8 +41,8 @@ class Condition:
     """How delivery does: the counts, each receiver's health by destination, the disk (None: in memory only).
 
     `unsent` is what waits for destinations that nobody sends to; `oldest_at` is when the oldest of all others came, in
-    monotonic seconds. `memory_bytes` is what is stored in memory
-    alone. `trouble` is what is wrong with delivery as a whole, in one line.
+    monotonic seconds. `memory_bytes` is what is stored in memory alone. `trouble` is what is wrong with delivery as a
+    whole, in one line.
     """
 
     reading: Reading

@@ -389,16 +389,9 @@ class DeliveryClient:
 
     def _lossy(self, reading: Reading) -> dict[str, Tally]:
         """What was not offered to the server yet waits."""
-        missed = self._missed.copy()
-        return added(
-            [
-                {
-                    name: replace(reading.lossy.get(name, Tally()), captured=n)
-                    for name, n in self._offered.copy().items()
-                },
-                *({name: Tally(0, 0, {cause: count})} for (name, cause), count in missed.items()),
-            ]
-        )
+        missed, offered = self._missed.copy(), self._offered.copy()
+        now = {name: replace(reading.lossy.get(name, Tally()), captured=count) for name, count in offered.items()}
+        return added([now, *({name: Tally(0, 0, {cause: count})} for (name, cause), count in missed.items())])
 
     def recent(self, query: Mapping[str, Any]) -> Future[bytes | None]:
         question: Future[bytes | None] = Future()

@@ -268,8 +268,8 @@ class SpoolFile:
     def close(self, *, keep: bool = False) -> None:
         """Close the file and let go of it: left to whoever adopts it, but removed where it is empty. Never raises.
 
-        `keep`: not removed, so that its account is found.
-        Of a spool that fills the disk itself, this is what gives the space back once all of it was sent and `remove`d.
+        `keep`: not removed, so that its account is found. Of a spool that fills the disk itself, this is what gives the
+        space back once all of it was sent and `remove`d.
         """
         if self._pid != os.getpid():
             return
@@ -281,10 +281,8 @@ class SpoolFile:
                 self._remove_pending(connection)
             in_place = self.in_place
             with contextlib.suppress(sqlite3.Error):
-                if (
-                    in_place and not keep and not self._index(connection, limit=1)
-                ):  # even if a full disk did not take the removals
-                    remove_files(self.path)
+                if in_place and not keep and not self._index(connection, limit=1):
+                    remove_files(self.path)  # even if a full disk did not take the removals
             with contextlib.suppress(sqlite3.Error):
                 connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, not in_place)
                 connection.close()

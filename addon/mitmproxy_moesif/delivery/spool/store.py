@@ -443,16 +443,13 @@ class Store:
         if checkpoint.paused:
             return None
         chunks: list[Chunk] = []
-        after, size = checkpoint.after, 0
+        spool, after, size = checkpoint.spool, checkpoint.after, 0
         try:
             rows = checkpoint.rows(PAGE)
             if not rows:
-                del lanes.checkpoints[checkpoint.spool]
+                del lanes.checkpoints[spool]
             for row in rows:
-                if (
-                    lanes.is_to_be_read(checkpoint.spool, row)
-                    and (chunk := self._load(lanes, checkpoint.spool, row)) is not None
-                ):
+                if lanes.is_to_be_read(spool, row) and (chunk := self._load(lanes, spool, row)) is not None:
                     chunks.append(chunk)
                     size += chunk.size
                 after = row.key
@@ -460,7 +457,7 @@ class Store:
                     break
         except SpoolError as error:
             checkpoint.paused = True
-            self.spools.tell_unreadable(error, checkpoint.spool)
+            self.spools.tell_unreadable(error, spool)
         return (chunks, after) if after > checkpoint.after else None
 
     def _load(self, lanes: EventQueue, spool: SpoolFile, row: ChunkInfo) -> Chunk | None:
