@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 
-from mitmproxy_moesif.config.settings import AKTO_PREFIX, Settings
+from mitmproxy_moesif.config.settings import AKTO_PREFIX, Settings, parse_settings
 
 PARAMETERS = frozenset(name for name in Settings.model_fields if name.startswith(AKTO_PREFIX))
-OFF: Mapping[str, Any] = {name: Settings.model_fields[name].default for name in PARAMETERS}
-"""The parameters where exchanges do not go to Akto."""
+OFF = parse_settings({})
+"""What is said where exchanges do not go to Akto."""
 
 MAX_BODY_BYTES = 256 * 1024
 """Of a body, in a record."""
@@ -58,8 +56,3 @@ class AktoTarget:
             settings.akto_kafka_brokers if is_kafka else (),
             settings.akto_kafka_topic if is_kafka else "",
         )
-
-
-def akto_parameters(settings: Settings) -> dict[str, Any]:
-    """The values of Akto's parameters."""
-    return {name: getattr(settings, name) for name in PARAMETERS}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
-from mitmproxy_moesif.config.akto import MAX_BODY_BYTES, AktoTarget
+from mitmproxy_moesif.config.akto import MAX_BODY_BYTES, PARAMETERS, AktoTarget
 from mitmproxy_moesif.config.destination import account_of, destination_of
 from mitmproxy_moesif.config.policy import EventPolicy, compile_policy, with_bodies_of
 from mitmproxy_moesif.config.settings import Settings
@@ -68,7 +66,7 @@ class Instance:
         account, destination, akto = account_of(settings), destination_of(settings), AktoTarget.of(settings)
         return cls(settings, compile_policy(settings), account, destination, hooks, name, akto)
 
-    def with_akto(self, parameters: Mapping[str, Any]) -> Instance:
-        """The same with these values of Akto's parameters."""
-        settings = self.settings.model_copy(update=dict(parameters))
+    def with_akto(self, said: Settings) -> Instance:
+        """The same with what these settings say of Akto."""
+        settings = self.settings.model_copy(update={name: getattr(said, name) for name in PARAMETERS})
         return replace(self, settings=settings, akto=AktoTarget.of(settings))

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mitmproxy_moesif.config.akto import OFF, akto_parameters
+from mitmproxy_moesif.config.akto import OFF
 from mitmproxy_moesif.config.fields import Property, parameters_with
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import AKTO_PREFIX, Settings, SettingsError, parse_settings
@@ -101,11 +101,9 @@ class Resolver:
         if key not in self._together:
             base = instance or self.alone
             assert base is not None
-            made = (
-                base
-                if plugin_id == OPTIONS_ID
-                else base.with_akto(OFF if plugin_id is None else akto_parameters(self.akto[plugin_id]))
-            )
+            made = base
+            if plugin_id != OPTIONS_ID:
+                made = base.with_akto(OFF if plugin_id is None else self.akto[plugin_id])
             self._together[key] = made if made.settings.has_receiver else None
         return self._together[key]
 
