@@ -13,6 +13,7 @@ from tornado.netutil import bind_sockets
 
 from mitmproxy_moesif.admin import server as server_module
 from mitmproxy_moesif.admin.server import admin_server
+from mitmproxy_moesif.web.bounded import MOST_CONNECTIONS
 from tests.admin.sources import FakeSource
 from tests.support.client import Client
 
@@ -110,7 +111,7 @@ def test_a_thread_that_cannot_run_is_an_error_of_start(source: FakeSource, monke
     def fail(*_args: object, **_kwargs: object) -> None:
         raise OSError("too many open files")
 
-    monkeypatch.setattr(server_module, "HTTPServer", fail)
+    monkeypatch.setattr(server_module, "BoundedServer", fail)
     server = admin_server("127.0.0.1:0", None, source)
     with pytest.raises(OSError, match="too many open files"):
         server.start()
@@ -153,4 +154,15 @@ def test_a_slow_client_delays_nobody(source: FakeSource) -> None:
     assert requests.get(f"{server.url}/status", timeout=10).status_code == 200
     server.stop()
     for client in slow:
+        client.close()
+
+
+def test_connections_that_ask_nothing_take_no_descriptors_from_the_proxy(source: FakeSource) -> None:
+    server = admin_server("127.0.0.1:0", TOKEN, source)
+    server.start()
+    held = [Client(port_of(server.url)) for _ in range(2 * MOST_CONNECTIONS)]
+    assert requests.get(f"{server.url}/ping", timeout=10).text == "PONG"
+    assert held[0].stream.read() == b""
+    server.stop()
+    for client in held:
         client.close()

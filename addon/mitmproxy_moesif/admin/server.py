@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
 from mitmproxy_moesif.admin.handlers import admin_app
 from mitmproxy_moesif.admin.source import AdminSource
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.web.access import Address, Gate
+from mitmproxy_moesif.web.bounded import BoundedServer
 from mitmproxy_moesif.web.loopback import is_bound_to_loopback
 from mitmproxy_moesif.web.server import ServerThread, bind, url_of
 
@@ -66,17 +66,15 @@ class AdminServer(ServerThread):
                 address = self._address
                 raise ValueError(f"admin_listen: {address} resolves to more than loopback, so admin_token is needed")
             self._port = sockets[0].getsockname()[1]
-            server = HTTPServer(
+            server = BoundedServer(
                 self._app,
                 max_body_size=MAX_READ_BYTES,
                 max_header_size=MAX_HEAD_BYTES,
                 body_timeout=BODY_SECONDS,
                 idle_connection_timeout=IDLE_SECONDS,
             )
-            server.add_sockets(sockets)
-            yield
-            server.stop()
-            await server.close_all_connections()
+            async with server.serving(sockets):
+                yield
         finally:
             for bound in sockets:
                 bound.close()

@@ -1,0 +1,108 @@
+"""An HTTP server that keeps no more connections than it may: the proxy beside it needs the descriptors.
+
+Where there are too many, the one that has waited longest for a request is closed, so that whoever only holds
+connections keeps nobody out. Where all have a request that is being answered, the new one is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from tornado.http1connection import HTTP1ServerConnection
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPMessageDelegate
+from tornado.iostream import IOStream
+
+from mitmproxy_moesif.log import RateLimitedLog
+
+MOST_CONNECTIONS = 40
+"""Fewer than the descriptors that the proxy leaves for what are not its clients' connections."""
+
+PAUSE = 0.2
+"""Seconds until the next attempt where one failed: descriptors may have run short."""
+
+
+class BoundedServer(HTTPServer):
+    """`serving` in place of `add_sockets` and `stop`."""
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        super().initialize(*args, **kwargs)
+        self._limited = RateLimitedLog()
+        self._open: set[IOStream] = set()
+        self._waiting: dict[IOStream, None] = {}
+
+    @asynccontextmanager
+    async def serving(self, sockets: Sequence[socket.socket]) -> AsyncIterator[None]:
+        """Until the end of the block; then all connections are closed."""
+        accepting = [asyncio.ensure_future(self._accept(each)) for each in sockets]
+        try:
+            yield
+        finally:
+            for each in accepting:
+                each.cancel()
+            await self.close_all_connections()
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, address = await loop.sock_accept(listening)
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                self._limited.warning("accept", "moesif: %s: who asks waits", error.strerror)
+                await asyncio.sleep(PAUSE)
+                continue
+            self.handle_stream(IOStream(connection, self.max_buffer_size, self.read_chunk_size), address)
+            await asyncio.sleep(0)  # a burst must not hold up those who are connected
+
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        if len(self._open) >= MOST_CONNECTIONS:
+            longest = next(iter(self._waiting), stream)
+            self._forget(longest)
+            longest.close()
+            if longest is stream:
+                return
+        self._open.add(stream)
+        super().handle_stream(stream, address)
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        stream = cast(HTTP1ServerConnection, server_conn).stream
+        self._waiting.pop(stream, None)
+        if stream in self._open:
+            self._waiting[stream] = None
+        return _Heard(super().start_request(server_conn, request_conn), stream, self._waiting)
+
+    def on_close(self, server_conn: object) -> None:
+        self._forget(cast(HTTP1ServerConnection, server_conn).stream)
+        super().on_close(server_conn)
+
+    def _forget(self, stream: IOStream) -> None:
+        self._open.discard(stream)
+        self._waiting.pop(stream, None)
+
+
+class _Heard(HTTPMessageDelegate):
+    """Passes a request on; with its head the connection waits no more."""
+
+    def __init__(self, delegate: HTTPMessageDelegate, stream: IOStream, waiting: dict[IOStream, None]) -> None:
+        self._delegate = delegate
+        self._stream = stream
+        self._waiting = waiting
+
+    def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
+        self._waiting.pop(self._stream, None)
+        return self._delegate.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        return self._delegate.data_received(chunk)
+
+    def finish(self) -> None:
+        self._delegate.finish()
+
+    def on_connection_close(self) -> None:
+        self._delegate.on_connection_close()
