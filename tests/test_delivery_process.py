@@ -296,6 +296,27 @@ def test_a_delivery_process_that_stops_answering_is_replaced(
     assert (counts["captured"], counts["delivered"]) == (10, 10)
 
 
+def test_an_answer_about_exchanges_that_comes_too_late_costs_nothing(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    proxy = mitmdump(upstream.url, addon_options(collector, admin_listen="127.0.0.1:0"))
+    sent = send_many(proxy.port, 5)
+    collector.wait_for(lambda c: c.unique_ids() == set(sent))
+    found = re.search(r"Admin API at (\S+)", proxy.wait_for_output("Admin API at"))
+    assert found is not None
+    helper = helper_of(proxy)
+    os.kill(helper, signal.SIGSTOP)
+    assert requests.get(f"{found[1]}/exchanges", timeout=20).status_code == 503
+    os.kill(helper, signal.SIGCONT)
+    assert requests.get(f"{found[1]}/exchanges", timeout=20).json()["kept"] == 5
+    sent += send_many(proxy.port, 5)
+    collector.wait_for(lambda c: c.unique_ids() == set(sent), timeout=20)
+    assert helpers_of(proxy.pid) == [helper]
+    assert proxy.stop() == 0
+    counts = exit_counts(proxy.output)
+    assert (counts["captured"], counts["delivered"]) == (10, 10)
+
+
 def test_the_age_of_an_event_counts_from_its_capture_wherever_it_is(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mitmproxy_moesif.delivery.protocol import Message, messages
+from mitmproxy_moesif.log import describe, log
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop  # the delivery process, which imports this module too, has no event loop
@@ -147,6 +148,10 @@ class ChildProcess:
         self._sock.close()
 
     def _listen(self) -> None:
-        for message in messages(self._sock):
-            self._heard(message)
+        try:
+            for message in messages(self._sock):
+                self._heard(message)
+        except Exception as error:  # noqa: BLE001 - it would be heard no more: another one takes its place
+            log.error("moesif: a fault in hearing the delivery process, which is replaced: %s", describe(error))
+            self.kill()
         self._ended(self, self._child.wait())

@@ -395,6 +395,7 @@ class DeliveryClient:
 
     def recent(self, query: Mapping[str, Any]) -> Future[bytes | None]:
         question: Future[bytes | None] = Future()
+        question.set_running_or_notify_cancel()  # who waits no longer cannot take it back: its answer comes, to nobody
         if self.keeps_recent and not self._closing and len(self._questions) < MOST_QUESTIONS:
             self._in_loop(self._ask_recent, question, dict(query))
         else:
@@ -409,8 +410,9 @@ class DeliveryClient:
             self._leave_unanswered()
 
     def _leave_unanswered(self) -> None:
-        while self._questions:
-            self._questions.popitem()[1].set_result(None)
+        with suppress(KeyError):  # the last one may be answered meanwhile
+            while True:
+                self._questions.popitem()[1].set_result(None)
 
     def drain(self, seconds: float) -> None:
         self._drain_until = time.monotonic() + seconds
