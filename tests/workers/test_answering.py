@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any, cast
 
 import pytest
@@ -83,6 +84,17 @@ def test_a_body_that_is_too_large_and_a_method_that_is_not_there(ask: Ask) -> No
 def test_headers_about_a_connection_are_not_passed_on(ask: Ask) -> None:
     names = {name.lower() for name, _ in ask(Request("GET", "/status")).headers}
     assert not names & {"content-length", "connection", "date", "server"}
+
+
+def test_what_takes_its_time_holds_no_other_up(answering: Answering, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow: Future[bytes | None] = Future()
+    monkeypatch.setattr(Source, "recent", lambda *_: slow)
+    listed: queue.Queue[Answer] = queue.Queue()
+    answering.ask(Request("GET", "/exchanges"), lambda answer, _: listed.put(answer))
+    assert ask(Request("GET", "/health")).status == 200
+    assert ask(Request("PATCH", "/plugins/orders", "application/json", "", b"{}")).status == 200
+    slow.set_result(b"{}")
+    assert listed.get(timeout=10).body == b"{}\n"
 
 
 def test_a_document_is_taken_or_refused(answering: Answering) -> None:

@@ -25,7 +25,10 @@ NOT_PASSED_ON = frozenset(("connection", "content-length", "date", "server", "tr
 
 
 class Answering(ServerThread):
-    """Answers one after another in a thread of its own: a change may wait for the proxy's event loop.
+    """Answers in a thread of its own: a change may wait for the proxy's event loop.
+
+    Changes are made one after another. What is read waits for none of them, nor for another that is read: the answer
+    to a filter may take seconds, which no probe of health has.
 
     What is to be called with an outcome is called in that thread; never after `stop`.
     """
@@ -41,7 +44,7 @@ class Answering(ServerThread):
         """`answered` gets the answer, and all that is changed then."""
 
         async def ask() -> None:
-            async with self._turn:
+            async with self._turn if request.is_change else nullcontext():
                 try:
                     answer = await self._answer(request)
                 except Exception as error:  # noqa: BLE001 - who asked waits for an answer
