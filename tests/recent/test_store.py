@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,13 @@ from hypothesis import strategies as st
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import parse_settings
 from mitmproxy_moesif.event.exchange import Exchange, Payload
+from mitmproxy_moesif.recent import reader as reader_module
+from mitmproxy_moesif.recent import store
+from mitmproxy_moesif.recent.asked import ANSWER_SECONDS, TooLongError
 from mitmproxy_moesif.recent.notes import Keep, Note, note_of
 from mitmproxy_moesif.recent.reader import Reader
 from mitmproxy_moesif.recent.records import Known
-from mitmproxy_moesif.recent.store import BYTES_EACH, MOVES_EACH, Moved, RecentExchanges
+from mitmproxy_moesif.recent.store import BREATH, BYTES_EACH, MOVES_EACH, Moved, RecentExchanges
 from tests.recent.kept import SECRET, build, kept, raising, told
 from tests.support.events import an_exchange
 
@@ -223,6 +227,56 @@ def test_who_asks_is_answered_beside_the_commands() -> None:
     assert [number for _, number, _ in said] == [1, 2, 3]
     assert json.loads(said[0][2])["id"] == "id-0"
     assert (said[1][2], said[2][2]) == (None, b"null")
+
+
+class Clock:
+    """Stands still but where it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return 1.0
+
+    def sleep(self, _seconds: float) -> None:
+        """Between two looks at so many rows."""
+        self.now += 3.0
+
+
+@pytest.mark.parametrize("wanted", [{"stats": True}, {"filter": "not user:ada", "limit": 1000}])
+def test_looking_ends_when_nobody_waits_any_more(wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    recent = filled(2 * BREATH, Keep(2 * BREATH))
+    monkeypatch.setattr(store, "time", Clock())
+    with pytest.raises(TooLongError):
+        recent.answer(wanted)
+    assert json.loads(recent.answer({"limit": 10}))["kept"] == 2 * BREATH
+
+
+def test_what_nobody_waits_for_any_more_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, looked, go_on, said = Clock(), queue.SimpleQueue[Any](), threading.Event(), queue.SimpleQueue[Any]()
+
+    class Slow(RecentExchanges):
+        def answer(self, query: Any) -> bytes:
+            looked.put(query)
+            go_on.wait(20)
+            clock.now += ANSWER_SECONDS
+            if query == {"id": "1"}:
+                raise TooLongError
+            return b"{}"
+
+    monkeypatch.setattr(reader_module, "time", clock)
+    reader, recent = Reader(said.put), Slow()
+    reader.ask(recent, 1, {"id": "1"})
+    assert looked.get(timeout=20) == {"id": "1"}
+    reader.ask(recent, 2, {"id": "2"})
+    go_on.set()
+    assert [said.get(timeout=20) for _ in range(2)] == [("recent", 1, None), ("recent", 2, None)]
+    reader.ask(recent, 3, {"id": "3"})
+    assert said.get(timeout=20) == ("recent", 3, b"{}")
+    assert looked.get(timeout=20) == {"id": "3"}
 
 
 def test_no_change_is_missed_by_who_asks_for_those_since_the_last() -> None:

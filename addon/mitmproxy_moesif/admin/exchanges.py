@@ -17,12 +17,12 @@ from tornado.iostream import StreamClosedError
 from mitmproxy_moesif.admin.handling import AdminHandler, ReadHandler
 from mitmproxy_moesif.admin.source import NotFound
 from mitmproxy_moesif.recent import terms
+from mitmproxy_moesif.recent.asked import ANSWER_SECONDS
 from mitmproxy_moesif.web.handlers import JsonHandler
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 MAX_NUMBER = 2**53
-ANSWER_SECONDS = 5.0
 POLL_SECONDS = 0.25
 """Between two looks for what changed, while somebody follows."""
 

@@ -10,6 +10,13 @@ import orjson
 
 from mitmproxy_moesif.recent.api import Detail, Listing, Stats
 
+ANSWER_SECONDS = 5.0
+"""After which nobody waits for an answer any more."""
+
+
+class TooLongError(Exception):
+    """Looking through them took so long that nobody waits for the answer."""
+
 
 class Exchanges(ABC):
     """Filters that cannot be raise `FilterError`."""

@@ -18,7 +18,7 @@ from mitmproxy_moesif.event.attributes import Attributes
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.recent import records, terms
 from mitmproxy_moesif.recent.api import Detail, Listing, State, Stats
-from mitmproxy_moesif.recent.asked import Exchanges
+from mitmproxy_moesif.recent.asked import ANSWER_SECONDS, Exchanges, TooLongError
 from mitmproxy_moesif.recent.notes import NO_EXCHANGES, Keep, Note
 from mitmproxy_moesif.recent.records import Known, Record
 from mitmproxy_moesif.recent.stats import add_up
@@ -191,7 +191,8 @@ class RecentExchanges(Exchanges):
         return add_up([row for record in self._candidates(None) if fits(row := record.row())])
 
     def _candidates(self, changed_after: int | None) -> Iterator[Record]:
-        """Newest first. The builder's thread gets its turn between."""
+        """Newest first. The builder's thread gets its turn between. Raises `TooLongError`."""
+        until = time.monotonic() + ANSWER_SECONDS
         with self._lock:
             if changed_after is None:
                 found = list(reversed(self._records.values()))
@@ -205,6 +206,8 @@ class RecentExchanges(Exchanges):
         while some := list(islice(rest, BREATH)):
             yield from some
             time.sleep(0)
+            if time.monotonic() > until:
+                raise TooLongError
 
 
 class _Guard:
