@@ -141,7 +141,11 @@ def test_whatever_is_taken_can_be_shown(event: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "time", ["0001-01-01T00:00:00", "9999-12-31T23:59:59.999Z", "1969-01-01", "2026-11-22T09:05:07+02:00"]
+    "time",
+    [
+        *("0001-01-01T00:00:00", "9999-12-31T23:59:59.999Z", "1969-01-01", "2026-11-22T09:05:07+02:00"),
+        *("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999-14:00"),
+    ],
 )
 def test_any_time_that_is_taken_can_be_shown(time: str) -> None:
     request = {**make_event()["request"], "time": time}

@@ -88,6 +88,7 @@ def post(local: LocalStack, path: str, body: bytes) -> requests.Response:
         ("/v1/users", b"[" * 100_000, 400),
         ("/v1/users", b'{"user_id": NaN}', 400),
         ("/v1/users", b'{"user_id": "a", "n": ' + b"1" * 10_000 + b"}", 400),
+        ("/v1/users", b'{"user_id": "a", "n": 1e999}', 400),
         ("/v1/users", b"\xff", 400),
         ("/v1/nobody", b"{}", 404),
     ],
@@ -99,8 +100,9 @@ def test_what_cannot_be_read_is_refused_whole(local: LocalStack, path: str, body
     assert status == 201 or not any(local.profiles.counts().values())
 
 
-def test_deep_documents_laid_over_each_other_are_refused(local: LocalStack) -> None:
-    deep = b'{"user_id": "a", "m": ' + b'{"m": ' * 900 + b"1" + b"}" * 901
+@pytest.mark.parametrize("depth", [900, 1500, 5000])
+def test_deep_documents_laid_over_each_other_are_refused(local: LocalStack, depth: int) -> None:
+    deep = b'{"user_id": "a", "m": ' + b'{"m": ' * depth + b"1" + b"}" * (depth + 1)
     assert {post(local, "/v1/users", deep).status_code for _ in range(3)} <= {201, 400}
     assert post(local, "/v1/users", b'{"user_id": "b"}').status_code == 201
 

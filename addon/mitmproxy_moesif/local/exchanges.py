@@ -30,6 +30,8 @@ from mitmproxy_moesif.web.access import Address, Gate
 AT_ONCE = 50
 """Events that are read at a time: they may have a megabyte each."""
 
+LAST: Final = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()
+
 LOOPBACK: Final = Gate(Address("127.0.0.1", 0), None)
 """Answers to who names a loopback host."""
 
@@ -98,12 +100,12 @@ def record_of(stored: StoredEvent) -> Record:
 
 
 def _seconds(event: object, side: str) -> float | None:
-    """When it was; not before 1970."""
+    """When it was; not before 1970, nor, in another zone, after 9999."""
     try:
         at = datetime.fromisoformat(member(event, str, side, "time") or "")
     except ValueError:
         return None
-    return max(0.0, (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp())
+    return min(max(0.0, (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()), LAST)
 
 
 class _Source:

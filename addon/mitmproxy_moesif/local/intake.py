@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from math import isfinite
 from typing import Any, NoReturn
 
 from mitmproxy_moesif.event.decoding import Failure, decode
@@ -75,7 +76,7 @@ def read_profiles(body: bytes, encoding: str, named_by: str, *, many: bool) -> l
     `RefusedError`."""
     text = _text(body, encoding)
     try:
-        given = json.loads(text, parse_constant=_no_constant)
+        given = json.loads(text, parse_float=_finite, parse_constant=_no_constant)
     except RecursionError:
         raise RefusedError(400, "nested too deep") from None
     except ValueError:
@@ -213,6 +214,14 @@ def _storable(text: str) -> str:
 def _whole_number(digits: str) -> int:
     """Python refuses to read integers of thousands of digits; the text is kept, and no number searched by is longer."""
     return int(digits) if len(digits) < 20 else 0
+
+
+def _finite(digits: str) -> float:
+    """It is written again, and JSON has no infinity."""
+    number = float(digits)
+    if not isfinite(number):
+        raise RefusedError(400, "a number is too large")
+    return number
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -45,12 +45,15 @@ class ProfileStore(Database):
         super().__init__(path, _SCHEMA, "profiles")
 
     def add(self, kind: str, profiles: Sequence[Profile]) -> None:
-        """All or none. Raises `RefusedError` for one that has become too large."""
+        """All or none. Raises `RefusedError` for one that has become too large, or too deep to be laid over."""
         with self._lock, self._db:
             for profile in profiles:
                 known = self._db.execute(_FIND, (kind, profile.id)).fetchone()
-                document = profile.document if known is None else laid_over(json.loads(known[0]), profile.document)
-                raw = json.dumps(document)
+                try:
+                    document = profile.document if known is None else laid_over(json.loads(known[0]), profile.document)
+                    raw = json.dumps(document)
+                except RecursionError:
+                    raise RefusedError(400, "nested too deep") from None
                 if len(raw) > MAX_EVENT_BYTES:
                     raise RefusedError(413, f"{KINDS[kind]}: it may have {MAX_EVENT_BYTES} bytes")
                 row = (kind, profile.id, raw)
