@@ -10,7 +10,7 @@ import requests
 
 from mitmproxy_moesif.local.intake import read_batch
 from mitmproxy_moesif.local.server import LocalStack
-from tests.local.events import encode, make_event
+from tests.local.events import APPLICATION, encode, make_event
 
 
 def fill(local: LocalStack, *events: dict[str, Any]) -> None:
@@ -113,3 +113,24 @@ def test_nothing_is_taken_for_a_web_page(local: LocalStack) -> None:
     headers = get(local, "/events").headers
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("method", "server", "path", "body"),
+    [
+        ("POST", "collector", "/api/ingestData", b'{"batchData": [1]}'),
+        ("POST", "collector", "/v1/events", encode(make_event(2))),
+        ("PUT", "collector", "/v1/config", b"{}"),
+        ("DELETE", "page", "/events", b""),
+    ],
+)
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+def test_a_page_of_another_site_changes_nothing(
+    local: LocalStack, method: str, server: str, path: str, body: bytes, origin: str
+) -> None:
+    fill(local, make_event(1))
+    url = local.collector_url if server == "collector" else local.page_url
+    answer = requests.request(method, url + path, data=body, headers={**APPLICATION, "Origin": origin}, timeout=10)
+    assert (answer.status_code, answer.json()) == (403, {"error": "changes from another site's page are refused"})
+    assert listed(local) == ["id-1"]
+    assert requests.get(f"{local.collector_url}/api/ingestData", timeout=10).json() == {"kept": 0, "forgotten": {}}

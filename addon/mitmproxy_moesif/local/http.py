@@ -6,6 +6,7 @@ import logging
 
 from tornado.web import RequestHandler
 
+from mitmproxy_moesif.web.access import ANOTHER_SITES, is_from_another_site
 from mitmproxy_moesif.web.handlers import JsonHandler
 from mitmproxy_moesif.web.loopback import names_loopback
 
@@ -16,7 +17,8 @@ class LocalHandler(JsonHandler):
     """Errors are `{"error": "one line"}`.
 
     On a server bound to a loopback address it answers only requests that name a loopback host. A page in a browser can
-    have its own host name resolve to 127.0.0.1 and would otherwise read what is meant for this machine's user.
+    have its own host name resolve to 127.0.0.1 and would otherwise read what is meant for this machine's user. On any
+    server what changes something is refused where another site's page sends it.
     """
 
     error_key = "error"
@@ -25,6 +27,8 @@ class LocalHandler(JsonHandler):
     def prepare(self) -> None:
         if self.settings["loopback_only"] and not names_loopback(self.request.host):
             self.refuse(403, "this server is for its own machine: Host must be a loopback name")
+        elif is_from_another_site(self.request.method or "", self.request.host, self.request.headers.get("Origin")):
+            self.refuse(403, ANOTHER_SITES)
 
 
 class NotFoundHandler(LocalHandler):

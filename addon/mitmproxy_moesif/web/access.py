@@ -20,6 +20,7 @@ from mitmproxy_moesif.web.loopback import host_name, is_loopback
 OPEN = frozenset(("/health", "/ping"))
 """Paths for probes: no token is asked for."""
 
+ANOTHER_SITES = "changes from another site's page are refused"
 KONG_TOKEN = "Kong-Admin-Token"  # noqa: S105 - a header's name
 MAX_PORT = 65_535
 
@@ -79,9 +80,8 @@ class Gate:
             return Refusal(403, "Host must be a loopback name or the address listened on")
         if not authorized and path.rstrip("/") not in OPEN:
             return Refusal(401, "Unauthorized")
-        origin = headers.get("Origin")
-        if method not in ("GET", "HEAD") and origin is not None and not is_same_host(origin, host):
-            return Refusal(403, "changes from another site's page are refused")
+        if is_from_another_site(method, host, headers.get("Origin")):
+            return Refusal(403, ANOTHER_SITES)
         return None
 
     def _shows_token(self, headers: Mapping[str, str]) -> bool:
@@ -107,6 +107,11 @@ def _is_ip(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_from_another_site(method: str, host: str, origin: str | None) -> bool:
+    """Whether a page of another site sends this, and it would change something."""
+    return method not in ("GET", "HEAD") and origin is not None and not is_same_host(origin, host)
 
 
 def is_same_host(origin: str, host: str) -> bool:
