@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,14 +29,24 @@ def an_event(upstream: ScriptedUpstream, body: bytes, *headers: tuple[str, str])
     return event
 
 
-@pytest.mark.parametrize("body", [b'{"a": "it\'s"}', b"plain $HOME `x`", b"\x00\xff binary"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a": "it\'s"}',
+        b"plain $HOME `x`",
+        b"\x00\xff binary",
+        b"a\x00b",
+        "\x03it's\n\tC:\\x41\x1b[201~\x9b\\é".encode(),
+    ],
+)
 def test_curl_sends_the_same_request_again(upstream: ScriptedUpstream, body: bytes) -> None:
     command = forms.curl(an_event(upstream, body, JSON, ("X-Odd", "it's $(id)")))
     assert shutil.which("curl") is not None
-    subprocess.run(["sh", "-c", command], check=True, timeout=20, capture_output=True)
+    subprocess.run(["bash", "-c", command], check=True, timeout=20, capture_output=True)
     (request,) = upstream.requests()
     assert (request.method, request.target) == ("POST", "/x?a=1&b=%20'")
     assert request.get("x-odd") == "it's $(id)"
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", command)
     assert request.body == body or json.loads(request.body) == json.loads(body)
 
 
@@ -80,3 +91,15 @@ def test_no_header_is_an_option_of_curl_or_a_file_to_it() -> None:
     command = forms.curl(event)
     assert "passwd" not in command
     assert "'x-empty;'" in command
+
+
+@pytest.mark.parametrize("body", ["b3V0cHV0ID0gb3duZWQKI/8=", "aGVsbG8="])
+@pytest.mark.parametrize("uri", ["-K-", "-oowned", "--next", "-"])
+def test_no_uri_is_an_option_of_curl(uri: str, body: str, tmp_path: Path) -> None:
+    """An SDK's event may have any; with its body as a configuration curl would write any file."""
+    request = {"verb": "POST", "uri": uri, "headers": {}, "body": body, "transfer_encoding": "base64"}
+    ran = subprocess.run(
+        ["bash", "-c", forms.curl({"request": request})], capture_output=True, text=True, timeout=20, cwd=tmp_path
+    )
+    assert ran.returncode in (3, 6)  # no URL, no host of that name
+    assert list(tmp_path.iterdir()) == []

@@ -23,22 +23,42 @@ NOTHING: Message = {"verb": "", "uri": "", "headers": {}}
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 """No other is sent: curl reads a file where an argument begins with `@`."""
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Not the tab and the end of a line, which quotes hold."""
+
 
 def curl(event: Mapping[str, Any]) -> str:
-    """The command that sends the request again."""
+    """The command that sends the request again. Nothing that came from outside is an option of it, or a control
+    character: a terminal may take one that is pasted for a key."""
     request = message(event, "request") or NOTHING
-    words = ["curl", "--globoff", "--path-as-is", "-X", request["verb"], request["uri"]]
+    words = ["curl", "--globoff", "--path-as-is", "-X", request["verb"]]
     for name, value in request["headers"].items():
         if name not in NOT_SENT and name != "host" and _NAME.fullmatch(name):
             words += ["-H", f"{name}: {value}" if value else f"{name};"]
     body = body_bytes(request)
     if body is not None:
-        try:
-            words += ["--data-raw", body.decode()]
-        except UnicodeDecodeError:
+        if b"\0" in body or not _is_text(body):  # no argument can hold it
             encoded = base64.b64encode(body).decode()
-            return f"printf %s {encoded} | base64 -d | {shlex.join([*words, '--data-binary', '@-'])}"
-    return shlex.join(words)
+            words += ["--data-binary", "@-", "--", request["uri"]]
+            return f"printf %s {encoded} | base64 -d | {' '.join(map(_quoted, words))}"
+        words += ["--data-raw", body.decode()]
+    return " ".join(map(_quoted, [*words, "--", request["uri"]]))
+
+
+def _is_text(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _quoted(word: str) -> str:
+    """For a shell; with control characters as bash, zsh and ksh read them."""
+    if not _CONTROL.search(word):
+        return shlex.quote(word)
+    escaped = word.replace("\\", r"\\").replace("'", r"\'")
+    return "$'" + _CONTROL.sub(lambda found: "".join(f"\\x{byte:02x}" for byte in found[0].encode()), escaped) + "'"
 
 
 def body_bytes(side: Message) -> bytes | None:
