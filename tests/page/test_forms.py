@@ -103,3 +103,22 @@ def test_no_uri_is_an_option_of_curl(uri: str, body: str, tmp_path: Path) -> Non
     )
     assert ran.returncode in (3, 6)  # no URL, no host of that name
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "target"),
+    [
+        ("http://api.example/orders?a=1&b=%20", "/orders?a=1&b=%20"),
+        (f"http://api.example/{'x' * 2000}", f"/{'x' * 2000}"),
+        ("http://api.example", "/"),
+        ("http://api.example?a=1", "/?a=1"),
+        ("http://api.example//evil.example/x", "//evil.example/x"),
+        ("@evil.example/x", "/@evil.example/x"),
+        (".evil.example/x", "/.evil.example/x"),
+        ("1/x", "/1/x"),
+    ],
+)
+def test_a_request_is_replayed_at_the_proxy_and_nowhere_else(uri: str, target: str) -> None:
+    event = {"request": {"verb": "GET", "uri": uri}}
+    for proxy in ("http://127.0.0.1:8080", "http://127.0.0.1:8080/"):
+        assert forms.replayed_at(proxy, event) == f"http://127.0.0.1:8080{target}"

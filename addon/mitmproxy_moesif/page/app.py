@@ -367,8 +367,8 @@ class TrafficPage:
             return
         request = message(event, "request") or forms.NOTHING
         headers = {name: value for name, value in request["headers"].items() if name not in forms.NOT_SENT}
-        url = proxy + detail["path"]
         try:
+            url = forms.replayed_at(proxy, event)
             async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
                 answer = await client.request(detail["method"], url, headers=headers, content=forms.body_bytes(request))
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:

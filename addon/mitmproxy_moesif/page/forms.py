@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.page.messages import Message, message
@@ -59,6 +59,14 @@ def _quoted(word: str) -> str:
         return shlex.quote(word)
     escaped = word.replace("\\", r"\\").replace("'", r"\'")
     return "$'" + _CONTROL.sub(lambda found: "".join(f"\\x{byte:02x}" for byte in found[0].encode()), escaped) + "'"
+
+
+def replayed_at(proxy: str, event: Mapping[str, Any]) -> str:
+    """The URL at which a proxy gets the request again: whatever the event's URI, no other host. Raises `ValueError`."""
+    uri = (message(event, "request") or NOTHING)["uri"]
+    parts = urlsplit(uri)
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{proxy.rstrip('/')}/{parts.path.removeprefix('/')}{query}"
 
 
 def body_bytes(side: Message) -> bytes | None:
