@@ -180,6 +180,16 @@ def test_a_body_of_many_members_is_cut_and_that_is_said() -> None:
     assert "more than 2000 lines" in html
 
 
+@pytest.mark.parametrize("depth", [900, 1500, 5000])
+def test_a_body_that_is_nested_deep_is_cut_and_that_is_said(depth: int) -> None:
+    content: Any = "x"
+    for _ in range(depth):
+        content = {"a": content}
+    shown = bodies.body(as_json(content), None, {})
+    assert f"… nested deeper than {bodies.DEEPEST} levels" in shown
+    assert shown.count("<details") == shown.count("</details>") == bodies.DEEPEST + 1
+
+
 def test_why_there_is_no_body_is_said() -> None:
     assert "left out: larger than a body or an event may be" in bodies.body({}, "too_large", {})
     assert "left out: another reason" in bodies.body({}, "another reason", {})

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, cast
-from urllib.parse import quote
 
 import httpx
 
@@ -45,7 +44,7 @@ class Admin:
         return None
 
     async def find(self, transaction_id: str) -> Detail:
-        return cast(Detail, await self._get(f"/exchanges/{quote(transaction_id, safe='')}", "life", {}))
+        return cast(Detail, await self._get(f"/exchanges/{encoded(transaction_id)}", "life", {}))
 
     async def stats(self, wanted: str) -> Stats:
         return cast(Stats, await self._get("/stats", "over_time", {"filter": wanted}))
@@ -79,6 +78,11 @@ class Admin:
         message = content.get("message") if isinstance(content, dict) else None
         nobody = f"{self.url} is no admin listener of mitmproxy-moesif (status {answer.status_code})"
         raise AdminError(_REFUSALS.get(answer.status_code) or message or nobody)
+
+
+def encoded(name: str) -> str:
+    """A segment of a path that is no other path of the listener (`stream`), and none above it (`..`)."""
+    return "".join(f"%{byte:02X}" for byte in name.encode("utf-8", "replace"))
 
 
 _REFUSALS = {401: "the proxy's Admin API wants a token: give it as MOESIF_ADMIN_TOKEN"}

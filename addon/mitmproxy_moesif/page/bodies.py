@@ -23,6 +23,9 @@ MOST_LINES: Final = 2000
 LONGEST: Final = 10_000
 """Characters of one text that are shown."""
 
+DEEPEST: Final = 200
+"""Levels of a JSON value that are shown: each takes some of the interpreter's stack."""
+
 MOST_PARTS: Final = 200
 HEX_BYTES: Final = 2048
 IMAGES: Final = frozenset(("image/png", "image/jpeg", "image/gif", "image/webp"))
@@ -169,6 +172,9 @@ def _nodes(value: Any, removed: Removed, path: tuple[str, ...], room: list[int],
     if room[0] < 0:
         if room[0] == -1:
             yield _note(f"… more than {MOST_LINES} lines")
+        return
+    if len(path) > DEEPEST:
+        yield _note(f"… nested deeper than {DEEPEST} levels")
         return
     by = removed.get(".".join(path)) if path else None
     opening, closing = (f'<mark title="{escape(by)}">', f"<em> removed by {escape(by)}</em></mark>") if by else ("", "")
