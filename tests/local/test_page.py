@@ -134,3 +134,14 @@ def test_a_page_of_another_site_changes_nothing(
     assert (answer.status_code, answer.json()) == (403, {"error": "changes from another site's page are refused"})
     assert listed(local) == ["id-1"]
     assert requests.get(f"{local.collector_url}/api/ingestData", timeout=10).json() == {"kept": 0, "forgotten": {}}
+
+
+@pytest.mark.parametrize("path", ["/", "/events?limit=10000", "/users", "/exchanges", "/exchanges/stream", "/stats"])
+def test_a_page_of_another_site_uses_nothing_but_links(local: LocalStack, path: str) -> None:
+    fill(local, make_event(1))
+    asked = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}
+    assert get(local, path, **asked).status_code == 403
+    with requests.get(
+        local.page_url + path, headers=asked | {"Sec-Fetch-Dest": "document"}, stream=True, timeout=10
+    ) as link:
+        assert link.status_code == 200

@@ -284,6 +284,8 @@ def test_a_page_of_20000_exchanges_draws_a_page_of_them_and_stays_small(
         ({}, 200),
         ({"Host": "evil.example"}, 403),
         ({"Origin": "http://evil.example"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "iframe"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}, 200),
         ({"Host": "localhost:1", "Origin": "http://localhost:1"}, 200),
     ],
 )

@@ -112,3 +112,17 @@ def test_another_sites_page_changes_nothing(method: str) -> None:
         assert judge(gate(), "localhost:8095", method, Origin=origin) is None
     assert judge(gate(), "localhost:8095", method) is None
     assert judge(gate(), "localhost:8095", "GET", Origin="https://evil.example") is None
+
+
+@pytest.mark.parametrize("path", ["/status", "/exchanges/stream", "/health"])
+def test_another_sites_page_uses_nothing_but_links(path: str) -> None:
+    """As an image, a script or a frame it could be asked for, without an Origin and often."""
+    for destination in ("image", "script", "empty", "iframe"):
+        asked = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Dest": destination}
+        assert judge(gate(), "localhost:8095", "GET", path, **asked) == 403
+        for site in ("same-origin", "same-site", "none"):
+            assert judge(gate(), "localhost:8095", "GET", path, **asked | {"Sec_Fetch_Site": site}) is None
+        guarded = gate(token=TOKEN)
+        shown = TOKEN.encode().decode("latin-1")
+        assert judge(guarded, "localhost:8095", "GET", path, Kong_Admin_Token=shown, **asked) is None
+    assert judge(gate(), "localhost:8095", "GET", path, Sec_Fetch_Site="cross-site", Sec_Fetch_Dest="document") is None

@@ -6,7 +6,7 @@ import logging
 
 from tornado.web import RequestHandler
 
-from mitmproxy_moesif.web.access import ANOTHER_SITES, is_from_another_site
+from mitmproxy_moesif.web.access import ANOTHER_SITES, ANOTHER_USES, is_from_another_site, is_used_by_another_site
 from mitmproxy_moesif.web.handlers import JsonHandler
 from mitmproxy_moesif.web.loopback import names_loopback
 
@@ -18,7 +18,7 @@ class LocalHandler(JsonHandler):
 
     On a server bound to a loopback address it answers only requests that name a loopback host. A page in a browser can
     have its own host name resolve to 127.0.0.1 and would otherwise read what is meant for this machine's user. On any
-    server what changes something is refused where another site's page sends it.
+    server what another site's page sends or asks for is refused, but for links.
     """
 
     error_key = "error"
@@ -29,6 +29,8 @@ class LocalHandler(JsonHandler):
             self.refuse(403, "this server is for its own machine: Host must be a loopback name")
         elif is_from_another_site(self.request.method or "", self.request.host, self.request.headers.get("Origin")):
             self.refuse(403, ANOTHER_SITES)
+        elif is_used_by_another_site(*map(self.request.headers.get, ("Sec-Fetch-Site", "Sec-Fetch-Dest"))):
+            self.refuse(403, ANOTHER_USES)
 
 
 class NotFoundHandler(LocalHandler):

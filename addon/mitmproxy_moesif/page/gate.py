@@ -1,7 +1,7 @@
 """Who may open the page: this machine's browser, and of its pages only this one.
 
 Every request and socket has to name a loopback host (another site's name can be made to resolve to 127.0.0.1), and to
-come from this page itself.
+come from this page itself, but for links to it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from mitmproxy_moesif.web.access import is_same_host
+from mitmproxy_moesif.web.access import is_same_host, is_used_by_another_site
 from mitmproxy_moesif.web.loopback import names_loopback
 
 type Scope = MutableMapping[str, Any]
@@ -40,6 +40,8 @@ class LoopbackOnly:
 
 def may_pass(headers: dict[bytes, str]) -> bool:
     host, origin = headers.get(b"host", ""), headers.get(b"origin")
+    if is_used_by_another_site(headers.get(b"sec-fetch-site"), headers.get(b"sec-fetch-dest")):
+        return False
     return names_loopback(host) and (origin is None or is_same_host(origin, host))
 
 

@@ -3,7 +3,7 @@
 It listens on a loopback address, or demands a token. Three more things are refused, all of which a page in somebody's
 browser could try: a Host header that names neither a loopback host nor the address listened on (a page can have its own
 name resolve to 127.0.0.1), a change that another site's page sends, and reading from another site's page (no answer
-allows that).
+allows that, and without a token none is made).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ OPEN = frozenset(("/health", "/ping"))
 """Paths for probes: no token is asked for."""
 
 ANOTHER_SITES = "changes from another site's page are refused"
+ANOTHER_USES = "what another site's page asks for is refused, but for links"
 KONG_TOKEN = "Kong-Admin-Token"  # noqa: S105 - a header's name
 MAX_PORT = 65_535
 
@@ -82,6 +83,8 @@ class Gate:
             return Refusal(401, "Unauthorized")
         if is_from_another_site(method, host, headers.get("Origin")):
             return Refusal(403, ANOTHER_SITES)
+        if not self._token and is_used_by_another_site(headers.get("Sec-Fetch-Site"), headers.get("Sec-Fetch-Dest")):
+            return Refusal(403, ANOTHER_USES)
         return None
 
     def _shows_token(self, headers: Mapping[str, str]) -> bool:
@@ -112,6 +115,13 @@ def _is_ip(name: str) -> bool:
 def is_from_another_site(method: str, host: str, origin: str | None) -> bool:
     """Whether a page of another site sends this, and it would change something."""
     return method not in ("GET", "HEAD") and origin is not None and not is_same_host(origin, host)
+
+
+def is_used_by_another_site(site: str | None, destination: str | None) -> bool:
+    """Whether a page of another site asks for this, be it for an image: it could not read the answer, but have the
+    proxy make many. A link that was followed may pass. Both values are what browsers say of a request to this machine.
+    """
+    return site == "cross-site" and destination != "document"
 
 
 def is_same_host(origin: str, host: str) -> bool:
