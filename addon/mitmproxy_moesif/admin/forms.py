@@ -26,8 +26,12 @@ JSON = "application/json"
 _NAME = re.compile(r"[^\[\].]+(\[\d{0,9}\])*(\.[^\[\].]+(\[\d{0,9}\])*)*")
 _STEP = re.compile(r"\[(\d*)\]|[^\[\].]+")
 
-# A group has names, a list has numbers as keys; a leaf is the list of the texts given for it.
-type _Tree = dict[str | int, _Tree | list[str]]
+
+class _Tree(dict[str | int, "_Tree | list[str]"]):
+    """A group has names as keys, a list has numbers; a leaf is the list of the texts given for it."""
+
+    highest = 0
+    """Of the numbers."""
 
 
 class BodyError(ValueError):
@@ -55,7 +59,7 @@ def parse_kong_form(body: bytes, content_type: str) -> dict[str, Any]:
 
     A name that is given several times is a list, in the order given. Numbers in brackets only order a list.
     """
-    tree: _Tree = {}
+    tree = _Tree()
     for name, value in _pairs(body, content_type):
         _insert(tree, _steps(name), value, name)
     return {str(name): _plain(value) for name, value in tree.items()}
@@ -116,8 +120,9 @@ def _steps(name: str) -> list[str | int]:
 
 def _insert(tree: _Tree, steps: list[str | int], value: str, name: str) -> None:
     for step, following in pairwise(steps):
-        below = tree.setdefault(_place(tree, step), {})
-        if not isinstance(below, dict) or any(isinstance(key, int) != isinstance(following, int) for key in below):
+        below = tree.setdefault(_place(tree, step), _Tree())
+        first = next(iter(below), following)  # the others are of its kind
+        if not isinstance(below, dict) or isinstance(first, int) != isinstance(following, int):
             raise _both(name)
         tree = below
     last = steps[-1]
@@ -131,9 +136,11 @@ def _insert(tree: _Tree, steps: list[str | int], value: str, name: str) -> None:
 
 def _place(tree: _Tree, step: str | int) -> str | int:
     """-1 becomes the number after the highest."""
-    if step != -1:
+    if isinstance(step, str):
         return step
-    return max((key for key in tree if isinstance(key, int)), default=0) + 1
+    place = step if step != -1 else tree.highest + 1
+    tree.highest = max(tree.highest, place)
+    return place
 
 
 def _both(name: str) -> BodyError:
