@@ -25,6 +25,7 @@ MARK = "‹removed by x›"
         ({"request": {"body": {"text": "*****"}}}, "request.body.text", {"request": {"body": {"text": "*****"}}}),
         ({"request": {"body": [1]}}, "request.body.7", {"request": {"body": [1]}}),
         ({"request": {"body": "text"}}, "request.body.a", {"request": {"body": "text"}}),
+        ({"b": {"x": [1]}}, "b.x.²", {"b": {"x": [1]}}),
     ],
 )
 def test_a_mark_stands_where_a_member_is_gone(event: dict[str, Any], where: str, then: dict[str, Any]) -> None:

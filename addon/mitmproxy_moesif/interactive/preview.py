@@ -89,7 +89,7 @@ def _steps(event: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     for index, name in enumerate(names):
         if isinstance(place, dict) and name in place:
             place = place[name]
-        elif isinstance(place, list) and name.isdigit() and int(name) < len(place):
+        elif isinstance(place, list) and name.isdecimal() and int(name) < len(place):
             place = place[int(name)]
         else:
             return [*steps, ".".join(names[index:])]
