@@ -35,8 +35,9 @@ from mitmproxy_moesif.log import RateLimitedLog, describe, log
 from mitmproxy_moesif.recent.notes import NO_EXCHANGES, Keep, Note, note_of
 
 GATHER_INTERVAL = 0.02
-CLOSE_SECONDS = 2.0
-"""What the delivery process may take to store the last exchanges and to end."""
+CLOSE_SECONDS = 5.0
+"""What the delivery process may take to store the last exchanges and to end: some milliseconds, but the machine may be
+busy, and what is not heard by then is told as dropped."""
 
 ANSWER_SECONDS = 1.0
 """What it may take to report when it is asked; after that, its last report is used."""

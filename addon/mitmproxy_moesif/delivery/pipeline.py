@@ -31,7 +31,7 @@ from mitmproxy_moesif.delivery.spool.store import Store
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.recent.store import RecentExchanges
 
-CLOSE_SECONDS = 1.0
+CLOSE_SECONDS = 3.0
 """What building and storing the last exchanges may take."""
 
 KAFKA_BATCH = 1000
