@@ -40,7 +40,7 @@ def judge(seen: Seen, proxy: MoesifProxy, folder: Path, *, twice: bool = False) 
     assert "crashed" not in proxy.output
     counts, kept = exit_counts(proxy.output), events(folder)
     assert counts["captured"] == counts["delivered"] + counts["waiting"] + counts["dropped"]
-    assert counts["delivered"] <= len(set(kept)) <= counts["delivered"] + counts["waiting"]
+    assert counts["delivered"] <= len(set(kept)) <= counts["delivered"] + counts["waiting"], counts
     assert twice or len(kept) == len(set(kept))
     return set(seen.answered) - set(kept)
 

@@ -481,6 +481,16 @@ def test_what_is_taken_over_after_the_end_is_left_to_the_next(folder: Path) -> N
     after.store.close()
 
 
+def test_what_is_put_after_the_end_is_sent_by_nobody(folder: Path) -> None:
+    """The builder may be late. The account tells such events as lost: one that was sent all the same would be wrong."""
+    world = World(folder)
+    world.put(ONE)
+    world.deliver_all()
+    world.store.close(keep=True)
+    world.put(ONE)
+    assert world.store.take_fresh(ONE, 100, MIB) == world.store.take_backlog(ONE, 100, MIB) == []
+
+
 def test_maintenance_wakes_those_whose_backlog_can_be_read_again() -> None:
     ledger, told = Ledger(), threading.Event()
 

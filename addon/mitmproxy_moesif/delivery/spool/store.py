@@ -58,7 +58,7 @@ class Store:
         self._keeping = threading.Lock()  # held by whoever makes files and moves chunks; taken before `_lock`
         self._lock = threading.Lock()
         self._lanes: dict[str, EventQueue] = {}
-        self._full = False
+        self._full = self._closed = False
         self.memory_bytes = 0
 
     # --- the builder's side --------------------------------------------------------------------------------------
@@ -106,6 +106,8 @@ class Store:
 
     def _take_in(self, chunk: Chunk, spool: SpoolFile | None) -> None:
         with self._lock:
+            if self._closed:  # the account is written: it tells what is in memory alone as lost, so nobody may send it
+                return
             lanes = self._lane(chunk.destination)
             waiting = Waiting(chunk, spool, self._clock())
             lanes.fresh.append(waiting)
@@ -237,6 +239,8 @@ class Store:
 
         `keep`: this process's own file stays also if it is empty, for the account in it.
         """
+        with self._lock:
+            self._closed = True
         if self._keeping.acquire(timeout=SAVE_SECONDS):  # else much is just being moved, and goes on to be
             try:
                 self._save()
