@@ -41,6 +41,9 @@ def test_what_an_sdk_sent_is_listed_opened_and_copied(tab: Page) -> None:
         tab.get_by_role("button", name="copy curl").click()
         expect(tab.get_by_text("copied as curl")).to_be_visible()
         assert "/orders" in tab.evaluate("navigator.clipboard.readText()")
+        tab.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as over plain HTTP
+        tab.get_by_role("button", name="copy HAR").click()
+        expect(tab.get_by_text("not copied")).to_be_visible()
         tab.get_by_role("tab", name="Overview").click()
         expect(tab.locator(".chart canvas")).to_have_count(6)
         tab.get_by_role("tab", name="Traffic").click()

@@ -35,6 +35,8 @@ RESTS: Final = 4
 OVERVIEW_REFRESH: Final = 2.0
 BAR_BUTTON: Final = "flat dense no-caps color=white"
 SENT, CAPTURED = "as sent", "as captured"
+NOT_COPIED: Final = "not copied: browsers let a page copy over HTTPS, or from this machine, alone"
+COPY_SECONDS: Final = 5.0
 KEYS: Final = {
     "j / k": "the next, the previous exchange",
     "Enter": "open the exchange",
@@ -83,6 +85,15 @@ def problem_of(wanted: str) -> str | None:
 def sendable(text: str) -> str:
     """JSON can hold halves of surrogate pairs, which cannot go to the browser."""
     return text.encode("utf-8", "replace").decode()
+
+
+async def to_clipboard(text: str) -> bool:
+    """Whether the browser has taken it."""
+    script = f"return navigator.clipboard?.writeText({json.dumps(text)}).then(() => true, () => false) ?? false"
+    try:
+        return bool(await ui.run_javascript(script, timeout=COPY_SECONDS))
+    except TimeoutError:
+        return False
 
 
 def add_page(source: Source) -> None:
@@ -320,10 +331,10 @@ class TrafficPage:
                 ui.toggle([SENT, CAPTURED], value=self.shown.side, on_change=self._turn).props("dense no-caps")
 
     def _copy(self, name: str, text: Callable[[Mapping[str, Any]], str]) -> None:
-        def copy() -> None:
+        async def copy() -> None:
             if (detail := self.shown.detail) is not None and detail["event"] is not None:
-                ui.clipboard.write(sendable(text(detail["event"])))
-                ui.notify(f"copied as {name}")
+                copied = await to_clipboard(sendable(text(detail["event"])))
+                ui.notify(f"copied as {name}" if copied else NOT_COPIED)
 
         ui.button(f"copy {name}", on_click=copy).props("dense no-caps outline")
 
