@@ -35,7 +35,7 @@ RESTS: Final = 4
 OVERVIEW_REFRESH: Final = 2.0
 BAR_BUTTON: Final = "flat dense no-caps color=white"
 SENT, CAPTURED = "as sent", "as captured"
-NOT_COPIED: Final = "not copied: browsers let a page copy over HTTPS, or from this machine, alone"
+NOT_COPIED: Final = "not copied: browsers allow it only over HTTPS, or on this machine"
 COPY_SECONDS: Final = 5.0
 KEYS: Final = {
     "j / k": "the next, the previous exchange",
