@@ -315,7 +315,9 @@ def test_a_filter_of_a_link_that_is_none_is_told(
         (["--listen", "0.0.0.0:8090"], "is not a loopback address"),
         (["--listen", "nonsense"], "--listen: must be HOST:PORT"),
         (["--proxy", "http://example.com"], "is not a loopback URL"),
-        (["--admin", "127.0.0.1:8095"], "--admin: must be a URL, such as http://127.0.0.1:8095"),
+        (["--admin", "127.0.0.1:8095"], "such as http://127.0.0.1:8095; '127.0.0.1:8095' was given"),
+        (["--admin", "http://admin:hunter2@127.0.0.1:8095"], "--admin: must be an http or https URL without"),
+        (["--proxy", "http://admin:hunter2@127.0.0.1:8080"], "--proxy: must be an http or https URL without"),
     ],
 )
 def test_a_wrong_address_is_told_in_one_line(arguments: list[str], said: str) -> None:
@@ -323,6 +325,7 @@ def test_a_wrong_address_is_told_in_one_line(arguments: list[str], said: str) ->
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert ended.returncode == 1
     assert said in ended.stderr
+    assert "hunter2" not in ended.stderr
     assert ended.stderr.count("\n") == 1
 
 

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult
 
 from mitmproxy_moesif.config.arguments import OneLineParser
-from mitmproxy_moesif.config.text import quoted
+from mitmproxy_moesif.config.text import http_url, quoted
 from mitmproxy_moesif.web.access import Address
 from mitmproxy_moesif.web.loopback import is_loopback, names_loopback
 from mitmproxy_moesif.web.server import bind, url_of
@@ -37,8 +37,9 @@ def main(arguments: Sequence[str]) -> int:
         if not is_there():
             raise OSError(MISSING)
         address = _loopback(given.listen)
-        _check_admin(given.admin)
-        _check_proxy(given.proxy)
+        _check("--admin", given.admin)
+        if given.proxy is not None:
+            _check_proxy(given.proxy)
         serve(given, bind("--listen", address))
     except (OSError, ValueError) as error:
         sys.stderr.write(f"moesif-proxy page: {error}\n")
@@ -75,14 +76,15 @@ def _loopback(listen: str) -> Address:
     return address
 
 
-def _check_admin(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"--admin: must be a URL, such as http://127.0.0.1:8095, {quoted(url)} was given")
+def _check(name: str, url: str) -> SplitResult:
+    try:
+        return http_url(url)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}, such as http://127.0.0.1:8095; {quoted(url)} was given") from None
 
 
-def _check_proxy(url: str | None) -> None:
-    if url is not None and not names_loopback(urlsplit(url).netloc):
+def _check_proxy(url: str) -> None:
+    if not names_loopback(_check("--proxy", url).netloc):
         raise ValueError(f"--proxy: {url} is not a loopback URL: requests are replayed on this machine alone")
 
 
