@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Protocol
 from mitmproxy import ctx, exceptions, hooks, options
 from mitmproxy.addons import core, disable_h2c, errorcheck, next_layer, proxyserver, script
 from mitmproxy.master import Master
-from mitmproxy.tools.dump import DumpMaster
 
 from mitmproxy_moesif.addon import MoesifAddon
 from mitmproxy_moesif.admin.service import Operations
@@ -119,6 +118,8 @@ class Proxy:
         if self.untested is None:
             self.master = self._core(given, arguments, shared=told.shared)
         else:
+            from mitmproxy.tools.dump import DumpMaster  # brings mitmproxy's content views
+
             log.warning("moesif-proxy: %s: running mitmproxy's own master, which is slower", self.untested)
             self.master = DumpMaster(given, with_termlog=False, with_dumper=False)
             self.master.addons.remove(self.master.addons.get("errorcheck"))

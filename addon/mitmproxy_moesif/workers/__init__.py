@@ -11,3 +11,7 @@ relay       the Admin API of all workers as one
 supervisor  starts workers, restarts those that die, adds up their counts
 worker      one proxy as a process, alone or supervised (test: workers/test_supervisor.py)
 """
+
+from mitmproxy_moesif.speedups.unused import import_when_asked_for
+
+import_when_asked_for()  # here, since whatever runs moesif-proxy imports this room before mitmproxy
