@@ -10,9 +10,12 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any, BinaryIO
+
+from mitmproxy.certs import CertStore
 
 from tests.support import ADDON_SCRIPT
 from tests.support.closing import Closing
@@ -65,6 +68,8 @@ class Mitmdump(Closing):
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="mitmdump-")
         self.folder = folder or Path(self._temporary.name if self._temporary else "")
         self.folder.mkdir(parents=True, exist_ok=True)
+        if program[0] == MITMDUMP and not (authority := self.folder / "mitmproxy-ca.pem").exists():
+            authority.write_bytes(_authority())
         self._output = self.folder / f"output-{time.monotonic_ns()}.txt"
         command = [*program, *_arguments(upstream, options or {}, scripts, self.folder, port), *extra_args]
         with self._output.open("wb") as sink:
@@ -156,6 +161,14 @@ class Mitmdump(Closing):
             self.close()
             raise
         self.port = int(found[1])
+
+
+@cache
+def _authority() -> bytes:
+    """The certificate and key that mitmdump makes at its first start, which takes a tenth of a second."""
+    with tempfile.TemporaryDirectory() as folder:
+        CertStore.create_store(Path(folder), "mitmproxy", 2048)
+        return Path(folder, "mitmproxy-ca.pem").read_bytes()
 
 
 def started(
