@@ -7,8 +7,6 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from mitmproxy_moesif.config.files import Files
 from tests.support import APPLICATION_ID
 from tests.support.addon import addon_options
@@ -34,13 +32,8 @@ def kill_all(proxy: MoesifProxy) -> None:
     wait_for_workers(proxy, len(before), without=before)
 
 
-@pytest.mark.parametrize("edited", ["rules", "hooks", "kong", "config"])
-def test_workers_come_back_while_a_file_is_half_edited(
-    moesif_proxy: Callable[..., MoesifProxy],
-    upstream: ScriptedUpstream,
-    collector: ScriptedCollector,
-    tmp_path: Path,
-    edited: str,
+def test_workers_come_back_while_files_are_half_edited(
+    moesif_proxy: Callable[..., MoesifProxy], upstream: ScriptedUpstream, collector: ScriptedCollector, tmp_path: Path
 ) -> None:
     contents = {"rules": BLOCK_EVERY_GET, "hooks": HOOKS, "kong": KONG, "config": CONFIG}
     paths = {name: tmp_path / f"{name}.file" for name in contents}
@@ -50,7 +43,8 @@ def test_workers_come_back_while_a_file_is_half_edited(
         collector, rules_file=str(paths["rules"]), hooks=str(paths["hooks"]), kong_config=str(paths["kong"])
     )
     proxy = moesif_proxy(upstream.url, options, "--config", str(paths["config"]), workers=2)
-    paths[edited].write_text("moesif_api_version: [half\n:")
+    for path in paths.values():
+        path.write_text("moesif_api_version: [half\n:")
     kill_all(proxy)
     proxy.wait_for_output("with the files that were last in force")
     assert set(Waiting(proxy.port, each=1).start().join()) == {451}
