@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from mitmproxy_moesif.admin.parameters import FIXED, HIDDEN_PREFIX
 from mitmproxy_moesif.admin.redact import is_secret
 from mitmproxy_moesif.config.fields import FilePath, Property, SettingsError, parameters_with, parse_table, secrets_of
-from mitmproxy_moesif.config.settings import SECRETS, START_ONLY, Settings
+from mitmproxy_moesif.config.settings import SECRETS, START_ONLY, Settings, parse_settings
 from mitmproxy_moesif.jwt_gate.settings import GateSettings
 from mitmproxy_moesif.lifecycle import unchangeable
 from mitmproxy_moesif.proxy.configuration import FILES
@@ -109,3 +109,9 @@ def test_a_property_is_found_inside_an_annotated_type() -> None:
         file: FilePath = None
 
     assert parameters_with(Table, Property.FILE) == {"file"}
+
+
+@pytest.mark.parametrize(("value", "said"), [(None, "null"), (True, "true"), (False, "false"), ("None", "'None'")])
+def test_a_wrong_value_is_quoted_as_a_file_has_it(value: object, said: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^batch_size: .*, {said} was given$"):
+        parse_settings({"batch_size": value})

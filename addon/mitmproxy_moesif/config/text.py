@@ -39,10 +39,13 @@ def reason_of(error: Exception) -> str:
 
 HIDDEN = "a value not shown here"
 
+_IN_YAML = {"None": "null", "True": "true", "False": "false"}
+
 
 def quoted(value: object) -> str:
     """A value as a message may quote it: a URL may have a password or a token in it."""
     text = repr(value)
+    text = _IN_YAML.get(text, text)
     return HIDDEN if set("@?#") & set(text) else text[:200]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mitmproxy_moesif.config.re2set import PatternError
+from mitmproxy_moesif.config.text import quoted
 from mitmproxy_moesif.governance.matching import TermSet, compile_sets
 from mitmproxy_moesif.governance.model import CohortEntry, GovernanceError, Rule, RuleSet, as_text, one_line
 from mitmproxy_moesif.governance.template import Template, header_text, json_escaped
@@ -164,9 +165,9 @@ def _named(rule: Rule) -> str:
 
 def _active(rule: Rule, faults: list[str]) -> ActiveRule:
     if rule.type not in ("user", "company", "regex"):
-        raise RuleError(f"its type is {rule.type!r:.50}, not user, company or regex")
+        raise RuleError(f"its type is {quoted(rule.type):.50}, not user, company or regex")
     if rule.applied_to not in ("matching", "not_matching"):
-        raise RuleError(f"applied_to is {rule.applied_to!r:.50}, not matching or not_matching")
+        raise RuleError(f"applied_to is {quoted(rule.applied_to):.50}, not matching or not_matching")
     sets, unknown = compile_sets(rule.regex_config)
     faults += [f"{path!r:.200} is no field of a request and never matches" for path in dict.fromkeys(unknown)]
     return ActiveRule(
@@ -203,7 +204,7 @@ def _status(given: object) -> int:
     if isinstance(given, str) and re.fullmatch(r"[0-9]{3}", given):
         given = int(given)
     if not isinstance(given, int | float) or not 200 <= given <= 599 or given != int(given):
-        raise RuleError(f"its response's status is {given!r:.50}, not a whole number from 200 to 599")
+        raise RuleError(f"its response's status is {quoted(given):.50}, not a whole number from 200 to 599")
     return int(given)
 
 
