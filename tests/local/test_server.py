@@ -6,15 +6,15 @@ import asyncio
 import json
 import socket
 import threading
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack, closing
 from pathlib import Path
 
 import pytest
 import requests
-from tornado.httpserver import HTTPServer
 
-from mitmproxy_moesif.local.server import LocalStack, open_server, start_in_thread
+from mitmproxy_moesif.local.server import MOST_CONNECTIONS, LocalStack, open_server, start_in_thread
 from mitmproxy_moesif.web.access import Address
+from mitmproxy_moesif.web.bounded import BoundedServer
 from tests.local.events import APPLICATION, encode, make_event
 from tests.support.client import Client
 
@@ -86,7 +86,7 @@ def test_a_port_that_is_taken_is_told_in_one_line_and_nothing_stays() -> None:
 def test_an_address_that_cannot_be(host: str, port: int, shown: str) -> None:
     async def scenario() -> None:
         async with AsyncExitStack() as opened:
-            open_server("collector", Address(host, port), HTTPServer(lambda _: None), opened)
+            await open_server("collector", Address(host, port), BoundedServer(lambda _: None), opened)
 
     with pytest.raises(OSError, match=f"collector: cannot listen on {shown}: ."):
         asyncio.run(scenario())
@@ -97,8 +97,8 @@ def test_what_was_opened_before_one_that_cannot_be_is_closed() -> None:
 
     async def scenario() -> None:
         async with AsyncExitStack() as opened:
-            ports.append(open_server("one", Address("127.0.0.1", 0), HTTPServer(lambda _: None), opened))
-            open_server("another", Address("127.0.0.1", -1), HTTPServer(lambda _: None), opened)
+            ports.append(await open_server("one", Address("127.0.0.1", 0), BoundedServer(lambda _: None), opened))
+            await open_server("another", Address("127.0.0.1", -1), BoundedServer(lambda _: None), opened)
 
     with pytest.raises(OSError, match="another"):
         asyncio.run(scenario())
@@ -119,6 +119,15 @@ def test_a_file_for_events(tmp_path: Path) -> None:
         requests.post(url, encode(make_event(1)), headers=APPLICATION, timeout=10)
     with start_in_thread(database=path) as local:
         assert requests.get(f"{local.page_url}/events", timeout=10).json() == [make_event(1)]
+
+
+def test_who_only_holds_connections_keeps_no_event_out() -> None:
+    with start_in_thread() as local, ExitStack() as opened:
+        port = int(local.collector_url.rpartition(":")[2])
+        held = [opened.enter_context(closing(Client(port))) for _ in range(MOST_CONNECTIONS + 5)]
+        url = f"{local.collector_url}/v1/events"
+        assert requests.post(url, encode(make_event(1)), headers=APPLICATION, timeout=10).status_code == 201
+        assert held[0].stream.read() == b""
 
 
 def test_no_application_id_is_kept_or_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from tornado.httpserver import HTTPServer
-
 from mitmproxy_moesif.config.arguments import OneLineParser
 from mitmproxy_moesif.local.collector import MAX_REQUEST_BYTES, collector_app
 from mitmproxy_moesif.local.documents import Document
 from mitmproxy_moesif.local.page import page_app
 from mitmproxy_moesif.local.profiles import ProfileStore
-from mitmproxy_moesif.local.server import open_server
+from mitmproxy_moesif.local.server import MAX_PAGE_READ, bounded, open_server
 from mitmproxy_moesif.local.store import KEEP_BYTES, KEEP_EVENTS, EventStore
 from mitmproxy_moesif.web.access import Address
 
@@ -69,10 +67,11 @@ async def serve(given: argparse.Namespace) -> None:
         profiles = opened.enter_context(ProfileStore(given.database))
         collector = collector_app(store, profiles, config, rules, loopback_only=listen.is_loopback)
         for name, address, server in (
-            ("collector", listen, HTTPServer(collector, max_body_size=MAX_REQUEST_BYTES)),
-            ("page", page, HTTPServer(page_app(store, profiles))),
+            ("collector", listen, bounded(collector, MAX_REQUEST_BYTES)),
+            ("page", page, bounded(page_app(store, profiles), MAX_PAGE_READ)),
         ):
-            sys.stdout.write(f"moesif-proxy collector: {name} at {open_server(name, address, server, opened)}\n")
+            url = await open_server(name, address, server, opened)
+            sys.stdout.write(f"moesif-proxy collector: {name} at {url}\n")
         sys.stdout.flush()
         await ended.wait()
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
+from math import inf
 from pathlib import Path
 from typing import Self
 
-from tornado.httpserver import HTTPServer
+from tornado.web import Application
 
 from mitmproxy_moesif.local.collector import MAX_REQUEST_BYTES, collector_app
 from mitmproxy_moesif.local.documents import Document
@@ -26,12 +27,16 @@ from mitmproxy_moesif.local.page import page_app
 from mitmproxy_moesif.local.profiles import ProfileStore
 from mitmproxy_moesif.local.store import EventStore
 from mitmproxy_moesif.web.access import Address
+from mitmproxy_moesif.web.bounded import BoundedServer
 from mitmproxy_moesif.web.server import ServerThread, bind, url_of
 
 # The echo reads a body to its end, to answer 413 rather than cut; no further than this.
 MAX_ECHO_READ = 2**30
 # The page takes no bodies.
 MAX_PAGE_READ = 65_536
+
+MOST_CONNECTIONS = 250
+"""Of the collector, and of its page. The echo has as many as come: how many is for the proxy before it to say."""
 
 
 class LocalStack:
@@ -53,14 +58,14 @@ class LocalStack:
             collector = collector_app(self.store, self.profiles, self.config, self.rules, loopback_only=True)
             page, echo = page_app(self.store, self.profiles), EchoService()
             opened.push_async_callback(echo.stop)
-            self.collector_url, self.page_url, self.echo_url = (
-                open_server(f"local {name}", Address("127.0.0.1", port), HTTPServer(app, max_body_size=most), opened)
-                for name, port, app, most in (
-                    ("collector", 0, collector, MAX_REQUEST_BYTES),
-                    ("page", self._page_port, page, MAX_PAGE_READ),
-                    ("echo", 0, echo, MAX_ECHO_READ),
+            self.collector_url, self.page_url, self.echo_url = [
+                await open_server(f"local {name}", Address("127.0.0.1", port), server, opened)
+                for name, port, server in (
+                    ("collector", 0, bounded(collector, MAX_REQUEST_BYTES)),
+                    ("page", self._page_port, bounded(page, MAX_PAGE_READ)),
+                    ("echo", 0, BoundedServer(echo, max_body_size=MAX_ECHO_READ, most_connections=inf)),
                 )
-            )
+            ]
             self._opened = opened.pop_all()
         return self
 
@@ -72,12 +77,16 @@ class LocalStack:
         await self._opened.aclose()
 
 
-def open_server(what: str, address: Address, server: HTTPServer, opened: AsyncExitStack) -> str:
+def bounded(app: Application, most_bytes: int) -> BoundedServer:
+    return BoundedServer(app, max_body_size=most_bytes, most_connections=MOST_CONNECTIONS)
+
+
+async def open_server(what: str, address: Address, server: BoundedServer, opened: AsyncExitStack) -> str:
     """Until `opened` is closed; its URL. Raises `OSError` with one line that begins with `what`."""
     sockets = bind(what, address)
-    server.add_sockets(sockets)
-    opened.push_async_callback(server.close_all_connections)
-    opened.callback(server.stop)
+    for each in sockets:
+        opened.callback(each.close)
+    await opened.enter_async_context(server.serving(sockets))
     return url_of(address.host, sockets[0].getsockname()[1])
 
 

@@ -1,4 +1,4 @@
-"""An HTTP server that keeps no more connections than it may: the proxy beside it needs the descriptors.
+"""An HTTP server that keeps no more connections than it may: what is beside it needs descriptors, too.
 
 Where there are too many, the one that has waited longest for a request is closed, so that whoever only holds
 connections keeps nobody out. Where all have a request that is being answered, the new one is closed.
@@ -29,8 +29,9 @@ PAUSE = 0.2
 class BoundedServer(HTTPServer):
     """`serving` in place of `add_sockets` and `stop`."""
 
-    def initialize(self, *args: Any, **kwargs: Any) -> None:
+    def initialize(self, *args: Any, most_connections: float = MOST_CONNECTIONS, **kwargs: Any) -> None:
         super().initialize(*args, **kwargs)
+        self._most = most_connections
         self._limited = RateLimitedLog()
         self._open: set[IOStream] = set()
         self._waiting: dict[IOStream, None] = {}
@@ -61,7 +62,7 @@ class BoundedServer(HTTPServer):
             await asyncio.sleep(0)  # a burst must not hold up those who are connected
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
-        if len(self._open) >= MOST_CONNECTIONS:
+        if len(self._open) >= self._most:
             longest = next(iter(self._waiting), stream)
             self._forget(longest)
             longest.close()
