@@ -6,6 +6,7 @@ import itertools
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,38 @@ def test_an_answer_that_nothing_has_changed_ends_the_trouble(
         AGAIN,
         "/v1/config and /v1/rules are not refreshed",
     ]
+
+
+TAGS = {"X-Moesif-Config-Etag": "c1", "X-Moesif-Rules-Tag": "r1"}
+
+
+def documents_asked_for(collector: ScriptedCollector, tags: Sequence[dict[str, str]]) -> list[str]:
+    """By batches that are answered with these, one each minute."""
+    minutes = itertools.count(0, 60)
+    refresher = Refresher(None, clock=lambda: float(now))
+    instance = Instance.compile(parse_settings({"application_id": "x", "api_endpoint": collector.url}))
+    refresher.configure(instance, RulesFile.read(None).rules)
+    account = refresher._accounts[instance.account]
+    asked = []
+    for now, told in zip(minutes, tags, strict=False):  # noqa: B007 - the clock's
+        refresher._refresh(instance.account, account)
+        refresher.answered(instance.account, told)
+        asked += [document.path for document in (account.config, account.rules) if document.stale]
+    return asked
+
+
+@pytest.mark.parametrize("etag", [None, 'W/"compressed"'])
+def test_what_a_get_says_is_its_tag_is_asked_for_no_more(collector: ScriptedCollector, etag: str | None) -> None:
+    """Moesif's answers to a GET bear the headers of its answers to batches, an ETag they need not have."""
+    collector.document_script = lambda received: replace(collector.plain(received), headers={**TAGS, "ETag": etag})
+    newer = {**TAGS, "X-Moesif-Rules-Tag": "r2"}
+    assert documents_asked_for(collector, [TAGS, {}, TAGS, newer]) == ["/v1/rules"]
+
+
+def test_a_get_without_a_tag_is_of_the_last_one_that_was_told(collector: ScriptedCollector) -> None:
+    none = dict.fromkeys((*TAGS, "ETag"))
+    collector.document_script = lambda received: replace(collector.plain(received), headers=none)
+    assert documents_asked_for(collector, [TAGS, TAGS, {}, TAGS]) == ["/v1/config", "/v1/rules"]
 
 
 def test_accounts_with_the_same_rules_share_them_compiled(tmp_path: Path) -> None:

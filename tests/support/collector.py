@@ -34,7 +34,7 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request is answered with, and how.
+    """What a request is answered with, and how. A header that is None is left out where it would be there.
 
     `delay` seconds pass before the answer; with `drip` each of its bytes, headers too, comes that many seconds after
     the one before. `how`: "answer"; "drop" closes without an answer; "reset" does so with a TCP reset; "hang" never
@@ -42,7 +42,7 @@ class Answer:
     """
 
     status: int = 201
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str | None] = field(default_factory=dict)
     body: bytes = b""
     delay: float = 0
     drip: float = 0
@@ -189,7 +189,7 @@ class ScriptedCollector(Closing):
 
     def _decide(self, received: Received) -> Answer:
         """Notes the request and what becomes of its events, before the sender can learn of it."""
-        answer = self._scripted(received) or self._plain(received)
+        answer = self._scripted(received) or self.plain(received)
         with self._condition:
             self._requests.append(received)
             if answer.accepts:
@@ -209,7 +209,8 @@ class ScriptedCollector(Closing):
                 return self._queue.popleft()
         return self.script(received)
 
-    def _plain(self, received: Received) -> Answer:
+    def plain(self, received: Received) -> Answer:
+        """What it answers without a script."""
         if not received.headers.get("x-moesif-application-id"):
             return Answer(401)
         match received.method, received.path:
@@ -245,7 +246,7 @@ class ScriptedCollector(Closing):
         tags = {"X-Moesif-Config-Etag": _tag(self.config), "X-Moesif-Rules-Tag": _tag(self.rules)}
         if received.method == "GET":
             tags["ETag"] = tags["X-Moesif-Rules-Tag" if received.path.endswith("rules") else "X-Moesif-Config-Etag"]
-        return list({**tags, **answer.headers}.items())
+        return [(name, value) for name, value in {**tags, **answer.headers}.items() if value is not None]
 
     def _hang(self, connection: socket.socket) -> None:
         """Until the sender gives up, or the test ends (which shuts the socket down)."""

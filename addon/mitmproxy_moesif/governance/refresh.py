@@ -64,11 +64,15 @@ class Trouble(NamedTuple):
 class Document:
     """One document of Moesif's: its last good content, the tag of that, and whether another one is known to exist.
 
-    `trouble` is that of the last try."""
+    The answers to batches tell the `tag`, in the header `tag_header`; `told` is the last of these. `validator` is for
+    If-None-Match, and may be written otherwise. `trouble` is that of the last try."""
 
     path: str
+    tag_header: str
     content: bytes | None = None
     tag: str | None = None
+    told: str | None = None
+    validator: str | None = None
     stale: bool = True
     trouble: Trouble | None = None
 
@@ -83,8 +87,8 @@ class Account:
 
     settings: Settings
     name: str = OPTIONS
-    config: Document = field(default_factory=lambda: Document("/v1/config"))
-    rules: Document = field(default_factory=lambda: Document("/v1/rules"))
+    config: Document = field(default_factory=lambda: Document("/v1/config", "X-Moesif-Config-Etag"))
+    rules: Document = field(default_factory=lambda: Document("/v1/rules", "X-Moesif-Rules-Tag"))
     parsed: tuple[RemoteConfig, RuleSet] = field(default_factory=lambda: (RemoteConfig(), RuleSet()))
     local: RuleSet = field(default_factory=RuleSet)
     configured: RuleSet | None = None
@@ -219,13 +223,15 @@ class Refresher:
         account = self._accounts.get(name)
         if account is None:
             return
-        tags = ((account.config, "X-Moesif-Config-Etag"), (account.rules, "X-Moesif-Rules-Tag"))
-        for document, header in tags:
-            tag = headers.get(header)
-            if tag is not None and not account.accepted:  # an id that is not known gets no tags
+        for document in (account.config, account.rules):
+            tag = headers.get(document.tag_header)
+            if tag is None:
+                continue
+            document.told = tag
+            if not account.accepted:  # an id that is not known gets no tags
                 account.accepted = True
                 self._wake.set()
-            if tag is not None and tag != document.tag:
+            if tag != document.tag:
                 document.stale = True
                 self._wake.set()
 
@@ -293,8 +299,9 @@ class Refresher:
             "X-Moesif-Application-Id": settings.application_id.get_secret_value(),
             "User-Agent": f"mitmproxy-moesif/{__version__}",
             "Accept-Encoding": "identity",
-            **({"If-None-Match": document.tag} if document.tag else {}),
+            **({"If-None-Match": document.validator} if document.validator else {}),
         }
+        told = document.told  # a later one may be of a later content
         timeout = (settings.connect_seconds, settings.send_seconds)
         try:
             with (
@@ -309,6 +316,8 @@ class Refresher:
             ):
                 content = response.raw.read(MAX_ANSWER + 1)
             changed = self._take(account, document, response, content)
+            document.tag = response.headers.get(document.tag_header) or told or response.headers.get("ETag")
+            document.stale = False
         except (OSError, GovernanceError) as error:  # those of requests are OSErrors
             document.stale = False  # the next regular refresh asks again
             reason = str(error) if isinstance(error, GovernanceError) else why(error, settings)
@@ -331,7 +340,6 @@ class Refresher:
 
     def _take(self, account: Account, document: Document, response: requests.Response, content: bytes) -> bool:
         if response.status_code == 304:
-            document.stale = False
             return False
         if response.status_code != 200:
             from mitmproxy_moesif.web.session import UNAUTHORIZED  # loaded with the session
@@ -344,7 +352,7 @@ class Refresher:
         else:
             rules = parse_rules(content)
         account.parsed = (config, rules)
-        document.content, document.tag, document.stale = content, response.headers.get("ETag"), False
+        document.content, document.validator = content, response.headers.get("ETag")
         return True
 
     def _swap(self, account: Account) -> None:
