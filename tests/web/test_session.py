@@ -12,7 +12,7 @@ from mitmproxy_moesif.web.session import DeadlineSession, network_reason
 from tests.support import wire
 from tests.support.collector import Answer, ScriptedCollector
 from tests.support.h2 import H2Upstream
-from tests.support.upstream import ScriptedUpstream
+from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
 
 ELSEWHERE = "http://api.moesif.example"
 
@@ -39,6 +39,39 @@ def test_a_deadline_does_not_outlive_its_call() -> None:
             session.post(f"{collector.url}/v1/events/batch", b"[]", timeout=30)
         collector.enqueue(Answer(201, delay=0.5))
         assert session.post(f"{collector.url}/v1/events/batch", b"[]", timeout=30).status_code == 201
+
+
+LARGE = b"x" * 20_000_000
+"""More than the buffers of a connection hold."""
+
+
+def reads_late(_request: RawRequest, connection: Connection) -> bool:
+    connection.pause(0.4)
+    return False
+
+
+def never_reads(_request: RawRequest, connection: Connection) -> bool:
+    connection.pause(60)
+    return False
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["a new connection", "a kept connection"])
+def test_sending_has_a_timeout_of_its_own(kept: bool, upstream: ScriptedUpstream) -> None:
+    """Not that of connecting, within which a large batch does not pass a slow line."""
+    for sending in (30, None):
+        with DeadlineSession(sending) as session, session.deadline(30):
+            if kept:
+                session.get(upstream.url, timeout=30)
+            upstream.on_head = reads_late
+            assert session.post(upstream.url, LARGE, timeout=(0.1, 30)).status_code == 200
+
+
+def test_sending_that_takes_too_long_ends(upstream: ScriptedUpstream) -> None:
+    upstream.on_head, began = never_reads, time.monotonic()
+    with DeadlineSession(0.2) as session, session.deadline(30), pytest.raises(requests.RequestException) as failed:
+        session.post(upstream.url, LARGE, timeout=20)
+    assert time.monotonic() - began < 10
+    assert network_reason(failed.value, upstream.url) == f"no answer from 127.0.0.1:{upstream.port} in time"
 
 
 def reason_of(url: str, timeout: float = 5) -> str:

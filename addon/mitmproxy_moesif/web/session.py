@@ -4,7 +4,8 @@
         session.get(url)
 
 The timeouts of `requests` are per read, so a server that drips a byte a second would hold its caller for ever. At the
-deadline the connection is shut down, and the call raises what it raises when a connection breaks.
+deadline the connection is shut down, and the call raises what it raises when a connection breaks. What is sent has a
+timeout of its own: `requests` sends a whole body within the time that there is to connect.
 """
 
 from __future__ import annotations
@@ -30,13 +31,16 @@ UNAUTHORIZED = frozenset({401, 402, 403})
 
 
 class DeadlineSession(requests.Session):
-    """A session whose calls end at a deadline over connecting, sending and reading. One call at a time."""
+    """A session whose calls end at a deadline over connecting, sending and reading. One call at a time.
 
-    def __init__(self) -> None:
+    `sending` is how many seconds of it a request may take to be sent; None: all that is left.
+    """
+
+    def __init__(self, sending: float | None = None) -> None:
         super().__init__()
         self._socket = _Socket()
         self._watchdog = _Watchdog(self._socket.shut_down)
-        adapter = _Adapter(self._socket)
+        adapter = _Adapter(self._socket, sending)
         self.mount("http://", adapter)
         self.mount("https://", adapter)
 
@@ -126,13 +130,14 @@ class _Socket:
 
 
 class _Adapter(HTTPAdapter):
-    def __init__(self, followed: _Socket) -> None:
+    def __init__(self, followed: _Socket, sending: float | None) -> None:
         self._moesif_followed = followed
+        self._moesif_sending = sending
         super().__init__(pool_connections=1, pool_maxsize=1)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        followed = self._moesif_followed
+        followed, sending = self._moesif_followed, self._moesif_sending
 
         def following(pool: Any) -> Any:
             class Connection(pool.ConnectionCls):  # type: ignore[misc]
@@ -140,6 +145,12 @@ class _Adapter(HTTPAdapter):
                     sock = super()._new_conn()
                     followed.follow(sock)
                     return sock
+
+                def request(self, *given: Any, **named: Any) -> Any:
+                    if self.sock is None:
+                        self.connect()
+                    self.timeout = sending  # which urllib3 gives to the socket
+                    return super().request(*given, **named)
 
             return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
 
@@ -173,7 +184,7 @@ def network_reason(error: BaseException, url: str) -> str:
         return f"the TLS handshake with {host} failed"
     if is_any(requests.ConnectTimeout):
         return f"connecting to {host} timed out"
-    if is_any(requests.Timeout):
+    if is_any(requests.Timeout, TimeoutError):
         return f"no answer from {host} in time"
     if is_any(requests.ConnectionError, ConnectionError):
         return f"the connection to {host} broke"

@@ -109,7 +109,7 @@ def test_each_part_of_a_call_is_capped_whatever_is_set() -> None:
     target = AktoTarget.of(parse_settings({"akto_service_url": "http://h", "akto_timeout": 30_000}))
     assert target is not None
     with closing(AktoReceiver(target)) as receiver:
-        assert receiver.caps == (3.0, 3.0, 11.0)
+        assert receiver.caps == (3.0, 5.0, 3.0, 11.0)
 
 
 def test_nobody_listens() -> None:

@@ -28,8 +28,10 @@ class AktoReceiver:
         self._url = f"{target.url}/api/ingestData"
         key = target.api_key
         headers = {"x-api-key": key, "Authorization": key} if key else {}
-        connect, read = min(target.timeout, MOST_CONNECT), min(target.timeout, MOST_READ)
-        self.caps = connect, read, min(target.timeout, DEADLINE)
+        connect, send, read, all_of_it = (
+            min(target.timeout, most) for most in (MOST_CONNECT, MOST_SEND, MOST_READ, DEADLINE)
+        )
+        self.caps = connect, send, read, all_of_it
         self._poster = Poster(self._url, headers, *self.caps)
 
     def send(self, events: Sequence[bytes]) -> Outcome:

@@ -18,17 +18,17 @@ MAX_ANSWER_BYTES = 65_536
 
 
 class Poster:
-    """For one thread. A POST may take `connect` + `answer` seconds, but never more than `deadline`."""
+    """For one thread. A POST may take `connect`, `send` and `answer` seconds, but never more than `deadline`."""
 
     def __init__(
-        self, url: str, headers: Mapping[str, str], connect: float, answer: float, deadline: float | None = None
+        self, url: str, headers: Mapping[str, str], connect: float, send: float, answer: float, deadline: float
     ) -> None:
         self._url = url
         self._timeout = (connect, answer)
-        self._seconds = connect + answer if deadline is None else deadline
+        self._seconds = deadline
         self.answer = b""
         """The body of the last answer, as far as it was read."""
-        self._session = DeadlineSession()
+        self._session = DeadlineSession(send)
         # Prepared once: what stays the same from batch to batch takes longer than to send one.
         given = {"Content-Type": "application/json", "User-Agent": f"mitmproxy-moesif/{__version__}", **headers}
         self._request = self._session.prepare_request(requests.Request("POST", url, headers=given))

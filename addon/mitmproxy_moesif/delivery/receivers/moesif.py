@@ -40,7 +40,8 @@ class MoesifReceiver:
             "X-Moesif-Application-Id": self._secret,
             **({"Content-Encoding": "deflate"} if self._compress else {}),
         }
-        self._poster = Poster(self._url, headers, settings.connect_seconds, settings.send_seconds)
+        connect, send = settings.connect_seconds, settings.send_seconds
+        self._poster = Poster(self._url, headers, connect, send, send, connect + send)
 
     def send(self, events: Sequence[bytes]) -> Outcome:
         body = b"[" + b",".join(events) + b"]"
