@@ -185,6 +185,8 @@ def test_http2_on_both_sides(mitmdump: Start, collector: ScriptedCollector, h2_u
     assert event["request"]["body"] == {"n": 2}
     assert event["response"]["status"] == 200
     assert h2_upstream.requests()[0].get("x-moesif-transaction-id") == event["transaction_id"]
+    assert event["request"]["headers"]["host"] == "api.example.com"
+    assert h2_upstream.requests()[0].get("host") is None
 
 
 def test_events_go_to_a_file_without_an_account(mitmdump: Start, upstream: ScriptedUpstream, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from tests.support.addon import addon_options, exit_counts
 from tests.support.akto import ScriptedAkto, forgotten
 from tests.support.client import exchange
 from tests.support.collector import ScriptedCollector
+from tests.support.h2 import H2Client, make_pem
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.proxy import Mitmdump, Option, helpers_of
 from tests.support.upstream import ScriptedUpstream
@@ -60,6 +62,19 @@ def test_each_exchange_reaches_both_and_each_has_its_exit_line(
     assert [forgotten(record) for record in akto.records] == [None] * 5
     for counts in (exit_counts(proxy.output), akto_counts(proxy.output)):
         assert counts == {"captured": 5, "delivered": 5, "waiting": 0, "dropped": 0, "causes": {}}
+
+
+def test_a_record_names_the_host_of_an_http2_request(
+    moesif_proxy: Callable[..., MoesifProxy], upstream: ScriptedUpstream, akto: ScriptedAkto, tmp_path: Path
+) -> None:
+    """Akto tells APIs apart by the header; HTTP/2 has `:authority` in its place."""
+    tls = ("--tls-cert", str(make_pem(tmp_path)), "--set", "http2=true")
+    proxy = moesif_proxy(upstream.url, {"akto_service_url": akto.url}, *tls)
+    with H2Client(proxy.port) as client:
+        for authority in ("api.example.com", "api.example.com:8443"):
+            client.exchange("GET", "/", authority=authority)
+    hosts = [json.loads(record["requestHeaders"])["host"] for record in akto.wait_for(2)]
+    assert hosts == ["api.example.com", "api.example.com:8443"]
 
 
 def test_akto_alone_needs_no_application_id_and_counts_nothing_for_moesif(

@@ -47,15 +47,24 @@ def open_exchange(flow: http.HTTPFlow, instance: Instance) -> PendingExchange:
     The event's own is never a client's: one that came twice would make two events one. A client's passes as it is.
     """
     fields, sent = flow.request.headers.fields, _sent_id(flow.request.headers.fields)
-    entry = PendingExchange(flow, instance, fields, live=flow.live, refused=flow.error is not None)
+    entry = PendingExchange(flow, instance, with_host(flow), live=flow.live, refused=flow.error is not None)
     ours = flow.id.encode()  # as in a saved flow that was captured
     if sent not in (None, ours) and _TRANSACTION_KEY.decode() not in instance.policy.request.header_masks:
         entry.metadata["client_transaction_id"] = sent.decode()
     if not instance.settings.disable_transaction_id:
         entry.header = sent or ours
         if entry.live and sent is None:
-            entry.request_headers = flow.request.headers.fields = with_transaction_id(fields, entry.header)
+            flow.request.headers.fields = with_transaction_id(fields, entry.header)
+            entry.request_headers = with_host(flow)
     return entry
+
+
+def with_host(flow: http.HTTPFlow) -> Fields:
+    """The request's headers as an HTTP/1 upstream gets them: of later versions `:authority` is the Host."""
+    fields, data = flow.request.headers.fields, flow.request.data
+    if not data.authority or data.http_version.startswith(b"HTTP/1") or b"host" in flow.request.headers:
+        return fields
+    return ((b"Host", data.authority), *fields)
 
 
 def leave_out(flow: http.HTTPFlow, instance: Instance, why: str) -> PendingExchange:
