@@ -131,6 +131,20 @@ def test_without_a_disk_what_would_be_quarantined_is_refused(collector: Scripted
     assert (proxy.end.delivered, proxy.end.waiting, proxy.end.dropped) == (58, 0, {"refused": 2})
 
 
+@pytest.mark.parametrize("at_once", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_who_asks_for_no_pause_gets_growing_ones(at_once: str, collector: ScriptedCollector) -> None:
+    """A thousand requests a second otherwise, for as long as the collector says so."""
+    collector.script = lambda _: Answer(503, {"Retry-After": at_once})
+    instance = an_instance(collector)
+    with sending(None, instance) as proxy:
+        proxy.put(instance, "e1")
+        collector.wait_for(lambda c: len(c.posts()) >= 4)
+        collector.script = lambda _: None
+        collector.wait_for(1, timeout=30)
+    times = [post.at for post in collector.posts()]
+    assert times[3] - times[0] > 0.25 + 0.5 + 1
+
+
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("answer", [Answer(500), Answer(403), Answer(429), Answer(how="reset")])
 def test_an_outage_quarantines_nothing(answer: Answer, tmp_path: Path, collector: ScriptedCollector) -> None:

@@ -47,6 +47,13 @@ PATIENCE = 3
 """After so many failures that may be for what was sent, a probe is a single event."""
 
 
+def pause_for(asked: float | None, growing: float) -> float:
+    """Seconds: what the receiver asked for, if that is a pause at all; "at once" would be without end."""
+    if asked is None or asked < FIRST_PAUSE:
+        return max(growing, asked or 0.0)
+    return asked
+
+
 @dataclass(frozen=True, slots=True)
 class SenderLimits:
     """From the settings: events and bytes of a batch; seconds an event waits for company, and a turn may last.
@@ -362,7 +369,7 @@ class Sender:
             if health.unauthorized:
                 health.not_before = now + UNAUTHORIZED_PAUSE
             else:
-                health.not_before = now + (pause if outcome.retry_after is None else outcome.retry_after)
+                health.not_before = now + pause_for(outcome.retry_after, pause)
         self._tell(outcome, was_up=was_up)
 
     def _tell(self, outcome: Outcome, *, was_up: bool) -> None:
