@@ -63,6 +63,13 @@ def test_every_field_is_that_of_the_request() -> None:
         assert ask(found, host=None) is None
 
 
+def test_an_underscore_in_a_field_stands_for_itself_or_else_for_a_dash() -> None:
+    found = router({"expression": 'http.headers.x_tenant == "green"'})
+    assert ask(found, headers={"x-tenant": ["green"]}) == "0"
+    assert ask(found, headers={"x_tenant": ["green"]}) == "0"
+    assert ask(found, headers={"x-tenant": ["green"], "x_tenant": ["red"]}) is None
+
+
 def test_protocols_narrow_a_route_and_tls_alone_turns_plain_requests_away() -> None:
     both = 'http.path ^= "/"'
     assert ask(router({"expression": both, "protocols": ["http"]}), scheme="https") is None

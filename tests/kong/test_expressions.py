@@ -160,5 +160,5 @@ def test_any_text_is_an_expression_or_refused(source: str) -> None:
     assert expression.fields <= {*FIELDS, "http.headers.x_tenant"}
 
 
-def test_the_name_of_a_header_has_dashes() -> None:
-    assert header_name("http.headers.x_kong_id") == "x-kong-id"
+def test_the_name_of_a_header_is_as_the_field_has_it() -> None:
+    assert header_name("http.headers.x_kong_id") == "x_kong_id"

@@ -114,6 +114,16 @@ def test_a_header_is_met_by_any_of_its_values_in_any_case_and_all_headers_must_b
     assert index.unmet(index.relevant({"x-version": ["2"], "x-tenant": []})) == 0b11
 
 
+def test_an_underscore_in_a_header_name_stands_for_itself_or_else_for_a_dash() -> None:
+    index = HeaderIndex()
+    index.add("x_tenant", ("green",), 0)
+    index.add("x-tenant", ("red",), 1)
+    assert index.unmet(index.relevant({"x-tenant": ["green"]})) == 0b10
+    assert index.unmet(index.relevant({"x_tenant": ["green"]})) == 0b10
+    assert index.unmet(index.relevant({"x_tenant": ["green"], "x-tenant": ["red"]})) == 0
+    assert index.unmet(index.relevant({"x_tenant": ["blue"], "x-tenant": ["green"]})) == 0b11
+
+
 def test_a_lone_header_value_with_tilde_and_star_is_an_expression_searched_in_lower_case() -> None:
     index = HeaderIndex()
     index.add("x-tenant", ("~*^gr[a-z]+$",), 0)

@@ -29,7 +29,7 @@ from mitmproxy_moesif.kong.expressions import (
     compile_expression,
     header_name,
 )
-from mitmproxy_moesif.kong.indexes import ByValue, Entries, PrefixTree
+from mitmproxy_moesif.kong.indexes import ByValue, Entries, PrefixTree, values_of
 from mitmproxy_moesif.kong.normalize import from_text, request_path, to_text
 from mitmproxy_moesif.kong.router import (
     MAX_REMEMBERED_PATH,
@@ -82,7 +82,7 @@ class ExpressionRouter:
                 PROTOCOL: (scheme,),
                 SNI: (sni,) if sni else (),
                 ADDRESS: (address,) if address else (),
-                **{field: tuple(headers.get(name, ())) for field, name in self._headers},
+                **{field: tuple(values_of(headers, name)) for field, name in self._headers},
             }
             decide = self._decided if len(path) <= MAX_REMEMBERED_PATH else self._decide
             found = decide(normalized, scheme, tuple(shown[field] for field in self._fields))

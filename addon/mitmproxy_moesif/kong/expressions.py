@@ -32,7 +32,7 @@ PATH, HOST, METHOD, PROTOCOL, SNI, ADDRESS = FIELDS = (
     "net.src.ip",
 )
 HEADER = "http.headers."
-"""Before the name of a header in lower case, `_` for `-`."""
+"""Before the name of a header in lower case; `_` stands for `-`, too."""
 
 MAX_DEPTH = 50
 _MEMORY = 8 << 20
@@ -112,8 +112,8 @@ def compile_expression(source: str) -> Expression:
 
 
 def header_name(field_name: str) -> str:
-    """The header that a field is for, in lower case."""
-    return field_name.removeprefix(HEADER).replace("_", "-")
+    """The header that a field is for, as the field writes it."""
+    return field_name.removeprefix(HEADER)
 
 
 class _Parser:

@@ -228,6 +228,11 @@ class PathIndex:
         return Hit(met | self.as_written[key], key, bool(hits))
 
 
+def values_of(headers: Mapping[str, Sequence[str]], name: str) -> Sequence[str]:
+    """The values of a header as Kong finds them: where none has this name, that of the one with `-` for each `_`."""
+    return headers.get(name) or headers.get(name.replace("_", "-"), ())
+
+
 class HeaderIndex:
     """Entries by header. An entry may name several headers; it is met when each has one of the values, in any case."""
 
@@ -249,9 +254,9 @@ class HeaderIndex:
     def relevant(self, headers: Mapping[str, Sequence[str]]) -> Headers:
         """Of a request's headers those that some entry names, in the order in which they came to be named."""
         return tuple(
-            (name, tuple(sorted(value.lower() for value in headers[name])))
+            (name, tuple(sorted(value.lower() for value in values)))
             for name in self.naming
-            if isinstance(name, str) and headers.get(name)
+            if isinstance(name, str) and (values := values_of(headers, name))
         )
 
     def unmet(self, headers: Headers) -> Entries:
