@@ -159,6 +159,35 @@ def test_a_record_that_is_no_event_goes_to_the_dead_letters_with_its_reason(
     assert collector.unique_ids() == writer.ids
 
 
+def test_an_old_record_that_cannot_be_read_stops_no_other(broker: Broker, collector: ScriptedCollector) -> None:
+    older = int((time.time() - 40 * 86_400) * 1000)
+    broker.put(TOPIC, b'{"transaction_id": "x", "request": {"time": "2020"}, "body": "\xff"}', timestamp=older)
+    writer = Writer(broker)
+    writer.write(10)
+    with Forward(broker, collector) as forward:
+        assert {one["transaction_id"] for one in collector.wait_for(10, timeout=30)} == writer.ids
+        assert forward.stop() == 0
+        assert exit_counts(forward.output)["causes"] == {"not_an_event": 1}
+
+
+@pytest.mark.parametrize("kafka_config", ["", "queue.buffering.max.kbytes=1000"])
+def test_a_dead_letter_may_be_of_any_size(broker: Broker, collector: ScriptedCollector, kafka_config: str) -> None:
+    """What is larger than may be written leaves its content behind: the record is still where it was."""
+    value = bytes(1_048_001)
+    broker.put(TOPIC, value, most=2_000_000)
+    writer = Writer(broker)
+    writer.write(10)
+    with Forward(broker, collector, kafka_config=kafka_config) as forward:
+        assert {one["transaction_id"] for one in collector.wait_for(10, timeout=30)} == writer.ids
+        (letter,) = broker.records(f"{TOPIC}.dead")
+        assert forward.stop() == 0
+    headers = dict(letter.headers() or [])
+    assert headers["moesif-offset"] == b"0"
+    assert (letter.value(), headers.get("moesif-left-out")) == (
+        (None, b"it is too large for this topic") if kafka_config else (value, None)
+    )
+
+
 def test_an_event_for_another_account_is_never_sent(broker: Broker, collector: ScriptedCollector) -> None:
     other = KafkaReceiver(kafka_settings(broker.address, application_id="another"))
     assert other.send([event("theirs", request={"time": NOW})]).reason == "acknowledged"

@@ -93,8 +93,9 @@ class Broker(Closing):
         admin = AdminClient({"bootstrap.servers": self.address})
         admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(SECONDS)
 
-    def put(self, topic: str, *values: bytes, **more: Any) -> None:
-        producer = confluent_kafka.Producer({"bootstrap.servers": self.address})
+    def put(self, topic: str, *values: bytes, most: int = 1_000_000, **more: Any) -> None:
+        """`most`: bytes of a message."""
+        producer = confluent_kafka.Producer({"bootstrap.servers": self.address, "message.max.bytes": most})
         for value in values:
             producer.produce(topic, value, **more)
         assert producer.flush(SECONDS) == 0

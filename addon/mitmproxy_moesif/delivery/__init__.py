@@ -4,7 +4,7 @@ The server builds, stores and sends: in the delivery process, or in a thread of 
 
     api        the interface that the proxy uses: `Delivery` (test: delivery/test_protocol_values.py)
     attempt    one batch sent; the search for events that the receiver will not take (test: delivery/test_sender.py)
-    batch      events on their way to the receiver, and what became of each (test: delivery/spool/test_store.py)
+    batch      events on their way to the receiver, and what became of each
     beside     what goes to Akto beside the events (test: test_akto.py)
     builder    the thread that builds events and stores them
     child      the delivery process as the proxy sees it (test: test_delivery_process.py)
@@ -18,6 +18,7 @@ The server builds, stores and sends: in the delivery process, or in a thread of 
     pipeline   builder, store and senders put together (test: test_delivery.py)
     process    the main program of the delivery process (test: test_delivery_process.py)
     protocol   the messages between client and server
+    reading    what every event has, out of its JSON (test: delivery/test_batch.py)
     sender     the thread that sends what waits for one destination
     server     carries out the client's commands, and reports
     thread     the server in a thread of the proxy (test: test_delivery_process.py)

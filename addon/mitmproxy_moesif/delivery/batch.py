@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from mitmproxy_moesif.delivery.reading import read_event
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.queue import Waiting
 
@@ -118,7 +118,7 @@ class Batch:
         old = 0
         for position, (part, index) in enumerate(self._places):
             chunk = part.waiting.chunk
-            if chunk.created < now - OLDEST and _request_time(chunk.events[index]) < limit:
+            if chunk.created < now - OLDEST and _is_before(limit, chunk.events[index]):
                 self.mark_dropped(position, position + 1, "too_old")
                 old += 1
         return old
@@ -127,7 +127,9 @@ class Batch:
         return [(part, index) for part, index in self._places[low:high] if index not in part.settled]
 
 
-def _request_time(event: bytes) -> str:
-    """The standard library's parser, with numbers as text: bodies may hold numbers that orjson refuses."""
-    time: str = json.loads(event, parse_int=str, parse_float=str)["request"]["time"]
-    return time
+def _is_before(limit: str, event: bytes) -> bool:
+    """One whose time cannot be read is for the receiver to judge."""
+    try:
+        return read_event(event).request.time < limit
+    except ValueError:
+        return False

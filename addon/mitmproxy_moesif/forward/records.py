@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from mitmproxy_moesif.delivery.receivers.kafka import APPLICATION, REASONS, make_producer
+from mitmproxy_moesif.delivery.reading import read_event
+from mitmproxy_moesif.delivery.receivers.kafka import APPLICATION, REASONS, Headers, make_producer
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 
 if TYPE_CHECKING:
@@ -19,22 +17,15 @@ DEAD = ".dead"
 """What the dead-letter topic's name ends with."""
 
 REASON, PARTITION, OFFSET = "moesif-reason", "moesif-partition", "moesif-offset"
+LEFT_OUT = "moesif-left-out"
+"""Why a dead letter has no key, value and headers of its record's."""
+
+TOO_LARGE = "MSG_SIZE_TOO_LARGE"
+ANY_SIZE = 1_000_000_000
+"""The broker decides how large a dead letter may be."""
+
 SECONDS = 10.0
 """What writing a dead letter may take."""
-
-
-class _Request(msgspec.Struct):
-    time: str
-
-
-class _Event(msgspec.Struct):
-    """What every event has; nothing else of it is parsed into objects."""
-
-    transaction_id: Annotated[str, msgspec.Meta(min_length=1)]
-    request: _Request
-
-
-_decode = msgspec.json.Decoder(_Event).decode
 
 
 @dataclass(slots=True, eq=False)
@@ -51,27 +42,29 @@ class NotEventError(ValueError):
 
 def read(message: Message, destination: str, applications: Collection[bytes]) -> Record:
     """Raises `NotEventError`. `applications`: the names that it may be for; a record without one is for anybody."""
-    named = dict(message.headers() or []).get(APPLICATION)
+    if (headers := headers_of(message)) is None:
+        raise NotEventError("the name of a header is not UTF-8")
+    named = dict(headers).get(APPLICATION)
     if named is not None and named not in applications:
         raise NotEventError("it is for another application ID")
     value, partition, offset = message.value() or b"", message.partition(), message.offset()
     assert partition is not None
     assert offset is not None
-    event = _event(value)
-    return Record(
-        destination, message.timestamp()[1] / 1000, (event.transaction_id,), (value,), None, partition, offset
-    )
-
-
-def _event(value: bytes) -> _Event:
-    """The standard library takes what the decoder refuses: half a surrogate pair in a body."""
     try:
-        try:
-            return _decode(value)
-        except msgspec.MsgspecError:
-            return msgspec.convert(json.loads(value, parse_int=str, parse_float=str), _Event)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+        event = read_event(value)
+    except ValueError:
         raise NotEventError("it is not an event in JSON") from None
+    line = value.replace(b"\n", b" ").replace(b"\r", b" ")  # in JSON they stand between its parts alone
+    return Record(destination, message.timestamp()[1] / 1000, (event.transaction_id,), (line,), None, partition, offset)
+
+
+def headers_of(message: Message) -> Headers | None:
+    """None where the library cannot tell them, which it does with an error about itself."""
+    try:
+        headers: Any = message.headers() or []
+    except (SystemError, ValueError):
+        return None
+    return list(headers)
 
 
 class DeadLetters:
@@ -79,23 +72,36 @@ class DeadLetters:
 
     def __init__(self, topic: str, wanted: Mapping[str, Any]) -> None:
         self._topic = topic + DEAD
-        self._producer = make_producer(wanted)
+        self._producer = make_producer({**wanted, "message.max.bytes": ANY_SIZE})
 
     def write(self, message: Message, reason: str) -> str | None:
-        """The record as it was, and why it is there. None once the broker has it, else what went wrong."""
+        """The record as it was, and why it is there; the latter alone where the topic does not take as much.
+
+        None once the broker has it, else what went wrong.
+        """
+        where: Headers = [(PARTITION, str(message.partition())), (OFFSET, str(message.offset()))]
+        told: Headers = [(REASON, reason), *where]
+        failure = self._produce(message.value(), message.key(), [*(headers_of(message) or []), *told])
+        if failure == TOO_LARGE:
+            failure = self._produce(None, None, [*told, (LEFT_OUT, "it is too large for this topic")])
+        return REASONS.get(failure, failure) if failure is not None else None
+
+    def _produce(self, value: bytes | None, key: bytes | None, headers: Headers) -> str | None:
+        """The name of what went wrong."""
+        from confluent_kafka import KafkaException
+
         told: list[KafkaError | None] = []
-        where = [(PARTITION, str(message.partition())), (OFFSET, str(message.offset()))]
-        headers: Any = [*(message.headers() or []), (REASON, reason), *where]
-        self._producer.produce(
-            self._topic,
-            message.value(),
-            message.key(),
-            headers=headers,
-            on_delivery=lambda error, _message: told.append(error),
-        )
+        try:
+            self._producer.produce(
+                self._topic, value, key, headers=headers, on_delivery=lambda error, _message: told.append(error)
+            )
+        except KafkaException as refusal:
+            return str(refusal.args[0].name())
+        except BufferError:  # nothing else waits
+            return TOO_LARGE
         self._producer.flush(SECONDS)
         if told == [None]:
             return None
         self._producer.purge()
         error = told[0] if told else None
-        return REASONS.get(error.name(), error.name()) if error is not None else REASONS["_TIMED_OUT"]
+        return error.name() if error is not None else "_TIMED_OUT"
