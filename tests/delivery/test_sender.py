@@ -57,6 +57,21 @@ def test_several_requests_are_under_way_at_a_time(collector: ScriptedCollector) 
     assert sorted(collector.ids()) == sorted(MANY)
 
 
+def test_an_id_from_outside_is_a_part_of_one_line(
+    collector: ScriptedCollector, caplog: pytest.LogCaptureFixture
+) -> None:
+    worst = "x\n2026 ERROR\x1b[31m" + 200_000 * "x"
+    collector.script = refuse_events(named(worst))
+    instance = an_instance(collector)
+    with sending(None, instance) as proxy, caplog.at_level("ERROR", "moesif"):
+        proxy.put(instance, worst, "after")
+        collector.wait_for(1)
+    (said,) = caplog.messages
+    assert said.startswith(r"moesif: the receiver refused event x\n2026 ERROR\x1b[31m")
+    assert said.endswith("... (status 400)")
+    assert len(said) < 250
+
+
 def test_a_sender_that_is_not_needed_any_more_waits_for_its_request(collector: ScriptedCollector) -> None:
     asked, answering = threading.Event(), threading.Event()
 

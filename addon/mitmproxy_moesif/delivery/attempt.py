@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from mitmproxy_moesif.config.destination import quarantine_of
 from mitmproxy_moesif.delivery.batch import Batch, Range
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Verdict
+from mitmproxy_moesif.governance.model import one_line
 from mitmproxy_moesif.log import log
 
 PAUSES = (0.5, 1.0)
@@ -27,6 +28,9 @@ MOST_ALONE = 10
 """Events that fail alone, one after the other: rather an outage."""
 
 MOST_SUSPECTS = 1000
+
+LONGEST_ID = 100
+"""Characters of a transaction id that are shown: in a topic there is any."""
 
 
 @dataclass(slots=True)
@@ -119,7 +123,7 @@ class Attempt:
                 self._batch.mark_delivered(low, high)
                 in_a_row = 0
             elif alone and outcome.verdict is Verdict.REFUSED:
-                log.error("moesif: the receiver refused event %s (%s)", self._batch.id_at(positions[0]), outcome.reason)
+                log.error("moesif: the receiver refused event %s (%s)", one_line(ids[0], LONGEST_ID), outcome.reason)
                 self._batch.mark_dropped(low, high, "refused")
             elif not alone and (outcome.verdict is Verdict.REFUSED or (halve and outcome.for_content)):
                 middle = positions[len(positions) // 2]
@@ -144,6 +148,6 @@ class Attempt:
                 log.error(
                     "moesif: the receiver takes others, but not event %s (%s); "
                     "it is quarantined: moesif-proxy spool list",
-                    transaction_id,
+                    one_line(transaction_id, LONGEST_ID),
                     self._reasons.get(transaction_id, "it kept failing"),
                 )
