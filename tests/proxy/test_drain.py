@@ -15,7 +15,7 @@ from tests.support import wire
 from tests.support.addon import addon_options, exit_counts, only_event
 from tests.support.client import Client, encode_request, trusting
 from tests.support.collector import ScriptedCollector
-from tests.support.h2 import make_pem
+from tests.support.h2 import H2Client, get, make_pem
 from tests.support.moesif_proxy import MoesifProxy, scripted
 from tests.support.proxy import Mitmdump
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
@@ -196,6 +196,23 @@ def test_an_answer_that_has_not_gone_out_reaches_a_slow_reader(
         wait_until_refused(proxy.port)
         proxy.wait_for_output("waits for 1 request")
         assert len(client.stream.read(LARGE)) == LARGE
+    assert proxy.wait_exit() == 0
+
+
+def test_what_an_http2_client_has_no_room_for_yet_reaches_it(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """All of the answer has come from the upstream: it waits for the client's windows alone."""
+    upstream.answer("/large", wire.response(200, [], bytes(500_000)))
+    options = {**addon_options(collector), "http2": True}
+    proxy = moesif_proxy(upstream.url, options, "--drain-timeout", "20", "--tls-cert", str(make_pem(tmp_path)))
+    with H2Client(proxy.port) as client:
+        streams = client.begin([get("/large")])
+        collector.wait_for(1)
+        proxy.send_signal(signal.SIGTERM)
+        proxy.wait_for_output("waits for 1 request")
+        (answer,) = client.finish(streams)
+    assert len(answer.body) == 500_000
     assert proxy.wait_exit() == 0
 
 

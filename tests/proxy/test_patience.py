@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from mitmproxy_moesif.proxy.accepting import OWN, affordable
+from tests.support import wire
 from tests.support.addon import addon_options
 from tests.support.client import Client, exchange, trusting
 from tests.support.collector import ScriptedCollector
-from tests.support.h2 import make_pem
+from tests.support.h2 import H2Client, get, make_pem
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
 
@@ -104,6 +105,25 @@ def test_a_client_that_a_hook_is_told_of_is_let_go_and_so_are_others(
         assert rest(held) == b""
     with Client(proxy.port, tls=tls) as other:
         assert rest(other) == b""
+
+
+def test_an_answer_that_an_http2_client_reads_late_comes_whole(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """While it has not, its connection is not one on which nothing is asked; another is, and is closed."""
+    upstream.answer("/large", wire.response(200, [], bytes(500_000)))
+    tls = ("--tls-cert", str(make_pem(tmp_path)))
+    options = {**addon_options(collector), "http2": True}
+    proxy = moesif_proxy(upstream.url, options, *tls, "--keepalive-timeout", "1", "--header-timeout", "1")
+    with H2Client(proxy.port) as late:
+        streams = late.begin([get("/large")])
+        collector.wait_for(1)
+        with H2Client(proxy.port) as idle, pytest.raises(AssertionError, match="the server closed the connection"):
+            idle.finish([1])
+        (answer,) = late.finish(streams)
+        assert len(answer.body) == 500_000
+        with pytest.raises(AssertionError, match="the server closed the connection"):
+            late.finish([3])
 
 
 def test_a_stream_may_be_silent_for_longer_than_an_idle_connection(

@@ -56,6 +56,11 @@ def ok(request: H2Message) -> H2Message:
     return H2Message([(":status", "200"), ("content-type", "application/json")], b'{"ok": true}')
 
 
+def get(path: str) -> H2Message:
+    """A request."""
+    return H2Message([(":method", "GET"), (":scheme", "https"), (":authority", "api.example.com"), (":path", path)])
+
+
 class H2Upstream(Closing):
     """An HTTP/2 server with a certificate for localhost and 127.0.0.1, on a free port from creation to `close`.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
+from mitmproxy.connection import Client
 from mitmproxy.proxy import server
 from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection
 
@@ -26,6 +27,12 @@ UNSENT = "_moesif_unsent"
 
 def unsent(connection: BufferedH2Connection) -> int:
     return sum(len(frame.data) for frames in connection.stream_buffers.values() for frame in frames)
+
+
+def has_unread(client: Client) -> bool:
+    """Whether some of its answers wait for its windows."""
+    connection: BufferedH2Connection | None = getattr(client, UNSENT, None)
+    return connection is not None and any(connection.stream_buffers.values())
 
 
 def is_stalled(handler: server.ConnectionHandler) -> bool:

@@ -12,6 +12,7 @@ from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
 from mitmproxy.proxy.server import ConnectionIO
 
+from mitmproxy_moesif.capture.windows import has_unread
 from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.lane.client import ClientEnd
 from mitmproxy_moesif.lifecycle import client_transport, tell_requests, telling_unless_soon, until
@@ -77,10 +78,12 @@ def end_connection(handler: ProxyConnectionHandler | ClientEnd) -> None:
 
 
 def is_busy(handler: ProxyConnectionHandler | ClientEnd) -> bool:
-    """Whether an exchange is under way: HTTP layers keep a stream for each. What is no HTTP is not waited for."""
+    """Whether an exchange is under way: HTTP layers keep a stream for each until its answer is theirs to send, HTTP/2
+    keeps what its client has not asked for yet. What is no HTTP is not waited for."""
     if isinstance(handler, ClientEnd):
         return handler.is_busy
-    return any(layer.streams for layer in handler.layer.context.layers if isinstance(layer, HttpLayer))
+    streams = any(layer.streams for layer in handler.layer.context.layers if isinstance(layer, HttpLayer))
+    return streams or has_unread(handler.client)
 
 
 def is_unsent(handler: ProxyConnectionHandler | ClientEnd) -> bool:
