@@ -40,3 +40,27 @@ def test_what_comes_at_once_is_behind_what_was_read(is_full: bool, monkeypatch: 
     monkeypatch.setattr(handover, "serve", serve)
     asyncio.run(hand_over())
     assert seen == [b"firstsecond", not is_full]
+
+
+def test_a_connection_that_is_lost_meanwhile_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    async def serve(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter, *_: Any) -> None:
+        seen.append(await reader.read())
+
+    async def hand_over() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, context: seen.append(context["message"]))
+        instance: Any = SimpleNamespace(mode=ProxyMode.parse("reverse:http://upstream:80"))
+        has_ended = asyncio.Event()
+        place = handover.Accepted(instance, has_ended.set)
+        transport = FakeTransport(loop, asyncio.Protocol())
+        place.client(transport)
+        transport.abort()
+        place.hand_over(transport, b"first", is_full=False)
+        await has_ended.wait()
+        transport.done()
+
+    monkeypatch.setattr(handover, "serve", serve)
+    asyncio.run(hand_over())
+    assert seen == [b""]

@@ -48,12 +48,16 @@ class Accepted:
 
 
 def feed(transport: asyncio.Transport, reader: asyncio.StreamReader, data: bytes) -> None:
-    """What was read already, before all that yet comes; but not before mitmproxy's task for it has begun."""
+    """What was read already, before all that yet comes; but not before mitmproxy's task for it has begun.
+
+    Where the connection is closed until then, nobody is there for an answer any more.
+    """
     transport.pause_reading()
 
     def begin() -> None:
-        transport.resume_reading()
-        reader.feed_data(data)
+        if not transport.is_closing():
+            transport.resume_reading()
+            reader.feed_data(data)
 
     asyncio.get_running_loop().call_soon(begin)
 
