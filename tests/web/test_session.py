@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 
 import pytest
@@ -72,6 +73,22 @@ def test_sending_that_takes_too_long_ends(upstream: ScriptedUpstream) -> None:
         session.post(upstream.url, LARGE, timeout=20)
     assert time.monotonic() - began < 10
     assert network_reason(failed.value, upstream.url) == f"no answer from 127.0.0.1:{upstream.port} in time"
+
+
+def watching() -> set[threading.Thread]:
+    return {each for each in threading.enumerate() if each.name == "moesif-watch"}
+
+
+def test_a_closed_session_leaves_no_thread() -> None:
+    others = watching()
+    with ScriptedCollector() as collector, DeadlineSession() as session:
+        for _ in range(2):  # it may be used again
+            with session.deadline(30):
+                session.post(f"{collector.url}/v1/events/batch", b"[]", timeout=30)
+            (thread,) = watching() - others
+            session.close()
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def reason_of(url: str, timeout: float = 5) -> str:

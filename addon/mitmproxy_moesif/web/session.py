@@ -64,12 +64,14 @@ class DeadlineSession(requests.Session):
     def close(self) -> None:
         super().close()
         self._socket.follow(None)
+        self._watchdog.close()
 
 
 class _Watchdog:
     """Calls `act` when what began with `watch` did not come to `rest` in time. One call at a time.
 
-    Its thread outlives a call, since starting one takes as long as sending a batch, and ends when none came for long.
+    Its thread outlives a call, since starting one takes as long as sending a batch. It ends with `close`, until the
+    next call, and when none came for long.
     """
 
     IDLE_SECONDS = 60.0
@@ -80,10 +82,12 @@ class _Watchdog:
         self._due: float | None = None
         self._wakes = 0.0  # when the thread looks again
         self._running = False
+        self._closed = False
 
     def watch(self, seconds: float) -> None:
         with self._condition:
             self._due = time.monotonic() + seconds
+            self._closed = False
             if not self._running:
                 self._running = True
                 threading.Thread(target=self._run, name="moesif-watch", daemon=True).start()
@@ -94,10 +98,15 @@ class _Watchdog:
         with self._condition:
             self._due = None
 
+    def close(self) -> None:
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+
     def _run(self) -> None:
         with self._condition:
             end = time.monotonic() + self.IDLE_SECONDS
-            while self._due is not None or time.monotonic() < end:
+            while self._due is not None or (not self._closed and time.monotonic() < end):
                 now = time.monotonic()
                 if self._due is not None and self._due <= now:
                     self._due = None
