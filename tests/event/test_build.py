@@ -160,6 +160,16 @@ def test_header_masks_and_query_masks_hold_for_trailers() -> None:
     assert "s3cret" not in json.dumps(event)
 
 
+def test_query_masks_hold_for_what_the_metadata_tells_of_headers() -> None:
+    said = [("X-Kong-Request-Id", "token=s3cret"), ("Via", "1.1 kong/?token=s3cret")]
+    exchange = an_exchange([], said, metadata={"client_transaction_id": "/?token=s3cret", "left_to_kong": True})
+    assert event_of(exchange, request_query_masks="token")["metadata"] == {
+        "client_transaction_id": "/?token=*****",
+        "left_to_kong": True,
+        "kong": {"request_id": "token=*****", "version": "?token=*****"},
+    }
+
+
 def test_trailers_of_other_calls_are_told_too() -> None:
     exchange = an_exchange()
     exchange.response_trailers = ((b"Checksum", b"abc"),)

@@ -185,6 +185,7 @@ def test_no_form_has_a_masked_value_or_a_line_break_or_what_a_terminal_obeys(for
         [("Referer", "http://r/?token=SECRET"), ("User-Agent", 'a" b\x1b[2J\n\x9b'), ("X-Masked", "SECRET")],
         target=b'/\x1b[2J"\xff?token=SECRET&b=\xc2\x9b',
         method="GET\n",
+        authority="a;token=SECRET",
     )
     line = FORMS[form](line_of(one), 1_700_000_000.0)
     assert "SECRET" not in line

@@ -178,6 +178,16 @@ def test_a_place_is_shown_with_its_parameters_masked_whether_there_is_an_event_o
     assert SECRET.encode() not in recent.answer({}) + recent.answer({"id": "id-3"}) + recent.answer({"stats": 1})
 
 
+@pytest.mark.parametrize(
+    ("authority", "host"), [("a;pin=SECRET", "a;pin=*****"), ("pin=SECRET:80", "pin=*****"), ("pin:8080", "pin:8080")]
+)
+def test_a_host_is_shown_with_its_parameters_masked(authority: str, host: str) -> None:
+    instance = Instance.compile(parse_settings({"application_id": "x", "request_query_masks": ["pin"]}))
+    recent = RecentExchanges(Keep(10), raising)
+    recent.dropped(instance, numbered(1, authority=authority.replace("SECRET", SECRET)), "sampled_out")
+    assert told(recent, "id-1")["host"] == host
+
+
 def test_what_the_proxy_did_not_hand_over_is_told_too() -> None:
     recent = RecentExchanges(Keep(10), raising)
     recent.noted(

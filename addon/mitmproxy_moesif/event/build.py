@@ -24,9 +24,10 @@ from mitmproxy_moesif.event.trace import parse_traceparent
 
 def build_event(exchange: Exchange, facts: Attributes, policy: EventPolicy, weight: int = 1) -> dict[str, Any]:
     """The event of one exchange. Its bodies may be `orjson.Fragment`s, so it is for `encode` alone."""
-    metadata, known = dict(exchange.metadata), exchange.kong
+    metadata, known = _masked_texts(exchange.metadata, policy), exchange.kong
     if facts.position is not kong_headers.Position.DIRECT:
-        known = known | kong_headers.kong_metadata(facts.position, facts.request_headers, facts.response_headers)
+        said = kong_headers.kong_metadata(facts.position, facts.request_headers, facts.response_headers)
+        known = known | _masked_texts(said, policy)
     if known:
         metadata["kong"] = known
     event: dict[str, Any] = {
@@ -50,6 +51,12 @@ def build_event(exchange: Exchange, facts: Attributes, policy: EventPolicy, weig
     if metadata:
         event["metadata"] = metadata
     return event
+
+
+def _masked_texts(said: Mapping[str, object], policy: EventPolicy) -> dict[str, object]:
+    """With the texts, which are what headers said, masked as these are."""
+    texts = {name: value for name, value in said.items() if isinstance(value, str)}
+    return {**said, **mask_urls(texts, policy.query_masks)}
 
 
 def _request(exchange: Exchange, facts: Attributes, policy: EventPolicy, metadata: dict[str, Any]) -> dict[str, Any]:

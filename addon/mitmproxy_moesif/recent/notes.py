@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.event.headers import text
-from mitmproxy_moesif.event.masking import mask_query
+from mitmproxy_moesif.event.masking import mask_host, mask_query
 from mitmproxy_moesif.recent.api import State
 
 SHOWN = 500
@@ -59,12 +59,13 @@ def note_of(instance: Instance, exchange: Exchange, cause: str) -> Note:
 
 def shown_place(instance: Instance | None, authority: str, target: bytes) -> tuple[str, str]:
     """Host, and path without its query, masked; nothing where a user hook masks events: it may mask these."""
-    path = text(target[: 2 * SHOWN].partition(b"?")[0])
+    authority, path = authority[: 2 * SHOWN], text(target.partition(b"?")[0])[: 2 * SHOWN]
     if instance is None:
         return authority[:SHOWN], path[:SHOWN]
     if masks_by_hook(instance):
         return "", ""
-    return authority[:SHOWN], mask_query(path, instance.policy.query_masks)[:SHOWN]
+    masks = instance.policy.query_masks
+    return mask_host(authority, masks)[:SHOWN], mask_query(path, masks)[:SHOWN]
 
 
 def masks_by_hook(instance: Instance) -> bool:

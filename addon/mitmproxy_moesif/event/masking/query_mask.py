@@ -33,6 +33,11 @@ def mask_query(target: str, names: frozenset[str]) -> str:
     return _compiled(names).url(target) if names else target
 
 
+def mask_host(authority: str, names: frozenset[str]) -> str:
+    """The same for what stands in place of a URL's host and port."""
+    return mask_query(f"//{authority}", names).removeprefix("//")
+
+
 def mask_urls(headers: Mapping[str, str], names: frozenset[str]) -> Mapping[str, str]:
     """The same for each header: whatever mentions a parameter as a key, be it Referer, Location, Link or another."""
     if not names or not _compiled(names).may_occur(headers.values()):
