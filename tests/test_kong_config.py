@@ -485,7 +485,7 @@ def test_without_anything_known_nothing_is_captured_until_the_admin_api_answers(
         }
         proxy = mitmdump(upstream.url, {**options, **account})
         assert "nothing is captured until it answers" in proxy.output
-        exchange(proxy.port, target="/before")
+        exchange(proxy.port, target="/before?token=SECRET")
         listings(kong)
         kong.listen()
         proxy.wait_for_output("is in force")
@@ -494,6 +494,7 @@ def test_without_anything_known_nothing_is_captured_until_the_admin_api_answers(
     collector.wait_for(1)
     assert proxy.stop() == 0
     assert tags(collector) == {"/after": "by-change"}
+    assert "SECRET" not in proxy.output
     assert json.loads(kept.read_text()) == change
 
 

@@ -103,18 +103,18 @@ class MoesifAddon:
         if runtime is None or prepared is None:
             return None
         if instance is None:
-            return self._leave_out(runtime, flow, prepared.instance, "kong_unknown" if prepared.awaits_kong else OFF)
+            return self._leave_out(runtime, flow, prepared.unplaced, "kong_unknown" if prepared.awaits_kong else OFF)
         if (gate := ctx.master.addons.get(JwtGate.name)) is not None:
             gate.requestheaders(flow)  # wherever it stands: rules and events see what it has let through
         if heads.refuse_request(flow):
-            return self._leave_out(runtime, flow, instance, "refused_head")
+            return self._leave_out(runtime, flow, prepared.unplaced, "refused_head")
         placed = (
             prepared.resolver.resolve(exchanges.routable(flow), instance) if prepared.resolver is not None else None
         )
         if placed is not None:
             instance = placed.instance
         if instance is None:
-            return self._leave_out(runtime, flow, prepared.instance, "no_instance")
+            return self._leave_out(runtime, flow, prepared.unplaced, "no_instance")
         entry = exchanges.open_exchange(flow, instance)
         if placed is not None:
             entry.kong = placed.kong

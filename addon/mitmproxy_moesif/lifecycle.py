@@ -220,7 +220,7 @@ class Lifecycle:
     def _apply(self, runtime: Runtime, prepared: Prepared) -> None:
         runtime.configure(prepared)
         settings = prepared.instance.settings
-        if any(instance.masks for instance in prepared.instances):
+        if prepared.awaits_kong or any(instance.masks for instance in prepared.instances):
             self._hide_flows()
         self._tell_overrides(prepared)
         self.instance = prepared.instance if settings.enabled and not prepared.awaits_kong else None

@@ -82,6 +82,13 @@ class Prepared:
         return self.kong is None and names_kong(self.instance.settings)
 
     @property
+    def unplaced(self) -> Instance:
+        """What masks what is told of a request that no instance is found for: all that any instance masks."""
+        if self.awaits_kong:
+            return replace(self.instance, masks_all=True)
+        return self.instance if self.resolver is None else self.resolver.unplaced(self.instance)
+
+    @property
     def instances(self) -> list[Instance]:
         """All that requests may be for: those of Kong's configuration and the Admin API; else the options as one.
 

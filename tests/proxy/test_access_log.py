@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from mitmproxy_moesif.capture.in_flight import PendingExchange
 from mitmproxy_moesif.config.instance import Instance
@@ -28,6 +29,7 @@ from tests.support.client import Client, exchange
 from tests.support.collector import ScriptedCollector
 from tests.support.events import Pairs, an_exchange
 from tests.support.moesif_proxy import PROGRAM, MoesifProxy
+from tests.support.ports import free_port
 from tests.support.upstream import ScriptedUpstream
 
 COMBINED = re.compile(
@@ -78,6 +80,51 @@ def test_what_is_not_captured_has_a_line_too(
     exchange(proxy.port, "GET", "/x")
     assert proxy.stop() == 0
     assert [(one["path"], one["fate"]) for one in lines(proxy.output)] == [("/x", "off")]
+
+
+KONG = """
+_format_version: "3.0"
+services:
+- name: orders
+  url: http://orders
+  routes: [{name: orders, paths: [/orders]}]
+  plugins: [{name: moesif, config: {application_id: x, request_query_masks: [token], request_header_masks: [referer]}}]
+"""
+
+
+def test_what_is_no_instances_has_nothing_that_one_of_them_masks(
+    moesif_proxy: Callable[..., MoesifProxy], collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """A request is refused before it is looked for whose it is."""
+    kong, admin = tmp_path / "kong.yml", free_port()
+    kong.write_text(KONG)
+    options = {"kong_config": str(kong), "api_endpoint": collector.url, "debug": True}
+    given = {f"moesif_{name}": value for name, value in options.items()} | {"moesif_admin_listen": f"127.0.0.1:{admin}"}
+    proxy = moesif_proxy(upstream.url, given, "--access-log", "json")
+    exchange(proxy.port, "GET", "/orders;token=SECRET?token=SECRET", [("Host", "h"), ("Host", "g")])
+    exchange(proxy.port, "GET", "/other;token=SECRET?token=SECRET", [("Referer", "SECRET")])
+    proxy.wait_for_output("no event of", count=2)
+    listed = requests.get(f"http://127.0.0.1:{admin}/exchanges", timeout=10).text
+    assert proxy.stop() == 0
+    assert [(one["path"], one["fate"]) for one in lines(proxy.output)] == [
+        ("/orders;token=*****?token=*****", "refused_head"),
+        ("/other;token=*****?token=*****", "no_instance"),
+    ]
+    assert listed.count(";token=*****") == 2
+    assert "SECRET" not in proxy.output + listed
+
+
+def test_while_nobody_knows_what_is_masked_a_line_has_no_place(
+    moesif_proxy: Callable[..., MoesifProxy], collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    with ScriptedUpstream(refusing=True) as kong:
+        options = addon_options(collector, kong_admin_url=kong.url, debug=True)
+        proxy = moesif_proxy(upstream.url, options, "--access-log", "json")
+        exchange(proxy.port, "GET", "/SECRET", [("Host", "SECRET"), ("Referer", "SECRET")])
+        assert proxy.stop() == 0
+    (one,) = lines(proxy.output)
+    assert (one["path"], one["host"], one["referer"], one["fate"]) == (None, None, None, "kong_unknown")
+    assert "SECRET" not in proxy.output
 
 
 def test_workers_write_whole_lines(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -29,6 +30,8 @@ class Instance:
     hooks: UserHooks | None = None
     name: str = OPTIONS
     akto: AktoTarget | None = None
+    masks_all: bool = False
+    """Nobody knows yet what is masked."""
 
     @cached_property
     def akto_policy(self) -> EventPolicy:
@@ -43,7 +46,12 @@ class Instance:
     @property
     def masks(self) -> bool:
         """Whether its events leave anything out."""
-        return self.settings.masks or (self.hooks is not None and "mask" in self.hooks)
+        return self.settings.masks or self.hides
+
+    @property
+    def hides(self) -> bool:
+        """Whether nothing may be told of its exchanges outside of events: a user hook masks these, or nobody knows."""
+        return self.masks_all or (self.hooks is not None and "mask" in self.hooks)
 
     @classmethod
     def compile(
@@ -65,6 +73,13 @@ class Instance:
             return previous
         account, destination, akto = account_of(settings), destination_of(settings), AktoTarget.of(settings)
         return cls(settings, compile_policy(settings), account, destination, hooks, name, akto)
+
+    def with_masks_of(self, others: Iterable[Instance]) -> Instance:
+        """The same that also masks what these do, in all but bodies, and hides what these hide."""
+        policy, hides = self.policy, self.masks_all
+        for other in others:
+            policy, hides = policy.with_masks_of(other.policy), hides or other.hides
+        return replace(self, policy=policy, masks_all=hides)
 
     def with_akto(self, said: Settings) -> Instance:
         """The same with what these settings say of Akto."""

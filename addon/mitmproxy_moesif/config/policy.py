@@ -47,6 +47,12 @@ class SidePolicy:
     underived: frozenset[str]  # masked headers that the event is made as if it had not seen
     body: BodyPolicy
 
+    def with_masks_of(self, other: SidePolicy) -> SidePolicy:
+        """Of headers."""
+        return replace(
+            self, header_masks=self.header_masks | other.header_masks, underived=self.underived | other.underived
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class EventPolicy:
@@ -60,6 +66,15 @@ class EventPolicy:
     query_masks: frozenset[str]
     request: SidePolicy
     response: SidePolicy
+
+    def with_masks_of(self, other: EventPolicy) -> EventPolicy:
+        """Of headers and queries."""
+        return replace(
+            self,
+            query_masks=self.query_masks | other.query_masks,
+            request=self.request.with_masks_of(other.request),
+            response=self.response.with_masks_of(other.response),
+        )
 
 
 def compile_policy(settings: Settings) -> EventPolicy:

@@ -7,7 +7,7 @@ from mitmproxy_moesif.event.attributes import Attributes
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.event.pipeline import NotSent
 from mitmproxy_moesif.log import log
-from mitmproxy_moesif.recent.notes import Note, masks_by_hook, note_of
+from mitmproxy_moesif.recent.notes import Note, note_of
 
 
 def tell_built(instance: Instance, exchange: Exchange, facts: Attributes, made: bytes | NotSent) -> None:
@@ -15,7 +15,7 @@ def tell_built(instance: Instance, exchange: Exchange, facts: Attributes, made: 
     if not instance.settings.debug:
         return
     what = shown(note_of(instance, exchange, ""))
-    if (user := facts.caller.user_id) is not None and not masks_by_hook(instance):
+    if (user := facts.caller.user_id) is not None and not instance.hides:
         what += f", user {user!r:.200}"
     if isinstance(made, NotSent):
         log.info("moesif: no event of %s: %s: %s", exchange.transaction_id, what, made.value)

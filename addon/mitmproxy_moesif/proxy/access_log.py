@@ -26,7 +26,6 @@ from mitmproxy_moesif.event.exchange import NO_BODY, Exchange
 from mitmproxy_moesif.event.headers import text
 from mitmproxy_moesif.event.masking import mask_host, mask_query
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
-from mitmproxy_moesif.recent.notes import masks_by_hook
 
 MOST_LINES = 10_000
 MOST_BYTES = 16_000_000
@@ -174,7 +173,7 @@ def line_of(access: Access) -> Line:
     instance, exchange, policy = access.instance, access.exchange, access.instance.policy
     facts = attributes_of(exchange, policy)
     shown = masked_headers(facts.request_headers, policy.request, policy.query_masks)
-    hidden = masks_by_hook(instance)
+    hidden = instance.hides
     ended = exchange.started if exchange.ended is None else exchange.ended
     return Line(
         time=f"{iso_time(exchange.started)}Z",

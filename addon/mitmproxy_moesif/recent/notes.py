@@ -58,18 +58,14 @@ def note_of(instance: Instance, exchange: Exchange, cause: str) -> Note:
 
 
 def shown_place(instance: Instance | None, authority: str, target: bytes) -> tuple[str, str]:
-    """Host, and path without its query, masked; nothing where a user hook masks events: it may mask these."""
+    """Host, and path without its query, masked; nothing where the instance hides it."""
     authority, path = authority[: 2 * SHOWN], text(target.partition(b"?")[0])[: 2 * SHOWN]
     if instance is None:
         return authority[:SHOWN], path[:SHOWN]
-    if masks_by_hook(instance):
+    if instance.hides:
         return "", ""
     masks = instance.policy.query_masks
     return mask_host(authority, masks)[:SHOWN], mask_query(path, masks)[:SHOWN]
-
-
-def masks_by_hook(instance: Instance) -> bool:
-    return instance.hooks is not None and "mask" in instance.hooks
 
 
 type Moved = Callable[[Iterable[str], State, str], None]

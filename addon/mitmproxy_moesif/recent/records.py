@@ -19,7 +19,7 @@ from mitmproxy_moesif.event.exchange import Exchange, Payload
 from mitmproxy_moesif.event.size import encode
 from mitmproxy_moesif.recent.api import Detail, Removed, Row, State, Step
 from mitmproxy_moesif.recent.masked import loads, masked_bodies, masked_headers, masked_query, unmasked
-from mitmproxy_moesif.recent.notes import SHOWN, Note, masks_by_hook, note_of, shown_place
+from mitmproxy_moesif.recent.notes import SHOWN, Note, note_of, shown_place
 
 OVERHEAD = 2500
 """About the bytes that a record takes besides its event."""
@@ -181,7 +181,7 @@ def built(instance: Instance, exchange: Exchange, facts: Attributes, event: byte
         "built",
         "",
         instance,
-        {} if masks_by_hook(instance) else exchange.kong,
+        {} if instance.hides else exchange.kong,
         event,
         (caller.user_from, caller.company_from),
         (_size(exchange.request_body), _size(exchange.response_body)),
@@ -196,7 +196,7 @@ def unbuilt(instance: Instance, exchange: Exchange, state: State, cause: str) ->
     """Of an exchange that became no event: nothing of it that a mask could have removed."""
     return told(note_of(instance, exchange, cause), state)._replace(
         instance=instance,
-        kong={} if masks_by_hook(instance) else exchange.kong,
+        kong={} if instance.hides else exchange.kong,
         sizes=(_size(exchange.request_body), _size(exchange.response_body)),
     )
 
