@@ -388,9 +388,13 @@ def test_malformed_multipart_is_unmaskable(raw: bytes, content_type: str) -> Non
 @st.composite
 def part_bodies(draw: st.DrawFn) -> tuple[bytes, bytes]:
     names = masked_names.filter(lambda name: name and name.isprintable() and "\\" not in name)
+    # Of what is not UTF-8 nobody knows whether it is a name, so nothing here may make it a key.
     content = st.binary(max_size=20).filter(
-        lambda raw: not any(seen in raw for seen in (b"--frontier", b"=")) and not raw.lstrip().startswith((b"{", b"["))
+        lambda raw: (
+            not any(seen in raw for seen in (b"-", b"=", b":", b">")) and not raw.lstrip().startswith((b"{", b"["))
+        )
     )
+    content = content.filter(lambda raw: len(raw.decode(errors="replace").splitlines()) < 2)
     sent: list[bytes] = []
     kept: list[bytes] = []
     for _ in range(draw(st.integers(1, 4))):

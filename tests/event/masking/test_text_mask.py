@@ -13,6 +13,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable
 from quopri import encodestring
 from random import Random
+from unicodedata import normalize
 from urllib.parse import quote, quote_plus, unquote_plus
 from xml.sax.saxutils import escape, quoteattr
 
@@ -23,6 +24,8 @@ from hypothesis import strategies as st
 
 from mitmproxy_moesif.config.policy import BodyPolicy
 from mitmproxy_moesif.event.bodies import render
+from mitmproxy_moesif.event.headers import text
+from mitmproxy_moesif.event.masking import mask_query, mask_urls
 
 type Wrap = Callable[[str, Random], str]
 
@@ -373,3 +376,71 @@ def test_hostile_text_costs_linear_time(text: str) -> None:
     shown(json.dumps({"a": text}))
     shown(text, FORM)
     shown(f"<r>{escape(text)}</r>", "text/xml")
+
+
+# --- names beyond ASCII, in whatever encoding -----------------------------------------------------------------------
+
+BEYOND_ASCII = ("clé", "пароль", "パスワード")
+ENCODINGS = ("utf-8", "latin-1", "cp1251", "shift-jis")
+PART = b'--frontier\r\nContent-Disposition: form-data; name="a"\r\n\r\n%b\r\n--frontier--'
+
+
+def in_encodings(name: str) -> set[bytes]:
+    """As bytes of every charset that can write it, composed and decomposed, and as UTF-8 that was taken for Latin-1."""
+    spellings = [normalize(form, name) for form in ("NFC", "NFD")]
+    found = {
+        text.encode(encoding, "ignore") for text in spellings for encoding in ENCODINGS if can_write(text, encoding)
+    }
+    return found | {text.encode().decode("latin-1").encode() for text in spellings}
+
+
+def can_write(text: str, encoding: str) -> bool:
+    return text.encode(encoding, "ignore").decode(encoding) == text
+
+
+@pytest.mark.parametrize("name", BEYOND_ASCII)
+def test_a_name_beyond_ascii_is_found_in_every_encoding(name: str) -> None:
+    masks = frozenset({name})
+    for spelled in in_encodings(name):
+        escaped = quote(spelled)
+        for raw, content_type in (
+            (PART % (spelled + b"=SECRET"), MULTIPART),
+            (PART % (b"the " + spelled + b" is: SECRET"), MULTIPART),
+            (f"{escaped}=SECRET&a=1".encode(), FORM),
+            (f"a=1%26{escaped}%3DSECRET%0A".encode(), FORM),
+            (json.dumps({f"{escaped}": "SECRET"}).encode(), ""),
+            (json.dumps({"url": f"https://x/?{escaped}=SECRET"}).encode(), ""),
+        ):
+            told = shown(raw.replace(b"SECRET", SECRET.encode()), content_type, masks)
+            assert told is None or SECRET.encode() not in told, (spelled, raw)
+
+
+@pytest.mark.parametrize("name", BEYOND_ASCII)
+@pytest.mark.parametrize("place", ["/s?{}=SECRET", "/s?a=1&u=/x?{}=SECRET", "/s;{}=SECRET/t", "/s%3F{}=SECRET"])
+def test_a_parameter_beyond_ascii_is_found_beside_what_is_no_utf_8(name: str, place: str) -> None:
+    """One byte that is none makes the whole header or target text of Latin-1."""
+    for spelled in (quote(name), name, *(quote(name.encode(it)) for it in ENCODINGS[1:4] if can_write(name, it))):
+        for rest in (b"", b"&b=\xff", b"/\xff"):
+            target = text(place.format(spelled).replace("SECRET", SECRET).encode() + rest)
+            assert SECRET not in mask_query(target, frozenset({name}))
+            assert SECRET not in mask_urls({"x": f"see {target} there"}, frozenset({name}))["x"]
+
+
+@pytest.mark.parametrize("name", BEYOND_ASCII)
+def test_a_part_in_utf_16_has_no_name_beyond_ascii(name: str) -> None:
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32"):
+        told = shown(PART % f"{name}: {SECRET}".encode(encoding), MULTIPART, frozenset({name}))
+        assert told is not None
+        assert SECRET not in told.replace(b"\0", b"").decode("latin-1")
+
+
+def test_xml_that_is_read_in_another_charset_than_its_own_holds_no_name_beyond_ascii() -> None:
+    raw = f"<a><clé>{SECRET}</clé><b n='clé: {SECRET}'/></a>".encode()
+    for charset in ("utf-8", "iso-8859-1", "windows-1252"):
+        told = shown(raw, f"text/xml; charset={charset}", frozenset({"clé"}))
+        assert told is None or SECRET.encode() not in told
+
+
+def test_what_is_no_name_beyond_ascii_stays() -> None:
+    raw = json.dumps({"café": "crème: brûlée", "prix": "12 €"}, ensure_ascii=False).encode()
+    assert shown(raw, "", frozenset({"clé"})) == raw

@@ -3,7 +3,8 @@
 Names are compared without case, whole and as a word of a longer name: `user[password]`, `user.password`, `@password`
 and `"my password"` are `password`; `user-password` and `passwords` are not. A text is asked from cheap to exact:
 `may_occur` and `suspects` by its bytes, `is_key_in` by what it says. `holds` and `is_key_in` also read what escapes
-of URLs, XML, JSON and JavaScript stand for.
+of URLs, XML, JSON and JavaScript stand for, and UTF-8 that was taken for Latin-1. A word in some older charset cannot
+be told apart from a name beyond ASCII, so it counts as one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable
 from html.entities import html5
 from typing import Any, Final
+from unicodedata import normalize
 from urllib.parse import quote, unquote
 
 from mitmproxy_moesif.config.re2set import compile_re2, re2_options
@@ -37,7 +39,9 @@ _NAMES_OF_CHARACTERS: Final = {name: of for name, of in html5.items() if of.isas
 _COMMENT: Final = re.compile(r"<!--(?:[^-]|-(?!->)){0,256}+-->|<!\[CDATA\[|\]\]>|<\?[^>]{0,256}+>")
 _CODE: Final = re.compile(r"&#0*+([0-9]{0,7})[0-9]*+")  # Python refuses to read a number of thousands of digits
 _ESCAPE: Final = re.compile(r"[\\%]u([0-9A-Fa-f]{4})|\\(?:x([0-9A-Fa-f]{2})|(.))", re.DOTALL)
-_MAKES_NO_READING: Final = re.compile(r"[^%&\\<\]]*+")
+_MAKES_NO_READING: Final = re.compile(r"[^%&\\<\]\xc2-\xf4]*+")
+_TAKEN_FOR_LATIN_1: Final = re.compile(r"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+_UNREAD: Final = "\ufffd"  # what no UTF-8 is, or has been replaced before
 _ROUNDS: Final = 8
 _ASSIGNS: Final = "[=:>\uff1d\uff1a\u2192]"
 _BETWEEN_CELLS: Final = re.compile(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029,;|\t:~]|  +")
@@ -55,20 +59,20 @@ class FieldNames:
     __slots__ = ("_beyond_ascii", "_folded", "_key", "_suspect", "_word")
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._folded = frozenset(name.casefold() for name in names)
+        forms = {normalize(form, name) for name in names for form in ("NFC", "NFD")}
+        self._folded = frozenset(name.casefold() for name in forms.union(names))
         self._beyond_ascii = not all(name.isascii() for name in self._folded)
         one_of = "|".join(re.escape(name) for name in sorted(self._folded, key=len, reverse=True) if name) or r"(?!)"
         # Hyphens are part of a word, but not at its ends: `user-password` is another name, `--password` is not.
         begin, name = r"(?<![\w-])", rf"(?:{one_of})(?!-{{0,9}}\w)"
+        if self._beyond_ascii:
+            begin, name = rf"(?<![\w{_UNREAD}-])", rf"(?:{name}|\w*+{_UNREAD}[\w{_UNREAD}]*+)"
         self._word = re.compile(rf"{begin}-*{name}")
         self._key = re.compile(rf"{begin}(?:-*{name}(?:\s++|\S){{0,{REACH}}}?{_ASSIGNS}|-+{name})")
         self._suspect = _suspect_pattern(self._folded) if all(map(_PLAIN.fullmatch, self._folded)) else None
 
     def holds(self, name: str | bytes) -> bool:
-        """Whether the field of this name is masked.
-
-        A name in some older charset cannot be told apart from a masked one beyond ASCII, so it counts as one.
-        """
+        """Whether the field of this name is masked."""
         if isinstance(name, str):
             return _some_reading(name, self._is)
         try:
@@ -102,7 +106,10 @@ class FieldNames:
         """Whether a masked name is mentioned as a key: `=`, `:`, `>` or an arrow follows within `REACH`, it is written
         like an option (`--password`), or is a cell of several lines. So is it taken to be in text escaped too often.
         """
-        return _some_reading(raw.decode(errors="replace"), self._is_key_in)
+        texts = [raw.decode(errors="replace")]
+        if self._beyond_ascii and b"\0" in raw:
+            texts += (raw.decode(encoding, "ignore") for encoding in ("utf-16-le", "utf-16-be"))
+        return any(_some_reading(text, self._is_key_in) for text in texts)
 
     def _is_key_in(self, text: str) -> bool:
         folded = text.casefold()
@@ -161,8 +168,17 @@ def _some_reading(text: str, says: Callable[[str], bool]) -> bool:
 
 
 def _unescaped(text: str) -> str:
-    """With one layer of escapes undone: of URLs, XML, JSON and JavaScript. What XML splits a text with goes too."""
-    return _ESCAPE.sub(_spelled_out, html.unescape(_CODE.sub(r"&#\1", unquote(_COMMENT.sub("", text)))))
+    """With one layer of escapes undone: of URLs, XML, JSON and JavaScript. What XML splits a text with goes too, and
+    UTF-8 that was taken for Latin-1 is read again."""
+    text = html.unescape(_CODE.sub(r"&#\1", unquote(_COMMENT.sub("", text))))
+    return _TAKEN_FOR_LATIN_1.sub(_read_again, _ESCAPE.sub(_spelled_out, text))
+
+
+def _read_again(taken: re.Match[str]) -> str:
+    try:
+        return taken[0].encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return taken[0]
 
 
 def _spelled_out(escape: re.Match[str]) -> str:
