@@ -6,6 +6,7 @@ with the freedom that it leaves.
 
 from __future__ import annotations
 
+import gzip
 import html
 import json
 import re
@@ -317,7 +318,15 @@ def test_only_the_masked_field_is_taken_out(raw: str, content_type: str, expecte
         ("Content-Transfer-Encoding: base64", b64encode(b'{"password":1,"a":2}'), b64encode(b'{"a":2}')),
         ("Content-Transfer-Encoding: base64", b"a", b"*****"),
         ("Content-Transfer-Encoding: quoted-printable", b"pass=77ord=3D1&a=3D2", b"a=3D2"),
+        ("Content-Transfer-Encoding: base64", b'{"password":"abcd"}', b"*****"),
+        ("Content-Transfer-Encoding: base64", b"password=abcd", b"*****"),
+        ("Content-Transfer-Encoding: base64", b"YQ==" + b64encode(b'{"password":1}'), b"*****"),
+        ("Content-Transfer-Encoding: base64", b"YWFh\r\nYWFh\r\n", b"YWFh\r\nYWFh\r\n"),
+        ("Content-Transfer-Encoding: quoted-printable", b"password=5353", b"*****"),
+        ("Content-Transfer-Encoding: quoted-printable", b"I lost my=20password", b"I lost my=20password"),
         ("Content-Transfer-Encoding: x-uuencode", b"a", b"*****"),
+        ("Content-Encoding: gzip", gzip.compress(b'{"password":1}'), b"*****"),
+        ("Content-Encoding: identity", b"password=1&a=2", b"a=2"),
     ],
 )
 def test_a_part_is_masked_as_a_body_of_its_own(headers: str, content: bytes, expected: bytes) -> None:
@@ -326,6 +335,18 @@ def test_a_part_is_masked_as_a_body_of_its_own(headers: str, content: bytes, exp
         return head.encode() + b"\r\n\r\n" + text + b"\r\n--frontier--"
 
     assert shown(multipart(content), MULTIPART) == multipart(expected)
+
+
+@pytest.mark.parametrize("depth", [3, 16, 30, 3000])
+def test_forms_in_parts_of_forms_are_masked_as_deep_as_they_go(depth: int) -> None:
+    body, kind = f'{{"password":"{SECRET}","a":1}}', "application/json"
+    for level in range(depth):
+        head = f'--b{level}\r\nContent-Disposition: form-data; name="a"\r\nContent-Type: {kind}\r\n\r\n'
+        body, kind = f"{head}{body}\r\n--b{level}--", f"multipart/form-data; boundary=b{level}"
+    told = shown(body, kind)
+    assert told is not None
+    assert SECRET.encode() not in told
+    assert ((b'{"a":1}' in told), (b"*****" in told)) == (depth <= 16, depth > 16)
 
 
 def test_what_is_wrapped_too_often_is_left_out() -> None:
