@@ -239,11 +239,23 @@ def test_no_form_has_a_masked_value_or_a_line_break_or_what_a_terminal_obeys(for
     assert line.replace("\033[32m", "").replace("\033[0m", "").isprintable()
 
 
+def test_a_malformed_method_has_no_masked_value() -> None:
+    assert line_of(access(method="GET/?token=SECRET")).method == "GET/?token=*****"
+
+
 def test_what_a_user_hook_could_mask_is_not_in_the_line(tmp_path: Path) -> None:
     hooks = tmp_path / "hooks.py"
     hooks.write_text("def mask(event): return event\n")
-    line = line_of(access([("X-Consumer-Username", "ada"), ("Referer", "r"), ("User-Agent", "a")], str(hooks)))
-    assert (line.user, line.path, line.host, line.referer, line.user_agent) == (None, None, None, None, None)
+    headers = [("X-Consumer-Username", "ada"), ("Referer", "r"), ("User-Agent", "a")]
+    line = line_of(access(headers, str(hooks), method="GET /x"))
+    assert (line.method, line.user, line.path, line.host, line.referer, line.user_agent) == (
+        "",
+        None,
+        None,
+        None,
+        None,
+        None,
+    )
     assert COMBINED.fullmatch(FORMS["combined"](line, 0.0))
 
 

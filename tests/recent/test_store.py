@@ -188,6 +188,20 @@ def test_a_host_is_shown_with_its_parameters_masked(authority: str, host: str) -
     assert told(recent, "id-1")["host"] == host
 
 
+@pytest.mark.parametrize(
+    ("method", "shown"),
+    [("GET /?pin=SECRET", "GET /?pin=*****"), ("GET/;pin=SECRET", "GET/;pin=*****"), ("GET", "GET")],
+)
+def test_a_malformed_method_is_shown_with_its_parameters_masked(method: str, shown: str) -> None:
+    """It may be all of the first line."""
+    instance = Instance.compile(parse_settings({"application_id": "x", "request_query_masks": ["pin"]}))
+    recent = RecentExchanges(Keep(10), raising)
+    exchange = numbered(1, method=method.replace("SECRET", SECRET))
+    recent.dropped(instance, exchange, "sampled_out")
+    build(recent, replace(exchange, transaction_id="id-2"), request_query_masks=["pin"])
+    assert [told(recent, f"id-{number}")["method"] for number in (1, 2)] == [shown] * 2
+
+
 def test_what_the_proxy_did_not_hand_over_is_told_too() -> None:
     recent = RecentExchanges(Keep(10), raising)
     recent.noted(

@@ -28,7 +28,7 @@ from mitmproxy_moesif.event import kong_headers
 from mitmproxy_moesif.event.address import is_trusted, plain_peer
 from mitmproxy_moesif.event.exchange import NO_BODY, Exchange, Fields, Payload, RoutableRequest
 from mitmproxy_moesif.event.headers import flatten, text
-from mitmproxy_moesif.recent.notes import SHOWN, Note, shown_place
+from mitmproxy_moesif.recent.notes import Note, shown_line
 
 TRANSACTION_HEADER = b"X-Moesif-Transaction-Id"
 _TRANSACTION_KEY = TRANSACTION_HEADER.lower()
@@ -211,9 +211,8 @@ def snapshot(entry: PendingExchange, end: End) -> Exchange:
 def note(entry: PendingExchange, end: End, cause: str) -> Note:
     """Of an exchange that is not captured."""
     request, debug = entry.flow.request, entry.instance.settings.debug
-    authority, path = shown_place(entry.instance, _authority(entry.flow), request.data.path)
-    method = text(request.data.method[:SHOWN])
-    return Note(entry.flow.id, request.timestamp_start, end.at, method, authority, path, end.status, cause, debug)
+    line = shown_line(entry.instance, text(request.data.method), _authority(entry.flow), request.data.path)
+    return Note(entry.flow.id, request.timestamp_start, end.at, *line, end.status, cause, debug)
 
 
 def _add_response(exchange: Exchange, entry: PendingExchange, end: End) -> None:

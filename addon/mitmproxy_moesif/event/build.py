@@ -18,7 +18,7 @@ from mitmproxy_moesif.event.bodies import Rendered, render
 from mitmproxy_moesif.event.exchange import Exchange, Payload
 from mitmproxy_moesif.event.grpc import is_grpc, outcome
 from mitmproxy_moesif.event.headers import flatten, text
-from mitmproxy_moesif.event.masking import mask_query, mask_urls
+from mitmproxy_moesif.event.masking import mask_method, mask_query, mask_urls
 from mitmproxy_moesif.event.trace import parse_traceparent
 
 
@@ -64,7 +64,7 @@ def _request(exchange: Exchange, facts: Attributes, policy: EventPolicy, metadat
     return {
         "time": iso_time(exchange.started),
         "uri": _uri(exchange, facts, policy),
-        "verb": exchange.method,
+        "verb": mask_method(exchange.method, policy.query_masks),
         "headers": masked_headers(headers, policy.request, policy.query_masks),
         "api_version": policy.api_version,
         "ip_address": facts.address,

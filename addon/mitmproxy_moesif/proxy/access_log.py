@@ -26,6 +26,7 @@ from mitmproxy_moesif.event.exchange import NO_BODY, Exchange
 from mitmproxy_moesif.event.headers import text
 from mitmproxy_moesif.event.masking import mask_host, mask_query
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
+from mitmproxy_moesif.recent.notes import shown_method
 
 MOST_LINES = 10_000
 MOST_BYTES = 16_000_000
@@ -179,7 +180,7 @@ def line_of(access: Access) -> Line:
         time=f"{iso_time(exchange.started)}Z",
         client=facts.address,
         user=None if hidden or facts.caller.user_id is None else cut(facts.caller.user_id, 100),
-        method=cut(exchange.method, 20),
+        method=cut(shown_method(instance, exchange.method), 20),
         host=None if hidden else cut(mask_host(exchange.authority, policy.query_masks), 100),
         path=None if hidden else cut(mask_query(text(exchange.target), policy.query_masks), 1200),
         protocol=exchange.http_version,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.event.exchange import Exchange
 from mitmproxy_moesif.event.headers import text
-from mitmproxy_moesif.event.masking import mask_host, mask_query
+from mitmproxy_moesif.event.masking import mask_host, mask_method, mask_query
 from mitmproxy_moesif.recent.api import State
 
 SHOWN = 500
@@ -43,12 +43,12 @@ class Note(NamedTuple):
 
 
 def note_of(instance: Instance, exchange: Exchange, cause: str) -> Note:
-    authority, path = shown_place(instance, exchange.authority, exchange.target)
+    method, authority, path = shown_line(instance, exchange.method, exchange.authority, exchange.target)
     return Note(
         exchange.transaction_id,
         exchange.started,
         exchange.ended,
-        exchange.method[:SHOWN],
+        method,
         authority,
         path,
         exchange.status,
@@ -57,15 +57,21 @@ def note_of(instance: Instance, exchange: Exchange, cause: str) -> Note:
     )
 
 
-def shown_place(instance: Instance | None, authority: str, target: bytes) -> tuple[str, str]:
-    """Host, and path without its query, masked; nothing where the instance hides it."""
-    authority, path = authority[: 2 * SHOWN], text(target.partition(b"?")[0])[: 2 * SHOWN]
-    if instance is None:
-        return authority[:SHOWN], path[:SHOWN]
+def shown_line(instance: Instance, method: str, authority: str, target: bytes) -> tuple[str, str, str]:
+    """Method, host, and path without its query, masked; of host and path nothing where the instance hides it."""
+    host, path = "", ""
+    if not instance.hides:
+        masks = instance.policy.query_masks
+        host = mask_host(authority[: 2 * SHOWN], masks)
+        path = mask_query(text(target.partition(b"?")[0])[: 2 * SHOWN], masks)
+    return shown_method(instance, method)[:SHOWN], host[:SHOWN], path[:SHOWN]
+
+
+def shown_method(instance: Instance, method: str) -> str:
+    """Masked; of a malformed request it may be all of the first line."""
     if instance.hides:
-        return "", ""
-    masks = instance.policy.query_masks
-    return mask_host(authority, masks)[:SHOWN], mask_query(path, masks)[:SHOWN]
+        return method if method.isalpha() else ""
+    return mask_method(method[: 2 * SHOWN], instance.policy.query_masks)
 
 
 type Moved = Callable[[Iterable[str], State, str], None]

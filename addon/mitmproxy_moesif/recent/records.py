@@ -19,7 +19,7 @@ from mitmproxy_moesif.event.exchange import Exchange, Payload
 from mitmproxy_moesif.event.size import encode
 from mitmproxy_moesif.recent.api import Detail, Removed, Row, State, Step
 from mitmproxy_moesif.recent.masked import loads, masked_bodies, masked_headers, masked_query, unmasked
-from mitmproxy_moesif.recent.notes import SHOWN, Note, note_of, shown_place
+from mitmproxy_moesif.recent.notes import SHOWN, Note, note_of, shown_line
 
 OVERHEAD = 2500
 """About the bytes that a record takes besides its event."""
@@ -168,12 +168,12 @@ def built(instance: Instance, exchange: Exchange, facts: Attributes, event: byte
     if policy.request.body.masks or policy.response.body.masks:
         bodies = masked_bodies(exchange, facts, policy, event)
         size += sum(100 + len(removed["where"]) for removed in bodies)
-    authority, path = shown_place(instance, exchange.authority, exchange.target)
+    method, authority, path = shown_line(instance, exchange.method, exchange.authority, exchange.target)
     return Known(
         exchange.transaction_id,
         exchange.started,
         exchange.ended,
-        exchange.method,
+        method,
         authority,
         path,
         exchange.status,

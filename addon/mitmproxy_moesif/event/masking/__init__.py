@@ -18,6 +18,6 @@ raises `UnmaskableError`: what cannot be masked must not be sent.
 
 from mitmproxy_moesif.event.masking.body_mask import BodyMask
 from mitmproxy_moesif.event.masking.names import UnmaskableError
-from mitmproxy_moesif.event.masking.query_mask import mask_host, mask_query, mask_urls
+from mitmproxy_moesif.event.masking.query_mask import mask_host, mask_method, mask_query, mask_urls
 
-__all__ = ["BodyMask", "UnmaskableError", "mask_host", "mask_query", "mask_urls"]
+__all__ = ["BodyMask", "UnmaskableError", "mask_host", "mask_method", "mask_query", "mask_urls"]

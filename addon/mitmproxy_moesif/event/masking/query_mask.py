@@ -38,6 +38,11 @@ def mask_host(authority: str, names: frozenset[str]) -> str:
     return mask_query(f"//{authority}", names).removeprefix("//")
 
 
+def mask_method(method: str, names: frozenset[str]) -> str:
+    """The same for what stands in place of a method: of a malformed request it may be all of the first line."""
+    return method if not names or method.isalpha() else _compiled(names).header(method)
+
+
 def mask_urls(headers: Mapping[str, str], names: frozenset[str]) -> Mapping[str, str]:
     """The same for each header: whatever mentions a parameter as a key, be it Referer, Location, Link or another."""
     if not names or not _compiled(names).may_occur(headers.values()):
