@@ -17,8 +17,9 @@ def text(value: bytes) -> str:
 
 @lru_cache(maxsize=1024)
 def lower_name(raw: bytes) -> str:
-    """The same few names come with every exchange."""
-    return text(raw).lower()
+    """The same few names come with every exchange. A blank around one, which saved traffic may have, is no part of it:
+    servers that let it pass take it for the same header."""
+    return text(raw).strip().lower()
 
 
 def by_name(fields: Fields) -> dict[str, list[str]]:
