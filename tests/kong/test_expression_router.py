@@ -70,6 +70,43 @@ def test_an_underscore_in_a_field_stands_for_itself_or_else_for_a_dash() -> None
     assert ask(found, headers={"x-tenant": ["green"], "x_tenant": ["red"]}) is None
 
 
+def test_parameters_are_those_of_the_query_decoded() -> None:
+    found = router(
+        {"expression": 'any(http.queries.tenant) == "gr\u00fcn & blau"', "priority": 3},
+        {"expression": 'http.queries.dry_run == ""', "priority": 2},
+        {"expression": 'http.queries.Tenant != "red"', "priority": 1},
+    )
+    assert ask(found, "/?tenant=x&tenant=gr%C3%BCn+%26%20blau") == "0"
+    assert ask(found, "/?&&=x&dry_run") == "1"
+    assert ask(found, "/?dry%5Frun=") == "1"
+    assert ask(found, "/?Tenant=green") == "2"
+    assert ask(found, "/?tenant=green&Tenant=red") is None
+    assert ask(found, f"/?{'a&' * 98}dry_run") == "1"
+    assert ask(found, f"/?{'a&' * 100}dry_run") is None
+
+
+@pytest.mark.parametrize(
+    ("expression", "path", "expected"),
+    [
+        ('http.path.segments.0 == "a"', "/a/b", True),
+        ('http.path.segments.1 == "b"', "/a/b", True),
+        ('http.path.segments.01 == "b"', "/a/b", True),
+        ('http.path.segments.2 != "b"', "/a/b", False),
+        ('http.path.segments.0_1 == "a/b"', "/a/b/c", True),
+        ('http.path.segments.1_2 == "b/c"', "/a/./b//c/", True),
+        ('http.path.segments.1_3 != "x"', "/a/b/c", False),
+        ('http.path.segments.1_1 != "x"', "/a/b/c", False),
+        ('http.path.segments.first != "x"', "/a/b/c", False),
+        ('http.path.segments.99999999999999999999 != "x"', "/a", False),
+        ("http.path.segments.len == 0", "/", True),
+        ("http.path.segments.len == 2", "/a/b/?c/d", True),
+        ("http.path.segments.len == 1", "/a%2Fb", True),
+    ],
+)
+def test_segments_are_those_of_the_normalized_path(expression: str, path: str, expected: bool) -> None:
+    assert (ask(router({"expression": expression}), path) is not None) is expected
+
+
 def test_protocols_narrow_a_route_and_tls_alone_turns_plain_requests_away() -> None:
     both = 'http.path ^= "/"'
     assert ask(router({"expression": both, "protocols": ["http"]}), scheme="https") is None
@@ -84,7 +121,7 @@ def test_protocols_narrow_a_route_and_tls_alone_turns_plain_requests_away() -> N
 
 def test_stream_routes_and_what_is_not_understood_have_no_part() -> None:
     stream = {"expression": "net.dst.port == 9000", "protocols": ["tcp"]}
-    assert ask(router(stream, {"expression": 'http.queries.a == "1"'}, {"expression": 'http.path ^= "/"'})) == "2"
+    assert ask(router(stream, {"expression": 'tls.alpn == "h2"'}, {"expression": 'http.path ^= "/"'})) == "2"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ REQUEST = {
     "http.headers.x_tenant": ("Green", "Blue"),
     "net.protocol": ("https",),
     "net.src.ip": ("10.1.2.3",),
+    "http.path.segments.len": ("10",),
 }
 
 
@@ -47,6 +48,15 @@ def holds(source: str) -> bool:
         ("net.src.ip in fd00::/8", False),
         ("net.src.ip == 10.1.2.3", True),
         ("net.src.ip != 10.1.2.3", False),
+        ("http.path.segments.len == 10", True),
+        ("http.path.segments.len == 0xa", True),
+        ("http.path.segments.len == 012", True),
+        ("http.path.segments.len != 10", False),
+        ("http.path.segments.len > 9", True),
+        ("http.path.segments.len >= 10", True),
+        ("http.path.segments.len < 10", False),
+        ("http.path.segments.len <= 9", False),
+        ("any(http.path.segments.len) > -9", True),
     ],
 )
 def test_a_condition(source: str, expected: bool) -> None:
@@ -119,7 +129,7 @@ def test_where_paths_must_start_is_known(source: str, starts: set[str] | None) -
     [
         ("", "expected a field (character 1)"),
         ("true", "true: is not understood here; http.path, "),
-        ('http.queries.a == "1"', "http.queries.a: is not understood here"),
+        ('http.queries.a.b == "1"', "http.queries.a.b: is not understood here"),
         ('http.headers.a.b == "1"', "http.headers.a.b: is not understood here"),
         ("net.dst.port == 80", "net.dst.port: is not understood here"),
         ('http.path ^= "/a" &&', "expected a field (character 21)"),
@@ -129,6 +139,12 @@ def test_where_paths_must_start_is_known(source: str, starts: set[str] | None) -
         ('http.path >= "/a"', "http.path: the operator >= is none for it"),
         ("net.src.ip ~ 10.0.0.1", "net.src.ip: the operator ~ is none for it"),
         ("http.path == 7", "expected a text"),
+        ('http.path.segments.len == "1"', "expected a whole number"),
+        ('http.path.segments.len ^= "1"', "http.path.segments.len: the operator ^= is none for it"),
+        ("http.path.segments.len == 0178", "0178: is no whole number"),
+        ("http.path.segments.len == 9223372036854775808", "9223372036854775808: is too large a number"),
+        ("lower(http.path.segments.len) == 1", "http.path.segments.len: lower() is for texts alone"),
+        ("lower(net.src.ip) == 10.0.0.1", "net.src.ip: lower() is for texts alone"),
         ('http.path == "/a', "cannot be read (character 14)"),
         ('! http.path == "/a"', "expected a parenthesis after !"),
         ('(http.path == "/a"', "expected )"),

@@ -22,6 +22,9 @@ from mitmproxy_moesif.kong.expressions import (
     METHOD,
     PATH,
     PROTOCOL,
+    QUERY,
+    SEGMENT,
+    SEGMENTS,
     SNI,
     Expression,
     ExpressionError,
@@ -30,7 +33,7 @@ from mitmproxy_moesif.kong.expressions import (
     header_name,
 )
 from mitmproxy_moesif.kong.indexes import ByValue, Entries, PrefixTree, values_of
-from mitmproxy_moesif.kong.normalize import from_text, request_path, to_text
+from mitmproxy_moesif.kong.normalize import from_text, parameters, request_path, segments, some_of, to_text
 from mitmproxy_moesif.kong.router import (
     MAX_REMEMBERED_PATH,
     REMEMBERED,
@@ -54,6 +57,8 @@ class ExpressionRouter:
         self._schemes = [_schemes(route) for route, _ in self._ranked]
         self._fields = sorted(set[str]().union(*(expression.fields for _, expression in self._ranked)))
         self._headers = [(field, header_name(field)) for field in self._fields if field.startswith(HEADER)]
+        self._parameters = {field.removeprefix(QUERY): field for field in self._fields if field.startswith(QUERY)}
+        self._segments = [field for field in self._fields if field.startswith(SEGMENT)]
         self._starts = ByValue()
         self._anywhere: Entries = 0
         for number, (_, expression) in enumerate(self._ranked):
@@ -83,10 +88,23 @@ class ExpressionRouter:
                 SNI: (sni,) if sni else (),
                 ADDRESS: (address,) if address else (),
                 **{field: tuple(values_of(headers, name)) for field, name in self._headers},
+                **(self._queries(path) if self._parameters else {}),
+                **(self._parts(normalized) if self._segments else {}),
             }
             decide = self._decided if len(path) <= MAX_REMEMBERED_PATH else self._decide
             found = decide(normalized, scheme, tuple(shown[field] for field in self._fields))
         return found or self._others.match(method, path, host, headers, scheme, sni)
+
+    def _queries(self, target: str) -> dict[str, tuple[str, ...]]:
+        given = parameters(target, self._parameters)
+        return {field: given.get(name, ()) for name, field in self._parameters.items()}
+
+    def _parts(self, path: bytes) -> dict[str, tuple[str, ...]]:
+        found = segments(path)
+        return {
+            field: (str(len(found)),) if field == SEGMENTS else some_of(found, field.removeprefix(SEGMENT))
+            for field in self._segments
+        }
 
     def _add(self, number: int, expression: Expression) -> None:
         if expression.starts is None:

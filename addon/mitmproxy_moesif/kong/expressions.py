@@ -3,10 +3,10 @@
     expression = compile_expression('http.path ^= "/orders" && lower(http.headers.x_tenant) == "green"')
     expression.holds({"http.path": ("/orders/7",), "http.headers.x_tenant": ("Green",)}, Taken())
 
-The fields in `FIELDS` and those below `http.headers.` are understood, with every operator for texts and addresses;
-other fields are refused by name. As in Kong, `||` binds tighter than `&&`, `!` stands before a parenthesis only, and
-of a field with several values all must meet a condition, with `any()` one. A field without a value meets none, not
-even `!=`.
+The fields in `FIELDS` and those that begin with one of `NAMED` are understood, with every operator that Kong has for
+them; other fields are refused by name. As in Kong, `||` binds tighter than `&&`, `!` stands before a parenthesis
+only, and of a field with several values all must meet a condition, with `any()` one. A field without a value meets
+none, not even `!=`.
 
 Source: the grammar and the meaning of operators in Kong's public atc-router (facts taken from it, no code).
 """
@@ -31,8 +31,12 @@ PATH, HOST, METHOD, PROTOCOL, SNI, ADDRESS = FIELDS = (
     "tls.sni",
     "net.src.ip",
 )
-HEADER = "http.headers."
-"""Before the name of a header in lower case; `_` stands for `-`, too."""
+HEADER, QUERY, SEGMENT = NAMED = "http.headers.", "http.queries.", "http.path.segments."
+"""Before the name of a header in lower case, where `_` stands for `-`, too; of a parameter; of one of the path's
+segments, which is its number from 0 on, or of several: `1_2`."""
+
+SEGMENTS = f"{SEGMENT}len"
+"""How many there are."""
 
 MAX_DEPTH = 50
 _MEMORY = 8 << 20
@@ -99,6 +103,20 @@ _ADDRESS_TESTS: Mapping[str, Callable[[Network], Callable[[str], object]]] = {
     "in": lambda wanted: lambda value: _address(value) in wanted,
     "not in": lambda wanted: lambda value: _address(value) not in wanted,
 }
+_NUMBER_TESTS: Mapping[str, Callable[[int], Callable[[str], object]]] = {
+    "==": lambda wanted: lambda value: int(value) == wanted,
+    "!=": lambda wanted: lambda value: int(value) != wanted,
+    ">=": lambda wanted: lambda value: int(value) >= wanted,
+    "<=": lambda wanted: lambda value: int(value) <= wanted,
+    ">": lambda wanted: lambda value: int(value) > wanted,
+    "<": lambda wanted: lambda value: int(value) < wanted,
+}
+_TESTS: Mapping[str, Mapping[str, Callable[[Any], Callable[[str], object]]]] = {
+    ADDRESS: _ADDRESS_TESTS,
+    SEGMENTS: _NUMBER_TESTS,
+}
+_NUMBER = re.compile(r"(-?)(?:0(?P<octal>[0-7]+)|0x(?P<hexadecimal>[0-9A-Fa-f]+)|(?P<decimal>(?!0[0-7])\d+))", re.ASCII)
+_BASES = {"octal": 8, "decimal": 10, "hexadecimal": 16}
 _TAKING = ("==", "^=", "=^", "~")
 """The operators after which Kong knows what they took of the path."""
 
@@ -156,11 +174,12 @@ class _Parser:
     def _predicate(self) -> Expression:
         name, functions = self._operand(0)
         operator = re.sub(r"\s+", " ", self._next("expected an operator", "sign", "word"))
-        tests: Mapping[str, Callable[[Any], Callable[[str], object]]]
-        tests = _ADDRESS_TESTS if name == ADDRESS else _TEXT_TESTS
+        tests = _TESTS.get(name, _TEXT_TESTS)
         if operator not in tests:
             raise self._error(f"{name}: the operator {operator} is none for it")
-        wanted = self._network(operator) if name == ADDRESS else self._literal()
+        if "lower" in functions and tests is not _TEXT_TESTS:
+            raise self._error(f"{name}: lower() is for texts alone")
+        wanted = self._wanted(name, operator)
         try:
             test = tests[operator](wanted)
         except PatternError as error:
@@ -176,11 +195,15 @@ class _Parser:
             inner, functions = self._operand(depth + 1)
             self._close()
             return inner, functions | {name}
-        if name in FIELDS:
-            return name, frozenset()
-        if name.startswith(HEADER) and "." not in name.removeprefix(HEADER):
-            return name.lower(), frozenset()
-        raise self._error(f"{name}: is not understood here; {', '.join(FIELDS)} and {HEADER}* are")
+        begin, dot, _ = name.rpartition(".")
+        if name in FIELDS or begin + dot in NAMED:
+            return name.lower() if begin + dot == HEADER else name, frozenset()
+        raise self._error(f"{name}: is not understood here; {', '.join(FIELDS)} and {'*, '.join(NAMED)}* are")
+
+    def _wanted(self, name: str, operator: str) -> object:
+        if name == ADDRESS:
+            return self._network(operator)
+        return self._number() if name == SEGMENTS else self._literal()
 
     def _literal(self) -> str:
         kind = self.kind
@@ -195,6 +218,17 @@ class _Parser:
             return ipaddress.ip_network(given)
         except ValueError:
             raise self._error(f"{given}: is neither an address nor a network") from None
+
+    def _number(self) -> int:
+        given = self._next("expected a whole number", "word")
+        found = _NUMBER.fullmatch(given)
+        if found is None:
+            raise self._error(f"{given:.20}: is no whole number")
+        base = str(found.lastgroup)
+        number = int(f"{found[1]}{found[base]}", _BASES[base])
+        if not -(2**63) <= number < 2**63:
+            raise self._error(f"{given:.20}: is too large a number")
+        return number
 
     # --- tokens
 

@@ -1,4 +1,4 @@
-"""The path as Kong's router sees it.
+"""Path and query as Kong's router sees them.
 
 Paths are bytes in here: Kong compares and measures bytes, and a percent-encoding may stand for any byte. `from_text`
 and `to_text` cross over to the `str` of the rest of the package.
@@ -11,10 +11,17 @@ routes and the upstream as `/café`.
 from __future__ import annotations
 
 import re
+from collections.abc import Container
+from itertools import islice
 
 RESERVED = frozenset(b"!*'();:@&=+$,/?%#[]")
 """Octets whose percent-encoding is kept: decoding them would change what the path means."""
 
+MOST_PARAMETERS = 100
+"""Kong's router looks at no more, as long as nobody says otherwise."""
+
+_NUMBER, _RANGE = re.compile(r"[0-9]{1,9}"), re.compile(r"([0-9]{1,9})_([0-9]{1,9})")
+_PARAMETER = re.compile(rb"(?:(?<=&)|^)[^&=][^&]*")
 _ENCODED = re.compile(rb"%([0-9A-Fa-f]{2})")
 _SLASHES = re.compile(rb"//+")
 
@@ -35,6 +42,34 @@ def request_path(target: str) -> bytes:
     return normalize(from_text(target if cut < 0 else target[:cut]))
 
 
+def segments(path: bytes) -> list[str]:
+    """Of a normalized path; an empty one does not count where none follows but empty ones."""
+    found = to_text(path[1:]).split("/")
+    while found and not found[-1]:
+        found.pop()
+    return found
+
+
+def some_of(found: list[str], which: str) -> tuple[str, ...]:
+    """The segment of this number, or those from one to a later one as one text; none where there are fewer."""
+    if _NUMBER.fullmatch(which):
+        return tuple(found[int(which) :][:1])
+    if (both := _RANGE.fullmatch(which)) is None:
+        return ()
+    first, last = map(int, both.groups())
+    return ("/".join(found[first : last + 1]),) if first < last < len(found) else ()
+
+
+def parameters(target: str, wanted: Container[str]) -> dict[str, tuple[str, ...]]:
+    """Of the query of a request target, those that are wanted; one without a value has an empty one."""
+    found: dict[str, tuple[str, ...]] = {}
+    for pair in islice(_PARAMETER.finditer(from_text(target.partition("?")[2])), MOST_PARAMETERS):
+        name, _, value = pair[0].replace(b"+", b" ").partition(b"=")
+        if (said := _decoded(name)) in wanted:
+            found[said] = (*found.get(said, ()), _decoded(value))
+    return found
+
+
 def normalize(path: bytes) -> bytes:
     """Percent-encodings decoded or upper-cased, `//` merged, dot segments removed.
 
@@ -45,6 +80,10 @@ def normalize(path: bytes) -> bytes:
     if b"//" in path:
         path = _SLASHES.sub(b"/", path)
     return _without_dot_segments(path) if b"." in path else path
+
+
+def _decoded(text: bytes) -> str:
+    return to_text(_ENCODED.sub(lambda found: bytes((int(found[1], 16),)), text))
 
 
 def _decode(found: re.Match[bytes]) -> bytes:
