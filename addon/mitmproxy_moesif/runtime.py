@@ -258,6 +258,7 @@ class Runtime:
         self.traffic.expect(instance.name for instance in prepared.instances)
         for instance in prepared.instances:
             self.refresher.configure(instance, prepared.local_rules.rules)
+        self.refresher.keep({instance.account for instance in prepared.instances})
 
     def watch_kong(self, settings: Settings, loop: AbstractEventLoop, current: KongConfig | None) -> None:
         """Follow Kong's configuration, and what the Admin API changes of it."""

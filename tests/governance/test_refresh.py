@@ -169,6 +169,34 @@ def test_a_get_without_a_tag_is_of_the_last_one_that_was_told(collector: Scripte
     assert documents_asked_for(collector, [TAGS, TAGS, {}, TAGS]) == ["/v1/config", "/v1/rules"]
 
 
+def test_a_former_account_is_asked_for_no_more_and_decides_what_is_under_way(collector: ScriptedCollector) -> None:
+    """Its application id may be revoked, which nobody has to mend."""
+    now = 0.0
+    collector.rules = [blocking("r1")]
+    refresher = Refresher(None, clock=lambda: now)
+    old, new = (
+        Instance.compile(parse_settings({"application_id": name, "api_endpoint": collector.url}))
+        for name in ("old", "new")
+    )
+    for current in (old, new, old):
+        refresher.configure(current, RulesFile.read(None).rules)
+        refresher.keep({current.account})
+        for account in (old.account, new.account):
+            if account in refresher._accounts:
+                refresher._refresh(account, refresher._accounts[account])
+        assert 0.1 < refresher._until_refresh() <= 60
+        now += 60
+    asked = [request.headers["x-moesif-application-id"] for request in collector.requests()]
+    assert asked == ["old", "old", "new", "new", "old", "old"]
+    assert refresher.snapshot(new.account).decide(View(), None, None).block is not None
+
+
+def test_without_an_application_id_nothing_is_waited_for() -> None:
+    refresher = Refresher(None)
+    refresher.configure(Instance.compile(parse_settings({"sink_file": "events.ndjson"})), RulesFile.read(None).rules)
+    assert refresher._until_refresh() == 60
+
+
 def test_accounts_with_the_same_rules_share_them_compiled(tmp_path: Path) -> None:
     path = tmp_path / "rules.json"
     write(path, 5)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -81,12 +81,14 @@ class Document:
 class Account:
     """The state of one account. `snapshot` is replaced as a whole and never changed.
 
-    `name` is an instance's whose account it is; `accepted`: Moesif knows the application id, and `told` that this was
-    said; `troubled` are the documents of which it was said that they are not refreshed.
+    `name` is an instance's whose account it is; `former`: none is configured any more; `accepted`: Moesif knows the
+    application id, and `told` that this was said; `troubled` are the documents of which it was said that they are not
+    refreshed.
     """
 
     settings: Settings
     name: str = OPTIONS
+    former: bool = False
     config: Document = field(default_factory=lambda: Document("/v1/config", "X-Moesif-Config-Etag"))
     rules: Document = field(default_factory=lambda: Document("/v1/rules", "X-Moesif-Rules-Tag"))
     parsed: tuple[RemoteConfig, RuleSet] = field(default_factory=lambda: (RemoteConfig(), RuleSet()))
@@ -99,6 +101,11 @@ class Account:
     refusal: Refusal | None = None
     accepted: bool = False
     told: bool = False
+
+    @property
+    def asks(self) -> bool:
+        """Whether Moesif is asked for its configuration."""
+        return bool(not self.former and self.settings.application_id.get_secret_value())
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +211,12 @@ class Refresher:
         self._swap(account)
         self._wake.set()
 
+    def keep(self, accounts: Set[str]) -> None:
+        """These are all that are configured. Of others, exchanges may be under way: what was known decides them."""
+        for name, account in self._accounts.items():
+            account.former = name not in accounts
+        self._wake.set()
+
     def snapshot(self, name: str) -> Snapshot:
         account = self._accounts.get(name)
         return account.snapshot if account is not None else EMPTY
@@ -240,20 +253,21 @@ class Refresher:
     def _run(self) -> None:
         while not self._stopping:
             self._wake.clear()
-            for name, account in list(self._accounts.items()):
+            accounts = {name: account for name, account in list(self._accounts.items()) if not account.former}
+            for name, account in accounts.items():
                 try:
                     self._refresh(name, account)
                     self._watch(account)
                 except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never of one error
                     self._limited.error("refresher", "moesif: unexpected while refreshing: %s", describe(error))
             self._tell_accepted()
-            watching = any(account.settings.rules_file for account in self._accounts.values())
+            watching = any(account.settings.rules_file for account in accounts.values())
             self._wake.wait(WATCH_SECONDS if watching else self._until_refresh())
         if self._session is not None:
             self._session.close()
 
     def _tell_accepted(self) -> None:
-        accepted = [account for account in list(self._accounts.values()) if account.accepted and not account.told]
+        accepted = [one for one in list(self._accounts.values()) if one.accepted and not one.told and not one.former]
         for account in accepted:
             account.told = True
         if accepted and self._announces:
@@ -270,12 +284,12 @@ class Refresher:
         return self._session
 
     def _until_refresh(self) -> float:
-        now, accounts = self._clock(), self._accounts.values()
+        now, accounts = self._clock(), [account for account in list(self._accounts.values()) if account.asks]
         due = [account.refreshed + (WATCH_SECONDS if is_stale(account) else REFRESH) - now for account in accounts]
         return max(0.1, min(due, default=REFRESH))
 
     def _refresh(self, name: str, account: Account) -> None:
-        if not account.settings.application_id.get_secret_value():
+        if not account.asks:
             return
         now = self._clock()
         regular = now - account.refreshed >= REFRESH
