@@ -114,6 +114,15 @@ def test_a_header_is_met_by_any_of_its_values_in_any_case_and_all_headers_must_b
     assert index.unmet(index.relevant({"x-version": ["2"], "x-tenant": []})) == 0b11
 
 
+def test_letters_beyond_ascii_keep_their_case_in_header_values() -> None:
+    index = HeaderIndex()
+    index.add("x-tenant", ("GR\u00dcN",), 0)
+    index.add("x-tenant", ("gr\u00fcn",), 1)
+    index.add("x-tenant", ("~*r\u00dc",), 2)
+    assert index.unmet(index.relevant({"x-tenant": ["Gr\u00dcn"]})) == 0b010
+    assert index.unmet(index.relevant({"x-tenant": ["Gr\u00fcn"]})) == 0b101
+
+
 def test_an_underscore_in_a_header_name_stands_for_itself_or_else_for_a_dash() -> None:
     index = HeaderIndex()
     index.add("x_tenant", ("green",), 0)

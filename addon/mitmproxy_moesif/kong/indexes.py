@@ -228,6 +228,14 @@ class PathIndex:
         return Hit(met | self.as_written[key], key, bool(hits))
 
 
+_LOWER = {capital: capital + 32 for capital in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+
+
+def _in_lower_case(value: str) -> str:
+    """As Kong compares values: letters beyond ASCII keep their case."""
+    return value.lower() if value.isascii() else value.translate(_LOWER)
+
+
 def values_of(headers: Mapping[str, Sequence[str]], name: str) -> Sequence[str]:
     """The values of a header as Kong finds them: where none has this name, that of the one with `-` for each `_`."""
     return headers.get(name) or headers.get(name.replace("_", "-"), ())
@@ -245,7 +253,7 @@ class HeaderIndex:
     def add(self, name: str, values: Sequence[str], entry: int) -> None:
         self.naming.add(name, entry)
         for value in values:
-            self._values.add((name, value.lower()), entry)
+            self._values.add((name, _in_lower_case(value)), entry)
         if len(values) == 1 and values[0].startswith("~*"):
             source = values[0].removeprefix("~*")
             self._expressions.setdefault(name, {}).setdefault(source, Pattern(from_text(source)))
@@ -254,7 +262,7 @@ class HeaderIndex:
     def relevant(self, headers: Mapping[str, Sequence[str]]) -> Headers:
         """Of a request's headers those that some entry names, in the order in which they came to be named."""
         return tuple(
-            (name, tuple(sorted(value.lower() for value in values)))
+            (name, tuple(sorted(map(_in_lower_case, values))))
             for name in self.naming
             if isinstance(name, str) and (values := values_of(headers, name))
         )
