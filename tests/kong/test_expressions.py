@@ -80,6 +80,31 @@ def test_of_several_values_all_must_meet_a_condition_or_any_where_it_says_so(sou
     assert holds(source) is expected
 
 
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (r"^\w+$", "jos\u00e9_1"),
+        (r"^[\w-]+$", "jos\u00e9-\u03b1"),
+        (r"^[[:digit:]\w]+$", "7\u00e9"),
+        (r"^[]\d]+$", "\u0663]"),
+        (r"^\d\d$", "\u0663\u0664"),
+        (r"^a\sb$", "a\u00a0b"),
+        (r"^[\D]$", "x"),
+        (r"^\\w$", r"\w"),
+        (r"^\w\W\S\D$", "a-bx"),
+    ],
+)
+def test_a_pattern_is_of_all_alphabets(pattern: str, text: str) -> None:
+    assert compile_expression(f'http.path ~ r#"{pattern}"#').holds({"http.path": (text,)}, Taken())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"), [(r"\W", "\u00e9"), (r"\D", "\u0663"), (r"\S", "\u00a0"), (r"[\D]", "\u0663")]
+)
+def test_what_a_pattern_excludes_is_of_all_alphabets(pattern: str, text: str) -> None:
+    assert not compile_expression(f'http.path ~ r#"{pattern}"#').holds({"http.path": (text,)}, Taken())
+
+
 @pytest.mark.parametrize("source", ['tls.sni == "a"', 'tls.sni != "a"', 'any(http.headers.x) != "a"'])
 def test_a_field_without_a_value_meets_no_condition(source: str) -> None:
     assert holds(source) is False

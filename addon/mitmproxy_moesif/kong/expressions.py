@@ -22,6 +22,7 @@ from typing import Any
 
 from mitmproxy_moesif.config.policy import Network
 from mitmproxy_moesif.config.re2set import PatternError, compile_re2, re2_options
+from mitmproxy_moesif.kong.patterns import of_all_alphabets
 
 PATH, HOST, METHOD, PROTOCOL, SNI, ADDRESS = FIELDS = (
     "http.path",
@@ -95,7 +96,7 @@ _TEXT_TESTS: Mapping[str, Callable[[str], Callable[[str], object]]] = {
     "^=": lambda wanted: lambda value: value.startswith(wanted),
     "=^": lambda wanted: lambda value: value.endswith(wanted),
     "contains": lambda wanted: lambda value: wanted in value,
-    "~": lambda wanted: compile_re2(wanted, re2_options(_MEMORY)).search,
+    "~": lambda wanted: compile_re2(of_all_alphabets(wanted), re2_options(_MEMORY)).search,
 }
 _ADDRESS_TESTS: Mapping[str, Callable[[Network], Callable[[str], object]]] = {
     "==": lambda wanted: lambda value: _address(value) == wanted.network_address,

@@ -1,4 +1,4 @@
-"""Regular expressions of a Kong file, as Kong's PCRE takes them.
+"""Regular expressions of a Kong file, as Kong's PCRE takes them; those inside of its expressions, as its Rust does.
 
 RE2 does the work: its cost is linear in the path whatever the expression, and a set of thousands is tried in one pass.
 What RE2 lacks (look-around, back-references, possessive quantifiers) goes to PCRE2, which backtracks: after `STEPS` it
@@ -9,6 +9,7 @@ Text and expressions are bytes: without PCRE's UTF flag, as Kong runs it, `.` is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -82,6 +83,36 @@ class PatternSet:
             hits |= self._set.matching(text[:-1])  # as in Pattern
         found = [position for position, pattern in self._others if pattern.match(text)]
         return sorted([*found, *(self._linear[hit] for hit in hits)])
+
+
+_OF_ALL_ALPHABETS = {
+    "d": r"\p{Nd}",
+    "D": r"\P{Nd}",
+    "w": r"\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{200c}\x{200d}",
+    "s": r"\s\x{85}\p{Z}",
+}
+_ESCAPE_OR_BRACKET = re.compile(r"\\(?P<letter>.)|\[:\^?\w+:\]|(?P<opening>\[\^?\]?)|(?P<closing>\])", re.DOTALL)
+
+
+def of_all_alphabets(source: str) -> str:
+    r"""An expression of Rust's for RE2: `\w`, `\d` and `\s` are of all alphabets there, of ASCII here.
+
+    `\b`, and `\W` and `\S` in brackets, stay those of ASCII.
+    """
+    in_brackets = False
+
+    def written(found: re.Match[str]) -> str:
+        nonlocal in_brackets
+        if found["letter"] is None:
+            in_brackets = (in_brackets or found["opening"] is not None) and found["closing"] is None
+            return found[0]
+        letter = found["letter"]
+        if letter in _OF_ALL_ALPHABETS:
+            members = _OF_ALL_ALPHABETS[letter]
+            return members if in_brackets else f"[{members}]"
+        return f"[^{_OF_ALL_ALPHABETS[letter.lower()]}]" if letter in "WS" and not in_brackets else found[0]
+
+    return _ESCAPE_OR_BRACKET.sub(written, source)
 
 
 def _options() -> Any:
