@@ -107,6 +107,19 @@ def test_segments_are_those_of_the_normalized_path(expression: str, path: str, e
     assert (ask(router({"expression": expression}), path) is not None) is expected
 
 
+def test_a_request_whose_asked_fields_are_no_utf8_is_on_no_route() -> None:
+    found = router({"expression": 'http.path ^= "/" && http.headers.x != "1"'}, {"methods": ["GET"]})
+    assert ask(found, "/%c3%a9", headers={"x": ["\u00e9"]}) == "0"
+    assert ask(found, "/%c3%a9") == "1"
+    assert ask(found, "/%ff", headers={"x": ["2"]}) is None
+    assert ask(found, "/", headers={"x": ["2", "\udce9"]}) is None
+    assert ask(found, "/", headers={"x": ["2"], "y": ["\udce9"]}) == "0"
+    by_method = {"expression": 'http.method == "GET"'}
+    assert ask(router(by_method), "/%ff") == "0"
+    assert ask(router(by_method, {"paths": ["/a"]}), "/%ff") is None
+    assert ask(router({"paths": ["/"]}), "/%ff") == "0"
+
+
 def test_protocols_narrow_a_route_and_tls_alone_turns_plain_requests_away() -> None:
     both = 'http.path ^= "/"'
     assert ask(router({"expression": both, "protocols": ["http"]}), scheme="https") is None
@@ -131,6 +144,7 @@ def test_stream_routes_and_what_is_not_understood_have_no_part() -> None:
         ('http.path ^= "/a"', False, "/a/b", "/base/a/b", "/a"),
         (r'http.path ~ r#"^/a/(\d+)"#', True, "/a/17/c", "/base/c", "/a/17"),
         ('http.method == "GET"', True, "/a/b", "/base/a/b", None),
+        ('http.path ^= ""', True, "/", "/base", ""),
     ],
 )
 def test_what_an_expression_took_is_stripped(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import chain
 
 from mitmproxy_moesif.kong.entities import Route
 from mitmproxy_moesif.kong.expressions import (
@@ -33,7 +34,7 @@ from mitmproxy_moesif.kong.expressions import (
     header_name,
 )
 from mitmproxy_moesif.kong.indexes import ByValue, Entries, PrefixTree, values_of
-from mitmproxy_moesif.kong.normalize import from_text, parameters, request_path, segments, some_of, to_text
+from mitmproxy_moesif.kong.normalize import from_text, parameters, request_path, segments, some_of
 from mitmproxy_moesif.kong.router import (
     MAX_REMEMBERED_PATH,
     REMEMBERED,
@@ -55,7 +56,8 @@ class ExpressionRouter:
         self._others = Router([route for route in routes if route.expression is None])
         self._ranked = sorted(_understood(routes), key=_rank, reverse=True)
         self._schemes = [_schemes(route) for route, _ in self._ranked]
-        self._fields = sorted(set[str]().union(*(expression.fields for _, expression in self._ranked)))
+        fields = set[str]().union(*(expression.fields for _, expression in self._ranked))
+        self._fields = sorted(fields | {PATH} if any(route.paths for route in routes) else fields)
         self._headers = [(field, header_name(field)) for field in self._fields if field.startswith(HEADER)]
         self._parameters = {field.removeprefix(QUERY): field for field in self._fields if field.startswith(QUERY)}
         self._segments = [field for field in self._fields if field.startswith(SEGMENT)]
@@ -81,7 +83,7 @@ class ExpressionRouter:
         if self._ranked:
             normalized = request_path(path)
             shown = {
-                PATH: (to_text(normalized),),
+                PATH: (normalized.decode("utf-8", "surrogateescape"),),
                 HOST: () if host is None else (without_port(host),),
                 METHOD: (method,),
                 PROTOCOL: (scheme,),
@@ -91,8 +93,11 @@ class ExpressionRouter:
                 **(self._queries(path) if self._parameters else {}),
                 **(self._parts(normalized) if self._segments else {}),
             }
+            values = tuple(shown[field] for field in self._fields)
+            if not all(map(_is_utf8, chain.from_iterable(values))):
+                return None
             decide = self._decided if len(path) <= MAX_REMEMBERED_PATH else self._decide
-            found = decide(normalized, scheme, tuple(shown[field] for field in self._fields))
+            found = decide(normalized, scheme, values)
         return found or self._others.match(method, path, host, headers, scheme, sni)
 
     def _queries(self, target: str) -> dict[str, tuple[str, ...]]:
@@ -131,6 +136,14 @@ class ExpressionRouter:
             entries ^= lowest
 
 
+def _is_utf8(value: str) -> bool:
+    """Kong reads no other text, and where a field that any route asks for is none, the request is on no route."""
+    try:
+        return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def without_port(host: str) -> str:
     """As Kong's router cuts it: at the first colon, where a number follows."""
     name, _, port = host.partition(":")
@@ -156,5 +169,5 @@ def _schemes(route: Route) -> frozenset[str]:
 
 
 def _match(route: Route, path: bytes, taken: Taken, scheme: str) -> Match:
-    rest = None if taken.path is None else without_leading_dots(path[len(from_text(taken.path)) :])
+    rest = None if not taken.path else without_leading_dots(path[len(from_text(taken.path)) :])
     return make_match(route, taken.path, path, rest, scheme)
