@@ -118,6 +118,8 @@ def test_a_request_whose_asked_fields_are_no_utf8_is_on_no_route() -> None:
     assert ask(router(by_method), "/%ff") == "0"
     assert ask(router(by_method, {"paths": ["/a"]}), "/%ff") is None
     assert ask(router({"paths": ["/"]}), "/%ff") == "0"
+    assert ask(router({"expression": 'http.queries.a != "1"'}), "/?a=%ff") is None
+    assert ask(router({"expression": 'http.path.segments.0 != "1"'}), "/%ff") is None
 
 
 def test_protocols_narrow_a_route_and_tls_alone_turns_plain_requests_away() -> None:

@@ -29,7 +29,7 @@ from mitmproxy_moesif.config.text import closest
 from mitmproxy_moesif.kong.document import Document, KongConfigError, parse_document, without_lines
 from mitmproxy_moesif.kong.entities import Consumer, Entity, KongConfig, Plugin, Route, Service
 from mitmproxy_moesif.kong.expressions import ExpressionError, compile_expression
-from mitmproxy_moesif.kong.normalize import RESERVED, from_text, normalize
+from mitmproxy_moesif.kong.normalize import RESERVED, exact_text, from_text, normalize
 from mitmproxy_moesif.kong.placeholders import resolve_reference
 from mitmproxy_moesif.kong.scopes import CAPTURING, InstanceTable, ScopeConflict, depend_on_routes
 
@@ -459,8 +459,8 @@ def _migrated(path: object) -> object:
     if not isinstance(path, str) or path.startswith("~/"):
         return path
     if _PLAIN_PATH.fullmatch(path):
-        return normalize(from_text(path)).decode("utf-8", "surrogateescape")
-    return "~" + _ENCODED.sub(_decoded_for_expression, from_text(path)).decode("utf-8", "surrogateescape")
+        return exact_text(normalize(from_text(path)))
+    return "~" + exact_text(_ENCODED.sub(_decoded_for_expression, from_text(path)))
 
 
 def _decoded_for_expression(found: re.Match[bytes]) -> bytes:

@@ -34,7 +34,7 @@ from mitmproxy_moesif.kong.expressions import (
     header_name,
 )
 from mitmproxy_moesif.kong.indexes import ByValue, Entries, PrefixTree, values_of
-from mitmproxy_moesif.kong.normalize import from_text, parameters, request_path, segments, some_of
+from mitmproxy_moesif.kong.normalize import exact_text, from_text, parameters, request_path, segments, some_of
 from mitmproxy_moesif.kong.router import (
     MAX_REMEMBERED_PATH,
     REMEMBERED,
@@ -83,7 +83,7 @@ class ExpressionRouter:
         if self._ranked:
             normalized = request_path(path)
             shown = {
-                PATH: (normalized.decode("utf-8", "surrogateescape"),),
+                PATH: (exact_text(normalized),),
                 HOST: () if host is None else (without_port(host),),
                 METHOD: (method,),
                 PROTOCOL: (scheme,),

@@ -1,7 +1,7 @@
 """Path and query as Kong's router sees them.
 
 Paths are bytes in here: Kong compares and measures bytes, and a percent-encoding may stand for any byte. `from_text`
-and `to_text` cross over to the `str` of the rest of the package.
+and `exact_text` cross over to the `str` of the rest of the package and back, `to_text` to what can be shown.
 
 Source: the recorded decisions of Kong's router, and its public source for which characters count as reserved. Every
 percent-encoding but theirs is decoded, not only those of RFC 3986's unreserved characters: `/caf%c3%a9` reaches the
@@ -31,6 +31,11 @@ def from_text(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+def exact_text(octets: bytes) -> str:
+    """What `from_text` makes the same octets of again."""
+    return octets.decode("utf-8", "surrogateescape")
+
+
 def to_text(path: bytes) -> str:
     """Text to show or to compare; octets that are no UTF-8 become U+FFFD, so that it can be written as JSON."""
     return path.decode("utf-8", "replace")
@@ -44,7 +49,7 @@ def request_path(target: str) -> bytes:
 
 def segments(path: bytes) -> list[str]:
     """Of a normalized path; an empty one does not count where none follows but empty ones."""
-    found = to_text(path[1:]).split("/")
+    found = exact_text(path[1:]).split("/")
     while found and not found[-1]:
         found.pop()
     return found
@@ -83,7 +88,7 @@ def normalize(path: bytes) -> bytes:
 
 
 def _decoded(text: bytes) -> str:
-    return to_text(_ENCODED.sub(lambda found: bytes((int(found[1], 16),)), text))
+    return exact_text(_ENCODED.sub(lambda found: bytes((int(found[1], 16),)), text))
 
 
 def _decode(found: re.Match[bytes]) -> bytes:
