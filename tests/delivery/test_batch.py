@@ -42,3 +42,8 @@ def test_too_old_is_what_says_so_and_the_rest_is_the_receiver_s_to_judge(time: s
 
 def test_what_was_captured_lately_is_not_looked_into() -> None:
     assert batch(an_event("2020-01-01T00:00:00.000", b"1"), created=NOW).mark_old(NOW) == 0
+
+
+def test_an_event_whose_time_a_hook_has_removed_is_the_receiver_s_to_judge() -> None:
+    for event in (b"{}", b'{"request": null}', b'{"transaction_id": "1", "request": {}}'):
+        assert batch(event).mark_old(NOW) == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Iterator
+from typing import Any
 
 import orjson
 import pytest
@@ -126,6 +128,43 @@ def test_credentials_and_masked_fields_are_in_no_record() -> None:
     record = record_of(exchange, request_body_masks="password", **masks)
     assert SECRET.encode() not in encode_record(record)
     assert record["path"] == "/a?key=*****"
+
+
+def places(holder: dict[str, Any]) -> Iterator[list[str]]:
+    """Of each member of an event, and of what it holds."""
+    for name, value in holder.items():
+        yield [name]
+        yield from ([name, *inner] for inner in (places(value) if isinstance(value, dict) else ()))
+
+
+def without(event: dict[str, Any], place: list[str]) -> dict[str, Any]:
+    holder = event
+    for name in place[:-1]:
+        holder = holder[name]
+    del holder[place[-1]]
+    return event
+
+
+def test_a_hook_may_remove_whatever_it_likes() -> None:
+    policy = compile_policy(parse_settings({}))
+    headers = [("Content-Type", JSON), ("Host", "api.example.com")]
+    exchange = an_exchange(headers, [("Content-Type", "text/plain")], request_body=b'{"a": 1}', response_body=b"text")
+    exchange.kong = {"service_name": "orders"}
+    facts = read_attributes(exchange.request_headers, exchange.response_headers, exchange.peer, policy)
+    removed = list(places(build_event(exchange, facts, policy)))
+    assert ["request", "headers", "host"] in removed
+    for place in removed:
+        event = without(build_event(exchange, facts, policy), place)
+        assert forgotten(akto_record(event, exchange, "1000000")) is None, place
+
+
+@pytest.mark.parametrize(("body", "payload"), [("*****", "*****"), ({"a": []}, '{"a":[]}'), (None, "{}")])
+def test_what_a_hook_puts_in_place_of_a_body_goes_as_it_is(body: object, payload: str) -> None:
+    policy = compile_policy(parse_settings({}))
+    exchange = an_exchange(request_body=b"text")
+    event = build_event(exchange, read_attributes((), (), exchange.peer, policy), policy)
+    event["request"]["body"] = body
+    assert akto_record(event, exchange, "1000000")["requestPayload"] == payload
 
 
 @given(

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.recent.masked import difference
+from mitmproxy_moesif.config.policy import compile_policy
+from mitmproxy_moesif.config.settings import parse_settings
+from mitmproxy_moesif.recent.masked import difference, masked_query
 from mitmproxy_moesif.recent.notes import Keep
 from tests.recent.kept import SECRET, kept
 from tests.support.events import an_exchange
@@ -61,6 +63,11 @@ def test_headers_are_told_with_the_parameter_that_names_them() -> None:
         {"where": "request.headers.x-pin", "by": "request_header_masks"},
     ]
     assert SECRET not in json.dumps(detail)
+
+
+@pytest.mark.parametrize("event", [{}, {"request": {}}, {"request": {"headers": None}}, {"request": None}])
+def test_a_hook_may_have_removed_what_is_looked_into(event: dict[str, Any]) -> None:
+    assert masked_query(compile_policy(parse_settings({"request_query_masks": "token"})), event) == []
 
 
 def test_masked_query_parameters_are_told() -> None:

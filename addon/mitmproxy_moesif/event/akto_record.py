@@ -25,18 +25,21 @@ type Record = dict[str, str]
 
 
 def akto_record(event: Mapping[str, Any], exchange: Exchange, account_id: str) -> Record:
-    """The record of an event as `build_event` or the hook `mask` leaves it. `statusCode` is 0 without an answer."""
-    request, response = event["request"], event.get("response", {})
-    status = int(response.get("status", 0))
-    known = event.get("metadata", {}).get("kong", {})
+    """The record of an event as `build_event` or the hook `mask` leaves it, whatever that has removed.
+
+    `statusCode` is 0 without an answer.
+    """
+    request, response, metadata = (event.get(name) or {} for name in ("request", "response", "metadata"))
+    status = int(response.get("status") or 0)
+    known = metadata.get("kong") or {}
     return {
-        "path": _path(request["uri"]),
-        "method": request["verb"],
+        "path": _path(request.get("uri") or ""),
+        "method": request.get("verb") or "",
         "requestHeaders": _headers(request),
         "responseHeaders": _headers(response),
         "requestPayload": _request_payload(_body(request)),
         "responsePayload": _body(response),
-        "ip": request["ip_address"],
+        "ip": request.get("ip_address") or "",
         "time": str(int(exchange.started)),
         "statusCode": str(status),
         "status": HTTPStatus(status).phrase if status in HTTPStatus else "",
@@ -58,22 +61,25 @@ def _path(uri: str) -> str:
 
 
 def _headers(side: Mapping[str, Any]) -> str:
-    return dumps({name.lower(): str(value) for name, value in side.get("headers", {}).items()}).decode()
+    return dumps({name.lower(): str(value) for name, value in (side.get("headers") or {}).items()}).decode()
 
 
 def _body(side: Mapping[str, Any]) -> str:
-    """JSON as it is in the event; text where the bytes are UTF-8; else base64. Nothing where the event has none."""
+    """JSON as it is in the event; text where the bytes are UTF-8; else base64. Nothing where the event has none.
+
+    What is no base64, though the event says so, a hook has put there: it goes as it is.
+    """
     body = side.get("body")
     if body is None:
         return ""
-    if side.get("transfer_encoding") == "json":
+    if side.get("transfer_encoding") == "json" or not isinstance(body, str):
         return _whole(dumps(body).decode())
-    raw = b64decode(body)
-    if is_grpc(side["headers"]):
+    if is_grpc(side.get("headers") or {}):
         return _whole(body)
     try:
+        raw = b64decode(body, validate=True)
         whole = raw.decode()
-    except UnicodeDecodeError:
+    except ValueError:  # no base64, or no UTF-8
         return _whole(body)
     return whole if len(raw) <= MAX_BODY_BYTES else raw[:MAX_BODY_BYTES].decode(errors="ignore")
 

@@ -97,10 +97,11 @@ def masked_query(policy: EventPolicy, event: Mapping[str, Any]) -> list[Removed]
     """Where parameters of URLs were replaced, from the event alone."""
     if not policy.query_masks:
         return []
-    texts = {"request.uri": event["request"]["uri"]} | {
+    request, response = event.get("request") or {}, event.get("response") or {}
+    texts = {"request.uri": request.get("uri")} | {
         f"{side}.headers.{name}": value
-        for side in ("request", "response")
-        for name, value in event.get(side, {}).get("headers", {}).items()
+        for side, message in (("request", request), ("response", response))
+        for name, value in (message.get("headers") or {}).items()
     }
     return [Removed(where=where, by="request_query_masks") for where, value in texts.items() if "*****" in str(value)]
 
