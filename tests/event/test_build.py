@@ -48,6 +48,12 @@ def test_without_an_answer_there_is_no_response() -> None:
     assert "response" not in event_of(an_exchange(status=None))
 
 
+def test_an_address_that_nobody_knows_is_absent() -> None:
+    """As of a HAR, or of a connection that is gone: an empty text is no address."""
+    assert "ip_address" not in event_of(an_exchange(peer=""))["request"]
+    assert event_of(an_exchange([("X-Real-IP", "203.0.113.9")], peer=""))["request"]["ip_address"] == "203.0.113.9"
+
+
 @given(st.floats(min_value=0, max_value=4e9))
 def test_times_have_three_digits_of_milliseconds(seconds: float) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}", iso_time(seconds))

@@ -67,7 +67,7 @@ def _request(exchange: Exchange, facts: Attributes, policy: EventPolicy, metadat
         "verb": mask_method(exchange.method, policy.query_masks),
         "headers": masked_headers(headers, policy.request, policy.query_masks),
         "api_version": policy.api_version,
-        "ip_address": facts.address,
+        **({"ip_address": facts.address} if facts.address else {}),
         **_body(exchange.request_body, headers, policy.request, metadata, "request"),
     }
 
