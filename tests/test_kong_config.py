@@ -304,6 +304,33 @@ OF_ORDERS = {"id": "p1", "name": "moesif", "config": {"application_id": "a"}, "s
 
 
 @pytest.mark.parametrize(
+    "link",
+    [
+        "/services?offset=2",
+        "/team/services?offset=2&size=1000",
+        "{url}/team/services?offset=2",
+        "http://kong.invalid/services?offset=2",
+    ],
+)
+def test_the_next_page_is_one_of_the_same_listing_however_it_is_linked(link: str) -> None:
+    with ScriptedUpstream() as kong:
+        first = {"data": [], "next": link.format(url=kong.url)}
+        last: dict[str, Any] = {"data": [ORDERS], "next": None}
+        kong.answer(
+            "/team/services",
+            lambda request, connection: connection.send(
+                wire.response(200, [], last if b"offset=2" in request.raw else first)
+            ),
+        )
+        for name in ("routes", "plugins", "consumers"):
+            kong.answer(f"/team/{name}", wire.response(200, [], {"data": [], "next": None}))
+        kong.answer("/team/", wire.response(200, [], {"version": "3.9.3"}))
+        config = read_kong_config(parse_settings({"kong_admin_url": f"{kong.url}/team"}))
+    assert config is not None
+    assert [service.name for service in config.services] == ["orders"]
+
+
+@pytest.mark.parametrize(
     ("version", "path", "matches"),
     [
         ({"version": "2.8.4"}, r"/orders/\d+$", True),

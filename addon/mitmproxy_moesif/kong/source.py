@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -171,7 +171,7 @@ def _get(session: DeadlineSession, url: str) -> requests.Response:
 
 
 def _pages(session: DeadlineSession, base: str, kind: str, listed: str = "data") -> list[dict[str, Any]]:
-    """All entities of a kind: pages are linked by `next`, as path or whole URL of the same Admin API.
+    """All entities of a kind: pages are linked by `next`, a path or a whole URL, as Kong or who is in front calls it.
 
     They are listed as `data`, or as Kong calls it where it nests them.
     """
@@ -186,17 +186,12 @@ def _pages(session: DeadlineSession, base: str, kind: str, listed: str = "data")
         try:
             page = orjson.loads(answer.content)
             found += page["data" if "data" in page else listed]
-            following = page.get("next")
+            following = str(page.get("next") or "")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise KongConfigError(f"{base}/{kind}: the answer is not Kong's") from error
-        # Only its path and query count: the token goes to nobody else.
-        url = urljoin(f"{base}/", _relative(following)) if following else None
+        # Only its query counts: the token goes to nobody else, whoever is in front of Kong.
+        url = f"{base}/{kind}?{urlsplit(following).query}" if following else None
     raise KongConfigError(f"{base}/{kind}: more than {MAX_PAGES} pages")
-
-
-def _relative(link: str) -> str:
-    path = link.partition("://")[2].partition("/")[2] if "://" in link else link
-    return path.lstrip("/")
 
 
 class KongSource(Periodic):
