@@ -46,8 +46,10 @@ def in_force(prepared: Prepared, upstreams: list[str], folder: Path | None) -> I
     if not settings.enabled:
         yield "capture", "off (enabled=false): traffic passes, nothing is captured"
         return
-    yield "events to", some(sorted({*map(receiver, prepared.instances)} - {""})) or "nobody yet"
-    if urls := akto(prepared):
+    urls = akto(prepared)
+    nobody = "nobody: there is no application_id" if urls else "nobody yet"
+    yield "events to", some(sorted({*map(receiver, prepared.instances)} - {""})) or nobody
+    if urls:
         yield "records to", some(urls)
     yield "spool", f"{folder}" if folder is not None else "off: events are in memory only"
     if settings.kong_config is not None or settings.kong_admin_url is not None:
