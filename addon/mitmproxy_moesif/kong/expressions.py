@@ -116,7 +116,9 @@ _TESTS: Mapping[str, Mapping[str, Callable[[Any], Callable[[str], object]]]] = {
     ADDRESS: _ADDRESS_TESTS,
     SEGMENTS: _NUMBER_TESTS,
 }
-_NUMBER = re.compile(r"(-?)(?:0(?P<octal>[0-7]+)|0x(?P<hexadecimal>[0-9A-Fa-f]+)|(?P<decimal>(?!0[0-7])\d+))", re.ASCII)
+_NUMBER = re.compile(
+    r"(-?)(?:0(?P<octal>[0-7]{1,30})|0x(?P<hexadecimal>[0-9A-Fa-f]{1,30})|(?P<decimal>(?!0[0-7])[0-9]{1,30}))"
+)
 _BASES = {"octal": 8, "decimal": 10, "hexadecimal": 16}
 _TAKING = ("==", "^=", "=^", "~")
 """The operators after which Kong knows what they took of the path."""

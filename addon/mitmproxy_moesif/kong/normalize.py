@@ -68,7 +68,8 @@ def some_of(found: list[str], which: str) -> tuple[str, ...]:
 def parameters(target: str, wanted: Container[str]) -> dict[str, tuple[str, ...]]:
     """Of the query of a request target, those that are wanted; one without a value has an empty one."""
     found: dict[str, tuple[str, ...]] = {}
-    for pair in islice(_PARAMETER.finditer(from_text(target.partition("?")[2])), MOST_PARAMETERS):
+    query = from_text(target.partition("?")[2].partition("#")[0])
+    for pair in islice(_PARAMETER.finditer(query), MOST_PARAMETERS):
         name, _, value = pair[0].replace(b"+", b" ").partition(b"=")
         if (said := _decoded(name)) in wanted:
             found[said] = (*found.get(said, ()), _decoded(value))
