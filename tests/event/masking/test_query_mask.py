@@ -48,6 +48,8 @@ def shown(value: str) -> str:
         ("https://h/%3Ftoken%3DS", "https://h/*****"),
         ("see https://h/%3Ftoken%3DS", "see https://h/*****"),
         ("the token is S", "the token is S"),
+        ("https://h/?a=1&amptoken=S", "https://h/?a=1&*****"),
+        ("/s?a=1&ampere=2", "/s?a=1&ampere=2"),
     ],
 )  # fmt: skip
 def test_a_parameter_is_masked_in_a_header_that_has_a_url(value: str, expected: str) -> None:

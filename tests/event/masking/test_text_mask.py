@@ -27,6 +27,7 @@ from mitmproxy_moesif.config.policy import BodyPolicy
 from mitmproxy_moesif.event.bodies import render
 from mitmproxy_moesif.event.headers import text
 from mitmproxy_moesif.event.masking import mask_query, mask_urls
+from mitmproxy_moesif.event.masking.names import FieldNames
 
 type Wrap = Callable[[str, Random], str]
 
@@ -108,6 +109,13 @@ CARRIERS = [
     "password%3D=SECRET",
     "api&lowbar;key=SECRET",
     "pass%2577ord=SECRET",
+    "a=1&amppassword=SECRET",
+    "a &#46password=SECRET",
+    "pass&amp#119;ord=SECRET",
+    "pas\\sword=SECRET",
+    "pass\\167ord=SECRET",
+    "pass&\\#119;ord=SECRET",
+    "pass\\Word: SECRET",
     '{"a password:":"SECRET"}',
     '{"<password>":"SECRET"}',
     '{"password=":"SECRET"}',
@@ -465,3 +473,26 @@ def test_xml_that_is_read_in_another_charset_than_its_own_holds_no_name_beyond_a
 def test_what_is_no_name_beyond_ascii_stays() -> None:
     raw = json.dumps({"café": "crème: brûlée", "prix": "12 €"}, ensure_ascii=False).encode()
     assert shown(raw, "", frozenset({"clé"})) == raw
+
+
+# --- the cheap search ------------------------------------------------------------------------------------------------
+
+NAMES = ("password", "api_key", "tok.en", "a-b", "pin")
+PLAINLY: tuple[Callable[[str], str], ...] = (str, str.upper, lambda it: f"\\{it}")
+ESCAPES: tuple[Callable[[str], str], ...] = (
+    *(str, str.upper, lambda it: f"%{ord(it):02X}", lambda it: f"\\u{ord(it):04x}"),
+    *(lambda it: f"&#{ord(it)};", lambda it: f"&#x{ord(it):x};", lambda it: f"&#00{ord(it)}"),
+    *(lambda it: f"%u{ord(it):04x}", lambda it: f"\\x{ord(it):02x}", lambda it: f"\\{ord(it):03o}"),
+    *(lambda it: f"{it}]]>", lambda it: f"{it}<!-- -->", lambda it: f"{it}\0"),
+)
+befores = st.sampled_from(["", "a ", "u[", "--", ".", "&", "&amp", "&#46", "x=1&", "\n", "\\", "%", "_"])
+
+
+@given(st.sampled_from(NAMES), befores, st.integers(0, 3), st.randoms(use_true_random=False))
+def test_where_a_name_is_read_the_cheap_search_finds_it(name: str, before: str, times: int, random: Random) -> None:
+    spelled = before + "".join(escape(letter) for letter in name for escape in random.choices(PLAINLY, [8, 1, 1]))
+    for _ in range(times):
+        spelled = "".join(escape(letter) for letter in spelled for escape in random.choices(ESCAPES, [20] + [1] * 12))
+    names = FieldNames(NAMES)
+    if names.holds(spelled) or names.is_key_in(spelled.encode() + b"=1"):
+        assert names.may_occur(spelled.encode())

@@ -59,7 +59,8 @@ def mask_part(
     kept: list[bytes] = []
     for field in [part] if _holds_structure(part) else _split(part, b";"):
         name, equals, value = field.partition(b"=") if names_alone or b"=" in field else (b"", b"", field)
-        if (name or equals) and names.holds(decoded(name)):
+        # Of `&amppassword=x` the `&amp` may be meant as a character.
+        if (name or equals) and (names.holds(decoded(name)) or names.holds(b"&" + name)):
             if _GOES_ON.search(field) is not None:
                 raise UnmaskableError("a masked field that may go on behind its end")
             if (shown := instead(name)) is not None:

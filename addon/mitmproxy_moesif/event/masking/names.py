@@ -13,6 +13,7 @@ import html
 import re
 from collections.abc import Callable, Iterable
 from html.entities import html5
+from itertools import pairwise
 from typing import Any, Final
 from unicodedata import normalize
 from urllib.parse import quote, unquote
@@ -32,13 +33,18 @@ _MAX_MEMORY: Final = 8_000_000
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 # What escapes are made of, and what XML splits a text with: escaped itself, it may hide a name.
 _MAKES_ESCAPES: Final = "\0\\ux#%&<!?0123456789abcdef"
-_SPLITS_XML: Final = r"!--|!\[cdata\[|\?(?:>|&gt)"
-_AFTER_AN_ESCAPE: Final = r"\\[a-z]|%[0-9a-f]{2}|u[0-9a-f]{4}|\\x[0-9a-f]{2}|\\[0-7]{1,3}"
+_SPLITS_XML: Final = r"!--|!\[cdata\[|(?:\?|\]\])(?:>|&gt)"
+_NEEDS_NO_SEMICOLON: Final = "|".join(name for name in html5 if name.isalnum() and not html5[name].isalnum())
+_ESCAPED: Final = r"\\[a-z]|%[0-9a-f]{2}|u[0-9a-f]{4}|\\x[0-9a-f]{2}|\\[0-7]{1,3}"
+_AFTER_AN_ESCAPE: Final = rf"{_ESCAPED}|(?:&|amp;?)(?:#x?[0-9a-f]+|{_NEEDS_NO_SEMICOLON})"
+_MEANS_ANOTHER: Final = "bfnrtvux"  # behind a backslash
 _FOLDS_TO_ASCII: Final = "\u017f\u212a\u00df\u1e9e\ufb00\ufb01\ufb02\ufb03\ufb04\ufb05\ufb06"
 _NAMES_OF_CHARACTERS: Final = {name: of for name, of in html5.items() if of.isascii() and of not in "&<>!?"}
 _COMMENT: Final = re.compile(r"<!--(?:[^-]|-(?!->)){0,256}+-->|<!\[CDATA\[|\]\]>|<\?[^>]{0,256}+>")
 _CODE: Final = re.compile(r"&#0*+([0-9]{0,7})[0-9]*+")  # Python refuses to read a number of thousands of digits
-_ESCAPE: Final = re.compile(r"[\\%]u([0-9A-Fa-f]{4})|\\(?:x([0-9A-Fa-f]{2})|(.))", re.DOTALL)
+_ESCAPE: Final = re.compile(
+    r"[\\%]u([0-9A-Fa-f]{4})|\\(?:x([0-9A-Fa-f]{2})|([0-3][0-7]{0,2}|[4-7][0-7]?)|([^ux]))", re.DOTALL
+)
 _MAKES_NO_READING: Final = re.compile(r"[^%&\\<\]\xc2-\xf4]*+")
 _TAKEN_FOR_LATIN_1: Final = re.compile(r"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 _UNREAD: Final = "\ufffd"  # what no UTF-8 is, or has been replaced before
@@ -135,11 +141,16 @@ def _suspect_pattern(names: Iterable[str]) -> Any:
     codes = sorted({ord(case) for letter in letters for case in (letter, letter.upper())})
     points = codes + [ord(letter) for letter in folding]
     named = "|".join(name for name, of in _NAMES_OF_CHARACTERS.items() if letters.issuperset(of))
+    pairs = sorted({pair for name in names for pair in pairwise(name) if pair[1] not in _MEANS_ANOTHER})
+    capital = sorted({pair for name in names for pair in pairwise(name) if pair[1] in _MEANS_ANOTHER})
     alternatives = [
         rf"(?:\b|{_AFTER_AN_ESCAPE})(?:{one_of})\b",
         rf"[\\%]u(?:{_each(points, '04x')})",
         rf"(?:%|\\x)(?:{_each(codes, '02x')})",
-        rf"(?:&|amp;)(?:#(?:x0*(?:{_each(points, 'x')})|0*(?:{_each(points, 'd')}))|{named})",
+        r"\\[#%&<!?0-9]",
+        *(rf"{re.escape(before)}\\+{re.escape(behind)}" for before, behind in pairs),
+        *(rf"{before}\\+(?-i:{behind.upper()})" for before, behind in capital),
+        rf"(?:&|amp;?)(?:#(?:x0*(?:{_each(points, 'x')})|0*(?:{_each(points, 'd')}))|{named})",
         *(f"(?-i:{letter})|{quote(letter)}" for letter in folding),
         _SPLITS_XML,
         r"\x00",
@@ -185,4 +196,6 @@ def _spelled_out(escape: re.Match[str]) -> str:
     code = escape[1] or escape[2]
     if code is not None:
         return chr(int(code, 16))
-    return "\n" if escape[3] in "nrtbfv0" else escape[3]
+    if escape[3] is not None:
+        return chr(int(escape[3], 8))
+    return "\n" if escape[4] in "nrtbfv" else escape[4]
