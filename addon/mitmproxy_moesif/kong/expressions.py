@@ -16,6 +16,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -116,9 +117,7 @@ _TESTS: Mapping[str, Mapping[str, Callable[[Any], Callable[[str], object]]]] = {
     ADDRESS: _ADDRESS_TESTS,
     SEGMENTS: _NUMBER_TESTS,
 }
-_NUMBER = re.compile(
-    r"(-?)(?:0(?P<octal>[0-7]{1,30})|0x(?P<hexadecimal>[0-9A-Fa-f]{1,30})|(?P<decimal>(?!0[0-7])[0-9]{1,30}))"
-)
+_NUMBER = re.compile(r"(-?)(?:0(?P<octal>[0-7]+)|0x(?P<hexadecimal>[0-9A-Fa-f]+)|(?P<decimal>(?!0[0-7])[0-9]+))")
 _BASES = {"octal": 8, "decimal": 10, "hexadecimal": 16}
 _TAKING = ("==", "^=", "=^", "~")
 """The operators after which Kong knows what they took of the path."""
@@ -228,10 +227,11 @@ class _Parser:
         if found is None:
             raise self._error(f"{given:.20}: is no whole number")
         base = str(found.lastgroup)
-        number = int(f"{found[1]}{found[base]}", _BASES[base])
-        if not -(2**63) <= number < 2**63:
-            raise self._error(f"{given:.20}: is too large a number")
-        return number
+        with suppress(ValueError):  # Python reads no number of thousands of digits
+            number = int(f"{found[1]}{found[base]}", _BASES[base])
+            if -(2**63) <= number < 2**63:
+                return number
+        raise self._error(f"{given:.20}: is too large a number")
 
     # --- tokens
 
