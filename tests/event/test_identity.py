@@ -78,6 +78,8 @@ def test_the_first_that_names_a_user_wins(
         (f"BASIC {b64(b'ada:s3:cret')}", "ada"),
         (f"Basic {b64(b':s3cret')}", None),
         (f"Basic {b64(b'nocolon')}", None),
+        (f"Basic {b64('jörg:x'.encode())}", "jörg"),
+        (f"Basic {b64('jörg:x'.encode('latin-1'))}", "jörg"),
         ("Basic ***", None),
         ("Bearer opaque-token", None),
         (f"Bearer a.{b64([1])}.c", None),

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from mitmproxy_moesif.config.policy import IdentityPolicy
+from mitmproxy_moesif.event.headers import text
 
 Headers = Mapping[str, str]
 
@@ -137,8 +138,7 @@ def _basic_user(credentials: str) -> str | None:
     decoded = _b64decode(credentials)
     if decoded is None or b":" not in decoded:
         return None
-    name = decoded.partition(b":")[0]
-    return name.decode(errors="replace").strip() or None
+    return text(decoded.partition(b":")[0]).strip() or None
 
 
 def _jwt_payload(token: str) -> Mapping[str, Any] | None:
