@@ -169,6 +169,17 @@ def test_a_get_without_a_tag_is_of_the_last_one_that_was_told(collector: Scripte
     assert documents_asked_for(collector, [TAGS, TAGS, {}, TAGS]) == ["/v1/config", "/v1/rules"]
 
 
+@pytest.mark.parametrize("answer", [Answer(500), Answer(200, body=b"[{"), Answer(how="drop")])
+def test_what_was_not_taken_is_asked_for_each_minute_and_when_there_is_another(
+    collector: ScriptedCollector, answer: Answer
+) -> None:
+    """Not after each batch: it may be ten megabytes."""
+    config = Answer(200, TAGS, b"{}")
+    collector.document_script = lambda received: answer if received.path == "/v1/rules" else config
+    tags = [{**TAGS, "X-Moesif-Rules-Tag": tag} for tag in ("r1", "r1", "r2", "r2")]
+    assert documents_asked_for(collector, tags) == ["/v1/rules", "/v1/rules"]
+
+
 def test_a_former_account_is_asked_for_no_more_and_decides_what_is_under_way(collector: ScriptedCollector) -> None:
     """Its application id may be revoked, which nobody has to mend."""
     now = 0.0

@@ -64,14 +64,16 @@ class Trouble(NamedTuple):
 class Document:
     """One document of Moesif's: its last good content, the tag of that, and whether another one is known to exist.
 
-    The answers to batches tell the `tag`, in the header `tag_header`; `told` is the last of these. `validator` is for
-    If-None-Match, and may be written otherwise. `trouble` is that of the last try."""
+    The answers to batches tell the `tag`, in the header `tag_header`; `told` is the last of these, `in_vain` the one
+    for which there was no answer that could be taken. `validator` is for If-None-Match, and may be written otherwise.
+    `trouble` is that of the last try."""
 
     path: str
     tag_header: str
     content: bytes | None = None
     tag: str | None = None
     told: str | None = None
+    in_vain: str | None = None
     validator: str | None = None
     stale: bool = True
     trouble: Trouble | None = None
@@ -244,7 +246,7 @@ class Refresher:
             if not account.accepted:  # an id that is not known gets no tags
                 account.accepted = True
                 self._wake.set()
-            if tag != document.tag:
+            if tag not in (document.tag, document.in_vain):
                 document.stale = True
                 self._wake.set()
 
@@ -331,9 +333,9 @@ class Refresher:
                 content = response.raw.read(MAX_ANSWER + 1)
             changed = self._take(account, document, response, content)
             document.tag = response.headers.get(document.tag_header) or told or response.headers.get("ETag")
-            document.stale = False
+            document.stale, document.in_vain = False, None
         except (OSError, GovernanceError) as error:  # those of requests are OSErrors
-            document.stale = False  # the next regular refresh asks again
+            document.stale, document.in_vain = False, told  # the next regular refresh asks again
             reason = str(error) if isinstance(error, GovernanceError) else why(error, settings)
             document.trouble = Trouble(reason, isinstance(error, UnauthorizedError))
             self._note_refusal(account, error, reason)
