@@ -179,3 +179,20 @@ def test_an_instance_may_say_what_is_so_anyway() -> None:
 
 def test_an_entry_is_switched_off_beside_its_config() -> None:
     assert "enabled: has no effect inside of config, but beside it" in refusal(kong_file, {"enabled": False})
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("disable_moesif_payload_compression", "enable_compression"),
+        ("enable_reading_send_event_response", "remove it"),
+        ("enable_skip_gzip_payload_decompression", "disable_gzip_payload_decompression"),
+        ("max_body_sime_limit", "request_max_body_size_limit"),
+        ("max_body_size_limit", "response_max_body_size_limit"),
+        ("max_events_sent_per_callback", "remove it"),
+        ("sampling_percentage", "sample_rate"),
+    ],
+)
+def test_what_only_earlier_plugins_had_is_refused_with_what_to_do_instead(name: str, instead: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{name}: an earlier plugin's; .*{instead}"):
+        parse_settings({name: 1})

@@ -391,10 +391,16 @@ def option_name(parameter: str) -> str:
 SECRETS = secrets_of(Settings)
 START_ONLY = parameters_with(Settings, Property.START_ONLY)
 
+_BOTH_LIMITS = "an earlier plugin's; set request_max_body_size_limit and response_max_body_size_limit"
 FORMER = {
     "disable_moesif_payload_compression": "an earlier plugin's; remove it, and where it was false set "
     "enable_compression=true",
     "enable_reading_send_event_response": "an earlier plugin's; remove it: every answer of Moesif is read",
+    "enable_skip_gzip_payload_decompression": "an earlier plugin's; set disable_gzip_payload_decompression",
+    "max_body_sime_limit": _BOTH_LIMITS,
+    "max_body_size_limit": _BOTH_LIMITS,
+    "max_events_sent_per_callback": "an earlier plugin's; remove it: all that is due is sent",
+    "sampling_percentage": "an earlier plugin's; set sample_rate",
 }
 """Parameters that only earlier versions of the Kong plugin had."""
 
