@@ -382,6 +382,29 @@ def test_a_certificate_is_served_as_it_was_read(
         assert client.exchange("GET", "/") is not None
 
 
+@pytest.mark.parametrize(
+    ("offers", "agreed"),
+    [(["h3"], None), (["h3-29", "h3"], None), (["h3", "http/1.1"], "http/1.1"), (["h3", "h2", "http/1.1"], "h2")],
+)
+def test_over_tcp_nobody_agrees_to_http3(
+    offers: list[str],
+    agreed: str | None,
+    moesif_proxy: Start,
+    collector: ScriptedCollector,
+    upstream: ScriptedUpstream,
+    certificate: Path,
+) -> None:
+    options = {**addon_options(collector), "http2": True}
+    proxy = moesif_proxy(upstream.url, options, "--tls-cert", str(certificate))
+    with Client(proxy.port, tls=trusting(*offers)) as client:
+        assert isinstance(client.sock, ssl.SSLSocket)
+        assert client.sock.selected_alpn_protocol() == agreed
+        if agreed != "h2":
+            assert client.exchange("GET", "/") is not None
+    assert proxy.stop() == 0
+    assert "Traceback" not in proxy.output
+
+
 def test_tls_is_not_spoken_without_a_certificate(
     moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:

@@ -8,9 +8,9 @@ plain HTTP alone.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mitmproxy.addons.tlsconfig import TlsConfig
 from mitmproxy.net import tls as net_tls
 from mitmproxy.net.tls import starts_like_tls_record
 from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.layers.http import is_h3_alpn
 from mitmproxy.proxy.layers.modes import ReverseProxy
 from OpenSSL import SSL
 
@@ -70,15 +71,23 @@ class Tls(TlsConfig):
 
 
 @lru_cache(256)
-def client_context(*, chain_file: tuple[certs.Cert, ...], **given: Any) -> SSL.Context:
+def client_context(
+    *, chain_file: tuple[certs.Cert, ...], alpn_select_callback: Callable[..., Any], **given: Any
+) -> SSL.Context:
     """As mitmproxy's, which keeps as many, but of `GivenCertificates`: what connections with clients are made with."""
-    context: SSL.Context = stock_client_context.__wrapped__(chain_file=None, **given)
+    select = partial(select_over_tcp, alpn_select_callback)
+    context: SSL.Context = stock_client_context.__wrapped__(chain_file=None, alpn_select_callback=select, **given)
     store = context.get_cert_store()
     assert store is not None
     for each in chain_file:
         store.add_cert(each.to_pyopenssl())  # OpenSSL sends those that lead from the certificate to its authority
     context.set_session_id(SESSIONS)
     return context
+
+
+def select_over_tcp(select: Callable[..., Any], connection: SSL.Connection, offers: Sequence[bytes]) -> Any:
+    """As mitmproxy's, which agrees to HTTP/3 also where the client has come over TCP, and crashes then."""
+    return select(connection, [each for each in offers if not is_h3_alpn(each)])
 
 
 stock_client_context = net_tls.create_client_proxy_context
