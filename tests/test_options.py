@@ -16,6 +16,7 @@ from mitmproxy.test import taddons
 
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.options import PARAMETERS, read_given
+from mitmproxy_moesif.config.policy import remark_on_masks
 from mitmproxy_moesif.config.reference import markdown
 from mitmproxy_moesif.config.settings import SECRETS, Settings, SettingsError, option_name, parse_settings
 from mitmproxy_moesif.delivery.receivers.ndjson import FileReceiver
@@ -302,6 +303,26 @@ def test_deprecated_parameters_are_told_once(
     proxy = mitmdump(upstream.url, addon_options(collector, timeout=2000, request_masks=["a"]))
     proxy.wait_for_output("request_masks is deprecated: use request_body_masks")
     assert proxy.output.count("timeout is deprecated") == 1
+
+
+def test_masks_that_are_paths_are_told_to_be_names(
+    mitmdump: Callable[..., Mitmdump], collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    masks = {
+        "request_body_masks": ["user.password", "ssn"],
+        "request_masks": ["$..pin"],
+        "request_query_masks": ["a b"],
+    }
+    proxy = mitmdump(upstream.url, addon_options(collector, **masks))
+    proxy.wait_for_output("not paths or patterns; taken as whole names: $..pin, user.password\n")
+    assert proxy.output.count("not paths") == 1
+
+
+@pytest.mark.parametrize("mask", ["$.a", "a[0]", "a[]", "*", "a.*.b", "/a", '"a"', "'a'", "{a}", "a;b", "a|b"])
+def test_a_mask_that_finds_nothing_most_likely_is_remarked_on(mask: str) -> None:
+    remark = remark_on_masks([parse_settings({"response_body_masks": [mask, "a-b", "a_b", "é", "a b", "x:y", "@a"]})])
+    assert remark is not None
+    assert remark.endswith(f": {mask}")
 
 
 def test_a_secret_is_in_no_error_and_no_repr() -> None:

@@ -32,6 +32,7 @@ from mitmproxy_moesif.config import options, proxy_defaults
 from mitmproxy_moesif.config.fields import without_effect
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.live import LiveOptions
+from mitmproxy_moesif.config.policy import remark_on_masks
 from mitmproxy_moesif.config.settings import DEFAULT_RECENT, START_ONLY, Settings, SettingsError, option_name
 from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.delivery.ledger import Reading
@@ -108,6 +109,7 @@ class Lifecycle:
         self._ending: Ending | None = None
         self._said: str | None = None
         self._overrides: list[str] = []
+        self._odd_masks: str | None = None
         self._ahead: tuple[Prepared | None, Prepared | None] = None, None
 
     # --- start and live changes ----------------------------------------------------------------------------------
@@ -223,6 +225,7 @@ class Lifecycle:
         if prepared.awaits_kong or any(instance.masks for instance in prepared.instances):
             self._hide_flows()
         self._tell_overrides(prepared)
+        self._tell_odd_masks(prepared)
         self.instance = prepared.instance if settings.enabled and not prepared.awaits_kong else None
         if not settings.fast_dispatch:
             switch.uninstall(ctx.master)
@@ -234,6 +237,11 @@ class Lifecycle:
         before, self._overrides = self._overrides, start_report.overrides(prepared)
         if self.runtime is not None and self._announces and self._overrides != before:
             log.info("moesif: overrides: %s", start_report.overriding(self._overrides))
+
+    def _tell_odd_masks(self, prepared: Prepared) -> None:
+        before, self._odd_masks = self._odd_masks, odd_masks(prepared)
+        if self._odd_masks is not None and self._announces and self._odd_masks != before:
+            log.warning("moesif: %s", self._odd_masks)
 
     def _hide_flows(self) -> None:
         said = proxy_defaults.hide_flows(ctx.options)
@@ -502,6 +510,10 @@ def warn_of_open(folder: Path | None) -> None:
     with suppress(OSError):
         if folder is not None and folder.is_dir() and (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
             log.warning("moesif: others may enter the spool folder (mode %o): chmod 700 %s", mode, folder)
+
+
+def odd_masks(prepared: Prepared) -> str | None:
+    return remark_on_masks(instance.settings for instance in prepared.instances or [prepared.instance])
 
 
 def remarks(settings: Settings) -> Iterator[str]:

@@ -55,6 +55,17 @@ def test_a_failure_is_told_with_what_to_do_and_makes_the_exit_code_1(tmp_path: P
     assert all(finding["todo"] for finding in failures)
 
 
+def test_masks_that_are_paths_are_warned_of(
+    tmp_path: Path, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    account = {"MOESIF_APPLICATION_ID": APPLICATION_ID, "MOESIF_API_ENDPOINT": collector.url}
+    options = ("--set", "moesif_spool_max_bytes=1000000", "--set", "moesif_request_body_masks=user.password")
+    ended = doctor(tmp_path, "--upstream", upstream.url, *options, **account)
+    (line,) = [line for line in ended.stdout.splitlines() if not line.startswith("ok")]
+    assert line.startswith("warning  configuration")
+    assert line.endswith("taken as whole names: user.password -> give the name alone: it is found at any depth")
+
+
 def test_each_option_that_a_start_would_refuse_is_a_failure(tmp_path: Path) -> None:
     wrong = {
         "moesif_batch_size=0": "batch_size: ",

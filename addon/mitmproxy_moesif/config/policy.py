@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,6 +12,8 @@ from mitmproxy_moesif.config.settings import Settings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+
+_MAKES_A_PATH = re.compile(r"[.*$\[\]{}()\"'<>/\\;|]")
 
 CREDENTIAL_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "cookie", "set-cookie", "apikey", "x-api-key", "api-key", "x-apikey"}
@@ -115,6 +119,21 @@ def masks_in_force(settings: Settings) -> str:
     ]
     sent = "are sent" if settings.credential_headers == "send" else "are left out (credential_headers=send sends them)"
     return f"{', '.join(counts) or 'none'}; headers with credentials {sent}"
+
+
+def remark_on_masks(settings: Iterable[Settings]) -> str | None:
+    """What masks find nothing, most likely, being meant as paths or patterns; None where there are none."""
+    odd = {
+        mask
+        for one in settings
+        for name, masks in one
+        if name.endswith("_masks")
+        for mask in masks or ()
+        if _MAKES_A_PATH.search(mask) is not None
+    }
+    if not odd:
+        return None
+    return f"masks are names of fields, not paths or patterns; taken as whole names: {', '.join(sorted(odd))}"
 
 
 def parse_networks(networks: tuple[str, ...]) -> tuple[Network, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.doctor.findings import Finding, failure, ok, warning
-from mitmproxy_moesif.lifecycle import obstacles, remarks
+from mitmproxy_moesif.lifecycle import obstacles, odd_masks, remarks
 from mitmproxy_moesif.proxy.arguments import Arguments
 from mitmproxy_moesif.proxy.configuration import ConfigurationError, unknown
 from mitmproxy_moesif.proxy.master import Proxy
@@ -63,6 +63,8 @@ async def read(arguments: Arguments) -> tuple[Subject | None, list[Finding]]:
     findings += [refused(reason) for reason in obstacles(prepared)]
     settings = prepared.instance.settings
     findings += [warning(CHECK, remark, "change or remove it") for remark in remarks(settings)]
+    if (odd := odd_masks(prepared)) is not None:
+        findings.append(warning(CHECK, odd, "give the name alone: it is found at any depth"))
     if not settings.enabled:
         findings.append(warning(CHECK, "capture is off: traffic passes, nothing is captured", "set enabled=true"))
     parameters, instances = len(settings.model_fields_set), len(prepared.instances)
