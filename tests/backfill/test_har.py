@@ -66,6 +66,12 @@ def test_kong_tells_the_clients_address() -> None:
     assert flow.client_conn.peername[0] == "203.0.113.7"
 
 
+@pytest.mark.parametrize("told", ["token=s3cret", "203.0.113.7, s3cret", " 203.0.113.7"])
+def test_what_is_no_address_is_not_taken_for_one(told: str) -> None:
+    """Events show the address as it is."""
+    assert flow_of(an_entry(clientIPAddress=told)).client_conn.peername[0] == ""
+
+
 @pytest.mark.parametrize("response", [None, {"status": 0, "headers": [], "content": {}}, {}])
 def test_where_there_was_no_answer_there_is_none(response: object) -> None:
     assert flow_of(an_entry(response=response)).response is None

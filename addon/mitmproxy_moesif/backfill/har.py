@@ -18,6 +18,8 @@ from urllib.parse import urlencode, urlsplit
 from mitmproxy import connection, http
 from mitmproxy.net.http import status_codes
 
+from mitmproxy_moesif.event.address import valid_ip
+
 VERSIONS = {"h2": "HTTP/2.0", "http/2": "HTTP/2.0", "h3": "HTTP/3", "http/3": "HTTP/3", "http/1.0": "HTTP/1.0"}
 
 
@@ -51,7 +53,7 @@ def flow_of(entry: object) -> http.HTTPFlow:
     started = _time(node.member("startedDateTime", str))
     ended = started + max(0.0, float(node.member("time", (int, float), 0).value)) / 1000
     peer = node.member("clientIPAddress", str, "").value
-    client = connection.Client(peername=(peer, 0), sockname=("", 0), timestamp_start=started)
+    client = connection.Client(peername=(peer if valid_ip(peer) else "", 0), sockname=("", 0), timestamp_start=started)
     flow = http.HTTPFlow(client, connection.Server(address=None))
     flow.id = _id(entry)
     flow.request = _request(asked, started)
