@@ -21,6 +21,8 @@ _QUERY: Final = re.compile(r"[?#]")
 # Between brackets or quotes, with nothing behind them that could go on with it.
 _ENCLOSED: Final = re.compile(r"""((?:<[^\s<>"]*+>|"[^\s<>"]*+")(?=[\s,;)\]}]|\Z))""")
 _BREAK: Final = re.compile(r"""[\s<>"]""")
+_WORD: Final = re.compile(r"\w")
+_ASSIGNS: Final = ("=", ":", ">")  # at the end: the value may be behind it
 
 
 def mask_query(target: str, names: frozenset[str]) -> str:
@@ -76,17 +78,22 @@ class QueryMask(TextMask):
 
     def header(self, value: str) -> str:
         """Masks what can be read as a URL: what is enclosed, and the last word. What is before and between them must
-        not mention a parameter."""
+        not mention a parameter, together with what is enclosed and is none, and with what the last word begins with."""
         if not self.names.may_occur(_bytes(value)):
             return value
         pieces = _ENCLOSED.split(value)
         last = _BREAK.split(pieces[-1])[-1]
         pieces[-1] = pieces[-1].removesuffix(last)
-        rest = value if _is_unbalanced(value) else " ".join(pieces[::2])
-        if self.names.is_key_in(_bytes(rest)):
+        masked = pieces.copy()
+        masked[1::2] = [piece[0] + self.url(piece[1:-1]) + piece[-1] for piece in pieces[1::2]]
+        rest = [
+            before if before == after or before[-2:-1] in _ASSIGNS else " "
+            for before, after in zip(pieces, masked, strict=True)
+        ]
+        rest.append(_WORD.split(last, maxsplit=1)[0])
+        if self.names.is_key_in(_bytes(value if _is_unbalanced(value) else "".join(rest))):
             return _MASK
-        pieces[1::2] = [piece[0] + self.url(piece[1:-1]) + piece[-1] for piece in pieces[1::2]]
-        return "".join((*pieces, self.url(last)))
+        return "".join((*masked, self.url(last)))
 
     def _segment(self, segment: str) -> str:
         try:
