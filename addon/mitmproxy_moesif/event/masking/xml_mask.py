@@ -21,6 +21,9 @@ _TAG: Final = re.compile(rb"""<(?:[^"'>]++|"[^"]*+"|'[^']*+')*+>""")
 _TAG_NAME: Final = re.compile(rb"<[^\s/>]++")
 _ATTRIBUTE: Final = re.compile(rb"""\s++[^\s=]++\s*+=\s*+(?P<value>"[^"]*+"|'[^']*+')""")
 _BEGINNING: Final = re.compile(rb"\s*+<")
+_WORD: Final = re.compile(r"\w")
+_ASSIGNS: Final = ("=", ":", ">")
+_LONGEST_KEY: Final = 1000  # characters of a text that may be a key of the next one
 
 # Beginnings of a document in UTF-16, whose text cannot be searched for ASCII delimiters byte by byte.
 _UTF16: Final = {
@@ -77,6 +80,7 @@ class _Cutter:
         self._text: list[str] = []  # what came since then
         self._before, self._before_opens = "", False  # the text before that one, and whether a tag that opens followed
         self._is_swallowing = False  # an element's content from some text on is masked, not the element
+        self._key = ""  # the key that text is, as long as no word of a value came
         self._parser = expat.ParserCreate(encoding)
         self._parser.ordered_attributes = True
         self._parser.buffer_text = True
@@ -129,7 +133,7 @@ class _Cutter:
             return
         if self._is_swallowing:
             self._cuts.append(_Cut(self._begin, self._parser.CurrentByteIndex, MASK.decode()))
-            self._is_swallowing, self._before = False, ""
+            self._is_swallowing, self._before = False, self._key
         else:
             self._cuts.append(_Cut(self._begin, self._tag_end))
 
@@ -138,13 +142,16 @@ class _Cutter:
         text = "".join(self._text)
         self._text.clear()
         if self._depth or not text.strip():
+            self._key = "" if _WORD.search(text) else self._key
             return
-        goes_on = self._before_opens or not self._is_inside or self._before.rstrip().endswith(("=", ":", ">"))
-        before = self._before if goes_on else ""
-        self._before, self._before_opens = text, opens
+        goes_on = self._before_opens or not self._is_inside or self._before.rstrip().endswith(_ASSIGNS)
+        before = self._before if goes_on or text.lstrip().startswith(_ASSIGNS) else ""
+        self._before = text if _WORD.search(text) else (before + text)[-_LONGEST_KEY:]
+        self._before_opens = opens
         if self._is_key(text, before, opens):
             self._cut_comments()
             self._depth, self._begin, self._is_swallowing = 1, self._tag_end, True
+            self._key = self._before if self._before.rstrip().endswith(_ASSIGNS) else ""
         elif (masked := self._masked(text)) != text:
             self._cut_comments()
             self._cuts.append(_Cut(self._tag_end, self._parser.CurrentByteIndex, escape(masked)))
