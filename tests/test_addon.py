@@ -339,6 +339,26 @@ def test_a_head_that_cannot_be_read_is_not_quoted_in_the_log(
     assert "S3CR3T" not in proxy.output
 
 
+def test_the_extensions_of_a_websocket_are_not_quoted_in_the_log(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    """The answer's header may be masked."""
+    accept = ("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+    fields = [("Upgrade", "websocket"), ("Connection", "Upgrade"), accept, ("Sec-WebSocket-Extensions", "S3CR3T")]
+    upstream.answer("/", b"HTTP/1.1 101 Switching Protocols\r\n" + wire.encode_headers(fields) + b"\r\n")
+    proxy = mitmdump(upstream.url, addon_options(collector))
+    asked = [
+        ("Host", "h"),
+        *fields[:2],
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("Sec-WebSocket-Version", "13"),
+    ]
+    with Client(proxy.port) as client:
+        client.send(b"GET / HTTP/1.1\r\n" + wire.encode_headers(asked) + b"\r\n")
+        proxy.wait_for_output("(not shown)")
+    assert "S3CR3T" not in proxy.output
+
+
 def test_a_spool_folder_that_others_may_enter_is_told(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:

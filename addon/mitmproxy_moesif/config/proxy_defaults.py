@@ -8,7 +8,7 @@ from typing import Any
 
 from mitmproxy import optmanager
 
-_QUOTED = re.compile(r"\bb['\"].*", re.DOTALL)
+_QUOTED = re.compile(r"(?:\bb|(?<=WebSocket extension ))['\"].*", re.DOTALL)
 
 TRANSPARENT: dict[str, Any] = {
     "keep_host_header": True,  # Kong routes on it
