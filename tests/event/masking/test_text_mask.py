@@ -414,7 +414,7 @@ def test_hostile_text_costs_linear_time(text: str) -> None:
 
 # --- names beyond ASCII, in whatever encoding -----------------------------------------------------------------------
 
-BEYOND_ASCII = ("clé", "пароль", "パスワード")
+BEYOND_ASCII = ("clé", "straße", "пароль", "パスワード")
 ENCODINGS = ("utf-8", "latin-1", "cp1251", "shift-jis")
 PART = b'--frontier\r\nContent-Disposition: form-data; name="a"\r\n\r\n%b\r\n--frontier--'
 

@@ -65,9 +65,10 @@ class FieldNames:
     __slots__ = ("_beyond_ascii", "_folded", "_key", "_suspect", "_word")
 
     def __init__(self, names: Iterable[str]) -> None:
-        forms = {normalize(form, name) for name in names for form in ("NFC", "NFD")}
-        self._folded = frozenset(name.casefold() for name in forms.union(names))
-        self._beyond_ascii = not all(name.isascii() for name in self._folded)
+        given = frozenset(names)
+        forms = given.union(normalize(form, name) for name in given for form in ("NFC", "NFD"))
+        self._folded = frozenset(name.casefold() for name in forms)
+        self._beyond_ascii = not all(map(str.isascii, given))  # folded, `straße` is `strasse`
         one_of = "|".join(re.escape(name) for name in sorted(self._folded, key=len, reverse=True) if name) or r"(?!)"
         # Hyphens are part of a word, but not at its ends: `user-password` is another name, `--password` is not.
         begin, name = r"(?<![\w-])", rf"(?:{one_of})(?!-{{0,9}}\w)"
@@ -75,7 +76,7 @@ class FieldNames:
             begin, name = rf"(?<![\w{_UNREAD}-])", rf"(?:{name}|\w*+{_UNREAD}[\w{_UNREAD}]*+)"
         self._word = re.compile(rf"{begin}-*{name}")
         self._key = re.compile(rf"{begin}(?:-*{name}(?:\s++|\S){{0,{REACH}}}?{_ASSIGNS}|-+{name})")
-        self._suspect = _suspect_pattern(self._folded) if all(map(_PLAIN.fullmatch, self._folded)) else None
+        self._suspect = _suspect_pattern(self._folded) if all(map(_PLAIN.fullmatch, given)) else None
 
     def holds(self, name: str | bytes) -> bool:
         """Whether the field of this name is masked."""
