@@ -330,6 +330,15 @@ def test_the_next_page_is_one_of_the_same_listing_however_it_is_linked(link: str
     assert [service.name for service in config.services] == ["orders"]
 
 
+@pytest.mark.parametrize("link", ["http://[kong/services?offset=2", "/services", 2])
+def test_a_link_that_leads_to_no_other_page_is_told(link: object) -> None:
+    with ScriptedUpstream() as kong:
+        by_admin_api(kong, {"version": "3.9.3"})
+        kong.answer("/services", wire.response(200, [], {"data": [], "next": link}))
+        with pytest.raises(SettingsError, match="/services: the answer is not Kong's"):
+            read_kong_config(parse_settings({"kong_admin_url": kong.url}))
+
+
 @pytest.mark.parametrize(
     ("version", "path", "matches"),
     [

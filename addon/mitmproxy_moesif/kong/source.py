@@ -186,11 +186,13 @@ def _pages(session: DeadlineSession, base: str, kind: str, listed: str = "data")
         try:
             page = orjson.loads(answer.content)
             found += page["data" if "data" in page else listed]
-            following = str(page.get("next") or "")
+            query = urlsplit(page["next"]).query if page.get("next") else None
+            if query == "":
+                raise ValueError("a link that leads to the same page")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise KongConfigError(f"{base}/{kind}: the answer is not Kong's") from error
         # Only its query counts: the token goes to nobody else, whoever is in front of Kong.
-        url = f"{base}/{kind}?{urlsplit(following).query}" if following else None
+        url = f"{base}/{kind}?{query}" if query is not None else None
     raise KongConfigError(f"{base}/{kind}: more than {MAX_PAGES} pages")
 
 
