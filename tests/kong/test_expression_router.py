@@ -8,7 +8,7 @@ import pytest
 
 from mitmproxy_moesif.kong.entities import Route, Service
 from mitmproxy_moesif.kong.expression_router import ExpressionRouter, without_port
-from mitmproxy_moesif.kong.router import MAX_REMEMBERED_PATH
+from mitmproxy_moesif.kong.router import MAX_REMEMBERED
 
 
 def router(*routes: dict[str, Any], service: Service | None = None) -> ExpressionRouter:
@@ -158,11 +158,12 @@ def test_what_an_expression_took_is_stripped(
     assert (match.upstream_path, match.path) == (upstream, taken)
 
 
-def test_decisions_are_remembered_but_not_those_on_long_paths() -> None:
-    found = router({"expression": 'http.path ^= "/a"'})
-    assert found.match("GET", "/a", "h", {"x": ["1"]}) is found.match("PUT", "/a?b", "i", {"x": ["2"]})
-    long = "/a" + "x" * MAX_REMEMBERED_PATH
-    assert found.match("GET", long, "h", {}) is not found.match("GET", long, "h", {})
+def test_decisions_are_remembered_but_not_those_about_much() -> None:
+    found = router({"expression": 'http.path ^= "/a"'}, {"expression": 'http.headers.x == "1"'})
+    assert found.match("GET", "/a", "h", {"y": ["1"]}) is found.match("PUT", "/a?b", "i", {"y": ["2"]})
+    much = "x" * MAX_REMEMBERED
+    for path, headers in ((f"/a{much}", {}), ("/a", {"x": [much]})):
+        assert found.match("GET", path, "h", headers) is not found.match("GET", path, "h", headers)
 
 
 def test_in_a_large_table_only_the_routes_of_a_path_are_tried() -> None:

@@ -11,7 +11,7 @@ from mitmproxy_moesif.kong.declarative import parse_declarative
 from mitmproxy_moesif.kong.entities import Route, Service
 from mitmproxy_moesif.kong.normalize import from_text
 from mitmproxy_moesif.kong.patterns import Found, Pattern
-from mitmproxy_moesif.kong.router import MAX_REMEMBERED_PATH, Match, Router, upstream_path
+from mitmproxy_moesif.kong.router import MAX_REMEMBERED, Match, Router, upstream_path
 from tests.support import conformance_file
 
 Fields = dict[str, Any]
@@ -373,11 +373,20 @@ def test_a_lookup_among_a_thousand_routes_tries_but_a_few_of_them(monkeypatch: p
     assert len(tried) == 1  # for what it leaves over of the path, not to find the route
 
 
-def test_decisions_are_remembered_but_not_those_on_long_paths() -> None:
-    router = _router({"paths": ["/a"]})
+def test_decisions_are_remembered_but_not_those_about_much() -> None:
+    """Strangers must not fill the memory."""
+    router = _router({"paths": ["/a"]}, {"headers": {"x": ["1"]}})
     assert router.match("GET", "/a", "h", {"unnamed": ["1"]}) is router.match("GET", "/a?x", "h", {"unnamed": ["2"]})
-    long = "/a" + "x" * MAX_REMEMBERED_PATH
-    assert router.match("GET", long, "h", {}) is not router.match("GET", long, "h", {})
+    much = "x" * MAX_REMEMBERED
+    for path, host, headers in (
+        (f"/a{much}", "h", {}),
+        ("/a", much, {}),
+        ("/a", "h", {"x": [much]}),
+        ("/a", "h", {"x": [""] * MAX_REMEMBERED}),
+    ):
+        found = router.match("GET", path, host, headers)
+        assert found is not None
+        assert found is not router.match("GET", path, host, headers)
 
 
 def test_what_is_remembered_depends_on_all_that_decides() -> None:

@@ -36,10 +36,10 @@ from mitmproxy_moesif.kong.expressions import (
 from mitmproxy_moesif.kong.indexes import ByValue, Entries, PrefixTree, values_of
 from mitmproxy_moesif.kong.normalize import exact_text, from_text, parameters, request_path, segments, some_of
 from mitmproxy_moesif.kong.router import (
-    MAX_REMEMBERED_PATH,
     REMEMBERED,
     Match,
     Router,
+    is_remembered,
     make_match,
     takes_part,
     without_leading_dots,
@@ -94,9 +94,10 @@ class ExpressionRouter:
                 **(self._parts(normalized) if self._segments else {}),
             }
             values = tuple(shown[field] for field in self._fields)
-            if not all(map(_is_utf8, chain.from_iterable(values))):
+            texts = [*chain.from_iterable(values)]
+            if not all(map(_is_utf8, texts)):
                 return None
-            decide = self._decided if len(path) <= MAX_REMEMBERED_PATH else self._decide
+            decide = self._decided if is_remembered([path, *texts]) else self._decide
             found = decide(normalized, scheme, values)
         return found or self._others.match(method, path, host, headers, scheme, sni)
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 
 from mitmproxy_moesif.kong.entities import Route, Service
 from mitmproxy_moesif.kong.indexes import (
@@ -46,8 +47,8 @@ KINDS = HOST, HEADER, PATH, METHOD, SNI = 16, 8, 4, 2, 1
 REMEMBERED = 5000
 """Decisions kept, as many as Kong keeps."""
 
-MAX_REMEMBERED_PATH = 1024
-"""Longer paths are decided anew each time, so that strangers' requests cannot fill the memory."""
+MAX_REMEMBERED = 2048
+"""Characters. Requests that show more are decided anew each time, so that strangers cannot fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +124,10 @@ class Router:
         `path` is the request target with or without query, `host` the Host header as sent (with port, if it has one),
         `headers` the values by lower-case name, `sni` the server name of the TLS handshake.
         """
-        decide = self._decided if len(path) <= MAX_REMEMBERED_PATH else self._decide
-        return decide(method, request_path(path), host, self._headers.relevant(headers), scheme, sni)
+        relevant = self._headers.relevant(headers)
+        shown = [method, path, host or "", sni or "", *chain.from_iterable(values for _, values in relevant)]
+        decide = self._decided if is_remembered(shown) else self._decide
+        return decide(method, request_path(path), host, relevant, scheme, sni)
 
     def _add(self, entry: _Entry) -> None:
         for host in entry.route.hosts:
@@ -168,6 +171,11 @@ class Router:
             if here := met & members:
                 return self._entries[_lowest(here & _tried_first(kinds, members, sharing) or here)]
         return None
+
+
+def is_remembered(shown: Sequence[str]) -> bool:
+    """Whether the decision about a request that shows these texts is kept."""
+    return sum(map(len, shown)) + len(shown) <= MAX_REMEMBERED
 
 
 def takes_part(route: Route) -> bool:
