@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -83,3 +84,16 @@ def test_a_body_and_whether_it_can_be_read(fields: Any, body: bytes | None, docu
     assert not seen.unreadable
     assert seen.body() == document
     assert seen.unreadable is unreadable
+
+
+def test_what_strangers_send_is_not_kept() -> None:
+    """Names and addresses are remembered, since most come again; long ones would fill the memory."""
+    tracemalloc.start()
+    try:
+        for number in range(1500):
+            long = b"%d" % number + 60_000 * b"x"
+            view((long, b""), (b"X-Forwarded-For", long))
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert kept < 20_000_000

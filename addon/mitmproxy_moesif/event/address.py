@@ -62,11 +62,13 @@ def without_port(entry: str) -> str:
     return host if colon and entry.count(":") == 1 else entry
 
 
-@lru_cache(maxsize=4096)
 def valid_ip(candidate: str) -> bool:
     """Whether this is an IP literal, without a zone."""
-    if len(candidate) > 45 or "%" in candidate:
-        return False
+    return len(candidate) <= 45 and "%" not in candidate and _is_ip(candidate)
+
+
+@lru_cache(maxsize=4096)
+def _is_ip(candidate: str) -> bool:
     try:
         ipaddress.ip_address(candidate)
     except ValueError:

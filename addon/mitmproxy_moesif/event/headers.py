@@ -15,10 +15,9 @@ def text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)  # the same few names come with every exchange; strangers' names have up to 64 KB
 def lower_name(raw: bytes) -> str:
-    """The same few names come with every exchange. A blank around one, which saved traffic may have, is no part of it:
-    servers that let it pass take it for the same header."""
+    """Without a blank around it, which saved traffic may have: servers that let it pass take it for the same header."""
     return text(raw).strip().lower()
 
 
