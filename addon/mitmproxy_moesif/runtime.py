@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -51,6 +51,12 @@ class Prepared:
     skip: flowfilter.TFilter | None
     kong: KongConfig | None = None
     resolver: Resolver | None = None
+    unplaced: Instance = field(init=False)
+    """For requests that no instance is found for: the options, masking what any instance masks."""
+
+    def __post_init__(self) -> None:
+        unplaced = replace(self.instance, masks_all=self.awaits_kong).with_masks_of(self.instances)
+        object.__setattr__(self, "unplaced", unplaced)
 
     @classmethod
     def of(cls, given: Mapping[str, Any], previous: Prepared | None = None, confdir: Path | None = None) -> Prepared:
@@ -80,13 +86,6 @@ class Prepared:
     def awaits_kong(self) -> bool:
         """Kong's configuration is not known yet: nobody can say what is captured for whom, and what is masked."""
         return self.kong is None and names_kong(self.instance.settings)
-
-    @property
-    def unplaced(self) -> Instance:
-        """What masks what is told of a request that no instance is found for: all that any instance masks."""
-        if self.awaits_kong:
-            return replace(self.instance, masks_all=True)
-        return self.instance if self.resolver is None else self.resolver.unplaced(self.instance)
 
     @property
     def instances(self) -> list[Instance]:

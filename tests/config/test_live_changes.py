@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args, get_origin
@@ -178,3 +179,11 @@ def test_a_file_that_was_written_in_place_is_read_again(tmp_path: Path) -> None:
     assert after.instance.hooks is not None
     assert after.instance.hooks.functions.keys() == {"mask"}
     assert len(after.local_rules.rules.rules) == 1000
+
+
+def test_what_masks_a_request_without_an_instance_is_put_together_before_one_comes(tmp_path: Path) -> None:
+    known = Prepared.of({"application_id": "x", "request_query_masks": "pin", "kong_config": str(kong(tmp_path))})
+    unknown = replace(known, kong=None, resolver=None)
+    assert known.unplaced.policy.query_masks == {"pin"}
+    assert (known.unplaced.hides, unknown.unplaced.hides) == (False, True)
+    assert unknown.unplaced is unknown.unplaced

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -74,12 +74,10 @@ class Instance:
         account, destination, akto = account_of(settings), destination_of(settings), AktoTarget.of(settings)
         return cls(settings, compile_policy(settings), account, destination, hooks, name, akto)
 
-    def with_masks_of(self, others: Iterable[Instance]) -> Instance:
+    def with_masks_of(self, others: Collection[Instance]) -> Instance:
         """The same that also masks what these do, in all but bodies, and hides what these hide."""
-        policy, hides = self.policy, self.masks_all
-        for other in others:
-            policy, hides = policy.with_masks_of(other.policy), hides or other.hides
-        return replace(self, policy=policy, masks_all=hides)
+        policy = self.policy.with_masks_of([other.policy for other in others])
+        return replace(self, policy=policy, masks_all=self.masks_all or any(other.hides for other in others))
 
     def with_akto(self, said: Settings) -> Instance:
         """The same with what these settings say of Akto."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -51,10 +51,12 @@ class SidePolicy:
     underived: frozenset[str]  # masked headers that the event is made as if it had not seen
     body: BodyPolicy
 
-    def with_masks_of(self, other: SidePolicy) -> SidePolicy:
+    def with_masks_of(self, others: Collection[SidePolicy]) -> SidePolicy:
         """Of headers."""
         return replace(
-            self, header_masks=self.header_masks | other.header_masks, underived=self.underived | other.underived
+            self,
+            header_masks=self.header_masks.union(*(other.header_masks for other in others)),
+            underived=self.underived.union(*(other.underived for other in others)),
         )
 
 
@@ -71,13 +73,13 @@ class EventPolicy:
     request: SidePolicy
     response: SidePolicy
 
-    def with_masks_of(self, other: EventPolicy) -> EventPolicy:
+    def with_masks_of(self, others: Collection[EventPolicy]) -> EventPolicy:
         """Of headers and queries."""
         return replace(
             self,
-            query_masks=self.query_masks | other.query_masks,
-            request=self.request.with_masks_of(other.request),
-            response=self.response.with_masks_of(other.response),
+            query_masks=self.query_masks.union(*(other.query_masks for other in others)),
+            request=self.request.with_masks_of([other.request for other in others]),
+            response=self.response.with_masks_of([other.response for other in others]),
         )
 
 

@@ -71,7 +71,6 @@ class Resolver:
         self.akto = {plugin.id: _parsed(plugin, given) for plugin in akto if plugin.enabled}
         self.alone = _alone(given, previous) if akto or parse_settings(given).feeds_akto else None
         self._together: dict[tuple[Instance | None, str | None], Instance | None] = {}
-        self._unplaced: tuple[Instance, Instance] | None = None
         if config.not_understood and (previous is None or previous.config.not_understood != config.not_understood):
             for line in config.not_understood:
                 log.warning("moesif: %s; no event is given a route or service until it is", line)
@@ -88,12 +87,6 @@ class Resolver:
             if plugin is None or plugin.id != OPTIONS_ID:
                 instance = self.instances.get(plugin.id) if plugin is not None else None
         return Resolution(instance if self.alone is None else self._with_akto(instance, on), names(match))
-
-    def unplaced(self, options: Instance) -> Instance:
-        """The options, masking what any instance masks: for a request of which it is not known whose it is."""
-        if self._unplaced is None or self._unplaced[0] is not options:
-            self._unplaced = options, options.with_masks_of(self.instances.values())
-        return self._unplaced[1]
 
     def _with_akto(self, instance: Instance | None, on: On) -> Instance | None:
         """The instance with Akto as it is for this request; each of them is made once."""
