@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mitmproxy_moesif.kong.entities import Route, Service
-from mitmproxy_moesif.kong.expression_router import ExpressionRouter, without_port
+from mitmproxy_moesif.kong.expression_router import ExpressionRouter
 from mitmproxy_moesif.kong.router import MAX_REMEMBERED
 
 
@@ -166,18 +166,13 @@ def test_decisions_are_remembered_but_not_those_about_much() -> None:
         assert found.match("GET", path, "h", headers) is not found.match("GET", path, "h", headers)
 
 
-def test_in_a_large_table_only_the_routes_of_a_path_are_tried() -> None:
-    found = router(*({"expression": f'http.path ^= "/tenant{n}/" && http.method == "GET"'} for n in range(2000)))
-    assert list(found._tried(b"/tenant1234/orders")) == [found._ranked.index(_named(found, "1234"))]
+def test_in_a_large_table_only_the_routes_of_a_path_or_a_host_are_tried() -> None:
+    by_path = [{"expression": f'http.path ^= "/tenant{n}/" && http.method == "GET"'} for n in range(2000)]
+    found = router(*by_path)
+    assert [found._ranked[number].route.id for number in found._tried(b"/tenant1234/orders", "h")] == ["1234"]
     assert ask(found, "/tenant1234/orders") == "1234"
-
-
-def _named(found: ExpressionRouter, name: str) -> Any:
-    return next(pair for pair in found._ranked if pair[0].id == name)
-
-
-@pytest.mark.parametrize(
-    ("host", "name"), [("a", "a"), ("a:80", "a"), ("a:", "a:"), ("a:x", "a:x"), ("[::1]:80", "[::1]:80")]
-)
-def test_the_port_of_a_host_is_cut_as_kong_cuts_it(host: str, name: str) -> None:
-    assert without_port(host) == name
+    by_host = [{"expression": f'http.path ^= "/" && http.host == "tenant{n}"'} for n in range(2000)]
+    found = router(*by_host, {"expression": 'http.host == "tenant1234" || http.host == "h"', "priority": 1})
+    assert [found._ranked[number].route.id for number in found._tried(b"/", "tenant1234")] == ["2000", "1234"]
+    assert ask(found, host="tenant1234:80") == "2000"
+    assert ask(found, host="tenant999") == "999"

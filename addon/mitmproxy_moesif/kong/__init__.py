@@ -1,5 +1,6 @@
 """Kong's configuration as ours: services, routes, consumers, and the `moesif` plugins that are our instances.
 
+compatible   routes without an expression, as expressions with priorities
 declarative  Kong's file, and the Admin API's listings, as one `KongConfig`
 document     a file as it was read, and errors that name file and line
 entities     Kong's entities, validated and immutable (test: kong/test_declarative.py)

@@ -1,11 +1,11 @@
-"""Which route a request is on where routes have expressions: Kong's router of the flavour `expressions`.
+"""Which route a request is on: Kong's router in each of its flavours.
 
-Routes with an expression come first, by priority; of one priority the one with the higher id. Those without follow,
-as in the flavour `traditional`. Where paths must start with a known text, only the routes for such paths are tried.
+A table with an expression is of the flavour `expressions`, whatever is said: routes with one come first, by priority;
+of one priority the one with the higher id. Those without follow as in compatible.py. Where paths must start with a
+known text, or hosts be known ones, only the routes for such paths or hosts are tried.
 
 Source: Kong's public source for how expressions are completed by `protocols` and ordered (facts taken from it, no
-code). Kong orders the routes without one a little otherwise in this flavour; with several that fit, its choice may be
-another.
+code).
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import chain
+from typing import NamedTuple
 
+from mitmproxy_moesif.kong.compatible import parts_of, split_port
 from mitmproxy_moesif.kong.entities import Route
 from mitmproxy_moesif.kong.expressions import (
     ADDRESS,
+    FIELDS,
     HEADER,
     HOST,
     METHOD,
     PATH,
+    PORT,
     PROTOCOL,
     QUERY,
     SEGMENT,
@@ -45,26 +49,45 @@ from mitmproxy_moesif.kong.router import (
     without_leading_dots,
 )
 
+TRADITIONAL, COMPATIBLE = "traditional", "traditional_compatible"
+
+_BOTH = frozenset(("http", "https"))
 _SCHEMES = {"grpc": "http", "grpcs": "https", "ws": "http", "wss": "https"}
 """The scheme of requests of a protocol, where it has another name."""
 
 
-class ExpressionRouter:
-    """Decides over `routes`, those with expressions and those without; one that is not understood has no part."""
+_EXPRESSIONS_FIRST = 0xFF << 56
 
-    def __init__(self, routes: Sequence[Route]) -> None:
-        self._others = Router([route for route in routes if route.expression is None])
-        self._ranked = sorted(_understood(routes), key=_rank, reverse=True)
-        self._schemes = [_schemes(route) for route, _ in self._ranked]
-        fields = set[str]().union(*(expression.fields for _, expression in self._ranked))
-        self._fields = sorted(fields | {PATH} if any(route.paths for route in routes) else fields)
+_PORTS = {"https": "443"}
+"""Of a request whose Host has none; that on which Kong listens is not known."""
+
+
+class _Candidate(NamedTuple):
+    """What is tried: higher ones first."""
+
+    priority: int
+    id: str
+    route: Route
+    expression: Expression
+    schemes: frozenset[str]
+
+
+class ExpressionRouter:
+    """Decides over `routes`, in any flavour; one whose expression is not understood has no part."""
+
+    def __init__(self, routes: Sequence[Route], flavor: str = TRADITIONAL) -> None:
+        has_expressions = any(route.expression is not None for route in routes)
+        self._traditional = Router(routes) if flavor == TRADITIONAL and not has_expressions else None
+        candidates = () if self._traditional is not None else _candidates(routes, narrowed=flavor != COMPATIBLE)
+        self._ranked = sorted(candidates, key=lambda candidate: candidate[:2], reverse=True)
+        self._fields = sorted(set[str]().union(*(candidate.expression.fields for candidate in self._ranked)))
         self._headers = [(field, header_name(field)) for field in self._fields if field.startswith(HEADER)]
         self._parameters = {field.removeprefix(QUERY): field for field in self._fields if field.startswith(QUERY)}
         self._segments = [field for field in self._fields if field.startswith(SEGMENT)]
-        self._starts = ByValue()
+        self._starts, self._hosts = ByValue(), ByValue()
         self._anywhere: Entries = 0
-        for number, (_, expression) in enumerate(self._ranked):
-            self._add(number, expression)
+        for number, candidate in enumerate(self._ranked):
+            self._add(number, candidate.expression)
         self._tree = PrefixTree(start for start in self._starts if isinstance(start, bytes))
         self._decided = lru_cache(REMEMBERED)(self._decide)
 
@@ -79,27 +102,28 @@ class ExpressionRouter:
         address: str = "",
     ) -> Match | None:
         """As `Router.match`; `address` is the client's."""
-        found = None
-        if self._ranked:
-            normalized = request_path(path)
-            shown = {
-                PATH: (exact_text(normalized),),
-                HOST: () if host is None else (without_port(host),),
-                METHOD: (method,),
-                PROTOCOL: (scheme,),
-                SNI: (sni,) if sni else (),
-                ADDRESS: (address,) if address else (),
-                **{field: tuple(values_of(headers, name)) for field, name in self._headers},
-                **(self._queries(path) if self._parameters else {}),
-                **(self._parts(normalized) if self._segments else {}),
-            }
-            values = tuple(shown[field] for field in self._fields)
-            texts = [*chain.from_iterable(values)]
-            if not all(map(_is_utf8, texts)):
-                return None
-            decide = self._decided if is_remembered([path, *texts]) else self._decide
-            found = decide(normalized, scheme, values)
-        return found or self._others.match(method, path, host, headers, scheme, sni)
+        if self._traditional is not None:
+            return self._traditional.match(method, path, host, headers, scheme, sni)
+        normalized = request_path(path)
+        name, port = (None, None) if host is None else split_port(host)
+        shown = {
+            PATH: (exact_text(normalized),),
+            HOST: () if name is None else (name,),
+            PORT: (_PORTS.get(scheme, "80") if port is None else str(port),),
+            METHOD: (method,),
+            PROTOCOL: (scheme,),
+            SNI: (sni,) if sni else (),
+            ADDRESS: (address,) if address else (),
+            **{field: tuple(values_of(headers, name)) for field, name in self._headers},
+            **(self._queries(path) if self._parameters else {}),
+            **(self._parts(normalized) if self._segments else {}),
+        }
+        values = tuple(shown[field] for field in self._fields)
+        texts = [*chain.from_iterable(values)]
+        if not all(map(_is_utf8, texts)):
+            return None
+        decide = self._decided if is_remembered([path, *texts]) else self._decide
+        return decide(normalized, scheme, values)
 
     def _queries(self, target: str) -> dict[str, tuple[str, ...]]:
         given = parameters(target, self._parameters)
@@ -113,22 +137,26 @@ class ExpressionRouter:
         }
 
     def _add(self, number: int, expression: Expression) -> None:
-        if expression.starts is None:
+        if expression.hosts is not None:
+            for host in expression.hosts:
+                self._hosts.add(host, number)
+        elif expression.starts is not None:
+            for start in expression.starts:
+                self._starts.add(from_text(start), number)
+        else:
             self._anywhere |= 1 << number
-        for start in expression.starts or ():
-            self._starts.add(from_text(start), number)
 
     def _decide(self, path: bytes, scheme: str, values: tuple[tuple[str, ...], ...]) -> Match | None:
         shown = dict(zip(self._fields, values, strict=True))
-        for number in self._tried(path):
-            route, expression = self._ranked[number]
+        for number in self._tried(path, next(iter(shown.get(HOST, ())), None)):
+            candidate = self._ranked[number]
             taken = Taken()
-            if scheme in self._schemes[number] and expression.holds(shown, taken):
-                return _match(route, path, taken, scheme)
+            if scheme in candidate.schemes and candidate.expression.holds(shown, taken):
+                return _match(candidate.route, path, taken, scheme)
         return None
 
-    def _tried(self, path: bytes) -> Iterator[int]:
-        entries = self._anywhere
+    def _tried(self, path: bytes, host: str | None) -> Iterator[int]:
+        entries = self._anywhere | self._hosts[host]
         for start in self._tree.of(path):
             entries |= self._starts[start]
         while entries:
@@ -145,22 +173,19 @@ def _is_utf8(value: str) -> bool:
         return False
 
 
-def without_port(host: str) -> str:
-    """As Kong's router cuts it: at the first colon, where a number follows."""
-    name, _, port = host.partition(":")
-    return name if port.isascii() and port.isdigit() else host
-
-
-def _understood(routes: Sequence[Route]) -> Iterator[tuple[Route, Expression]]:
-    for route in routes:
-        if route.expression is not None and takes_part(route):
+def _candidates(routes: Sequence[Route], *, narrowed: bool) -> Iterator[_Candidate]:
+    """`narrowed`: by the routes' protocols, as in the flavour `expressions`."""
+    for route in filter(takes_part, routes):
+        schemes = _schemes(route) if narrowed else _BOTH
+        if route.expression is None:
+            for part in parts_of(route):
+                with suppress(ExpressionError):
+                    expression = compile_expression(part.source, (*FIELDS, PORT))
+                    yield _Candidate(part.priority, part.id, route, expression, schemes)
+        else:
             with suppress(ExpressionError):
-                yield route, compile_expression(route.expression)
-
-
-def _rank(pair: tuple[Route, Expression]) -> tuple[int, str]:
-    route, _ = pair
-    return route.priority, route.id.lower()
+                expression = compile_expression(route.expression)
+                yield _Candidate(_EXPRESSIONS_FIRST | route.priority, route.id.lower(), route, expression, schemes)
 
 
 def _schemes(route: Route) -> frozenset[str]:
@@ -171,4 +196,4 @@ def _schemes(route: Route) -> frozenset[str]:
 
 def _match(route: Route, path: bytes, taken: Taken, scheme: str) -> Match:
     rest = None if not taken.path else without_leading_dots(path[len(from_text(taken.path)) :])
-    return make_match(route, taken.path, path, rest, scheme)
+    return make_match(route, taken.path, path, rest, scheme, "v0")

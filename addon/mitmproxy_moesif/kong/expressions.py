@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +33,9 @@ PATH, HOST, METHOD, PROTOCOL, SNI, ADDRESS = FIELDS = (
     "tls.sni",
     "net.src.ip",
 )
+PORT = "net.dst.port"
+"""The port that was asked for; not understood in a route's own expression, which means the one that Kong listens on."""
+
 HEADER, QUERY, SEGMENT = NAMED = "http.headers.", "http.queries.", "http.path.segments."
 """Before the name of a header in lower case, where `_` stands for `-`, too; of a parameter; of one of the path's
 segments, which is its number from 0 on, or of several: `1_2`."""
@@ -62,11 +65,13 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """`fields` are those it asks for; paths that it holds for start with one of `starts` (None: it does not say)."""
+    """`fields` are those it asks for. Paths that it holds for start with one of `starts`, and hosts are one of `hosts`
+    (None: it does not say)."""
 
     holds: Condition
     fields: frozenset[str]
-    starts: frozenset[str] | None
+    starts: frozenset[str] | None = None
+    hosts: frozenset[str] | None = None
 
 
 _TOKEN = re.compile(
@@ -116,6 +121,7 @@ _NUMBER_TESTS: Mapping[str, Callable[[int], Callable[[str], object]]] = {
 _TESTS: Mapping[str, Mapping[str, Callable[[Any], Callable[[str], object]]]] = {
     ADDRESS: _ADDRESS_TESTS,
     SEGMENTS: _NUMBER_TESTS,
+    PORT: _NUMBER_TESTS,
 }
 _NUMBER = re.compile(r"(-?)(?:0(?P<octal>[0-7]+)|0x(?P<hexadecimal>[0-9A-Fa-f]+)|(?P<decimal>(?!0[0-7])[0-9]+))")
 _BASES = {"octal": 8, "decimal": 10, "hexadecimal": 16}
@@ -123,9 +129,9 @@ _TAKING = ("==", "^=", "=^", "~")
 """The operators after which Kong knows what they took of the path."""
 
 
-def compile_expression(source: str) -> Expression:
-    """Raises `ExpressionError`."""
-    parser = _Parser(source)
+def compile_expression(source: str, fields: Collection[str] = FIELDS) -> Expression:
+    """Raises `ExpressionError`. `fields` are those that are understood, beside those with a prefix."""
+    parser = _Parser(source, fields)
     expression = parser.expression(0)
     parser.end()
     return expression
@@ -139,8 +145,9 @@ def header_name(field_name: str) -> str:
 class _Parser:
     """Recursive descent over the tokens of one expression; the next one is `kind` and `text`."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, fields: Collection[str]) -> None:
         self._source = source
+        self._fields = fields
         self._at = self._end = 0
         self._advance()
 
@@ -198,14 +205,14 @@ class _Parser:
             self._close()
             return inner, functions | {name}
         begin, dot, _ = name.rpartition(".")
-        if name in FIELDS or begin + dot in NAMED:
+        if name in self._fields or begin + dot in NAMED:
             return name.lower() if begin + dot == HEADER else name, frozenset()
         raise self._error(f"{name}: is not understood here; {', '.join(FIELDS)} and {'*, '.join(NAMED)}* are")
 
     def _wanted(self, name: str, operator: str) -> object:
         if name == ADDRESS:
             return self._network(operator)
-        return self._number() if name == SEGMENTS else self._literal()
+        return self._number() if name in (SEGMENTS, PORT) else self._literal()
 
     def _literal(self) -> str:
         kind = self.kind
@@ -286,27 +293,36 @@ def _predicate(
                 return one_is_enough
         return bool(given) and not one_is_enough
 
-    starts = frozenset((str(wanted),)) if name == PATH and operator in ("==", "^=") and not is_lower else None
-    return Expression(holds, frozenset((name,)), starts)
+    only = frozenset((str(wanted),)) if not is_lower else None
+    return Expression(
+        holds,
+        frozenset((name,)),
+        starts=only if name == PATH and operator in ("==", "^=") else None,
+        hosts=only if name == HOST and operator == "==" else None,
+    )
 
 
 def _both(left: Expression, right: Expression) -> Expression:
-    starts = left.starts if left.starts is not None else right.starts
     return Expression(
         lambda values, taken: left.holds(values, taken) and right.holds(values, taken),
         left.fields | right.fields,
-        starts,
+        starts=left.starts if left.starts is not None else right.starts,
+        hosts=left.hosts if left.hosts is not None else right.hosts,
     )
 
 
 def _either(left: Expression, right: Expression) -> Expression:
-    starts = None if left.starts is None or right.starts is None else left.starts | right.starts
     return Expression(
         lambda values, taken: left.holds(values, taken) or right.holds(values, taken),
         left.fields | right.fields,
-        starts,
+        starts=_united(left.starts, right.starts),
+        hosts=_united(left.hosts, right.hosts),
     )
 
 
+def _united(left: frozenset[str] | None, right: frozenset[str] | None) -> frozenset[str] | None:
+    return None if left is None or right is None else left | right
+
+
 def _not(inner: Expression) -> Expression:
-    return Expression(lambda values, taken: not inner.holds(values, taken), inner.fields, None)
+    return Expression(lambda values, taken: not inner.holds(values, taken), inner.fields)

@@ -231,7 +231,7 @@ class PathIndex:
 _LOWER = {capital: capital + 32 for capital in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 
 
-def _in_lower_case(value: str) -> str:
+def in_lower_case(value: str) -> str:
     """As Kong compares values: letters beyond ASCII keep their case."""
     return value.lower() if value.isascii() else value.translate(_LOWER)
 
@@ -253,7 +253,7 @@ class HeaderIndex:
     def add(self, name: str, values: Sequence[str], entry: int) -> None:
         self.naming.add(name, entry)
         for value in values:
-            self._values.add((name, _in_lower_case(value)), entry)
+            self._values.add((name, in_lower_case(value)), entry)
         if len(values) == 1 and values[0].startswith("~*"):
             source = values[0].removeprefix("~*")
             self._expressions.setdefault(name, {}).setdefault(source, Pattern(from_text(source)))
@@ -262,7 +262,7 @@ class HeaderIndex:
     def relevant(self, headers: Mapping[str, Sequence[str]]) -> Headers:
         """Of a request's headers those that some entry names, in the order in which they came to be named."""
         return tuple(
-            (name, tuple(sorted(map(_in_lower_case, values))))
+            (name, tuple(sorted(map(in_lower_case, values))))
             for name in self.naming
             if isinstance(name, str) and (values := values_of(headers, name))
         )

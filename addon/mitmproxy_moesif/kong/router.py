@@ -242,11 +242,13 @@ def _match(entry: _Entry, path: bytes, scheme: str) -> Match:
     return make_match(entry.route, entry.path, path, _left_over(entry, path), scheme)
 
 
-def make_match(route: Route, matched: str | None, path: bytes, rest: bytes | None, scheme: str) -> Match:
+def make_match(
+    route: Route, matched: str | None, path: bytes, rest: bytes | None, scheme: str, path_handling: str | None = None
+) -> Match:
     """`matched` is the path of the route that fits the request's `path`, `rest` what it leaves over of that (None: it
-    does not say)."""
+    does not say); `path_handling` is the route's where it is not given."""
     base = from_text(route.service.path or "/") if route.service else b"/"
-    upstream = upstream_path(route, base, path, path[1:] if rest is None else rest)
+    upstream = upstream_path(route, base, path, path[1:] if rest is None else rest, path_handling)
     return Match(
         route=route,
         path=matched,
@@ -271,12 +273,12 @@ def without_leading_dots(rest: bytes) -> bytes:
     return rest[2:] if rest.startswith(b"./") else rest.removeprefix(b"../")
 
 
-def upstream_path(route: Route, base: bytes, path: bytes, rest: bytes) -> bytes:
+def upstream_path(route: Route, base: bytes, path: bytes, rest: bytes, path_handling: str | None = None) -> bytes:
     """The service's path `base` joined with `path`, or with the `rest` of it where the route strips what it matched.
 
     `path_handling` v0 takes care of the slash between the two, and keeps a last one; v1 joins them as they are.
     """
-    if route.path_handling == "v1":
+    if (path_handling or route.path_handling) == "v1":
         return _joined_v1(base, rest) if route.strip_path else base + path[1:]
     if not route.strip_path:
         return base + path[1:] if base.endswith(b"/") else base if path == b"/" else base + path

@@ -1,0 +1,133 @@
+"""Routes without an expression as Kong's flavours `traditional_compatible` and `expressions` take them.
+
+Each becomes one or more expressions, each with a priority: of its paths those of one length together, and all regular
+expressions together. The order is not that of the flavour `traditional`, although Kong calls it compatible: up to
+three kinds of conditions weigh less than a regular expression among the paths, and that less than plain hosts alone;
+four kinds and more outweigh both.
+
+Source: Kong's public source for how routes are written as expressions and ranked (facts taken from it, no code). Its
+priorities are computed as there, where weights are moved by 32-bit shifts and overlap.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from mitmproxy_moesif.kong.entities import Route
+from mitmproxy_moesif.kong.expressions import HEADER, HOST, METHOD, PATH, PORT, PROTOCOL, SNI
+from mitmproxy_moesif.kong.indexes import in_lower_case, is_wildcard
+from mitmproxy_moesif.kong.normalize import from_text
+
+# the namespace of the ids that Kong gives to the parts of a route
+_PARTS = uuid.UUID("7f145bf9-0dce-4f91-98eb-debbce4b9f6b")
+_MOST_HEADERS = 255
+_LONGEST_PATH = 0x7FFFF
+_PLAIN_HOSTS = 1 << 60
+_REGULAR_PATHS = 1 << 51
+
+
+class Part(NamedTuple):
+    """An expression of a route. Of those that hold, the one of the highest priority counts, then of the highest id."""
+
+    priority: int
+    id: str
+    source: str
+
+
+def parts_of(route: Route) -> Iterator[Part]:
+    groups = _grouped(route.paths)
+    for number, paths in enumerate(groups or [()], 1):
+        part_id = str(uuid.uuid5(_PARTS, f"{route.id}#{number}")) if len(groups) > 1 else route.id.lower()
+        yield Part(_priority(route, paths), part_id, " && ".join(_conditions(route, paths)))
+
+
+def _grouped(paths: Iterable[str]) -> list[list[str]]:
+    groups: dict[int, list[str]] = {}
+    for path in paths:
+        groups.setdefault(0 if path.startswith("~") else len(from_text(path)), []).append(path)
+    return list(groups.values())
+
+
+# --- the expression
+
+
+def _conditions(route: Route, paths: Iterable[str]) -> Iterator[str]:
+    if route.snis:
+        yield f'({PROTOCOL} != "https" || {_any_of(_sni, route.snis)})'
+    if route.methods:
+        yield _any_of(lambda method: f"{METHOD} == {_text(method)}", route.methods)
+    if route.hosts:
+        yield _any_of(_host, route.hosts)
+    if paths:
+        yield _any_of(_path, paths)
+    for name, values in route.headers.items():
+        field = f"any(lower({HEADER}{name.replace('-', '_')}))"
+        yield _any_of(lambda value, field=field: f"{field} {_header_test(value)}", values)  # type: ignore[misc]
+
+
+def _any_of(condition: Callable[[str], str], values: Iterable[str]) -> str:
+    return "(" + " || ".join(map(condition, values)) + ")"
+
+
+def _wildcard(field: str, name: str) -> str:
+    if name.startswith("*"):
+        return f"{field} =^ {_text(name[1:])}"
+    return f"{field} ^= {_text(name[:-1])}" if name.endswith("*") else f"{field} == {_text(name)}"
+
+
+def _sni(name: str) -> str:
+    return _wildcard(SNI, name.removesuffix(".") if len(name) > 1 else name)
+
+
+def _host(host: str) -> str:
+    name, port = split_port(host)
+    return _wildcard(HOST, name) if port is None else f"({_wildcard(HOST, name)} && {PORT} == {port})"
+
+
+def _path(path: str) -> str:
+    if path.startswith("~"):
+        return f"{PATH} ~ {_text('^' + path[1:].replace('?<', '?P<'))}"
+    return f"{PATH} ^= {_text(path)}"
+
+
+def _header_test(value: str) -> str:
+    if value.startswith("~*"):
+        return f"~ {_text(in_lower_case(value[2:]))}"
+    return f"== {_text(in_lower_case(value))}"
+
+
+def _text(value: str) -> str:
+    if '"#' not in value:
+        return f'r#"{value}"#'
+    return '"' + value.replace("\\", r"\\").replace('"', r"\"") + '"'
+
+
+def split_port(host: str) -> tuple[str, int | None]:
+    """As Kong's router cuts it: at the first colon, where a number follows."""
+    name, _, port = host.partition(":")
+    return (name, int(port[:9])) if port.isascii() and port.isdigit() else (host, None)
+
+
+# --- the priority
+
+
+def _priority(route: Route, paths: Iterable[str]) -> int:
+    kinds = (route.methods, route.hosts, route.headers, route.snis, route.paths)
+    paths = tuple(paths)
+    is_regular = bool(paths) and paths[0].startswith("~")
+    priority = _shifted(sum(map(bool, kinds)), 61) | _shifted(min(len(route.headers), _MOST_HEADERS), 52)
+    if is_regular:
+        priority |= _REGULAR_PATHS | _shifted(route.regex_priority, 19)
+    elif paths:
+        priority |= len(from_text(paths[0])) & _LONGEST_PATH
+    if route.hosts and not any(map(is_wildcard, route.hosts)):
+        priority |= _PLAIN_HOSTS
+    return priority % 2**64
+
+
+def _shifted(number: int, bits: int) -> int:
+    """Moved to the left as LuaJIT moves numbers: within 32 bits, with a sign, and by what is left of `bits` over 32."""
+    moved = number << bits % 32 & 0xFFFFFFFF
+    return moved - 2**32 if moved >= 2**31 else moved
