@@ -358,6 +358,29 @@ def test_kongs_version_decides_how_paths_are_read(version: dict[str, Any] | None
 
 
 @pytest.mark.parametrize(
+    ("configuration", "route"),
+    [
+        ({"router_flavor": "traditional_compatible"}, "by-regex"),
+        ({"router_flavor": "expressions"}, "by-regex"),
+        ({"router_flavor": "traditional"}, "by-two"),
+        ({"router_flavor": "another"}, "by-two"),
+        ({"router_flavor": ["traditional_compatible"]}, "by-two"),
+        (None, "by-two"),
+    ],
+)
+def test_kongs_admin_api_tells_the_flavour_of_its_router(configuration: dict[str, Any] | None, route: str) -> None:
+    by_two = {"id": "by-two", "paths": ["/orders"], "methods": ["GET"]}
+    by_regex = {"id": "by-regex", "paths": [r"~/orders/\d+$"]}
+    with ScriptedUpstream() as kong:
+        by_admin_api(kong, {"version": "3.9.3", "configuration": configuration}, routes=[by_two, by_regex])
+        config = read_kong_config(parse_settings({"kong_admin_url": kong.url}))
+    assert config is not None
+    match = Scopes(config).router.match("GET", "/orders/7", "h", {})
+    assert match is not None
+    assert match.route.id == route
+
+
+@pytest.mark.parametrize(
     ("answer", "message"),
     [
         (wire.response(403, [], b"{}"), "status 403, and Kong's version decides how paths are read"),

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from mitmproxy_moesif.kong.compatible import parts_of, split_port
-from mitmproxy_moesif.kong.entities import Route, Service
+from mitmproxy_moesif.kong.entities import Flavor, Route, Service
 from mitmproxy_moesif.kong.expression_router import ExpressionRouter
 from tests.support import REPOSITORY
 
 Fields = dict[str, Any]
 
-RECORDED: dict[str, list[Fields]] = json.loads((REPOSITORY / "tests" / "data" / "kong_flavors.json").read_text())
+RECORDED: dict[Flavor, list[Fields]] = json.loads((REPOSITORY / "tests" / "data" / "kong_flavors.json").read_text())
 
 
 def _route(**fields: Any) -> Route:
@@ -33,7 +33,7 @@ def _ask(*routes: Fields, path: str = "/", host: str = "h", **more: Any) -> str 
 @pytest.mark.parametrize(
     ("flavor", "table"), [(flavor, table) for flavor, tables in RECORDED.items() for table in tables]
 )
-def test_every_recorded_decision_of_kong_agrees(flavor: str, table: Fields) -> None:
+def test_every_recorded_decision_of_kong_agrees(flavor: Flavor, table: Fields) -> None:
     router = ExpressionRouter([_route(**route) for route in table["routes"]], flavor)
     for request in table["requests"]:
         match = router.match(

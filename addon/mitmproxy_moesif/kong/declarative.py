@@ -15,7 +15,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path as FilePath
 from typing import Any
@@ -27,7 +27,7 @@ from mitmproxy_moesif.config.files import configured_files
 from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.config.text import closest
 from mitmproxy_moesif.kong.document import Document, KongConfigError, parse_document, without_lines
-from mitmproxy_moesif.kong.entities import Consumer, Entity, KongConfig, Plugin, Route, Service
+from mitmproxy_moesif.kong.entities import Consumer, Entity, Flavor, KongConfig, Plugin, Route, Service
 from mitmproxy_moesif.kong.expressions import ExpressionError, compile_expression
 from mitmproxy_moesif.kong.normalize import RESERVED, exact_text, from_text, normalize
 from mitmproxy_moesif.kong.placeholders import resolve_reference
@@ -147,16 +147,17 @@ def from_admin_api(
     consumers: list[dict[str, Any]],
     *,
     version: str = "3.0",
+    flavor: Flavor = "traditional",
     check: Check = unchecked,
     **groups: list[dict[str, Any]],
 ) -> KongConfig:
     """The configuration in what the Admin API lists (the `data` of all pages). Raises `KongConfigError`.
 
-    `version` "2.1" is for a Kong before 3.0, whose paths are regular expressions without `~`. `groups` are the
-    `consumer_groups` with their `consumers`, where Kong has such.
+    `version` "2.1" is for a Kong before 3.0, whose paths are regular expressions without `~`; `flavor` is that of its
+    router. `groups` are the `consumer_groups` with their `consumers`, where Kong has such.
     """
     root = {"services": services, "routes": routes, "plugins": plugins, "consumers": consumers, **groups}
-    return _Assembly(without_lines("Admin API", root), version, check).config()
+    return replace(_Assembly(without_lines("Admin API", root), version, check).config(), flavor=flavor)
 
 
 def _format_version(document: Document) -> str:

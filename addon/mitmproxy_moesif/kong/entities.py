@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -25,6 +25,9 @@ HTTP_PROTOCOLS = frozenset(("http", "https", "grpc", "grpcs", "ws", "wss"))
 """Protocols of routes that HTTP requests may be on; the others route plain connections."""
 
 type Protocol = Literal["http", "https", "grpc", "grpcs", "ws", "wss", "tcp", "tls", "tls_passthrough", "udp"]
+
+type Flavor = Literal["traditional", "traditional_compatible", "expressions"]
+FLAVORS: tuple[Flavor, ...] = get_args(Flavor.__value__)
 
 _TRUTH = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
@@ -264,7 +267,8 @@ class Plugin(Entity):
 class KongConfig:
     """All entities of a Kong, their references resolved. `version` is the file's `_format_version`, None if none.
 
-    `not_understood`: for each route whose expression is not understood, the error that says so.
+    `not_understood`: for each route whose expression is not understood, the error that says so. `flavor` is that of
+    Kong's router.
     """
 
     services: tuple[Service, ...] = ()
@@ -273,6 +277,7 @@ class KongConfig:
     plugins: tuple[Plugin, ...] = ()
     version: str | None = None
     not_understood: tuple[str, ...] = ()
+    flavor: Flavor = "traditional"
 
     def find_consumer(
         self, consumer_id: str | None = None, username: str | None = None, custom_id: str | None = None

@@ -17,7 +17,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from mitmproxy_moesif.kong.compatible import parts_of, split_port
-from mitmproxy_moesif.kong.entities import Route
+from mitmproxy_moesif.kong.entities import Flavor, Route
 from mitmproxy_moesif.kong.expressions import (
     ADDRESS,
     FIELDS,
@@ -49,8 +49,6 @@ from mitmproxy_moesif.kong.router import (
     without_leading_dots,
 )
 
-TRADITIONAL, COMPATIBLE = "traditional", "traditional_compatible"
-
 _BOTH = frozenset(("http", "https"))
 _SCHEMES = {"grpc": "http", "grpcs": "https", "ws": "http", "wss": "https"}
 """The scheme of requests of a protocol, where it has another name."""
@@ -75,10 +73,12 @@ class _Candidate(NamedTuple):
 class ExpressionRouter:
     """Decides over `routes`, in any flavour; one whose expression is not understood has no part."""
 
-    def __init__(self, routes: Sequence[Route], flavor: str = TRADITIONAL) -> None:
+    def __init__(self, routes: Sequence[Route], flavor: Flavor = "traditional") -> None:
         has_expressions = any(route.expression is not None for route in routes)
-        self._traditional = Router(routes) if flavor == TRADITIONAL and not has_expressions else None
-        candidates = () if self._traditional is not None else _candidates(routes, narrowed=flavor != COMPATIBLE)
+        self._traditional = Router(routes) if flavor == "traditional" and not has_expressions else None
+        candidates = (
+            () if self._traditional is not None else _candidates(routes, narrowed=flavor != "traditional_compatible")
+        )
         self._ranked = sorted(candidates, key=lambda candidate: candidate[:2], reverse=True)
         self._fields = sorted(set[str]().union(*(candidate.expression.fields for candidate in self._ranked)))
         self._headers = [(field, header_name(field)) for field in self._fields if field.startswith(HEADER)]

@@ -145,7 +145,7 @@ class Scopes:
 
     def __init__(self, config: KongConfig) -> None:
         self.config = config
-        self.router = ExpressionRouter(() if config.not_understood else config.routes)
+        self.router = ExpressionRouter(() if config.not_understood else config.routes, config.flavor)
         self.instances = InstanceTable(plugin for plugin in config.plugins if plugin.name in CAPTURING)
 
     def scope(self, instance: Plugin) -> str:

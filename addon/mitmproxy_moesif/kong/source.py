@@ -28,7 +28,7 @@ from mitmproxy_moesif.kong.declarative import (
     load_declarative,
     unchecked,
 )
-from mitmproxy_moesif.kong.entities import KongConfig
+from mitmproxy_moesif.kong.entities import FLAVORS, Flavor, KongConfig
 from mitmproxy_moesif.kong.scopes import CAPTURING
 from mitmproxy_moesif.log import log
 
@@ -125,12 +125,12 @@ def fetch(base: str, token: str) -> bytes:
     headers = {"Kong-Admin-Token": token} if token else {}
     with DeadlineSession() as session:
         session.headers.update(headers)
-        version = _format_version(session, base)
+        version, flavor = _version_and_flavor(session, base)
         kinds = {kind: _pages(session, base, kind) for kind in ("services", "routes", "plugins", "consumers")}
         if any(plugin.get("name") in CAPTURING and plugin.get("consumer_group") for plugin in kinds["plugins"]):
             kinds["consumer_groups"] = _groups(session, base)
             kinds[MEMBERS] = []
-    return orjson.dumps({"version": version, **kinds})
+    return orjson.dumps({"version": version, "flavor": flavor, **kinds})
 
 
 def parse_listings(listings: bytes, check: Check = unchecked) -> KongConfig:
@@ -138,18 +138,24 @@ def parse_listings(listings: bytes, check: Check = unchecked) -> KongConfig:
     return from_admin_api(**orjson.loads(listings), check=check)
 
 
-def _format_version(session: DeadlineSession, base: str) -> str:
-    """That of the configurations of this Kong. Konnect, which has no `GET /`, is never older than 3.0."""
+def _version_and_flavor(session: DeadlineSession, base: str) -> tuple[str, Flavor]:
+    """The version of this Kong's configurations, and the flavour of its router; traditional where it tells none.
+
+    Konnect, which has no `GET /`, is never older than 3.0.
+    """
     answer = _get(session, f"{base}/")
     if answer.status_code == 404:
-        return "3.0"
+        return "3.0", "traditional"
     if answer.status_code != 200:
         raise KongConfigError(f"{base}/: status {answer.status_code}, and Kong's version decides how paths are read")
     try:
-        major = int(str(orjson.loads(answer.content)["version"]).partition(".")[0])
+        told = orjson.loads(answer.content)
+        major = int(str(told["version"]).partition(".")[0])
     except (ValueError, KeyError, TypeError) as error:
         raise KongConfigError(f"{base}/: the answer does not tell Kong's version") from error
-    return "3.0" if major >= 3 else "2.1"
+    configuration = told.get("configuration")
+    flavor = configuration.get("router_flavor") if isinstance(configuration, dict) else None
+    return "3.0" if major >= 3 else "2.1", flavor if flavor in FLAVORS else "traditional"
 
 
 def _groups(session: DeadlineSession, base: str) -> list[dict[str, Any]]:
