@@ -381,6 +381,24 @@ def test_kongs_admin_api_tells_the_flavour_of_its_router(configuration: dict[str
 
 
 @pytest.mark.parametrize(
+    ("flavor", "route"),
+    [("auto", "two"), ("traditional", "two"), ("traditional_compatible", "regex"), ("expressions", "regex")],
+)
+def test_an_option_tells_the_flavour_of_kongs_router(tmp_path: Path, flavor: str, route: str) -> None:
+    path = tmp_path / "kong.yml"
+    path.write_text(
+        '_format_version: "3.0"\nroutes: [{name: two, paths: [/a], methods: [GET]}, {name: regex, paths: [~/a]}]\n'
+        "plugins: [{name: moesif, config: {application_id: a}}]\n"
+    )
+    given = {"kong_config": str(path), "kong_router_flavor": flavor}
+    config = read_kong_config(parse_settings(given))
+    assert config is not None
+    match = Resolver(config, given).scopes.router.match("GET", "/a", "h", {})
+    assert match is not None
+    assert match.route.name == route
+
+
+@pytest.mark.parametrize(
     ("answer", "message"),
     [
         (wire.response(403, [], b"{}"), "status 403, and Kong's version decides how paths are read"),

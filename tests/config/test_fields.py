@@ -27,6 +27,7 @@ OTHER_VALUES: dict[str, Any] = {
     "background": "threads",
     "engine": "mitmproxy",
     "kong_admin_url": "http://kong:8001",
+    "kong_router_flavor": "traditional",
     "admin_listen": "127.0.0.1:8095",
     "recent": 5,
     "recent_raw": True,

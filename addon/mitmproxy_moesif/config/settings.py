@@ -253,6 +253,13 @@ class Settings(BaseModel):
     kong_admin_token: Annotated[SecretStr, Property.START_ONLY, Needs("kong_admin_url")] = Field(
         SecretStr(""), description="Token sent to Kong's Admin API as Kong-Admin-Token. A secret."
     )
+    kong_router_flavor: Annotated[
+        Literal["auto", "traditional", "traditional_compatible", "expressions"], Property.START_ONLY
+    ] = Field(
+        "auto",
+        description="How Kong's router ranks routes, as its `router_flavor` says; auto: as its Admin API tells, else "
+        "traditional.",
+    )
     admin_listen: Annotated[OptionalName, Property.START_ONLY] = Field(
         None,
         description="host:port for status, metrics, health and the Admin API, such as 127.0.0.1:8095; off by default.",

@@ -224,8 +224,15 @@ def _options_as_plugin(given: Mapping[str, Any]) -> Plugin:
 def _scopes(config: KongConfig, options: tuple[Plugin, ...], given: Mapping[str, Any]) -> Scopes:
     if config.not_understood and depend_on_routes(config.plugins):
         raise SettingsError(f"{_source(given)}: {config.not_understood[0]}")
+    flavor = parse_settings(given).kong_router_flavor
     try:
-        return Scopes(replace(config, plugins=(*config.plugins, *options)))
+        return Scopes(
+            replace(
+                config,
+                plugins=(*config.plugins, *options),
+                flavor=config.flavor if flavor == "auto" else flavor,
+            )
+        )
     except ScopeConflict as error:
         raise SettingsError(f"{_source(given)}: {error}") from error
 
