@@ -143,6 +143,15 @@ def test_what_was_taken_of_the_path_is_known() -> None:
         ('!(http.path == "/a")', None),
         ('lower(http.path) == "/a"', None),
         ('http.path ~ "/a"', None),
+        (r'http.path ~ r#"^/a/b-c/\d+$"#', {"/a/b-c/"}),
+        ('http.path ~ "^/ab?"', {"/a"}),
+        ('http.path ~ "^/ab{0}c"', {"/a"}),
+        ('http.path ~ "^/a.b"', {"/a"}),
+        ('http.path ~ "^/a|/b"', None),
+        ('http.path ~ "^/(a|b)"', None),
+        ('http.path ~ "(?i)^/a"', None),
+        ('http.path ~ "^.*"', None),
+        ('lower(http.path) ~ "^/a"', None),
     ],
 )
 def test_where_paths_must_start_is_known(source: str, starts: set[str] | None) -> None:

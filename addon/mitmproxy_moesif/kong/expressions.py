@@ -84,6 +84,9 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE | re.DOTALL,
 )
+_LITERAL_START = re.compile(r"\^((?:[A-Za-z0-9/_~-](?![?*+{]))+)")
+"""Of an expression that stands for itself, at the start of the text."""
+
 _ESCAPED = re.compile(r"\\(.)")
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 
@@ -297,9 +300,17 @@ def _predicate(
     return Expression(
         holds,
         frozenset((name,)),
-        starts=only if name == PATH and operator in ("==", "^=") else None,
+        starts=_starts(operator, str(wanted)) if name == PATH and not is_lower else None,
         hosts=only if name == HOST and operator == "==" else None,
     )
+
+
+def _starts(operator: str, wanted: str) -> frozenset[str] | None:
+    """What the texts that meet this condition start with."""
+    if operator in ("==", "^="):
+        return frozenset((wanted,))
+    found = _LITERAL_START.match(wanted) if operator == "~" and "|" not in wanted else None
+    return None if found is None else frozenset((found[1],))
 
 
 def _both(left: Expression, right: Expression) -> Expression:
