@@ -165,6 +165,26 @@ def test_status_and_metrics_name_the_receiver(
     assert f'moesif_receiver_up{{destination="{akto.name}"}} 0.0' in metrics
 
 
+def test_an_akto_that_another_took_the_place_of_is_no_more_told_as_down(
+    moesif_proxy: Callable[..., MoesifProxy], upstream: ScriptedUpstream, akto: ScriptedAkto
+) -> None:
+    """It would be for as long as the process runs, and `moesif_receiver_up` with it."""
+    listen = f"127.0.0.1:{free_port()}"
+    with ScriptedAkto(refusing=True) as former:
+        proxy = moesif_proxy(upstream.url, {"akto_service_url": former.url, "moesif_admin_listen": listen})
+        send(proxy.port, 1)
+        proxy.wait_for_output("connect failed (Akto unreachable)")
+        change = {"config.akto_service_url": akto.url}
+        assert requests.patch(f"http://{listen}/plugins/moesif", data=change, timeout=10).status_code == 200
+        send(proxy.port, 1)
+        akto.wait_for(1)
+        for _ in range(200):  # the delivery process tells it within 0.1 s
+            told = requests.get(f"http://{listen}/status", timeout=10).json()["destinations"]
+            if told.get(akto.name, {}).get("state") == "up":
+                break
+        assert {name: one["state"] for name, one in told.items()} == {akto.name: "up"}
+
+
 def test_workers_are_counted_together(
     moesif_proxy: Callable[..., MoesifProxy],
     upstream: ScriptedUpstream,

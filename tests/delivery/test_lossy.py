@@ -111,6 +111,14 @@ def test_a_batch_that_fails_is_counted_told_once_and_not_tried_again(
     assert akto.lossy.health.down_since is None
 
 
+def test_it_is_known_to_be_up_once_it_has_taken_something() -> None:
+    akto = Held(held=False)
+    assert akto.lossy.health.heard is None
+    akto.put(MOST_RECORDS)
+    akto.wait_until_idle()
+    assert akto.lossy.health.heard is not None
+
+
 @pytest.mark.parametrize(
     ("level", "lines"),
     [
@@ -155,7 +163,8 @@ def test_what_waits_goes_out_by_itself() -> None:
     akto.ledger.settle(Settlement(1, offered=Counter({"akto@h": 1})))
     all_of_them.put(ATarget(), b"{}", "")
     assert akto.calls.acquire(timeout=20)
-    assert list(all_of_them.health()) == ["akto@h"]
+    assert list(all_of_them.health({ATarget(), ATarget("akto@other")})) == ["akto@h"]
+    assert list(all_of_them.health({ATarget("akto@other")})) == [], "it is configured no more"
     all_of_them.close()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from mitmproxy_moesif.config.akto import AktoTarget
@@ -62,9 +62,9 @@ class Beside:
             else:
                 self._receivers.put(akto, *made)
 
-    def health(self) -> dict[str, Health]:
+    def health(self, configured: Set[AktoTarget]) -> dict[str, Health]:
         """By target. From any thread."""
-        return self._receivers.health()
+        return self._receivers.health(configured)
 
     def drain(self, deadline: float) -> None:
         self._receivers.drain(deadline)

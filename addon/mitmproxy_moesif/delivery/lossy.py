@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence, Set
 from functools import partial
 from typing import Protocol
 
@@ -111,6 +111,7 @@ class LossyReceiver:
     def _call(self, records: Sequence[bytes], receiver: Receiver) -> None:
         began = time.monotonic()
         outcome = receiver.send(records)
+        self.health.heard = time.monotonic()
         if outcome.verdict is Verdict.ACCEPTED:
             self._count(lambda: self._ledger.passed_on(self.name, len(records)))
             self.health.down_since, self.health.reason = None, ""
@@ -168,8 +169,9 @@ class LossyReceivers[T: Target]:
         self._receivers = {**self._receivers, target: receiver}  # others look through the old one meanwhile
         return receiver
 
-    def health(self) -> dict[str, Health]:
-        return {receiver.name: receiver.health for receiver in self._receivers.values()}
+    def health(self, targets: Set[T]) -> dict[str, Health]:
+        """Of those of these targets that were sent anything."""
+        return {receiver.name: receiver.health for target, receiver in self._receivers.items() if target in targets}
 
     def _run(self) -> None:
         while not self._closed.is_set():

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from mitmproxy_moesif.config.akto import AktoTarget
 from mitmproxy_moesif.config.destination import heir_of, is_quarantine
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.settings import Settings
@@ -71,6 +72,7 @@ class Pipeline:
         )
         self._maintenance = Maintenance(self.store, self.ledger, self._notify)
         self._configured: dict[str, Instance] = {}
+        self._akto: Set[AktoTarget] = frozenset()
         self._former: dict[str, Instance] = {}
         self._senders: dict[str, Sender] = {}
         self._sent_by: dict[str, str] = {}
@@ -91,6 +93,7 @@ class Pipeline:
         with self._arranging:
             before = {**self._former, **self._configured}
             self._configured = {one.destination: one for one in instances if one.settings.keeps_events}
+            self._akto = {one.akto for one in instances if one.akto is not None}
             former = [(name, one) for name, one in before.items() if heir_of(name, list(self._configured)) is None]
             self._former = dict(former[-MOST_FORMER:])
             for destination in {*self._configured, *self._senders, *self.store.destinations()}:
@@ -183,7 +186,7 @@ class Pipeline:
         age = store.oldest_age(senders) if reading.waiting else None
         return Condition(
             reading=reading,
-            health={name: sender.health for name, sender in senders.items()} | self._beside.health(),
+            health={name: sender.health for name, sender in senders.items()} | self._beside.health(self._akto),
             oldest_at=time.monotonic() - age if age is not None else None,
             spool=spool,
             memory_bytes=store.memory_bytes,
