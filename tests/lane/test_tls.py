@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from tests.lane.test_opening import engines, options
-from tests.support.client import Client, RawResponse, exchange
-from tests.support.h2 import make_certificate
+from tests.support import wire
+from tests.support.client import Client, RawResponse, exchange, trusting
+from tests.support.h2 import make_certificate, make_pem
 from tests.support.listener import Listener
 from tests.support.moesif_proxy import MoesifProxy, scripted
-from tests.support.upstream import ScriptedUpstream
+from tests.support.upstream import Connection, RawRequest, ScriptedUpstream
 
 HOOKS = """
 import json
@@ -226,6 +227,29 @@ def test_connections_are_opened_anew_when_what_is_trusted_changes(tmp_path: Path
             answer = exchange(proxy.port, "GET", "/")
             statuses.append(answer and answer.status)
         assert statuses == [200, 502, 200]
+
+
+def test_an_upstream_that_knows_http2_is_not_offered_it(tmp_path: Path) -> None:
+    """Also where the client knows it, and likes HTTP/1 better."""
+    pem = make_pem(tmp_path)
+    (tmp_path / "upstream").mkdir()
+    certificate, key = make_certificate(tmp_path / "upstream")
+    serving = speaking(certificate, key)
+    serving.set_alpn_protocols(["h2", "http/1.1"])
+    agreed: list[str | None] = []
+
+    def answer(_request: RawRequest, connection: Connection) -> None:
+        assert isinstance(connection.sock, ssl.SSLSocket)
+        agreed.append(connection.sock.selected_alpn_protocol())
+        connection.send(wire.response(200, [], b"{}"))
+
+    trusted = str(certificate)
+    given = options(tmp_path, moesif_engine="fast", http2=True, certs=str(pem), ssl_verify_upstream_trusted_ca=trusted)
+    with ScriptedUpstream(tls=serving) as upstream, MoesifProxy(upstream.url, given) as proxy:
+        upstream.handler = answer
+        with Client(proxy.port, tls=trusting("http/1.1", "h2")) as client:
+            assert client.exchange("GET", "/") is not None
+    assert agreed == ["http/1.1"]
 
 
 LEFT = """

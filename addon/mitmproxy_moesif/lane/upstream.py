@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mitmproxy import http
 from mitmproxy.connection import Client, ConnectionState, Server
 from mitmproxy.proxy import server_hooks
+from mitmproxy.proxy.layers.tls import HTTP2_ALPN, HTTP3_ALPN
 from mitmproxy.proxy.server import logger
 from mitmproxy.utils import human
 
@@ -290,6 +291,8 @@ class Pool:
         """Raises `OSError` with mitmproxy's words."""
         host, port, sni = destination
         server = Server(address=(host, port), tls=sni is not None, sni=sni)
+        # mitmproxy offers what the client has, though it may have agreed to HTTP/1 with one that knows more.
+        server.alpn_offers = [each for each in client.alpn_offers if each not in (HTTP2_ALPN, HTTP3_ALPN)]
         data = server_hooks.ServerConnectionHookData(client=client, server=server)
         await self._tell(server_hooks.ServerConnectHook, data)
         if server.error:
