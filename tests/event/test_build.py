@@ -106,6 +106,16 @@ def test_headers_with_credentials_are_left_out_and_still_identify() -> None:
     assert event["user_id"] == "ada"
 
 
+@pytest.mark.parametrize("mask", ["x-my-pin", "X_My_Pin"])
+def test_a_masked_header_may_be_written_with_underscores(mask: str) -> None:
+    """Behind CGI and WSGI it is the same one."""
+    names = ("X-My-Pin", "X_MY_PIN", "x_my-pin", "X_API_KEY", "Proxy_Authorization", "X-Other", "x_other")
+    headers = event_of(an_exchange([(name, "s3cret") for name in names]), request_header_masks=mask)["request"][
+        "headers"
+    ]
+    assert list(headers) == ["x-other", "x_other"]
+
+
 @pytest.mark.parametrize("name", ["Authorization ", "\tcookie", "X-PIN \t", "X-Pin\xa0"])
 def test_a_blank_around_a_headers_name_does_not_show_it(name: str) -> None:
     """Saved traffic may have one; such a request is refused otherwise."""

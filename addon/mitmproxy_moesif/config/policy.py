@@ -45,7 +45,7 @@ class BodyPolicy:
 
 @dataclass(frozen=True, slots=True)
 class SidePolicy:
-    """What to leave out of one side of the event; header names are lower-case."""
+    """What to leave out of one side of the event; names of masked headers are as `hyphened` has them."""
 
     header_masks: frozenset[str]
     underived: frozenset[str]  # masked headers that the event is made as if it had not seen
@@ -144,10 +144,10 @@ def parse_networks(networks: tuple[str, ...]) -> tuple[Network, ...]:
 
 def _side(settings: Settings, side: Literal["request", "response"]) -> SidePolicy:
     value = settings.__dict__  # the attribute of a deprecated parameter would warn
-    masks = frozenset(value[f"{side}_header_masks"])
+    masks = frozenset(map(hyphened, value[f"{side}_header_masks"]))
     underived = frozenset[str]() if settings.derive_from_masked else masks
     if settings.credential_headers == "mask":
-        masks |= CREDENTIAL_HEADERS.union(settings.authorization_header_name)
+        masks |= CREDENTIAL_HEADERS.union(map(hyphened, settings.authorization_header_name))
     return SidePolicy(
         masks,
         underived,
@@ -159,6 +159,11 @@ def _side(settings: Settings, side: Literal["request", "response"]) -> SidePolic
             send_unmaskable=settings.unmaskable_bodies == "send",
         ),
     )
+
+
+def hyphened(name: str) -> str:
+    """A header's name, in lower case, as it is masked: behind CGI and WSGI `X_Key` is the same header as `X-Key`."""
+    return name.replace("_", "-")
 
 
 def _lower(name: str | None) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from mitmproxy_moesif.config.policy import EventPolicy, SidePolicy
+from mitmproxy_moesif.config.policy import EventPolicy, SidePolicy, hyphened
 from mitmproxy_moesif.event import kong_headers
 from mitmproxy_moesif.event.attributes import Attributes
 from mitmproxy_moesif.event.bodies import Rendered, render
@@ -110,7 +110,7 @@ def _uri(exchange: Exchange, facts: Attributes, policy: EventPolicy) -> str:
 
 def masked_headers(headers: Mapping[str, str], side: SidePolicy, query_masks: frozenset[str]) -> Mapping[str, str]:
     if side.header_masks:
-        headers = {name: value for name, value in headers.items() if name not in side.header_masks}
+        headers = {name: value for name, value in headers.items() if hyphened(name) not in side.header_masks}
     return mask_urls(headers, query_masks)
 
 

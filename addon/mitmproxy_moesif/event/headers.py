@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from mitmproxy_moesif.config.policy import hyphened
 from mitmproxy_moesif.event.exchange import Fields
 
 
@@ -33,10 +34,12 @@ READ_BODIES_BY = frozenset({"content-type", "content-encoding"})
 
 
 def without(fields: Fields, names: frozenset[str]) -> Fields:
-    """Without the headers of these lower-case names, but for those that say how to read a body."""
+    """Without the headers of these names (`hyphened`), but for those that say how to read a body."""
     if not names:
         return fields
-    return tuple(field for field in fields if (name := lower_name(field[0])) not in names or name in READ_BODIES_BY)
+    return tuple(
+        field for field in fields if hyphened(name := lower_name(field[0])) not in names or name in READ_BODIES_BY
+    )
 
 
 def flatten(fields: Fields) -> dict[str, str]:

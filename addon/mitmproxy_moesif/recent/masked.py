@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from mitmproxy_moesif.config.instance import Instance
-from mitmproxy_moesif.config.policy import EventPolicy, SidePolicy
+from mitmproxy_moesif.config.policy import EventPolicy, SidePolicy, hyphened
 from mitmproxy_moesif.event.attributes import Attributes
 from mitmproxy_moesif.event.bodies import render
 from mitmproxy_moesif.event.exchange import Exchange, Payload
@@ -46,13 +46,13 @@ def masked_headers(names: tuple[Sequence[str], Sequence[str]], instance: Instanc
         Removed(where=f"{side}.headers.{name}", by=_header_mask(instance, side, name))
         for (side, policy), there in zip(sides, names, strict=True)
         for name in there
-        if name in policy.header_masks
+        if hyphened(name) in policy.header_masks
     ]
 
 
 def _header_mask(instance: Instance, side: str, name: str) -> str:
     masks = instance.settings.request_header_masks if side == "request" else instance.settings.response_header_masks
-    return f"{side}_header_masks" if name in masks else "credential_headers"
+    return f"{side}_header_masks" if hyphened(name) in map(hyphened, masks) else "credential_headers"
 
 
 def masked_bodies(exchange: Exchange, facts: Attributes, policy: EventPolicy, event: bytes) -> list[Removed]:
