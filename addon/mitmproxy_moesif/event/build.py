@@ -55,6 +55,8 @@ def build_event(exchange: Exchange, facts: Attributes, policy: EventPolicy, weig
 
 def _masked_texts(said: Mapping[str, object], policy: EventPolicy) -> dict[str, object]:
     """With the texts, which are what headers said, masked as these are."""
+    if not policy.query_masks:
+        return dict(said)
     texts = {name: value for name, value in said.items() if isinstance(value, str)}
     return {**said, **mask_urls(texts, policy.query_masks)}
 
