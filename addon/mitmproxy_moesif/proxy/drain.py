@@ -78,8 +78,8 @@ def end_connection(handler: ProxyConnectionHandler | ClientEnd) -> None:
 
 
 def is_busy(handler: ProxyConnectionHandler | ClientEnd) -> bool:
-    """Whether an exchange is under way: HTTP layers keep a stream for each until its answer is theirs to send, HTTP/2
-    keeps what its client has not asked for yet. What is no HTTP is not waited for."""
+    """Whether an exchange is under way. HTTP layers keep a stream for each until the whole answer is handed to them;
+    over HTTP/2 some of it may wait for the client's window. What is not HTTP is not waited for."""
     if isinstance(handler, ClientEnd):
         return handler.is_busy
     streams = any(layer.streams for layer in handler.layer.context.layers if isinstance(layer, HttpLayer))
