@@ -45,11 +45,7 @@ def test_the_defaults() -> None:
         ({"sink_file": "/tmp/events"}, "events to", "https://api.moesif.net and /tmp/events"),
         ({"application_id": "", "sink_file": "/tmp/events"}, "events to", "/tmp/events"),
         ({"akto_service_url": "http://akto:9091", "akto_api_key": "k"}, "records to", "http://akto:9091 (Akto)"),
-        (
-            {"application_id": "", "akto_service_url": "http://akto:9091"},
-            "events to",
-            "nobody: there is no application_id",
-        ),
+        ({"application_id": "", "akto_service_url": "http://akto:9091"}, "events to", "nobody"),
     ],
 )
 def test_what_is_set_is_told(given: dict[str, Any], name: str, text: str) -> None:

@@ -47,7 +47,7 @@ def in_force(prepared: Prepared, upstreams: list[str], folder: Path | None) -> I
         yield "capture", "off (enabled=false): traffic passes, nothing is captured"
         return
     urls = akto(prepared)
-    nobody = "nobody: there is no application_id" if urls else "nobody yet"
+    nobody = "nobody" if urls else "nobody yet"
     yield "events to", some(sorted({*map(receiver, prepared.instances)} - {""})) or nobody
     if urls:
         yield "records to", some(urls)
