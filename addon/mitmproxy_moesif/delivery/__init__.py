@@ -10,7 +10,7 @@ The server builds, stores and sends: in the delivery process, or in a thread of 
     child      the delivery process as the proxy sees it (test: test_delivery_process.py)
     client     the proxy's side: hands exchanges over, and bounds what waits (test: test_delivery_process.py)
     command    `moesif-proxy spool`: what waits on disk, and what becomes of it (test: delivery/test_command.py)
-    connections  threads that make requests, each with a connection of its own (test: delivery/test_sender.py)
+    connections  threads that make requests, each with a connection of its own
     keeper     keeps a server running: replaces it, or falls back to a thread (test: test_delivery_process.py)
     debug      what the log says of each exchange where that is asked for
     ledger     the counts: captured = delivered + waiting + dropped

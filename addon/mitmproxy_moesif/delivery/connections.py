@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from mitmproxy_moesif.delivery.receivers.base import Receiver
+from mitmproxy_moesif.delivery.receivers.base import Outcome, Receiver, Verdict
+from mitmproxy_moesif.log import describe
 
 type Job = Callable[[Receiver], None]
 """Raises nothing."""
+
+
+class Unmade:
+    """In place of a receiver that cannot be made, as when descriptors or threads have run out."""
+
+    def __init__(self, error: Exception) -> None:
+        why = (isinstance(error, OSError) and error.strerror) or describe(error)
+        self._outcome = Outcome(Verdict.UNAVAILABLE, f"no connection can be made: {why}")
+
+    def send(self, _events: Sequence[bytes]) -> Outcome:
+        return self._outcome
+
+    def close(self) -> None:
+        """There is nothing to give up."""
 
 
 class Connections:
@@ -34,7 +49,18 @@ class Connections:
             if self._idle >= len(self._jobs):
                 self._condition.notify()
                 return
-        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        except RuntimeError as error:
+            self._fail(job, error)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        """No thread could be started for it; another one may have taken it."""
+        with self._condition:
+            if job not in self._jobs:
+                return
+            self._jobs.remove(job)
+        job(Unmade(error))
 
     def close(self) -> None:
         """Threads end once they are idle."""
@@ -43,15 +69,19 @@ class Connections:
             self._condition.notify_all()
 
     def _run(self) -> None:
-        make = self.make
-        receiver = make()
+        make, receiver = self.make, self._made()
         while (job := self._next()) is not None:
-            if self.make is not make:
+            if self.make is not make or isinstance(receiver, Unmade):
                 receiver.close()
-                make = self.make
-                receiver = make()
+                make, receiver = self.make, self._made()
             job(receiver)
         receiver.close()
+
+    def _made(self) -> Receiver:
+        try:
+            return self.make()
+        except Exception as error:  # noqa: BLE001 - its job must not wait for ever: it is told that nothing was sent
+            return Unmade(error)
 
     def _next(self) -> Job | None:
         with self._condition:
