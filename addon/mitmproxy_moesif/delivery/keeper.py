@@ -6,6 +6,7 @@ from asyncio import AbstractEventLoop
 from typing import TYPE_CHECKING, Protocol
 
 from mitmproxy_moesif.backoff import Backoff
+from mitmproxy_moesif.config.text import reason_of
 from mitmproxy_moesif.delivery.child import ChildProcess, unavailable
 from mitmproxy_moesif.delivery.protocol import Message, packed
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
@@ -100,8 +101,8 @@ class Keeper:
             return
         try:
             self.server = self._start()
-        except OSError as error:
-            self._limited.error("start", "moesif: the delivery process cannot be started: %s", error.strerror)
+        except (OSError, RuntimeError) as error:  # the latter where no thread can be started
+            self._limited.error("start", "moesif: the delivery process cannot be started: %s", reason_of(error))
             self._try_again(reported=False)
             return
         self._heard = self._reported = False
