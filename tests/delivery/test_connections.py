@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
@@ -65,8 +66,8 @@ def test_what_waited_for_descriptors_is_sent_when_there_are_some(monkeypatch: py
     receiver_for = pipeline.receiver_for
     errors = [OUT_OF_DESCRIPTORS] * 3
 
-    def short(*arguments: object) -> Receiver:
-        return _raise(errors.pop()) if errors else receiver_for(*arguments)  # type: ignore[arg-type]
+    def short(*arguments: Any) -> Receiver:
+        return _raise(errors.pop()) if errors else receiver_for(*arguments)
 
     monkeypatch.setattr(pipeline, "receiver_for", short)
     with ScriptedCollector() as collector:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_moesif.kong.compatible import parts_of, split_port
+from mitmproxy_moesif.kong.compatible import name_and_port, parts_of
 from mitmproxy_moesif.kong.entities import Flavor, Route, Service
 from mitmproxy_moesif.kong.expression_router import ExpressionRouter
 from tests.support import REPOSITORY
@@ -137,4 +137,4 @@ def test_a_path_that_kongs_engine_cannot_take_has_no_part() -> None:
     ],
 )
 def test_the_port_of_a_host_is_cut_as_kong_cuts_it(host: str, split: tuple[str, int | None]) -> None:
-    assert split_port(host) == split
+    assert name_and_port(host) == split

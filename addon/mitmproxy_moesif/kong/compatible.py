@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from mitmproxy_moesif.kong.entities import Route
@@ -63,8 +64,7 @@ def _conditions(route: Route, paths: Iterable[str]) -> Iterator[str]:
     if paths:
         yield _any_of(_path, paths)
     for name, values in route.headers.items():
-        field = f"any(lower({HEADER}{name.replace('-', '_')}))"
-        yield _any_of(lambda value, field=field: f"{field} {_header_test(value)}", values)  # type: ignore[misc]
+        yield _any_of(partial(_header, f"any(lower({HEADER}{name.replace('-', '_')}))"), values)
 
 
 def _any_of(condition: Callable[[str], str], values: Iterable[str]) -> str:
@@ -82,7 +82,7 @@ def _sni(name: str) -> str:
 
 
 def _host(host: str) -> str:
-    name, port = split_port(host)
+    name, port = name_and_port(host)
     return _wildcard(HOST, name) if port is None else f"({_wildcard(HOST, name)} && {PORT} == {port})"
 
 
@@ -92,10 +92,10 @@ def _path(path: str) -> str:
     return f"{PATH} ^= {_text(path)}"
 
 
-def _header_test(value: str) -> str:
+def _header(field: str, value: str) -> str:
     if value.startswith("~*"):
-        return f"~ {_text(in_lower_case(value[2:]))}"
-    return f"== {_text(in_lower_case(value))}"
+        return f"{field} ~ {_text(in_lower_case(value[2:]))}"
+    return f"{field} == {_text(in_lower_case(value))}"
 
 
 def _text(value: str) -> str:
@@ -104,7 +104,7 @@ def _text(value: str) -> str:
     return '"' + value.replace("\\", r"\\").replace('"', r"\"") + '"'
 
 
-def split_port(host: str) -> tuple[str, int | None]:
+def name_and_port(host: str) -> tuple[str, int | None]:
     """As Kong's router cuts it: at the first colon, where a number follows."""
     name, _, port = host.partition(":")
     return (name, int(port[:9])) if port.isascii() and port.isdigit() else (host, None)

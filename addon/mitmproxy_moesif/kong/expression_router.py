@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
-from mitmproxy_moesif.kong.compatible import parts_of, split_port
+from mitmproxy_moesif.kong.compatible import name_and_port, parts_of
 from mitmproxy_moesif.kong.entities import Flavor, Route
 from mitmproxy_moesif.kong.expressions import (
     ADDRESS,
@@ -105,7 +105,7 @@ class ExpressionRouter:
         if self._traditional is not None:
             return self._traditional.match(method, path, host, headers, scheme, sni)
         normalized = request_path(path)
-        name, port = (None, None) if host is None else split_port(host)
+        name, port = (None, None) if host is None else name_and_port(host)
         shown = {
             PATH: (exact_text(normalized),),
             HOST: () if name is None else (name,),
