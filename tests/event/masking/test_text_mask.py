@@ -338,7 +338,7 @@ def test_only_the_masked_field_is_taken_out(raw: str, content_type: str, expecte
         ("Content-Transfer-Encoding: quoted-printable", b"password=5353", b"*****"),
         ("Content-Transfer-Encoding: quoted-printable", b"I lost my=20password", b"I lost my=20password"),
         ("Content-Transfer-Encoding: x-uuencode", b"a", b"*****"),
-        ("Content-Encoding: gzip", gzip.compress(b'{"password":1}'), b"*****"),
+        ("Content-Encoding: gzip", gzip.compress(b'{"password":1}', mtime=0), b"*****"),
         ("Content-Encoding: identity", b"password=1&a=2", b"a=2"),
     ],
 )
