@@ -301,7 +301,8 @@ class SpoolFile:
 
     def _check_in_place(self) -> None:
         if not (self.in_place and self._file_lock.in_place()):
-            raise SpoolVanished(f"cannot write to the spool {self.path}: its files were removed while it was open")
+            gone = "its files were removed while it was open, or their folder can no longer be entered"
+            raise SpoolVanished(f"cannot write to the spool {self.path}: {gone}")
 
     def _remove_pending(self, connection: sqlite3.Connection, account: Account | None = None) -> None:
         if self._unremoved:
