@@ -19,6 +19,7 @@ from mitmproxy_moesif.web.server import ServerThread, bind
 from tests.support.client import Client
 
 GET = b"GET /%s HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LARGE = b"-" * 6_000_000
 
 
 class PingHandler(RequestHandler):
@@ -37,6 +38,9 @@ class FollowHandler(RequestHandler):
         self.following.append(self)
         self._auto_finish = False
 
+    def on_connection_close(self) -> None:
+        self.following.remove(self)
+
 
 class EndHandler(RequestHandler):
     def get(self) -> None:
@@ -45,10 +49,30 @@ class EndHandler(RequestHandler):
         self.finish("PONG")
 
 
+class LargeHandler(RequestHandler):
+    """More than the sockets take."""
+
+    def get(self) -> None:
+        self.finish(LARGE)
+
+
+class CountHandler(RequestHandler):
+    asked = 0
+
+    def get(self) -> None:
+        CountHandler.asked += 1
+
+
 @pytest.fixture
 def listening() -> Iterator[list[socket.socket]]:
     sockets = bind("test", Address("127.0.0.1", 0))
-    paths = [("/ping", PingHandler), ("/follow", FollowHandler), ("/end", EndHandler)]
+    paths = [
+        ("/ping", PingHandler),
+        ("/follow", FollowHandler),
+        ("/end", EndHandler),
+        ("/large", LargeHandler),
+        ("/count", CountHandler),
+    ]
 
     @asynccontextmanager
     async def serving() -> AsyncIterator[None]:
@@ -56,6 +80,7 @@ def listening() -> Iterator[list[socket.socket]]:
             yield
 
     FollowHandler.following.clear()
+    CountHandler.asked = 0
     thread = ServerThread("moesif-test", serving())
     thread.start()
     yield sockets
@@ -88,6 +113,39 @@ def test_who_only_holds_connections_keeps_nobody_out(port: int) -> None:
             assert closed(client)
         assert ping(held[-1]) == b"PONG"
         assert ping(asking) == b"PONG"
+
+
+@pytest.mark.parametrize("owed", [b"Content-Length: 9\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n9\r\n"])
+def test_who_owes_a_body_keeps_nobody_out(port: int, owed: bytes) -> None:
+    with ExitStack() as opened:
+        for _ in range(MOST_CONNECTIONS):
+            client = opened.enter_context(closing(Client(port)))
+            client.send(b"POST /ping HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n" + owed)
+            client.stream.peek(1)  # its head was read
+        assert is_answered(port)
+
+
+def test_who_reads_no_answer_keeps_nobody_out(port: int) -> None:
+    with ExitStack() as opened:
+        for _ in range(MOST_CONNECTIONS):
+            client = opened.enter_context(closing(Client(port)))
+            client.send(GET % b"large")
+            client.stream.peek(1)  # the rest waits for its reader
+        assert is_answered(port)
+
+
+def test_what_was_sent_ahead_of_an_end_is_not_answered(port: int) -> None:
+    with closing(Client(port)) as client:
+        client.send(GET % b"follow" + 20 * (GET % b"count"))
+        client.stream.peek(1)
+    with closing(Client(port)) as asking:
+        deadline = time.monotonic() + 10
+        while FollowHandler.following:
+            assert time.monotonic() < deadline
+            ping(asking)
+        for _ in range(30):
+            ping(asking)
+    assert CountHandler.asked == 0
 
 
 def closed(client: Client) -> bool:

@@ -1,7 +1,8 @@
 """An HTTP server that keeps no more connections than it may: what is beside it needs descriptors, too.
 
-Where there are too many, the one that has waited longest for a request is closed, so that whoever only holds
-connections keeps nobody out. Where all have a request that is being answered, the new one is closed.
+Where there are too many, the one that has waited longest for a whole request is closed; where none waits for one, the
+oldest whose answer its client does not read: whoever only holds connections keeps nobody out. Where all have a request
+that is being answered, the new one is closed. What a closed connection had sent ahead is not answered.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 from typing import Any, cast
 
-from tornado.http1connection import HTTP1ServerConnection
+from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPMessageDelegate
 from tornado.iostream import IOStream
@@ -33,7 +35,7 @@ class BoundedServer(HTTPServer):
         super().initialize(*args, **kwargs)
         self._most = most_connections
         self._limited = RateLimitedLog()
-        self._open: set[IOStream] = set()
+        self._open: dict[IOStream, None] = {}
         self._waiting: dict[IOStream, None] = {}
 
     @asynccontextmanager
@@ -63,12 +65,13 @@ class BoundedServer(HTTPServer):
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
         if len(self._open) >= self._most:
-            longest = next(iter(self._waiting), stream)
+            unread = (each for each in self._open if each.writing())
+            longest = next(chain(self._waiting, unread), stream)
             self._forget(longest)
             longest.close()
             if longest is stream:
                 return
-        self._open.add(stream)
+        self._open[stream] = None
         super().handle_stream(stream, address)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
@@ -76,33 +79,44 @@ class BoundedServer(HTTPServer):
         self._waiting.pop(stream, None)
         if stream in self._open:
             self._waiting[stream] = None
-        return _Heard(super().start_request(server_conn, request_conn), stream, self._waiting)
+        connection = cast(HTTP1Connection, request_conn)
+        return _Heard(super().start_request(server_conn, request_conn), connection, stream, self._waiting)
 
     def on_close(self, server_conn: object) -> None:
         self._forget(cast(HTTP1ServerConnection, server_conn).stream)
         super().on_close(server_conn)
 
     def _forget(self, stream: IOStream) -> None:
-        self._open.discard(stream)
+        self._open.pop(stream, None)
         self._waiting.pop(stream, None)
 
 
 class _Heard(HTTPMessageDelegate):
-    """Passes a request on; with its head the connection waits no more."""
+    """Passes a request on; once it has come whole, the connection waits no more."""
 
-    def __init__(self, delegate: HTTPMessageDelegate, stream: IOStream, waiting: dict[IOStream, None]) -> None:
+    def __init__(
+        self,
+        delegate: HTTPMessageDelegate,
+        connection: HTTP1Connection,
+        stream: IOStream,
+        waiting: dict[IOStream, None],
+    ) -> None:
         self._delegate = delegate
+        self._connection = connection
         self._stream = stream
         self._waiting = waiting
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
-        self._waiting.pop(self._stream, None)
+        if self._stream.closed():  # Tornado goes on with what it had read
+            self._connection.detach()
+            return None
         return self._delegate.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         return self._delegate.data_received(chunk)
 
     def finish(self) -> None:
+        self._waiting.pop(self._stream, None)
         self._delegate.finish()
 
     def on_connection_close(self) -> None:
