@@ -21,6 +21,8 @@ from mitmproxy.net.tls import starts_like_tls_record
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http import is_h3_alpn
 from mitmproxy.proxy.layers.modes import ReverseProxy
+from mitmproxy.proxy.layers.tls import TLSLayer
+from mitmproxy.proxy.tunnel import TunnelLayer
 from OpenSSL import SSL
 
 from mitmproxy_moesif.proxy.configuration import UPSTREAM_FILES
@@ -90,8 +92,31 @@ def select_over_tcp(select: Callable[..., Any], connection: SSL.Connection, offe
     return select(connection, [each for each in offers if not is_h3_alpn(each)])
 
 
+def receive_close(self: TLSLayer) -> layer.CommandGenerator[None]:
+    """As mitmproxy's, which takes any alert that ended TLS for the peer's goodbye, of which it has told: who waited for
+    an answer of an upstream that refuses its certificate waited for ever."""
+    if not has_said_goodbye(self.tls):
+        yield from TunnelLayer.receive_close(self)
+
+
+def has_said_goodbye(tls: SSL.Connection) -> bool:
+    """Whether the last that came was the end of what the peer sends, and nothing went wrong."""
+    if not tls.get_shutdown() & SSL.RECEIVED_SHUTDOWN:
+        return False
+    try:
+        tls.recv(1)
+    except SSL.ZeroReturnError:
+        return True
+    except SSL.Error:
+        pass
+    return False
+
+
 stock_client_context = net_tls.create_client_proxy_context
-REPLACEMENTS = (replacement(net_tls, "create_client_proxy_context", client_context),)
+REPLACEMENTS = (
+    replacement(net_tls, "create_client_proxy_context", client_context),
+    replacement(TLSLayer, "receive_close", receive_close),
+)
 
 
 class Refusal(layer.Layer):
