@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h2.errors
+import pytest
+
 from tests.support.addon import addon_options
 from tests.support.collector import ScriptedCollector
 from tests.support.h2 import H2Client, H2Message, H2Upstream, make_pem
@@ -27,3 +30,24 @@ def test_a_header_value_with_a_blank_around_it_is_passed_on_without(
                 assert answer.trailers == [("x-trailer", "d")]
         events = collector.wait_for(2)
     assert {event["response"]["status"] for event in events} == {200}
+
+
+@pytest.mark.parametrize("code", [h2.errors.ErrorCodes.CANCEL, h2.errors.ErrorCodes.INTERNAL_ERROR])
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_stream_that_the_upstream_resets_is_a_failure_of_the_upstream(
+    collector: ScriptedCollector,
+    h2_upstream: H2Upstream,
+    tmp_path: Path,
+    code: h2.errors.ErrorCodes,
+    *,
+    begun: bool,
+) -> None:
+    head = [(":status", "200"), ("content-type", "application/grpc")] if begun else []
+    h2_upstream.handler = lambda _: H2Message(head, b"begun" if begun else b"", reset=code)
+    trusted: dict[str, Option] = {"ssl_verify_upstream_trusted_ca": str(h2_upstream.ca_path), "http2": True}
+    options = addon_options(collector) | trusted
+    with MoesifProxy(h2_upstream.url, options, "--tls-cert", str(make_pem(tmp_path))) as proxy:
+        with H2Client(proxy.port) as client:
+            client.exchange("POST", "/")
+        (event,) = collector.wait_for(1)
+    assert event["metadata"]["error"] == "upstream_failed"

@@ -1,15 +1,21 @@
 """What mitmproxy's HTTP/2 takes too strictly for a reverse proxy, mended toward the upstream.
 
 A header value of an answer that has a blank at its end (or start) ends in a 502: it is passed on without.
+
+A stream that the upstream resets is said to be reset by the client: its event told of a client that had left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from h2.events import Event, StreamReset
 from hpack import Decoder, HeaderTuple
 from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers import http as http_layers
+from mitmproxy.proxy.layers.http._base import ReceiveHttp
+from mitmproxy.proxy.layers.http._events import ResponseProtocolError
 from mitmproxy.proxy.layers.http._http2 import Http2Client
 
 from mitmproxy_moesif.speedups.replacing import replacement
@@ -31,6 +37,15 @@ class Client(Http2Client):
         super().__init__(context)
         stock = self.h2_conn.decoder
         self.h2_conn.decoder = TrimmingDecoder(stock.max_header_list_size)
+
+    def handle_h2_event(self, event: Event) -> CommandGenerator[bool]:
+        if not isinstance(event, StreamReset):
+            return (yield from super().handle_h2_event(event))
+        for command in super().handle_h2_event(event):
+            if isinstance(command, ReceiveHttp) and isinstance(command.event, ResponseProtocolError):
+                command.event.message = command.event.message.replace("by client", "by upstream")
+            yield command
+        return False
 
 
 REPLACEMENTS = (replacement(http_layers, "Http2Client", Client),)
