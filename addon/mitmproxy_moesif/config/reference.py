@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from mitmproxy_moesif.config.fields import secrets_of
 from mitmproxy_moesif.config.settings import Settings
@@ -14,10 +16,18 @@ def markdown(table: type[BaseModel]) -> str:
     """One row for each parameter: name, default, meaning."""
     secrets = secrets_of(table)
     rows = [
-        f"| `{name}` | {'none' if name in secrets else default_text(field.default)} | {field.description} |"
+        f"| `{name}` | {'none' if name in secrets else default_text(field.default)} | {meaning(field)} |"
         for name, field in table.model_fields.items()
     ]
     return "\n".join(["| parameter | default | meaning |", "|---|---|---|", *rows])
+
+
+def meaning(field: FieldInfo) -> str:
+    """What it does, and the values it takes where they are few."""
+    if get_origin(field.annotation) is not Literal:
+        return field.description or ""
+    values = ", ".join(f"`{value}`" for value in get_args(field.annotation))
+    return f"{field.description} One of {values}."
 
 
 def default_text(default: object) -> str:
