@@ -191,7 +191,7 @@ def test_the_helper_runs_the_package_that_the_proxy_runs(
 def test_the_application_id_is_not_in_the_helpers_command_line(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:
-    proxy = mitmdump(upstream.url, addon_options(collector))
+    proxy = mitmdump(upstream.url, addon_options(collector), forked=False)
     assert APPLICATION_ID.encode() not in Path(f"/proc/{helper_of(proxy)}/cmdline").read_bytes()
 
 

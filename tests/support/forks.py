@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import runpy
 import select
 import signal
 import socket
@@ -21,9 +20,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tests.support.programs import MOST, place, run
+
 PRELOADED = (
     "mitmproxy.tools.main",
     "mitmproxy.tools.dump",
+    "confluent_kafka",
     "coverage",
     "jwt",
     "msgspec",
@@ -33,19 +35,27 @@ PRELOADED = (
     "re2",
     "requests",
     "mitmproxy_moesif.addon",
+    "mitmproxy_moesif.delivery.server",
+    "mitmproxy_moesif.forward.forwarder",
+    "mitmproxy_moesif.forward.listener",
+    "mitmproxy_moesif.forward.workers",
     "mitmproxy_moesif.workers.main",
 )
-_MOST = 1 << 20
 
 
 class Forked:
-    """A program that runs, as `subprocess.Popen` has it, in a session of its own. `arguments` begin with its script."""
+    """A program that runs, as `subprocess.Popen` has it, in a session of its own. `arguments` begin with its script.
 
-    def __init__(self, arguments: Sequence[str], env: Mapping[str, str], cwd: Path, output: int) -> None:
+    `spares`: how many processes it starts, and how many each of these does.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], env: Mapping[str, str], cwd: Path, output: int, spares: Sequence[int]
+    ) -> None:
         self.args = list(arguments)
         self.returncode: int | None = None
         self._told, told = os.pipe()
-        wanted = {"argv": self.args, "env": dict(env), "cwd": str(cwd)}
+        wanted = {"argv": self.args, "env": dict(env), "cwd": str(cwd), "spares": list(spares)}
         socket.send_fds(_server(), [json.dumps(wanted).encode()], [told, output])
         os.close(told)
         self.pid = int(self._line())
@@ -102,7 +112,7 @@ def _next(server: socket.socket) -> tuple[dict[str, Any], int] | None:
     """What is to run, and its output, in a process of its own; None in the one that forks, once nobody asks."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the watchers of programs that have ended
     while True:
-        message, given, _, _ = socket.recv_fds(server, _MOST, 2)
+        message, given, _, _ = socket.recv_fds(server, MOST, 2)
         if not message:
             return None
         told, output = given
@@ -128,29 +138,12 @@ def _watch(told: int) -> None:
     os._exit(0)
 
 
-def _become(output: int, argv: list[str], env: dict[str, str], cwd: str) -> None:
-    with Path(os.devnull).open("rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(output)
-    os.setsid()
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    os.environ.clear()
-    os.environ.update(env)
-    os.chdir(cwd)
-    sys.argv = argv
-    sys.path[0] = str(Path(argv[0]).parent)
-    if "COVERAGE_PROCESS_CONFIG" in env or "COVERAGE_PROCESS_START" in env:
-        import coverage
-
-        coverage.process_startup()
-
-
 if __name__ == "__main__":
     for module in PRELOADED:
         import_module(module)
     if (asked := _next(socket.socket(fileno=int(sys.argv[1])))) is not None:
-        wanted, output = asked
-        _become(output, **wanted)
-        runpy.run_path(wanted["argv"][0], run_name="__main__")
+        program, output = asked
+        with Path(os.devnull).open("rb") as nothing:
+            place({0: os.dup(nothing.fileno()), 1: output, 2: output})
+        os.setsid()
+        run(**program)

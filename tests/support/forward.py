@@ -10,9 +10,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.support import APPLICATION_ID
+from tests.support import APPLICATION_ID, REPOSITORY
 from tests.support.closing import Closing
 from tests.support.collector import ScriptedCollector
+from tests.support.forks import Forked
 from tests.support.kafka import Broker
 
 SECONDS = 30
@@ -32,12 +33,12 @@ class Forward(Closing):
         }
         settings = [word for name, value in given.items() for word in ("--set", f"moesif_{name}={value}")]
         self._output = tempfile.NamedTemporaryFile(prefix="forward-")  # noqa: SIM115 - as long as the process
-        self.process = subprocess.Popen(
+        self.process = Forked(
             [sys.executable, "-m", "mitmproxy_moesif", "forward", *settings, *extra],
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            env={name: value for name, value in os.environ.items() if not name.startswith("MOESIF_")},
+            {name: value for name, value in os.environ.items() if not name.startswith("MOESIF_")},
+            REPOSITORY,
+            self._output.fileno(),
+            spares=[int(extra[extra.index("--workers") + 1])] if "--workers" in extra else [],
         )
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ class MoesifProxy(Mitmdump):
         folder: Path | None = None,
         environment: Mapping[str, str] | None = None,
         wait: bool = True,
+        forked: bool = True,
     ) -> None:
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="moesif-proxy-")
         self.folder = folder or Path(self._temporary.name if self._temporary else "")
@@ -38,7 +39,9 @@ class MoesifProxy(Mitmdump):
             for one in value if isinstance(value, list | tuple) else [value]:
                 command += ["--set", f"{name}={str(one).lower() if isinstance(one, bool) else one}"]
         with self._output.open("wb") as sink:
-            self.process = started([*command, *extra], _environment(environment or {}), self.folder, sink)
+            self.process = started(
+                [*command, *extra], _environment(environment or {}), self.folder, sink, forked=forked
+            )
         self.port = 0
         if wait:
             self._wait_until_listening()

@@ -20,6 +20,7 @@ from mitmproxy.certs import CertStore
 from tests.support import ADDON_SCRIPT
 from tests.support.closing import Closing
 from tests.support.forks import Forked
+from tests.support.programs import is_module
 
 Option = str | int | bool | Sequence[str]
 
@@ -48,6 +49,7 @@ class Mitmdump(Closing):
     `extra_args` give one. `environment` is added to this process's, from which our parameters are removed. Without
     `folder` (confdir, and where output goes) there is a temporary one. It waits for the proxy to listen, and raises
     `StartError` where it ends instead. `port` 0 is a free one; give a former `.port` to start on the same again.
+    Without `forked` it is started as users do, for tests of command lines and first environments.
 
     A context manager. `kill` or `stop` it, or leave the context: it never outlives that.
     """
@@ -64,6 +66,7 @@ class Mitmdump(Closing):
         port: int = 0,
         program: Sequence[str] = (MITMDUMP,),
         wait: bool = True,
+        forked: bool = True,
     ) -> None:
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="mitmdump-")
         self.folder = folder or Path(self._temporary.name if self._temporary else "")
@@ -73,7 +76,7 @@ class Mitmdump(Closing):
         self._output = self.folder / f"output-{time.monotonic_ns()}.txt"
         command = [*program, *_arguments(upstream, options or {}, scripts, self.folder, port), *extra_args]
         with self._output.open("wb") as sink:
-            self.process = started(command, _environment(environment or {}), self.folder, sink)
+            self.process = started(command, _environment(environment or {}), self.folder, sink, forked=forked)
         self.port = 0
         if wait:
             self._wait_until_listening()
@@ -172,11 +175,11 @@ def _authority() -> bytes:
 
 
 def started(
-    command: Sequence[str], environment: dict[str, str], folder: Path, sink: BinaryIO
+    command: Sequence[str], environment: dict[str, str], folder: Path, sink: BinaryIO, *, forked: bool
 ) -> Forked | subprocess.Popen[bytes]:
     """In a session of its own, so that a Ctrl-C for the tests is none for it."""
-    if command[0] in SCRIPTS and not _runs_a_copy(command):
-        return Forked(command, environment, folder, sink.fileno())
+    if forked and command[0] in SCRIPTS and not _has_own_imports(command):
+        return Forked(command, environment, folder, sink.fileno(), _spares(command, environment))
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -188,10 +191,20 @@ def started(
     )
 
 
-def _runs_a_copy(command: Sequence[str]) -> bool:
-    """Whether it has the project from another folder; what is forked has imported ours."""
-    scripts = [argument for argument in command if Path(argument).name == ADDON_SCRIPT.name]
-    return any(Path(script).resolve() != ADDON_SCRIPT.resolve() for script in scripts)
+def _has_own_imports(command: Sequence[str]) -> bool:
+    """Whether it has the project from another folder, or Python a file of its own to begin with."""
+    scripts = [Path(argument).resolve() for argument in command if argument.endswith(".py")]
+    return any(
+        script.name == "sitecustomize.py" or (script.name == ADDON_SCRIPT.name and script != ADDON_SCRIPT.resolve())
+        for script in scripts
+    )
+
+
+def _spares(command: Sequence[str], environment: Mapping[str, str]) -> list[int]:
+    """How many workers it starts, and that each of them, or it, starts a delivery process."""
+    workers = int(command[command.index("--workers") + 1]) if "--workers" in command else 1
+    beside = [] if "moesif_background=threads" in command or "MOESIF_BACKGROUND" in environment else [1]
+    return [workers, *beside] if workers > 1 else beside
 
 
 def helpers_of(pid: int) -> list[int]:
@@ -205,10 +218,7 @@ def helpers_of(pid: int) -> list[int]:
 
 
 def is_helper(pid: int) -> bool:
-    try:
-        return b"mitmproxy_moesif.delivery.process" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+    return is_module(pid, "mitmproxy_moesif.delivery.process")
 
 
 def failed_start(*args: Any, **kwargs: Any) -> StartError:

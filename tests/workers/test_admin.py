@@ -16,10 +16,11 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import APPLICATION_ID
-from tests.support.addon import exit_counts
+from tests.support.addon import addon_options, exit_counts
 from tests.support.client import Client
 from tests.support.collector import Answer, ScriptedCollector
 from tests.support.moesif_proxy import MoesifProxy, failed
+from tests.support.upstream import ScriptedUpstream
 from tests.workers.test_supervisor import serving, wait_for_workers
 
 TOKEN = "t0ken-of-the-admin"
@@ -248,6 +249,13 @@ def test_the_listener_asks_for_the_token_and_a_loopback_name(start: Any) -> None
     shown = {"Kong-Admin-Token": TOKEN}
     assert requests.get(f"{url}/status", headers=shown, timeout=20).status_code == 200
     assert TOKEN not in proxy.output + requests.get(f"{url}/plugins", headers=shown, timeout=20).text
+
+
+def test_no_process_has_the_token_in_its_environment(
+    moesif_proxy: Callable[..., MoesifProxy], collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    given = addon_options(collector, admin_listen="127.0.0.1:0", admin_token=TOKEN)
+    proxy = moesif_proxy(upstream.url, given, workers=2, forked=False)
     for pid in [proxy.pid, *proxy.workers()]:
         assert TOKEN not in " ".join(Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0"))
 

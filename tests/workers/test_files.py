@@ -56,7 +56,7 @@ def test_workers_come_back_while_files_are_half_edited(
 def test_no_argument_of_the_proxy_stands_in_the_command_line_of_a_worker(
     moesif_proxy: Callable[..., MoesifProxy], upstream: ScriptedUpstream, collector: ScriptedCollector
 ) -> None:
-    proxy = moesif_proxy(upstream.url, addon_options(collector), workers=2)
+    proxy = moesif_proxy(upstream.url, addon_options(collector), workers=2, forked=False)
     for pid in proxy.workers():
         assert APPLICATION_ID.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
 
