@@ -7,6 +7,7 @@ line, with its own arguments, environment, folder and output.
 from __future__ import annotations
 
 import atexit
+import inspect
 import json
 import os
 import select
@@ -141,6 +142,7 @@ def _watch(told: int) -> None:
 if __name__ == "__main__":
     for module in PRELOADED:
         import_module(module)
+    inspect.stack()  # as coverage does when it begins; what it has learned of each module's file is kept
     if (asked := _next(socket.socket(fileno=int(sys.argv[1])))) is not None:
         program, output = asked
         with Path(os.devnull).open("rb") as nothing:
