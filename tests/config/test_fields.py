@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ValidationError
 
 from mitmproxy_moesif.admin.parameters import FIXED, HIDDEN_PREFIX
 from mitmproxy_moesif.admin.redact import is_secret
@@ -61,6 +63,28 @@ def test_no_other_table_lists_special_parameters(module: Path) -> None:
     key_sources = {"jwt_key", "jwt_public_key", "jwt_jwks"}
     tables = [names & SPECIAL for names in collections_of_names(module)]
     assert [names for names in tables if len(names) > 1 and names != key_sources] == []
+
+
+def beyond_bounds() -> Iterator[tuple[type[BaseModel], str, int]]:
+    """The nearest number beyond each bound that is written on a field."""
+    for table in TABLES:
+        for name, field in table.model_fields.items():
+            for bound in field.metadata:
+                match bound:
+                    case Ge(ge=int(least)):
+                        yield table, name, least - 1
+                    case Gt(gt=int(least)):
+                        yield table, name, least
+                    case Le(le=int(most)):
+                        yield table, name, most + 1
+                    case Lt(lt=int(most)):
+                        yield table, name, most
+
+
+@pytest.mark.parametrize(("table", "name", "value"), beyond_bounds())
+def test_each_bound_that_is_written_on_a_field_holds(table: type[BaseModel], name: str, value: int) -> None:
+    with pytest.raises(ValidationError, match=name):
+        table.model_validate({name: value})
 
 
 def prepared(**changes: Any) -> Prepared:

@@ -47,6 +47,7 @@ DEFAULT_RECENT = 1000
 _BROKER = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[\w.-]+):[0-9]{1,5}")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,244}")  # Kafka takes 249; `.dead` has to fit
 
+# A field with a bound of its own is an `int`: of two on one side pydantic keeps one, since 2.12 the one of these types.
 Milliseconds = Annotated[int, Field(ge=0, le=MAX_MS)]
 Percent = Annotated[int, Field(ge=0, le=100)]
 Bytes = Annotated[int, Field(ge=0, le=MAX_BYTES)]
@@ -135,16 +136,17 @@ class Settings(BaseModel):
     )
 
     # --- ours ----------------------------------------------------------------------------------------------------
-    queue_max_bytes: Bytes = Field(
+    queue_max_bytes: int = Field(
         268_435_456,
         ge=1_000_000,
+        le=MAX_BYTES,
         description="Maximum bytes of events queued in memory; further events are dropped and counted.",
     )
-    batch_max_bytes: Bytes = Field(
+    batch_max_bytes: int = Field(
         10_000_000, ge=1000, le=50_000_000, description="Maximum bytes of JSON per request to the collector."
     )
-    flush_interval: Milliseconds = Field(
-        500, ge=1, description="Maximum milliseconds an event waits for its batch to fill."
+    flush_interval: int = Field(
+        500, ge=1, le=MAX_MS, description="Maximum milliseconds an event waits for its batch to fill."
     )
     position: Literal["auto", "front", "behind"] = Field(
         "auto", description="Where the proxy stands: in front of Kong, behind it, or detected per request."
@@ -208,9 +210,10 @@ class Settings(BaseModel):
         "process",
         description="Whether events are built, stored and sent by a separate process or by threads of the proxy.",
     )
-    spool_max_bytes: Annotated[Bytes, Property.LOCAL, Property.PROXY] = Field(
+    spool_max_bytes: Annotated[int, Property.LOCAL, Property.PROXY] = Field(
         1_073_741_824,
         ge=1_000_000,
+        le=MAX_BYTES,
         description="Maximum bytes of events on disk; further events are dropped and counted.",
     )
     stream: bool = Field(
