@@ -93,3 +93,11 @@ def test_too_little_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**13, 0, free))
     tmp_path.chmod(0o700)
     assert [line.split()[0] for line in bad(found(tmp_path))] == ([level] if level else [])
+
+
+def test_each_worker_needs_room_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**13, 0, 150 * MIB))
+    tmp_path.chmod(0o700)
+    subject = a_subject("http://127.0.0.1:9", "--workers", "3", spool_dir=str(tmp_path), spool_max_bytes=64 * MIB)
+    (line,) = bad(list(examine(subject)))
+    assert line == "warning 157 MB are free, and the spool may grow to 201 MB (67 MB for each of 3 workers)"

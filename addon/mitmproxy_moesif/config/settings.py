@@ -126,7 +126,7 @@ class Settings(BaseModel):
         100_000,
         ge=1,
         le=2**31 - 1,
-        description="Maximum events queued in memory; further events are dropped and counted.",
+        description="Maximum events queued in memory by each worker; further events are dropped and counted.",
     )
     disable_transaction_id: bool = Field(False, description="Do not add the X-Moesif-Transaction-Id header.")
     enable_compression: bool = Field(False, description="Compress batches (Content-Encoding: deflate).")
@@ -140,7 +140,7 @@ class Settings(BaseModel):
         268_435_456,
         ge=1_000_000,
         le=MAX_BYTES,
-        description="Maximum bytes of events queued in memory; further events are dropped and counted.",
+        description="Maximum bytes of events queued in memory by each worker; further events are dropped and counted.",
     )
     batch_max_bytes: int = Field(
         10_000_000, ge=1000, le=50_000_000, description="Maximum bytes of JSON per request to the collector."
@@ -214,7 +214,7 @@ class Settings(BaseModel):
         1_073_741_824,
         ge=1_000_000,
         le=MAX_BYTES,
-        description="Maximum bytes of events on disk; further events are dropped and counted.",
+        description="Maximum bytes of events on disk of each worker; further events are dropped and counted.",
     )
     stream: bool = Field(
         True, description="Stream bodies chunk by chunk; if false, buffer them for other addons that need whole bodies."

@@ -31,7 +31,7 @@ def examine(subject: Subject) -> Iterator[Finding]:
     if folder.is_dir() and os.access(folder, os.R_OK | os.X_OK):
         yield from waiting(folder)
         yield from left_by_backfill(folder / BACKFILL)
-    yield room(folder, subject.settings.spool_max_bytes)
+    yield room(folder, subject.settings.spool_max_bytes, subject.arguments.workers)
 
 
 def permissions(folder: Path) -> Iterator[Finding]:
@@ -111,10 +111,13 @@ def left_by_backfill(folder: Path) -> Iterator[Finding]:
         yield warning(CHECK, f"left by a backfill: {number_of(waits, 'event')}", todo)
 
 
-def room(folder: Path, bound: int) -> Finding:
+def room(folder: Path, each: int, workers: int) -> Finding:
+    bound = each * workers
     free = shutil.disk_usage(nearest(folder)).free
     used = sum(path.stat().st_size for path in folder.glob("spool-*")) if folder.is_dir() else 0
     text = f"{free // 1_000_000:,} MB are free, and the spool may grow to {bound // 1_000_000:,} MB"
+    if workers > 1:
+        text += f" ({each // 1_000_000:,} MB for each of {workers} workers)"
     if free < LEAST_BYTES:
         return failure(CHECK, text, "free some, or give another spool_dir")
     if free < bound - used:
