@@ -79,7 +79,7 @@ def test_all_counters_are_there_from_the_first_scrape_on() -> None:
     traffic.failed("dns")
     traffic.waited(0.004)
     found = samples({"traffic": traffic.reading()})
-    assert found["moesif_requests_total", (("instance", "options"), ("status", "2xx"))] == 1
+    assert found["moesif_requests_total", (("moesif_instance", "options"), ("status", "2xx"))] == 1
     assert found["moesif_requests_blocked_total", ()] == 1
     assert found["moesif_upstream_failures_total", (("trouble", "dns"),)] == 1
     buckets = [value for (name, _), value in found.items() if name == "moesif_request_seconds_bucket"]
@@ -87,6 +87,20 @@ def test_all_counters_are_there_from_the_first_scrape_on() -> None:
     assert found["moesif_request_seconds_sum", ()] == 0.03
     buckets = [value for (name, _), value in found.items() if name == "moesif_added_latency_seconds_bucket"]
     assert buckets == [0, 0, *[1] * (len(ADDED_BOUNDS) - 1)]
+
+
+def test_no_label_is_one_that_prometheus_gives_its_targets() -> None:
+    """It would rename ours: `exported_instance`."""
+    traffic = Traffic()
+    traffic.expect(["options"])
+    status: Status = {
+        **FakeSource().state,
+        "traffic": traffic.reading(),
+        "receivers": receivers_of(NOTHING, ["akto@h"]),
+    }
+    labels = {label for _, pairs in samples(status) for label, _ in pairs}
+    assert "moesif_instance" in labels
+    assert not labels & {"instance", "job"}
 
 
 def test_the_causes_are_those_of_the_readme() -> None:

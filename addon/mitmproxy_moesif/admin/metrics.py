@@ -174,7 +174,7 @@ class _StatusCollector(Collector):
 
 def _traffic(traffic: TrafficStatus) -> Iterator[Metric]:
     text = "Requests that ended, captured or not, by instance and class of status."
-    requests = CounterMetricFamily("moesif_requests", text, labels=["instance", "status"])
+    requests = CounterMetricFamily("moesif_requests", text, labels=["moesif_instance", "status"])
     for instance, counts in sorted(traffic["requests"].items()):
         for status, count in counts.items():
             requests.add_metric([instance, status], count)
