@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -31,6 +33,9 @@ HEADERS = (
 
 UNFIT = st.builds("{}{}{}".format, st.just(SECRET), st.sampled_from(["\0", "\r\n", "\n", "\x1b", "\x85"]), st.just("x"))
 RECORDS = st.dictionaries(st.sampled_from(["a", ""]), st.just("a"), max_size=1)
+JARGON = re.compile("valid|tuple|integer|boolean|pars|finite")
+FILLED_RECORDS = st.just({"a": "a"})
+"""An empty one is an empty list, as to Kong."""
 
 
 def wrong_values(name: str) -> st.SearchStrategy[Any]:
@@ -39,7 +44,7 @@ def wrong_values(name: str) -> st.SearchStrategy[Any]:
     if ... in kinds:
         items: st.SearchStrategy[Any] = UNFIT | st.just("") | st.integers() | st.none() | st.booleans()
         lists = st.lists(items, min_size=1, max_size=1) | st.just(["fit", " "])
-        return RECORDS | st.integers() | st.booleans() | UNFIT | lists
+        return FILLED_RECORDS | st.integers() | st.booleans() | UNFIT | lists
     if int in kinds:
         return RECORDS | st.lists(st.integers(), max_size=1) | st.booleans() | st.sampled_from(["x", "", 1.5, "1\0"])
     if bool in kinds:
@@ -150,6 +155,28 @@ def test_octets_that_are_no_text_are_refused(name: str) -> None:
     """As they come from a command line or an environment in another encoding: no event could be written with them."""
     with pytest.raises(SettingsError, match=name):
         parse_settings({name: b"\xff".decode("utf-8", "surrogateescape")})
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, field in Settings.model_fields.items() if ... in plain_types(field.annotation)]
+)
+def test_an_empty_record_is_an_empty_list(name: str) -> None:
+    """As Kong takes it: Lua has one empty table."""
+    assert getattr(parse_settings({name: {}}), name) == getattr(parse_settings({name: []}), name)
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+@pytest.mark.parametrize("wrong", [{"a": "b"}, [1], 1.5, math.nan, "\0"])
+def test_what_is_wanted_is_told_in_words_that_are_no_programmers(name: str, wrong: Any) -> None:
+    with pytest.raises(SettingsError) as refused:
+        parse_settings({name: wrong})
+    assert not JARGON.search(str(refused.value))
+
+
+def test_a_number_of_thousands_of_digits_is_too_large() -> None:
+    with pytest.raises(SettingsError) as refused:
+        parse_settings({"batch_size": "9" * 5000})
+    assert not JARGON.search(str(refused.value))
 
 
 def test_null_in_kongs_file_is_what_is_not_given() -> None:

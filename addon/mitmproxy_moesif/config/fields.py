@@ -73,7 +73,12 @@ def plain_types(annotation: Any) -> set[Any]:
 
 
 def _split_commas(given: object) -> object:
-    """`["a,b", "c"]` and `"a, b, c"` are the same list: a header, field or parameter name holds no comma."""
+    """`["a,b", "c"]` and `"a, b, c"` are the same list: a header, field or parameter name holds no comma.
+
+    So are `{}` and `[]`, as to Kong: Lua has one empty table.
+    """
+    if given == {}:
+        return ()
     if isinstance(given, str):
         given = [given] if given.strip() else ()
     if isinstance(given, list | tuple) and all(isinstance(item, str) for item in given):
@@ -140,11 +145,13 @@ class SettingsError(ValueError):
     """A parameter that cannot be taken; its text is one line that names it and what is allowed."""
 
 
+WHOLE_NUMBER = "must be a whole number"
 TYPES: Mapping[str, str] = {
     "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
     "string_type": "must be text (a number needs quotes)",
-    "int_parsing": "must be a whole number",
-    "int_from_float": "must be a whole number",
+    "tuple_type": "must be a list of texts",
+    **dict.fromkeys(("int_parsing", "int_parsing_size", "int_type", "int_from_float", "finite_number"), WHOLE_NUMBER),
 }
 """What pydantic says in more words, by the kind of its fault."""
 
