@@ -695,6 +695,40 @@ def test_the_admin_api_knows_kongs_entries_from_its_first_answer_on(
     assert first == [200]
 
 
+def test_the_last_entry_that_goes_is_told_and_its_exchanges_are_counted(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """Taken out of Kong, where the addon asked for it: nobody is left to send to."""
+    path = tmp_path / "kong.yml"
+    without = '_format_version: "3.0"\nplugins: []\n'
+    path.write_text(without.replace("[]", "[{name: moesif, config: {application_id: A, request_body_masks: [pin]}}]"))
+    proxy, admin = start_with_admin(mitmdump, upstream, collector, path, debug="true")
+    path.write_text(without)
+    proxy.wait_for_output("Kong's configuration changed and is in force: 0 services, 0 routes, 0 instances")
+    proxy.wait_for_output(f"nothing is captured: {path} has no moesif entry that is enabled, and application_id is")
+    proxy.wait_for_output("moesif: masks: none;")
+    exchange(proxy.port, target="/orders/1")
+    proxy.wait_for_output("status 200: no_instance")
+    status = admin("GET", "/status", 200)
+    assert (status["excluded"], status["captured"]) == (1, 0)
+    assert proxy.stop() == 0
+
+
+def test_the_masks_that_go_with_an_entry_are_told(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    path = tmp_path / "kong.yml"
+    without = '_format_version: "3.0"\nplugins: []\n'
+    path.write_text(without.replace("[]", "[{name: moesif, config: {request_body_masks: [pin]}}]"))
+    proxy = start(mitmdump, upstream, collector, path, application_id="A")
+    path.write_text(without)
+    proxy.wait_for_output("moesif: masks: none;")
+    exchange(proxy.port, target="/orders/1")
+    collector.wait_for(1)
+    assert proxy.stop() == 0
+    assert "nothing is captured" not in proxy.output
+
+
 def test_what_overrides_kongs_entries_is_told_again_when_it_changes_live(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:

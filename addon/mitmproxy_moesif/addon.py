@@ -119,8 +119,7 @@ class MoesifAddon:
         if placed is not None:
             entry.kong = placed.kong
         runtime.in_flight.add(entry)
-        if prepared.skip is not None and prepared.skip(flow):
-            entry.left_out = "skip"
+        entry.left_out = unwanted(prepared, flow, instance)
         entry.awaits_body = runtime.enforcer.at_headers(flow, entry, runtime.refresher.snapshot(instance.account))
         return entry
 
@@ -282,6 +281,15 @@ class MoesifAddon:
             self._life.runtime.fault(kind, error)
         else:
             log.error("moesif: a fault in %s: %s", kind, describe(error))
+
+
+def unwanted(prepared: Prepared, flow: http.HTTPFlow, instance: Instance) -> str | None:
+    """Why there is to be no event of an exchange for which there is an instance."""
+    if prepared.skip is not None and prepared.skip(flow):
+        return "skip"
+    if prepared.resolver is not None and not instance.settings.has_receiver:
+        return "no_instance"  # it is the options, in place of the last of Kong's entries, which has gone
+    return None
 
 
 def shows_bodies() -> bool:

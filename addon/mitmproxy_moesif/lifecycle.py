@@ -109,6 +109,8 @@ class Lifecycle:
         self._ending: Ending | None = None
         self._said: str | None = None
         self._overrides: list[str] = []
+        self._masks: str | None = None
+        self._nowhere: str | None = None
         self._odd_masks: str | None = None
         self._ahead: tuple[Prepared | None, Prepared | None] = None, None
 
@@ -225,7 +227,9 @@ class Lifecycle:
         if prepared.awaits_kong or any(instance.masks for instance in prepared.instances):
             self._hide_flows()
         self._tell_overrides(prepared)
+        self._tell_masks(prepared)
         self._tell_odd_masks(prepared)
+        self._tell_nowhere(prepared)
         self.instance = prepared.instance if settings.enabled and not prepared.awaits_kong else None
         if not settings.fast_dispatch:
             switch.uninstall(ctx.master)
@@ -237,6 +241,18 @@ class Lifecycle:
         before, self._overrides = self._overrides, start_report.overrides(prepared)
         if self.runtime is not None and self._announces and self._overrides != before:
             log.info("moesif: overrides: %s", start_report.overriding(self._overrides))
+
+    def _tell_masks(self, prepared: Prepared) -> None:
+        """As overrides: those of an entry go with it."""
+        before, self._masks = self._masks, start_report.masks(prepared)
+        if self.runtime is not None and self._announces and self._masks != before:
+            log.info("moesif: masks: %s", self._masks)
+
+    def _tell_nowhere(self, prepared: Prepared) -> None:
+        """Where the last entry of Kong's went. A start with none is refused, as is a change of the options."""
+        before, self._nowhere = self._nowhere, missing_account(prepared)
+        if self._nowhere is not None and self._announces and self._nowhere != before:
+            log.warning("moesif: nothing is captured: %s", self._nowhere)
 
     def _tell_odd_masks(self, prepared: Prepared) -> None:
         before, self._odd_masks = self._odd_masks, odd_masks(prepared)

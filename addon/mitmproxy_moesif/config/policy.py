@@ -13,6 +13,8 @@ from mitmproxy_moesif.config.settings import Settings
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+MASKS = tuple(name for name in Settings.model_fields if name.endswith("_masks"))
+
 _MAKES_A_PATH = re.compile(r"[.*$\[\]{}()\"'<>/\\;|]")
 
 CREDENTIAL_HEADERS = frozenset(
@@ -113,12 +115,8 @@ def with_bodies_of(policy: EventPolicy, size: int) -> EventPolicy:
 
 
 def masks_in_force(settings: Settings) -> str:
-    """One line for the start: what is left out of events."""
-    counts = [
-        f"{name} {len(value)}"
-        for name, value in settings
-        if name.endswith("_masks") and isinstance(value, tuple) and value
-    ]
+    """One line: what is left out of events."""
+    counts = [f"{name} {len(value)}" for name in MASKS if (value := settings.__dict__[name])]
     sent = "are sent" if settings.credential_headers == "send" else "are left out (credential_headers=send sends them)"
     return f"{', '.join(counts) or 'none'}; headers with credentials {sent}"
 

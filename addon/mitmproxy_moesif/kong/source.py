@@ -19,6 +19,7 @@ import orjson
 from mitmproxy_moesif.backoff import Backoff
 from mitmproxy_moesif.config.files import configured_files, replace_file
 from mitmproxy_moesif.config.settings import Settings, SettingsError
+from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.config.watch import WATCH_SECONDS, FileWatch, Periodic
 from mitmproxy_moesif.kong.declarative import (
     MEMBERS,
@@ -202,6 +203,12 @@ def _pages(session: DeadlineSession, base: str, kind: str, listed: str = "data")
     raise KongConfigError(f"{base}/{kind}: more than {MAX_PAGES} pages")
 
 
+def _size(config: KongConfig) -> str:
+    entries = [plugin for plugin in config.plugins if plugin.name in CAPTURING and plugin.enabled]
+    known = (("service", config.services), ("route", config.routes), ("instance", entries))
+    return ", ".join(number_of(len(each), name) for name, each in known)
+
+
 class KongSource(Periodic):
     """Watches what `settings` name, from `start` until `stop`. `current` None: it is not known yet."""
 
@@ -239,7 +246,7 @@ class KongSource(Periodic):
                 self._changed(config)
                 self._current = config
                 self._in_force()
-                log.info("moesif: Kong's configuration changed and is in force")
+                log.info("moesif: Kong's configuration changed and is in force: %s", _size(config))
             self._trouble = None
             self._pauses.reset()
             self._due = time.monotonic() + REFRESH
