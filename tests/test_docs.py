@@ -41,6 +41,7 @@ EVERYTHING = Status(
     faults={"sender": 0},
     oldest_waiting=1.0,
     destinations={"1": {"state": "up"}},
+    unsent={},
     traffic=TRAFFIC.reading(),
     spool={"state": "on", "bytes": 1, "max_bytes": 2},
     workers={"ready": 1, "wanted": 2, "restarts": 0},

@@ -55,6 +55,10 @@ class FakeSource:
                 "abc": {"state": "up", "reason": "", "since": None, "next_try": None},
                 "def": {"state": "unauthorized", "reason": "401", "since": "2026-11-22T09:05:07Z"},
             },
+            "unsent": {
+                "def!quarantine": {"state": "quarantined", "events": 2, "since": "2026-11-22T09:05:07Z"},
+                "ghi!quarantine": {"state": "quarantined", "events": 1, "since": "2026-11-22T09:05:07Z"},
+            },
             "spool": {"state": "on", "bytes": 4096, "max_bytes": 1_000_000},
             "workers": {"ready": 1, "wanted": 2, "restarts": 3},
         }

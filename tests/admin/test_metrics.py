@@ -44,6 +44,8 @@ def test_every_number_of_the_status_has_its_metric() -> None:
         ("moesif_oldest_waiting_seconds", ()): 12.25,
         ("moesif_events_waiting", (("where", "memory"),)): 3,
         ("moesif_events_waiting", (("where", "disk"),)): 4,
+        ("moesif_events_unsent", (("state", "not configured"),)): 0,
+        ("moesif_events_unsent", (("state", "quarantined"),)): 3,
         ("moesif_events_dropped_total", (("cause", "queue_full"),)): 2,
         ("moesif_events_dropped_total", (("cause", "refused"),)): 1,
         ("moesif_faults_total", (("kind", "sender"),)): 1,

@@ -53,6 +53,9 @@ FAULTS = (
 )
 """Kinds of faults; the same."""
 
+UNSENT = "Of these, events that nobody sends until somebody decides about them."
+UNSENT_STATES = ("not configured", "quarantined")
+
 UP = "1: it takes events; absent until events were sent to it, or asking it for the configuration failed."
 
 _TOTALS = {
@@ -112,6 +115,13 @@ class _StatusCollector(Collector):
             waiting.add_metric(["memory"], status["waiting"]["memory"])
             waiting.add_metric(["disk"], status["waiting"]["disk"])
             yield waiting
+        if "unsent" in status:
+            unsent = GaugeMetricFamily("moesif_events_unsent", UNSENT, labels=["state"])
+            for state in UNSENT_STATES:
+                unsent.add_metric(
+                    [state], sum(one["events"] for one in status["unsent"].values() if one["state"] == state)
+                )
+            yield unsent
         if "dropped" in status:
             text = "Events that are lost, by cause."
             yield _counter("moesif_events_dropped", text, "cause", dict.fromkeys(CAUSES, 0) | dict(status["dropped"]))
