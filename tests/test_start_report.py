@@ -53,7 +53,7 @@ def test_what_is_set_is_told(given: dict[str, Any], name: str, text: str) -> Non
 
 
 def test_masks_are_those_of_kongs_entries(tmp_path: Path) -> None:
-    plugins = [
+    plugins: list[dict[str, Any]] = [
         {
             "name": "moesif",
             "instance_name": name,
@@ -64,10 +64,15 @@ def test_masks_are_those_of_kongs_entries(tmp_path: Path) -> None:
     ]
     services = [{"name": name, "url": "http://127.0.0.1:9"} for name in ("a", "b")]
     path = tmp_path / "kong.json"
-    for kept, told in ((plugins[:1], "request_body_masks 1; headers"), (plugins, "a: request_body_masks 1; headers")):
+    for kept, told in ((plugins[:1], "request_body_masks 1; headers"), (plugins, "a: request_body_masks 1; b: none; ")):
         path.write_text(json.dumps({"_format_version": "3.0", "services": services, "plugins": kept}))
         assert said({"kong_config": str(path)})["masks"].startswith(told)
-    assert "; b: none; headers" in said({"kong_config": str(path)})["masks"]
+    assert said({"kong_config": str(path)})["masks"].count("headers with credentials") == 1
+    plugins[1]["config"]["credential_headers"] = "send"
+    path.write_text(json.dumps({"_format_version": "3.0", "services": services, "plugins": plugins}))
+    masks = said({"kong_config": str(path)})["masks"]
+    assert masks.startswith("a: request_body_masks 1; headers with credentials are left out ")
+    assert masks.endswith("; b: none; headers with credentials are sent")
 
 
 def test_an_entry_without_a_name_is_called_by_what_it_is_for(tmp_path: Path) -> None:

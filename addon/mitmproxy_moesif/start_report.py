@@ -6,12 +6,12 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from mitmproxy_moesif.config.instance import Instance
-from mitmproxy_moesif.config.policy import masks_in_force
+from mitmproxy_moesif.config.policy import credentials_in_force, masks_in_force
 from mitmproxy_moesif.config.settings import Settings, option_name
 from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.log import log
@@ -113,7 +113,16 @@ def rules(prepared: Prepared) -> Iterator[tuple[str, str]]:
 
 def masks(prepared: Prepared) -> str:
     """What is left out of events; where Kong's entries say different things, of each."""
-    said = {each.name: masks_in_force(each.settings) for each in prepared.instances or [prepared.instance]}
+    instances = prepared.instances or [prepared.instance]
+    said = {each.name: masks_in_force(each.settings) for each in instances}
+    credentials = {each.name: credentials_in_force(each.settings) for each in instances}
+    alike = set(credentials.values()) if len(set(credentials.values())) == 1 else set()
+    if not alike:
+        said = {name: f"{names}; {credentials[name]}" for name, names in said.items()}
+    return "; ".join([_of_each(prepared, said), *alike])
+
+
+def _of_each(prepared: Prepared, said: Mapping[str, str]) -> str:
     if len(set(said.values())) == 1:
         return next(iter(said.values()))
     return "; ".join(f"{called(prepared, name)}: {said[name]}" for name in list(said)[:MOST]) + more(len(said))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mitmproxy_moesif.config.policy import masks_in_force
+from mitmproxy_moesif.config.policy import credentials_in_force, masks_in_force
 from mitmproxy_moesif.config.settings import parse_settings
 
 
@@ -21,4 +21,5 @@ from mitmproxy_moesif.config.settings import parse_settings
     ],
 )
 def test_one_line_tells_what_is_masked(given: dict[str, Any], line: str) -> None:
-    assert masks_in_force(parse_settings(given)) == line
+    settings = parse_settings(given)
+    assert f"{masks_in_force(settings)}; {credentials_in_force(settings)}" == line

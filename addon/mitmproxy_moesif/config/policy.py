@@ -115,10 +115,15 @@ def with_bodies_of(policy: EventPolicy, size: int) -> EventPolicy:
 
 
 def masks_in_force(settings: Settings) -> str:
-    """One line: what is left out of events."""
+    """How many names each mask has."""
     counts = [f"{name} {len(value)}" for name in MASKS if (value := settings.__dict__[name])]
+    return ", ".join(counts) or "none"
+
+
+def credentials_in_force(settings: Settings) -> str:
+    """What becomes of headers that carry credentials."""
     sent = "are sent" if settings.credential_headers == "send" else "are left out (credential_headers=send sends them)"
-    return f"{', '.join(counts) or 'none'}; headers with credentials {sent}"
+    return f"headers with credentials {sent}"
 
 
 def remark_on_masks(settings: Iterable[Settings]) -> str | None:
