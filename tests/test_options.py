@@ -15,7 +15,7 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.test import taddons
 
 from mitmproxy_moesif.config.instance import Instance
-from mitmproxy_moesif.config.options import PARAMETERS, read_given
+from mitmproxy_moesif.config.options import PARAMETERS, given_environment, read_given
 from mitmproxy_moesif.config.policy import remark_on_masks
 from mitmproxy_moesif.config.reference import markdown
 from mitmproxy_moesif.config.settings import SECRETS, Settings, SettingsError, option_name, parse_settings
@@ -192,14 +192,30 @@ def test_a_bad_value_in_the_configuration_file_ends_the_start(tmp_path: Path) ->
     assert "Traceback" not in ended.output
 
 
+SERVICE_LINKS = (
+    *("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "SERVICE_PORT_ADMIN_API", "PORT"),
+    *(
+        f"PORT_8080_{protocol}{suffix}"
+        for protocol in ("TCP", "UDP", "SCTP")
+        for suffix in ("", "_PROTO", "_PORT", "_ADDR")
+    ),
+)
+"""What Kubernetes has in the environment of a service's namespace, behind its name."""
+
+
 def test_kubernetes_service_links_are_nobodys_typing_error(
     mitmdump: Callable[..., Mitmdump], collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:
-    links = {"SERVICE_HOST": "10.0.0.1", "PORT": "tcp://10.0.0.1:80", "PROXY_SERVICE_PORT_HTTP": "80"}
-    environment = {f"MOESIF_{name}": value for name, value in links.items()}
+    environment = {f"{service}_{name}": "80" for service in ("MOESIF", "MOESIF_PROXY") for name in SERVICE_LINKS}
     proxy = mitmdump(upstream.url, addon_options(collector), environment=environment)
     exchange(proxy.port)
     collector.wait_for(1)
+
+
+def test_what_only_resembles_a_service_link_is_a_typing_error() -> None:
+    for name in ("MOESIF_PORTS", "MOESIF_PORT_80", "MOESIF_SERVICE_PORTS", "MOESIF_SERVICE_HOSTNAME", "MOESIF__PORT_X"):
+        with pytest.raises(SettingsError, match=name):
+            given_environment({name: "80"})
 
 
 def test_precedence_set_then_file_then_environment(

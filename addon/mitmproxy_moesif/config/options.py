@@ -27,8 +27,10 @@ ENVIRONMENT_PREFIX = "MOESIF_"
 
 ENVIRONMENT: Mapping[str, str] = {option_name(name).upper(): name for name in Settings.model_fields}
 
-# Kubernetes injects these for any service called moesif...; they are nobody's typing error.
-_SERVICE_LINK = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT(_\d+_(TCP|UDP)(_\w+)?)?)|SERVICE_HOST|PORT\w*")
+# Kubernetes injects these for any service called moesif, or moesif-...; they are nobody's typing error.
+_SERVICE_LINK = re.compile(
+    r"MOESIF(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
 
 UNSET = optmanager.unset
 """The value of an option that nobody gave: it is as its default."""
@@ -148,7 +150,7 @@ def given_environment(environ: Mapping[str, str]) -> dict[str, str]:
     for key, value in environ.items():
         if key in ENVIRONMENT:
             given[ENVIRONMENT[key]] = value
-        elif key.startswith(ENVIRONMENT_PREFIX) and not _SERVICE_LINK.fullmatch(key.removeprefix(ENVIRONMENT_PREFIX)):
+        elif key.startswith(ENVIRONMENT_PREFIX) and not _SERVICE_LINK.fullmatch(key):
             meant = did_you_mean(key, ENVIRONMENT)
             if normal(key).removeprefix("moesif_").startswith("jwt_"):
                 meant = "; the JWT gate's are options only: --set jwt_gate=true"
