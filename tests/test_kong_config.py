@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import requests
 
 from mitmproxy_moesif.config.settings import SettingsError, parse_settings
-from mitmproxy_moesif.kong.declarative import unchecked
+from mitmproxy_moesif.kong.declarative import parse_declarative, unchecked
 from mitmproxy_moesif.kong.entities import KongConfig, Plugin
 from mitmproxy_moesif.kong.resolver import Resolver
 from mitmproxy_moesif.kong.scopes import Scopes
@@ -396,6 +397,38 @@ def test_an_option_tells_the_flavour_of_kongs_router(tmp_path: Path, flavor: str
     match = Resolver(config, given).scopes.router.match("GET", "/a", "h", {})
     assert match is not None
     assert match.route.name == route
+
+
+BEYOND_RE2 = """
+_format_version: "3.0"
+routes:
+- {name: special, paths: ["~/orders/(?!public)"], headers: {x: ["1"]}}
+- {name: odd, paths: [/odd], headers: {x: ["~*a{2000}"]}}
+- {name: all, paths: [/]}
+plugins:
+- name: moesif
+  config: {application_id: a}
+"""
+
+
+@pytest.mark.parametrize("flavor", ["traditional_compatible", "expressions"])
+def test_a_pattern_that_a_newer_flavour_does_not_understand_has_no_request_taken_for_another_routes(
+    flavor: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {"kong_router_flavor": flavor}
+    everyone = parse_declarative(BEYOND_RE2.encode(), "kong.yml")
+    resolver = Resolver(everyone, given)
+    assert resolver.scopes.router.match("GET", "/orders/7", "h", {"x": ["1"]}) is None
+    assert "route 'special' is not understood: invalid regex: '^/orders/(?!public)'" in caplog.text
+    assert "route 'odd' is not understood: invalid regex: 'a{2000}'" in caplog.text
+    told = len(caplog.records)
+    Resolver(replace(everyone, version=None), given, resolver)
+    assert len(caplog.records) == told
+    for name in ("special", "all"):
+        of_route = parse_declarative(f"{BEYOND_RE2}  route: {name}\n".encode(), "kong.yml")
+        with pytest.raises(SettingsError, match=r"^kong_config: route 'special' is not understood: "):
+            Resolver(of_route, given)
+        assert Resolver(of_route, {}).instances
 
 
 @pytest.mark.parametrize(

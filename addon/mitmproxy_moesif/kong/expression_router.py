@@ -10,13 +10,12 @@ code).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
-from mitmproxy_moesif.kong.compatible import name_and_port, parts_of
+from mitmproxy_moesif.kong.compatible import Part, name_and_port, parts_of
 from mitmproxy_moesif.kong.entities import Flavor, Route
 from mitmproxy_moesif.kong.expressions import (
     ADDRESS,
@@ -71,14 +70,17 @@ class _Candidate(NamedTuple):
 
 
 class ExpressionRouter:
-    """Decides over `routes`, in any flavour; one whose expression is not understood has no part."""
+    """Decides over `routes`, in any flavour.
+
+    What is not understood has no part, as in Kong: an expression, or those paths of a route whose regular expressions
+    are none of Rust's, which the newer flavours take. `not_understood` has a line for each.
+    """
 
     def __init__(self, routes: Sequence[Route], flavor: Flavor = "traditional") -> None:
         has_expressions = any(route.expression is not None for route in routes)
         self._traditional = Router(routes) if flavor == "traditional" and not has_expressions else None
-        candidates = (
-            () if self._traditional is not None else _candidates(routes, narrowed=flavor != "traditional_compatible")
-        )
+        self.not_understood: list[str] = []
+        candidates = self._candidates(routes, flavor) if self._traditional is None else ()
         self._ranked = sorted(candidates, key=lambda candidate: candidate[:2], reverse=True)
         self._fields = sorted(set[str]().union(*(candidate.expression.fields for candidate in self._ranked)))
         self._headers = [(field, header_name(field)) for field in self._fields if field.startswith(HEADER)]
@@ -116,7 +118,7 @@ class ExpressionRouter:
             ADDRESS: (address,) if address else (),
             **{field: tuple(values_of(headers, name)) for field, name in self._headers},
             **(self._queries(path) if self._parameters else {}),
-            **(self._parts(normalized) if self._segments else {}),
+            **(self._shown_segments(normalized) if self._segments else {}),
         }
         values = tuple(shown[field] for field in self._fields)
         texts = [*chain.from_iterable(values)]
@@ -125,11 +127,21 @@ class ExpressionRouter:
         decide = self._decided if is_remembered([path, *texts]) else self._decide
         return decide(normalized, scheme, values)
 
+    def _candidates(self, routes: Iterable[Route], flavor: Flavor) -> Iterator[_Candidate]:
+        for route in filter(takes_part, routes):
+            schemes = _BOTH if flavor == "traditional_compatible" else _schemes(route)
+            fields = FIELDS if route.expression is not None else (*FIELDS, PORT)
+            for part in _parts(route):
+                try:
+                    yield _Candidate(part.priority, part.id, route, compile_expression(part.source, fields), schemes)
+                except ExpressionError as error:
+                    self.not_understood.append(f"route {route.name or route.id!r} is not understood: {error.reason}")
+
     def _queries(self, target: str) -> dict[str, tuple[str, ...]]:
         given = parameters(target, self._parameters)
         return {field: given.get(name, ()) for name, field in self._parameters.items()}
 
-    def _parts(self, path: bytes) -> dict[str, tuple[str, ...]]:
+    def _shown_segments(self, path: bytes) -> dict[str, tuple[str, ...]]:
         found = segments(path)
         return {
             field: (str(len(found)),) if field == SEGMENTS else some_of(found, field.removeprefix(SEGMENT))
@@ -173,19 +185,11 @@ def _is_utf8(value: str) -> bool:
         return False
 
 
-def _candidates(routes: Sequence[Route], *, narrowed: bool) -> Iterator[_Candidate]:
-    """`narrowed`: by the routes' protocols, as in the flavour `expressions`."""
-    for route in filter(takes_part, routes):
-        schemes = _schemes(route) if narrowed else _BOTH
-        if route.expression is None:
-            for part in parts_of(route):
-                with suppress(ExpressionError):
-                    expression = compile_expression(part.source, (*FIELDS, PORT))
-                    yield _Candidate(part.priority, part.id, route, expression, schemes)
-        else:
-            with suppress(ExpressionError):
-                expression = compile_expression(route.expression)
-                yield _Candidate(_EXPRESSIONS_FIRST | route.priority, route.id.lower(), route, expression, schemes)
+def _parts(route: Route) -> Iterator[Part]:
+    """The route's own expression, or those that Kong makes of its conditions."""
+    if route.expression is None:
+        return parts_of(route)
+    return iter((Part(_EXPRESSIONS_FIRST | route.priority, route.id.lower(), route.expression),))
 
 
 def _schemes(route: Route) -> frozenset[str]:

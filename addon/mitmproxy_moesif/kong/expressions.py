@@ -53,7 +53,11 @@ type Condition = Callable[[Values, Taken], bool]
 
 
 class ExpressionError(ValueError):
-    """An expression that is none, or that is not understood; one line that says what and where."""
+    """An expression that is none, or that is not understood; one line that says what (`reason`) and where."""
+
+    def __init__(self, reason: str, at: int) -> None:
+        super().__init__(f"{reason} (character {at})")
+        self.reason = reason
 
 
 @dataclass(slots=True)
@@ -277,7 +281,7 @@ class _Parser:
         return text
 
     def _error(self, reason: str) -> ExpressionError:
-        return ExpressionError(f"{reason} (character {self._at + 1})")
+        return ExpressionError(reason, self._at + 1)
 
 
 def _predicate(

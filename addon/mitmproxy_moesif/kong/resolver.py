@@ -71,8 +71,8 @@ class Resolver:
         self.akto = {plugin.id: _parsed(plugin, given) for plugin in akto if plugin.enabled}
         self.alone = _alone(given, previous) if akto or parse_settings(given).feeds_akto else None
         self._together: dict[tuple[Instance | None, str | None], Instance | None] = {}
-        if config.not_understood and (previous is None or previous.config.not_understood != config.not_understood):
-            for line in config.not_understood:
+        if previous is None or previous.scopes.not_understood != self.scopes.not_understood:
+            for line in self.scopes.not_understood:
                 log.warning("moesif: %s; no event is given a route or service until it is", line)
 
     def resolve(self, request: RoutableRequest, options: Instance) -> Resolution:
@@ -222,19 +222,15 @@ def _options_as_plugin(given: Mapping[str, Any]) -> Plugin:
 
 
 def _scopes(config: KongConfig, options: tuple[Plugin, ...], given: Mapping[str, Any]) -> Scopes:
-    if config.not_understood and depend_on_routes(config.plugins):
-        raise SettingsError(f"{_source(given)}: {config.not_understood[0]}")
-    flavor = parse_settings(given).kong_router_flavor
+    said = parse_settings(given).kong_router_flavor
+    flavor = config.flavor if said == "auto" else said
     try:
-        return Scopes(
-            replace(
-                config,
-                plugins=(*config.plugins, *options),
-                flavor=config.flavor if flavor == "auto" else flavor,
-            )
-        )
+        scopes = Scopes(replace(config, plugins=(*config.plugins, *options), flavor=flavor))
     except ScopeConflict as error:
         raise SettingsError(f"{_source(given)}: {error}") from error
+    if scopes.not_understood and depend_on_routes(config.plugins):
+        raise SettingsError(f"{_source(given)}: {scopes.not_understood[0]}")
+    return scopes
 
 
 def _source(given: Mapping[str, Any]) -> str:

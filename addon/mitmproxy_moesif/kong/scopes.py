@@ -140,12 +140,15 @@ def _described(entity: Route | Service | Consumer) -> str:
 class Scopes:
     """A Kong configuration made ready for requests: its router and its instances. Raises `ScopeConflict`.
 
-    Where a route is not understood, no request is said to be on any: it might be on that one.
+    Where a route is not understood, no request is said to be on any: it might be on that one. `not_understood` has a
+    line for each.
     """
 
     def __init__(self, config: KongConfig) -> None:
         self.config = config
-        self.router = ExpressionRouter(() if config.not_understood else config.routes, config.flavor)
+        router = ExpressionRouter(() if config.not_understood else config.routes, config.flavor)
+        self.not_understood = (*config.not_understood, *router.not_understood)
+        self.router = ExpressionRouter(()) if router.not_understood else router
         self.instances = InstanceTable(plugin for plugin in config.plugins if plugin.name in CAPTURING)
 
     def scope(self, instance: Plugin) -> str:
