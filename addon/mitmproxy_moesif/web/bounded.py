@@ -75,12 +75,11 @@ class BoundedServer(HTTPServer):
         super().handle_stream(stream, address)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        stream = cast(HTTP1ServerConnection, server_conn).stream
-        self._waiting.pop(stream, None)
-        if stream in self._open:
-            self._waiting[stream] = None
         connection = cast(HTTP1Connection, request_conn)
-        return _Heard(super().start_request(server_conn, request_conn), connection, stream, self._waiting)
+        self._waiting.pop(connection.stream, None)
+        if connection.stream in self._open:
+            self._waiting[connection.stream] = None
+        return _Heard(super().start_request(server_conn, request_conn), connection, self._waiting)
 
     def on_close(self, server_conn: object) -> None:
         self._forget(cast(HTTP1ServerConnection, server_conn).stream)
@@ -95,15 +94,11 @@ class _Heard(HTTPMessageDelegate):
     """Passes a request on; once it has come whole, the connection waits no more."""
 
     def __init__(
-        self,
-        delegate: HTTPMessageDelegate,
-        connection: HTTP1Connection,
-        stream: IOStream,
-        waiting: dict[IOStream, None],
+        self, delegate: HTTPMessageDelegate, connection: HTTP1Connection, waiting: dict[IOStream, None]
     ) -> None:
         self._delegate = delegate
         self._connection = connection
-        self._stream = stream
+        self._stream = connection.stream
         self._waiting = waiting
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
