@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,19 @@ def test_one_at_a_time_holds_it_also_within_a_process(tmp_path: Path) -> None:
     again = FileLock.acquire(path)
     assert again is not None
     again.release()
+
+
+def test_locks_that_come_and_go_leave_nothing_to_be_done_at_a_fork(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is registered for a fork stays registered: a spool that cannot be taken over is tried again for ever."""
+    registered: list[object] = []
+    monkeypatch.setattr(os, "register_at_fork", lambda **more: registered.append(more))
+    for _ in range(3):
+        held = FileLock.acquire(tmp_path / "lock")
+        assert held is not None
+        held.release()
+    assert not registered
 
 
 @pytest.mark.parametrize("recreated", [False, True])

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import weakref
 from pathlib import Path
+from weakref import WeakSet
 
 
 def identity(path: Path) -> tuple[int, int] | None:
@@ -32,13 +32,7 @@ class FileLock:
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor
-        abandon = weakref.WeakMethod(self._abandon)  # the interpreter keeps what is registered for good
-
-        def in_child() -> None:
-            if method := abandon():
-                method()
-
-        os.register_at_fork(after_in_child=in_child)
+        _all.add(self)
 
     @classmethod
     def acquire(cls, path: Path) -> FileLock | None:
@@ -76,3 +70,14 @@ class FileLock:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+_all: WeakSet[FileLock] = WeakSet()
+
+
+def _abandon_all() -> None:
+    for lock in list(_all):
+        lock._abandon()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_abandon_all)  # once: the interpreter keeps what is registered for good
