@@ -10,6 +10,7 @@ python -m mitmproxy_moesif page ... (as moesif-proxy page; so are backfill, coll
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     from mitmproxy_moesif.run import debug, run
 
     try:
-        with interrupts.held():  # there is something to tidy up from here on
+        with interrupts.held(signal.SIGINT):  # there is something to tidy up from here on
             return debug(options, script_path()) if options.command == "debug" else run(options)
     except OSError as error:
         sys.stderr.write(f"moesif: {error}\n")

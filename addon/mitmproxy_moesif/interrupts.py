@@ -33,13 +33,16 @@ def end_at_once() -> None:
 
 
 @contextmanager
-def held(number: int = signal.SIGINT) -> Iterator[None]:
-    """The signal waits; Ctrl-C until `take`. An exception in its place could be raised where nobody lets it pass."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+def held(*numbers: int) -> Iterator[None]:
+    """These signals wait; Ctrl-C until `take`. An exception in its place could be raised where nobody lets it pass.
+
+    A process that is started meanwhile begins with them blocked.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def take(act: Callable[[int], None]) -> None:

@@ -10,12 +10,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mitmproxy_moesif.delivery.protocol import Message, messages
+from mitmproxy_moesif.interrupts import held
 from mitmproxy_moesif.log import describe, log
 
 if TYPE_CHECKING:
@@ -42,16 +42,6 @@ SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 """What a terminal or a supervisor may send to all processes of a group at once. The proxy decides when to end."""
 
 
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """A process that is started now begins with them blocked: until it can ignore them, they must not end it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class ChildProcess:
     """The delivery process. `heard` gets each message and `ended` the exit code, both in a thread of this class.
 
@@ -73,7 +63,7 @@ class ChildProcess:
         self._blocked = False
         self._sock, theirs = socket.socketpair()
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
-        with theirs, _signals_blocked():
+        with theirs, held(*SIGNALS):  # until it can ignore them, they must not end it
             # Its standard error is the proxy's until its own log works: should it not even start, the reason is seen.
             self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-P", "-m", MODULE],
