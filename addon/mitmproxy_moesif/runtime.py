@@ -34,7 +34,6 @@ from mitmproxy_moesif.recent.notes import Keep
 if TYPE_CHECKING:
     from mitmproxy_moesif.admin.server import AdminServer
     from mitmproxy_moesif.admin.service import Operations
-    from mitmproxy_moesif.delivery.api import Delivery
     from mitmproxy_moesif.kong.entities import KongConfig, Plugin
     from mitmproxy_moesif.kong.overlay import LiveOverlay
     from mitmproxy_moesif.kong.resolver import Resolver
@@ -191,9 +190,7 @@ class Runtime:
             folder, lambda account, config: self.delivery.sample(account, config), announces=announces
         )
         self.enforcer = Enforcer(partial(identify, fault=self.fault), self.fault)
-        self.delivery: Delivery = DeliveryClient(
-            folder, max_bytes, self.refresher.answered, apart=not threads, keep=keep
-        )
+        self.delivery = DeliveryClient(folder, max_bytes, self.refresher.answered, apart=not threads, keep=keep)
         self.prepared: Prepared | None = None
         self.take: Callable[[Prepared], None] = self.configure
         self._started = False

@@ -37,7 +37,8 @@ from mitmproxy_moesif.log import log
 
 if TYPE_CHECKING:
     from mitmproxy_moesif.config.live import LiveOptions
-    from mitmproxy_moesif.delivery.api import Condition, Delivery, SpoolCondition, Unsent
+    from mitmproxy_moesif.delivery.api import Condition, SpoolCondition, Unsent
+    from mitmproxy_moesif.delivery.client import DeliveryClient
     from mitmproxy_moesif.delivery.sender import Health
     from mitmproxy_moesif.kong.entities import Entity
     from mitmproxy_moesif.kong.resolver import Resolver
@@ -54,7 +55,7 @@ class Operations:
 
     def __init__(
         self,
-        delivery: Delivery,
+        delivery: DeliveryClient,
         read: Callable[[], Settings],
         change: LiveOptions,
         resolver: Callable[[], Resolver | None],

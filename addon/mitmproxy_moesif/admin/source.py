@@ -162,7 +162,7 @@ class AdminSource(Protocol):
         """Whether events flow, and why not."""
 
     def recent(self, query: Mapping[str, Any]) -> Future[bytes | None]:
-        """Kept exchanges, as `Delivery.recent` has it."""
+        """Kept exchanges, as `DeliveryClient.recent` has it."""
 
     def explain(self, method: str, host: str | None, path: str) -> Mapping[str, Any]:
         """Which instance applies to such a request and why; plain JSON values, no `config`."""

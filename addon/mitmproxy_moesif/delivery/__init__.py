@@ -2,7 +2,7 @@
 
 The server builds, stores and sends: in the delivery process, or in a thread of the proxy (`moesif_background`).
 
-    api        the interface that the proxy uses: `Delivery` (test: delivery/test_protocol_values.py)
+    api        what delivery tells of itself: `Condition` (test: delivery/test_protocol_values.py)
     attempt    one batch sent; the search for events that the receiver will not take (test: delivery/test_sender.py)
     batch      events on their way to the receiver, and what became of each
     beside     what goes to Akto beside the events (test: test_akto.py)

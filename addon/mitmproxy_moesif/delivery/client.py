@@ -1,4 +1,4 @@
-"""`Delivery` by a server in the delivery process, or in a thread: the proxy's side.
+"""Delivery as the proxy sees it: by a server in the delivery process, or in a thread.
 
 Exchanges are gathered for `GATHER_INTERVAL` and handed over by the event loop in one write that never waits. What was
 handed over is kept until the server reports it settled: a process that dies is replaced, and its successor gets the
@@ -52,9 +52,10 @@ MOST_QUESTIONS = 64
 
 
 class DeliveryClient:
-    """See `Delivery`. `answered` is told, in another thread, of the headers of the receivers' answers.
+    """Takes exchanges and delivers them.
 
-    `apart`: in a process beside the proxy, where there can be one.
+    `answered` is told, in another thread, of the headers of the receivers' answers. `apart`: in a process beside the
+    proxy, where there can be one.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class DeliveryClient:
         self._closing = False
         self._keep = keep
         self.keeps_recent = keep.number > 0
+        """Whether anybody wants to hear of exchanges without an event."""
         self._notes: list[Note] = []
         self._questions: dict[int, Future[bytes | None]] = {}
         self._question = 0
@@ -105,11 +107,13 @@ class DeliveryClient:
     # --- for the event loop's thread -----------------------------------------------------------------------------
 
     def start(self) -> None:
+        """Once, on the event loop. What was put before waits until then. Does nothing once closed."""
         if not self._closing:
             self._loop = asyncio.get_running_loop()
             self._keeper.start(self._loop)
 
     def configure(self, instances: Sequence[Instance]) -> None:
+        """These are all that are configured from now on; the next request is sent by their settings."""
         for instance in instances:
             self._max_events = instance.settings.event_queue_size
             self._max_bytes = instance.settings.queue_max_bytes
@@ -125,10 +129,12 @@ class DeliveryClient:
         self._keeper.send("configure", [self._key(instance) for instance in self._current.values()])
 
     def bound_spool(self, max_bytes: int) -> None:
+        """Let the spool take so many bytes of disk space from now on; what is stored stays."""
         self._max_spool_bytes = max_bytes
         self._keeper.send("bound_spool", max_bytes)
 
     def put(self, instance: Instance, exchange: Exchange) -> str | None:
+        """Hand over an exchange. Never waits; without room it is dropped and counted: for this cause."""
         cause = self._full(exchange.size)
         if instance.akto is not None:
             self._offered[instance.akto.name] += 1
@@ -159,9 +165,11 @@ class DeliveryClient:
             self._loop.call_later(GATHER_INTERVAL, self._hand_over_now)
 
     def exclude(self) -> None:
+        """Count an exchange that is not captured, as configured."""
         self._excluded += 1
 
     def note(self, note: Note) -> None:
+        """Tell of an exchange without an event."""
         if len(self._notes) < MOST_NOTES:
             self._notes.append(note)
             self._hand_over_soon()
@@ -346,6 +354,7 @@ class DeliveryClient:
     # --- from any thread -----------------------------------------------------------------------------------------
 
     def sample(self, account: str, config: bytes) -> None:
+        """Moesif's configuration for this account, JSON: it says which share of the events is kept."""
         self._in_loop(self._sample, account, config)
 
     def _sample(self, account: str, config: bytes) -> None:
@@ -353,9 +362,11 @@ class DeliveryClient:
         self._keeper.send("sample", account, config)
 
     def fault(self, kind: str) -> None:
+        """Count a fault of ours."""
         self._faults[kind] += 1
 
     def reading(self) -> Reading:
+        """Where every event is."""
         return self._condition().reading
 
     def condition(self) -> Condition:
@@ -395,6 +406,7 @@ class DeliveryClient:
         return added([now, *({name: Tally(0, 0, {cause: count})} for (name, cause), count in missed.items())])
 
     def recent(self, query: Mapping[str, Any]) -> Future[bytes | None]:
+        """JSON, as `RecentExchanges.answer` has it; None where nothing is kept, or nobody answers."""
         question: Future[bytes | None] = Future()
         question.set_running_or_notify_cancel()  # who waits no longer cannot take it back: its answer comes, to nobody
         if self.keeps_recent and not self._closing and len(self._questions) < MOST_QUESTIONS:
@@ -416,18 +428,25 @@ class DeliveryClient:
                 self._questions.popitem()[1].set_result(None)
 
     def drain(self, seconds: float) -> None:
+        """Send what waits, for at most `seconds`. What is put meanwhile is still taken. Not for the event loop."""
         self._drain_until = time.monotonic() + seconds
         self._in_loop(self._say_drain, seconds)
         self._drained.wait(seconds)
 
     def hurry(self) -> None:
+        """Try to send now what waits, whatever pause a receiver was given."""
         self._in_loop(self._ask, "hurry")
 
     def abort(self) -> None:
+        """End a `drain` under way at once; what is on disk stays there."""
         self._drained.set()
         self._in_loop(self._ask, "abort")
 
     def close(self) -> Reading:
+        """Store what was put last and end; takes no more than a moment. Returns the end state.
+
+        What is left on disk is sent by the next process; what is left in memory alone is counted as dropped.
+        """
         deadline = time.monotonic() + CLOSE_SECONDS
         self._in_loop(self._say_close)
         if (server := self._keeper.server) is not None:
