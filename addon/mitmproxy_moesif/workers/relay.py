@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -20,6 +19,7 @@ from mitmproxy_moesif import __version__
 from mitmproxy_moesif.admin.metrics import exposition
 from mitmproxy_moesif.admin.source import Destination, NotKept, SpoolStatus, Status, UnsentStatus, receivers_of
 from mitmproxy_moesif.admin.state import Document, StateError, StateFile
+from mitmproxy_moesif.capture import traffic
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.workers import exchanges
@@ -198,17 +198,10 @@ def together(told: Sequence[Mapping[str, Any]], reading: Reading) -> dict[str, A
         "destinations": destinations([one["destinations"] for one in told if "destinations" in one]),
     }
     if engines := [one["engines"] for one in told if "engines" in one]:
-        status["engines"] = added_up(engines)
+        status["engines"] = traffic.together(engines)
     if spools := [one["spool"] for one in told if "spool" in one]:
         status["spool"] = spool(spools)
     return status
-
-
-def added_up(told: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for one in told:
-        counts.update(one)
-    return dict(counts)
 
 
 def destinations(told: Sequence[Mapping[str, Destination]]) -> dict[str, Destination]:
