@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.policy import credentials_in_force, masks_in_force
 from mitmproxy_moesif.config.settings import Settings, option_name
-from mitmproxy_moesif.config.text import number_of
+from mitmproxy_moesif.config.text import number_of, reason_of
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.runtime import Prepared
 
@@ -165,5 +165,5 @@ def try_upstream(url: str) -> None:
         port = parts.port or (80 if parts.scheme == "http" else 443)
         socket.create_connection((parts.hostname or "", port), PROBE_SECONDS).close()
     except (OSError, ValueError) as error:
-        why = (isinstance(error, OSError) and error.strerror) or str(error)
-        log.warning("moesif: the upstream %s is not reached: %s; requests get 502 until it is", shown(url), why)
+        told = "moesif: the upstream %s is not reached: %s; requests get 502 until it is"
+        log.warning(told, shown(url), reason_of(error))

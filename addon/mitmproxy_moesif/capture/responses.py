@@ -9,7 +9,7 @@ import time
 from mitmproxy import http
 from mitmproxy.net.http import status_codes
 
-from mitmproxy_moesif.governance.rules import Blocked
+from mitmproxy_moesif.governance.rules import BODILESS_STATUSES, Blocked
 
 ANNOUNCED = "jwt_gate"
 """In a flow's metadata: headers, by name, that its answer gets whatever the upstream sends."""
@@ -19,8 +19,6 @@ GATE_REFUSED = "jwt_gate_refused"
 
 TRANSACTION_ID = "moesif_transaction_id"
 """In a flow's metadata: the transaction id that its answer bears where that is the engine's own."""
-
-BODILESS = frozenset({204, 205, 304})
 
 MESSAGES = {
     400: "Bad request",
@@ -46,8 +44,8 @@ class Refusal(http.Response):
 def blocked_response(block: Blocked, *, head: bool) -> Refusal:
     """A whole answer with the framing that belongs to it; to HEAD without the body that its length tells of."""
     fields = [(name.encode(), value.encode()) for name, value in block.headers]
-    body = b"" if block.status in BODILESS else block.body
-    if block.status not in BODILESS:
+    body = b"" if block.status in BODILESS_STATUSES else block.body
+    if block.status not in BODILESS_STATUSES:
         fields.append((b"Content-Length", b"%d" % len(body)))
     now = time.time()
     reason = status_codes.RESPONSES.get(block.status, "").encode()

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from mitmproxy_moesif.config.fields import HEADER_NAME
 from mitmproxy_moesif.config.re2set import PatternError
 from mitmproxy_moesif.config.text import quoted
 from mitmproxy_moesif.governance.matching import TermSet, compile_sets
@@ -33,7 +34,6 @@ CONNECTION_HEADERS = frozenset(
 )
 BODILESS_STATUSES = frozenset((204, 205, 304))
 
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _ORDER = {("user", False): 0, ("user", True): 1, ("company", False): 2, ("company", True): 3}
 _LAST = 4  # regex rules
 
@@ -222,7 +222,7 @@ def _headers(given: object, names: Sequence[str], faults: list[str]) -> Iterable
         raise RuleError("its response's headers are not an object")
     for name, value in given.items():
         text = None if isinstance(value, list | dict) else as_text(value)
-        if not _HEADER_NAME.fullmatch(name):
+        if not HEADER_NAME.fullmatch(name):
             faults.append(f"{name!r:.200} is no header's name")
         elif name.lower() in CONNECTION_HEADERS:
             faults.append(f"the header {name} is not a rule's to set")

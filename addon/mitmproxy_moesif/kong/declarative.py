@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from mitmproxy_moesif.config.document import MAX_JSON, Path
 from mitmproxy_moesif.config.files import configured_files
 from mitmproxy_moesif.config.settings import SettingsError
-from mitmproxy_moesif.config.text import closest
+from mitmproxy_moesif.config.text import closest, reason_of
 from mitmproxy_moesif.kong.document import Document, KongConfigError, parse_document, without_lines
 from mitmproxy_moesif.kong.entities import Consumer, Entity, Flavor, KongConfig, Plugin, Route, Service
 from mitmproxy_moesif.kong.expressions import ExpressionError, compile_expression
@@ -126,7 +126,7 @@ def load_declarative(path: FilePath, check: Check = unchecked) -> KongConfig:
             raise KongConfigError(f"{path}: has more than {MAX_JSON} bytes")
         content = configured_files.read(path)
     except OSError as error:
-        raise KongConfigError(f"{path}: {error.strerror or error}") from None
+        raise KongConfigError(f"{path}: {reason_of(error)}") from None
     return parse_declarative(content, str(path), check)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import orjson
 
+from mitmproxy_moesif.config.text import reason_of
 from mitmproxy_moesif.delivery.ledger import Account
 from mitmproxy_moesif.delivery.spool import format as spool_format
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
@@ -394,7 +395,7 @@ def _explained(purpose: str) -> Iterator[None]:
     except UnicodeDecodeError as e:  # of SQLite's message, which quotes what it stumbled over
         raise SpoolDamaged(f"cannot {purpose}: its schema is malformed") from e
     except OSError as e:
-        raise SpoolError(f"cannot {purpose}: {e.strerror or e}") from e
+        raise SpoolError(f"cannot {purpose}: {reason_of(e)}") from e
 
 
 @contextlib.contextmanager
