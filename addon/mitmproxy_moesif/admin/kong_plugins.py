@@ -38,7 +38,7 @@ from mitmproxy_moesif.admin.source import (
 from mitmproxy_moesif.admin.state import SECRETS, Document
 from mitmproxy_moesif.config.settings import SettingsError, parse_settings
 from mitmproxy_moesif.kong.entities import Entity, KongConfig, Plugin
-from mitmproxy_moesif.kong.errors import PLUGIN_NAME, reference, scope_key
+from mitmproxy_moesif.kong.errors import PLUGIN_NAME, in_kongs_words, reference, scope_key
 from mitmproxy_moesif.kong.overlay import REFERENCES, LiveOverlay, LivePlugin, Make, Overlay, entities, scope
 from mitmproxy_moesif.kong.resolver import instance_values, missing_receiver, prefix_of, prefixed
 from mitmproxy_moesif.kong.scopes import CAPTURING, InstanceTable, ScopeConflict
@@ -46,8 +46,6 @@ from mitmproxy_moesif.log import log
 
 _CHANGEABLE = frozenset((TOP_LEVEL, "config", "tags"))
 _GIVEN = _CHANGEABLE | {"id", "name", "instance_name", "protocols", *REFERENCES}
-
-_REASONS = {"string_type": "expected a string", "string_too_short": "length must be at least 1"}
 
 
 class KongPluginSource:
@@ -342,8 +340,5 @@ def _listed(given: Any) -> Any:
 def _faults(error: ValidationError) -> dict[str, str]:
     found = {}
     for fault in error.errors(include_url=False, include_input=False):
-        reason = _REASONS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
-        if fault["type"] == "literal_error":
-            reason = f"expected one of: {fault['ctx']['expected']}"
-        found[str(fault["loc"][0])] = "expected a set" if fault["type"] == "tuple_type" else reason
+        found[str(fault["loc"][0])] = "expected a set" if fault["type"] == "tuple_type" else in_kongs_words(fault)
     return found

@@ -28,6 +28,7 @@ from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.config.text import closest, reason_of
 from mitmproxy_moesif.kong.document import Document, KongConfigError, parse_document, without_lines
 from mitmproxy_moesif.kong.entities import Consumer, Entity, Flavor, KongConfig, Plugin, Route, Service
+from mitmproxy_moesif.kong.errors import in_kongs_words
 from mitmproxy_moesif.kong.expressions import ExpressionError, compile_expression
 from mitmproxy_moesif.kong.normalize import RESERVED, exact_text, from_text, normalize
 from mitmproxy_moesif.kong.placeholders import resolve_reference
@@ -79,18 +80,6 @@ _NOT_UNDERSTOOD = {
 
 # the namespace from which Kong, too, derives the ids of entities that the file gives none
 _NAMESPACE = uuid.UUID("fd02801f-0957-4a15-a55a-c8d9606f30b5")
-
-_REASONS = {
-    "missing": "required field missing",
-    "string_type": "expected a string",
-    "string_too_short": "length must be at least 1",
-    "int_type": "expected an integer",
-    "int_parsing": "expected an integer",
-    "bool_type": "expected a boolean",
-    "tuple_type": "expected an array",
-    "dict_type": "expected a map",
-}
-"""Kong's words for pydantic's."""
 
 _PLAIN_PATH = re.compile(r"[a-zA-Z0-9.\-_~/%]*")
 _ENCODED = re.compile(rb"%([0-9A-Fa-f]{2})")
@@ -449,9 +438,7 @@ def _first_fault(error: ValidationError) -> tuple[Path, str]:
     fault = error.errors(include_url=False, include_input=False)[0]
     where = tuple(step for step in fault["loc"] if step != "[key]")
     field_name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where).lstrip(".")
-    reason = _REASONS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
-    if fault["type"] == "literal_error":
-        reason = f"expected one of: {fault['ctx']['expected']}"
+    reason = in_kongs_words(fault)
     return where, f"{field_name}: {reason}" if field_name else reason
 
 

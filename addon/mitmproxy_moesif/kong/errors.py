@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 PLUGIN_NAME = "moesif"
 
@@ -15,6 +19,25 @@ OPTIONS_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "mitmproxy-moesif:global"))
 
 type Key = Mapping[str, str | Mapping[str, str] | None]
 """Fields that together may be there once, or name an entity."""
+
+
+_REASONS = {
+    "missing": "required field missing",
+    "string_type": "expected a string",
+    "string_too_short": "length must be at least 1",
+    "int_type": "expected an integer",
+    "int_parsing": "expected an integer",
+    "bool_type": "expected a boolean",
+    "tuple_type": "expected an array",
+    "dict_type": "expected a map",
+}
+
+
+def in_kongs_words(fault: ErrorDetails) -> str:
+    """What pydantic has found wrong with an entity's field; shows no value."""
+    if fault["type"] == "literal_error":
+        return f"expected one of: {fault['ctx']['expected']}"
+    return _REASONS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
 
 
 def reference(entity_id: str | None) -> dict[str, str] | None:
