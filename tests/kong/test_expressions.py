@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.kong.expressions import FIELDS, ExpressionError, Taken, compile_expression, header_name
+from mitmproxy_moesif.kong.expressions import FIELDS, ExpressionError, Taken, compile_expression
 
 REQUEST = {
     "http.path": ("/orders/7",),
@@ -209,7 +209,3 @@ def test_any_text_is_an_expression_or_refused(source: str) -> None:
         return
     assert expression.holds(REQUEST, Taken()) in (True, False)
     assert expression.fields <= {*FIELDS, "http.headers.x_tenant"}
-
-
-def test_the_name_of_a_header_is_as_the_field_has_it() -> None:
-    assert header_name("http.headers.x_kong_id") == "x_kong_id"

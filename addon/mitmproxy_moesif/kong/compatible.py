@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from mitmproxy_moesif.kong.entities import Route
 from mitmproxy_moesif.kong.expressions import HEADER, HOST, METHOD, PATH, PORT, PROTOCOL, SNI
-from mitmproxy_moesif.kong.indexes import in_lower_case, is_wildcard
+from mitmproxy_moesif.kong.indexes import in_lower_case, is_wildcard, without_last_dot
 from mitmproxy_moesif.kong.normalize import from_text
 
 # the namespace of the ids that Kong gives to the parts of a route
@@ -56,7 +56,7 @@ def _grouped(paths: Iterable[str]) -> list[list[str]]:
 
 def _conditions(route: Route, paths: Iterable[str]) -> Iterator[str]:
     if route.snis:
-        yield f'({PROTOCOL} != "https" || {_any_of(_sni, route.snis)})'
+        yield f'({PROTOCOL} != "https" || {_any_of(partial(_wildcard, SNI), map(without_last_dot, route.snis))})'
     if route.methods:
         yield _any_of(lambda method: f"{METHOD} == {_text(method)}", route.methods)
     if route.hosts:
@@ -75,10 +75,6 @@ def _wildcard(field: str, name: str) -> str:
     if name.startswith("*"):
         return f"{field} =^ {_text(name[1:])}"
     return f"{field} ^= {_text(name[:-1])}" if name.endswith("*") else f"{field} == {_text(name)}"
-
-
-def _sni(name: str) -> str:
-    return _wildcard(SNI, name.removesuffix(".") if len(name) > 1 else name)
 
 
 def _host(host: str) -> str:

@@ -34,7 +34,6 @@ from mitmproxy_moesif.kong.expressions import (
     ExpressionError,
     Taken,
     compile_expression,
-    header_name,
 )
 from mitmproxy_moesif.kong.indexes import ByValue, Entries, PrefixTree, values_of
 from mitmproxy_moesif.kong.normalize import exact_text, from_text, parameters, request_path, segments, some_of
@@ -51,7 +50,6 @@ from mitmproxy_moesif.kong.router import (
 _BOTH = frozenset(("http", "https"))
 _SCHEMES = {"grpc": "http", "grpcs": "https", "ws": "http", "wss": "https"}
 """The scheme of requests of a protocol, where it has another name."""
-
 
 _EXPRESSIONS_FIRST = 0xFF << 56
 
@@ -83,7 +81,7 @@ class ExpressionRouter:
         candidates = self._candidates(routes, flavor) if self._traditional is None else ()
         self._ranked = sorted(candidates, key=lambda candidate: candidate[:2], reverse=True)
         self._fields = sorted(set[str]().union(*(candidate.expression.fields for candidate in self._ranked)))
-        self._headers = [(field, header_name(field)) for field in self._fields if field.startswith(HEADER)]
+        self._headers = [(field, field.removeprefix(HEADER)) for field in self._fields if field.startswith(HEADER)]
         self._parameters = {field.removeprefix(QUERY): field for field in self._fields if field.startswith(QUERY)}
         self._segments = [field for field in self._fields if field.startswith(SEGMENT)]
         self._starts, self._hosts = ByValue(), ByValue()

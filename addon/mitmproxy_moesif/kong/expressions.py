@@ -144,11 +144,6 @@ def compile_expression(source: str, fields: Collection[str] = FIELDS) -> Express
     return expression
 
 
-def header_name(field_name: str) -> str:
-    """The header that a field is for, as the field writes it."""
-    return field_name.removeprefix(HEADER)
-
-
 class _Parser:
     """Recursive descent over the tokens of one expression; the next one is `kind` and `text`."""
 

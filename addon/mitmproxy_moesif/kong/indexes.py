@@ -99,6 +99,10 @@ def is_wildcard(host: str) -> bool:
     return "*" in host
 
 
+def without_last_dot(sni: str) -> str:
+    return sni.removesuffix(".") if len(sni) > 1 else sni
+
+
 def wildcard_has_port(host: str) -> bool:
     """Whether this wildcard host is for one port only."""
     return is_wildcard(host) and _is_port(host.partition(":")[2])

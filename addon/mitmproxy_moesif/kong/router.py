@@ -37,6 +37,7 @@ from mitmproxy_moesif.kong.indexes import (
     PathIndex,
     is_wildcard,
     wildcard_has_port,
+    without_last_dot,
 )
 from mitmproxy_moesif.kong.normalize import from_text, request_path, to_text
 from mitmproxy_moesif.kong.patterns import REST_OF_PATH, Pattern
@@ -137,7 +138,7 @@ class Router:
         for method in entry.route.methods:
             self._methods.add(method, entry.number)
         for sni in entry.route.snis:
-            self._snis.add(_without_last_dot(sni), entry.number)
+            self._snis.add(without_last_dot(sni), entry.number)
 
     def _decide(
         self, method: str, path: bytes, host: str | None, headers: Headers, scheme: str, sni: str | None
@@ -232,10 +233,6 @@ def _tried_first(kinds: int, members: Entries, sharing: Sequence[tuple[int, Entr
 
 def _lowest(entries: Entries) -> int:
     return (entries & -entries).bit_length() - 1
-
-
-def _without_last_dot(sni: str) -> str:
-    return sni.removesuffix(".") if len(sni) > 1 else sni
 
 
 def _match(entry: _Entry, path: bytes, scheme: str) -> Match:
