@@ -7,10 +7,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import pytest
 
+from mitmproxy_moesif.config.akto import AktoTarget
 from mitmproxy_moesif.delivery.ledger import Ledger, Settlement, Tally
 from mitmproxy_moesif.delivery.lossy import MOST_BYTES, MOST_CALLS, MOST_RECORDS, LossyReceiver, LossyReceivers
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Verdict
@@ -18,9 +18,8 @@ from mitmproxy_moesif.delivery.receivers.base import Outcome, Verdict
 OK = Outcome(Verdict.ACCEPTED)
 
 
-class ATarget(NamedTuple):
-    name: str = "akto@h"
-    log_level: int = logging.WARNING
+def target(host: str = "h", level: int = logging.WARNING) -> AktoTarget:
+    return AktoTarget(f"http://{host}", 1.0, level, "1000000")
 
 
 class Held:
@@ -34,7 +33,7 @@ class Held:
         self.released = threading.Event()
         if not held:
             self.released.set()
-        self.lossy = LossyReceiver(ATarget(log_level=level), lambda: self, self.ledger)
+        self.lossy = LossyReceiver(target(level=level), lambda: self, self.ledger)
         self._number = 0
 
     def send(self, events: Sequence[bytes]) -> Outcome:
@@ -159,21 +158,21 @@ def test_a_fault_of_ours_loses_its_batch_and_nothing_else(caplog: pytest.LogCapt
 
 def test_what_waits_goes_out_by_itself() -> None:
     akto = Held(held=False)
-    all_of_them: LossyReceivers[ATarget] = LossyReceivers(lambda _: akto, akto.ledger)
+    all_of_them = LossyReceivers(lambda _: akto, akto.ledger)
     akto.ledger.settle(Settlement(1, offered=Counter({"akto@h": 1})))
-    all_of_them.put(ATarget(), b"{}", "")
+    all_of_them.put(target(), b"{}", "")
     assert akto.calls.acquire(timeout=20)
-    assert list(all_of_them.health({ATarget(), ATarget("akto@other")})) == ["akto@h"]
-    assert list(all_of_them.health({ATarget("akto@other")})) == [], "it is configured no more"
+    assert list(all_of_them.health({target(), target("other")})) == ["akto@h"]
+    assert list(all_of_them.health({target("other")})) == [], "it is configured no more"
     all_of_them.close()
 
 
 def test_at_the_end_what_is_under_way_is_waited_for_and_what_hangs_is_dropped() -> None:
     for held, expected in ((False, Tally(1, 1)), (True, Tally(1, 0, {"shutdown": 1}))):
         akto = Held(held=held)
-        all_of_them: LossyReceivers[ATarget] = LossyReceivers(lambda _, akto=akto: akto, akto.ledger)  # type: ignore[misc]
+        all_of_them = LossyReceivers(lambda _, akto=akto: akto, akto.ledger)  # type: ignore[misc]
         akto.ledger.settle(Settlement(1, offered=Counter({"akto@h": 1})))
-        all_of_them.put(ATarget(), b"{}", "")
+        all_of_them.put(target(), b"{}", "")
         all_of_them.drain(time.monotonic() + 20)
         all_of_them.close()
         akto.ledger.abandon("shutdown")

@@ -26,7 +26,7 @@ class Beside:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._receivers: LossyReceivers[AktoTarget] = LossyReceivers(akto_receiver, ledger)
+        self._receivers = LossyReceivers(akto_receiver, ledger)
         self._limited = RateLimitedLog()
         self._made: Made | None = None
         self._unsettled: list[tuple[AktoTarget, Made | str]] = []

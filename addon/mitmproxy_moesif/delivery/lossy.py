@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from functools import partial
-from typing import Protocol
 
+from mitmproxy_moesif.config.akto import AktoTarget
 from mitmproxy_moesif.delivery.connections import Connections
 from mitmproxy_moesif.delivery.ledger import Ledger
 from mitmproxy_moesif.delivery.receivers.base import Receiver, Verdict
@@ -35,20 +35,10 @@ IN_FLIGHT = "in_flight"
 CAUSES = {Verdict.REFUSED: "refused", Verdict.UNAUTHORIZED: "unauthorized", Verdict.UNAVAILABLE: "unavailable"}
 
 
-class Target(Hashable, Protocol):
-    """Where records go: `name` in counts and logs, and the least level that is logged."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def log_level(self) -> int: ...
-
-
 class LossyReceiver:
     """One target. `put` is for one thread, `flush` for another; calls are made in threads of their own."""
 
-    def __init__(self, target: Target, make: Callable[[], Receiver], ledger: Ledger) -> None:
+    def __init__(self, target: AktoTarget, make: Callable[[], Receiver], ledger: Ledger) -> None:
         self.name = target.name
         self.health = Health()
         self._level = target.log_level
@@ -141,35 +131,34 @@ class LossyReceiver:
             self._limited.warning(kind, "[akto-api] %s", text)
 
 
-class LossyReceivers[T: Target]:
+class LossyReceivers:
     """All of them; `make` gives a target's receiver, one for each connection."""
 
-    def __init__(self, make: Callable[[T], Receiver], ledger: Ledger) -> None:
+    def __init__(self, make: Callable[[AktoTarget], Receiver], ledger: Ledger) -> None:
         self._make = make
         self._ledger = ledger
-        self._receivers: dict[T, LossyReceiver] = {}
+        self._receivers: dict[AktoTarget, LossyReceiver] = {}
         self._waiting = threading.Event()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="moesif-lossy", daemon=True)
 
-    def put(self, target: T, record: bytes, summary: str) -> None:
+    def put(self, target: AktoTarget, record: bytes, summary: str) -> None:
         """For one thread."""
         receiver = self._receivers.get(target) or self._add(target)
         receiver.put(record, summary)
         if not self._waiting.is_set():
             self._waiting.set()
 
-    def _add(self, target: T) -> LossyReceiver:
+    def _add(self, target: AktoTarget) -> LossyReceiver:
         if len(self._receivers) >= KEPT:
-            idle = {one for one, receiver in self._receivers.items() if not receiver.busy}
-            self._receivers = {one: receiver for one, receiver in self._receivers.items() if one not in idle}
+            self._receivers = {one: receiver for one, receiver in self._receivers.items() if receiver.busy}
         receiver = LossyReceiver(target, partial(self._make, target), self._ledger)
         if not self._thread.is_alive() and not self._closed.is_set():
             self._thread.start()
         self._receivers = {**self._receivers, target: receiver}  # others look through the old one meanwhile
         return receiver
 
-    def health(self, targets: Set[T]) -> dict[str, Health]:
+    def health(self, targets: Set[AktoTarget]) -> dict[str, Health]:
         """Of those of these targets that were sent anything."""
         return {receiver.name: receiver.health for target, receiver in self._receivers.items() if target in targets}
 
