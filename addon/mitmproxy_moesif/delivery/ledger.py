@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -207,6 +207,27 @@ class Reading:
                 for name in {**self.lossy, **account.offered}
             },
         )
+
+
+def added_up(readings: Sequence[Reading]) -> Reading:
+    """As if one process had done it all, without its name, its numbers and what it took over."""
+    dropped, faults, spools = Counter[str](), Counter[str](), Counter[str]()
+    for reading in readings:
+        dropped.update(reading.dropped)
+        faults.update(reading.faults)
+        spools.update(reading.spools)
+    return Reading(
+        captured=sum(reading.captured for reading in readings),
+        recovered=sum(reading.recovered for reading in readings),
+        delivered=sum(reading.delivered for reading in readings),
+        waiting_in_memory=sum(reading.waiting_in_memory for reading in readings),
+        waiting_on_disk=sum(reading.waiting_on_disk for reading in readings),
+        dropped=dict(dropped),
+        faults=dict(faults),
+        excluded=sum(reading.excluded for reading in readings),
+        spools=dict(spools),
+        lossy=added(reading.lossy for reading in readings),
+    )
 
 
 NOTHING = Reading(0, 0, 0, 0, 0)

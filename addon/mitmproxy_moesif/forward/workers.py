@@ -7,14 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from mitmproxy_moesif.backoff import Backoff
 from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.api import Condition
-from mitmproxy_moesif.delivery.ledger import NOTHING, Reading
+from mitmproxy_moesif.delivery.ledger import NOTHING, Reading, added_up
 from mitmproxy_moesif.log import log
 
 REPORT_SECONDS = 1.0
@@ -112,19 +111,3 @@ class Workers:
 def given_back(reading: Reading) -> Reading:
     """Of a worker that ended: what waited is read again by another member, and counts there."""
     return replace(reading, captured=reading.captured - reading.waiting, waiting_in_memory=0)
-
-
-def added_up(readings: Sequence[Reading]) -> Reading:
-    dropped, faults = Counter[str](), Counter[str]()
-    for reading in readings:
-        dropped.update(reading.dropped)
-        faults.update(reading.faults)
-    return Reading(
-        captured=sum(reading.captured for reading in readings),
-        recovered=0,
-        delivered=sum(reading.delivered for reading in readings),
-        waiting_in_memory=sum(reading.waiting_in_memory for reading in readings),
-        waiting_on_disk=0,
-        dropped=dict(dropped),
-        faults=dict(faults),
-    )

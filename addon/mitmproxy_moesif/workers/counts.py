@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mitmproxy_moesif.capture.traffic import together
-from mitmproxy_moesif.delivery.ledger import NOTHING, Adoption, Reading, added
+from mitmproxy_moesif.delivery import ledger
+from mitmproxy_moesif.delivery.ledger import NOTHING, Adoption, Reading
 
 WAITS_FOR_ACCOUNT = 30.0
 """Seconds in which another worker should have taken over the spool of one that died, and read its account."""
@@ -119,20 +119,8 @@ def adoptions_of(readings: Sequence[Reading]) -> Adopted:
 
 def added_up(readings: Sequence[Reading], adopted: Adopted) -> Reading:
     """Counts what is in a spool file once: with whom took it over last, else with the one that made it."""
-    readings = [without_those_of_others(reading, adopted) for reading in readings]
-    return Reading(
-        captured=sum(reading.captured for reading in readings),
-        recovered=sum(reading.recovered for reading in readings),
-        delivered=sum(reading.delivered for reading in readings),
-        waiting_in_memory=sum(reading.waiting_in_memory for reading in readings),
-        waiting_on_disk=sum(reading.waiting_on_disk for reading in readings),
-        dropped=together(reading.dropped for reading in readings),
-        faults=together(reading.faults for reading in readings),
-        excluded=sum(reading.excluded for reading in readings),
-        spools=together(reading.spools for reading in readings),
-        adopted={name: history[-1] for name, history in adopted.items()},
-        lossy=added(reading.lossy for reading in readings),
-    )
+    counted = ledger.added_up([without_those_of_others(reading, adopted) for reading in readings])
+    return replace(counted, adopted={name: history[-1] for name, history in adopted.items()})
 
 
 def without_those_of_others(reading: Reading, adopted: Adopted) -> Reading:
