@@ -394,9 +394,16 @@ def test_an_option_tells_the_flavour_of_kongs_router(tmp_path: Path, flavor: str
     given = {"kong_config": str(path), "kong_router_flavor": flavor}
     config = read_kong_config(parse_settings(given))
     assert config is not None
-    match = Resolver(config, given).scopes.router.match("GET", "/a", "h", {})
+    resolver = Resolver(config, given)
+    match = resolver.scopes.router.match("GET", "/a", "h", {})
     assert match is not None
     assert match.route.name == route
+    assert resolver.describe()["router_flavor"] == flavor.replace("auto", "traditional")
+
+
+def test_routes_with_expressions_are_the_flavour_of_expressions() -> None:
+    routes = '{"_format_version": "3.0", "routes": [{"name": "a", "expression": "http.method == \\"GET\\""}]}'
+    assert Resolver(parse_declarative(routes.encode(), "kong.json"), {}).describe()["router_flavor"] == "expressions"
 
 
 BEYOND_RE2 = """

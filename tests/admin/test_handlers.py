@@ -21,7 +21,6 @@ from mitmproxy_moesif.admin.source import (
     UniqueViolation,
     Unsupported,
 )
-from mitmproxy_moesif.kong.entities import Route
 from mitmproxy_moesif.kong.errors import scope_key
 from mitmproxy_moesif.web.handlers import MAX_BODY_BYTES
 from tests.admin.sources import APPLICATION_ID, ID, FakeSource
@@ -271,7 +270,7 @@ def test_the_root_tells_which_kong_it_answers_as(server: AdminServer, source: Fa
         ["moesif"],
         "traditional",
     )
-    source.listed["routes"] = [Route(id="r", expression='http.path == "/"')]
+    source.state["kong"] = {"router_flavor": "expressions"}
     assert ask(server, "GET", "/").json()["configuration"]["router_flavor"] == "expressions"
     assert ask(server, "GET", "/plugins/enabled").json() == {"enabled_plugins": ["moesif"]}
 

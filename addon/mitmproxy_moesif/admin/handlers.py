@@ -157,8 +157,6 @@ class _RootHandler(ReadHandler):
     """What decK and Kong Manager ask first: which Kong this answers as."""
 
     def get(self) -> None:
-        routes = self.source.list_entities("routes")
-        flavor = "expressions" if any(isinstance(each, Route) and each.expression for each in routes) else "traditional"
         self.answer(
             200,
             {
@@ -174,7 +172,7 @@ class _RootHandler(ReadHandler):
                 },
                 "configuration": {
                     "database": "off",
-                    "router_flavor": flavor,
+                    "router_flavor": self.source.status().get("kong", {}).get("router_flavor", "traditional"),
                     "plugins": [PLUGIN_NAME],
                     "loaded_plugins": {PLUGIN_NAME: True},
                 },

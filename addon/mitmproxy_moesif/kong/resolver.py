@@ -137,12 +137,14 @@ class Resolver:
 
         `admin_api` tells of an instance whether it was `created` or `changed` there.
         """
-        plugins = [plugin for plugin in self.scopes.config.plugins if plugin.name in CAPTURING]
+        config = self.scopes.config
+        has_expressions = any(route.expression is not None for route in config.routes)
         return {
-            "services": len(self.scopes.config.services),
-            "routes": len(self.scopes.config.routes),
-            "consumers": len(self.scopes.config.consumers),
-            "instances": [_shown(plugin) for plugin in plugins],
+            "services": len(config.services),
+            "routes": len(config.routes),
+            "consumers": len(config.consumers),
+            "router_flavor": "expressions" if has_expressions else config.flavor,
+            "instances": [_shown(plugin) for plugin in config.plugins if plugin.name in CAPTURING],
         }
 
 
