@@ -82,6 +82,17 @@ def test_a_larger_one_is_refused(port: int) -> None:
     assert ask(port, "POST", "/size", bytes(MAX_BODY_BYTES + 1)) == (413, refused, "close")
 
 
+def test_a_length_of_thousands_of_digits_is_refused(port: int) -> None:
+    head = (
+        f"POST /size HTTP/1.1\r\nHost: localhost\r\nKong-Admin-Token: {TOKEN}\r\nContent-Length: {'9' * 5000}\r\n\r\n"
+    )
+    with Client(port) as client:
+        client.send(head.encode())
+        answer = client.read_response("POST")
+    assert answer is not None
+    assert (answer.status, answer.get("Connection")) == (413, "close")
+
+
 def test_a_request_without_the_token_is_refused_unread(port: int) -> None:
     assert ask(port, "POST", "/size", b"abc", token="other") == (401, {"message": "Unauthorized"}, "close")
 

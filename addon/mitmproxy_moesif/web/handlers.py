@@ -8,6 +8,8 @@ import orjson
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 MAX_BODY_BYTES = 65_536
+MAX_DIGITS = 20
+"""Of a length: Python reads no number of thousands of digits."""
 
 MESSAGES = {
     404: "Not found",
@@ -75,7 +77,9 @@ class GatedHandler(JsonHandler):
             if refusal.status == 401:
                 self.set_header("WWW-Authenticate", "Bearer")
             self.refuse(refusal.status, refusal.message)
-        elif (length := request.headers.get("Content-Length", "0")).isdecimal() and int(length) > MAX_BODY_BYTES:
+        elif (length := request.headers.get("Content-Length", "0")).isdecimal() and (
+            len(length) > MAX_DIGITS or int(length) > MAX_BODY_BYTES
+        ):
             self.send_error(413)
 
     def data_received(self, chunk: bytes) -> None:
