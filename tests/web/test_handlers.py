@@ -19,7 +19,7 @@ TOKEN = "5ecre7-token"
 
 
 class SizeHandler(GatedHandler):
-    def post(self) -> None:
+    def post(self, *_path: str) -> None:
         self.answer(200, {"size": len(self.body())})
 
 
@@ -42,7 +42,12 @@ def port() -> Iterator[int]:
 
     @asynccontextmanager
     async def listening() -> AsyncIterator[None]:
-        paths = [("/size", SizeHandler), ("/faulty", FaultyHandler), ("/plain", PlainHandler)]
+        paths = [
+            ("/size", SizeHandler),
+            ("/size/(.+)", SizeHandler),
+            ("/faulty", FaultyHandler),
+            ("/plain", PlainHandler),
+        ]
         server = HTTPServer(Application(paths, gate=Gate(address, TOKEN), log_function=lambda _: None))
         sockets = bind("test", address)
         ports.append(sockets[0].getsockname()[1])
@@ -97,10 +102,18 @@ def test_a_request_without_the_token_is_refused_unread(port: int) -> None:
     assert ask(port, "POST", "/size", b"abc", token="other") == (401, {"message": "Unauthorized"}, "close")
 
 
-@pytest.mark.parametrize("method", ["PUT", "BREW"])
-def test_other_methods_are_refused_with_a_body_too(port: int, method: str, caplog: pytest.LogCaptureFixture) -> None:
-    assert ask(port, method, "/size", b"abc")[:2] == (405, {"message": "Method not allowed"})
+@pytest.mark.parametrize(("method", "connection"), [("PUT", None), ("BREW", "close")])
+def test_other_methods_are_refused_with_a_body_too(
+    port: int, method: str, connection: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert ask(port, method, "/size", b"abc") == (405, {"message": "Method not allowed"}, connection)
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_a_path_that_is_not_utf_8_is_refused_unread(port: int) -> None:
+    assert ask(port, "POST", "/size/%C3%A9", b"abc") == (200, {"size": 3}, None)
+    status, _, connection = ask(port, "POST", "/size/%ff", b"abc")
+    assert (status, connection) == (400, "close")
 
 
 def test_a_fault_is_told_without_its_text(port: int) -> None:

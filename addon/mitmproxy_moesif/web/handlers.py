@@ -67,6 +67,7 @@ class GatedHandler(JsonHandler):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._body = bytearray()
+        self._is_admitted = False
         super().__init__(*args, **kwargs)
 
     def prepare(self) -> None:
@@ -81,6 +82,8 @@ class GatedHandler(JsonHandler):
             len(length) > MAX_DIGITS or int(length) > MAX_BODY_BYTES
         ):
             self.send_error(413)
+        else:
+            self._is_admitted = True
 
     def data_received(self, chunk: bytes) -> None:
         """Keeps one byte too many at most, which tells that there were too many."""
@@ -93,6 +96,6 @@ class GatedHandler(JsonHandler):
         return bytes(self._body)
 
     def write_error(self, status_code: int, **_kwargs: Any) -> None:
-        if status_code == 413:
+        if status_code == 413 or not self._is_admitted:  # such as a path that is not UTF-8: `prepare` was not asked
             self.set_header("Connection", "close")
         self.refuse(status_code, MESSAGES.get(status_code, self._reason))
