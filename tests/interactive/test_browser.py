@@ -59,6 +59,7 @@ def test_what_is_not_captured_is_marked(tab: Page) -> None:
     expect(row(tab, "/skipped").get_by_text("⚠")).to_be_visible()
     expect(row(tab, "/orders").get_by_text("⚠")).to_have_count(0)
     row(tab, "/skipped").click()
+    tab.get_by_text("Comment", exact=True).first.click()
     expect(tab.get_by_text("not captured (skip)")).to_be_visible()
 
 
