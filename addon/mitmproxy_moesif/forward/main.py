@@ -49,9 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _runner(parsed: Arguments, arguments: Sequence[str]) -> Forwarder | Workers:
-    forwarder = Forwarder(
-        parsed.settings, parsed.group
-    )  # also where it is not the one that runs: it checks the settings
+    forwarder = Forwarder(parsed.settings, parsed.group)  # also where workers run: it checks the settings
     if parsed.workers == 1:
         return forwarder
     return Workers(parsed.workers, [*arguments, "--workers", "1"], parsed.settings.shutdown_timeout / 1000)
