@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 
 from mitmproxy_moesif.config.text import HIDDEN, did_you_mean, quoted
 
@@ -70,6 +71,11 @@ def plain_types(annotation: Any) -> set[Any]:
     """The types inside unions and `Annotated`."""
     inner = get_args(annotation)
     return set().union(*map(plain_types, inner)) if inner else {annotation}
+
+
+def choices(field: FieldInfo) -> list[str] | None:
+    """The values it takes, where they are few."""
+    return list(get_args(field.annotation)) if get_origin(field.annotation) is Literal else None
 
 
 def _split_commas(given: object) -> object:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from mitmproxy import optmanager
 from mitmproxy.addonmanager import Loader
@@ -17,7 +17,7 @@ from mitmproxy.utils import typecheck
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from mitmproxy_moesif.config.fields import Property, SettingsError, parameters_with, plain_types, shown
+from mitmproxy_moesif.config.fields import Property, SettingsError, choices, parameters_with, plain_types, shown
 from mitmproxy_moesif.config.settings import AKTO_PREFIX, Settings, option_name
 from mitmproxy_moesif.config.text import did_you_mean, normal
 
@@ -123,10 +123,6 @@ def option_type(field: FieldInfo) -> tuple[Any, Any]:
     if default is None:
         return (int | None if int in plain_types(field.annotation) else str | None), None
     return type(default), default
-
-
-def choices(field: FieldInfo) -> list[str] | None:
-    return list(get_args(field.annotation)) if get_origin(field.annotation) is Literal else None
 
 
 def given_options(options: optmanager.OptManager) -> dict[str, Any]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from mitmproxy_moesif.config.fields import secrets_of
+from mitmproxy_moesif.config.fields import choices, secrets_of
 from mitmproxy_moesif.config.settings import Settings
 
 
@@ -24,10 +23,9 @@ def markdown(table: type[BaseModel]) -> str:
 
 def meaning(field: FieldInfo) -> str:
     """What it does, and the values it takes where they are few."""
-    if get_origin(field.annotation) is not Literal:
+    if (values := choices(field)) is None:
         return field.description or ""
-    values = ", ".join(f"`{value}`" for value in get_args(field.annotation))
-    return f"{field.description} One of {values}."
+    return f"{field.description} One of {', '.join(f'`{value}`' for value in values)}."
 
 
 def default_text(default: object) -> str:
