@@ -406,6 +406,14 @@ def test_routes_with_expressions_are_the_flavour_of_expressions() -> None:
     assert Resolver(parse_declarative(routes.encode(), "kong.json"), {}).describe()["router_flavor"] == "expressions"
 
 
+@pytest.mark.parametrize("plugin", ["moesif", None, {"name": ["moesif"]}])
+def test_what_is_no_plugin_is_refused_in_one_line(plugin: object) -> None:
+    with ScriptedUpstream() as kong:
+        by_admin_api(kong, {"version": "3.9.3"}, plugins=[plugin])
+        with pytest.raises(SettingsError, match=r"^kong_admin_url: Admin API: plugins\[0\].*: expected a "):
+            read_kong_config(parse_settings({"kong_admin_url": kong.url}))
+
+
 BEYOND_RE2 = """
 _format_version: "3.0"
 routes:

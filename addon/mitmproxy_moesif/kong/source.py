@@ -128,7 +128,7 @@ def fetch(base: str, token: str) -> bytes:
         session.headers.update(headers)
         version, flavor = _version_and_flavor(session, base)
         kinds = {kind: _pages(session, base, kind) for kind in ("services", "routes", "plugins", "consumers")}
-        if any(plugin.get("name") in CAPTURING and plugin.get("consumer_group") for plugin in kinds["plugins"]):
+        if any(map(_is_for_group, kinds["plugins"])):
             kinds["consumer_groups"] = _groups(session, base)
             kinds[MEMBERS] = []
     return orjson.dumps({"version": version, "flavor": flavor, **kinds})
@@ -157,6 +157,14 @@ def _version_and_flavor(session: DeadlineSession, base: str) -> tuple[str, Flavo
     configuration = told.get("configuration")
     flavor = configuration.get("router_flavor") if isinstance(configuration, dict) else None
     return "3.0" if major >= 3 else "2.1", flavor if flavor in FLAVORS else "traditional"
+
+
+def _is_for_group(plugin: object) -> bool:
+    """Whether it is an instance for a group of consumers. What is no plugin at all is refused where it is read."""
+    match plugin:
+        case {"name": str(name), "consumer_group": group}:
+            return name in CAPTURING and bool(group)
+    return False
 
 
 def _groups(session: DeadlineSession, base: str) -> list[dict[str, Any]]:
