@@ -443,6 +443,19 @@ def test_a_member_that_is_not_there_is_refused_with_its_line() -> None:
     assert _error(text).startswith("kong.yml:5: consumer_group_consumers[0]: invalid reference 'consumer: nobody'")
 
 
+@pytest.mark.parametrize(
+    ("told", "error"),
+    [
+        ("consumers: [{username: ada, groups: gold}]", 'kong.yml:4: consumers[0] "ada": groups: expected an array'),
+        ("consumers: [{username: ada, groups: 1}]", 'kong.yml:4: consumers[0] "ada": groups: expected an array'),
+        ("consumer_group_consumers: 1", "kong.yml:4: consumer_group_consumers: expected an array"),
+    ],
+)
+def test_who_is_in_a_group_is_told_in_arrays(told: str, error: str) -> None:
+    groups = "consumer_groups: [{name: gold}]\nplugins: [{name: moesif, consumer_group: gold}]"
+    assert _error(f'_format_version: "3.0"\n{groups}\n{told}') == error
+
+
 # --- expressions
 
 STRANGE = '_format_version: "3.0"\nservices: [{name: s, host: h}]\nroutes:\n- name: r\n  expression: tls.alpn == "h2"\n'

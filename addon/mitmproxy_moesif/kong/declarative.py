@@ -343,7 +343,10 @@ class _Assembly:
             members |= {(found.id, group.id) for found in self._listed(group, "consumers", "consumers")}
         for consumer in self._drafts["consumers"]:
             members |= {(consumer.id, found.id) for found in self._listed(consumer, "groups", "consumer_groups")}
-        for position, entry in enumerate(self._document.root.get(MEMBERS) or ()):
+        told = self._document.root.get(MEMBERS) or []
+        if not isinstance(told, list):
+            raise self._document.error((MEMBERS,), f"{MEMBERS}: expected an array")
+        for position, entry in enumerate(told):
             members.add(self._membership(position, entry if isinstance(entry, dict) else {}))
         names = {group.id: str(group.fields.get("name")) for group in self._drafts["consumer_groups"]}
         groups: dict[str, tuple[str, ...]] = {}
@@ -353,7 +356,10 @@ class _Assembly:
 
     def _listed(self, draft: Draft, field: str, kind: str) -> Iterator[Draft]:
         """What the entries of a list in the draft refer to."""
-        for position, given in enumerate(draft.fields.get(field) or ()):
+        listed = draft.fields.get(field) or []
+        if not isinstance(listed, list):
+            raise self._error(draft, f"{field}: expected an array", field)
+        for position, given in enumerate(listed):
             yield self._found(kind, given, lambda reason, at=position: self._error(draft, reason, field, at))  # type: ignore[misc]
 
     def _membership(self, position: int, entry: Mapping[str, Any]) -> tuple[str, str]:
