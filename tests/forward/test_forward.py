@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -237,6 +239,62 @@ def test_workers_share_the_partitions_and_are_one_in_status_metrics_and_health(
         assert requests.get(f"{url}/plugins", timeout=5).status_code == 404
         assert forward.stop() == 0
         assert exit_counts(forward.output)["delivered"] == 300
+    assert collector.unique_ids() == writer.ids
+
+
+def press_ctrl_c(forward: Forward, _sent_more: Callable[[], object]) -> None:
+    os.killpg(forward.process.pid, signal.SIGINT)
+
+
+def end_all_processes(forward: Forward, sent_more: Callable[[], object]) -> None:
+    """As a service manager does, which may be slow."""
+    forward.process.send_signal(signal.SIGTERM)
+    sent_more()
+    for worker in forward.workers:
+        os.kill(worker, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("end", [press_ctrl_c, end_all_processes])
+def test_an_end_that_reaches_the_workers_too_is_one_end(
+    broker: Broker, collector: ScriptedCollector, end: Callable[[Forward, Callable[[], object]], None]
+) -> None:
+    collector.script = lambda _received: Answer(delay=0.2)
+    Writer(broker).write(1500)
+    with Forward(broker, collector, "--workers", "2") as forward:
+        collector.wait_for(100, timeout=30)
+        end(forward, lambda: collector.wait_for(len(collector.ids()) + 50))
+        assert forward.process.wait(30) == 0
+        counts = exit_counts(forward.output)
+    assert (counts["captured"], counts["waiting"]) == (counts["delivered"], 0)
+    assert counts["delivered"] == len(collector.ids())
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_end_while_nothing_can_be_sent_tells_what_stays_in_the_topic(
+    broker: Broker, collector: ScriptedCollector, workers: str
+) -> None:
+    collector.refuse()
+    Writer(broker).write(100)
+    with Forward(broker, collector, "--workers", workers, shutdown_timeout=100) as forward:
+        wait_until(lambda: "the receiver is unavailable" in forward.output)
+        assert forward.stop(signal.SIGHUP) == 0
+        counts = exit_counts(forward.output)
+    assert counts["waiting"] == counts["captured"] > 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_end_waits_for_no_broker_that_hangs(broker: Broker, collector: ScriptedCollector, workers: str) -> None:
+    writer = Writer(broker)
+    writer.write(100)
+    with Forward(broker, collector, "--workers", workers, shutdown_timeout=100) as forward:
+        collector.wait_for(100, timeout=30)
+        broker.pause()
+        try:
+            assert forward.stop() == 0
+        finally:
+            broker.resume()
+        assert "no broker has taken the last offsets in time" in forward.output
+        assert exit_counts(forward.output)["delivered"] == 100
     assert collector.unique_ids() == writer.ids
 
 

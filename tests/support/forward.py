@@ -54,9 +54,15 @@ class Forward(Closing):
         self.process.kill()
         self.process.wait()
 
-    def stop(self) -> int:
+    @property
+    def workers(self) -> list[int]:
+        """Their process ids."""
+        children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(one) for threads in children for one in threads.read_text().split()]
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """The exit code."""
-        self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(number)
         try:
             return self.process.wait(SECONDS)
         except subprocess.TimeoutExpired:

@@ -1,6 +1,6 @@
 """One member of the consumer group: reads records, has the proxy's sender send them, and commits what is done.
 
-The main thread consumes and commits, the sender's sends. Done is what the receiver accepted, what was dropped and
+One thread consumes and commits, the sender's sends. Done is what the receiver accepted, what was dropped and
 counted, and what the dead-letter topic has; an offset is committed when all before it is done. So nothing is lost
 whenever this process ends, and what it had not committed is read again: the receiver tells doubles by their
 transaction id.
@@ -10,9 +10,11 @@ While the receiver is down partitions are paused; the member goes on polling, so
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -43,6 +45,9 @@ COMMIT_SECONDS = 1.0
 DEAD_LETTER_PAUSE = 1.0
 ANSWER_SECONDS = 1.0
 """In which a broker should have answered at the start."""
+
+LEAVE_SECONDS = 3.0
+"""In which the broker should have taken the last offsets and let the member go."""
 
 REBALANCE = frozenset({"REBALANCE_IN_PROGRESS", "ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID"})
 """What a member of a group meets while its partitions are given to others."""
@@ -76,12 +81,14 @@ class Forwarder:
         self._paused = False
         self._commit_at = 0.0
         self._stopped = threading.Event()
+        self._stopped_at = math.inf
         self._limited = RateLimitedLog()
 
-    def stop(self) -> None:
-        """Send what was read for at most `shutdown_timeout`, then end. Called again: at once."""
-        if self._stopped.is_set():
+    def stop(self, *, at_once: bool = False) -> None:
+        """Send what was read for at most `shutdown_timeout`, then end; `at_once`: send no more."""
+        if at_once:
             self._seconds = 0.0
+        self._stopped_at = min(self._stopped_at, time.monotonic())
         self._stopped.set()
 
     def condition(self) -> Condition:
@@ -91,7 +98,26 @@ class Forwarder:
         return Condition(self._ledger.read(), health, oldest, None, self._store.memory_bytes)
 
     def run(self) -> Reading:
-        """In the calling thread, until `stop`."""
+        """Until `stop`. After that no broker is waited for longer than `LEAVE_SECONDS`: librdkafka has no bound."""
+        consuming: Future[None] = Future()
+        threading.Thread(target=self._consume, args=(consuming,), name="moesif-consume", daemon=True).start()
+        while not consuming.done() and time.monotonic() < self._stopped_at + self._seconds + LEAVE_SECONDS:
+            wait([consuming], POLL_SECONDS)
+        if consuming.done():
+            consuming.result()
+        else:
+            log.warning("moesif: no broker has taken the last offsets in time: some events may be sent again")
+        return self._ledger.read()
+
+    def _consume(self, ended: Future[None]) -> None:
+        try:
+            self._until_stopped()
+        except BaseException as error:  # noqa: BLE001 - `run` raises it
+            ended.set_exception(error)
+        else:
+            ended.set_result(None)
+
+    def _until_stopped(self) -> None:
         self._sender.start()
         self._consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         try:
@@ -101,7 +127,6 @@ class Forwarder:
                     self._turn()
         finally:
             self._close()
-        return self._ledger.read()
 
     def _tell_of_brokers(self) -> None:
         """At once where none answers: librdkafka tells a consumer much later, if at all."""
@@ -206,7 +231,7 @@ class Forwarder:
         self._offsets.forget(one.partition for one in partitions)
 
     def _close(self) -> None:
-        began = time.monotonic()
+        began = min(self._stopped_at, time.monotonic())
         self._sender.stop(began + self._seconds)
         while not self._sender.join(time.monotonic() + POLL_SECONDS) and time.monotonic() < began + self._seconds:
             pass

@@ -7,23 +7,26 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.receivers.kafka import trouble
 from mitmproxy_moesif.forward.arguments import Arguments, parse
 from mitmproxy_moesif.forward.forwarder import Forwarder
 from mitmproxy_moesif.forward.listener import server
-from mitmproxy_moesif.forward.workers import REPORT_SECONDS, Workers
+from mitmproxy_moesif.forward.workers import AT_ONCE, REPORT_SECONDS, Workers
 from mitmproxy_moesif.log import log
 from mitmproxy_moesif.proxy.console import quiet_log
 
-ENDING = (signal.SIGTERM, signal.SIGINT)
+
+class Stop(Protocol):
+    def __call__(self, *, at_once: bool) -> None: ...
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Until SIGTERM or SIGINT; the exit code. What is wrong with `arguments` ends the process with code 2."""
+    """Until SIGTERM, SIGINT or SIGHUP; the exit code. What is wrong with `arguments` ends the process with code 2."""
     parsed = parse(arguments)
     quiet_log()
     try:
@@ -31,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
             raise ValueError(reason)
         runner = _runner(parsed, arguments)
         admin = server(parsed.settings, time.monotonic(), runner.condition) if parsed.reports is None else None
-        _heed_signals(runner.stop)
+        _heed_signals(runner.stop, supervised=parsed.reports is not None)
         if admin is not None:
             admin.start()
     except (OSError, ValueError) as error:
@@ -55,14 +58,22 @@ def _runner(parsed: Arguments, arguments: Sequence[str]) -> Forwarder | Workers:
     return Workers(parsed.workers, [*arguments, "--workers", "1"], parsed.settings.shutdown_timeout / 1000)
 
 
-def _heed_signals(stop: Callable[[], None]) -> None:
-    """In a thread of their own: a handler would run in the midst of whatever the main thread holds."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+def _heed_signals(stop: Stop, *, supervised: bool) -> None:
+    """In a thread of their own: a handler would run in the midst of whatever the main thread holds.
+
+    The second means at once. To a worker only `AT_ONCE` does: a service manager may end it along with its supervisor.
+    """
+    heeded = {signal.SIGTERM, signal.SIGINT}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        heeded.add(signal.SIGHUP)
+    signal.pthread_sigmask(signal.SIG_BLOCK, heeded)
 
     def heed() -> None:
+        stopped = False
         while True:
-            signal.sigwait(ENDING)
-            stop()
+            number = signal.sigwait(heeded)
+            stop(at_once=number == AT_ONCE if supervised else stopped)
+            stopped = True
 
     threading.Thread(target=heed, name="moesif-signals", daemon=True).start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from mitmproxy_moesif.delivery import protocol
 from mitmproxy_moesif.delivery.api import Condition
 from mitmproxy_moesif.delivery.ledger import NOTHING, Reading, added_up
 from mitmproxy_moesif.log import log
+
+AT_ONCE = signal.SIGINT
+"""Tells a worker to send no more; any other signal that ends it, to send what it has read."""
 
 REPORT_SECONDS = 1.0
 FIRST_DELAY, LONGEST_DELAY = 0.2, 10.0
@@ -36,12 +40,12 @@ class Workers:
         self._ended = NOTHING
         self._lock = threading.Lock()
 
-    def stop(self) -> None:
-        """End them when what they have read is sent; called again: at once."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """End them when what they have read is sent; `at_once`: send no more."""
         self._stopped.set()
         for process in self._processes:
             if process is not None and process.poll() is None:
-                process.terminate()
+                process.send_signal(AT_ONCE if at_once else signal.SIGTERM)
 
     def run(self) -> Reading:
         keepers = [
@@ -90,10 +94,12 @@ class Workers:
         command = [sys.executable, "-m", "mitmproxy_moesif.forward.main", *self._arguments]
         with ours:
             with theirs:
+                # In a session of its own: Ctrl-C goes to the supervisor alone, which tells the workers once.
                 process = subprocess.Popen(  # noqa: S603 - our own command line
                     [*command, "--reports", str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
+                    start_new_session=True,
                 )
             self._processes[number] = process
             if self._stopped.is_set():
@@ -103,11 +109,12 @@ class Workers:
                     self._conditions[number] = protocol.to_condition(condition)
         code = process.wait()
         with self._lock:
-            self._ended = added_up([self._ended, given_back(self._conditions[number].reading)])
+            last = self._conditions[number].reading
+            self._ended = added_up([self._ended, last if self._stopped.is_set() else given_back(last)])
             self._conditions[number] = EMPTY
         return code
 
 
 def given_back(reading: Reading) -> Reading:
-    """Of a worker that ended: what waited is read again by another member, and counts there."""
+    """Of a worker that died: what waited is read again by another member, and counts there."""
     return replace(reading, captured=reading.captured - reading.waiting, waiting_in_memory=0)
