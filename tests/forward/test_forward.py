@@ -298,6 +298,16 @@ def test_an_end_waits_for_no_broker_that_hangs(broker: Broker, collector: Script
     assert collector.unique_ids() == writer.ids
 
 
+def test_the_group_may_give_out_partitions_as_its_members_want(broker: Broker, collector: ScriptedCollector) -> None:
+    writer = Writer(broker)
+    writer.write(100)
+    strategy = "session.timeout.ms=6000,partition.assignment.strategy=cooperative-sticky"
+    with Forward(broker, collector, kafka_config=strategy) as forward:
+        collector.wait_for(100, timeout=30)
+        assert forward.stop() == 0
+    assert collector.unique_ids() == writer.ids
+
+
 def test_a_broker_that_hangs_in_between_loses_nothing(broker: Broker, collector: ScriptedCollector) -> None:
     writer = Writer(broker)
     writer.write(100)

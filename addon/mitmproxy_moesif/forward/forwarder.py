@@ -217,10 +217,9 @@ class Forwarder:
         else:
             self._offsets.commit(due)
 
-    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        consumer.assign(partitions)
-        if self._paused:
-            consumer.pause(partitions)
+    def _assigned(self, _consumer: Consumer, _partitions: list[TopicPartition]) -> None:
+        """Behind this call the library takes them up as its protocol wants, not paused: the next turn does that."""
+        self._paused = False
 
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """What is being sent still arrives, and with the next member again."""
