@@ -8,6 +8,6 @@ A receiver has `send` and `close`; `pipeline.receiver_for` chooses one from the 
     http        POSTs with one deadline each (test: test_delivery.py)
     kafka       a Kafka topic, a message for each event
     moesif      Moesif's collector over HTTP, with one deadline per call (test: test_delivery.py)
-    ndjson      a file with one event a line (test: test_addon.py)
+    ndjson      a file with one event a line (test: delivery/receivers/test_ndjson.py)
     said        what a collector says of why it refuses, without anything of what was sent
 """

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Receiver, Verdict
@@ -24,7 +27,10 @@ def unwritable(path: str) -> str | None:
 
 
 class FileReceiver:
-    """Appends to a file that only its owner reads; a batch is written in one call, so lines stay whole."""
+    """Appends to a file that only its owner reads; a batch is written in one call, so lines stay whole.
+
+    Several connections, workers and proxies may write to one file: each has it for itself while it writes.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -41,16 +47,28 @@ class FileReceiver:
         return Outcome(Verdict.ACCEPTED)
 
     def _write(self, handle: int, data: bytes) -> None:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):  # a terminal or a pipe takes what it has room for, and waits
+        if not stat.S_ISREG(os.fstat(handle).st_mode):  # a terminal or a pipe takes what it has room for, and waits
             while data:
                 data = data[os.write(handle, data) :]
             return
-        start = status.st_size
+        with suppress(OSError):  # where files have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)  # until it is closed
+        start = os.fstat(handle).st_size
+        if self._ends_within_a_line(start):
+            data = b"\n" + data
         written = os.write(handle, data)
         if written < len(data):
             os.ftruncate(handle, start)  # a full disk: no half line stays behind
-            raise OSError(28, "No space left on device")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _ends_within_a_line(self, size: int) -> bool:
+        """Where who wrote last was killed."""
+        try:
+            with Path(self._path).open("rb") as file:
+                file.seek(max(0, size - 1))
+                return file.read(1) not in {b"", b"\n"}
+        except OSError:  # it may be written only
+            return False
 
     def close(self) -> None:
         """Nothing is held between two batches, so that the file may be rotated away."""
