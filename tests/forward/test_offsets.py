@@ -57,3 +57,12 @@ def test_what_is_delivered_after_the_partition_went_away_and_came_back_counts() 
     offsets.take(0, 5)
     offsets.done(0, 5)
     assert offsets.due() == {0: 6}
+
+
+def test_a_topic_that_begins_anew_is_committed_from_its_beginning() -> None:
+    offsets = Offsets()
+    for offset in (10, 11, 0, 1):
+        offsets.take(0, offset)
+    assert offsets.due() == {0: 0}
+    offsets.done(0, 0)
+    assert offsets.due() == {0: 1}

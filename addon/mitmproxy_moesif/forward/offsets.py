@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping
 
 
 class Offsets:
-    """`take` is called with rising offsets of a partition; `done` in any order, from any thread."""
+    """`take` is called with rising offsets of a partition; `done` in any order, from any thread.
+
+    An offset that falls means another topic of this name, or one whose end was lost: what was known is of no use then.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -17,6 +20,8 @@ class Offsets:
 
     def take(self, partition: int, offset: int) -> None:
         with self._lock:
+            if offset < self._next.get(partition, 0):
+                self._forget(partition)
             self._open.setdefault(partition, {})[offset] = None
             self._next[partition] = offset + 1
 
@@ -40,5 +45,8 @@ class Offsets:
         """They are another's now."""
         with self._lock:
             for partition in partitions:
-                for table in (self._open, self._next, self._committed):
-                    table.pop(partition, None)
+                self._forget(partition)
+
+    def _forget(self, partition: int) -> None:
+        for table in (self._open, self._next, self._committed):
+            table.pop(partition, None)
