@@ -6,5 +6,5 @@ listener   status, metrics and health (test: forward/test_forward.py)
 main       the entry point: one forwarder, or several workers
 offsets    how far each partition is done
 records    a record of the topic as a chunk to send, or why it is none
-workers    several forwarders as processes (test: forward/test_forward.py)
+workers    several forwarders as processes (test: forward/test_workers.py, forward/test_forward.py)
 """

@@ -80,13 +80,16 @@ class Workers:
         backoff = Backoff(FIRST_DELAY, LONGEST_DELAY)
         while not self._stopped.is_set():
             began = time.monotonic()
-            code = self._run_one(number)
+            try:
+                end = f"ended with code {self._run_one(number)}"
+            except OSError as error:  # too many processes or files, too little memory
+                end = f"cannot be started: {error.strerror}"
             if self._stopped.is_set():
                 return
             if time.monotonic() - began > LONGEST_DELAY:
                 backoff.reset()
             delay = backoff.failed()
-            log.warning("moesif: forwarder %d ended with code %d; again in %.1f s", number + 1, code, delay)
+            log.warning("moesif: forwarder %d %s; again in %.1f s", number + 1, end, delay)
             self._stopped.wait(delay)
 
     def _run_one(self, number: int) -> int:
