@@ -231,6 +231,30 @@ def test_connections_are_opened_anew_when_what_is_trusted_changes(tmp_path: Path
         assert statuses == [200, 502, 200]
 
 
+@pytest.mark.parametrize("engine", ["fast", "mitmproxy"])
+@pytest.mark.parametrize("content", [None, b"half-writ"])
+def test_the_certificate_that_was_read_last_is_shown_while_its_file_is_renewed(
+    tmp_path: Path, engine: str, content: bytes | None
+) -> None:
+    certificate, key = make_certificate(tmp_path)
+    shown = tmp_path / "shown.pem"
+    shown.write_bytes(key.read_bytes() + certificate.read_bytes())
+    given = options(
+        tmp_path, moesif_engine=engine, ssl_verify_upstream_trusted_ca=str(certificate), client_certs=str(shown)
+    )
+    context = wanting_a_certificate(certificate, certificate, key)
+    with ScriptedUpstream(tls=context) as upstream, MoesifProxy(upstream.url, given) as proxy:
+        shown.unlink() if content is None else shown.write_bytes(content)
+        statuses = []
+        for number in range(3):
+            if number:
+                proxy.send_signal(signal.SIGHUP)
+                proxy.wait_for_output("the configuration was refused, the old one stays", count=number)
+            answer = exchange(proxy.port, "GET", "/")
+            statuses.append(answer and answer.status)
+        assert statuses == [200, 200, 200]
+
+
 def test_an_upstream_that_knows_http2_is_not_offered_it(tmp_path: Path) -> None:
     """Also where the client knows it, and likes HTTP/1 better."""
     pem = make_pem(tmp_path)

@@ -355,6 +355,26 @@ def test_the_chain_of_a_renewed_certificate_is_served_with_it(
             assert client.exchange("GET", "/") is not None
 
 
+def test_a_renewed_certificate_waits_for_what_was_refused_with_it(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, certificate: Path, tmp_path: Path
+) -> None:
+    hooks = tmp_path / "hooks.py"
+    hooks.write_text("def identify_user(exchange):\n    return None\n")
+    options = addon_options(collector, hooks=str(hooks))
+    proxy = moesif_proxy(upstream.url, options, "--tls-cert", str(certificate))
+    before = served_certificate(proxy.port)
+    make_pem(certificate.parent)
+    working = hooks.read_text()
+    hooks.write_text("def (:\n")
+    proxy.send_signal(signal.SIGHUP)
+    proxy.wait_for_output("the configuration was refused, the old one stays: ")
+    assert served_certificate(proxy.port) == before
+    hooks.write_text(working)
+    proxy.send_signal(signal.SIGHUP)
+    proxy.wait_for_output("read again")
+    assert served_certificate(proxy.port) != before
+
+
 def test_a_broken_certificate_leaves_the_old_one(
     moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, certificate: Path
 ) -> None:

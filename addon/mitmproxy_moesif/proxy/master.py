@@ -35,6 +35,7 @@ from mitmproxy_moesif.speedups.replacing import put_in_place
 if TYPE_CHECKING:
     from mitmproxy_moesif.lane.opening import Lane
     from mitmproxy_moesif.proxy.drain import Drain
+    from mitmproxy_moesif.proxy.tls import Tls
 
 
 class StartCheck(errorcheck.ErrorCheck):
@@ -115,6 +116,7 @@ class Proxy:
         self._gate = JwtGate()
         self._drain: Drain | None = None
         self._lane: Lane | None = None
+        self._tls: Tls | None = None
         if self.untested is None:
             self.master = self._core(given, arguments, shared=told.shared)
         else:
@@ -141,7 +143,8 @@ class Proxy:
         master.addons.add(core.Core(), proxyserver.Proxyserver(), disable_h2c.DisableH2C())
         self._drain = Drain(arguments.drain_timeout)
         patience = Patience(arguments.header_timeout, arguments.keepalive_timeout, room)
-        master.addons.add(tls.Tls(), next_layer.NextLayer(), self._drain, patience, self._lane)
+        self._tls = tls.Tls()
+        master.addons.add(self._tls, next_layer.NextLayer(), self._drain, patience, self._lane)
         switch.install(master)
         return master
 
@@ -194,7 +197,13 @@ class Proxy:
         """Read the configuration again; what was read and what changed, in one line. Raises `ConfigurationError`."""
         if self.master.should_exit.is_set():
             return "the configuration is not read again: the proxy is about to end"
-        changed = self.configuration.reload(self.capture.changed_options())
+        in_force = self._tls.in_force if self._tls is not None else None
+        try:
+            changed = self.configuration.reload(self.capture.changed_options())
+        except ConfigurationError:
+            if self._tls is not None and in_force is not None:
+                self._tls.put_back(in_force)
+            raise
         if self.configuration.has_file:
             told = f"the configuration was read again: {', '.join(sorted(changed)) or 'no option'} changed"
         else:

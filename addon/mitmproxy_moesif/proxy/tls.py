@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from cryptography import x509
 from mitmproxy import certs, ctx, exceptions
 from mitmproxy.addons.tlsconfig import TlsConfig
 from mitmproxy.net import tls as net_tls
@@ -23,13 +24,16 @@ from mitmproxy.proxy.layers.http import is_h3_alpn
 from mitmproxy.proxy.layers.modes import ReverseProxy
 from mitmproxy.proxy.layers.tls import TLSLayer
 from mitmproxy.proxy.tunnel import TunnelLayer
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from mitmproxy_moesif.proxy.configuration import UPSTREAM_FILES
 from mitmproxy_moesif.speedups.replacing import replacement
 
 AUTHORITY = frozenset({"certs", "confdir", "key_size", "cert_passphrase", "emudhra", "emudhra_old"})
 """Options at whose change mitmproxy makes or reads its authority."""
+
+MOST_CONTEXTS = 256
+"""As many as mitmproxy keeps."""
 
 SESSIONS = b"moesif-proxy"
 """What sessions are for, all alike. Without it OpenSSL ends the handshake of a client that resumes one, where it is to
@@ -54,11 +58,20 @@ class Tls(TlsConfig):
     def configure(self, updated: Iterable[str]) -> None:
         TlsConfig.configure(self, set(updated) - AUTHORITY)
         if not UPSTREAM_FILES.isdisjoint(updated):
-            check_upstream_files()
-            net_tls.create_proxy_server_context.cache_clear()  # which holds what their files held
+            upstreams.files = read_upstream_files()
         if "certs" in updated:
             self.certstore = read_certificates(ctx.options.certs)
             client_context.cache_clear()  # which holds those that it served
+
+    @property
+    def in_force(self) -> InForce:
+        """What was read of files."""
+        return InForce(self.certstore, upstreams.files)
+
+    def put_back(self, earlier: InForce) -> None:
+        """Where another addon has refused what came with newer files."""
+        self.certstore, upstreams.files = earlier
+        client_context.cache_clear()
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
         layers = nextlayer.context.layers
@@ -87,6 +100,63 @@ def client_context(
     return context
 
 
+@dataclass(slots=True, eq=False)
+class UpstreamFiles:
+    """What upstreams are met with, as read when it came into force: later a file may be gone, or half-written.
+
+    `shown` is the content of `client_certs`, where that is a file: for upstreams that ask for a certificate.
+    `contexts` are those made so far, by what they were made for: they hold what the other files held.
+    """
+
+    shown: bytes | None = None
+    contexts: dict[frozenset[tuple[str, Any]], SSL.Context] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Upstreams:
+    files: UpstreamFiles
+
+
+upstreams = Upstreams(UpstreamFiles())
+"""Of the proxy of this process."""
+
+
+class InForce(NamedTuple):
+    certificates: Any
+    upstream_files: UpstreamFiles
+
+
+def upstream_context(*, client_cert: str | None, **given: Any) -> SSL.Context:
+    """As mitmproxy's, but of `UpstreamFiles`: what connections with upstreams are made with.
+
+    `client_cert` is where mitmproxy has found a file for this upstream, in the folder that `client_certs` may be.
+    """
+    files = upstreams.files
+    shown = None if files.shown is not None else client_cert
+    key = frozenset({**given, "client_cert": shown}.items())
+    if (context := files.contexts.get(key)) is None:
+        context = stock_upstream_context.__wrapped__(client_cert=shown, **given)
+        if files.shown is not None:
+            show(context, files.shown)
+        if len(files.contexts) >= MOST_CONTEXTS:
+            files.contexts.clear()
+        files.contexts[key] = context
+    return context
+
+
+def show(context: SSL.Context, content: bytes) -> None:
+    """The certificate, its chain and its key, in PEM. Raises `ValueError` or OpenSSL's errors."""
+    first, *others = x509.load_pem_x509_certificates(content)
+    read = crypto.load_privatekey(crypto.FILETYPE_PEM, content, b"")  # without a passphrase it would ask for one
+    key: Any = read.to_cryptography_key()
+    context.use_privatekey(key)
+    context.use_certificate(first)
+    for each in others:
+        context.add_extra_chain_cert(each)
+    context.check_privatekey()
+    SSL._lib.SSL_CTX_set_post_handshake_auth(context._context, 1)  # type: ignore[attr-defined]  # noqa: SLF001 - as mitmproxy
+
+
 def select_over_tcp(select: Callable[..., Any], connection: SSL.Connection, offers: Sequence[bytes]) -> Any:
     """As mitmproxy's, which agrees to HTTP/3 also where the client has come over TCP, and crashes then."""
     return select(connection, [each for each in offers if not is_h3_alpn(each)])
@@ -113,8 +183,10 @@ def has_said_goodbye(tls: SSL.Connection) -> bool:
 
 
 stock_client_context = net_tls.create_client_proxy_context
+stock_upstream_context = net_tls.create_proxy_server_context
 REPLACEMENTS = (
     replacement(net_tls, "create_client_proxy_context", client_context),
+    replacement(net_tls, "create_proxy_server_context", upstream_context),
     replacement(TLSLayer, "receive_close", receive_close),
 )
 
@@ -182,7 +254,7 @@ def trouble_of(file: Path, error: Exception) -> str:
     return "the certificate or the private key in it cannot be read"
 
 
-def check_upstream_files() -> None:
+def read_upstream_files() -> UpstreamFiles:
     """What mitmproxy opens at the first connection, where a fault would fail each request. Raises `OptionsError`."""
     authorities, folder = ctx.options.ssl_verify_upstream_trusted_ca, ctx.options.ssl_verify_upstream_trusted_confdir
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -194,10 +266,13 @@ def check_upstream_files() -> None:
             raise exceptions.OptionsError(f"ssl_verify_upstream_trusted_ca: {authorities}: {why}") from None
     if folder is not None and not Path(folder).is_dir():
         raise exceptions.OptionsError(f"ssl_verify_upstream_trusted_confdir: {folder}: there is no such folder")
-    if ctx.options.client_certs and (chain := Path(ctx.options.client_certs).expanduser()).is_file():
-        try:
-            context.load_cert_chain(chain, password="")  # without one it would be asked for at the terminal
-        except OSError as error:
-            needs = "needs a certificate and its private key, not encrypted, as PEM"
-            why = needs if isinstance(error, ssl.SSLError) else error.strerror
-            raise exceptions.OptionsError(f"client_certs: {ctx.options.client_certs}: {why}") from None
+    if not ctx.options.client_certs or not (chain := Path(ctx.options.client_certs).expanduser()).is_file():
+        return UpstreamFiles()
+    try:
+        content = chain.read_bytes()
+        show(SSL.Context(SSL.TLS_METHOD), content)
+    except (OSError, ValueError, SSL.Error, crypto.Error) as error:
+        needs = "needs a certificate and its private key, not encrypted, as PEM"
+        why = error.strerror if isinstance(error, OSError) else needs
+        raise exceptions.OptionsError(f"client_certs: {ctx.options.client_certs}: {why}") from None
+    return UpstreamFiles(content)
