@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,9 @@ from cryptography.hazmat.primitives.serialization import (
 from mitmproxy import exceptions
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.test import taddons
+from OpenSSL import SSL
 
-from mitmproxy_moesif.proxy.tls import Tls
+from mitmproxy_moesif.proxy.tls import Tls, has_said_goodbye
 from tests.support.h2 import make_certificate
 
 
@@ -106,3 +109,29 @@ def test_what_tls_toward_the_upstream_cannot_be_made_with_is_refused(
 ) -> None:
     """It would be a 502 for each request, and a traceback in the log."""
     assert refusal(files, **{option: str(files / file)}) == (said and f"{option}: {files / file}: {said}")
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_an_alert_is_no_goodbye_whatever_openssl_says_afterwards(tmp_path: Path, refuses: bool) -> None:
+    """Before its version 4 it says that the peer has closed, as it does after a goodbye."""
+    settings = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    settings.load_cert_chain(*make_certificate(tmp_path))
+    settings.verify_mode = ssl.CERT_REQUIRED if refuses else ssl.CERT_NONE
+    to_peer, from_peer = ssl.MemoryBIO(), ssl.MemoryBIO()
+    peer = settings.wrap_bio(to_peer, from_peer, server_side=True)
+    tls = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD))
+    tls.set_connect_state()
+    assert not has_said_goodbye(tls)
+    for step in (peer.do_handshake, peer.do_handshake, peer.unwrap):
+        with suppress(SSL.Error):
+            tls.recv(1)
+        with suppress(SSL.Error):
+            to_peer.write(tls.bio_read(1 << 16))
+        with suppress(ssl.SSLError):
+            step()
+        if from_peer.pending:
+            tls.bio_write(from_peer.read())
+    with pytest.raises(SSL.Error):
+        tls.recv(1)
+    assert tls.get_shutdown() & SSL.RECEIVED_SHUTDOWN
+    assert has_said_goodbye(tls) is not refuses

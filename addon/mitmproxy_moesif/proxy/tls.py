@@ -170,16 +170,8 @@ def receive_close(self: TLSLayer) -> layer.CommandGenerator[None]:
 
 
 def has_said_goodbye(tls: SSL.Connection) -> bool:
-    """Whether the last that came was the end of what the peer sends, and nothing went wrong."""
-    if not tls.get_shutdown() & SSL.RECEIVED_SHUTDOWN:
-        return False
-    try:
-        tls.recv(1)
-    except SSL.ZeroReturnError:
-        return True
-    except SSL.Error:
-        pass
-    return False
+    """Whether the peer has ended TLS, and not by an alert: that leaves OpenSSL in a state of its own."""
+    return bool(tls.get_shutdown() & SSL.RECEIVED_SHUTDOWN) and tls.get_state_string() != b"error"
 
 
 stock_client_context = net_tls.create_client_proxy_context
