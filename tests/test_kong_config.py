@@ -619,6 +619,7 @@ def test_without_anything_known_nothing_is_captured_until_the_admin_api_answers(
     collector.wait_for(1)
     assert proxy.stop() == 0
     assert tags(collector) == {"/after": "by-change"}
+    assert "moesif: captured 2, delivered 1, waiting 0, dropped 1 (kong_unknown 1)" in proxy.output
     assert "SECRET" not in proxy.output
     assert json.loads(kept.read_text()) == change
 

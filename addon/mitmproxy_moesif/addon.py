@@ -23,7 +23,7 @@ from mitmproxy_moesif.capture.upgrades import KEPT, Messages
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.jwt_gate.addon import JwtGate
-from mitmproxy_moesif.lifecycle import OFF, Lifecycle, State
+from mitmproxy_moesif.lifecycle import KONG_UNKNOWN, OFF, Lifecycle, State
 from mitmproxy_moesif.log import describe, log
 from mitmproxy_moesif.runtime import Prepared, Runtime
 
@@ -103,7 +103,7 @@ class MoesifAddon:
         if runtime is None or prepared is None:
             return None
         if instance is None:
-            return self._leave_out(runtime, flow, prepared.unplaced, "kong_unknown" if prepared.awaits_kong else OFF)
+            return self._leave_out(runtime, flow, prepared.unplaced, KONG_UNKNOWN if prepared.awaits_kong else OFF)
         if (gate := ctx.master.addons.get(JwtGate.name)) is not None:
             gate.requestheaders(flow)  # wherever it stands: rules and events see what it has let through
         if heads.refuse_request(flow):

@@ -55,6 +55,8 @@ HANDOVER = "moesif_handover"
 OFF = "off"
 """Why nothing is captured where that is configured."""
 
+KONG_UNKNOWN = "kong_unknown"
+"""Why an exchange is lost while nobody knows what is captured for whom, and what is masked."""
 AS_CONFIGURED = frozenset({"skip", "no_instance", OFF})
 """Why an exchange is not captured where that is what is wanted: such are counted as excluded."""
 
@@ -370,6 +372,8 @@ class Lifecycle:
     def _leave_out(self, runtime: Runtime, entry: PendingExchange, why: str, end: exchanges.End) -> None:
         if why in AS_CONFIGURED:
             runtime.delivery.exclude()
+        elif why == KONG_UNKNOWN:
+            runtime.delivery.miss()
         if why != OFF and (runtime.delivery.keeps_recent or entry.instance.settings.debug):
             runtime.delivery.note(exchanges.note(entry, end, why))
         if self._observe is not None:

@@ -28,6 +28,7 @@ CAUSES = (
     "sampled_out",
     "skipped",
     "mask_failed",
+    "kong_unknown",
     "internal_error",
     "discarded",
     "not_an_event",

@@ -168,6 +168,10 @@ class DeliveryClient:
         """Count an exchange that is not captured, as configured."""
         self._excluded += 1
 
+    def miss(self) -> None:
+        """Count an exchange as dropped of which nobody can say whose it is: Kong's configuration is not known."""
+        self._turned_away["kong_unknown"] += 1
+
     def note(self, note: Note) -> None:
         """Tell of an exchange without an event."""
         if len(self._notes) < MOST_NOTES:
