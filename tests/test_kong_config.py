@@ -880,3 +880,4 @@ def test_after_a_reload_of_the_script_changes_still_count(
     collector.wait_for(3)
     assert tags(collector) == {"/orders/1": "before", "/orders/2": "after", "/quiet/3": "global"}
     assert proxy.stop() == 0
+    assert "moesif: masks:" not in proxy.output, "they are as they were"

@@ -247,7 +247,7 @@ class Lifecycle:
     def _tell_masks(self, prepared: Prepared) -> None:
         """As overrides: those of an entry go with it."""
         before, self._masks = self._masks, start_report.masks(prepared)
-        if self.runtime is not None and self._announces and self._masks != before:
+        if self._announces and before not in (None, self._masks):
             log.info("moesif: masks: %s", self._masks)
 
     def _tell_nowhere(self, prepared: Prepared) -> None:
