@@ -250,6 +250,9 @@ def test_the_token_is_shown_to_the_proxy_and_not_in_the_page(
     with traffic_page(admin) as url:
         tab.goto(url)
         expect(tab.get_by_text("wants a token: give it as MOESIF_ADMIN_TOKEN")).to_be_visible()
+    with traffic_page(admin, token="another") as url:
+        tab.goto(url)
+        expect(tab.get_by_text("does not take the token in MOESIF_ADMIN_TOKEN")).to_be_visible()
     with traffic_page(admin, token=SECRET) as url:
         tab.goto(url)
         expect(rows(tab)).to_have_count(1)

@@ -15,6 +15,9 @@ from mitmproxy_moesif.recent.masked import exact
 SECONDS = 10.0
 AT_ONCE = 8
 
+NOTHING_GIVEN = "the proxy's Admin API wants a token: give it as MOESIF_ADMIN_TOKEN"
+NOT_TAKEN = "the proxy's Admin API does not take the token in MOESIF_ADMIN_TOKEN: give that of its admin_token"
+
 
 class AdminError(Exception):
     """What is wrong, in one line."""
@@ -26,6 +29,7 @@ class Admin:
     def __init__(self, url: str, token: str | None) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.url = url
+        self._refusals = {401: NOT_TAKEN if token else NOTHING_GIVEN}
         self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=SECONDS, trust_env=False)
 
     async def newest(
@@ -77,15 +81,12 @@ class Admin:
             return content
         message = content.get("message") if isinstance(content, dict) else None
         nobody = f"{self.url} is no admin listener of mitmproxy-moesif (status {answer.status_code})"
-        raise AdminError(_REFUSALS.get(answer.status_code) or message or nobody)
+        raise AdminError(self._refusals.get(answer.status_code) or message or nobody)
 
 
 def encoded(name: str) -> str:
     """A segment of a path that is no other path of the listener (`stream`), and none above it (`..`)."""
     return "".join(f"%{byte:02X}" for byte in name.encode("utf-8", "replace"))
-
-
-_REFUSALS = {401: "the proxy's Admin API wants a token: give it as MOESIF_ADMIN_TOKEN"}
 
 
 def _how(error: httpx.HTTPError) -> str:
