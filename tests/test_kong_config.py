@@ -763,6 +763,20 @@ def test_the_last_entry_that_goes_is_told_and_its_exchanges_are_counted(
     assert proxy.stop() == 0
 
 
+def test_a_change_of_an_entry_without_a_name_is_told_with_what_it_is_for(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    path = tmp_path / "kong.yml"
+    path.write_text(KONG.format(more=""))
+    proxy, admin = start_with_admin(mitmdump, upstream, collector, path)
+    (special,) = admin("GET", "/routes/special/plugins", 200)["data"]
+    admin("PATCH", f"/plugins/{special['id']}", 200, config__batch_size="5")
+    proxy.wait_for_output(f'changed through the Admin API: route "special" ({special["id"]}): batch_size')
+    admin("PATCH", "/plugins/of-orders", 200, config__batch_size="5")
+    proxy.wait_for_output("changed through the Admin API: of-orders: batch_size")
+    assert proxy.stop() == 0
+
+
 def test_the_masks_that_go_with_an_entry_are_told(
     mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:

@@ -197,8 +197,13 @@ class Operations:
         return self._kong.find_entity(kind, name)
 
     def _name_of(self, plugin_id: str) -> str:
+        """For the log: an entry of Kong's without a name is also called by what it is for."""
         names = [plugin["instance_name"] for plugin in self.plugins() if plugin["id"] == plugin_id]
-        return "the options" if plugin_id == OPTIONS_ID else next(filter(None, names), plugin_id)
+        if plugin_id == OPTIONS_ID or (resolver := self._resolver()) is None:
+            return "the options"
+        unnamed = [plugin for plugin in resolver.scopes.config.plugins if plugin.id == plugin_id]
+        called = [f"{resolver.scopes.scope(plugin)} ({plugin_id})" for plugin in unnamed]
+        return next(filter(None, [*names, *called]), plugin_id)
 
     def _source_of(self, plugin_id: str) -> LocalPluginSource | KongPluginSource:
         return self._local if self._kong is None or plugin_id == OPTIONS_ID else self._kong
