@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -25,6 +26,17 @@ def plain_event(**parts: Any) -> dict[str, Any]:
     for name, value in parts.items():
         event[name] = {**event[name], **value} if name in event and isinstance(value, dict) else value
     return event
+
+
+@pytest.mark.parametrize("headers", [5, 50, 5000])
+def test_an_event_holds_no_more_memory_than_its_bytes(headers: int) -> None:
+    event = plain_event(request={"headers": {f"x-{number}": "v" for number in range(headers)}})
+    tracemalloc.start()
+    try:
+        encoded = encode(event)
+        assert tracemalloc.get_traced_memory()[0] < len(encoded) + 500
+    finally:
+        tracemalloc.stop()
 
 
 def test_bodies_go_first() -> None:

@@ -64,9 +64,9 @@ def encode(event: dict[str, Any]) -> bytes:
 
 def dumps(value: object) -> bytes:
     """What passed through a user hook may need the standard library's encoder: numbers beyond 64 bits, and halves of
-    surrogate pairs."""
+    surrogate pairs. A copy: what orjson returns holds the memory it wrote in, many times as much."""
     try:
-        return orjson.dumps(value)
+        return bytes(memoryview(orjson.dumps(value)))
     except TypeError:
         return json.dumps(value, separators=(",", ":")).encode()
 
