@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import queue
 import threading
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -78,6 +80,25 @@ def test_only_a_number_of_them_is_kept() -> None:
     listing = recent.newest()
     assert (listing["kept"], listing["seen"]) == (5, 12)
     assert recent.find("id-0") is None
+
+
+def taken(keep: Keep) -> int:
+    """Bytes, after exchanges with many headers."""
+    recent = RecentExchanges(keep, raising)
+    tracemalloc.start()
+    try:
+        for number in range(50):
+            headers = [(f"{number}-{name}", "") for name in range(4000)]
+            build(recent, replace(an_exchange(headers, []), transaction_id=f"id-{number}"))
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_what_is_kept_takes_the_memory_that_is_promised_also_where_headers_are_many(*, raw: bool) -> None:
+    assert taken(Keep(100, raw)) - taken(Keep(0)) < 1.5 * 100 * BYTES_EACH
 
 
 def test_only_so_many_bytes_are_kept() -> None:

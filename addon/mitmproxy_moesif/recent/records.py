@@ -24,6 +24,9 @@ from mitmproxy_moesif.recent.notes import SHOWN, Note, note_of, shown_line
 OVERHEAD = 2500
 """About the bytes that a record takes besides its event."""
 
+HEADER = 64
+"""About the bytes that the name of a header takes, and as many its value where that is kept."""
+
 MOST_WEIGHT = 2**31
 """What an event may stand for where events are added up."""
 
@@ -164,7 +167,8 @@ def member[T](event: object, kind: type[T], *names: str) -> T | None:
 def built(instance: Instance, exchange: Exchange, facts: Attributes, event: bytes, *, raw: bool) -> Known:
     policy, caller = instance.policy, facts.caller
     bodies: Sequence[Removed] = ()
-    size = OVERHEAD + len(event) + (exchange.size if raw else 0)
+    headers = HEADER * (len(facts.request_headers) + len(facts.response_headers))
+    size = OVERHEAD + len(event) + headers + (exchange.size + headers if raw else 0)
     if policy.request.body.masks or policy.response.body.masks:
         bodies = masked_bodies(exchange, facts, policy, event)
         size += sum(100 + len(removed["where"]) for removed in bodies)
