@@ -8,7 +8,7 @@ build         the event: its JSON object, masked
 decoding      Content-Encoding undone, within a bound
 exchange      `Exchange`, the plain snapshot that all of this reads (test: event/test_build.py)
 grpc          how a gRPC call ended (test: event/test_build.py)
-headers       header fields as text (test: event/test_build.py)
+headers       header fields as text
 identity      who called: user and company, from headers and tokens
 json_reading  JSON strictly, with all members whose names repeat
 kong_headers  what Kong's headers say: position, consumers, public URI

@@ -45,11 +45,13 @@ def without(fields: Fields, names: frozenset[str]) -> Fields:
 def flatten(fields: Fields) -> dict[str, str]:
     """A flat map with lower-case names; repeated headers joined with `, `, cookies with `; `."""
     headers: dict[str, str] = {}
+    repeated: dict[str, list[str]] = {}
     for raw_name, raw_value in fields:
         name = lower_name(raw_name)
-        value = text(raw_value)
         if name in headers:
-            separator = "; " if name == "cookie" else ", "
-            value = f"{headers[name]}{separator}{value}"
-        headers[name] = value
+            repeated.setdefault(name, [headers[name]]).append(text(raw_value))
+        else:
+            headers[name] = text(raw_value)
+    for name, values in repeated.items():
+        headers[name] = ("; " if name == "cookie" else ", ").join(values)
     return headers
