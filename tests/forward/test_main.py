@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from mitmproxy_moesif.forward.main import main
@@ -28,3 +30,11 @@ def test_a_wrong_command_line_is_one_line(
     output = capsys.readouterr().err
     assert said in output
     assert output.count("\n") == 1
+
+
+def test_workers_are_several_members_of_the_group(caplog: pytest.LogCaptureFixture) -> None:
+    """Brokers would shut out one after the other, for ever."""
+    caplog.set_level(logging.ERROR, "mitmproxy_moesif")
+    given = (BROKERS, "moesif_application_id=x", "moesif_kafka_config=group.instance.id=a")
+    assert main(["--workers", "2", *(word for setting in given for word in ("--set", setting))]) == 1
+    assert "group.instance.id names one member of the group" in caplog.text

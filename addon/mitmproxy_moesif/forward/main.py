@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from mitmproxy_moesif.delivery import protocol
-from mitmproxy_moesif.delivery.receivers.kafka import trouble
+from mitmproxy_moesif.delivery.receivers.kafka import configuration, trouble
 from mitmproxy_moesif.forward.arguments import Arguments, parse
 from mitmproxy_moesif.forward.forwarder import Forwarder
 from mitmproxy_moesif.forward.listener import server
@@ -55,6 +55,10 @@ def _runner(parsed: Arguments, arguments: Sequence[str]) -> Forwarder | Workers:
     forwarder = Forwarder(parsed.settings, parsed.group)  # also where workers run: it checks the settings
     if parsed.workers == 1:
         return forwarder
+    if "group.instance.id" in configuration(parsed.settings):
+        raise ValueError(
+            "kafka_config: group.instance.id names one member of the group: several workers cannot share it"
+        )
     return Workers(parsed.workers, [*arguments, "--workers", "1"], parsed.settings.shutdown_timeout / 1000)
 
 
