@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+from contextlib import suppress
 from pathlib import Path
 
 import h2.errors
@@ -9,7 +12,8 @@ import pytest
 
 from tests.support.addon import addon_options
 from tests.support.collector import ScriptedCollector
-from tests.support.h2 import H2Client, H2Message, H2Upstream, make_pem
+from tests.support.h2 import H2Client, H2Message, H2Upstream, get, make_certificate, make_pem
+from tests.support.listener import Listener
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.proxy import Option
 
@@ -51,3 +55,31 @@ def test_a_stream_that_the_upstream_resets_is_a_failure_of_the_upstream(
             client.exchange("POST", "/")
         (event,) = collector.wait_for(1)
     assert event["metadata"]["error"] == "upstream_failed"
+
+
+def test_streams_that_wait_for_room_end_with_their_connection(collector: ScriptedCollector, tmp_path: Path) -> None:
+    """Until the upstream says how many there may be, mitmproxy begins ten."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    (tmp_path / "upstream").mkdir()
+    authority, key = make_certificate(tmp_path / "upstream")
+    context.load_cert_chain(authority, key)
+    context.set_alpn_protocols(["h2"])
+
+    def take_and_leave(plain: socket.socket) -> None:
+        with suppress(ssl.SSLError), context.wrap_socket(plain.dup(), server_side=True) as sock:
+            sock.recv(65_536)
+
+    trusted: dict[str, Option] = {"ssl_verify_upstream_trusted_ca": str(authority), "http2": True}
+    with (
+        Listener(take_and_leave) as upstream,
+        MoesifProxy(
+            f"https://127.0.0.1:{upstream.port}",
+            addon_options(collector) | trusted,
+            *("--tls-cert", str(make_pem(tmp_path))),
+        ) as proxy,
+        H2Client(proxy.port) as client,
+    ):
+        answers = client.exchange_all([get(f"/{number}") for number in range(30)])
+        assert [answer.status for answer in answers] == [502] * 30
+        events = collector.wait_for(30)
+    assert {event["metadata"]["error"] for event in events} == {"upstream_failed"}

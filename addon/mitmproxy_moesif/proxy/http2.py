@@ -3,6 +3,8 @@
 A header value of an answer that has a blank at its end (or start) ends in a 502: it is passed on without.
 
 A stream that the upstream resets is said to be reset by the client: its event told of a client that had left.
+
+Streams that wait for room on a connection are forgotten where it ends: their clients waited for ever.
 """
 
 from __future__ import annotations
@@ -37,6 +39,14 @@ class Client(Http2Client):
         super().__init__(context)
         stock = self.h2_conn.decoder
         self.h2_conn.decoder = TrimmingDecoder(stock.max_header_list_size)
+
+    def close_connection(self, msg: str) -> CommandGenerator[None]:
+        waiting = tuple(self.stream_queue)
+        self.stream_queue.clear()
+        yield from super().close_connection(msg)
+        for number in waiting:
+            self.their_stream_id[-number] = number  # a number of the upstream's, which they never got, becomes theirs
+            yield ReceiveHttp(ResponseProtocolError(-number, msg, ResponseProtocolError.code))
 
     def handle_h2_event(self, event: Event) -> CommandGenerator[bool]:
         if not isinstance(event, StreamReset):
