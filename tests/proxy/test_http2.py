@@ -16,6 +16,7 @@ from tests.support.h2 import H2Client, H2Message, H2Upstream, get, make_certific
 from tests.support.listener import Listener
 from tests.support.moesif_proxy import MoesifProxy
 from tests.support.proxy import Option
+from tests.support.upstream import ScriptedUpstream
 
 
 def test_a_header_value_with_a_blank_around_it_is_passed_on_without(
@@ -83,3 +84,20 @@ def test_streams_that_wait_for_room_end_with_their_connection(collector: Scripte
         assert [answer.status for answer in answers] == [502] * 30
         events = collector.wait_for(30)
     assert {event["metadata"]["error"] for event in events} == {"upstream_failed"}
+
+
+def test_a_client_that_gives_up_one_request_after_the_other_is_cut_off(
+    collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """Each waits for one of the five connections that a client has to an upstream without HTTP/2."""
+    upstream.handler = lambda _request, connection: connection.hang()
+    options: dict[str, Option] = {**addon_options(collector), "http2": True}
+    given_up = H2Message(get("/").headers, reset=h2.errors.ErrorCodes.CANCEL)
+    with (
+        MoesifProxy(upstream.url, options, "--tls-cert", str(make_pem(tmp_path))) as proxy,
+        H2Client(proxy.port) as client,
+    ):
+        held = client.begin([get("/")] * 5)
+        upstream.wait_for(5)
+        with pytest.raises((AssertionError, OSError), match=r"closed the connection|Broken pipe|reset by peer"):
+            client.finish([*client.begin([given_up] * 5000), *held])

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import h2.errors
+import h2.events
 from h2.stream import StreamState
 from h11._receivebuffer import ReceiveBuffer, blank_line_regex
 from mitmproxy import http
@@ -227,6 +228,10 @@ class Http1End(Http1Server):
         yield commands.CloseConnection(self.conn)
 
 
+MOST_STREAMS = 1000
+"""Of one client: a hundred may be under way, but as soon as it has reset one it may begin another."""
+
+
 class Http2End(Http2Server):
     """Toward a client that speaks HTTP/2."""
 
@@ -245,6 +250,16 @@ class Http2End(Http2Server):
         if isinstance(event, ResponseEndOfMessage) and event.stream_id in self.refused:
             self.refused.discard(event.stream_id)
             yield from self.reset(event.stream_id)
+
+    def handle_h2_event(self, event: h2.events.Event) -> Generator[commands.Command, Any, bool]:
+        if isinstance(event, h2.events.RequestReceived) and self.kept() >= MOST_STREAMS:
+            yield from self.protocol_error("too many requests were given up", h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+            return True
+        return (yield from super().handle_h2_event(event))
+
+    def kept(self) -> int:
+        """Streams under way, and those that the client has reset and that wait for a connection to the upstream."""
+        return sum(len(each.streams) for each in self.context.layers if isinstance(each, http_layers.HttpLayer))
 
     def page_for(self, event: ResponseProtocolError) -> Refusal | None:
         """None where it is too late for one."""
