@@ -162,4 +162,5 @@ if __name__ == "__main__":
         with Path(os.devnull).open("rb") as nothing:
             place({0: os.dup(nothing.fileno()), 1: output, 2: output})
         os.setsid()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests were started with, by nohup maybe
         run(**program)
