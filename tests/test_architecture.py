@@ -22,7 +22,7 @@ CONTRACTS: dict[str, dict[str, Any]] = {
     contract["id"]: contract
     for contract in tomllib.loads(CONFIGURATION.read_text())["tool"]["importlinter"]["contracts"]
 }
-NOT_DRAWN = ("backoff", "config", "interrupts", "web", "log", "mitmproxy_moesif")
+NOT_DRAWN = ("backoff", "config", "interrupts", "web", "log", "mitmproxy_moesif", "standard_streams")
 """What every room may import."""
 
 

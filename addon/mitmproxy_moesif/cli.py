@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mitmproxy_moesif import interrupts
 from mitmproxy_moesif.config.arguments import OneLineParser
+from mitmproxy_moesif.standard_streams import with_streams
 
 PACKAGE = Path(__file__).parent
 
@@ -24,6 +25,10 @@ PACKAGE = Path(__file__).parent
 def main(arguments: Sequence[str]) -> int:
     """The exit code: 0, or 1 with one line on stderr."""
     interrupts.end_at_once()
+    return with_streams(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str]) -> int:
     if not arguments:
         sys.stdout.write(f"{script_path()}\n")
         return 0
@@ -45,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 def proxy() -> int:
     """`moesif-proxy`."""
     interrupts.end_at_once()
-    return _command(sys.argv[1:])
+    return with_streams(lambda: _command(sys.argv[1:]))
 
 
 def _command(arguments: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ def end_at_once() -> None:
     """From now on Ctrl-C writes `NOTHING_YET` and ends the process; whoever has something to finish takes it over."""
 
     def end(number: int, _frame: object) -> None:
-        os.write(2, f"{NOTHING_YET}\n".encode())
+        with suppress(OSError):  # nobody reads it
+            os.write(2, f"{NOTHING_YET}\n".encode())
         os._exit(exit_code(number))
 
     signal.signal(signal.SIGINT, end)
