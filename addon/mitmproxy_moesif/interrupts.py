@@ -47,9 +47,13 @@ def held(*numbers: int) -> Iterator[None]:
 
 
 def take(act: Callable[[int], None]) -> None:
-    """From now on `act` is told of Ctrl-C and SIGTERM, and of a Ctrl-C that was held."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda given, _frame: act(given))
+    """From now on `act` is told of Ctrl-C, SIGTERM and a terminal that is closed, and of a Ctrl-C that was held.
+
+    Not of the last under `nohup`.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda given, _frame: act(given))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 

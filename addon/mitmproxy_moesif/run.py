@@ -12,16 +12,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from mitmproxy_moesif import interrupts
 from mitmproxy_moesif.interrupts import NOTHING_YET, exit_code
 from mitmproxy_moesif.local.server import LocalStack, start_in_thread
 from mitmproxy_moesif.page import main as page
 from mitmproxy_moesif.web.access import Address
-from mitmproxy_moesif.web.server import bind, free_port
+from mitmproxy_moesif.web.loopback import names_loopback
+from mitmproxy_moesif.web.server import bind, free_port, url_of
 
 PORTS = {"port": "PORT", "page": "PAGE_PORT", "web-port": "WEB_PORT"}
 """What a port is called in the Makefile, by its name in messages."""
@@ -33,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     An application id in the environment feeds Moesif. Without the extra `page`, the events are served in its place.
     """
     listen = Address(options.host, options.port)
-    _need(options, "port", listen)
+    _need(options, {"port": listen, "page": Address("127.0.0.1", options.page_port)})
     feeds_moesif = bool(os.environ.get("MOESIF_APPLICATION_ID"))
     page_port = 0 if page.is_there() else options.page_port
     with (
@@ -52,8 +54,8 @@ def run(options: argparse.Namespace) -> int:
 def debug(options: argparse.Namespace, script: Path) -> int:
     """mitmweb with the addon, in front of the echo or an upstream, with the local collector, until Ctrl-C."""
     listen = Address(options.host, options.port)
-    for name, address in (("port", listen), ("web-port", Address("127.0.0.1", options.web_port))):
-        _need(options, name, address)
+    more = {"web-port": options.web_port, "page": options.page_port}
+    _need(options, {"port": listen, **{name: Address("127.0.0.1", port) for name, port in more.items()}})
     feeds_moesif = bool(os.environ.get("MOESIF_APPLICATION_ID"))
     with (
         tempfile.TemporaryDirectory(prefix="mitmproxy-moesif-") as folder,
@@ -97,13 +99,26 @@ def _environment(options: argparse.Namespace, stack: LocalStack, folder: str, *,
     return environment
 
 
-def _need(options: argparse.Namespace, name: str, address: Address) -> None:
-    """A port that is taken ends the start. Raises `OSError`, one line."""
+def _need(options: argparse.Namespace, wanted: Mapping[str, Address]) -> None:
+    """A port that is taken, be it by another of them, ends the start. Raises `OSError`, one line."""
+    with ExitStack() as probes:
+        for name, address in wanted.items():
+            try:
+                for probe in bind(name, address):
+                    probes.enter_context(probe)
+            except OSError as error:
+                raise OSError(f"{error}; for another one: make {options.command} {PORTS[name]}=...") from None
+
+
+@contextmanager
+def _started(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Until the end of the block, however that ends; in a session of its own, so that Ctrl-C does not reach it."""
+    process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own command line
     try:
-        for probe in bind(name, address):
-            probe.close()
-    except OSError as error:
-        raise OSError(f"{error}; for another one: make {options.command} {PORTS[name]}=...") from None
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @contextmanager
@@ -116,30 +131,26 @@ def _traffic_page(options: argparse.Namespace, stack: LocalStack, environment: M
     address = f"127.0.0.1:{options.page_port}"
     command = [sys.executable, "-m", "mitmproxy_moesif", "page", "--listen", address, "--events", stack.page_url]
     command += ["--admin", f"http://{environment['MOESIF_ADMIN_LISTEN']}"]
-    command += ["--proxy", f"http://127.0.0.1:{options.port}"]
-    _need(options, "page", Address("127.0.0.1", options.page_port))
-    process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own command line
-    try:
+    proxy = url_of(options.host, options.port)
+    if names_loopback(urlsplit(proxy).netloc):
+        command += ["--proxy", proxy]
+    with _started(command, environment):
         yield f"http://{address}"
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def _proxy(options: argparse.Namespace, stack: LocalStack) -> list[str]:
     return [
         *(sys.executable, "-m", "mitmproxy_moesif", "proxy"),
         *("--upstream", options.upstream or stack.echo_url),
-        *("--listen", f"{options.host}:{options.port}"),
+        *("--listen", str(Address(options.host, options.port))),
     ]
 
 
 def _greet(
     options: argparse.Namespace, events_url: str, stack: LocalStack, *, feeds_moesif: bool, admin: str = ""
 ) -> None:
-    lines = [
-        f"proxy:    http://{options.host}:{options.port} -> {options.upstream or f'{stack.echo_url} (embedded echo)'}"
-    ]
+    proxy = url_of(options.host, options.port)
+    lines = [f"proxy:    {proxy} -> {options.upstream or f'{stack.echo_url} (embedded echo)'}"]
     if options.command == "run" and page.is_there():
         lines.append(f"traffic:  {events_url} (in a browser)")
     if feeds_moesif:
@@ -151,7 +162,7 @@ def _greet(
     if options.akto:
         url = os.environ.get("AKTO_SERVICE_URL", stack.collector_url)
         lines.append(f"akto:     {url}/api/ingestData (what came: curl -s {url}/api/ingestData)")
-    lines.append(f"try:      curl -s http://{options.host}:{options.port}/hello -H 'X-Consumer-Username: ada'")
+    lines.append(f"try:      curl -s {proxy}/hello -H 'X-Consumer-Username: ada'")
     if not feeds_moesif:
         lines.append(f"then:     curl -s '{events_url}/events?limit=1'")
     sys.stdout.write("\n".join(lines) + "\nend with Ctrl-C\n")
@@ -172,12 +183,13 @@ def _supervise(command: Sequence[str], environment: dict[str, str], listen: Addr
             process.terminate()  # Ctrl-C's own signal can be lost while Python starts
 
     interrupts.take(end)
-    process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own command line
-    if asked:
-        process.terminate()
-    if started := _listens(process, listen):
-        greet()
-    code = process.wait()
+    with _started(command, environment) as proxy:
+        process = proxy
+        if asked:
+            process.terminate()
+        if started := _listens(process, listen):
+            greet()
+        code = process.wait()
     if code >= 0:
         return code
     how = f"moesif: the proxy was ended by {signal.Signals(-code).name}" if started else NOTHING_YET

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import requests
 
-from mitmproxy_moesif import cli
+from mitmproxy_moesif import cli, interrupts
 from mitmproxy_moesif import run as run_module
 from mitmproxy_moesif.page import main as page_main
+from mitmproxy_moesif.web.access import Address
 from tests.admin.test_exchanges import wait_for
 from tests.recent.kept import SECRET
 from tests.support.browser import without_pytest
@@ -28,8 +29,11 @@ START_SECONDS = 60
 
 
 @contextmanager
-def running(*more: str) -> Iterator[list[str]]:
-    """The URLs of the proxy, of its page, of its admin listener, and where Akto's records go, if they do."""
+def running(*more: str, ended_by: int = signal.SIGINT) -> Iterator[list[str]]:
+    """The URLs of the proxy, of its page, of its admin listener, and where Akto's records go, if they do.
+
+    All are gone at the end.
+    """
     port, page_port = free_port(), free_port()
     command = [sys.executable, "-m", "mitmproxy_moesif", "run", "--port", str(port), "--page-port", str(page_port)]
     command += more
@@ -46,10 +50,12 @@ def running(*more: str) -> Iterator[list[str]]:
         assert admin is not None, said
         assert f" shows {admin[1]}\n" in said
         akto = re.findall(r"^akto: +(\S+)", said, re.MULTILINE)
-        yield [f"http://127.0.0.1:{port}", f"http://127.0.0.1:{page_port}", admin[1], *akto]
+        proxy = re.findall(r"^proxy: +(\S+)", said, re.MULTILINE)
+        assert re.findall(r"^try: +curl -s (\S+)/hello", said, re.MULTILINE) == proxy
+        yield [*proxy, f"http://127.0.0.1:{page_port}", admin[1], *akto]
     finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=START_SECONDS)
+        process.send_signal(ended_by)
+        process.communicate(timeout=START_SECONDS)  # to the end of output, which all of them have
         assert process.returncode == 0
 
 
@@ -66,6 +72,49 @@ def test_the_page_and_the_received_events_are_at_one_port() -> None:
         assert requests.get(page, timeout=10).json()["events"]["kept"] == 1
         assert "<title>Traffic</title>" in requests.get(page, headers={"Accept": "text/html"}, timeout=10).text
         assert requests.delete(f"{page}/events", timeout=10).json() == {"forgotten": 1}
+
+
+def test_a_terminal_that_is_closed_ends_all() -> None:
+    with running(ended_by=signal.SIGHUP) as (proxy, *_):
+        assert requests.get(f"{proxy}/hello", timeout=10).status_code == 200
+
+
+def test_under_nohup_it_outlives_its_terminal() -> None:
+    told: list[int] = []
+    before = [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
+    try:
+        interrupts.take(told.append)
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+    finally:
+        for number, handler in zip((signal.SIGHUP, signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+    assert told == [signal.SIGINT, signal.SIGTERM]
+
+
+def test_nothing_goes_on_where_greeting_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def greet() -> None:
+        raise OSError("nobody listens")
+
+    class Noted(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **named: Any) -> None:
+            super().__init__(*args, **named)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    monkeypatch.setattr(interrupts, "take", lambda _: None)
+    monkeypatch.setattr(run_module, "_listens", lambda *_: True)
+    with pytest.raises(OSError, match="nobody listens"):
+        run_module._supervise(["sleep", "100"], {**os.environ}, Address("127.0.0.1", 1), greet)
+    assert [process.returncode for process in started] == [-signal.SIGTERM]
+
+
+def test_it_listens_on_an_ipv6_address() -> None:
+    with running("--host", "::1") as (proxy, *_):
+        assert proxy.startswith("http://[::1]:")
+        assert requests.get(f"{proxy}/hello", timeout=10).status_code == 200
 
 
 def test_with_akto_the_collector_gets_its_records_too() -> None:
@@ -110,6 +159,16 @@ def test_a_port_that_is_taken_ends_the_start_with_one_line(name: str, capfd: pyt
     taken_line = f"moesif: {name}: cannot listen on 127.0.0.1:{port}: Address already in use"
     assert said.err == f"{taken_line}; for another one: make run {another}=...\n"
     assert "try:" not in said.out
+
+
+@pytest.mark.parametrize("command", ["run", "debug"])
+def test_a_port_that_is_given_twice_ends_the_start_with_one_line(
+    command: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    assert cli.main([command, "--port", str(port), "--page-port", str(port)]) == 1
+    taken_line = f"moesif: page: cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert capfd.readouterr() == ("", f"{taken_line}; for another one: make {command} PAGE_PORT=...\n")
 
 
 def test_nobody_is_greeted_where_the_proxy_does_not_start() -> None:
