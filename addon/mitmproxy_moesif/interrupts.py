@@ -22,12 +22,12 @@ def exit_code(number: int) -> int:
     return 128 + number
 
 
-def end_at_once() -> None:
-    """From now on Ctrl-C writes `NOTHING_YET` and ends the process; whoever has something to finish takes it over."""
+def end_at_once(last_words: str = NOTHING_YET) -> None:
+    """From now on Ctrl-C writes this and ends the process; whoever has something to finish takes it over."""
 
     def end(number: int, _frame: object) -> None:
         with suppress(OSError):  # nobody reads it
-            os.write(2, f"{NOTHING_YET}\n".encode())
+            os.write(2, f"{last_words}\n".encode())
         os._exit(exit_code(number))
 
     signal.signal(signal.SIGINT, end)
@@ -55,6 +55,18 @@ def take(act: Callable[[int], None]) -> None:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda given, _frame: act(given))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+@contextmanager
+def taken(act: Callable[[int], None]) -> Iterator[None]:
+    """`take`, until the end of the block."""
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    take(act)
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 def ignore(loop: asyncio.AbstractEventLoop | None = None) -> None:

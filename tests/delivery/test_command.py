@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from mitmproxy_moesif.delivery.spool.decisions import Decisions
 from mitmproxy_moesif.workers.main import main
 from tests.delivery.pipelines import Sending, an_instance, chunk_for, sending
 from tests.delivery.spool.spools import dead_spool
-from tests.support.collector import Answer, ScriptedCollector, refuse_events
+from tests.support.collector import NEVER, Answer, ScriptedCollector, refuse_events
 
 ELSE = "0" * 16 + "@else.test/12345678"
 
@@ -200,6 +203,31 @@ def test_send_says_what_waits_when_the_time_is_over(
     assert "for at most 1 s\n" in said.out
     assert "waiting 2" in said.out
     assert f"moesif: not sent: 2 events ({why}" in said.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_send_can_be_interrupted_and_says_what_waits(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(collector: ScriptedCollector) -> None:
+        collector.wait_for(lambda c: bool(c.posts()))
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with ScriptedCollector() as collector:
+        collector.script = lambda _: NEVER
+        dead_spool(tmp_path / "spool", [chunk_for(an_instance(collector).destination, ["a", "b"])])
+        monkeypatch.setenv("MOESIF_APPLICATION_ID", "one")
+        monkeypatch.setenv("MOESIF_API_ENDPOINT", collector.url)
+        monkeypatch.setenv("MOESIF_SEND_TIMEOUT", "50000")
+        interrupting = threading.Thread(target=interrupt, args=[collector])
+        interrupting.start()
+        assert spool(tmp_path / "spool", "send", "--timeout", "100") == 1
+        interrupting.join()
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == "captured 2, delivered 0, waiting 2, dropped 0"
+    assert said.err == "moesif: not sent: 2 events (interrupted)\n"
+    assert signal.getsignal(number) == before
 
 
 def test_send_without_an_application_id_is_one_line(

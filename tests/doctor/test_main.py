@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,16 @@ def test_a_failure_is_told_with_what_to_do_and_makes_the_exit_code_1(tmp_path: P
     assert "application_id is missing" in failures[0]["text"]
     assert "refuses connections" in failures[1]["text"]
     assert all(finding["todo"] for finding in failures)
+
+
+def test_ctrl_c_is_told_as_what_it_is(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    upstream.answer("/", lambda _, connection: connection.hang())
+    command = [sys.executable, "-m", "mitmproxy_moesif", "doctor", "--upstream", upstream.url]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=_environment({}), cwd=tmp_path)
+    upstream.wait_for(1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "moesif-proxy doctor: interrupted: not everything was looked at\n")
 
 
 def test_masks_that_are_paths_are_warned_of(

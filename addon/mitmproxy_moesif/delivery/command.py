@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from mitmproxy_moesif import interrupts
 from mitmproxy_moesif.config.arguments import OneLineParser, some_seconds
 from mitmproxy_moesif.config.destination import base_of, is_destination, is_quarantine, quarantine_of
 from mitmproxy_moesif.config.instance import Instance
@@ -164,17 +165,25 @@ def _send(folder: Path, seconds: float) -> int:
     deadline = time.monotonic() + seconds
     maker = EventBuilder(Sampler(lambda _: Snapshot()), lambda *_: None)
     pipeline = Pipeline(folder, settings.spool_max_bytes, maker, lambda *_: None, apart=True)
-    try:
-        pipeline.start()
-        pipeline.configure([instance])
-        pipeline.look(seconds)
-        pipeline.drain(max(0.0, deadline - time.monotonic()))
-        condition = pipeline.condition()
-    finally:
-        pipeline.close()
+    asked: list[int] = []
+
+    def end(number: int) -> None:
+        asked.append(number)
+        pipeline.abort()
+
+    with interrupts.taken(end):
+        try:
+            pipeline.start()
+            pipeline.configure([instance])
+            pipeline.look(seconds)
+            pipeline.drain(max(0.0, deadline - time.monotonic()))
+            condition = pipeline.condition()
+        finally:
+            pipeline.close()
     sys.stdout.write(f"{condition.reading.line()}\n")
     if waiting := condition.reading.waiting:
-        reasons = [one.reason for one in condition.health.values() if one.reason]
+        reasons = ["interrupted"] if asked else []
+        reasons += [one.reason for one in condition.health.values() if one.reason]
         reasons += [f"{name} is {one.state}" for name, one in condition.unsent.items()]
         sys.stderr.write(
             f"moesif: not sent: {number_of(waiting, 'event')} ({'; '.join(reasons) or 'the time is over'})\n"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import orjson
 
+from mitmproxy_moesif import interrupts
 from mitmproxy_moesif.doctor import configuration, machine, moesif, spool, upstream
 from mitmproxy_moesif.doctor.configuration import Subject
 from mitmproxy_moesif.doctor.findings import Finding, as_document, failed, failure
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="write one JSON document")
     given = parser.parse_args(arguments)
+    interrupts.end_at_once("moesif-proxy doctor: interrupted: not everything was looked at")
     findings = asyncio.run(examine(arguments_of(given)))
     if given.json:
         sys.stdout.write(orjson.dumps(as_document(findings), option=orjson.OPT_INDENT_2).decode() + "\n")
