@@ -30,6 +30,7 @@ from mitmproxy_moesif.capture.responses import Refusal
 from mitmproxy_moesif.capture.upstreams import name_of, trouble_of
 from mitmproxy_moesif.config import options, proxy_defaults
 from mitmproxy_moesif.config.fields import without_effect
+from mitmproxy_moesif.config.files import expanded
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.live import LiveOptions
 from mitmproxy_moesif.config.policy import remark_on_masks
@@ -506,7 +507,7 @@ def kafka_trouble(prepared: Prepared) -> str | None:
 
 
 def confdir() -> Path:
-    return Path(ctx.options.confdir).expanduser()
+    return expanded(ctx.options.confdir)
 
 
 def is_starting() -> bool:

@@ -66,8 +66,9 @@ class Prepared:
         again; its source watches it. `confdir` is where the spool is unless the settings say otherwise.
         """
         settings = parse_settings(given)
+        folder = spool_folder(settings, confdir)
         if previous is None:
-            kong = read_kong(settings, given, spool_folder(settings, confdir))
+            kong = read_kong(settings, given, folder)
             resolver = resolver_for(kong, given)
             instance, rules = Instance.compile(settings), RulesFile.read(settings.rules_file)
         else:
@@ -125,9 +126,11 @@ def read_kong(settings: Settings, given: Mapping[str, Any], folder: Path | None)
 
 
 def spool_folder(settings: Settings, confdir: Path | None) -> Path | None:
-    """Where the spool lies; None: in memory only."""
+    """Where the spool lies; None: in memory only. Raises `SettingsError` where that is the home of nobody."""
     if settings.spool_dir is not None:
         return None if settings.spool_dir == "off" else Path(settings.spool_dir)
+    if confdir is not None and confdir.parts[:1] == ("~",):
+        raise SettingsError("spool_dir is missing: this user has no home folder to keep events in")
     return confdir / "moesif-spool" if confdir is not None else None
 
 

@@ -61,6 +61,7 @@ def test_addresses(text: str, address: Address, shown: str) -> None:
         (["--forwarded", "maybe"], "invalid choice"),
         (["--tls-cert", "/no/such/file"], "there is no file"),
         (["--config", "/no/such/file"], "there is no file"),
+        (["--config", "~nobody-is-called-so/file"], "there is no file '~nobody-is-called-so/file'"),
         (["--config", "/dev"], "'/dev' cannot be read: Is a directory"),
         (["--tls-cert", "/dev/null/x"], "'/dev/null/x' cannot be read: Not a directory"),
         (["--upsteam", "http://kong"], "unrecognized arguments: --upsteam"),

@@ -15,6 +15,7 @@ from mitmproxy_moesif.backfill.progress import Display, Progress
 from mitmproxy_moesif.backfill.saved import FileError, Saved, read
 from mitmproxy_moesif.backfill.work import StalledError, Work
 from mitmproxy_moesif.config.arguments import OneLineParser, some_seconds
+from mitmproxy_moesif.config.files import expanded
 from mitmproxy_moesif.config.options import given_environment, given_settings
 from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.config.text import reason_of
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     given = _parser().parse_args(arguments)
     try:
         prepared = _prepared(given.settings)
-        confdir = Path(DEFAULT).expanduser().parent
+        confdir = expanded(DEFAULT).parent
         folder = spool_folder(prepared.instance.settings, confdir)
         backfill = Backfill(prepared, folder / BACKFILL if folder is not None else None, given.files, given.patience)
         quiet_log()

@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
+from mitmproxy_moesif.config.files import expanded
 from mitmproxy_moesif.config.text import HIDDEN, did_you_mean, quoted
 
 HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -99,12 +99,7 @@ def _blank_is_none(given: object) -> object:
 
 
 def _expand_user(path: str | None) -> str | None:
-    if path is None or not path.startswith("~"):
-        return path
-    try:
-        return str(Path(path).expanduser())
-    except RuntimeError:  # the home of nobody: as in a shell, whoever opens it says that it is not there
-        return path
+    return str(expanded(path)) if path is not None and path.startswith("~") else path
 
 
 def fitting(kinds: set[Any], given: object) -> object:

@@ -49,6 +49,12 @@ class Files:
         return content
 
 
+def expanded(path: str | Path) -> Path:
+    """With a home folder in place of `~` or `~name`. Where there is none the path is as it was, as in a shell, and who
+    opens it says that it is not there."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own raises
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """As a whole or not at all; only its owner may read it. Raises `OSError`."""
     new = path.with_name(f".{path.name}.{os.getpid()}.new")

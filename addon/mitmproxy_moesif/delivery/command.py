@@ -23,6 +23,7 @@ from pathlib import Path
 from mitmproxy_moesif import interrupts
 from mitmproxy_moesif.config.arguments import OneLineParser, some_seconds
 from mitmproxy_moesif.config.destination import base_of, is_destination, is_quarantine, quarantine_of
+from mitmproxy_moesif.config.files import expanded
 from mitmproxy_moesif.config.instance import Instance
 from mitmproxy_moesif.config.options import given_environment
 from mitmproxy_moesif.config.settings import SettingsError, parse_settings
@@ -42,7 +43,7 @@ BACKFILL = "backfill"
 def main(arguments: Sequence[str]) -> int:
     """The exit code: 0, or 1 with one line on stderr, also where events wait that should be sent."""
     given = _parser().parse_args(arguments)
-    folder = Path(given.folder).expanduser()
+    folder = expanded(given.folder)
     try:
         if given.folder == "off":
             raise ValueError("spool_dir is off, so that nothing is on disk; --folder names another folder")

@@ -11,6 +11,7 @@ from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
+from mitmproxy_moesif.config.files import expanded
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.doctor.findings import Finding, failure, ok, warning
@@ -45,7 +46,7 @@ class Subject:
 
     @property
     def folder(self) -> Path | None:
-        return spool_folder(self.settings, Path(self.engine.confdir).expanduser())
+        return spool_folder(self.settings, expanded(self.engine.confdir))
 
 
 async def read(arguments: Arguments) -> tuple[Subject | None, list[Finding]]:

@@ -8,7 +8,6 @@ import socket
 import ssl
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +15,7 @@ import certifi
 import orjson
 import requests
 
+from mitmproxy_moesif.config.files import expanded
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.doctor.configuration import Subject
 from mitmproxy_moesif.doctor.findings import Finding, failure, ok, warning
@@ -71,7 +71,7 @@ def tls_context(engine: Any) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=file or (None if folder else certifi.where()), capath=folder)
     if engine.ssl_insecure:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    if engine.client_certs and (chain := Path(engine.client_certs).expanduser()).is_file():
+    if engine.client_certs and (chain := expanded(engine.client_certs)).is_file():
         context.load_cert_chain(chain)
     return context
 
@@ -82,8 +82,8 @@ def ask(url: str, engine: Any) -> requests.Response:
         warnings.simplefilter("ignore")  # `reach` has looked at the certificate
         session.trust_env = False  # mitmproxy seeks upstreams through no proxy
         session.verify = False
-        if engine.client_certs and Path(engine.client_certs).expanduser().is_file():
-            session.cert = str(Path(engine.client_certs).expanduser())
+        if engine.client_certs and expanded(engine.client_certs).is_file():
+            session.cert = str(expanded(engine.client_certs))
         return session.head(url, timeout=SECONDS, allow_redirects=False)
 
 

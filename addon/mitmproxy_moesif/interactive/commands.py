@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from mitmproxy import command, contentviews, exceptions, flow, http, types
 
+from mitmproxy_moesif.config.files import expanded
 from mitmproxy_moesif.interactive.marks import Marks
 from mitmproxy_moesif.interactive.preview import NoEventError, captured, record_of, shown
 from mitmproxy_moesif.interactive.view import EventView
@@ -73,7 +73,7 @@ class Interactive:
         """Write the events of these flows to a file, one a line, masked as they are sent."""
         events = [record.known.event or b"" for record in self._made(flows, record_of)]
         try:
-            Path(path).expanduser().write_bytes(b"".join(event + b"\n" for event in events))
+            expanded(path).write_bytes(b"".join(event + b"\n" for event in events))
         except OSError as error:
             raise exceptions.CommandError(f"{path}: {error.strerror}") from None
         return f"{len(events)} of {len(flows)} flows: {path}"

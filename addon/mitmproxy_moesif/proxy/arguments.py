@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mitmproxy_moesif import __version__
 from mitmproxy_moesif.config.arguments import OneLineParser, seconds, up_to
+from mitmproxy_moesif.config.files import expanded
 from mitmproxy_moesif.config.text import http_url, quoted
 from mitmproxy_moesif.web.access import Address
 
@@ -135,7 +136,7 @@ def _address(text: str) -> Address:
 
 
 def _file(text: str) -> Path:
-    path = Path(text).expanduser().absolute()
+    path = expanded(text).absolute()
     try:
         path.open("rb").close()
     except FileNotFoundError:

@@ -26,6 +26,7 @@ from mitmproxy.proxy.layers.tls import TLSLayer
 from mitmproxy.proxy.tunnel import TunnelLayer
 from OpenSSL import SSL, crypto
 
+from mitmproxy_moesif.config.files import expanded
 from mitmproxy_moesif.proxy.configuration import UPSTREAM_FILES
 from mitmproxy_moesif.speedups.replacing import replacement
 
@@ -221,7 +222,7 @@ def read_certificates(specs: Iterable[str]) -> Any:
     passphrase = ctx.options.cert_passphrase
     for spec in specs:
         name, equals, path = spec.partition("=")
-        file = Path(path if equals else name).expanduser()
+        file = expanded(path if equals else name)
         try:
             store.add_cert_file(name if equals else "*", file, passphrase.encode() if passphrase else None)
         except (OSError, TypeError, ValueError) as error:
@@ -258,7 +259,7 @@ def read_upstream_files() -> UpstreamFiles:
             raise exceptions.OptionsError(f"ssl_verify_upstream_trusted_ca: {authorities}: {why}") from None
     if folder is not None and not Path(folder).is_dir():
         raise exceptions.OptionsError(f"ssl_verify_upstream_trusted_confdir: {folder}: there is no such folder")
-    if not ctx.options.client_certs or not (chain := Path(ctx.options.client_certs).expanduser()).is_file():
+    if not ctx.options.client_certs or not (chain := expanded(ctx.options.client_certs)).is_file():
         return UpstreamFiles()
     try:
         content = chain.read_bytes()

@@ -10,12 +10,12 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mitmproxy_moesif.config.destination import application_of
+from mitmproxy_moesif.config.files import expanded
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.receivers.base import Outcome, Verdict
 
@@ -253,7 +253,7 @@ def _given(text: str) -> dict[str, str]:
         lines = text.split(",")
     else:
         try:
-            lines = Path(text).expanduser().read_text(encoding="utf-8").splitlines()
+            lines = expanded(text).read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise ValueError(f"kafka_config: the file cannot be read: {reason}") from None
