@@ -10,7 +10,7 @@ from mitmproxy import http
 from mitmproxy.addons.savehar import SaveHar
 from mitmproxy.test import tflow
 
-from mitmproxy_moesif.backfill.har import EntryError, flow_of
+from mitmproxy_moesif.backfill.har import AnotherProtocol, EntryError, flow_of
 from tests.backfill.entries import an_entry
 
 
@@ -51,6 +51,25 @@ def test_an_entry_of_firefox_has_parameters_in_place_of_a_text() -> None:
     params = [{"name": "a", "value": "1 2"}, {"name": "b", "value": "ü"}]
     flow = flow_of(with_request(postData={"mimeType": "application/x-www-form-urlencoded", "params": params}))
     assert flow.request.raw_content == b"a=1+2&b=%C3%BC"
+
+
+def test_an_entry_of_insomnia_has_an_empty_text_beside_parameters() -> None:
+    posted = {"mimeType": "application/x-www-form-urlencoded", "text": "", "params": [{"name": "a", "value": "1"}]}
+    assert flow_of(with_request(postData=posted)).request.raw_content == b"a=1"
+
+
+@pytest.mark.parametrize(("url", "meant"), [("ws://x/a", "http://x/a"), ("wss://x/a?b", "https://x/a?b")])
+def test_a_websocket_is_the_exchange_that_it_began_with(url: str, meant: str) -> None:
+    flow = flow_of(with_request(url=url))
+    assert (flow.request.url, flow.client_conn.tls) == (meant, meant.startswith("https"))
+
+
+@pytest.mark.parametrize(
+    "url", ["data:text/plain,x", "blob:https://x/1", "file:///x", "chrome-extension://x/", "ftp://x"]
+)
+def test_what_else_browsers_save_is_no_exchange(url: str) -> None:
+    with pytest.raises(AnotherProtocol):
+        flow_of(with_request(url=url))
 
 
 def test_headers_as_pairs_and_bodies_in_base64() -> None:
@@ -98,7 +117,10 @@ def test_what_mitmproxy_writes_is_what_it_had() -> None:
         (an_entry(startedDateTime="yesterday"), "startedDateTime is not ISO 8601"),
         (an_entry(startedDateTime=None), "startedDateTime is missing"),
         (an_entry(time="12"), "time is of the wrong type"),
-        (with_request(url="ftp://x/"), "request.url is not an http or https URL"),
+        (an_entry(time=10**400), "time is no number of milliseconds"),
+        (an_entry(time=float("inf")), "time is no number of milliseconds"),
+        (with_request(url="//x/"), "request.url is not an http or https URL"),
+        (with_request(url="http:///x"), "request.url is not an http or https URL"),
         (with_request(url="http://[x/"), "request.url is not a URL"),
         (with_request(method=None), "request.method is missing"),
         (with_request(headers=[{"value": "5ecre7"}]), "request.headers[0].name is missing"),
@@ -116,5 +138,8 @@ def test_what_cannot_be_read_names_the_field_and_quotes_nothing(entry: object, p
 
 @pytest.mark.parametrize("text", ["\ud800", "a\nb", "\x00", "ü", "\U0001f600"])
 def test_texts_of_any_kind_become_bytes(text: str) -> None:
-    flow = flow_of(with_request(method=text, headers=[{"name": text, "value": text}], postData={"text": text}))
+    headers, params = [{"name": text, "value": text}], [{"name": text, "value": text}]
+    flow = flow_of(with_request(method=text, headers=headers, postData={"text": text}))
+    assert flow.request.raw_content is not None
+    flow = flow_of(with_request(headers=[], url=f"http://x{text}.y/{text}?{text}", postData={"params": params}))
     assert flow.request.raw_content is not None

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from mitmproxy.io import FlowWriter
+from mitmproxy.io import FlowWriter, tnetstring
 from mitmproxy.test import tflow
 
 from mitmproxy_moesif.backfill.main import main
@@ -128,6 +128,28 @@ def test_after_kill_9_it_goes_on_where_it_was(tmp_path: Path, collector: Scripte
     assert code == 0, said
     assert "taken by an earlier run" in said
     assert {event["request"]["uri"].rpartition("/")[2] for event in collector.events()} == set(map(str, range(1500)))
+
+
+def test_one_exchange_that_cannot_be_taken_costs_no_other(tmp_path: Path, collector: ScriptedCollector) -> None:
+    """As of a damaged file: what it holds is of another type than mitmproxy's own code takes it to be."""
+    flows = flow_file(tmp_path / "flows", tflow.tflow(err=True), tflow.tflow(resp=True))
+    with flows.open("rb") as file:
+        states = [cast("dict[str, Any]", tnetstring.load(file)) for _ in range(2)]
+    states[0]["metadata"] = ["x"]
+    states[1]["request"]["timestamp_start"] = time.time()
+    with flows.open("wb") as file:
+        for state in states:
+            tnetstring.dump(state, file)
+    code, said = backfill(tmp_path, collector, flows)
+    assert code == 1
+    assert f"moesif: {flows}: exchange 1 cannot be taken: AttributeError at " in said
+    assert "captured 1, delivered 1, waiting 0, dropped 0; 1 unreadable" in said
+
+
+def test_a_name_may_be_no_utf_8(tmp_path: Path, collector: ScriptedCollector) -> None:
+    har = write_har(Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.har")), an_entry("/1"))
+    code, said = backfill(tmp_path, collector, har)
+    assert (code, said.splitlines()[-1]) == (0, "moesif: captured 1, delivered 1, waiting 0, dropped 0")
 
 
 def test_sigint_ends_it_with_a_summary(tmp_path: Path, collector: ScriptedCollector) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from mitmproxy.flow import Flow
-from mitmproxy.io import FlowWriter
+from mitmproxy.io import FlowWriter, tnetstring
 from mitmproxy.test import tflow
 
 from mitmproxy_moesif.backfill.saved import FileError, Saved, read
@@ -36,6 +37,24 @@ def test_a_har_is_known_by_its_beginning(before: bytes) -> None:
     ]
 
 
+def test_what_is_nested_too_deep_costs_no_other_entry() -> None:
+    """Nor gigabytes of memory."""
+    deep = f'{{"_x": {"[" * 100_000}{"]" * 100_000}}}'.encode()
+    log = b'{"log": {"_y": [[{"entries": [5]}]], "entries": [%s, %s, [], 5]}}' % (deep, json.dumps(an_entry()).encode())
+    assert [one.problem and one.problem.removeprefix("saved.har: ") for one in saved(log)] == [
+        "entry 1: it is nested too deep",
+        None,
+        "entry 3: request is missing",
+        "entry 4: request is missing",
+    ]
+
+
+def test_an_entry_that_is_no_http_is_none() -> None:
+    entry = an_entry()
+    entry["request"]["url"] = "data:,x"
+    assert saved(har(entry)) == [Saved(1, None)]
+
+
 def test_a_flow_file_holds_other_flows_too() -> None:
     content = flows(tflow.tflow(resp=True), tflow.tdnsflow(), tflow.twebsocketflow())
     assert [one.flow is not None for one in saved(content)] == [True, False, True]
@@ -49,6 +68,12 @@ def flows(*all_flows: Flow) -> bytes:
     return content.getvalue()
 
 
+def with_state(**more: object) -> bytes:
+    """A flow that is damaged: what it is of is of another type."""
+    state = cast("dict[str, Any]", tnetstring.loads(flows(tflow.tflow())))
+    return tnetstring.dumps({**state, **more})
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
@@ -58,6 +83,11 @@ def flows(*all_flows: Flow) -> bytes:
         (b'{"log": {}}', "holds no entry"),
         (b"text", "neither a flow file nor a HAR"),
         (b"5:abc", "neither a flow file nor a HAR"),
+        (b"999999999999:abc", "neither a flow file nor a HAR"),
+        (
+            flows(tflow.tflow()) + with_state(client_conn="x"),
+            "flow 2 cannot be read: the file is cut there, or damaged",
+        ),
         (flows(tflow.tflow()) + b"5:abc", "flow 2 cannot be read: the file is cut there, or damaged"),
     ],
 )

@@ -12,6 +12,7 @@ import hashlib
 import json
 import uuid
 from datetime import UTC, datetime
+from math import inf, isfinite
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -20,11 +21,18 @@ from mitmproxy.net.http import status_codes
 
 from mitmproxy_moesif.event.address import valid_ip
 
+SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+"""Browsers tell a WebSocket's handshake by a scheme of its own."""
+
 VERSIONS = {"h2": "HTTP/2.0", "http/2": "HTTP/2.0", "h3": "HTTP/3", "http/3": "HTTP/3", "http/1.0": "HTTP/1.0"}
 
 
 class EntryError(ValueError):
     """An entry that cannot be read; its text names the field, and quotes nothing."""
+
+
+class AnotherProtocol(Exception):  # noqa: N818 - no error: browsers save `data:` and `blob:` too
+    """An entry that is no HTTP exchange."""
 
 
 class Node:
@@ -47,11 +55,11 @@ class Node:
 
 
 def flow_of(entry: object) -> http.HTTPFlow:
-    """Raises `EntryError`."""
+    """Raises `EntryError` and `AnotherProtocol`."""
     node = Node(entry)
     asked, answered = node.member("request", dict), node.member("response", dict, {})
     started = _time(node.member("startedDateTime", str))
-    ended = started + max(0.0, float(node.member("time", (int, float), 0).value)) / 1000
+    ended = started + max(0.0, _milliseconds(node.member("time", (int, float), 0))) / 1000
     peer = node.member("clientIPAddress", str, "").value
     client = connection.Client(peername=(peer if valid_ip(peer) else "", 0), sockname=("", 0), timestamp_start=started)
     flow = http.HTTPFlow(client, connection.Server(address=None))
@@ -72,6 +80,16 @@ def _time(node: Node) -> float:
     return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
 
 
+def _milliseconds(node: Node) -> float:
+    try:
+        found = float(node.value)
+    except OverflowError:
+        found = inf
+    if not isfinite(found):
+        raise EntryError(f"{node.where} is no number of milliseconds")
+    return found
+
+
 def _id(entry: object) -> str:
     """A UUID of the entry's content."""
     content = json.dumps(entry, sort_keys=True).encode()
@@ -82,20 +100,23 @@ def _request(node: Node, started: float) -> http.Request:
     method, url = node.member("method", str), node.member("url", str)
     headers = _headers(node)
     try:
-        parts = urlsplit(url.value)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        parts = urlsplit(_bytes(url).decode())
+        scheme = SCHEMES.get(parts.scheme)
+        port = parts.port or (443 if scheme == "https" else 80)
     except ValueError:
         raise EntryError(f"{url.where} is not a URL") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme and scheme is None:
+        raise AnotherProtocol
+    if scheme is None or not parts.hostname:
         raise EntryError(f"{url.where} is not an http or https URL")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return http.Request(
         parts.hostname,
         port,
         _bytes(method),
-        parts.scheme.encode(),
+        scheme.encode(),
         b"" if "host" in headers else parts.netloc.rpartition("@")[2].encode(),
-        target.encode("utf-8", "replace"),
+        target.encode(),
         _version(node),
         headers,
         _sent_body(node),
@@ -139,11 +160,13 @@ def _bytes(node: Node) -> bytes:
 
 def _sent_body(node: Node) -> bytes:
     posted = node.member("postData", dict, {})
-    if "text" in posted.value:
+    if posted.value.get("text"):
         return _decoded(posted)
     params = posted.member("params", list, [])
     pairs = [Node(item, f"{params.where}[{index}]") for index, item in enumerate(params.value)]
-    return urlencode([(one.member("name", str).value, one.member("value", str, "").value) for one in pairs]).encode()
+    return urlencode(
+        [(_bytes(one.member("name", str)), _bytes(one.member("value", str, ""))) for one in pairs]
+    ).encode()
 
 
 def _decoded(node: Node) -> bytes:

@@ -21,6 +21,7 @@ from mitmproxy_moesif.config.settings import SettingsError
 from mitmproxy_moesif.config.text import reason_of
 from mitmproxy_moesif.delivery.command import BACKFILL, DEFAULT
 from mitmproxy_moesif.lifecycle import obstacles
+from mitmproxy_moesif.log import describe
 from mitmproxy_moesif.proxy.console import quiet_log
 from mitmproxy_moesif.runtime import Prepared, spool_folder
 
@@ -114,7 +115,7 @@ class Backfill:
                 for saved in read(file, path):
                     number = saved.number
                     display.show(file.tell(), number)
-                    if self._is_full_with(saved, new=number > taken):
+                    if self._is_full_with(path, saved, new=number > taken):
                         self._work.store()
                         progress.note(number)
             except FileError as error:
@@ -122,13 +123,16 @@ class Backfill:
         self._work.store()
         progress.note(max(number, taken))
 
-    def _is_full_with(self, saved: Saved, *, new: bool) -> bool:
+    def _is_full_with(self, path: Path, saved: Saved, *, new: bool) -> bool:
         if saved.problem is not None:
             self._unreadable(saved.problem)
         elif not new:
             return False
         elif saved.flow is not None:
-            return self._work.take(saved.flow)
+            try:
+                return self._work.take(saved.flow)
+            except Exception as error:  # noqa: BLE001 - one that is damaged, or a fault of ours, costs no other
+                self._unreadable(f"{path}: exchange {saved.number} cannot be taken: {describe(error)}")
         else:
             self._counts["not HTTP"] += 1
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import time
 from contextlib import suppress
@@ -21,7 +22,8 @@ class Progress:
 
     def __init__(self, folder: Path | None, path: Path) -> None:
         status = path.stat()
-        name = hashlib.sha256(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()[:16]
+        file = os.fsencode(path.resolve()) + f"\0{status.st_size}\0{status.st_mtime_ns}".encode()
+        name = hashlib.sha256(file).hexdigest()[:16]
         self._path = folder / f"backfill-{name}.json" if folder is not None else None
         self.taken = self._read()
 
