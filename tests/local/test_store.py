@@ -165,3 +165,18 @@ class TestFilesThatAreNoStore:
         self.refusal(tmp_path)
         (tmp_path / "file").touch()
         self.refusal(tmp_path / "file" / "events.sqlite")
+
+
+def test_two_collectors_on_one_file_keep_the_newest(tmp_path: Path) -> None:
+    """Each knows what the other has added, and forgotten."""
+    file = tmp_path / "events.sqlite"
+    with EventStore(file, keep_events=3) as one, EventStore(file, keep_events=3) as other:
+        one.add(received(1, 2, 3))
+        assert other.counts() == StoreCounts(received=0, duplicates=0, kept=3)
+        assert other.clear() == 3
+        one.add(received(4))
+        assert ids(one) == ids(other) == ["id-4"]
+        other.add(received(5, 6, 7))
+        one.add(received(8))
+        assert ids(one) == ids(other) == ["id-8", "id-7", "id-6"]
+        assert one.counts().kept == other.counts().kept == 3

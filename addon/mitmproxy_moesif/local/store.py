@@ -121,6 +121,7 @@ class EventStore(Database):
         self._keep_events = keep_events
         self._keep_bytes = keep_bytes
         self._kept = self._bytes = self._received = self._duplicates = 0
+        self._version = 0
         super().__init__(path, _SCHEMA, "received events")
 
     def add(self, events: Sequence[ReceivedEvent]) -> int:
@@ -128,6 +129,7 @@ class EventStore(Database):
         with self._lock:
             try:
                 with self._db:
+                    self._begin()
                     new = sum(map(self._insert, events))
                     self._push_out()
             except BaseException:
@@ -168,13 +170,15 @@ class EventStore(Database):
         """Forgets every event and gives its disk space back. Returns how many there were."""
         with self._lock:
             with self._db:
+                self._begin()
                 self._db.execute("DELETE FROM event")
-            self._db.execute("VACUUM")
             gone, self._kept, self._bytes = self._kept, 0, 0
+            self._db.execute("VACUUM")
         return gone
 
     def counts(self) -> StoreCounts:
         with self._lock:
+            self._look()
             return StoreCounts(received=self._received, duplicates=self._duplicates, kept=self._kept)
 
     def _insert(self, event: ReceivedEvent) -> bool:
@@ -190,6 +194,18 @@ class EventStore(Database):
             self._db.execute("DELETE FROM event WHERE number = ?", [number])
             self._kept -= 1
             self._bytes -= size
+
+    def _begin(self) -> None:
+        """From here on nobody else writes."""
+        self._db.execute("BEGIN IMMEDIATE")
+        self._look()
+
+    def _look(self) -> None:
+        """Measure again if another collector on this file has changed it."""
+        [version] = self._db.execute("PRAGMA data_version").fetchone()
+        if version != self._version:
+            self._version = version
+            self._measure()
 
     def _measure(self) -> None:
         self._kept, self._bytes = self._db.execute("SELECT count(*), coalesce(sum(size), 0) FROM event").fetchone()
