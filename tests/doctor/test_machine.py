@@ -69,13 +69,14 @@ def test_an_admin_listener_for_others_may_listen_with_a_token() -> None:
     assert [finding.level for finding in ports(subject)] == ["ok", "ok"]
 
 
-def test_ports_of_this_very_proxy_are_no_failure(upstream: ScriptedUpstream) -> None:
+@pytest.mark.parametrize("token", ["t0ken", "tökén", " t0ken\n"])
+def test_ports_of_this_very_proxy_are_no_failure(token: str, upstream: ScriptedUpstream) -> None:
     """`upstream` stands for its admin listener."""
     admin = f"127.0.0.1:{upstream.port}"
-    subject = a_subject("http://127.0.0.1:9", "--listen", admin, admin_listen=admin, admin_token="t0ken")
+    subject = a_subject("http://127.0.0.1:9", "--listen", admin, admin_listen=admin, admin_token=token)
     assert [finding.level for finding in ports(subject)] == ["failure", "failure"]
     upstream.answer("/", wire.response(200, [], b'{"version": "3.9", "mitmproxy_moesif": "1.2.3"}'))
     (finding,) = ports(subject)
     assert finding.level == "ok"
     assert "moesif-proxy 1.2.3 runs here already" in finding.text
-    assert upstream.requests()[-1].get("kong-admin-token") == "t0ken"
+    assert upstream.requests()[-1].get("kong-admin-token") == token.strip().encode().decode("latin-1")

@@ -20,7 +20,7 @@ from mitmproxy_moesif.doctor.configuration import CORRECT, Subject
 from mitmproxy_moesif.doctor.findings import Finding, failure, ok, warning
 from mitmproxy_moesif.speedups import versions
 from mitmproxy_moesif.start_report import shown
-from mitmproxy_moesif.web.access import KONG_TOKEN, Address, Gate
+from mitmproxy_moesif.web.access import KONG_TOKEN, Address, Gate, octets_of
 from mitmproxy_moesif.web.server import bind, url_of
 from mitmproxy_moesif.web.session import DeadlineSession
 
@@ -98,7 +98,7 @@ def port(name: str, address: Address, probes: ExitStack) -> Finding:
 
 def version_at(address: Address, settings: Settings) -> str | None:
     """Of the proxy whose admin listener it is; None where there is none."""
-    token = settings.admin_token.get_secret_value()
+    token = octets_of(settings.admin_token.get_secret_value())
     try:
         with DeadlineSession() as session, session.deadline(SECONDS):
             session.trust_env = False

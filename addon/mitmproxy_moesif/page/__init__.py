@@ -2,7 +2,7 @@
 
 It asks the admin listener, and shows what that answers; of the proxy's own parts it knows none.
 
-    admin     asks the admin listener (test: page/test_browser.py)
+    admin     asks the admin listener
     app       the page itself, in NiceGUI (test: page/test_browser.py)
     bodies    headers and bodies as HTML, everything escaped
     columns   the list's columns, and which there is room for (test: page/test_browser.py)

@@ -11,6 +11,7 @@ import httpx
 
 from mitmproxy_moesif.recent.api import Detail, Listing, Stats
 from mitmproxy_moesif.recent.masked import exact
+from mitmproxy_moesif.web.access import octets_of
 
 SECONDS = 10.0
 AT_ONCE = 8
@@ -27,7 +28,8 @@ class Admin:
     """Raises `AdminError` where the listener does not answer, or refuses."""
 
     def __init__(self, url: str, token: str | None) -> None:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        octets = octets_of(token or "")
+        headers = {b"Authorization": b"Bearer " + octets} if octets else {}
         self.url = url
         self._refusals = {401: NOT_TAKEN if token else NOTHING_GIVEN}
         self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=SECONDS, trust_env=False)

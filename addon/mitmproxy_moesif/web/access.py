@@ -51,6 +51,11 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host or '*'}:{self.port}"
 
 
+def octets_of(token: str) -> bytes:
+    """A token as it goes into a header; without the white space that a file or a shell puts around it."""
+    return token.strip().encode("utf-8", "surrogateescape")
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """An answer instead of what was asked for."""
@@ -64,7 +69,7 @@ class Gate:
 
     def __init__(self, address: Address, token: str | None) -> None:
         self._address = address
-        self._token = (token or "").strip().encode()
+        self._token = octets_of(token or "")
         if not self._token and not address.is_loopback:
             raise ValueError(
                 f"admin_listen: {address} is not a loopback address: others may reach it, so admin_token is needed"
