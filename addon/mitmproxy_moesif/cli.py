@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mitmproxy_moesif import interrupts
-from mitmproxy_moesif.config.arguments import OneLineParser
+from mitmproxy_moesif.config.arguments import OneLineParser, whole
+from mitmproxy_moesif.config.text import quoted
 from mitmproxy_moesif.standard_streams import with_streams
 
 PACKAGE = Path(__file__).parent
@@ -113,6 +114,6 @@ def _add_places(command: argparse.ArgumentParser) -> None:
 
 
 def _port(text: str) -> int:
-    if not text.isdigit() or not 0 < int(text) < 65_536:
-        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, {text!r} was given")
-    return int(text)
+    if not (found := whole(text, 65_535)):
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, {quoted(text)} was given")
+    return found

@@ -40,3 +40,25 @@ def test_every_command_says_what_it_takes(command: tuple[str, ...], capsys: pyte
     with pytest.raises(SystemExit):
         main(list(command))
     assert re.search(r"must be seconds .*, '(soon|0)' was given", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("number", ["²", "٣", "1_0", "+1", "1" * 5000, "-1", ""])
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("proxy", "--workers"), "must be from 1 to 256"),
+        (("proxy", "--listen"), "must be HOST:PORT or PORT"),
+        (("collector", "--keep-events"), "must be a whole number above 0"),
+        (("run", "--port"), "a port is a number from 1 to 65535"),
+        (("debug", "--web-port"), "a port is a number from 1 to 65535"),
+    ],
+)
+def test_numbers_are_in_digits(
+    command: tuple[str, ...], said: str, number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    *names, option = command
+    with pytest.raises(SystemExit):
+        main([*names, f"{option}={number}"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"argument {option}: {said}, " in line
+    assert len(line) < 500

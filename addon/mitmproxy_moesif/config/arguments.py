@@ -20,13 +20,19 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {shown}; see {self.prog} --help\n")
 
 
+def whole(text: str, most: int) -> int | None:
+    """A number from 0, in digits; None where it is none. Python's `int` takes digits of any script, blanks and `_`, and
+    no more than 4,300."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) and int(text) <= most else None
+
+
 def up_to(most: int) -> Callable[[str], int]:
     """A type of argparse's: from 1."""
 
     def number(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
+        if not (found := whole(text, most)):
             raise argparse.ArgumentTypeError(f"must be from 1 to {most}, {quoted(text)} was given")
-        return int(text)
+        return found
 
     return number
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from mitmproxy_moesif.config.arguments import OneLineParser
+from mitmproxy_moesif.config.arguments import OneLineParser, whole
+from mitmproxy_moesif.config.text import quoted
 from mitmproxy_moesif.local.collector import MAX_REQUEST_BYTES, collector_app
 from mitmproxy_moesif.local.documents import Document
 from mitmproxy_moesif.local.page import page_app
@@ -18,6 +19,8 @@ from mitmproxy_moesif.local.profiles import ProfileStore
 from mitmproxy_moesif.local.server import MAX_PAGE_READ, bounded, open_server
 from mitmproxy_moesif.local.store import KEEP_BYTES, KEEP_EVENTS, EventStore
 from mitmproxy_moesif.web.access import Address
+
+MOST_KEPT = 2**53 - 1
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,9 +53,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 2**53):
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, {text!r} was given")
-    return int(text)
+    if not (found := whole(text, MOST_KEPT)):
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, {quoted(text)} was given")
+    return found
 
 
 async def serve(given: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from mitmproxy_moesif import __version__
-from mitmproxy_moesif.config.arguments import OneLineParser, seconds, up_to
+from mitmproxy_moesif.config.arguments import OneLineParser, seconds, up_to, whole
 from mitmproxy_moesif.config.files import expanded
 from mitmproxy_moesif.config.text import http_url, quoted
 from mitmproxy_moesif.web.access import Address
@@ -126,13 +126,13 @@ def _upstream(text: str) -> str:
 
 def _address(text: str) -> Address:
     host, _, port = text.rpartition(":")
-    if not port.isascii() or not port.isdigit() or int(port) > 65_535:
+    if (number := whole(port, 65_535)) is None:
         raise argparse.ArgumentTypeError(f"must be HOST:PORT or PORT, {quoted(text)} was given")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
         raise argparse.ArgumentTypeError(f"an IPv6 address goes in brackets: [{host}]:{port}")
-    return Address("" if host == "*" else host, int(port))
+    return Address("" if host == "*" else host, number)
 
 
 def _file(text: str) -> Path:
