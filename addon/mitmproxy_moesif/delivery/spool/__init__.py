@@ -3,7 +3,7 @@
 What a dead process left is taken over by a living one.
 
     chunk        a small group of encoded events: what is stored and sent (test: delivery/spool/test_file.py)
-    decisions    what the operator decided about stored events (test: delivery/test_command.py)
+    decisions    what the operator decided about stored events
     directory    finds, checks and takes over what dead processes left
     file         the file of one process: append, load, remove, shrink
     format       the layout of the file and of a row (test: delivery/spool/test_file.py)

@@ -6,7 +6,10 @@ out then.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +44,20 @@ def add(folder: Path, decision: Decision) -> None:
     """Earlier ones about where the events go now are void. Raises as `read` does; `ValueError` also where they stay."""
     if decision.to == decision.destination:
         raise ValueError(f"{decision.to} is where they are")
-    earlier = [one for one in read(folder) if one.destination != decision.to]
-    replace_file(_path(folder), orjson.dumps([*earlier, decision][-KEPT:]))
+    with _alone(folder):
+        earlier = [one for one in read(folder) if one.destination != decision.to]
+        replace_file(_path(folder), orjson.dumps([*earlier, decision][-KEPT:]))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One adds after the other: what both had read, the later would write without what the earlier has added."""
+    descriptor = os.open(folder / ".decisions.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class Decisions:
