@@ -182,7 +182,8 @@ def test_nobody_is_greeted_where_the_proxy_does_not_start() -> None:
     assert "try:" not in ended.stdout
 
 
-def test_a_page_of_no_proxy_says_so_at_once_and_ctrl_c_ends_it_without_a_word() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_page_of_no_proxy_says_so_at_once_and_ends_without_a_word(number: int) -> None:
     command = [sys.executable, "-m", "mitmproxy_moesif", "page", "--listen", f"127.0.0.1:{free_port()}"]
     command += ["--admin", "http://127.0.0.1:9"]
     page = subprocess.Popen(command, env=without_pytest(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -192,6 +193,6 @@ def test_a_page_of_no_proxy_says_so_at_once_and_ctrl_c_ends_it_without_a_word() 
         "moesif-proxy page: the proxy does not answer at http://127.0.0.1:9 (it is not reached: is this its "
         "admin_listen?); the page goes on asking\n"
     )
-    page.send_signal(signal.SIGINT)
+    page.send_signal(number)
     said, _ = page.communicate(timeout=START_SECONDS)
     assert (page.returncode, said) == (0, "")

@@ -109,7 +109,8 @@ def serve(given: argparse.Namespace, sockets: list[socket.socket]) -> None:
     app.on_startup(lambda: _say(f"moesif-proxy page: {url_of(host, port)} shows {given.admin}"))
     if given.events is None:  # `make run` starts its page before its proxy
         app.on_startup(lambda: _tell_trouble(admin))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # uvicorn raises it once more when it has ended
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # uvicorn raises it once more when it has ended
     with suppress(KeyboardInterrupt):
         ui.run(
             host=host,
