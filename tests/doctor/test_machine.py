@@ -22,6 +22,7 @@ from tests.support.upstream import ScriptedUpstream
         ({"https_proxy": "proxy:3128"}, ["ok"]),
         ({"HTTPS_PROXY": "http://proxy:x"}, ["failure"]),
         ({"HTTP_PROXY": "ftp://user:5ecre7@proxy"}, ["failure"]),
+        ({"HTTP_PROXY": "http://[::1"}, ["failure"]),
         ({"SSL_CERT_FILE": certifi.where(), "SSL_CERT_DIR": "/tmp"}, ["ok"]),
         ({"SSL_CERT_FILE": "/nowhere.pem"}, ["failure"]),
         ({"REQUESTS_CA_BUNDLE": __file__, "CURL_CA_BUNDLE": "/nowhere.pem"}, ["failure", "failure"]),

@@ -56,6 +56,13 @@ def test_a_failure_is_told_with_what_to_do_and_makes_the_exit_code_1(tmp_path: P
     assert all(finding["todo"] for finding in failures)
 
 
+def test_the_document_may_name_what_is_no_utf_8(tmp_path: Path) -> None:
+    ended = doctor(tmp_path, "--upstream", "http://127.0.0.1:9", "--json", SSL_CERT_FILE="/caf\udce9")
+    assert ended.returncode == 1, ended.stderr
+    texts = [finding["text"] for finding in json.loads(ended.stdout)["findings"]]
+    assert "SSL_CERT_FILE: /caf\\udce9 is not there" in texts
+
+
 def test_ctrl_c_is_told_as_what_it_is(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     upstream.answer("/", lambda _, connection: connection.hang())
     command = [sys.executable, "-m", "mitmproxy_moesif", "doctor", "--upstream", upstream.url]

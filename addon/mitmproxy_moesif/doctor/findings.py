@@ -49,4 +49,9 @@ def failed(findings: Iterable[Finding]) -> bool:
 def as_document(findings: Iterable[Finding]) -> dict[str, Any]:
     """For `--json`."""
     found = list(findings)
-    return {"ok": not failed(found), "findings": [asdict(finding) for finding in found]}
+    return {"ok": not failed(found), "findings": [_as_text(asdict(finding)) for finding in found]}
+
+
+def _as_text(members: dict[str, str]) -> dict[str, str]:
+    """JSON cannot hold the octets of a path that are no UTF-8; they are escaped, as in a line."""
+    return {name: value.encode("utf-8", "backslashreplace").decode() for name, value in members.items()}

@@ -44,11 +44,13 @@ def environment(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def proxy_problem(name: str, url: str) -> Finding | None:
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme.startswith("socks"):
-        missing = importlib.util.find_spec("socks") is None
-        return failure(ENVIRONMENT, f"{name}: a SOCKS proxy needs PySocks", "pip install pysocks") if missing else None
     try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme.startswith("socks"):
+            missing = importlib.util.find_spec("socks") is None
+            return (
+                failure(ENVIRONMENT, f"{name}: a SOCKS proxy needs PySocks", "pip install pysocks") if missing else None
+            )
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
