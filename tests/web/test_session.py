@@ -97,6 +97,18 @@ def reason_of(url: str, timeout: float = 5) -> str:
     return network_reason(failed.value, url)
 
 
+@pytest.mark.parametrize("proxy", ["http://[::1", "http://a:b:c", "http://\udcff:80", "foo://x"])
+def test_a_proxy_that_is_none_is_told_in_words(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert reason_of(ELSEWHERE) == (
+        "api.moesif.example, or the proxy toward it (HTTP_PROXY, HTTPS_PROXY), cannot be used: "
+        "moesif-proxy doctor says why"
+    )
+
+
 def test_what_went_wrong_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     with ScriptedUpstream(refusing=True) as upstream:
         host = upstream.url.removeprefix("http://")

@@ -183,6 +183,8 @@ def network_reason(error: BaseException, url: str) -> str:
 
     if is_any(requests.exceptions.ProxyError):
         return f"the proxy toward {host} (HTTP_PROXY, HTTPS_PROXY, NO_PROXY) does not pass it on"
+    if is_any(requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema):
+        return f"{host}, or the proxy toward it (HTTP_PROXY, HTTPS_PROXY), cannot be used: moesif-proxy doctor says why"
     if is_any(socket.gaierror):
         return f"the name {parts.hostname} is not known to DNS"
     if is_any(ConnectionRefusedError):
