@@ -11,11 +11,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import requests
 
 from mitmproxy_moesif.delivery.receivers.kafka import KafkaReceiver
+from mitmproxy_moesif.forward.forwarder import Forwarder
 from tests.delivery.receivers.test_kafka import event, kafka_settings
 from tests.support.addon import exit_counts
 from tests.support.collector import Answer, ScriptedCollector, refuse_events
@@ -218,6 +220,24 @@ def test_members_killed_at_random_and_rebalances_lose_nothing(broker: Broker, co
         for member in members:
             member.__exit__(None, None, None)
     assert collector.unique_ids() == writer.ids
+
+
+def test_partitions_that_were_paused_before_they_were_given_out_anew_are_read_again(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library keeps them paused, also where another member had some of them in between."""
+    forwarder = Forwarder(kafka_settings(broker.address, application_id="A"), "group")
+    calls: list[str] = []
+    monkeypatch.setattr(forwarder, "_consumer", consumer := Mock())
+    consumer.pause.side_effect = lambda _: calls.append("pause")
+    consumer.resume.side_effect = lambda _: calls.append("resume")
+    forwarder._sender.health.down_since = 1.0
+    forwarder._pace()
+    forwarder._assigned(consumer, [])
+    forwarder._sender.health.down_since = None
+    forwarder._pace()
+    forwarder._pace()
+    assert calls == ["pause", "resume"]
 
 
 def test_workers_share_the_partitions_and_are_one_in_status_metrics_and_health(

@@ -78,7 +78,7 @@ class Forwarder:
             "Consumer", {**DEFAULTS, **wanted, **OURS, "group.id": group, "error_cb": self._tell}
         )
         self._taken = 0
-        self._paused = False
+        self._paused: bool | None = False
         self._commit_at = 0.0
         self._stopped = threading.Event()
         self._stopped_at = math.inf
@@ -218,8 +218,11 @@ class Forwarder:
             self._offsets.commit(due)
 
     def _assigned(self, _consumer: Consumer, _partitions: list[TopicPartition]) -> None:
-        """Behind this call the library takes them up as its protocol wants, not paused: the next turn does that."""
-        self._paused = False
+        """The library assigns them after this call, as its protocol requires.
+
+        It may keep those paused that were paused before, so the next turn pauses or resumes all of them.
+        """
+        self._paused = None
 
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """What is being sent still arrives, and with the next member again."""
