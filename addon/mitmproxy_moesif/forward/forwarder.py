@@ -217,12 +217,14 @@ class Forwarder:
         else:
             self._offsets.commit(due)
 
-    def _assigned(self, _consumer: Consumer, _partitions: list[TopicPartition]) -> None:
+    def _assigned(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """The library assigns them after this call, as its protocol requires.
 
         It may keep those paused that were paused before, so the next turn pauses or resumes all of them.
         """
         self._paused = None
+        numbers = ", ".join(str(one.partition) for one in partitions)
+        log.info("moesif: assigned partitions of %s: %s", self._topic, numbers or "none")
 
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """What is being sent still arrives, and with the next member again."""
