@@ -1,7 +1,7 @@
-"""Kong's phases as mitmproxy's hooks. Wiring only: what is decided is decided elsewhere.
+"""Kong's phases as mitmproxy's hooks. Wiring only: decisions are made in other modules.
 
 init_worker: load, running, done; access: requestheaders; header_filter: responseheaders; body_filter: the stream
-callables; log: response, error, websocket_end. Every hook is guarded: a fault of ours never reaches the traffic.
+callables; log: response, error, websocket_end. Every hook is guarded: an error in our code never affects the traffic.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from mitmproxy_moesif.log import describe, log
 from mitmproxy_moesif.runtime import Prepared, Runtime
 
 SEEN = "moesif"
-"""In a flow's metadata as soon as a hook of ours was called with it."""
+"""Set in a flow's metadata once one of our hooks has seen the flow."""
 
 type Hook[Data] = Callable[[MoesifAddon, Data], None]
 
 
 def guarded[Data](hook: Hook[Data]) -> Hook[Data]:
-    """Count and log a fault in a hook; the exchange goes on as if we were not there."""
+    """Count and log an error in a hook; the exchange continues as if we were not there."""
 
     @wraps(hook)
     def guard(self: MoesifAddon, data: Data) -> None:
@@ -55,7 +55,7 @@ class MoesifAddon:
         self._life = Lifecycle() if life is None else life
         self._show_bodies = False
         self.addons: tuple[object, ...] = ()
-        """Nested ones."""
+        """Nested addons, loaded by mitmproxy."""
 
     # --- init_worker ---------------------------------------------------------------------------------------------
 
@@ -63,7 +63,7 @@ class MoesifAddon:
         engine.install()
         self._life.load(loader)
         if ctx.master.addons.get("view") is not None:
-            from mitmproxy_moesif.interactive.commands import Interactive  # nothing for a headless proxy
+            from mitmproxy_moesif.interactive.commands import Interactive  # not needed by a headless proxy
 
             self.addons = (Interactive(self._life),)
 
@@ -90,7 +90,7 @@ class MoesifAddon:
             exchanges.stream_request(entry, flow)
 
     def _open(self, flow: http.HTTPFlow) -> PendingExchange | None:
-        """Register an exchange and decide the rules; None where not even that can be."""
+        """Register an exchange and evaluate the rules. None if even that is not possible."""
         life = self._life
         flow.metadata[SEEN] = True
         if life.state is not State.RUNNING:
@@ -105,7 +105,7 @@ class MoesifAddon:
         if instance is None:
             return self._leave_out(runtime, flow, prepared.unplaced, KONG_UNKNOWN if prepared.awaits_kong else OFF)
         if (gate := ctx.master.addons.get(JwtGate.name)) is not None:
-            gate.requestheaders(flow)  # wherever it stands: rules and events see what it has let through
+            gate.requestheaders(flow)  # whatever the addon order: rules and events see what the gate let through
         if heads.refuse_request(flow):
             return self._leave_out(runtime, flow, prepared.unplaced, "refused_head")
         placed = (
@@ -129,20 +129,20 @@ class MoesifAddon:
         return entry
 
     def _entry(self, flow: http.HTTPFlow) -> PendingExchange | None:
-        """The exchange of a flow, where something is done to it."""
+        """The exchange of a flow, unless it is passive (only counted)."""
         entry = self._under_way(flow)
         return None if entry is None or entry.passive else entry
 
     def _under_way(self, flow: http.HTTPFlow) -> PendingExchange | None:
-        """The exchange of a flow. Whatever hook sees a flow first opens it."""
+        """The exchange of a flow. The first hook that sees a flow opens it."""
         if SEEN not in flow.metadata:
             return self._open_late(flow)
         return self._life.runtime.in_flight.get(flow) if self._life.runtime is not None else None
 
     def _open_late(self, flow: http.HTTPFlow) -> PendingExchange | None:
-        """The script was loaded meanwhile, or another addon's fault kept mitmproxy from asking us before.
+        """Open an exchange late: the script was just loaded, or an error in another addon kept us from being called.
 
-        A rule's answer cannot replace a request that has been passed on, or an answer that comes: nobody gets it.
+        A rule can no longer block a request that was already forwarded or answered, so the flow is killed instead.
         """
         answer, streamed = flow.response, bool(flow.request.stream)
         entry = self._open(flow)
@@ -159,7 +159,7 @@ class MoesifAddon:
         runtime.enforcer.at_body(entry.flow, entry, runtime.refresher.snapshot(entry.instance.account))
 
     def _release(self, flow: http.HTTPFlow, entry: PendingExchange) -> None:
-        """The body that rules wait for is larger than they read: decide without it, and stream it."""
+        """The body that rules wait for exceeds their limit: decide without it, and stream it."""
         self.request(flow)
         exchanges.stream_request(entry, flow)
 
@@ -191,7 +191,7 @@ class MoesifAddon:
 
     @guarded
     def tcp_start(self, flow: tcp.TCPFlow) -> None:
-        """A connection that was upgraded to something else."""
+        """A connection upgraded to something other than a WebSocket."""
         flow.messages = Messages(KEPT if self._show_bodies else 0)
 
     # --- log -----------------------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ class MoesifAddon:
                 flow.metadata[TRANSACTION_ID] = entry.header.decode()
             self._close(entry, failed=True)
         if is_kongs:
-            flow.kill()  # closes the connection; after the event, which tells why
+            flow.kill()  # closes the connection; called after the event is created, so that it has the reason
 
     @guarded
     def websocket_end(self, flow: http.HTTPFlow) -> None:
@@ -243,20 +243,20 @@ class MoesifAddon:
 
     @command.command("moesif.status")  # type: ignore[untyped-decorator]
     def status(self) -> str:
-        """Where every captured event is: delivered, waiting or dropped."""
+        """How many captured events were delivered, are waiting or were dropped."""
         reading = self.reading()
         return "\n".join(reading.lines()) if reading is not None else "not running"
 
     def reading(self) -> Reading | None:
-        """The same as numbers; None before it has started. May be called from any thread."""
+        """The delivery counts, or None before the start. Thread-safe."""
         return self._life.runtime.delivery.reading() if self._life.runtime is not None else None
 
     def traffic(self) -> TrafficStatus | None:
-        """What has passed so far; None before it has started."""
+        """The traffic counts so far, or None before the start."""
         return self._life.runtime.traffic.reading() if self._life.runtime is not None else None
 
     def engine(self) -> str:
-        """What is to carry plain HTTP/1."""
+        """The setting `engine`: what serves plain HTTP/1."""
         return self._life.prepared.instance.settings.engine if self._life.prepared is not None else "mitmproxy"
 
     @command.command("moesif.kong")  # type: ignore[untyped-decorator]
@@ -269,7 +269,7 @@ class MoesifAddon:
 
     @property
     def prepared(self) -> Prepared | None:
-        """What the options say, read and compiled; None where they cannot be taken."""
+        """The options, read and compiled; None if they are invalid."""
         return self._life.prepared
 
     def changed_options(self) -> Collection[str]:
@@ -284,22 +284,22 @@ class MoesifAddon:
 
 
 def unwanted(prepared: Prepared, flow: http.HTTPFlow, instance: Instance) -> str | None:
-    """Why there is to be no event of an exchange for which there is an instance."""
+    """Why an exchange that has an instance gets no event; None if it gets one."""
     if prepared.skip is not None and prepared.skip(flow):
         return "skip"
     if prepared.resolver is not None and not instance.settings.has_receiver:
-        return "no_instance"  # it is the options, in place of the last of Kong's entries, which has gone
+        return "no_instance"  # Kong's last entry was removed, so this instance is the options
     return None
 
 
 def shows_bodies() -> bool:
-    """Whether somebody looks at flows afterwards: an interactive tool, mitmdump's own lines, or a file of flows."""
+    """Whether flows are shown or saved afterwards: in an interactive tool, mitmdump's output, or a flow file."""
     opts = ctx.options
     written = any(getattr(opts, name, None) for name in ("save_stream_file", "hardump"))
     return written or ctx.master.addons.get("view") is not None or getattr(opts, "flow_detail", 0) > 0
 
 
 def show_body(message: http.Message, tee: Tee | None) -> None:
-    """Give a streamed message its body back, as far as it was kept. It has been passed on already."""
+    """Set the body of a streamed message that was already forwarded, if all of it was kept."""
     if tee is not None and message.raw_content is None and (content := tee.payload().content()) is not None:
         message.raw_content = content

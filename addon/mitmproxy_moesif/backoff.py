@@ -1,4 +1,4 @@
-"""Growing, jittered pauses between attempts at something that fails."""
+"""Exponential backoff with jitter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 class Backoff:
     """Pauses double with each failure, from `first` up to `longest` seconds.
 
-    Each is between half and all of that, so that many proxies spread out.
+    A random 50 to 100 % of each pause is used, so that many proxies do not retry at the same time.
     """
 
     def __init__(self, first: float, longest: float) -> None:
@@ -24,5 +24,5 @@ class Backoff:
         return pause * self._jitter.uniform(0.5, 1.0)
 
     def reset(self) -> None:
-        """It works again: the next failure is the first."""
+        """Start over: the next failure counts as the first."""
         self._failures = 0

@@ -1,8 +1,8 @@
 """Capture API traffic for Moesif. Without a command, print the path of the script for `mitmdump -s`.
 
 mitmdump -s "$(python -m mitmproxy_moesif)" ...
-python -m mitmproxy_moesif run [--port 8080] [--page-port 8090] [--upstream URL] [--akto] [-- more of moesif-proxy's]
-python -m mitmproxy_moesif debug [--web-port 8081] ... (the same with mitmweb in the proxy's place)
+python -m mitmproxy_moesif run [--port 8080] [--page-port 8090] [--upstream URL] [--akto] [-- moesif-proxy options]
+python -m mitmproxy_moesif debug [--web-port 8081] ... (the same with mitmweb instead of the proxy)
 python -m mitmproxy_moesif proxy ... (the same as moesif-proxy)
 python -m mitmproxy_moesif page ... (as moesif-proxy page; so are backfill, collector, doctor, forward and spool)
 """
@@ -24,7 +24,7 @@ PACKAGE = Path(__file__).parent
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code: 0, or 1 with one line on stderr."""
+    """Return the exit code: 0, or 1 with one line on stderr."""
     interrupts.end_at_once()
     return with_streams(lambda: _main(arguments))
 
@@ -41,7 +41,7 @@ def _main(arguments: Sequence[str]) -> int:
     from mitmproxy_moesif.run import debug, run
 
     try:
-        with interrupts.held(signal.SIGINT):  # there is something to tidy up from here on
+        with interrupts.held(signal.SIGINT):  # from here on there is something to clean up
             return debug(options, script_path()) if options.command == "debug" else run(options)
     except OSError as error:
         sys.stderr.write(f"moesif: {error}\n")
@@ -55,7 +55,7 @@ def proxy() -> int:
 
 
 def _command(arguments: Sequence[str]) -> int:
-    """What one of them needs is nothing for the others, and takes time to import."""
+    """Run a command. Each imports only what it needs, because imports take time."""
     rest = arguments[1:]
     match arguments[:1]:
         case ["backfill"]:
@@ -76,7 +76,7 @@ def _command(arguments: Sequence[str]) -> int:
 
 
 def script_path() -> Path:
-    """What `mitmdump -s` loads: in a wheel beside the package's modules, in a clone above the package."""
+    """The script that `mitmdump -s` loads: inside the package in a wheel, above it in a clone."""
     installed = PACKAGE / "script" / "moesif.py"
     return installed if installed.exists() else PACKAGE.parent / "moesif.py"
 

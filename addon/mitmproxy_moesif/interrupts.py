@@ -1,6 +1,6 @@
-"""Ctrl-C where nothing listens to it: while a program starts, and when it has ended. One line, and no traceback.
+"""Handle Ctrl-C while a program starts and after it has ended: print one line, no traceback.
 
-To be imported and called before anything that takes time.
+Import and call this before anything that takes time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NOTHING_YET = "moesif: interrupted before it had started: nothing was captured"
 
 
 def exit_code(number: int) -> int:
-    """Of a process that a signal ended, as shells have it."""
+    """The exit code that shells report for a process killed by signal `number`."""
     return 128 + number
 
 
@@ -35,9 +35,9 @@ def end_at_once(last_words: str = NOTHING_YET) -> None:
 
 @contextmanager
 def held(*numbers: int) -> Iterator[None]:
-    """These signals wait; Ctrl-C until `take`. An exception in its place could be raised where nobody lets it pass.
+    """Block these signals inside the `with` block; `take` unblocks Ctrl-C earlier.
 
-    A process that is started meanwhile begins with them blocked.
+    A KeyboardInterrupt could be raised in code that swallows it. Child processes started meanwhile inherit the block.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
@@ -70,7 +70,10 @@ def taken(act: Callable[[int], None]) -> Iterator[None]:
 
 
 def ignore(loop: asyncio.AbstractEventLoop | None = None) -> None:
-    """The process is about to end anyway. A handler of a loop's leaves one that raises behind when the loop closes."""
+    """Ignore Ctrl-C and SIGTERM: the process is about to end anyway.
+
+    When an event loop closes, it replaces its own Ctrl-C handler with one that raises, so that is removed first.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         if loop is not None:
             loop.remove_signal_handler(number)
@@ -78,5 +81,5 @@ def ignore(loop: asyncio.AbstractEventLoop | None = None) -> None:
 
 
 def quiet_wakeups() -> None:
-    """Signals wake the loop through a pipe. That a storm of them fills it is no news: the loop wakes all the same."""
+    """Do not warn when many signals fill the pipe that wakes the event loop: the loop wakes up anyway."""
     signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)

@@ -1,6 +1,6 @@
-"""From the options of a proxy to its last event: start, live changes, the end, and the hand-over at a reload.
+"""The lifecycle of a capture: start, live changes, shutdown, and the handover when the script is reloaded.
 
-Decides what is in force and when; `addon.py` passes on what mitmproxy calls.
+Decides what is in force and when; `addon.py` forwards mitmproxy's hooks.
 """
 
 from __future__ import annotations
@@ -45,28 +45,28 @@ from mitmproxy_moesif.runtime import Listen, Prepared, Runtime, listen, spool_fo
 from mitmproxy_moesif.speedups import switch
 
 IN_FLIGHT_SHARE = 0.4
-"""Of the time to shut down, how long exchanges under way may take to end."""
+"""Share of the shutdown timeout that exchanges in flight get to finish."""
 
 TELL_AFTER = 0.5
-"""Seconds that an end may take without a word."""
+"""Seconds that a shutdown may take before it logs what it is waiting for."""
 
 HANDOVER = "moesif_handover"
-"""Where, on mitmproxy's master, the runtime waits for the addon's successor while the script is reloaded."""
+"""The attribute of mitmproxy's master that keeps the runtime for the new addon while the script is reloaded."""
 
 OFF = "off"
-"""Why nothing is captured where that is configured."""
+"""Reason for not capturing an exchange: the capture is turned off."""
 
 KONG_UNKNOWN = "kong_unknown"
-"""Why an exchange is lost while nobody knows what is captured for whom, and what is masked."""
+"""Reason for losing an exchange: Kong's configuration, and so what to capture and mask, is not known yet."""
 AS_CONFIGURED = frozenset({"skip", "no_instance", OFF})
-"""Why an exchange is not captured where that is what is wanted: such are counted as excluded."""
+"""Reasons for not capturing an exchange that the configuration asks for: these are counted as excluded."""
 
 type Observe = Callable[[PendingExchange, Exchange, str], None]
-"""Is told of each exchange that ended, on the event loop: what became of it is `captured`, or why there is no event."""
+"""Called on the event loop for each exchange that ended, with `captured` or the reason why there is no event."""
 
 
 class State(Enum):
-    """Where the capture of one proxy stands. A successor after a reload of the script begins at LOADING again."""
+    """The state of one proxy's capture. After a reload of the script, the new addon starts at LOADING again."""
 
     LOADING = "the options are read; it begins with the proxy, or with the first exchange"
     REFUSED = "an option cannot be taken: the log says which, and the proxy ends"
@@ -77,16 +77,16 @@ class State(Enum):
 
 
 def report(reading: Reading) -> None:
-    """The exit line. Straight to stderr: mitmproxy's own log may be off."""
+    """Write the exit line directly to stderr, because mitmproxy's own log may be off."""
     sys.stderr.write(f"{reading.last_words()}\n")
     sys.stderr.flush()
 
 
 class Lifecycle:
-    """Of one addon. `instance` is that of the options, None where they turn the capture off.
+    """The lifecycle of one addon. `instance` is the one from the options, or None if they turn the capture off.
 
-    `report` is told the last counts, `listen` gives access to the Admin API where the options want it. `drained`: at
-    the end another addon has waited for exchanges under way already. `announces`: the log says what is in force.
+    `report` gets the final counts; `listen` creates the Admin API listener if the options ask for one. `drained`:
+    another addon has already waited for the exchanges in flight at shutdown. `announces`: log what is in force.
     """
 
     def __init__(
@@ -146,13 +146,13 @@ class Lifecycle:
         self.prepared = prepared
 
     def prepare(self, changes: Mapping[str, Any]) -> None:
-        """What `configure` will put in force after `changes`, read and parsed in the thread that asks for them."""
+        """Read and parse what `configure` will put in force after `changes`, on the thread that requests them."""
         previous = self._previous()
         given = options.read_given(ctx.options, os.environ, changes)
         self._ahead = previous, Prepared.of(given, previous, confdir())
 
     def _prepared_now(self) -> Prepared:
-        """What was prepared ahead, unless something else has changed since. Raises `SettingsError`."""
+        """What `prepare` made, unless something else has changed since. Raises `SettingsError`."""
         previous, given = self._previous(), options.read_given(ctx.options, os.environ)
         (base, ahead), self._ahead = self._ahead, (None, None)
         if ahead is not None and base is previous and ahead.given == given:
@@ -163,14 +163,14 @@ class Lifecycle:
         return self.runtime.prepared if self.runtime is not None else self.prepared
 
     def _refuse(self, *problems: str) -> None:
-        """Live, the change is taken back; at start, an error in the log ends the proxy."""
+        """Reject a live change (mitmproxy rolls it back). At startup, log an error, which ends the proxy."""
         if self.runtime is not None:
             raise OptionsError(f"moesif: {'; '.join(problems)}")
         log.error("moesif: %s", "; ".join(problems))
         self.state = State.REFUSED
 
     def begin(self) -> None:
-        """At `running`, or at an exchange that comes before that. A second call does nothing."""
+        """Start at mitmproxy's `running` hook, or at an earlier exchange. A second call does nothing."""
         prepared = self.prepared
         if self.state is not State.LOADING or prepared is None:
             return
@@ -186,7 +186,7 @@ class Lifecycle:
 
     @property
     def cuts(self) -> bool:
-        """The process is about to end and would cut an exchange anyway: better none than one that nobody saw."""
+        """Whether to kill new exchanges: the process is about to end, and they would not be captured."""
         return self.state is State.ENDED or (self.state is State.REFUSED and is_starting())
 
     def _start(self, prepared: Prepared) -> None:
@@ -240,19 +240,19 @@ class Lifecycle:
             log.info("moesif: fast dispatch stays off: %s", reason)
 
     def _tell_overrides(self, prepared: Prepared) -> None:
-        """Where a live change makes them others; at the start, the report of it does."""
+        """Log the overrides when a live change alters them; at startup, the start report shows them."""
         before, self._overrides = self._overrides, start_report.overrides(prepared)
         if self.runtime is not None and self._announces and self._overrides != before:
             log.info("moesif: overrides: %s", start_report.overriding(self._overrides))
 
     def _tell_masks(self, prepared: Prepared) -> None:
-        """As overrides: those of an entry go with it."""
+        """Log the masks when they change, for example because an entry of Kong's was removed."""
         before, self._masks = self._masks, start_report.masks(prepared)
         if self._announces and before not in (None, self._masks):
             log.info("moesif: masks: %s", self._masks)
 
     def _tell_nowhere(self, prepared: Prepared) -> None:
-        """Where the last entry of Kong's went. A start with none is refused, as is a change of the options."""
+        """Warn when Kong's last entry is removed. (Startup, and a change of the options, fail in that case.)"""
         before, self._nowhere = self._nowhere, missing_account(prepared)
         if self._nowhere is not None and self._announces and self._nowhere != before:
             log.warning("moesif: nothing is captured: %s", self._nowhere)
@@ -271,7 +271,7 @@ class Lifecycle:
     # --- the end -------------------------------------------------------------------------------------------------
 
     def done(self) -> Awaitable[None] | None:
-        """At the end of the proxy: an awaitable that drains. On a reload: everything goes to the successor."""
+        """At the end of the proxy, return an awaitable that drains. On a reload, hand everything to the new addon."""
         if self.runtime is None:
             return None
         if ctx.master.should_exit.is_set():
@@ -282,7 +282,7 @@ class Lifecycle:
         return None
 
     def _hand_over(self, runtime: Runtime) -> None:
-        """A reload loads the successor before the loop runs again; if none came, the script was removed."""
+        """A reload loads the new addon before the event loop runs again. If there is none, the script was removed."""
         master = ctx.master
         master.__dict__[HANDOVER] = runtime
         timeout = self._shutdown_seconds()
@@ -296,8 +296,8 @@ class Lifecycle:
                 switch.uninstall(master)
                 self.sweep(runtime, runtime.in_flight.pop_all())
                 if runtime.delivery.reading().waiting:
-                    runtime.start()  # where the start has failed, or is not over: what was captured goes its way
-                # In a thread of its own: the proxy goes on without us.
+                    runtime.start()  # startup failed or has not finished: deliver what was captured
+                # On another thread: the proxy keeps running without us.
                 master.event_loop.run_in_executor(None, end)
 
         master.event_loop.call_soon(close_if_unclaimed)
@@ -318,21 +318,21 @@ class Lifecycle:
         interrupts.quiet_wakeups()
         if (server := ctx.master.addons.get("proxyserver")) is not None:
             await server.servers.update([])
-        runtime.start()  # where the end comes right after the start; what was captured goes its way
+        runtime.start()  # shutdown came right after startup: deliver what was captured
         await self._in_flight(runtime, abort, seconds * self._in_flight_share)
         left = seconds - (time.monotonic() - began)
         if not abort.is_set():
             when = until(left)
             with telling_unless_soon(lambda: tell_events(runtime, when)):
                 await asyncio.to_thread(runtime.drain, left)
-        # From here on the loop does not run, so that no exchange passes unseen.
-        # What is still under way keeps its place, so that an answer that comes yet bears its transaction id.
+        # From here on the event loop does not run, so no exchange can pass uncaptured.
+        # Exchanges still in flight stay registered, so that a late response still gets its transaction id.
         self._cut(runtime, runtime.in_flight.entries())
         self.state = State.ENDED
         self._report(runtime.close())
 
     async def _in_flight(self, runtime: Runtime, abort: asyncio.Event, seconds: float) -> None:
-        """Give the exchanges that are under way now `seconds` to end; those that do not are finished as they stand."""
+        """Give the exchanges now in flight `seconds` to end. Those that do not are finished as they are."""
         awaited = runtime.in_flight.entries()
         if awaited:
             when, self._ending = until(seconds), Ending({id(entry) for entry in awaited})
@@ -344,7 +344,7 @@ class Lifecycle:
             self._cut(runtime, [entry for entry in awaited if runtime.in_flight.pop(entry.flow) is not None])
 
     def _cut(self, runtime: Runtime, entries: Sequence[PendingExchange]) -> None:
-        """Finish exchanges as they stand: their clients get nothing more, so that the events stay true."""
+        """Finish exchanges as they are and disconnect their clients, so that the events stay true."""
         self.sweep(runtime, entries)
         hang_up({entry.flow.client_conn.id for entry in entries if entry.live})
 
@@ -356,7 +356,7 @@ class Lifecycle:
     def finish(self, runtime: Runtime, entry: PendingExchange, *, failed: bool, left_over: str = "unfinished") -> None:
         """Hand an exchange that has ended to delivery."""
         if self.state is State.ENDED:
-            return  # its event was made when the proxy ended
+            return  # its event was created during shutdown
         end = exchanges.end_of(entry, failed=failed, left_over=left_over)
         if entry.left_out is None:
             exchange = exchanges.snapshot(entry, end)
@@ -381,16 +381,16 @@ class Lifecycle:
             self._observe(entry, exchanges.snapshot(entry, end), why)
 
     def sweep(self, runtime: Runtime, entries: Iterable[PendingExchange], reason: str = "unfinished") -> None:
-        """Finish exchanges whose end no hook has told."""
+        """Finish exchanges whose end no hook has reported."""
         for entry in entries:
             try:
                 self.finish(runtime, entry, failed=True, left_over=reason)
-            except Exception as error:  # noqa: BLE001 - one strange exchange must not take the others along
+            except Exception as error:  # noqa: BLE001 - one bad exchange must not lose the others
                 runtime.fault("sweep", error)
 
 
 def count(runtime: Runtime, entry: PendingExchange, end: exchanges.End) -> None:
-    """Of all that passes, and of the upstream it went to."""
+    """Count an exchange, and record whether its upstream failed or answered."""
     flow, instance = entry.flow, entry.instance
     blocked = entry.blocked_by is not None
     runtime.traffic.count(instance.name, end.status, end.at - flow.request.timestamp_start, blocked=blocked)
@@ -403,7 +403,7 @@ def count(runtime: Runtime, entry: PendingExchange, end: exchanges.End) -> None:
 
 
 class Ending:
-    """Exchanges that the end of the proxy waits for, by identity; `done` is set when none is left."""
+    """The exchanges that shutdown waits for, by `id()`; `done` is set when none is left."""
 
     def __init__(self, awaited: set[int]) -> None:
         self.done = asyncio.Event()
@@ -416,7 +416,7 @@ class Ending:
 
 
 def hang_up(clients: Collection[str]) -> None:
-    """Close these connections at once. What the engine would do at its end differs: an answer of its own, or none."""
+    """Close these clients' connections at once. mitmproxy itself might still send an answer of its own."""
     server = ctx.master.addons.get("proxyserver")
     for handler in list(server.connections.values()) if server is not None else ():
         if handler.client.id in clients and (transport := client_transport(handler)) is not None:
@@ -424,14 +424,14 @@ def hang_up(clients: Collection[str]) -> None:
 
 
 def client_transport(handler: ConnectionHandler) -> asyncio.WriteTransport | None:
-    """Of a connection that mitmproxy's layers serve. None: it is closed, or none of TCP."""
+    """The transport of a client connection served by mitmproxy's layers. None if it is closed or not TCP."""
     end = handler.transports.get(handler.client)
     return getattr(end.writer, "transport", None) if end is not None else None
 
 
 @contextmanager
 def telling_unless_soon(tell: Callable[[], None]) -> Iterator[None]:
-    """Has it told what the block waits for, unless that is over in a moment."""
+    """Call `tell` if the block takes longer than `TELL_AFTER` seconds."""
     telling = asyncio.get_running_loop().call_later(TELL_AFTER, tell)
     try:
         yield
@@ -440,7 +440,7 @@ def telling_unless_soon(tell: Callable[[], None]) -> Iterator[None]:
 
 
 def until(seconds: float) -> str:
-    """When so many seconds are over, on the clock."""
+    """The local time in so many seconds, as HH:MM:SS."""
     return time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
 
 
@@ -454,7 +454,7 @@ def tell_events(runtime: Runtime, when: str) -> None:
 
 
 def unchangeable(current: Prepared, wanted: Prepared) -> str | None:
-    """Why a live change cannot be taken; None where it can."""
+    """Why a live change must be rejected, or None if it is fine."""
     if missing := missing_account(wanted):
         return missing
     for name in sorted(START_ONLY):
@@ -464,23 +464,23 @@ def unchangeable(current: Prepared, wanted: Prepared) -> str | None:
 
 
 def obstacles(prepared: Prepared) -> list[str]:
-    """Why nothing can start with it."""
+    """The reasons why the proxy cannot start with this configuration."""
     nowhere = missing_account(prepared) or kafka_trouble(prepared)
     return [*filter(None, [nowhere]), *unwritable_files(prepared)]
 
 
 def unwritable_files(prepared: Prepared) -> list[str]:
-    """Of the files that events are written to, at the start; later on the log tells of them."""
+    """Problems with the files that events are written to. Checked at startup; later problems are logged."""
     files = {instance.settings.sink_file for instance in prepared.instances}
     return [f"sink_file: {why}" for path in files if path is not None and (why := unwritable(path)) is not None]
 
 
 def missing_account(prepared: Prepared) -> str | None:
-    """What to do where events have nowhere to go."""
+    """What the user should do if events have nowhere to go, else None."""
     settings = prepared.instance.settings
     resolver = prepared.resolver
     if prepared.awaits_kong or (resolver is not None and (resolver.has_instances or resolver.has_akto)):
-        return None  # each of Kong's is checked when it is read
+        return None  # each of Kong's entries is checked when it is read
     if settings.has_receiver or not settings.enabled:
         return None
     where = settings.kong_config or settings.kong_admin_url
@@ -491,7 +491,7 @@ def missing_account(prepared: Prepared) -> str | None:
 
 
 def kafka_trouble(prepared: Prepared) -> str | None:
-    """What is wrong with the settings of a Kafka receiver; whether its brokers can be reached is not asked."""
+    """What is wrong with the settings of a Kafka receiver. Does not check whether its brokers can be reached."""
     for instance in prepared.instances:
         if instance.settings.kafka_brokers:
             from mitmproxy_moesif.delivery.receivers.kafka import trouble
@@ -511,13 +511,13 @@ def confdir() -> Path:
 
 
 def is_starting() -> bool:
-    """Whether an error in the log ends the proxy."""
+    """Whether mitmproxy is still starting, so that a logged error ends it."""
     check = ctx.master.addons.get("errorcheck")
     return check is not None and check.logger in logging.getLogger().handlers
 
 
 def start_when_up(runtime: Runtime, told: Callable[[], None]) -> None:
-    """Start as soon as the proxy has: until then any error in the log ends it, also one about a damaged spool."""
+    """Start once the proxy is up. Until then any logged error ends it, even one about a damaged spool."""
     if is_starting():
         ctx.master.event_loop.call_later(0.01, start_when_up, runtime, told)
     else:
@@ -527,7 +527,7 @@ def start_when_up(runtime: Runtime, told: Callable[[], None]) -> None:
 
 
 def warn_of_open(folder: Path | None) -> None:
-    """Others could not read what is stored, but take it away or leave something to be sent."""
+    """Warn about a spool folder open to others. They cannot read events, but could delete them or add their own."""
     with suppress(OSError):
         if folder is not None and folder.is_dir() and (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
             log.warning("moesif: others may enter the spool folder (mode %o): chmod 700 %s", mode, folder)
@@ -538,7 +538,7 @@ def odd_masks(prepared: Prepared) -> str | None:
 
 
 def remarks(settings: Settings) -> Iterator[str]:
-    """What was given and is deprecated, or does nothing."""
+    """Warnings about settings that are deprecated or have no effect."""
     for name, field in Settings.model_fields.items():
         if field.deprecated and name in settings.model_fields_set:
             yield f"{name} is deprecated: {field.deprecated}"

@@ -1,4 +1,4 @@
-"""The addon's logger, shown in mitmproxy's console; it never carries a body, an application id or a masked value."""
+"""The addon's logger, shown in mitmproxy's console. It never logs a body, an application id or a masked value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger("moesif")
 
 
 class RateLimitedLog:
-    """Logs each kind of message once in `interval` seconds, so that a fault on every request does not flood."""
+    """Logs each kind of message at most once per `interval` seconds, so that a fault on every request cannot flood."""
 
     def __init__(self, interval: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._interval = interval
@@ -33,11 +33,11 @@ class RateLimitedLog:
 
 
 class QuotesNothingError(Exception):
-    """Its text is ours, and may be logged."""
+    """An error whose text is our own, so that it is safe to log."""
 
 
 def describe(error: BaseException) -> str:
-    """The kind of an error and where it happened. Not its text, which may quote what it choked on."""
+    """The type of an error and where it was raised. Its text is left out, because it may quote the input."""
     if isinstance(error, QuotesNothingError):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)[-3:]

@@ -26,13 +26,14 @@ from mitmproxy_moesif.web.loopback import names_loopback
 from mitmproxy_moesif.web.server import bind, free_port, url_of
 
 PORTS = {"port": "PORT", "page": "PAGE_PORT", "web-port": "WEB_PORT"}
-"""What a port is called in the Makefile, by its name in messages."""
+"""The Makefile variable for each port, by its name in messages."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Start the local stack, the proxy and its traffic page, end all on Ctrl-C.
+    """Start the local stack, the proxy and its traffic page; stop all of them on Ctrl-C.
 
-    An application id in the environment feeds Moesif. Without the extra `page`, the events are served in its place.
+    With an application id in the environment, events go to Moesif. Without the extra `page`, the received events are
+    served on the page's port.
     """
     listen = Address(options.host, options.port)
     _need(options, {"port": listen, "page": Address("127.0.0.1", options.page_port)})
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def debug(options: argparse.Namespace, script: Path) -> int:
-    """mitmweb with the addon, in front of the echo or an upstream, with the local collector, until Ctrl-C."""
+    """Run mitmweb with the addon and the local collector, in front of the echo or an upstream, until Ctrl-C."""
     listen = Address(options.host, options.port)
     more = {"web-port": options.web_port, "page": options.page_port}
     _need(options, {"port": listen, **{name: Address("127.0.0.1", port) for name, port in more.items()}})
@@ -74,8 +75,8 @@ def debug(options: argparse.Namespace, script: Path) -> int:
 
 
 def _mitmweb(options: argparse.Namespace, stack: LocalStack, folder: str, script: Path, password: str) -> list[str]:
-    """The hash of its password is in a file: command lines are for all to see, and mitmweb warns of a plain one."""
-    from argon2 import PasswordHasher  # mitmproxy's; `run` needs none
+    """The password is hashed in a file: anyone can read command lines, and mitmweb warns about plain-text passwords."""
+    from argon2 import PasswordHasher  # a dependency of mitmproxy; not needed by `run`
 
     (Path(folder) / "config.yaml").write_text(f"web_password: {PasswordHasher().hash(password)}\n")
     return [
@@ -88,7 +89,7 @@ def _mitmweb(options: argparse.Namespace, stack: LocalStack, folder: str, script
 
 
 def _environment(options: argparse.Namespace, stack: LocalStack, folder: str, *, feeds_moesif: bool) -> dict[str, str]:
-    """Of a proxy beside the stack."""
+    """The environment variables of a proxy that uses the local stack."""
     environment = dict(os.environ)
     if not feeds_moesif:
         environment |= {"MOESIF_APPLICATION_ID": "local", "MOESIF_API_ENDPOINT": stack.collector_url}
@@ -123,7 +124,7 @@ def _started(command: Sequence[str], environment: Mapping[str, str]) -> Iterator
 
 @contextmanager
 def _traffic_page(options: argparse.Namespace, stack: LocalStack, environment: Mapping[str, str]) -> Iterator[str]:
-    """The page, until the end of the block; gives the URL of the received events, which are served there too."""
+    """Serve the traffic page inside the block. Yields the base URL of the received events, which the page shows too."""
     if not page.is_there():
         sys.stdout.write(f"{page.MISSING}\n")
         yield stack.page_url
@@ -170,9 +171,9 @@ def _greet(
 
 
 def _supervise(command: Sequence[str], environment: dict[str, str], listen: Address, greet: Callable[[], None]) -> int:
-    """Run the proxy in a session of its own, so that Ctrl-C reaches it once, from here; the collector outlives it.
+    """Run the proxy in its own session, so that only this process forwards Ctrl-C to it; the collector outlives it.
 
-    It greets when the first request would be answered.
+    Calls `greet` once the proxy accepts connections.
     """
     process: subprocess.Popen[bytes] | None = None
     asked: list[int] = []
@@ -198,7 +199,7 @@ def _supervise(command: Sequence[str], environment: dict[str, str], listen: Addr
 
 
 def _listens(process: subprocess.Popen[bytes], listen: Address) -> bool:
-    """Waits for it; false where the process has ended instead."""
+    """Wait until the proxy accepts connections. False if the process ended instead."""
     while process.poll() is None:
         with suppress(OSError):
             socket.create_connection((listen.host, listen.port), 1).close()

@@ -1,6 +1,7 @@
-"""What runs while a proxy runs, apart from the addon that mitmproxy loads: it outlives a reload of the script.
+"""What runs while a proxy runs. It is separate from the addon that mitmproxy loads, so it survives script reloads.
 
-What not every start needs is imported where it is used: under mitmdump the port is open while this is imported.
+Modules that not every start needs are imported where they are used: under mitmdump the port is already open while this
+module is imported.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Settings with everything that is read and parsed because of them."""
+    """Settings, with everything that is read and compiled from them."""
 
     given: Mapping[str, Any]
     instance: Instance
@@ -51,7 +52,7 @@ class Prepared:
     kong: KongConfig | None = None
     resolver: Resolver | None = None
     unplaced: Instance = field(init=False)
-    """For requests that no instance is found for: the options, masking what any instance masks."""
+    """Used for requests without an instance: the options, masking everything that any instance masks."""
 
     def __post_init__(self) -> None:
         unplaced = replace(self.instance, masks_all=self.awaits_kong).with_masks_of(self.instances)
@@ -59,11 +60,11 @@ class Prepared:
 
     @classmethod
     def of(cls, given: Mapping[str, Any], previous: Prepared | None = None, confdir: Path | None = None) -> Prepared:
-        """Raises `SettingsError` with one line for a file that cannot be taken or a filter that is none.
+        """Raises `SettingsError` with one line for an unusable file or an invalid filter.
 
-        What has not changed since `previous` is kept, so that a live change does not hold the event loop: rules, hooks
-        and the router are compiled again only where what they are made of is another. Kong's configuration is not read
-        again; its source watches it. `confdir` is where the spool is unless the settings say otherwise.
+        Whatever has not changed since `previous` is reused, so that a live change does not block the event loop: rules,
+        hooks and the router are recompiled only if their sources changed. Kong's configuration is not read again,
+        because `KongSource` watches it. `confdir` contains the spool unless the settings say otherwise.
         """
         settings = parse_settings(given)
         folder = spool_folder(settings, confdir)
@@ -79,19 +80,19 @@ class Prepared:
         return cls(given, instance, rules, parse_filter(settings.skip), kong, resolver)
 
     def with_kong(self, kong: KongConfig, previous: Resolver | None = None) -> Prepared:
-        """The same with another Kong configuration; `previous` was made for it already. Raises `SettingsError`."""
+        """A copy with another Kong configuration; `previous` was already made for it. Raises `SettingsError`."""
         return replace(self, kong=kong, resolver=resolver_for(kong, self.given, previous or self.resolver))
 
     @property
     def awaits_kong(self) -> bool:
-        """Kong's configuration is not known yet: nobody can say what is captured for whom, and what is masked."""
+        """Whether Kong's configuration is still unknown, so that it is unclear what to capture and what to mask."""
         return self.kong is None and names_kong(self.instance.settings)
 
     @property
     def instances(self) -> list[Instance]:
-        """All that requests may be for: those of Kong's configuration and the Admin API; else the options as one.
+        """All instances that a request can match: those from Kong's configuration and the Admin API, or the options.
 
-        The options come last, so that they decide about an account that they share with others.
+        The options come last, so that they win for an account that they share with other instances.
         """
         if self.awaits_kong:
             return []
@@ -103,7 +104,7 @@ class Prepared:
 
     @property
     def akto(self) -> set[AktoTarget]:
-        """Where records may go."""
+        """All Akto targets that records may be sent to."""
         targets = [instance.akto for instance in self.instances]
         if self.resolver is not None:
             targets += map(AktoTarget.of, self.resolver.akto.values())
@@ -115,7 +116,7 @@ def names_kong(settings: Settings) -> bool:
 
 
 def read_kong(settings: Settings, given: Mapping[str, Any], folder: Path | None) -> KongConfig | None:
-    """At the start. None also where it is not known yet."""
+    """Read Kong's configuration at startup. None if there is none or it is not known yet."""
     if not names_kong(settings):
         return None
     from mitmproxy_moesif.kong.resolver import parse_instance
@@ -145,7 +146,7 @@ def resolver_for(
 
 
 class Listening(Protocol):
-    """What gives access to the Admin API, from its start until it is stopped."""
+    """A listener that serves the Admin API between `start` and `stop`."""
 
     def start(self) -> None:
         """Raises `OSError` and `ValueError` with one line."""
@@ -154,11 +155,11 @@ class Listening(Protocol):
 
 
 type Listen = Callable[[Settings, Operations], Listening]
-"""Restores what is kept of earlier changes; it is not started. Raises `OSError` and `ValueError` with one line."""
+"""Restores saved Admin API changes and returns a listener, not yet started. Raises one-line `OSError`, `ValueError`."""
 
 
 def listen(settings: Settings, operations: Operations) -> AdminServer:
-    """A listener and a state file of this process's own."""
+    """An Admin API listener with its own state file, both in this process."""
     from mitmproxy_moesif.admin.server import admin_server
     from mitmproxy_moesif.admin.state import StateFile
 
@@ -168,10 +169,10 @@ def listen(settings: Settings, operations: Operations) -> AdminServer:
 
 
 class Runtime:
-    """InFlight, counts, delivery, rules: made once for a proxy.
+    """Exchanges in flight, counters, delivery and rules. Created once per proxy.
 
-    `prepared` is what is in force. `take` puts another one in force, on the event loop: it is the addon's, and after a
-    reload of the script its successor's.
+    `prepared` is the configuration in force. `take` puts another one in force, on the event loop; it belongs to the
+    addon, and after a reload of the script to the addon's successor.
     """
 
     def __init__(
@@ -210,7 +211,7 @@ class Runtime:
             self.refresher.start()
 
     def prepare_admin(self, settings: Settings, change: LiveOptions, listen: Listen) -> None:
-        """Where an admin listener is configured, what it is to answer from. Raises `SettingsError` with one line."""
+        """Create the Admin API and its listener if one is configured. Raises `SettingsError` with one line."""
         if settings.admin_listen is None:
             return
         from mitmproxy_moesif.admin.service import Operations
@@ -233,7 +234,7 @@ class Runtime:
         self._operations, self._settle = operations, change.settle
 
     def open_admin(self) -> None:
-        """Answer, where one is configured, now that all is there. Raises `SettingsError` with one line."""
+        """Start the admin listener if there is one, now that everything is ready. Raises one-line `SettingsError`."""
         try:
             if self._admin is not None:
                 self._admin.start()
@@ -245,7 +246,7 @@ class Runtime:
         return self.prepared
 
     def _refusals(self) -> dict[str, Refusal]:
-        """By destination, where what takes the events is what was asked for configuration and rules."""
+        """Refusals by destination, for destinations that receive events and also serve configuration and rules."""
         accounts = {one.destination: one.account for one in self._now().instances if not one.settings.kafka_brokers}
         found = {name: self.refresher.refusal(account) for name, account in accounts.items()}
         return {name: refusal for name, refusal in found.items() if refusal is not None}
@@ -260,7 +261,7 @@ class Runtime:
         self.refresher.keep({instance.account for instance in prepared.instances})
 
     def watch_kong(self, settings: Settings, loop: AbstractEventLoop, current: KongConfig | None) -> None:
-        """Follow Kong's configuration, and what the Admin API changes of it."""
+        """Follow changes of Kong's configuration, and changes to it through the Admin API."""
         if self._operations is None and not names_kong(settings):
             return
         from mitmproxy_moesif.kong.entities import KongConfig
@@ -268,7 +269,7 @@ class Runtime:
         from mitmproxy_moesif.kong.resolver import parse_instance
 
         def changed(kong: KongConfig) -> None:
-            """From the source's thread. Raises `SettingsError` where an instance is wrong: the old ones stay."""
+            """Called on the source's thread. Raises `SettingsError` for an invalid instance: the old ones stay."""
             loop.call_soon_threadsafe(self._kong_changed, self._now().with_kong(kong))
 
         def check(plugin: Plugin) -> None:
@@ -283,7 +284,7 @@ class Runtime:
         from mitmproxy_moesif.kong.source import KongSource, LastListings
 
         def replaced(kong: KongConfig) -> None:
-            """What is kept of earlier changes is about Kong's entries: it waits for the first that are known."""
+            """Saved changes refer to Kong's entries, so they are restored once the first entries are known."""
             nonlocal following
             live.replaced(kong)
             if not following:
@@ -311,7 +312,7 @@ class Runtime:
         self.take(prepared)
 
     def drain(self, seconds: float) -> None:
-        """What has not started is not waited for."""
+        """Deliver waiting events for up to `seconds`, unless delivery has not started."""
         self.refresher.stop()
         if self._started:
             self.delivery.drain(seconds)
@@ -326,6 +327,6 @@ class Runtime:
         return self.delivery.close()
 
     def fault(self, kind: str, error: Exception) -> None:
-        """Something of ours, or of the embedder's hooks, went wrong: counted, and logged once a kind and minute."""
+        """Count a fault in our code or in a user hook, and log it once per kind and minute."""
         self.delivery.fault(kind)
         self._limited.error(kind, "moesif: a fault in %s, the traffic is not affected: %s", kind, describe(error))

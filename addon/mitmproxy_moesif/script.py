@@ -1,4 +1,4 @@
-"""The addons that `mitmdump -s` loads: the capture, the gate and, where it can be, the fast lane."""
+"""The addons that `mitmdump -s` loads: the capture, the JWT gate and, on tested versions, the fast lane."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a start says: one block of what is in force, and one line for each upstream that is not reached."""
+"""The start report: one block that shows what is in force, and one line for each unreachable upstream."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from mitmproxy_moesif.runtime import Prepared
 
 PROBE_SECONDS = 2.0
 MOST = 3
-"""Receivers and upstreams that are named."""
+"""How many receivers, upstreams and so on are listed by name."""
 
 LABEL, END = "\033[1m", "\033[0m"
 
 
 def tell(prepared: Prepared, modes: Iterable[str], folder: Path | None) -> None:
-    """To the log; upstreams are tried in a thread of its own, which says nothing of those that answer."""
+    """Log the report. Another thread tries the upstreams and logs those that cannot be reached."""
     upstreams = [mode.removeprefix("reverse:") for mode in modes if mode.startswith("reverse:")]
     log.info("moesif: started\n%s", block(prepared, upstreams, folder, coloured=sys.stderr.isatty()))
     threading.Thread(target=lambda: list(map(try_upstream, upstreams)), name="moesif-start", daemon=True).start()
 
 
 def block(prepared: Prepared, upstreams: Iterable[str], folder: Path | None, *, coloured: bool = False) -> str:
-    """Without the password of a URL, an application id or any other secret."""
+    """The report's lines. They contain no passwords from URLs, application ids or other secrets."""
     label, end = (LABEL, END) if coloured else ("", "")
     lines = in_force(prepared, [shown(each) for each in upstreams], folder)
     return "\n".join(f"  {label}{name + ':':<11}{end} {text}" for name, text in lines)
 
 
 def in_force(prepared: Prepared, upstreams: list[str], folder: Path | None) -> Iterator[tuple[str, str]]:
-    """What it is, and what is true of it."""
+    """Pairs of a label and its text."""
     settings = prepared.instance.settings
     if upstreams:
         yield "upstream", some(upstreams)
@@ -87,7 +87,7 @@ def kong(prepared: Prepared) -> str:
 
 
 def overrides(prepared: Prepared) -> list[str]:
-    """What options and environment say otherwise than Kong's entries, and which of them; no values."""
+    """Names of the options and environment variables that override Kong's entries, without values."""
     if prepared.kong is None:
         return []
     from mitmproxy_moesif.kong.resolver import overridden
@@ -112,7 +112,7 @@ def rules(prepared: Prepared) -> Iterator[tuple[str, str]]:
 
 
 def masks(prepared: Prepared) -> str:
-    """What is left out of events; where Kong's entries say different things, of each."""
+    """What is masked in events; listed per entry if Kong's entries differ."""
     instances = prepared.instances or [prepared.instance]
     said = {each.name: masks_in_force(each.settings) for each in instances}
     credentials = {each.name: credentials_in_force(each.settings) for each in instances}
@@ -129,7 +129,7 @@ def _of_each(prepared: Prepared, said: Mapping[str, str]) -> str:
 
 
 def called(prepared: Prepared, name: str) -> str:
-    """An entry of Kong's without a name by what it is for: nobody has seen its id."""
+    """The name of an instance. For an entry of Kong's without a name it is the scope: nobody recognises its id."""
     if (resolver := prepared.resolver) is None:
         return name
     return next((resolver.scopes.scope(plugin) for plugin in resolver.config.plugins if plugin.id == name), name)
@@ -159,7 +159,7 @@ def shown(url: str) -> str:
 
 
 def try_upstream(url: str) -> None:
-    """Warn where nothing listens. Only TCP is tried: what an upstream does with a request of ours is its own affair."""
+    """Warn if nothing listens. Only a TCP connection is tried, because a request could have side effects upstream."""
     try:
         parts = urlsplit(url if "://" in url else f"https://{url}")
         port = parts.port or (80 if parts.scheme == "http" else 443)
