@@ -129,7 +129,7 @@ def _of_each(prepared: Prepared, said: Mapping[str, str]) -> str:
 
 
 def called(prepared: Prepared, name: str) -> str:
-    """The name of an instance. For an entry of Kong's without a name it is the scope: nobody recognises its id."""
+    """The name of an instance. For an entry of Kong's without a name it is the scope: its id tells users nothing."""
     if (resolver := prepared.resolver) is None:
         return name
     return next((resolver.scopes.scope(plugin) for plugin in resolver.config.plugins if plugin.id == name), name)

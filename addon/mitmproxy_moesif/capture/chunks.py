@@ -1,7 +1,7 @@
-"""In place of h11's reader of bodies in chunks, which mitmproxy uses: linear in time, and without a place for trailers.
+"""Replaces h11's reader for chunked bodies, which mitmproxy uses. Runs in linear time and does not report trailers.
 
-h11's patterns backtrack: a line of 64 KB with a bare LF at its end takes it minutes. And what reads the body in
-mitmproxy raises an exception at the sight of trailers: they are kept here, for who passes them on.
+h11's regular expressions backtrack: a 64 KB line that ends with a bare LF takes minutes. mitmproxy's body reader raises
+an exception if it gets trailers, so they are kept here for the code that forwards them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from mitmproxy_moesif.capture.heads import plain_field
 from mitmproxy_moesif.speedups.replacing import replacement
 
 FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host", b"trailer"})
-"""Fields that are never passed on behind a body."""
+"""Fields that are never forwarded as trailers."""
 
 MOST = 65_536
-"""Bytes of a line that tells a chunk's size, its extensions included; and of all trailers."""
+"""Maximum bytes of a chunk-size line with its extensions, and of all trailers together."""
 
 LINE_END = b"\r\n"
 SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}")
@@ -29,14 +29,14 @@ _AMBIGUOUS = re.compile(rb"[\r\n\0]")
 
 
 class ChunkReader:
-    """With the interface of h11's, and its leniency: blanks may stand behind a size. Lines end with CR LF alone."""
+    """Has the interface of h11's reader. Like h11, it allows blanks after a chunk size. Lines must end with CR LF."""
 
     def __init__(self) -> None:
         self.trailers: http.Headers | None = None
         self._left = 0
         self._line_end = b""
         self._lines: list[bytes] | None = None
-        """The trailers' so far."""
+        """The trailer lines so far; None before the last chunk."""
         self._room = MOST
 
     def __call__(self, buffer: ReceiveBuffer) -> h11.Data | h11.EndOfMessage | None:
@@ -58,7 +58,7 @@ class ChunkReader:
         return h11.Data(data=data)  # type: ignore[arg-type]  # as h11 does
 
     def _pass_line_end(self, buffer: ReceiveBuffer) -> bool:
-        """What follows a chunk."""
+        """Consume the CR LF after a chunk; whether all of it has arrived."""
         found = buffer.maybe_extract_at_most(len(self._line_end)) or b""
         if not self._line_end.startswith(found):
             raise h11.RemoteProtocolError("a chunk is longer than its size")
@@ -81,7 +81,7 @@ class ChunkReader:
 
 
 def next_line(buffer: ReceiveBuffer, most: int) -> bytes | None:
-    """Without its end; None where that has not come. Raises `h11.RemoteProtocolError`."""
+    """The next line without CR LF; None if it is not complete yet. Raises `h11.RemoteProtocolError`."""
     line = buffer.maybe_extract_next_line()
     if (len(buffer) if line is None else len(line)) > most:
         raise h11.RemoteProtocolError("a line among the chunks is too long")
@@ -94,7 +94,7 @@ def next_line(buffer: ReceiveBuffer, most: int) -> bytes | None:
 
 
 def size_of_chunk(line: bytes) -> int:
-    """Raises `h11.RemoteProtocolError`."""
+    """The chunk size in bytes. Raises `h11.RemoteProtocolError`."""
     size = line.partition(b";")[0].rstrip(b" \t")
     if not SIZE.fullmatch(size):
         raise h11.RemoteProtocolError("the size of a chunk is invalid")
@@ -102,7 +102,7 @@ def size_of_chunk(line: bytes) -> int:
 
 
 def trailers_of(lines: list[bytes]) -> http.Headers | None:
-    """Raises `h11.RemoteProtocolError`."""
+    """The trailers that may be forwarded; None if there are none. Raises `h11.RemoteProtocolError`."""
     try:
         fields = [plain_field(line) for line in lines]
     except ValueError:

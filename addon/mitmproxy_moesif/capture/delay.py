@@ -1,9 +1,8 @@
-"""What the proxy adds to the time of exchanges: how long that which is due waits for the event loop.
+"""Event loop lag: the latency that the proxy adds to exchanges.
 
-Nothing but the event loop's thread reads a request and passes it on, reads an answer and passes it on. So each of these
-steps waits until all is done that came before it: other exchanges, hooks, and whatever else has the processor. A timer
-finds out how long: what it is late, a request that came when it was due would have waited. It costs no exchange
-anything.
+Requests and responses are read and forwarded only on the event loop's thread. So each step waits for everything before
+it: other exchanges, hooks, and whatever else uses the CPU. A timer measures this: a request that arrived when the timer
+was due would have waited as long as the timer was late. Measuring costs the exchanges nothing.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable
 
 EVERY = 0.1
-"""Seconds between two moments at which it is measured."""
+"""Seconds between two measurements."""
 
 
 class LoopDelay:
-    """Tells `waited` the seconds of each moment, also of those that went by while the loop was busy with one thing."""
+    """Calls `waited` with the lag in seconds at each measurement, including those missed while the loop was blocked."""
 
     def __init__(self, waited: Callable[[float], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._waited = waited
@@ -25,12 +24,12 @@ class LoopDelay:
         self._ended = False
 
     def start(self, loop: AbstractEventLoop) -> None:
-        """From the loop's thread."""
+        """Call on the loop's thread."""
         if not self._ended:
             loop.call_later(EVERY, self._look, loop, self._clock() + EVERY)
 
     def stop(self) -> None:
-        """From any thread."""
+        """Thread-safe."""
         self._ended = True
 
     def _look(self, loop: AbstractEventLoop, due: float) -> None:

@@ -1,10 +1,10 @@
-"""Moesif's rules on the request path: an answer in place of the upstream's, or headers on it.
+"""Moesif's governance rules on the request path: they block a request, or add headers to its response.
 
-Decided when the request's headers are there, so that bodies still stream. Only a request that a rule on the body could
-concern is held back until its body is known, up to the limit for request bodies. A larger one, and one that is not what
-it says or not the same for everybody, matches no such rule; with `governance_fail=closed` it is refused.
+Rules are evaluated once the request's headers are there, so that bodies still stream. Only a request that a body rule
+could match is held until its body is complete, up to the limit for request bodies. A body that is larger, malformed or
+ambiguous matches no body rule; with `governance_fail=closed` the request is refused.
 
-Who calls is known for sure when the answer has come: where it names somebody else, the rules are decided once more.
+Only the response settles who the caller is: if it names a different one, the rules are evaluated again.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from mitmproxy_moesif.kong.normalize import normalize, to_text
 
 type Identify = Callable[[UserHooks, HookExchange, Caller], Caller]
 
-_MARKS = re.compile(rb"[%#\x80-\xff]|//|/\.")  # without any of them, a path has one reading
+_MARKS = re.compile(rb"[%#\x80-\xff]|//|/\.")  # a path without any of these has only one reading
 
 UNCHECKED = "the request could not be checked"
 
 
 class Enforcer:
-    """`identify` asks the embedder's hooks who calls; `fault` is told of an error while rules are evaluated."""
+    """`identify` asks the user hooks who the caller is; `fault` reports an error during rule evaluation."""
 
     def __init__(self, identify: Identify, fault: Callable[[str, Exception], None]) -> None:
         self._identify = identify
         self._fault = fault
 
     def at_headers(self, flow: http.HTTPFlow, entry: PendingExchange, snapshot: Snapshot) -> bool:
-        """Decide what can be decided; true where the body has to be known for it."""
+        """Evaluate the rules at the request's headers. True if the body is needed for a decision."""
         if not snapshot.rules.active or not entry.live or entry.instance.settings.governance == "off":
             return False
         if flow.response is not None and flow.response.status_code >= 400:
@@ -55,7 +55,7 @@ class Enforcer:
             needed = has_content(flow) and snapshot.needs_body(view, caller.user_id, caller.company_id)
             fits = needed and self._fits(flow, entry)
             decision = snapshot.decide(view, caller.user_id, caller.company_id)
-            # Of a body of unknown length nobody can tell whether it will fit; what blocks without it, blocks now.
+            # A body of unknown length may turn out too large, so a rule that blocks without the body blocks now.
             if fits and (decision.block is None or "content-length" in flow.request.headers):
                 return True
             self._apply(flow, entry, decision, unchecked=needed)
@@ -64,7 +64,7 @@ class Enforcer:
         return False
 
     def at_body(self, flow: http.HTTPFlow, entry: PendingExchange, snapshot: Snapshot) -> None:
-        """Decide a request that was held back, its body known, or known to be larger than rules read."""
+        """Evaluate the rules for a held request, once its body is complete or known to exceed the limit."""
         try:
             view, caller = self._read(flow, entry, snapshot, lambda: flow.request.raw_content)
             decision = snapshot.decide(view, caller.user_id, caller.company_id)
@@ -73,7 +73,7 @@ class Enforcer:
             self._failed(flow, entry, error)
 
     def at_answer(self, flow: http.HTTPFlow, entry: PendingExchange, snapshot: Snapshot) -> None:
-        """Decide once more where the upstream's answer tells that somebody else has called."""
+        """Evaluate the rules again if the upstream's response names a different caller."""
         answer, decided_for = flow.response, entry.caller
         if answer is None or decided_for is None or entry.blocked_by is not None:
             return
@@ -126,14 +126,14 @@ class Enforcer:
         return self._identify(hooks, seen, caller)
 
     def _fits(self, flow: http.HTTPFlow, entry: PendingExchange) -> bool:
-        """Whether a body may be within the limit; one of unknown length may."""
+        """Whether a body may be within the limit. True if its length is unknown."""
         length = flow.request.headers.get("content-length")
         return length is None or (length.isdigit() and int(length) <= entry.instance.policy.request.body.limit)
 
     def _apply(
         self, flow: http.HTTPFlow, entry: PendingExchange, decision: Decision, *, unchecked: bool = False
     ) -> None:
-        """`unchecked`: there is a body that a rule asks for and cannot read."""
+        """`unchecked`: a rule needs the body, but it cannot be read."""
         if decision.block is not None:
             entry.blocked_by = decision.block.rule_id
             flow.response = blocked_response(decision.block, head=flow.request.method.upper() == "HEAD")
@@ -152,7 +152,7 @@ class Enforcer:
 
 
 def names_two_callers(entry: PendingExchange, rules: RuleBook) -> bool:
-    """Whether a header that says who calls is there twice, and rules use it: services differ in which they believe."""
+    """Whether a caller's identifying header is there twice and rules use it: services differ in which one they use."""
     used = rules.index.header_names & {"authorization"}
     if rules.ask_who_calls:
         used |= naming_headers(entry.instance.policy.identity)
@@ -163,7 +163,7 @@ def names_two_callers(entry: PendingExchange, rules: RuleBook) -> bool:
 
 
 def routes(target: bytes) -> tuple[str, ...]:
-    """The path as the upstream gets it, and as Kong understands it; without scheme and host, where it has them."""
+    """The path as the upstream gets it, and as Kong normalizes it (without scheme and host). No duplicates."""
     path = target.partition(b"?")[0]
     if not _MARKS.search(path):
         return (text(path),)
@@ -178,6 +178,6 @@ def has_content(flow: http.HTTPFlow) -> bool:
 
 
 def sent_content(entry: PendingExchange) -> bytes | None:
-    """The request's body, as far as it was kept."""
+    """The request's body, or None if it was not kept."""
     tee = entry.request_tee
     return tee.payload().content() if tee is not None else entry.flow.request.raw_content

@@ -1,10 +1,10 @@
-"""In place of mitmproxy's classes: a refusal is answered at the request's head, and of its body nothing is kept.
+"""Replaces classes of mitmproxy: refused requests are answered at the head, and their bodies are discarded.
 
-mitmproxy reads a body to its end before it sends an answer that a hook has set. What is put in place of its classes
-here answers at once, reads on for `MAX_DISCARDED` bytes, so that a client that sends first finds the answer, and then
-closes the connection; over HTTP/2 it resets the stream. In the same way a body that rules wait for is passed on, or
-refused, as soon as it is larger than they read. A request that met a kept connection as the upstream closed it is sent
-once more on a fresh one, where that does no harm. On versions of mitmproxy that were not tested none of it is done.
+mitmproxy reads a whole body before it sends a response that a hook has set. The classes here respond at once and read
+up to `MAX_DISCARDED` more bytes, so that a client that sends its body first still gets the response. Then they close
+the connection, or reset the stream over HTTP/2. A body that rules wait for is forwarded or refused as soon as it
+exceeds their limit. If the upstream closes a reused connection just as a request is sent, the request is retried once
+on a new connection, if it is safe to repeat. None of this is installed on untested versions of mitmproxy.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from mitmproxy_moesif.speedups import versions
 from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
 
 MAX_HEAD = 65_536
-"""Bytes of a request's head, as HTTP/2's default has it; and of what a client may send ahead of its turn."""
+"""Maximum bytes of a request's head, as is the default of HTTP/2, and of requests that a client pipelines."""
 
 MAX_DISCARDED = 1_000_000
-"""Bytes of a refused request's body that are read and thrown away."""
+"""Maximum bytes of a refused request's body that are read and discarded."""
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
@@ -58,9 +58,9 @@ type Commands = Generator[commands.Command, Any, None]
 
 
 class Hold:
-    """In the place of a request's stream: its body is held up to `limit` bytes, then `release` is called.
+    """Set as a request's `stream`: holds the body up to `limit` bytes, then calls `release`.
 
-    That either sets an answer or has the body streamed. False, as stock mitmproxy holds a body that is not streamed.
+    `release` either sets a response or starts streaming. A `Hold` is false, so that mitmproxy buffers the body.
     """
 
     def __init__(self, limit: int, release: Callable[[], None]) -> None:
@@ -82,7 +82,7 @@ class Stream(http_layers.HttpStream):
         yield from super().state_wait_for_request_headers(event)
 
     def check_killed(self, emit_error_hook: bool) -> Generator[commands.Command, Any, bool]:
-        """Asked first when the hook for the head has run."""
+        """mitmproxy calls this first after the `requestheaders` hook."""
         if (yield from super().check_killed(emit_error_hook)):
             return True
         at_head = self.client_state == self.state_wait_for_request_headers
@@ -100,7 +100,7 @@ class Stream(http_layers.HttpStream):
             yield from super().handle_protocol_error(event)
 
     def met_a_closing_connection(self, message: str) -> bool:
-        """Whether an upstream closed a kept connection just when a request came that may as well be sent twice."""
+        """Whether the upstream closed a reused connection just as a request came that is safe to send twice."""
         request, server = self.flow.request, self.flow.server_conn
         kept = server.timestamp_start is not None and server.timestamp_start < request.timestamp_start
         return (
@@ -111,13 +111,13 @@ class Stream(http_layers.HttpStream):
         )
 
     def send_again(self) -> Commands:
-        """On a fresh connection."""
+        """Send the request again on a new connection."""
         if (yield from self.make_server_connection()):
             yield http_layers.SendHttp(RequestHeaders(self.stream_id, self.flow.request, True), self.context.server)
             yield http_layers.SendHttp(RequestEndOfMessage(self.stream_id), self.context.server)
 
     def has_ended(self) -> bool:
-        """Whether all of the request is there: it has no body, or that came along with the head."""
+        """Whether the whole request is there: it has no body, or the body arrived with the head."""
         return self.bodiless or any(isinstance(event, RequestEndOfMessage) for event in self._paused_event_queue)
 
     def check_body_size(self, request: bool) -> Generator[commands.Command, Any, bool]:
@@ -140,13 +140,13 @@ class Stream(http_layers.HttpStream):
             yield from self.handle_event(RequestData(self.stream_id, held))
 
     def refuse(self, refusal: Refusal) -> Commands:
-        """Go on as at the end of the body."""
+        """Continue as if the body had ended."""
         refusal.unread = True
         if not self.flow.request.is_http2 and announced(self.flow.request) > MAX_DISCARDED:
             refusal.headers["Connection"] = "close"
         self.request_body_buf.clear()
         yield from self.state_consume_request_body(RequestEndOfMessage(self.stream_id))
-        self.client_state = self.state_errored  # which takes whatever comes, and does nothing
+        self.client_state = self.state_errored  # ignores further events
 
 
 def announced(request: http.Request) -> int:
@@ -155,7 +155,7 @@ def announced(request: http.Request) -> int:
 
 
 def page_of(context: Context, event: ResponseProtocolError) -> Refusal | None:
-    """What a client gets for an exchange that failed; None where the connection or stream just ends."""
+    """The error page for a failed exchange; None if the connection or stream is just closed."""
     if (status := event.code.http_status_code()) is None:
         return None
     layers = (layer for layer in context.layers if isinstance(layer, http_layers.HttpLayer))
@@ -164,19 +164,19 @@ def page_of(context: Context, event: ResponseProtocolError) -> Refusal | None:
 
 
 def unread_head_page(status_code: int, _message: str = "") -> bytes:
-    """Of a request whose head cannot be read; mitmproxy's message quotes it."""
+    """The error page for a request whose head cannot be parsed. mitmproxy's own page quotes the head."""
     page: bytes = assemble_response(failure_page(status_code, None))
     return page
 
 
 def has_bare_line_feed(buffer: ReceiveBuffer) -> bool:
-    """Whether there is a whole head with one. It is looked for where the buffer will look for the head's end."""
+    """Whether the buffer has a complete head with a bare LF. The search starts where h11's own search will start."""
     found = blank_line_regex.search(buffer._data, buffer._multiple_lines_search)  # noqa: SLF001
     return found is not None and _BARE.search(buffer._data, 0, found.end()) is not None  # noqa: SLF001
 
 
 class Http1End(Http1Server):
-    """Toward a client that speaks HTTP/1."""
+    """The connection to an HTTP/1 client."""
 
     def send(self, event: HttpEvent) -> Commands:
         if isinstance(event, ResponseProtocolError) and (answer := self.page_for(event)) is not None:
@@ -184,7 +184,7 @@ class Http1End(Http1Server):
         return super().send(event)
 
     def page_for(self, event: ResponseProtocolError) -> Refusal | None:
-        """None where it is too late for one."""
+        """The error page, or None if it is too late to send one."""
         in_time = self.response is None and self.conn.state & ConnectionState.CAN_WRITE
         return page_of(self.context, event) if in_time else None
 
@@ -206,7 +206,7 @@ class Http1End(Http1Server):
         yield from self.close()
 
     def wait(self, event: events.Event) -> Commands:
-        """For the answer; meanwhile further requests may come, but not without bound."""
+        """Wait for the response. The client may pipeline requests meanwhile, up to `MAX_HEAD` bytes."""
         yield from super().wait(event)
         if len(self.buf) > MAX_HEAD:
             yield commands.CloseConnection(self.conn)
@@ -220,7 +220,7 @@ class Http1End(Http1Server):
         yield from super().read_body(event)
 
     def ends_soon(self) -> bool:
-        """Whether the body is of a known length that is read to its end: in its last piece others may begin."""
+        """Whether the body has a known length and is read to its end; its last piece may contain the next request."""
         return self.request is not None and 0 < announced(self.request) <= MAX_DISCARDED
 
     def close(self) -> Commands:
@@ -229,11 +229,11 @@ class Http1End(Http1Server):
 
 
 MOST_STREAMS = 1000
-"""Of one client: a hundred may be under way, but as soon as it has reset one it may begin another."""
+"""Maximum streams per client. HTTP/2 allows 100 open ones, but a client may open another for each one it resets."""
 
 
 class Http2End(Http2Server):
-    """Toward a client that speaks HTTP/2."""
+    """The connection to an HTTP/2 client."""
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
@@ -258,11 +258,11 @@ class Http2End(Http2Server):
         return (yield from super().handle_h2_event(event))
 
     def kept(self) -> int:
-        """Streams under way, and those that the client has reset and that wait for a connection to the upstream."""
+        """How many streams are open, or were reset by the client but still wait for an upstream connection."""
         return sum(len(each.streams) for each in self.context.layers if isinstance(each, http_layers.HttpLayer))
 
     def page_for(self, event: ResponseProtocolError) -> Refusal | None:
-        """None where it is too late for one."""
+        """The error page, or None if it is too late to send one."""
         stream = self.h2_conn.streams.get(event.stream_id)
         if stream is None or stream.state_machine.headers_sent or not self.is_open_for_us(event.stream_id):
             return None
@@ -275,7 +275,7 @@ class Http2End(Http2Server):
         yield commands.SendData(self.conn, self.h2_conn.data_to_send())
 
     def reset(self, stream_id: int) -> Commands:
-        """Have the client stop sending, the answer being whole."""
+        """Tell the client to stop sending, once the response is complete."""
         stream = self.h2_conn.streams.get(stream_id)
         if stream is not None and stream.state_machine.state is StreamState.HALF_CLOSED_LOCAL:
             self.h2_conn.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)

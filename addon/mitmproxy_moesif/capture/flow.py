@@ -1,9 +1,9 @@
-"""mitmproxy's flows to plain exchanges: what is done to a flow in each phase, and the snapshot at its end.
+"""Turns mitmproxy's flows into plain exchanges: what is done to a flow in each phase, and the snapshot at its end.
 
-Which hooks fire differs from case to case (an upstream that refuses, a client that leaves, a flow that is killed, an
-answer set by another addon). The rule that gives exactly one event per exchange: an exchange is opened in
-`requestheaders` and closed by the first of `response` (for a WebSocket: `websocket_end`) and `error`; what a client
-left open is closed when its connection ends, and the rest when the proxy does.
+Which hooks fire differs from case to case (the upstream refuses the connection, the client disconnects, the flow is
+killed, another addon sets a response). This rule gives exactly one event per exchange: an exchange is opened in
+`requestheaders` and closed by the first of `response` (for a WebSocket: `websocket_end`) and `error`. Those still open
+are closed when the client's connection ends, or else when the proxy ends.
 """
 
 from __future__ import annotations
@@ -35,20 +35,21 @@ _TRANSACTION_KEY = TRANSACTION_HEADER.lower()
 _PRINTABLE = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]{0,126}[\x21-\x7e])?")
 
 BLOCKED_BY = "moesif_blocked_by"
-"""In the metadata of a flow that somebody looks at: the rule that blocked it."""
+"""Key in a flow's metadata: the rule that blocked it. Set only if flows are shown or saved."""
 
 BODY_FIELDS = frozenset({b"content-length", b"transfer-encoding"})
 BODY_FIELD_LENGTHS = frozenset(map(len, BODY_FIELDS))
 
 
 def open_exchange(flow: http.HTTPFlow, instance: Instance) -> PendingExchange:
-    """The access phase: the transaction id on the request.
+    """The access phase: register the exchange and set the transaction id on the request.
 
-    The event's own is never a client's: one that came twice would make two events one. A client's passes as it is.
+    A client's transaction id is forwarded unchanged. The event gets its own id: a client that sends the same id twice
+    would merge two events into one.
     """
     fields, sent = flow.request.headers.fields, _sent_id(flow.request.headers.fields)
     entry = PendingExchange(flow, instance, with_host(flow), live=flow.live, refused=flow.error is not None)
-    ours = flow.id.encode()  # as in a saved flow that was captured
+    ours = flow.id.encode()  # a saved flow that was captured has this id in its headers
     if sent not in (None, ours) and _TRANSACTION_KEY.decode() not in instance.policy.request.header_masks:
         entry.metadata["client_transaction_id"] = sent.decode()
     if not instance.settings.disable_transaction_id:
@@ -60,7 +61,7 @@ def open_exchange(flow: http.HTTPFlow, instance: Instance) -> PendingExchange:
 
 
 def with_host(flow: http.HTTPFlow) -> Fields:
-    """The request's headers as an HTTP/1 upstream gets them: of later versions `:authority` is the Host."""
+    """The request's headers as an HTTP/1 upstream gets them: for HTTP/2 and later, `:authority` becomes Host."""
     fields, data = flow.request.headers.fields, flow.request.data
     if not data.authority or data.http_version.startswith(b"HTTP/1") or b"host" in flow.request.headers:
         return fields
@@ -74,7 +75,7 @@ def leave_out(flow: http.HTTPFlow, instance: Instance, why: str) -> PendingExcha
 
 
 def routable(flow: http.HTTPFlow) -> RoutableRequest:
-    """What decides the route of the flow's request."""
+    """The parts of a request that decide its route."""
     data = flow.request.data
     scheme, sni = "https" if flow.client_conn.tls else "http", flow.client_conn.sni
     return RoutableRequest(
@@ -83,26 +84,26 @@ def routable(flow: http.HTTPFlow) -> RoutableRequest:
 
 
 def peer_of(flow: http.HTTPFlow) -> str:
-    """The address that the connection came from; empty where there is none, as in a saved flow."""
+    """The client's IP address; empty if unknown, as in a saved flow."""
     return plain_peer(flow.client_conn.peername[0]) if flow.client_conn.peername else ""
 
 
 def stream_request(entry: PendingExchange, flow: http.HTTPFlow) -> None:
-    """A tee on the request's body. With an answer already set, streaming it would crash the engine.
+    """Put a tee on the request's body, unless a response is already set: streaming would then crash mitmproxy.
 
-    None where there cannot be a body: what other addons do to such a request in `request` still counts then.
+    There is no tee if there cannot be a body, so that other addons can still change such a request in `request`.
     """
     if entry.live and flow.response is None and flow.error is None and not flow.request.stream and has_body(flow):
         entry.request_tee = flow.request.stream = RequestTee(_limit(entry.instance, request=True), flow)
 
 
 def hold_request(entry: PendingExchange, flow: http.HTTPFlow, release: Callable[[], None]) -> None:
-    """Hold the body for rules; one that turns out larger than they read is given to `release`."""
+    """Hold the body for rules. Calls `release` if it turns out to exceed their limit."""
     flow.request.stream = Hold(entry.instance.policy.request.body.limit, release)  # type: ignore[assignment]
 
 
 def has_body(flow: http.HTTPFlow) -> bool:
-    """Whether a body may come. HTTP/1 says so with either of two fields; later versions need say nothing."""
+    """Whether a body may follow. In HTTP/1 one of two fields announces it; later versions need no field."""
     if flow.request.data.http_version not in (b"HTTP/1.1", b"HTTP/1.0"):
         return True
     for name, _ in flow.request.headers.fields:
@@ -112,7 +113,7 @@ def has_body(flow: http.HTTPFlow) -> bool:
 
 
 def open_response(entry: PendingExchange, flow: http.HTTPFlow, *, stream: bool) -> None:
-    """The header_filter phase: transaction id and the rules' headers on the answer, and a tee on its body."""
+    """The header_filter phase: add the transaction id and the rules' headers to the response, and tee its body."""
     response = flow.response
     if response is None or not entry.live:
         return
@@ -132,7 +133,7 @@ def _limit(instance: Instance, *, request: bool) -> int:
 
 
 def with_transaction_id(fields: Fields, value: bytes) -> Fields:
-    """The headers with this one transaction id, whatever they had; all others untouched."""
+    """The headers with exactly this transaction id; all other headers stay unchanged."""
     for name, _ in fields:
         if len(name) == len(_TRANSACTION_KEY) and name.lower() == _TRANSACTION_KEY:
             fields = tuple(item for item in fields if item[0].lower() != _TRANSACTION_KEY)
@@ -141,15 +142,15 @@ def with_transaction_id(fields: Fields, value: bytes) -> Fields:
 
 
 def _sent_id(fields: Fields) -> bytes | None:
-    """The client's transaction id, where it has one that anybody can write down."""
+    """The client's transaction id, if it sent exactly one and that is printable and at most 128 bytes long."""
     sent = [value for name, value in fields if len(name) == len(_TRANSACTION_KEY) and name.lower() == _TRANSACTION_KEY]
     return sent[0] if len(sent) == 1 and _PRINTABLE.fullmatch(sent[0]) else None
 
 
 def is_kongs_to_retry(flow: http.HTTPFlow, policy: EventPolicy) -> bool:
-    """Whether the exchange failed so that Kong, before us, would try again if our connection closed.
+    """Whether the exchange failed in a way that a Kong in front of us would retry if we close the connection.
 
-    An answer of ours would hide the failure from Kong: no `retries`, no passive health checks.
+    A response of ours would hide the failure from Kong: no `retries`, no passive health checks.
     """
     if not flow.live or not failed_before_answer(flow):
         return False
@@ -159,7 +160,7 @@ def is_kongs_to_retry(flow: http.HTTPFlow, policy: EventPolicy) -> bool:
 
 
 class End(NamedTuple):
-    """The status that the client saw, why the exchange failed in a word, and when it ended."""
+    """The status that the client saw, the cause of a failure in one word, and the end in seconds since 1970."""
 
     status: int | None
     cause: str | None
@@ -167,7 +168,7 @@ class End(NamedTuple):
 
 
 def end_of(entry: PendingExchange, *, failed: bool = False, left_over: str = "unfinished") -> End:
-    """`failed`: it ended in the `error` hook or was left over, and for what reason then."""
+    """`failed`: it ended in the `error` hook or was left over. `left_over` is the cause if there is no other."""
     flow = entry.flow
     cause = failure(flow, refused=entry.refused) or (
         left_over if failed and flow.error is None and not is_complete(flow) else None
@@ -180,7 +181,7 @@ def end_of(entry: PendingExchange, *, failed: bool = False, left_over: str = "un
 
 
 def snapshot(entry: PendingExchange, end: End) -> Exchange:
-    """The log phase: the snapshot of an exchange that ended, whichever way. References only, nothing is parsed."""
+    """The log phase: a snapshot of an ended exchange. It only holds references; nothing is parsed or copied."""
     flow, request = entry.flow, entry.flow.request
     if entry.unanswered:
         entry.metadata["left_to_kong"] = True
@@ -209,7 +210,7 @@ def snapshot(entry: PendingExchange, end: End) -> Exchange:
 
 
 def note(entry: PendingExchange, end: End, cause: str) -> Note:
-    """Of an exchange that is not captured."""
+    """A note of an exchange that is not captured."""
     request, debug = entry.flow.request, entry.instance.settings.debug
     line = shown_line(entry.instance, text(request.data.method), _authority(entry.flow), request.data.path)
     return Note(entry.flow.id, request.timestamp_start, end.at, *line, end.status, cause, debug)
@@ -221,7 +222,7 @@ def _add_response(exchange: Exchange, entry: PendingExchange, end: End) -> None:
         return
     exchange.status, exchange.ended = end.status, end.at
     if response is None or end.status != response.status_code:
-        return  # the engine's own error page: none of the upstream's headers were sent
+        return  # mitmproxy's own error page: none of the upstream's headers were sent
     exchange.response_headers = response.headers.fields
     if response.trailers is not None:
         exchange.response_trailers = response.trailers.fields
@@ -238,7 +239,7 @@ def _request_payload(entry: PendingExchange) -> Payload:
 
 
 def _payload(tee: Tee | None, message: http.Message, limit: int) -> Payload:
-    """What the tee kept, or the buffered content. A tee that was never called leaves the content to be read."""
+    """What the tee kept, or the buffered content if the tee was never called."""
     content = message.raw_content
     if content is None:
         return tee.payload() if tee is not None else NO_BODY
@@ -250,7 +251,7 @@ def _payload(tee: Tee | None, message: http.Message, limit: int) -> Payload:
 
 
 def _weigh(exchange: Exchange) -> int:
-    """About the bytes that it holds in memory."""
+    """The approximate memory of an exchange, in bytes."""
     fields = exchange.request_headers + exchange.response_headers + exchange.response_trailers
     texts = sum(map(len, chain.from_iterable(fields)))
     bodies = sum(map(len, chain(exchange.request_body.chunks, exchange.response_body.chunks)))
@@ -258,7 +259,7 @@ def _weigh(exchange: Exchange) -> int:
 
 
 def _authority(flow: http.HTTPFlow) -> str:
-    """The host as the client sent it; without one, the address that the client connected to."""
+    """The host as the client sent it, or else the address that the client connected to."""
     request = flow.request
     if request.data.authority:
         return text(request.data.authority)

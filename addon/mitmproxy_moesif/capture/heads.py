@@ -1,7 +1,8 @@
-"""Heads that everybody reads alike. What another parser could take for something else is refused.
+"""Refuses message heads that another parser could read differently (request smuggling).
 
-A bare CR, a NUL or a folded line ends a field for one parser and is part of its value for the next; of two Host fields,
-one believes the first. Such a request gets 400 before anything looks at it, and such an answer becomes 502.
+A bare CR, a NUL or a folded line ends a field for one parser and is part of its value for another; if there are two
+Host fields, parsers differ in which they use. Such a request gets 400 before anything else looks at it, and such a
+response becomes 502.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from mitmproxy_moesif.capture.responses import refusal, replace_answer
 from mitmproxy_moesif.event.exchange import Fields
 from mitmproxy_moesif.log import RateLimitedLog
 
-# What may be in it: taken away with `translate`, nothing must be left.
+# Allowed bytes: after deleting them with `translate`, nothing must be left.
 VISIBLE = bytes([*range(0x21, 0x7F), *range(0x80, 0x100)])
 TEXT = VISIBLE + b" \t"
 TOKEN = bytes(byte for byte in VISIBLE if byte < 0x80 and chr(byte) not in '"(),/:;<=>?@[\\]{}')
 _HOST = bytes(byte for byte in VISIBLE if byte not in b"/?#@\\,")
 
 MOST_DIGITS = 18
-"""Of a Content-Length: more may be beyond 64 bits, which is another length to some."""
+"""Maximum digits of a Content-Length. Longer ones may exceed 64 bits, which parsers read differently."""
 
 _LENGTH = len(b"content-length")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://([^/?#]*)(?:/.*)?", re.DOTALL)
@@ -30,14 +31,14 @@ _told = RateLimitedLog()
 
 
 def ambiguity(message: http.Message) -> str | None:
-    """Why the head can be read in more than one way; None where it cannot. It quotes nothing of it."""
+    """Why the head is ambiguous; None if it is not. The text does not quote the head."""
     if (why := _field_ambiguity(message.headers.fields)) is not None:
         return why
     return _request_ambiguity(message) if isinstance(message, http.Request) else None
 
 
 def plain_field(line: bytes) -> tuple[bytes, bytes]:
-    """The field of a line as it came, whatever text its value is. Raises `ValueError` where the line is not plain."""
+    """The name and value of a header line; the value is not checked. Raises `ValueError` if the line is no field."""
     name, colon, value = line.partition(b":")
     if not name or not colon or name.translate(None, TOKEN):
         raise ValueError("a line that is no field")
@@ -77,19 +78,19 @@ def _host_key(host: bytes) -> bytes:
 
 
 def refuse_request(flow: http.HTTPFlow) -> bool:
-    """Answer 400 to an ambiguous request; whether it is one. Nobody should look at it then."""
+    """Answer an ambiguous request with 400. Returns whether it is ambiguous; do not process it further then."""
     if not flow.live or (why := ambiguity(flow.request)) is None:
         return False
     peer = flow.client_conn.peername[0] if flow.client_conn.peername else "an unknown address"
     _told.warning(why, "moesif: a request from %s is refused with 400: %s", peer, why)
-    if flow.error is None:  # else mitmproxy has refused it
+    if flow.error is None:  # else mitmproxy has already refused it
         flow.request.stream = False
         flow.response = refusal(400, flow.request, "the request can be read in more than one way")
     return True
 
 
 def refuse_answer(flow: http.HTTPFlow) -> bool:
-    """Make an upstream's ambiguous answer a 502 without a body; whether it is one."""
+    """Replace an upstream's ambiguous response with a 502 without a body. Returns whether it is ambiguous."""
     response = flow.response
     if not flow.live or response is None or (why := ambiguity(response)) is None:
         return False
@@ -99,6 +100,6 @@ def refuse_answer(flow: http.HTTPFlow) -> bool:
 
 
 def drop_ambiguous_trailers(message: http.Message) -> None:
-    """Trailers may be dropped by anybody on the way; those that can be read in more than one way are."""
+    """Drop ambiguous trailers. HTTP allows any intermediary to drop trailers."""
     if message.trailers is not None and _field_ambiguity(message.trailers.fields) is not None:
         message.trailers = None

@@ -1,4 +1,4 @@
-"""Exchanges under way, by client connection and flow."""
+"""Exchanges in flight, by client connection and flow."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mitmproxy_moesif.event.identity import Caller
 
 @dataclass(slots=True)
 class PendingExchange:
-    """An exchange under way. `live` tells it from a saved one that is only read; killing ends the flow's own flag.
+    """An exchange in flight. `live` is false for saved flows; `flow.live` cannot be used, because killing clears it.
 
-    `unanswered`: its connection is closed without an answer. `left_out`: why there is to be no event of it. A `passive`
-    one is only counted: nothing is done to its flow.
+    `unanswered`: the connection is closed without a response. `left_out`: why it gets no event. A `passive` one is only
+    counted; its flow is not changed.
     """
 
     flow: http.HTTPFlow
@@ -33,7 +33,7 @@ class PendingExchange:
     left_out: str | None = None
     passive: bool = False
     awaits_body: bool = False
-    caller: Caller | None = None  # whom rules were decided for, where they ask
+    caller: Caller | None = None  # the caller that the rules were evaluated for, if they use it
     blocked_by: str | None = None
     rule_headers: Fields = ()
     kong: dict[str, object] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class PendingExchange:
 
 
 class InFlight:
-    """The exchanges under way, by client connection and flow. Used from the event loop's thread alone."""
+    """The exchanges in flight, by client connection and flow. Not thread-safe: use it on the event loop's thread."""
 
     def __init__(self) -> None:
         self._by_client: dict[str, dict[str, PendingExchange]] = {}
@@ -54,7 +54,7 @@ class InFlight:
         return flows.get(flow.id) if flows else None
 
     def pop(self, flow: http.HTTPFlow) -> PendingExchange | None:
-        """Close an exchange: only the first caller gets it."""
+        """Remove an exchange and return it; None if it was already removed."""
         client = flow.client_conn.id
         flows = self._by_client.get(client)
         if flows is None:

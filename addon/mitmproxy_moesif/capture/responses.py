@@ -1,4 +1,4 @@
-"""Answers in place of the upstream's."""
+"""Responses of our own, in place of the upstream's."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mitmproxy.net.http import status_codes
 from mitmproxy_moesif.governance.rules import BODILESS_STATUSES, Blocked
 
 ANNOUNCED = "jwt_gate"
-"""In a flow's metadata: headers, by name, that its answer gets whatever the upstream sends."""
+"""Key in a flow's metadata: headers, by name, that its response gets whatever the upstream sends."""
 
 GATE_REFUSED = "jwt_gate_refused"
-"""In a flow's metadata: why the gate has refused it, as the event says it."""
+"""Key in a flow's metadata: why the JWT gate refused it, as reported in the event."""
 
 TRANSACTION_ID = "moesif_transaction_id"
-"""In a flow's metadata: the transaction id that its answer bears where that is the engine's own."""
+"""Key in a flow's metadata: the transaction id to set on an error page."""
 
 MESSAGES = {
     400: "Bad request",
@@ -26,15 +26,15 @@ MESSAGES = {
     431: "Request header or cookie too large",
     502: "An invalid response was received from the upstream server",
 }
-"""Kong's words. Nothing in them tells a client what is behind the proxy."""
+"""Kong's messages. They reveal nothing about what is behind the proxy."""
 
 _JSON = re.compile(r"application/(?:[\w.-]+\+)?json\b", re.IGNORECASE)
 
 
 class Refusal(http.Response):
-    """An answer in place of the upstream's.
+    """A response in place of the upstream's.
 
-    `unread`: it was given before the request's body had come, of which so many bytes were `discarded` since.
+    `unread`: it was sent before the request's body was read. `discarded`: bytes of that body thrown away since.
     """
 
     unread = False
@@ -42,7 +42,7 @@ class Refusal(http.Response):
 
 
 def blocked_response(block: Blocked, *, head: bool) -> Refusal:
-    """A whole answer with the framing that belongs to it; to HEAD without the body that its length tells of."""
+    """A complete response with its Content-Length. With `head`, the body is left out but its length is kept."""
     fields = [(name.encode(), value.encode()) for name, value in block.headers]
     body = b"" if block.status in BODILESS_STATUSES else block.body
     if block.status not in BODILESS_STATUSES:
@@ -54,7 +54,7 @@ def blocked_response(block: Blocked, *, head: bool) -> Refusal:
 
 
 def own_answer(status: int, message: str, request: http.Request | None, *headers: tuple[str, str]) -> Refusal:
-    """An answer of our own: text, or JSON as Kong has it where the client asks for JSON. `request` None: unreadable."""
+    """A response of our own: text, or Kong's JSON if the client accepts JSON. `request` is None if it is unreadable."""
     kind, body = "text/plain", message
     if request is not None and _JSON.search(request.headers.get("accept", "")):
         kind, body = "application/json; charset=utf-8", json.dumps({"message": message})
@@ -63,12 +63,12 @@ def own_answer(status: int, message: str, request: http.Request | None, *headers
 
 
 def refusal(status: int, request: http.Request | None = None, message: str = "") -> Refusal:
-    """One after which the connection ends."""
+    """A response of our own that closes the connection."""
     return own_answer(status, message or MESSAGES.get(status, ""), request, ("Connection", "close"))
 
 
 def failure_page(status: int, flow: http.HTTPFlow | None) -> Refusal:
-    """In place of the engine's own page, whose message names addresses or quotes heads."""
+    """Replaces mitmproxy's own error page, which names addresses or quotes heads."""
     answer = refusal(status, flow.request if flow is not None else None)
     if flow is not None and TRANSACTION_ID in flow.metadata:
         answer.headers["X-Moesif-Transaction-Id"] = flow.metadata[TRANSACTION_ID]
@@ -76,7 +76,7 @@ def failure_page(status: int, flow: http.HTTPFlow | None) -> Refusal:
 
 
 def replace_answer(response: http.Response, answer: http.Response) -> None:
-    """Put another answer, without a body, in the place of an upstream's, whose body is yet to come and discarded."""
+    """Replace an upstream's response with `answer`, without a body. The upstream's body is discarded as it arrives."""
     response.data = answer.data
     response.headers["Content-Length"], response.headers["Connection"] = "0", "close"
     response.stream = _nothing

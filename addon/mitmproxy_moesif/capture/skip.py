@@ -1,4 +1,4 @@
-"""What is not captured: mitmproxy's filter expressions, with RE2 in place of the engine that backtracks."""
+"""The filter for what is not captured: mitmproxy's filter expressions, with RE2 instead of a backtracking engine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mitmproxy_moesif.config.re2set import PatternError, RegexSet, compile_re2, 
 from mitmproxy_moesif.config.settings import SettingsError
 
 MEMORY = 8 << 20
-"""Bytes that RE2 may use for one expression; taken only as needed."""
+"""Maximum bytes of memory that RE2 may use for one expression; allocated only as needed."""
 
 FLAGS = {re.IGNORECASE: "i", re.MULTILINE: "m", re.DOTALL: "s"}
 
 
 class Expression:
-    """As much of Python's compiled expression as filters use."""
+    """The part of `re.Pattern`'s interface that filters use."""
 
     def __init__(self, stock: re.Pattern[Any]) -> None:
         self.flags = stock.flags
@@ -34,7 +34,7 @@ class Expression:
 
 
 def parse_filter(expression: str | None) -> flowfilter.TFilter | None:
-    """Raises `SettingsError` with one line for what is no filter, or not one of RE2's."""
+    """Raises `SettingsError` with one line for an invalid filter or an expression that RE2 does not support."""
     if expression is None:
         return None
     try:

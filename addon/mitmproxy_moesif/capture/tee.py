@@ -1,4 +1,4 @@
-"""A streamed body: passed on chunk by chunk, and kept up to a limit."""
+"""Forwards a streamed body chunk by chunk and keeps a copy up to a limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mitmproxy_moesif.event.exchange import Payload
 
 
 class Tee:
-    """A stream callable that passes every chunk on at once and keeps a copy up to `limit` bytes."""
+    """A stream callable that forwards every chunk at once and keeps the body if it is at most `limit` bytes."""
 
     __slots__ = ("chunks", "ended", "limit", "size")
 
@@ -21,7 +21,7 @@ class Tee:
         self.ended = False
 
     def __call__(self, data: bytes) -> bytes:
-        # An exception here would hang the body ("mitmproxy has crashed!"): whatever happens, the data goes on.
+        # An exception here would make the body hang ("mitmproxy has crashed!"), so the data is always forwarded.
         try:
             self.keep(data)
         except Exception:  # noqa: BLE001
@@ -44,9 +44,9 @@ class Tee:
 
 
 class RequestTee(Tee):
-    """A request's tee. It is false once another addon has answered the request before any of its body came.
+    """A request's tee. It is false if another addon answered the request before any of its body arrived.
 
-    mitmproxy crashes if it streams a request that has its answer; it tests `request.stream` after all addons have run.
+    mitmproxy crashes if it streams a request that has a response. It tests `request.stream` after all addons have run.
     """
 
     __slots__ = ("_flow",)

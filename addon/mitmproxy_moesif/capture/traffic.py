@@ -1,4 +1,4 @@
-"""What passes, captured or not: by instance and status, how long it takes and waits, and what fails at upstreams."""
+"""Counts of all traffic, captured or not: by instance and status, durations, event loop lag, upstream failures."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ TROUBLES = MappingProxyType(
         "other": "it cannot be used",
     }
 )
-"""What upstreams fail of."""
+"""The kinds of upstream failures, with a description."""
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Of the durations of requests, in seconds."""
+"""Histogram bounds for request durations, in seconds."""
 
 ADDED_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-"""Of the waits for the event loop, in seconds."""
+"""Histogram bounds for event loop lag, in seconds."""
 
 
 class Durations(TypedDict):
-    """Seconds in all, and how many were no longer than each bound; `+Inf` is all of them."""
+    """The sum in seconds, and how many durations were at most each bound; `+Inf` counts all of them."""
 
     sum: float
     buckets: Mapping[str, int]
 
 
 class TrafficStatus(TypedDict):
-    """Since the start. `requests` by instance and class of status; upgraded connections have no duration.
+    """Counts since the start. `requests` is by instance and status class; upgraded connections have no duration.
 
-    `added`: how long a step of an exchange waited for the proxy, or would have, as `capture/delay.py` measures it.
+    `added` is the event loop lag that `capture/delay.py` measures.
     """
 
     requests: Mapping[str, Mapping[str, int]]
@@ -54,7 +54,7 @@ class TrafficStatus(TypedDict):
 
 
 class Histogram:
-    """Durations, counted by the smallest of the bounds that they do not exceed."""
+    """A histogram of durations: each is counted under the smallest bound that it does not exceed."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
@@ -71,7 +71,7 @@ class Histogram:
 
 
 class Traffic:
-    """Counts of one proxy. Written by the event loop's thread, read by any."""
+    """The counts of one proxy. Written on the event loop's thread, readable from any thread."""
 
     def __init__(self) -> None:
         self._requests: dict[str, list[int]] = {}
@@ -80,12 +80,12 @@ class Traffic:
         self._seconds, self._added = Histogram(BOUNDS), Histogram(ADDED_BOUNDS)
 
     def expect(self, instances: Iterable[str]) -> None:
-        """Their counts are shown from now on, though nothing has come for them yet."""
+        """Show counts for these instances from now on, even if they are zero."""
         for name in instances:
             self._requests.setdefault(name, [0] * len(STATUSES))
 
     def count(self, instance: str, status: int | None, seconds: float, *, blocked: bool) -> None:
-        """`status` is what the client saw, None without an answer."""
+        """`status` is what the client saw; None without a response. `seconds` is the duration."""
         counts = self._requests.get(instance) or self._requests.setdefault(instance, [0] * len(STATUSES))
         counts[min(max((status or 0) // 100, 0), 5)] += 1
         self._blocked += blocked
@@ -93,7 +93,7 @@ class Traffic:
             self._seconds.count(seconds)
 
     def waited(self, seconds: float) -> None:
-        """What was due waited so long for the event loop."""
+        """Count one measurement of event loop lag."""
         self._added.count(seconds)
 
     def failed(self, trouble: str) -> None:
@@ -110,7 +110,7 @@ class Traffic:
 
 
 def together(told: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Readings of several proxies added up."""
+    """The sum of several proxies' readings."""
     total: dict[str, Any] = {}
     for one in told:
         for name, value in one.items():

@@ -1,7 +1,7 @@
-"""WebSockets and other upgraded connections: their messages are counted and let go.
+"""WebSockets and other upgraded connections: their messages are counted and discarded.
 
-mitmproxy keeps every message of a connection for as long as that lives, and a message until it is whole. Here a list
-takes their place that keeps a few; and a large WebSocket message is passed on in pieces as it comes.
+mitmproxy keeps all messages until the connection ends, and buffers each message until it is complete. Here a bounded
+list replaces them, and large WebSocket messages are forwarded in pieces as they arrive.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from wsproto.events import Event, Message
 from mitmproxy_moesif.speedups.replacing import replacement
 
 KEPT = 100_000
-"""Bytes of a connection's messages that are kept where somebody looks."""
+"""Bytes of a connection's messages that are kept if flows are shown or saved."""
 
 LARGEST = 1_000_000
-"""Bytes of a WebSocket message after which it is passed on in pieces."""
+"""Size in bytes above which a WebSocket message is forwarded in pieces."""
 
 OVERHEAD = 200
-"""About the bytes of a message or frame beside its content."""
+"""Approximate memory of a message or frame in addition to its content, in bytes."""
 
 SLICE = 2048
-"""Bytes of compressed frames that are taken at once: they may become a thousand times as many."""
+"""Bytes of compressed frames that are processed at once: they may decompress to a thousand times their size."""
 
 
 class Content(Protocol):
@@ -35,9 +35,9 @@ class Content(Protocol):
 
 
 class Messages(list[Any]):
-    """Keeps `limit` bytes of them, and the newest: hooks are told of a message as the last of this list.
+    """Keeps about `limit` bytes of messages, and always the newest, because hooks expect it at the end of the list.
 
-    `continues`: the next is a piece of a message whose end is yet to come.
+    `continues`: the next message is a piece of an unfinished one.
     """
 
     def __init__(self, limit: int, messages: Iterable[Content] = ()) -> None:
@@ -67,7 +67,7 @@ class Messages(list[Any]):
 
 
 class Connection(websocket.WebsocketConnection):
-    """One end of a WebSocket. `messages` and `peer` are set before anything comes."""
+    """One end of a WebSocket. `messages` and `peer` are set before any data arrives."""
 
     messages: list[Any]
     peer: Connection
@@ -79,7 +79,7 @@ class Connection(websocket.WebsocketConnection):
             yield self._piece(event) if isinstance(event, Message) else event
 
     def _piece(self, event: Message[Any]) -> Message[Any]:
-        """The same, as if it ended the message where that has become large."""
+        """The event, changed to end the message if the message has become too large."""
         self.held += len(event.data) + OVERHEAD
         self.continues = not event.message_finished and self.held > LARGEST
         if self.continues:
@@ -97,7 +97,7 @@ class Connection(websocket.WebsocketConnection):
 
 
 class Layer(websocket.WebsocketLayer):
-    """Both ends."""
+    """Both ends of a WebSocket."""
 
     client_ws: Connection
     server_ws: Connection

@@ -1,4 +1,4 @@
-"""Upstreams that fail: what of, in a word, and a line in the log when it begins, goes on and is over."""
+"""Failing upstreams: the kind of failure, and log lines when it starts, continues and is over."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _SAYS = (
 )
 
 AGAIN = 60.0
-"""Seconds between two lines about the same upstream."""
+"""Seconds between two log lines about the same upstream."""
 
 MOST = 1000
-"""Upstreams of which it is known that they fail."""
+"""Maximum number of failing upstreams to keep track of."""
 
 
 def trouble_of(flow: http.HTTPFlow) -> str:
-    """What the upstream failed of; one of `TROUBLES`. The engine's message may quote what came, so it is not shown."""
+    """The kind of failure, a key of `TROUBLES`. mitmproxy's message is not shown, because it may quote the input."""
     if flow.error is None:
-        return "protocol"  # an answer that was refused
+        return "protocol"  # we refused the response
     if flow.response is not None:
         return "cut"
     message = flow.error.msg[:500]
@@ -49,7 +49,7 @@ def name_of(flow: http.HTTPFlow) -> str:
 
 @dataclass(slots=True)
 class Failing:
-    """Since when (monotonic seconds), how many requests failed, and whether the log has told."""
+    """Since when (monotonic seconds), how many requests failed, and whether this was logged."""
 
     since: float
     requests: int = 0
@@ -57,7 +57,7 @@ class Failing:
 
 
 class Upstreams:
-    """Tells of each upstream that it fails, once a minute while it does, and that it answers again."""
+    """Logs that an upstream fails, once a minute while it does, and that it answers again."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

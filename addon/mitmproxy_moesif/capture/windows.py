@@ -1,8 +1,8 @@
-"""Back-pressure from an HTTP/2 client to the upstream.
+"""Backpressure from an HTTP/2 client to the upstream.
 
-mitmproxy keeps what a client's flow-control window has no room for, and reads on from the upstream: a client that
-never opens its window has the proxy hold whole downloads. Here the upstream is not read while more than `MAX_UNSENT`
-bytes wait. An upstream that speaks HTTP/2 is read all the same: what is for other streams comes on that connection.
+mitmproxy buffers what does not fit into a client's flow-control window, and keeps reading from the upstream. A client
+that never opens its window would make the proxy hold whole downloads. Here the upstream is not read while more than
+`MAX_UNSENT` bytes wait. HTTP/2 upstreams are not paused, because other streams use the same connection.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection
 from mitmproxy_moesif.speedups.replacing import replacement
 
 MAX_UNSENT = 1_000_000
-"""Bytes toward one client."""
+"""Maximum unsent bytes to one client before the upstream is paused."""
 
 LOOK_AGAIN = 0.05
-"""Seconds."""
+"""Seconds between two checks whether the client has caught up."""
 
 UNSENT = "_moesif_unsent"
-"""The attribute of a client that has its HTTP/2 connection."""
+"""The attribute of mitmproxy's client object that holds its HTTP/2 connection."""
 
 
 def unsent(connection: BufferedH2Connection) -> int:
@@ -30,13 +30,13 @@ def unsent(connection: BufferedH2Connection) -> int:
 
 
 def has_unread(client: Client) -> bool:
-    """Whether some of its answers wait for its windows."""
+    """Whether response data waits for the client to open its flow-control windows."""
     connection: BufferedH2Connection | None = getattr(client, UNSENT, None)
     return connection is not None and any(connection.stream_buffers.values())
 
 
 def is_stalled(handler: server.ConnectionHandler) -> bool:
-    """Whether the connection that the running task reads has to wait for the client."""
+    """Whether the current task should stop reading its connection until the client catches up."""
     connection: BufferedH2Connection | None = getattr(handler.client, UNSENT, None)
     if connection is None or unsent(connection) <= MAX_UNSENT:
         return False
@@ -47,9 +47,9 @@ def is_stalled(handler: server.ConnectionHandler) -> bool:
 
 
 async def drain_writers(handler: server.ConnectionHandler) -> None:
-    """Awaited after each read."""
+    """mitmproxy awaits this after each read."""
     await _stock(handler)  # type: ignore[no-untyped-call]
-    while is_stalled(handler):  # noqa: ASYNC110 - h2 tells nobody of an open window
+    while is_stalled(handler):  # noqa: ASYNC110 - h2 does not signal that a window opened
         await asyncio.sleep(LOOK_AGAIN)
 
 
