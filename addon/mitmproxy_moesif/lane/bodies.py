@@ -1,4 +1,4 @@
-"""Bodies as they come over HTTP/1, piece by piece."""
+"""Reads HTTP/1 message bodies piece by piece."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from mitmproxy_moesif.capture.chunks import ChunkReader
 from mitmproxy_moesif.lane.writing import AT_ONCE
 
 END = b""
-"""Stands for the end of a body; a piece is never empty."""
+"""Marks the end of a body; a piece is never empty."""
 
 
 class Body(Protocol):
-    """Fed with what came, asked for the next piece: `END` behind the last one, None where more has to come.
+    """`feed` takes received data; `next` returns the next piece, `END` after the last one, None if more is needed.
 
-    Raises `ValueError` where the framing is broken, in the words of mitmproxy's layers.
+    Raises `ValueError` with the message of mitmproxy's layers if the framing is invalid.
     """
 
     __slots__ = ()
 
     trailers: http.Headers | None = None
     is_some: bool = True
-    """False where it is known to be empty."""
+    """False if the body is known to be empty."""
 
     def feed(self, data: bytes) -> None: ...
     def next(self) -> bytes | None: ...
 
     def rest(self) -> bytes:
-        """What came behind the end."""
+        """The data after the end of the body."""
         ...
 
     def end_of_stream(self) -> None:
-        """The peer sends no more. Raises `ValueError` where the body is not whole."""
+        """The peer closed its side. Raises `ValueError` if the body is incomplete."""
         ...
 
 
 class Fixed(Body):
-    """Of a known length."""
+    """A body of a known length; `size` in bytes."""
 
     __slots__ = ("_data", "_remaining", "is_some", "size")
 
@@ -76,12 +76,12 @@ class Fixed(Body):
             )
 
     def is_whole(self) -> bool:
-        """Whether its end has come."""
+        """Whether the whole body has arrived."""
         return len(self._data) >= self._remaining
 
 
 class Chunked(Body):
-    """In chunks, whose sizes mean nothing: those that came together are one piece."""
+    """A chunked body. Chunks that arrive together are returned as one piece."""
 
     __slots__ = ("_buffer", "_fault", "_has_ended", "_piece", "_reader", "trailers")
 
@@ -106,12 +106,12 @@ class Chunked(Body):
         return END if self._has_ended else None
 
     def is_whole(self) -> bool:
-        """As far as a few chunks tell it: it is only asked whether it can be known at once."""
+        """Whether the whole body has arrived, as far as the first `AT_ONCE` chunks show."""
         self._gather()
         return self._has_ended
 
     def _gather(self) -> None:
-        """The chunks that have come, up to a number, so that others have their turn."""
+        """Collect chunks that have arrived, at most `AT_ONCE`, so that other connections get their turn."""
         if self._piece or self._has_ended or self._fault is not None:
             return
         pieces: list[bytes] = []
@@ -136,7 +136,7 @@ class Chunked(Body):
 
 
 class UntilClose(Body):
-    """An answer's that ends with its connection."""
+    """The body of a response that ends when the connection is closed."""
 
     __slots__ = ("_data", "_ended")
 

@@ -1,4 +1,4 @@
-"""A client's connection. Requests that come ahead of their turn wait, and it is read no further than that needs."""
+"""A client's connection. Pipelined requests are queued, and reading pauses when too much is buffered."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ if TYPE_CHECKING:
 
 NEWLINE = b"\r\n"
 BLANK_LINES = re.compile(rb"(?:\r?\n)+")
-"""Before a request line they are passed over."""
+"""Blank lines before a request line, which are skipped."""
 
 
 LINGER = 5.0
-"""Seconds for a client to end its side of a connection whose last answer it has."""
+"""Seconds that a client has to close its side after the last response."""
 
 ENDED_PATIENCE = 5.0
-"""Seconds without a byte of the answer after which a client that sends no more is taken for gone: it may be."""
+"""Seconds of inactivity after which a half-closed client connection is assumed to be dead."""
 
 
 class Place(Protocol):
-    """Where a connection was accepted."""
+    """What a connection was accepted by."""
 
     is_secured: bool
-    """Whether the layers have shaken hands with it: they have told hooks and log of it, and will of its end."""
+    """Whether mitmproxy's layers did a TLS handshake. They then also log, and call hooks, at connect and disconnect."""
 
     def client(self, transport: asyncio.BaseTransport) -> Client:
-        """What mitmproxy knows of it. Asked once."""
+        """mitmproxy's object for the client. Called once."""
         ...
 
     def hand_over(self, transport: asyncio.Transport, data: bytes, *, is_full: bool) -> None:
-        """Have it go on in mitmproxy's layers. `is_full`: what was written waits."""
+        """Hand the connection and the unprocessed `data` to mitmproxy's layers. `is_full`: writing is paused."""
         ...
 
     def left(self) -> None:
-        """It has ended here."""
+        """Called when the connection has ended in the lane."""
         ...
 
 
 class ClientEnd(Writing, asyncio.Protocol):
-    """`unconnected` stands for the upstream until there is a connection."""
+    """A client's connection. `unconnected` stands for the upstream until there is a connection to it."""
 
     __slots__ = (
         "__weakref__",
@@ -115,8 +115,8 @@ class ClientEnd(Writing, asyncio.Protocol):
         if rest is None:
             self._connected()
         else:
-            self._is_reading = True  # nothing is looked at until the hook has ended
-            asyncio.get_running_loop().call_soon(lambda: self.pause(wanted=True))  # uvloop begins to read behind this
+            self._is_reading = True  # process nothing until the hook has ended
+            asyncio.get_running_loop().call_soon(lambda: self.pause(wanted=True))  # uvloop starts to read after this
             self.lane.keep(rest, self._connected, self.abort)
 
     def _connected(self) -> None:
@@ -137,10 +137,10 @@ class ClientEnd(Writing, asyncio.Protocol):
         self.go_on()
 
     def eof_received(self) -> bool:
-        """Who sends no more may still read: it gets the answers to its whole requests (RFC 9112, 9.6)."""
+        """A half-closed client may still read: it gets the responses to its complete requests (RFC 9112, 9.6)."""
         self._has_ended = True
         self.go_on()
-        return self._lingering is None  # else asyncio closes it now
+        return self._lingering is None  # if false, asyncio closes the connection now
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.client.state = ConnectionState.CLOSED
@@ -175,10 +175,10 @@ class ClientEnd(Writing, asyncio.Protocol):
         self.is_full = False
         self.go_on()
 
-    # What came
+    # Received data
 
     def go_on(self) -> None:
-        """Deal with what is there, as far as nothing is waited for."""
+        """Process buffered data until something has to be waited for."""
         if self._is_reading:
             return
         self._is_reading = True
@@ -188,7 +188,7 @@ class ClientEnd(Writing, asyncio.Protocol):
                     break
             else:
                 asyncio.get_running_loop().call_soon(self.go_on)
-        except Exception:  # noqa: BLE001 - as mitmproxy does: an addon's fault in a stream is logged, in its words
+        except Exception:  # noqa: BLE001 - an addon's error in a stream is logged as mitmproxy does
             crashed(self)
             self.abort()
         finally:
@@ -199,7 +199,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         self.regulate()
 
     def _read(self) -> bool:
-        """Take a step; whether another may follow."""
+        """Do one step; true if another may follow."""
         exchange = self.exchange
         if exchange is None:
             return not self.is_full and self._read_next()
@@ -280,7 +280,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         return True
 
     def has_whole_body(self) -> bool:
-        """Whether all of the request's is there; asked at its head."""
+        """Whether the request's whole body has arrived. Called when its head has been read."""
         if self._body is None:
             return True
         self._body.feed(self._buffer)
@@ -288,7 +288,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         return self._body.is_whole()
 
     def has_left(self) -> bool:
-        """Whether one that sends no more reads no more either: what was written to it has come back."""
+        """Whether a half-closed client no longer reads either: the connection was reset after a write."""
         if not self._has_ended or self.is_closing:
             return False
         self.flush()
@@ -304,10 +304,10 @@ class ClientEnd(Writing, asyncio.Protocol):
         self.send(_http1.make_error_response(431))
         self.close()
 
-    # What an exchange asks for
+    # Called by an exchange
 
     def done(self, *, close: bool) -> None:
-        """The exchange has ended well."""
+        """The exchange has ended without an error."""
         self.exchange = None
         if close:
             self.close()
@@ -316,7 +316,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         self.go_on()
 
     def close(self) -> None:
-        """When what was sent has gone out."""
+        """Close the connection once all data has been sent."""
         self.is_closing = True
         self.flush()
         if self._has_ended:
@@ -325,9 +325,9 @@ class ClientEnd(Writing, asyncio.Protocol):
             self._linger()
 
     def _linger(self) -> None:
-        """What is not read the system answers with a reset, which takes from the client what it has not read yet.
+        """Close our side and read until the client closes its own (RFC 9112, 9.6), or sends too much.
 
-        So it is told that nothing more comes, and is read until it ends its side (RFC 9112, 9.6), or sends too much.
+        If unread data is left at close, the OS resets the connection, and the client may lose the end of the response.
         """
         self._buffer, self._body = b"", None
         self.transport.write_eof()
@@ -350,17 +350,17 @@ class ClientEnd(Writing, asyncio.Protocol):
         self.transport.abort()
 
     def hand_over(self) -> None:
-        """The connection goes on in mitmproxy's layers, with what was read of it and is not answered."""
+        """Hand the connection over to mitmproxy's layers, with the data that was read but not processed."""
         self.is_closing = True
         self.flush()
         self.lane.closed(self)
-        data, self._buffer = self._buffer, b""  # nothing of it waits here
+        data, self._buffer = self._buffer, b""  # so that `progress` reports nothing here
         self._place.hand_over(self.transport, data, is_full=self.is_full)
 
     def look(self, now: float, patience: float) -> None:
-        """End it where nothing has happened on either side for that long, and no hook is waited for.
+        """Abort the connection after `patience` idle seconds on both sides, unless a hook is running.
 
-        What was sent has not gone out by then, and never will.
+        `now` is the loop's time. Data that is still unsent by then never will be, so it is dropped.
         """
         patience = min(patience, ENDED_PATIENCE) if self._has_ended else patience
         unsent = self.transport.get_write_buffer_size()
@@ -371,7 +371,7 @@ class ClientEnd(Writing, asyncio.Protocol):
             self.abort()
         self._unsent = unsent
 
-    # For those who look after all connections of the proxy
+    # For code that handles all connections of the proxy
 
     @property
     def is_busy(self) -> bool:
@@ -383,7 +383,7 @@ class ClientEnd(Writing, asyncio.Protocol):
 
     @property
     def progress(self) -> tuple[int, bool]:
-        """A number that grows with each request, 0 before the first; and whether another has begun."""
+        """The number of requests so far, and whether another has started to arrive."""
         return self._asked, bool(self._buffer)
 
     @property
@@ -392,7 +392,7 @@ class ClientEnd(Writing, asyncio.Protocol):
 
     @property
     def writer(self) -> ClientEnd:
-        """Of this transport, as those of mitmproxy's layers have one."""
+        """Itself: mitmproxy's handlers have a `writer` with a `transport`."""
         return self
 
     def close_connection(self, _client: Client) -> None:
@@ -402,7 +402,7 @@ class ClientEnd(Writing, asyncio.Protocol):
         logger.log(level, message, extra={"client": self.client.peername})
 
     def regulate(self) -> None:
-        """Neither side is read while the other takes no more, or while much waits."""
+        """Backpressure: pause reading one side while the other is full, or while too much is buffered."""
         exchange = self.exchange
         upstream = exchange.upstream if exchange is not None else None
         waits = (exchange is None or self._body is None or exchange.is_waiting) and len(self._buffer) > MAX_HEAD

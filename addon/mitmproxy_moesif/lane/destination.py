@@ -1,4 +1,4 @@
-"""What a connection toward the upstream was opened to: it serves requests for the same alone."""
+"""The destination of an upstream connection, which serves only requests for the same destination."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from mitmproxy.connection import Client, Server
 from mitmproxy.http import Request
 
 type Destination = tuple[str, int, str | None]
-"""Host, port, and the name that TLS asks for there; None without TLS."""
+"""Host, port, and the TLS server name (SNI), which is None without TLS."""
 
 
 def destination_of(request: Request, client: Client, upstream: Server) -> Destination:
-    """Of a request as hooks have left it; `upstream` is the one that is configured. As mitmproxy's layers choose."""
+    """The destination of a request, after any changes by hooks; `upstream` is the configured one. As in mitmproxy."""
     host, port = request.data.host, request.data.port
     if request.data.scheme != b"https":
         return host, port, None

@@ -1,6 +1,6 @@
-"""One exchange: mitmproxy's flow, its hooks, and the bytes of both messages, as mitmproxy's `HttpStream` has them.
+"""One exchange: mitmproxy's flow, its hooks, and the bytes of both messages, like mitmproxy's `HttpStream`.
 
-What a hook has to say is awaited where it takes time; meanwhile nothing is read of either side's messages.
+Asynchronous hooks are awaited; meanwhile neither message is read any further.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ type Stream = Callable[[bytes], Iterable[bytes] | bytes] | bool
 
 
 class Exchange:
-    """`is_waiting`: for a hook or a connection. `is_over`: nothing more will come of it."""
+    """`is_waiting`: for a hook or a connection. `is_over`: the exchange has ended."""
 
     __slots__ = (
         "_answered_fields",
@@ -94,7 +94,7 @@ class Exchange:
         self.client = client
         self.flow = new_flow(client.lane.identifiers.next(), client.client, client.unconnected, request)
         self.has_body = found.has_body
-        # What peers have read, and go by whatever hooks make of the flow later.
+        # What the peers have seen: it counts for them, even if hooks change the flow later.
         self._client_method = self.asked_method = request.data.method
         self._client_closes = found.closes(request.data.http_version)
         self.reads_interim = request.data.http_version != b"HTTP/1.0"
@@ -117,7 +117,7 @@ class Exchange:
     # Hooks
 
     def ask(self, hook: type, then: Then) -> None:
-        """Call a hook and go on when it has ended."""
+        """Call a hook; call `then` when it has ended."""
         if self.client.out:
             self.client.flush()
         self.flush()
@@ -137,7 +137,7 @@ class Exchange:
         self.is_waiting = False
         try:
             then()
-        except Exception:  # noqa: BLE001 - as mitmproxy does: an addon's fault in a stream is logged, in its words
+        except Exception:  # noqa: BLE001 - an addon's error in a stream is logged as mitmproxy does
             crashed(self.client)
             self.client.abort()
         if self._left is not None and not self.is_waiting and not self.is_over:
@@ -182,7 +182,7 @@ class Exchange:
 
     def _opened(self, opening: asyncio.Future[UpstreamEnd], then: Then) -> None:
         failed = None if opening.cancelled() else opening.exception()
-        if self._connecting is None or opening.cancelled():  # the client left meanwhile, or the proxy ends
+        if self._connecting is None or opening.cancelled():  # the client disconnected, or the proxy ends
             if not opening.cancelled() and failed is None:
                 opening.result().drop()
             return
@@ -198,7 +198,7 @@ class Exchange:
 
     @property
     def awaits_hook(self) -> bool:
-        """Which may take its time; a connection that is opened may not."""
+        """Whether a hook is running. The idle timeout does not apply to hooks, but it does to opening a connection."""
         return self.is_waiting and self._connecting is None
 
     def _stop_connecting(self) -> None:
@@ -289,7 +289,7 @@ class Exchange:
             self.upstream.send(last_chunk(self.flow.request.trailers))
 
     def _request_framing(self) -> Framing:
-        """As hooks have left it."""
+        """The request's framing, after any changes by hooks."""
         fields = self.flow.request.data.headers.fields
         if fields is not self._fields:
             self._fields, self._framing = fields, framing(fields)
@@ -297,7 +297,7 @@ class Exchange:
 
     @property
     def _closes_connection(self) -> bool:
-        """Whether the request, as hooks have left it, is the last on its connection."""
+        """Whether the request, after any changes by hooks, is the last on its connection."""
         return self._request_framing().closes(self.flow.request.data.http_version)
 
     # A body that rules wait for, and a request that is refused
@@ -312,7 +312,7 @@ class Exchange:
             self._start_request_stream()
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer at once; what still comes of the body is thrown away."""
+        """Respond at once and discard the rest of the body."""
         refusal.unread = True
         self._refusal = refusal
         if self.client.announced() > MAX_DISCARDED:
@@ -414,7 +414,7 @@ class Exchange:
             self.client.send(chunk(data) if self._is_response_chunked else data)
 
     def _done(self) -> None:
-        """Both messages are whole."""
+        """Both messages are complete."""
         response = self.flow.response
         assert response is not None
         self.flow.live = False
@@ -425,10 +425,10 @@ class Exchange:
         is_as_announced = not self._sends_body or self._answered_framing.announces(self._size_answered)
         self.client.done(close=self._close_after or not is_as_announced)
 
-    # What goes wrong
+    # Failures
 
     def client_left(self, why: str = CLIENT_LEFT) -> None:
-        """The client's connection has ended, or its request is broken. Its side is closed by who tells it."""
+        """The client disconnected, or its request is malformed. The caller closes the client's connection."""
         if self.is_over:
             return
         self._stop_connecting()
@@ -447,7 +447,7 @@ class Exchange:
             self._tell_error(why, self._end)
 
     def upstream_failed(self, why: str) -> None:
-        """It cannot be reached, has closed, or answers what is none."""
+        """The upstream cannot be reached, closed the connection, or sent an invalid response."""
         if self._is_answered:
             self.client.close()
             return
@@ -455,7 +455,7 @@ class Exchange:
         self._tell_error(why, self._answer_failure)
 
     def _cancelled(self) -> None:
-        """A hook has not ended: what it would have said, a refusal maybe, is not known, so nothing goes on."""
+        """A hook was cancelled. It might have refused the exchange, so the exchange ends here."""
         self._drop_upstream()
         self._tell_error(HOOK_CANCELLED, self._end)
 
@@ -464,13 +464,13 @@ class Exchange:
         self.ask(HttpErrorHook, then)
 
     def _answer_failure(self) -> None:
-        """Unless a hook has killed the exchange, which closes the connection without an answer."""
+        """Send a 502, unless a hook has killed the exchange: then the connection is closed without a response."""
         if not is_killed(self.flow) and not self._is_head_sent and self._left is None:
             self.client.send(assemble_response(failure_page(BAD_GATEWAY, self.flow)))
         self._end()
 
     def _is_killed(self, *, tell: bool = True) -> bool:
-        """Whether a hook has killed the exchange, or the client left meanwhile; then it ends here."""
+        """Whether a hook has killed the exchange, or the client disconnected meanwhile. If so, ends the exchange."""
         if self._left is not None:
             self.flow.error = self.flow.error or flows.Error(self._left)
         elif self.flow.error is None or not is_killed(self.flow):
@@ -483,14 +483,17 @@ class Exchange:
         return True
 
     def _end(self) -> None:
-        """Without a whole answer, and with the client's connection."""
+        """End the exchange without a complete response, and close the client's connection."""
         self.is_over = True
         self.flow.live = False
         self._drop_upstream()
         self.client.close()
 
     def _leave_upstream(self) -> None:
-        """For others, unless a hook has made the body another than the head says: what is too much is theirs then."""
+        """Return the connection to the pool, unless the body sent does not match its head because of a hook.
+
+        Surplus bytes would then become part of another client's request.
+        """
         asked = self._asked_framing
         if not asked.is_plain or not asked.announces(self._size_asked):
             self._drop_upstream()
@@ -510,12 +513,12 @@ class Exchange:
         return not self.has_body and request.method.upper() in IDEMPOTENT and not request.raw_content
 
     def send_again(self) -> None:
-        """On a fresh connection: a kept one was closed before it took the request."""
+        """Retry on a new connection: a reused one was closed before it took the request."""
         self._drop_upstream()
         self._connect(self._send_request, fresh=True)
 
     def _pass_on(self, stream: Stream, data: bytes, send: Callable[[bytes], None]) -> None:
-        """A piece through what hooks have set to look at it; an empty one at the end."""
+        """Send a piece through the stream callable that hooks have set; an empty piece marks the end."""
         if not callable(stream):
             send(data)
             return

@@ -1,6 +1,6 @@
-"""mitmproxy's flows and messages, made of what is known to be right: its constructors check and convert every field.
+"""Creates mitmproxy's flows and messages from data that is known to be valid.
 
-`tests/lane/test_flows.py` holds them against mitmproxy's own.
+mitmproxy's constructors check and convert every field. `tests/lane/test_flows.py` compares the results with theirs.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from mitmproxy.connection import Client, Server
 from mitmproxy_moesif.event.exchange import Fields
 
 AT_ONCE = 256
-"""Identifiers made with one call of the system."""
+"""Identifiers created with one system call."""
 
 VARIANTS = "89ab"
 
 
 class Identifiers:
-    """Random UUIDs of version 4, as text."""
+    """Random UUIDs (version 4), as text."""
 
     def __init__(self) -> None:
         self._made: list[str] = []

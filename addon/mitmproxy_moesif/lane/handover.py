@@ -1,4 +1,4 @@
-"""A connection that goes on in mitmproxy's layers, with the bytes that were read of it."""
+"""Hands a connection over to mitmproxy's layers, with the bytes that were already read from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mitmproxy_moesif.speedups.inline import InlineHandler
 
 
 class Accepted:
-    """A connection that `moesif-proxy` has accepted. `left` is called once, at its end."""
+    """A connection that `moesif-proxy` accepted. `left` is called once, when it ends."""
 
     is_secured = False
 
@@ -48,9 +48,9 @@ class Accepted:
 
 
 def feed(transport: asyncio.Transport, reader: asyncio.StreamReader, data: bytes) -> None:
-    """What was read already, before all that yet comes; but not before mitmproxy's task for it has begun.
+    """Feed data that was already read to `reader`, before any further data, but after mitmproxy's task has started.
 
-    Where the connection is closed until then, nobody is there for an answer any more.
+    If the connection is closed by then, the data is dropped: there is no client left to answer.
     """
     transport.pause_reading()
 
@@ -68,7 +68,7 @@ async def serve(
     client: Client,
     instance: mode_servers.ReverseInstance,
 ) -> None:
-    """Until the connection has ended."""
+    """Serve the connection with mitmproxy's layers until it ends."""
     handler = InlineHandler(ctx.master, reader, writer, ctx.options, instance.mode)  # type: ignore[no-untyped-call]
     handler.is_known = True
     context = handler.layer.context

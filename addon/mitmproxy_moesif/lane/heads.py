@@ -1,7 +1,7 @@
-"""HTTP/1 heads that everybody reads alike, read in a few passes over all of their lines at once.
+"""Parses "plain" HTTP/1 heads, which all parsers read alike, in a few passes over all lines at once.
 
-Whatever is not plainly one of those is left to mitmproxy's own reader, or to its layers: so the same is refused in the
-same words, and there are no two ideas of what a head says.
+Any other head is left to mitmproxy's own parser or layers. So the same heads are refused with the same messages, and a
+head is never interpreted in two ways.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ OTHER_VERSIONS = frozenset({b"HTTP/2.0", b"HTTP/3"})
 LENGTHS = frozenset(
     map(len, (b"authorization", b"connection", b"content-length", b"expect", b"transfer-encoding", b"upgrade"))
 )
-"""Of the names that say how a message ends and what follows; all others are passed over."""
+"""Lengths of the header names that affect framing and the connection; all other headers are skipped."""
 
 BINDING = (b"ntlm", b"negotiate")
-"""Schemes that authenticate a connection, and with it whatever else comes on it."""
+"""Authentication schemes that apply to the connection, and so to all later requests on it."""
 
 MOST_KNOWN = 1024
 LONGEST_KNOWN = 256
@@ -37,10 +37,9 @@ PREFACE = b"PRI * HTTP/2.0"
 
 
 class KnownLines(dict[bytes, tuple[bytes, bytes]]):
-    """Fields by their lines. Most lines of a head have come before, so each is parsed once.
+    """A cache of parsed header lines, because most lines repeat between requests.
 
-    Raises `ValueError` for a line that is not plain. At most `MOST_KNOWN` are held, none over
-    `LONGEST_KNOWN` bytes.
+    Raises `ValueError` for a line that is not plain. Holds at most `MOST_KNOWN` lines of up to `LONGEST_KNOWN` bytes.
     """
 
     def __missing__(self, line: bytes) -> tuple[bytes, bytes]:
@@ -58,7 +57,7 @@ known_lines = KnownLines()
 
 
 def plain_fields(lines: list[bytes]) -> Fields | None:
-    """The fields of a head's lines; None where not all of them are plain."""
+    """The fields of a head's lines; None if a line is not plain."""
     known = known_lines
     try:
         return tuple([known[line] for line in lines])
@@ -67,9 +66,9 @@ def plain_fields(lines: list[bytes]) -> Fields | None:
 
 
 class Framing:
-    """What the fields say of a message's end; of a field that is there more than once, nothing is plain.
+    """What the fields say about the end of a message. Not plain if a framing field is repeated.
 
-    The class holds what is true where no field says otherwise.
+    The class attributes are the defaults without such fields.
     """
 
     length: bytes | None = None
@@ -83,9 +82,9 @@ class Framing:
         self.is_plain = is_plain
 
     def closes(self, version: bytes) -> bool:
-        """Whether the connection ends with this message.
+        """Whether the connection is closed after this message.
 
-        As `mitmproxy.net.http.http1.connection_close` has it, but "close" in any case.
+        Like `mitmproxy.net.http.http1.connection_close`, but "close" is case-insensitive.
         """
         if self.connection is None:
             return version != b"HTTP/1.1"
@@ -93,7 +92,7 @@ class Framing:
 
     @property
     def has_body(self) -> bool:
-        """Of a request, whether there is one."""
+        """Whether a request has a body."""
         return self.coding is not None or (self.length is not None and self.length != b"0")
 
     @property
@@ -101,14 +100,14 @@ class Framing:
         return self.coding is not None and b"chunked" in self.coding.lower()
 
     def announces(self, size: int) -> bool:
-        """Whether a body of so many bytes is what it says, to everybody."""
+        """Whether a body of `size` bytes matches the head unambiguously."""
         if self.is_chunked:
             return self.length is None
         return (self.length or b"").lstrip(b"0") == (b"%d" % size).lstrip(b"0")
 
     @property
     def ends_with_connection(self) -> bool:
-        """Of an answer, whether its body is what comes until the connection ends."""
+        """Whether a response's body ends when the connection is closed."""
         return not self.is_chunked and (self.coding is not None or self.length is None)
 
 
@@ -152,9 +151,9 @@ def is_plain_length(value: bytes) -> bool:
 def request_of(
     head: bytes, host: str, port: int, begun: float, scheme: bytes = b"http"
 ) -> tuple[http.Request, Framing] | None:
-    """A request for this upstream whose target is a path; None where the head is anything else.
+    """A plain request whose target is a path; None for any other head.
 
-    `head` is without the blank line at its end.
+    `head` has no blank line at its end. `begun` is in seconds since 1970.
     """
     lines = head.split(b"\r\n")
     words = lines[0].split(b" ")
@@ -181,14 +180,14 @@ def request_body(found: Framing) -> Chunked | Fixed:
 
 
 def may_begin_head(buffer: bytes) -> bool:
-    """Whether these first bytes of a request may be the lane's: no TLS, and not HTTP/2's preface."""
+    """Whether these first bytes may start an HTTP/1 request: not TLS, and not HTTP/2's preface."""
     return buffer[0] > 0x20 and buffer[0] < 0x7F and not buffer.startswith(PREFACE[: len(buffer)])
 
 
 def end_of_head(buffer: bytes, start: int) -> tuple[int, int] | None:
-    """Where a head ends, and what is behind its blank line begins; None where it does not end yet.
+    """The index where the head ends, and the index after its blank line; None if the head is incomplete.
 
-    A head is without the CR LF of its last line, but with a bare LF there, which is not plain.
+    The head does not include the CR LF of its last line, but it includes a bare LF there, which is not plain.
     """
     end = buffer.find(b"\r\n\r\n", start)
     if end >= 0 and buffer.find(b"\n\n", start, end) < 0 and buffer.find(b"\n\r\n", start, end + 2) < 0:
@@ -198,12 +197,12 @@ def end_of_head(buffer: bytes, start: int) -> tuple[int, int] | None:
 
 
 def may_have_body(method: bytes, status: int) -> bool:
-    """Whether anything may follow the head of such an answer; whatever it says, a client takes that for the next."""
+    """Whether a response may have a body. If not, a client takes any bytes after the head as the next response."""
     return method.upper() != b"HEAD" and status >= 200 and status not in (204, 304)
 
 
 def response_of(head: bytes, method: bytes) -> tuple[http.Response, Framing, Body]:
-    """An answer's to such a request. Raises `ValueError` in the words of mitmproxy's layers."""
+    """Parse a response head; `method` is the request's. Raises `ValueError` with the message of mitmproxy's layers."""
     lines = head.split(b"\r\n")
     response, found = plain_response(lines)
     if response is None:
@@ -247,7 +246,7 @@ def plain_response(lines: list[bytes]) -> tuple[http.Response | None, Framing]:
 
 
 def why_invalid(response: http.Response) -> str | None:
-    """What mitmproxy finds in an answer that is not plain."""
+    """What mitmproxy objects to in a response that is not plain; None if nothing."""
     try:
         validate_headers(response)
     except ValueError as error:
@@ -259,7 +258,7 @@ def why_invalid(response: http.Response) -> str | None:
 
 
 def why_not_interim(response: http.Response, found: Framing) -> str | None:
-    """What there is against an answer before the final one, which no hook sees."""
+    """Why an interim response must be refused; None if it is fine. Hooks do not see interim responses."""
     status = response.data.status_code
     if status == 101:
         return "Cannot parse HTTP response: a switch of protocols that nobody asked for"
@@ -290,5 +289,5 @@ def response_head(response: http.Response) -> bytes:
 
 
 def version_on_the_wire(data: http.MessageData) -> bytes:
-    """That of messages that an addon has put in place of ours is another where they came over another."""
+    """The HTTP version to send. An addon may have inserted a message that came over HTTP/2 or HTTP/3."""
     return b"HTTP/1.1" if data.http_version in OTHER_VERSIONS else data.http_version

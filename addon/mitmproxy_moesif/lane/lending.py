@@ -1,7 +1,7 @@
-"""Under mitmproxy's own programs: the connections that they accept, lent to the lane.
+"""Lends the connections that mitmproxy's own programs accept to the lane.
 
-mitmproxy's handler of a connection asks here first (`speedups/inline.py`). The lane outlives a reload of the script,
-and its connections with it; where the script goes, they go on in mitmproxy's layers.
+mitmproxy's connection handler asks here first (`speedups/inline.py`). The lane and its connections survive a reload of
+the script. If the script is removed, the connections are handed over to mitmproxy's layers.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from mitmproxy_moesif.lane.opening import Lane
 from mitmproxy_moesif.speedups.inline import CARRIER, InlineHandler
 
 KEPT = "moesif_lane"
-"""Where, on mitmproxy's master, the lane waits for the script's successor."""
+"""The attribute of mitmproxy's master that keeps the lane while the script is reloaded."""
 
 
 class Lending:
-    """An addon of the script. `engine` is what `moesif_engine` says."""
+    """An addon of the script. `engine` returns the value of `moesif_engine`."""
 
     name = CARRIER
 
@@ -58,11 +58,11 @@ class Lending:
         master.event_loop.call_soon(end_unless_claimed)
 
     def engines(self) -> dict[str, int]:
-        """As `Lane.engines`."""
+        """See `Lane.engines`."""
         return self._lane.engines()
 
     async def carry(self, handler: InlineHandler) -> bool:
-        """Whether the connection has ended here; else mitmproxy's layers have it, from now on or after all."""
+        """Serve a connection. True if it ended in the lane; false if mitmproxy's layers must serve it from now on."""
         if handler.client.transport_protocol != "tcp":
             return False
         lent = Lent(handler)

@@ -1,7 +1,7 @@
-"""Connections of mitmproxy's handlers, lent to the lane: before anything was read of them, or behind a TLS handshake.
+"""Connections that mitmproxy's handlers lend to the lane, before anything is read or after a TLS handshake.
 
-A handshake with a client is made by mitmproxy's layers, with their hooks and settings. Where the client then speaks
-HTTP/1, what is above TLS there hears of nothing, and the lane carries it.
+mitmproxy's layers do the TLS handshake with a client, with their hooks and settings. If the client then speaks HTTP/1,
+the layer above TLS is never started, and the lane serves the connection.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from mitmproxy_moesif.lane.opening import Lane
 
 SPEAKS_HTTP1 = (None, b"", *HTTP1_ALPNS)
-"""What a client may have agreed on, or not."""
+"""The ALPN results with which a client speaks HTTP/1; None or empty means no ALPN."""
 
 
 class Lent:
-    """A connection of which nothing has been read: tasks start at once."""
+    """A connection from which nothing has been read, because the handler's task starts eagerly."""
 
     is_secured = False
 
@@ -70,11 +70,11 @@ class Lent:
             self.has_ended.set_result(ended)
 
     def _return_place(self) -> None:
-        """Among mitmproxy's connections, from which mitmproxy itself removes it."""
+        """Put the handler back into mitmproxy's connections, because mitmproxy will remove it from there."""
         ctx.master.addons.get("proxyserver").connections[self.handler.client.id] = self.handler
 
     async def until_end(self) -> bool:
-        """Whether the connection has ended here. Where the handler is closed meanwhile, it ends with it."""
+        """Wait. True if the connection ended here, false if it was handed over. Closed if this task is cancelled."""
         try:
             return await self.has_ended
         except asyncio.CancelledError:
@@ -84,11 +84,11 @@ class Lent:
 
 
 class Release(events.Event):
-    """For a layer that was held back: what it has not heard of."""
+    """Tells `Held` to pass its events on to the layer above."""
 
 
 class Held:
-    """In the place of the layer above TLS. Keeps what comes, until it is released or taken."""
+    """Replaces the layer above TLS. Queues events until they are released or taken."""
 
     def __init__(self, above: layer.Layer) -> None:
         self._above = above
@@ -107,15 +107,15 @@ class Held:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the layer above would have started: the handshake is over."""
+        """Whether the layer above would have started, that is, the handshake is over."""
         return bool(self._events)
 
     def let_go(self) -> None:
-        """Pass on everything, from the start."""
+        """Pass everything on, from the start."""
         self._is_held = False
 
     def take(self) -> tuple[bytes, bool]:
-        """What the client has sent, and whether it sends no more."""
+        """The data that the client has sent, and whether it has closed its side."""
         came, self._events = self._events, [events.Start()]
         data = b"".join(event.data for event in came if isinstance(event, events.DataReceived))
         return data, any(isinstance(event, events.ConnectionClosed) for event in came)
@@ -128,7 +128,7 @@ class Held:
 
 
 class Secured(Lent):
-    """A connection behind its handshake."""
+    """A connection after its TLS handshake."""
 
     is_secured = True
 
@@ -138,13 +138,13 @@ class Secured(Lent):
         self.held = Held(below.child_layer)
 
     async def carry(self, end: ClientEnd) -> None:
-        """Until it has ended, or goes on in the layers."""
-        if not self.held.has_begun:  # a hook is still awaited: the layers carry this connection
+        """Serve the connection until it ends or is handed over to mitmproxy's layers."""
+        if not self.held.has_begun:  # a hook is still running: mitmproxy's layers serve this connection
             self.held.let_go()
             return
         io = self.handler.transports.get(self.handler.client)
         if io is None or io.handler is not asyncio.current_task():
-            # A hook was awaited: the task that reads the connection may have been told of what the lane would take.
+            # A hook had to be awaited, so the task that reads the connection may already have data meant for the lane.
             await self.handler.server_event(Release())
             return
         if self.transport.is_closing():
@@ -155,7 +155,7 @@ class Secured(Lent):
         data, has_ended = self.held.take()
         if data:
             end.data_received(data)
-        # What the lane has handed over by now is the layers', with all that follows it.
+        # If the lane has already handed the connection over, the layers get all further data.
         if not self.has_ended.done() and (data := take(self.reader)):
             tls.data_received(data)
         if not self.has_ended.done() and (has_ended or self.reader.at_eof()):
@@ -166,7 +166,7 @@ class Secured(Lent):
             await self.handler.server_event(Release())
 
     def hand_over(self, _transport: asyncio.Transport, data: bytes, *, is_full: bool) -> None:
-        """TLS reports the end of its stream only once, so the layers are told of it here. TCP reports its end again."""
+        """TLS reports the end of its stream only once, so it is queued for the layers here. TCP reports it again."""
         client, has_ended = self.handler.client, bool(self._tls.get_shutdown() & SSL.RECEIVED_SHUTDOWN)
         if has_ended:
             client.state &= ~ConnectionState.CAN_READ
@@ -176,7 +176,7 @@ class Secured(Lent):
 
 
 def take(reader: asyncio.StreamReader) -> bytes:
-    """What it has and nobody has asked for yet."""
+    """The data in the reader's buffer, which is cleared."""
     data = bytes(reader._buffer)  # type: ignore[attr-defined]  # noqa: SLF001
     reader._buffer.clear()  # type: ignore[attr-defined]  # noqa: SLF001
     reader._maybe_resume_transport()  # type: ignore[attr-defined]  # noqa: SLF001
@@ -184,18 +184,18 @@ def take(reader: asyncio.StreamReader) -> bytes:
 
 
 def carry_on(lane: Lane, data: TlsData) -> None:
-    """Have the lane carry a client's connection from the end of its handshake on, where it may."""
+    """Let the lane serve a client's connection after the TLS handshake, if it can."""
     client = data.conn
     handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
     if not (isinstance(client, Client) and isinstance(handler, InlineHandler) and client.alpn in SPEAKS_HTTP1):
         return
     if client not in handler.transports:
-        return  # it was closed while a hook was awaited
+        return  # it was closed while a hook was running
     found = (each for each in data.context.layers if isinstance(each, ClientTLSLayer | HttpLayer))
     below = next(found, None)
     if not isinstance(below, ClientTLSLayer) or not isinstance(below.child_layer, HttpLayer):
         return  # TLS within HTTP, or something else within TLS
     secured = Secured(handler, below)
     if (end := lane.open(secured, client.proxy_mode)) is not None:
-        below.child_layer = secured.held  # type: ignore[assignment]  # as much of a layer as there is asked of one
+        below.child_layer = secured.held  # type: ignore[assignment]  # has all methods of a layer that are used
         handler.carry = partial(secured.carry, end)

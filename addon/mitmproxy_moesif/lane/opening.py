@@ -1,4 +1,4 @@
-"""The lane of one proxy: whether it takes a new connection, and what its connections share."""
+"""The lane of one proxy: decides whether it takes a new connection, and holds what its connections share."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from mitmproxy_moesif.log import RateLimitedLog
 from mitmproxy_moesif.speedups import dispatch
 
 LOOK_EVERY = 1.0
-"""Seconds between two looks for connections on which nothing has happened for mitmproxy's `tcp_timeout`."""
+"""Seconds between two checks for connections that were idle for mitmproxy's `tcp_timeout`."""
 
 OLD_PATIENCE = 600.0
 
 
 def patience() -> float:
-    """mitmproxy's, in seconds; before 12.2 it is no option."""
+    """mitmproxy's idle timeout in seconds. Before 12.2 it is not an option."""
     return ctx.options.tcp_timeout if "tcp_timeout" in ctx.options else OLD_PATIENCE
 
 
 class Lane:
-    """An addon, so that it hears of options and ends with the proxy.
+    """An addon, so that it learns of option changes and of the proxy's shutdown.
 
-    `engine` is `moesif_engine` in force; `known` are addons that are as good as mitmproxy's own.
+    `engine` returns `moesif_engine` as in force; `known` are addons that are treated like mitmproxy's own.
     """
 
     def __init__(self, engine: Callable[[], str], *known: type) -> None:
@@ -63,7 +63,7 @@ class Lane:
         carry_on(self, data)
 
     def engines(self) -> dict[str, int]:
-        """The exchanges that began, by what carries them. From any thread."""
+        """The number of exchanges started, by engine. Thread-safe."""
         fast = self.exchanges
         return {"fast": fast, "mitmproxy": max(0, self._all_exchanges - fast)}
 
@@ -78,7 +78,7 @@ class Lane:
         self.pool.close()
 
     def end(self) -> None:
-        """While the proxy goes on: so do its connections, in mitmproxy's layers."""
+        """Stop while the proxy keeps running: the connections are handed over to mitmproxy's layers."""
         self.done()
         for end in tuple(self.connections):
             end.go_on()
@@ -93,7 +93,7 @@ class Lane:
     # Connections
 
     def open(self, place: Place, mode: ProxyMode) -> ClientEnd | None:
-        """The protocol of a connection that was accepted; None where it is mitmproxy's, as a TLS handshake is."""
+        """The protocol for an accepted connection; None if mitmproxy serves it, which includes TLS handshakes."""
         engine = self.engine()
         if not is_fast(engine) or (ctx.options.certs and not place.is_secured):
             return None
@@ -101,7 +101,7 @@ class Lane:
         why = self.unserved or why_mode_is_unserved(mode)
         if why is None:
             return ClientEnd(self, place)
-        if engine == "fast":  # where it may be either, that is no fault
+        if engine == "fast":  # with `auto`, using mitmproxy's layers is fine
             self._limited.warning(why, "moesif: moesif_engine=fast leaves connections to mitmproxy's layers: %s", why)
         return None
 
@@ -112,24 +112,24 @@ class Lane:
     def closed(self, end: ClientEnd) -> None:
         self.connections.discard(end)
         known = self._of_proxyserver()
-        if known.get(end.client.id) is end:  # and not the handler that has lent it
+        if known.get(end.client.id) is end:  # and not the handler that lent it
             del known[end.client.id]
 
     def _of_proxyserver(self) -> dict[Any, Any]:
         server: Proxyserver = ctx.master.addons.get("proxyserver")
         return server.connections
 
-    # Hooks of others
+    # Hooks of other addons
 
     def run(self, hook: type, data: Any) -> Awaitable[None] | None:
-        """Call them; what remains to be awaited, if anything."""
+        """Call a hook of all addons. Returns what remains to be awaited, or None."""
         manager = ctx.master.addons
         if isinstance(manager, dispatch.PreparedAddonManager):
             return dispatch.run(manager, hook, [data])
         return manager.handle_lifecycle(hook(data))
 
     def tell(self, hook: type, data: Any) -> None:
-        """Call them; nobody waits for what remains."""
+        """Call a hook of all addons without waiting for it to finish."""
         if (rest := self.run(hook, data)) is not None:
             self.keep(rest)
 
@@ -139,7 +139,7 @@ class Lane:
         then: Callable[[], None] = lambda: None,
         cancelled: Callable[[], None] = lambda: None,
     ) -> None:
-        """Until it has ended; then go on. An addon may have cancelled it, or the end of the proxy."""
+        """Run `awaited` as a task, then call `then`, or `cancelled` if an addon or the proxy's end cancelled it."""
         task = asyncio.ensure_future(awaited)
         self._tasks.add(task)
 

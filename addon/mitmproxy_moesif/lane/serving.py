@@ -1,4 +1,4 @@
-"""What the lane does not serve. All of it is left to mitmproxy's layers, each for a reason."""
+"""What the lane does not serve, and why. mitmproxy's layers serve it instead."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ OPTIONS: dict[str, tuple[object, str]] = {
     "allow_hosts": ([], "connections are passed on unread"),
     "proxy_debug": (False, "mitmproxy's layers tell what they do"),
 }
-"""Options of mitmproxy: the value with which the lane serves, and what any other one asks for."""
+"""mitmproxy's options: the value that the lane requires, and what any other value means."""
 
 HOOKS: dict[type[hooks.Hook], str] = {
     layer.NextLayerHook: "an addon chooses the protocols of connections",
     server_hooks.ServerConnectHook: "an addon has a say in connections to the upstream, maybe for each client",
     tls.TlsStartServerHook: "an addon has a say in TLS toward the upstream, maybe for each client",
 }
-"""Hooks that only mitmproxy's own addons may have where the lane serves, and what any other one does."""
+"""Hooks that prevent the lane from serving if an addon other than mitmproxy's own has them, and the reason."""
 
 OWN = (NextLayer, Proxyserver, TlsConfig)
 
@@ -48,16 +48,16 @@ UPSTREAM_TLS = frozenset(
         "tls_version_server_min",
     }
 )
-"""Options with which connections toward the upstream are made."""
+"""mitmproxy's options that affect TLS connections to the upstream."""
 
 
 def is_fast(engine: str) -> bool:
-    """Whether `moesif_engine` asks for the lane, where it serves."""
+    """Whether `moesif_engine` allows the lane."""
     return engine != "mitmproxy"
 
 
 def why_unserved(master: Master, known: tuple[type, ...]) -> str | None:
-    """Why no connection of this proxy is served; None where the lane may. `known` addons are as good as its own."""
+    """Why the lane serves no connection of this proxy; None if it may. `known` addons are treated like mitmproxy's."""
     manager, options = master.addons, master.options
     if not isinstance(manager, PreparedAddonManager):
         return "moesif_fast_dispatch is off, by which the lane calls hooks"

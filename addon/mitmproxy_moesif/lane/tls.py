@@ -1,4 +1,4 @@
-"""TLS on either side: mitmproxy's handshake, with its hooks, checks and words, and none of its layers later."""
+"""TLS to clients and upstreams: the handshake with mitmproxy's hooks, checks and messages, then without its layers."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from mitmproxy_moesif.lane.opening import Lane
 
 AT_ONCE = 65_535
-"""Bytes that are read of TLS at once."""
+"""Bytes that are read from TLS at once."""
 
 MOST_UNREAD = 65_536
-"""Bytes of TLS's own answers, to requests for new keys, say, while the peer reads nothing."""
+"""Maximum bytes of TLS's own replies (for example to key updates) while the peer does not read."""
 
 type Commands = Generator[commands.Command, Any, Any]
 
 
 class Handshake(ServerTLSLayer):
-    """mitmproxy's layer toward an upstream, for as long as the handshake takes. `early` is what came behind it."""
+    """mitmproxy's TLS layer for upstreams, used for the handshake only. `early` is what came right after it."""
 
     def __init__(self, client: Client, server: Server) -> None:
         context = Context(client, ctx.options)
@@ -43,7 +43,7 @@ class Handshake(ServerTLSLayer):
 
 
 class Tls(asyncio.Protocol, asyncio.Transport):
-    """Of a connection that has shaken hands: the transport of `above`, and the protocol of TCP's."""
+    """TLS on a connection after the handshake: the transport of `above`, and the protocol of the TCP transport."""
 
     tcp: asyncio.Transport
     tls: SSL.Connection
@@ -55,7 +55,7 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         self._is_over = self._is_full = False
         self._unread = 0
         self._unwritten: list[bytes] = []
-        """While hands are shaken anew, as an upstream of TLS 1.2 may ask for: nothing can be written meanwhile."""
+        """Data to write after a renegotiation, which a TLS 1.2 upstream may start: nothing can be written meanwhile."""
 
     # From TCP
 
@@ -70,11 +70,11 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         except SSL.WantReadError:
             end = None
         except SSL.ZeroReturnError:
-            self._is_over, end = True, self._end  # TLS would keep what follows, and nobody reads it
+            self._is_over, end = True, self._end  # TLS would buffer further data that nobody reads
         except SSL.Error as error:
             self._log(f"TLS Error: {error}", logging.WARNING)
             end = self.abort
-        said = self._send_out()  # in answer to what was read
+        said = self._send_out()  # TLS's replies to what was read
         if self._unwritten:
             self._write_again()
         if self._is_full:
@@ -88,7 +88,7 @@ class Tls(asyncio.Protocol, asyncio.Transport):
             end()
 
     def _end(self) -> None:
-        """The peer has said that it sends no more."""
+        """The peer has sent close_notify."""
         self._above.eof_received()
 
     def eof_received(self) -> bool | None:
@@ -122,12 +122,12 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         self._send_out()
 
     def _encrypt(self, data: bytes | bytearray | memoryview) -> bool:
-        """All of it, or nothing where hands are shaken anew."""
+        """Encrypt all of `data`; false if nothing can be written during a renegotiation."""
         try:
             self.tls.sendall(data)
         except SSL.WantReadError:
             return False
-        except SSL.Error:  # the peer reads no more, and is told no more
+        except SSL.Error:  # the peer no longer reads: drop the data
             pass
         return True
 
@@ -142,7 +142,7 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         self.write(b"".join(pieces))
 
     def _send_out(self) -> int:
-        """Returns how many bytes that were."""
+        """Write the encrypted data to TCP. Returns the number of bytes."""
         sent = 0
         with suppress(SSL.WantReadError):
             while True:
@@ -169,7 +169,7 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         return self.tcp.is_closing()
 
     def close(self) -> None:
-        """As mitmproxy does: without a word of TLS."""
+        """Close TCP without sending close_notify, as mitmproxy does."""
         self.tcp.close()
 
     def abort(self) -> None:
@@ -177,7 +177,7 @@ class Tls(asyncio.Protocol, asyncio.Transport):
 
 
 class UpstreamTls(Tls):
-    """`above` is told of the connection at once, before its handshake."""
+    """TLS to an upstream. `above.connection_made` is called at once, before the handshake."""
 
     def __init__(self, lane: Lane, above: asyncio.Protocol, client: Client, server: Server) -> None:
         super().__init__(above, client)
@@ -190,7 +190,7 @@ class UpstreamTls(Tls):
     # The handshake
 
     async def establish(self) -> None:
-        """Raises `OSError` in mitmproxy's words."""
+        """Do the handshake. Raises `OSError` with mitmproxy's message."""
         handshake = self._handshake
         assert handshake is not None
         error = await self._shake_hands(handshake)
@@ -219,7 +219,7 @@ class UpstreamTls(Tls):
         return "connection closed"
 
     async def _follow(self, asked: Commands) -> Any:
-        """Do what mitmproxy's layer asks for; what it says at its end."""
+        """Execute the commands of mitmproxy's layer; returns its result."""
         while True:
             try:
                 command = next(asked)
@@ -237,7 +237,7 @@ class UpstreamTls(Tls):
                     await rest
 
     async def _next(self) -> bytes:
-        """What comes; nothing at the end of the stream."""
+        """Wait for data; empty at the end of the stream."""
         self.resume_reading()
         while not self._came and not self._has_ended:
             self._more.clear()
@@ -256,7 +256,7 @@ class UpstreamTls(Tls):
             super().data_received(data)
             return
         self._came += data
-        self.pause_reading()  # until it is asked for
+        self.pause_reading()  # until `_next` resumes it
         self._more.set()
 
     def _end(self) -> None:
@@ -275,14 +275,14 @@ class UpstreamTls(Tls):
 
 
 class ClientTls(Tls):
-    """Of a handshake that mitmproxy's layers have made. `above` is not told of the connection."""
+    """TLS to a client, after mitmproxy's layers did the handshake. Does not call `above.connection_made`."""
 
     def __init__(self, above: asyncio.Protocol, client: Client, tls: SSL.Connection, tcp: asyncio.Transport) -> None:
         super().__init__(above, client)
         self.tls, self.tcp = tls, tcp
 
     def close(self) -> None:
-        """With a word of it: else an answer that ends with its connection is none (RFC 8446, 6.1)."""
+        """Send close_notify first: else a response that ends with the connection counts as cut off (RFC 8446, 6.1)."""
         if not self.is_closing():
             self._say_end()
         super().close()

@@ -1,4 +1,4 @@
-"""Connections toward the upstream, kept for the next exchange of any client."""
+"""Upstream connections, and the pool that keeps them for the next exchange of any client."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     from mitmproxy_moesif.lane.opening import Lane
 
 IDLE = 30.0
-"""Seconds that a connection is kept without an exchange."""
+"""Seconds after which an idle connection is closed."""
 
 OLDEST = 300.0
-"""Seconds after which a connection serves no further exchange: where its name leads may have changed."""
+"""Maximum age in seconds of a connection that is reused, because its host name may resolve differently by then."""
 
 MOST_IDLE = 256
-"""Connections to one destination that are kept."""
+"""Maximum idle connections per destination."""
 
 MOST_HEAD = 1_000_000
-"""Bytes of an answer's head."""
+"""Maximum bytes of a response head."""
 
 INTERIM_AT_ONCE = 16
-"""Interim answers that are read in one step."""
+"""Interim (1xx) responses that are read in one step."""
 
 
 class UpstreamEnd(Writing, asyncio.Protocol):
-    """One connection; `exchange` is None while it is kept. Never more than one exchange at a time."""
+    """One upstream connection. `exchange` is None while it is idle; there is never more than one at a time."""
 
     __slots__ = (
         "_body",
@@ -97,7 +97,7 @@ class UpstreamEnd(Writing, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
-        if exchange is None:  # nobody has asked
+        if exchange is None:  # unsolicited data
             self.transport.abort()
             return
         exchange.client.active = self._has_heard = True
@@ -129,10 +129,10 @@ class UpstreamEnd(Writing, asyncio.Protocol):
         if self.exchange is not None:
             self.exchange.client.regulate()
 
-    # What came
+    # Received data
 
     def go_on(self) -> None:
-        """Deal with what is there, as far as nothing is waited for."""
+        """Process buffered data until something has to be waited for."""
         exchange = self.exchange
         if exchange is None or self._is_reading:
             return
@@ -143,7 +143,7 @@ class UpstreamEnd(Writing, asyncio.Protocol):
                     break
             else:
                 asyncio.get_running_loop().call_soon(self.go_on)
-        except Exception:  # noqa: BLE001 - as mitmproxy does: an addon's fault in a stream is logged, in its words
+        except Exception:  # noqa: BLE001 - an addon's error in a stream is logged as mitmproxy does
             crashed(exchange.client)
             exchange.client.abort()
         finally:
@@ -152,7 +152,7 @@ class UpstreamEnd(Writing, asyncio.Protocol):
         exchange.client.regulate()
 
     def _read(self, exchange: Exchange) -> bool:
-        """Take a step; whether another may follow."""
+        """Do one step; true if another may follow."""
         if self._body is not None:
             return self._read_body(exchange, self._body)
         if self._has_answered:
@@ -162,7 +162,7 @@ class UpstreamEnd(Writing, asyncio.Protocol):
         return self._read_head(exchange)
 
     def _read_head(self, exchange: Exchange) -> bool:
-        """The final one, or as many interim ones as have come, up to a number: what is behind is copied once."""
+        """Read the final head, or up to `INTERIM_AT_ONCE` interim ones, so that the rest is copied only once."""
         buffer, start = self._buffer, 0
         for _ in range(INTERIM_AT_ONCE):
             found = end_of_head(buffer, max(start, self._looked - 3))
@@ -232,14 +232,14 @@ class UpstreamEnd(Writing, asyncio.Protocol):
 
     @property
     def holds_much(self) -> bool:
-        """That nobody waits for: for the moment, or behind the end of an answer."""
+        """Whether much data is buffered that cannot be processed yet, or that came after the end of a response."""
         exchange = self.exchange
         return len(self._buffer) > MAX_HEAD and (self._has_answered or (exchange is not None and exchange.is_waiting))
 
-    # What an exchange asks for
+    # Called by an exchange
 
     def release(self) -> None:
-        """The exchange has ended well: another may follow where both sides left it as they should."""
+        """The exchange has ended without an error: keep the connection for another one if it is still usable."""
         self.flush()
         self.exchange = None
         is_sound = self._keeps and not self._ends and not self._buffer and self._body is None
@@ -247,18 +247,18 @@ class UpstreamEnd(Writing, asyncio.Protocol):
             self._lane.pool.keep(self)
             return
         self.transport.close()
-        if self.transport.get_write_buffer_size():  # which it may never take
+        if self.transport.get_write_buffer_size():  # the upstream may never read it
             asyncio.get_running_loop().call_later(IDLE, self.transport.abort)
 
     def drop(self) -> None:
-        """The exchange has not ended well."""
+        """The exchange has failed: abort the connection."""
         self.exchange = None
         self.transport.abort()
 
     def take(self) -> bool:
-        """For the next exchange; false where it has ended meanwhile, or has said something that nobody asked for.
+        """Take the connection for the next exchange; false if it was closed or has sent unsolicited data meanwhile.
 
-        Also where the event loop has not heard of it yet: that would be taken for the next answer.
+        This polls the socket, because unsolicited data not yet seen by the event loop would become the next response.
         """
         self._is_reused = True
         self._has_answered = self._has_heard = self._keeps = False
@@ -271,7 +271,7 @@ class UpstreamEnd(Writing, asyncio.Protocol):
 
 
 class Pool:
-    """Kept connections by destination, the newest taken first. `generation` grows when they are to be opened anew."""
+    """Idle connections by destination; the newest is taken first. `renew` increases `generation`."""
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
@@ -288,10 +288,10 @@ class Pool:
         return None
 
     async def open(self, destination: Destination, client: Client) -> UpstreamEnd:
-        """Raises `OSError` with mitmproxy's words."""
+        """Open a connection, TLS included. Raises `OSError` with mitmproxy's message."""
         host, port, sni = destination
         server = Server(address=(host, port), tls=sni is not None, sni=sni)
-        # mitmproxy offers what the client has, though it may have agreed to HTTP/1 with one that knows more.
+        # mitmproxy offers all of the client's protocols, even newer ones, though they agreed on HTTP/1.
         server.alpn_offers = [each for each in client.alpn_offers if each not in (HTTP2_ALPN, HTTP3_ALPN)]
         data = server_hooks.ServerConnectionHookData(client=client, server=server)
         await self._tell(server_hooks.ServerConnectHook, data)
@@ -337,7 +337,7 @@ class Pool:
             self._sweep = asyncio.get_running_loop().call_later(IDLE, self._close_idle)
 
     def lost(self, end: UpstreamEnd) -> None:
-        """It has ended, whoever ended it."""
+        """A connection was closed, by either side."""
         kept = self._kept.get(end.destination, deque())
         if end in kept:
             kept.remove(end)
@@ -352,7 +352,7 @@ class Pool:
         self.renew()
 
     def renew(self) -> None:
-        """What was opened until now is used no further than for the exchange under way."""
+        """Stop reusing the connections opened so far. Exchanges in flight on them may finish."""
         self.generation += 1
         for kept in self._kept.values():
             for end in tuple(kept):
@@ -377,7 +377,7 @@ class Pool:
 
 
 def name_of(server: Server) -> str:
-    """As mitmproxy's log has it. The system has no name of a peer that left before it was asked."""
+    """The server's address as in mitmproxy's log. `peername` is None if the peer disconnected before it was read."""
     assert server.address is not None
     address = human.format_address(server.address)
     is_name = server.peername is not None and server.address[0] != server.peername[0]

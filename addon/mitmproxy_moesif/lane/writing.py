@@ -1,4 +1,4 @@
-"""One end of a connection: what is sent while an event is dealt with goes out together at its end."""
+"""One end of a connection: everything sent while an event is handled goes out together at its end."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import asyncio
 from mitmproxy_moesif.speedups.inline import WRITE_TOGETHER
 
 AT_ONCE = 64
-"""Steps in reading that are taken before others have their turn on the event loop."""
+"""Read steps before the connection yields to others on the event loop."""
 
 
 class Writing:
-    """One end of a connection. `out` is what waits for `flush`."""
+    """One end of a connection. `out` is data that waits for `flush`."""
 
     __slots__ = ("_is_paused", "out", "transport")
 
@@ -22,7 +22,7 @@ class Writing:
         self._is_paused = False
 
     def pause(self, *, wanted: bool) -> None:
-        """Read it no further, or again."""
+        """Stop reading, or resume."""
         if wanted is self._is_paused or self.transport.is_closing():
             return
         self._is_paused = wanted

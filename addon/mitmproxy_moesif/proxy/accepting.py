@@ -1,4 +1,4 @@
-"""Connections are taken while there is room for them; the others wait in the kernel."""
+"""Accepts connections up to a limit; further ones wait in the kernel's backlog."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from contextlib import suppress
 from mitmproxy_moesif.log import RateLimitedLog
 
 BACKLOG = 2048
-"""Connections that the kernel keeps until they are accepted; asyncio's own 100 turns a burst away."""
+"""The listen backlog: connections that the kernel queues. asyncio's default of 100 is too small for a burst."""
 
 PAUSE = 0.2
-"""Seconds until the next attempt where descriptors have run short."""
+"""Seconds until the next attempt after running out of file descriptors."""
 
 OWN = 64
-"""Descriptors that are not for connections: logs, the spool, the Admin API."""
+"""File descriptors reserved for other uses: logs, the spool, the Admin API."""
 
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 type Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 type Open = Callable[[Callable[[], None]], asyncio.Protocol | None]
-"""Given what is to be called when the connection has ended, its protocol; None where `Serve` is to have it."""
+"""Gets a callback for the end of a connection; returns its protocol, or None if `Serve` must handle it."""
 
 
 def affordable() -> int:
-    """Connections for which there are descriptors: each needs one more toward the upstream."""
+    """How many connections the limit of file descriptors allows: each needs another one to the upstream."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1_000_000 if soft == resource.RLIM_INFINITY else max(1, (soft - OWN) // 2)
 
 
 class Room:
-    """For `most` connections at a time, of all sockets together."""
+    """Limits all sockets together to `most` connections at a time."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -59,7 +59,7 @@ class Room:
         self._freed.set()
 
     async def short(self, error: OSError) -> None:
-        """Until there may be descriptors again. Raises the error where it is another."""
+        """Wait until file descriptors may be free again. Re-raises any other error."""
         if error.errno not in SHORTAGES:
             raise error
         self._limited.warning("short", "moesif-proxy: %s: new connections wait", error.strerror)
@@ -67,7 +67,7 @@ class Room:
 
 
 class Acceptor:
-    """As much of an asyncio server as mitmproxy uses, for one socket."""
+    """A server for one socket, with the part of `asyncio.Server`'s interface that mitmproxy uses."""
 
     def __init__(self, listening: socket.socket, serve: Serve, room: Room, open_: Open) -> None:
         self._socket = listening
@@ -82,12 +82,12 @@ class Acceptor:
         return (self._socket,)
 
     async def start_serving(self) -> None:
-        """Until then connections are refused."""
+        """Start listening. Until then connections are refused."""
         self._socket.listen(BACKLOG)
         self._accepting = asyncio.ensure_future(self._accept())
 
     def close(self) -> None:
-        """What was accepted is served: a connection whose opening is cancelled is closed behind its protocol's back."""
+        """Stop accepting. Accepted connections are still served: cancelling would close them without their protocol."""
         if self._accepting is not None:
             self._accepting.cancel()
         self._socket.close()
@@ -107,7 +107,7 @@ class Acceptor:
             opening = asyncio.ensure_future(self._open(connection))
             self._opening.add(opening)
             opening.add_done_callback(self._opening.discard)
-            await asyncio.sleep(0)  # a burst must not hold up those who are connected
+            await asyncio.sleep(0)  # a burst must not delay existing connections
 
     async def _open(self, connection: socket.socket) -> None:
         protocol = self._open_protocol(self._room.leave)

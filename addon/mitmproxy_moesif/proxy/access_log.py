@@ -1,8 +1,8 @@
-"""The access log: a line on standard output for each request, made and written by a thread of its own.
+"""The access log: a line on standard output for each request, formatted and written by its own thread.
 
-The event loop only keeps what the line is made of. Where standard output is slower than the traffic, or blocked, lines
-are left out and counted, and the log says how many. A line has no body and no more than events have: masked headers
-are not there, masked parameters of a query are `*****`, and what a user hook could mask is `-`.
+The event loop only queues the data. If standard output is slower than the traffic, or blocked, lines are dropped and
+counted, and the log reports how many. A line has no body and shows no more than events do: masked headers are left out,
+masked query parameters are `*****`, and everything that a user hook could mask is `-`.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from mitmproxy_moesif.recent.notes import shown_method
 
 MOST_LINES = 10_000
 MOST_BYTES = 16_000_000
-"""Of heads that wait to be written."""
+"""Maximum approximate memory of queued lines, in bytes."""
 
 GATHER_SECONDS = 0.05
-"""Until lines are written: many in one go."""
+"""Seconds between two writes, so that many lines are written together."""
 
 CLOSE_SECONDS = 1.0
-"""What writing the last lines may take."""
+"""Seconds that writing the last lines may take."""
 
 TELL_SECONDS = 60.0
-"""Between two words on lines that are left out."""
+"""Seconds between two log messages about dropped lines."""
 
 PIECE = 4096
-"""Bytes that a pipe takes as a whole: lines of several workers do not mix."""
+"""Bytes that a pipe writes atomically, so that lines of several workers do not interleave."""
 
 
 class Access(NamedTuple):
-    """What a line is made of. `exchange` is without its bodies; `size` is that of its answer's body."""
+    """The data for a line. `exchange` has no bodies; `size` is that of the response body, `weight` the memory used."""
 
     instance: Instance
     exchange: Exchange
@@ -56,7 +56,7 @@ class Access(NamedTuple):
 
 
 class Line(NamedTuple):
-    """What a line says, in the order of JSON's members. `fate` is `captured`, or why there is no event."""
+    """The fields of a line, in the order of the JSON format. `fate` is `captured`, or why there is no event."""
 
     time: str
     client: str
@@ -78,15 +78,15 @@ class Line(NamedTuple):
 
 
 class AccessLog:
-    """Is told of each exchange that ended; `form` makes its line, `out` is a file descriptor."""
+    """Call it with each exchange that ended. `form` formats the line; `out` is a file descriptor."""
 
     def __init__(self, form: Callable[[Line, float], str], out: int = 1) -> None:
         self._form = form
         self._out = out
         self._waiting: deque[Access] = deque()
-        # Each number is written by one thread: by the event loop's
+        # Each counter is changed by one thread only. By the event loop's thread:
         self._came = self._left_out = self._put = 0
-        # and by the one that writes.
+        # By the writing thread:
         self._taken = self._written = self._lost = self._told = 0
         self._ended = threading.Event()
         self._told_at = -TELL_SECONDS
@@ -97,7 +97,7 @@ class AccessLog:
         self._thread.start()
 
     def __call__(self, entry: PendingExchange, exchange: Exchange, fate: str) -> None:
-        """On the event loop."""
+        """Queue a line. Called on the event loop."""
         self._came += 1
         heads = exchange.request_headers + exchange.response_headers
         weight = 500 + 100 * len(heads) + len(exchange.target) + sum(map(len, chain.from_iterable(heads)))
@@ -109,7 +109,7 @@ class AccessLog:
         self._waiting.append(Access(entry.instance, bodiless, fate, sent_bytes(entry), weight))
 
     def close(self) -> None:
-        """Write what waits, as far as that is quick; what is left is told."""
+        """Write the queued lines for up to `CLOSE_SECONDS`; log how many are left."""
         self._ended.set()
         self._thread.join(CLOSE_SECONDS)
         if left := self._came - self._written - self._told:
@@ -137,7 +137,7 @@ class AccessLog:
     def _line(self, access: Access) -> bytes:
         try:
             return self._form(line_of(access), access.exchange.started).encode() + b"\n"
-        except Exception as error:  # noqa: BLE001 - one strange exchange must not end the log
+        except Exception as error:  # noqa: BLE001 - one bad exchange must not end the log
             return f"{describe(error)}\n".encode()
 
     def _write(self, lines: list[bytes]) -> None:
@@ -154,7 +154,7 @@ class AccessLog:
             self._limited.error("write", "moesif-proxy: the access log cannot be written: %s", error.strerror)
 
     def _tell(self) -> None:
-        """Once a minute how many lines are missing since the last time."""
+        """Log once a minute how many lines were dropped since the last time."""
         now = time.monotonic()
         if (count := self._left_out + self._lost - self._told) and now - self._told_at >= TELL_SECONDS:
             self._told += count
@@ -163,7 +163,7 @@ class AccessLog:
 
 
 def sent_bytes(entry: PendingExchange) -> int:
-    """Of the answer's body, as far as the upstream or we sent one."""
+    """The size of the response body in bytes."""
     if entry.response_tee is not None:
         return entry.response_tee.size
     response = entry.flow.response
@@ -198,7 +198,7 @@ def line_of(access: Access) -> Line:
 
 
 def cut(said: str, most: int) -> str:
-    """So that a line fits a pipe; what is not printable takes six times its length."""
+    """Shorten text so that a line fits into `PIECE`. Unprintable characters are escaped to six times their length."""
     return said[:most] if said.isascii() and said.isprintable() else said[: most // 6]
 
 
@@ -207,7 +207,7 @@ def as_json(line: Line, _started: float) -> str:
 
 
 def combined(line: Line, started: float) -> str:
-    """As nginx's and Apache's `combined`, and after it the seconds it took, the instance and the fate."""
+    """The `combined` format of nginx and Apache, followed by the duration in seconds, the instance and the fate."""
     when = time.strftime("%d/%b/%Y:%H:%M:%S %z", time.localtime(started))
     user, status = plain(line.user).replace(" ", "%20"), line.status or "-"
     request = f"{plain(line.method)} {plain(line.path)} {line.protocol}"
@@ -221,7 +221,7 @@ COLOURS = {2: "\033[32m", 3: "\033[36m", 4: "\033[33m", 5: "\033[31m"}
 
 
 def short(line: Line, started: float) -> str:
-    """For people at a terminal."""
+    """A short, coloured line for terminals."""
     colour = COLOURS.get((line.status or 0) // 100, "")
     said = [
         time.strftime("%H:%M:%S", time.localtime(started)),
@@ -235,7 +235,7 @@ def short(line: Line, started: float) -> str:
 
 
 def plain(said: str | None) -> str:
-    """On one line, without anything that a terminal would obey."""
+    """The text on one line, without control sequences for terminals."""
     return "-" if said is None else json.dumps(said)[1:-1]
 
 

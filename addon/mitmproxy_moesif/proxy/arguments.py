@@ -1,4 +1,4 @@
-"""The command line of `moesif-proxy`. Knows neither mitmproxy nor processes."""
+"""The command line of `moesif-proxy`. Independent of mitmproxy and of processes."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ MAX_CONNECTIONS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What the command line says; `settings` as `name=value`, timeouts in seconds.
+    """The parsed command line; `settings` are `name=value`, timeouts are in seconds.
 
-    `max_connections` None: as many as there are file descriptors for.
+    `max_connections` is None for as many as the limit of file descriptors allows.
     """
 
     upstream: str | None
@@ -54,7 +54,7 @@ class Arguments:
 
 
 def parse(arguments: Sequence[str]) -> Arguments:
-    """Ends the process with one line on stderr and code 2 where they cannot be read."""
+    """Parse the command line. If it is invalid, ends the process with one line on stderr and code 2."""
     return arguments_of(option_parser("moesif-proxy", DESCRIPTION, EPILOG).parse_args(arguments))
 
 
@@ -65,7 +65,7 @@ def arguments_of(given: argparse.Namespace) -> Arguments:
 
 
 def option_parser(program: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """Of a program that takes the proxy's command line."""
+    """The parser for a program that takes the proxy's command line."""
     parser = OneLineParser(prog=program, description=description, epilog=epilog, allow_abbrev=False)
     add = parser.add_argument
     add("--upstream", type=_upstream, metavar="URL", help="http://host:port or https://host:port to pass requests to")

@@ -1,7 +1,7 @@
-"""The first message of a TLS client, bounded, and looked at once.
+"""Limits the size of a client's TLS ClientHello, and parses it only once.
 
-mitmproxy keeps as much as a client announces, up to 16 MB, and parses all of it again with each piece that comes: one
-connection takes the event loop from all others for as long as it likes. Here mitmproxy gets it when it is whole.
+mitmproxy buffers as much as a client announces, up to 16 MB, and parses all of it again with each piece: one connection
+can block the event loop for as long as it likes. Here mitmproxy gets the message only when it is complete.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from mitmproxy.proxy.context import Context
 from mitmproxy_moesif.speedups.replacing import replacement
 
 MOST = 65_536
-"""Bytes, with the headers of their records. Browsers send 2,000."""
+"""Maximum bytes, including the record headers. Browsers send about 2,000."""
 
 MOST_SAID = 300
-"""Characters of what is wrong with a handshake. mitmproxy quotes all that has come."""
+"""Maximum characters of a handshake error. mitmproxy quotes everything it received."""
 
 HEADER = 5
-"""Bytes of a record's."""
+"""Bytes of a TLS record header."""
 
 type Handshake = Generator[commands.Command, Any, tuple[bool, str | None]]
 
 
 class Hello:
-    """The records that have come so far are `data`."""
+    """Collects a ClientHello; `data` are the records so far."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -38,7 +38,7 @@ class Hello:
         self._size = 0
 
     def is_whole_with(self, data: bytes) -> bool:
-        """Whether nothing is missing any more. Raises `ValueError` where it is none, or too large."""
+        """Add data; whether the message is complete. Raises `ValueError` if it is invalid or too large."""
         self.data += data
         while (size := self._next_size()) is not None:
             begin = self._looked + HEADER
@@ -53,7 +53,7 @@ class Hello:
         return False
 
     def _next_size(self) -> int | None:
-        """Of the next record; None where some of it is missing."""
+        """The size of the next record; None if it is incomplete."""
         behind = self._looked + HEADER
         if len(self.data) < behind:
             return None
@@ -65,7 +65,7 @@ class Hello:
 
 
 class ClientTls(layers.ClientTLSLayer):
-    """Toward a client."""
+    """mitmproxy's TLS layer for clients, with the limit."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

@@ -1,7 +1,7 @@
-"""The options of `moesif-proxy`: from its command line before a YAML file, at the start and again on SIGHUP.
+"""The options of `moesif-proxy`, from its command line and a YAML file, at startup and again on SIGHUP.
 
-The file holds mitmproxy's option names, ours with their `moesif_` prefix. What neither gives comes from the
-environment (`MOESIF_...`) or is the default. A file that cannot be taken leaves everything as it was.
+The command line overrides the file. The file uses mitmproxy's option names, ours with their `moesif_` prefix. Options
+in neither come from the environment (`MOESIF_...`) or are the default. An invalid file changes nothing.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from mitmproxy_moesif.jwt_gate.options import PARAMETERS as GATE_PARAMETERS
 from mitmproxy_moesif.proxy.arguments import Arguments
 
 UPSTREAM_FILES = frozenset({"client_certs", "ssl_verify_upstream_trusted_ca", "ssl_verify_upstream_trusted_confdir"})
-"""Options that name what TLS toward the upstream is made with."""
+"""Options that name files for TLS to the upstream."""
 
 FILES = frozenset({"certs"}) | UPSTREAM_FILES | PARAMETERS.files | GATE_PARAMETERS.files
-"""Options that name files: on SIGHUP those are read again, since nothing watches some, and others not at once."""
+"""Options that name files. They are read again on SIGHUP: some are not watched, others only with a delay."""
 
 KINDS: Mapping[Any, str] = {
     bool: "true or false",
@@ -37,15 +37,15 @@ KINDS: Mapping[Any, str] = {
     str | None: "text (a number needs quotes)",
     Sequence[str]: "a list of texts",
 }
-"""The types that mitmproxy's options have, in the words of ours."""
+"""The types of mitmproxy's options, described as for our own options."""
 
 
 class ConfigurationError(ValueError):
-    """One line that says what cannot be taken. It shows no value: that may be a secret."""
+    """An invalid configuration: one line that names the option but not its value, which may be a secret."""
 
 
 class Configuration:
-    """What is given to the options of one proxy."""
+    """Sets the options of one proxy."""
 
     def __init__(self, options: optmanager.OptManager, arguments: Arguments) -> None:
         self._options = options
@@ -55,7 +55,7 @@ class Configuration:
         self._from_file: set[str] = set()
 
     def start(self) -> None:
-        """Set everything for the first time; what no addon has registered yet is kept for it."""
+        """Set all options for the first time. Options that no addon has registered yet are deferred."""
         wanted = self._read()
         if self._arguments.upstream is None and "mode" not in wanted:
             raise ConfigurationError("there is no upstream: give --upstream URL")
@@ -71,7 +71,7 @@ class Configuration:
         self._took(wanted)
 
     def _settings(self) -> dict[str, list[str]]:
-        """The command line's settings by name; a list is given as several."""
+        """The command line's settings by name; a list is given as several settings."""
         by_name: dict[str, list[str]] = {}
         for setting in self._arguments.settings:
             by_name.setdefault(setting.partition("=")[0], []).append(setting)
@@ -80,7 +80,7 @@ class Configuration:
     def reload(self, overlaid: Collection[str]) -> set[str]:
         """Read the file again and apply it, all of it or nothing. Returns the names of the options that changed.
 
-        What the Admin API changed (`overlaid`) stays as it is.
+        Options changed by the Admin API (`overlaid`) stay as they are.
         """
         wanted = self._read()
         self._check(wanted)
@@ -100,7 +100,7 @@ class Configuration:
 
     def _apply(self, values: Mapping[str, Any]) -> None:
         known = self._options._options  # noqa: SLF001
-        # What such a file holds may have been renewed in its place: its addon is told as if the name had changed.
+        # A file's content may have changed under the same name, so its addon is notified as if the name had changed.
         renewed = {name for name in FILES if name in known and known[name].current()}
         try:
             put(self._options, values, renewed)
@@ -126,7 +126,7 @@ class Configuration:
         return self._arguments.config is not None
 
     def _read(self) -> dict[str, Any]:
-        """What the file gives and the command line does not."""
+        """The options in the file that are not on the command line."""
         if self._arguments.config is None:
             return {}
         content = read(self._arguments.config)
@@ -139,7 +139,7 @@ class Configuration:
 
 
 def dedicated(arguments: Arguments) -> dict[str, Any]:
-    """The options that arguments of their own stand for."""
+    """The options that are set by dedicated arguments, such as `--listen`."""
     options: dict[str, Any] = {"listen_host": arguments.listen.host, "listen_port": arguments.listen.port}
     if arguments.upstream is not None:
         options["mode"] = [f"reverse:{arguments.upstream}"]
@@ -180,7 +180,7 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 @contextmanager
 def refusals(name: str) -> Iterator[None]:
-    """Raises `ConfigurationError` for what mitmproxy refuses; not every version of it says for which option."""
+    """Turn mitmproxy's errors into `ConfigurationError`. Not every version of mitmproxy names the option."""
     try:
         yield
     except (exceptions.OptionsError, TypeError) as error:
@@ -189,5 +189,5 @@ def refusals(name: str) -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    """Without the credentials of a URL, which mitmproxy's messages quote."""
+    """The error on one line, without credentials in URLs, which mitmproxy's messages quote."""
     return re.sub(r"\S+@", "...@", " ".join(str(error).split()))

@@ -1,4 +1,4 @@
-"""What `moesif-proxy` says on stderr: our own lines, and warnings and errors of anything else."""
+"""What `moesif-proxy` logs to stderr: our own messages, and warnings and errors of everything else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def quiet_log() -> None:
-    """To be called once, at the start of a process. mitmproxy's line for every connection is not even made then."""
+    """Call once at the start of a process. mitmproxy's log line for each connection is then not even formatted."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)

@@ -1,4 +1,4 @@
-"""The end of a proxy as its clients see it: no new connections, exchanges under way are answered, idle ones close."""
+"""Graceful shutdown: no new connections are accepted, exchanges in flight finish, idle connections are closed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from mitmproxy_moesif.lifecycle import client_transport, tell_requests, telling_
 from mitmproxy_moesif.log import log
 
 LOOK_EVERY = 0.05
-"""Seconds between two looks for connections that have become idle."""
+"""Seconds between two checks for connections that have become idle."""
 
 
 class Drain:
-    """Stands before the capture, so that exchanges end before the capture does. `aborted` ends the wait at once."""
+    """Comes before the capture in the addon order, so that exchanges end first. `aborted` ends the wait at once.
+
+    `seconds` is the maximum wait.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -44,12 +47,12 @@ class Drain:
         if busy:
             why = "as asked" if self.aborted.is_set() else "--drain-timeout is over"
             log.warning("moesif-proxy: %s under way, cut: %s", number_of(busy, "request"), why)
-        if self.aborted.is_set():  # the capture installs its handlers now, and is not to wait either
+        if self.aborted.is_set():  # the capture installs its signal handlers next, and must not wait either
             loop.call_soon(signal.raise_signal, signal.SIGTERM)
 
 
 class SayClose:
-    """Tells clients that keep a connection that this answer was its last."""
+    """Adds `Connection: close`, so that clients stop reusing their connections."""
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if flow.response is not None and not flow.request.is_http2 and flow.response.status_code >= 200:
@@ -57,7 +60,7 @@ class SayClose:
 
 
 def close_idle(server: Proxyserver) -> int:
-    """Close the connections that have no exchange under way and nothing to send; how many have."""
+    """Close the connections without an exchange in flight or unsent data. Returns how many others there are."""
     busy = 0
     for handler in list(server.connections.values()):
         if is_busy(handler) or is_unsent(handler):
@@ -68,7 +71,7 @@ def close_idle(server: Proxyserver) -> int:
 
 
 def end_connection(handler: ProxyConnectionHandler | ClientEnd) -> None:
-    """Close it. mitmproxy cannot while a hook is told of the client, since nothing reads it yet."""
+    """Close a connection. mitmproxy cannot do so while the connect hook runs, because nothing reads it yet."""
     io = handler.transports.get(handler.client)
     if isinstance(io, ConnectionIO) and io.handler is None:
         assert isinstance(io.writer, asyncio.StreamWriter)
@@ -78,8 +81,11 @@ def end_connection(handler: ProxyConnectionHandler | ClientEnd) -> None:
 
 
 def is_busy(handler: ProxyConnectionHandler | ClientEnd) -> bool:
-    """Whether an exchange is under way. HTTP layers keep a stream for each until the whole answer is handed to them;
-    over HTTP/2 some of it may wait for the client's window. What is not HTTP is not waited for."""
+    """Whether an exchange is in flight. Connections that do not speak HTTP are not waited for.
+
+    HTTP layers keep a stream for each exchange until they have the whole response. Over HTTP/2, some of the response
+    may then still wait for the client's flow-control window.
+    """
     if isinstance(handler, ClientEnd):
         return handler.is_busy
     streams = any(layer.streams for layer in handler.layer.context.layers if isinstance(layer, HttpLayer))
@@ -87,7 +93,7 @@ def is_busy(handler: ProxyConnectionHandler | ClientEnd) -> bool:
 
 
 def is_unsent(handler: ProxyConnectionHandler | ClientEnd) -> bool:
-    """Whether some of its answers have not gone out."""
+    """Whether response data is still unsent."""
     if isinstance(handler, ClientEnd):
         return handler.is_unsent
     transport = client_transport(handler)

@@ -1,4 +1,4 @@
-"""What a reverse proxy tells its upstream about the client: `X-Forwarded-*`."""
+"""The `X-Forwarded-*` headers, which tell the upstream about the client."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _LENGTHS = {len(FOR), *map(len, _KEPT), len(b"Host")}
 
 
 class Forwarded:
-    """`X-Forwarded-*` toward the upstream. Stands behind the capture: the event shows what the client sent.
+    """Adds `X-Forwarded-*` for the upstream. Comes after the capture, so that events show what the client sent.
 
-    The peer is appended to `X-Forwarded-For`, all of its lines in one, as nginx's `$proxy_add_x_forwarded_for` does.
-    Proto, Host and Port are set where they are absent, each for itself, as Kong does for peers that it trusts: a load
-    balancer before us that ends TLS knows better. A client without one before it can therefore say there what it likes.
-    Host is the name alone, in lower case and without port, as Kong sends it.
+    The peer's address is appended to `X-Forwarded-For`, with repeated headers joined into one, like nginx's
+    `$proxy_add_x_forwarded_for`. Proto, Host and Port are each set only if absent, as Kong does for trusted peers: a
+    load balancer that terminates TLS knows better. Without a load balancer, a client can therefore send any value.
+    Host is only the name, in lower case and without port, as in Kong.
     """
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
@@ -36,9 +36,9 @@ class Forwarded:
 
 
 def forwarded(fields: Fields, peer: bytes, scheme: bytes, authority: bytes, port: bytes) -> Fields:
-    """The headers with those about the client; all others untouched and in their order.
+    """The headers with those about the client added; all others unchanged and in order.
 
-    `authority` is what HTTP/2 has instead of `Host`, `port` the one that the client connected to.
+    `authority` is HTTP/2's replacement for `Host`; `port` is the port that the client connected to.
     """
     kept: list[tuple[bytes, bytes]] = []
     hops: list[bytes] = []
@@ -62,7 +62,7 @@ def forwarded(fields: Fields, peer: bytes, scheme: bytes, authority: bytes, port
 
 
 def host_name(host: bytes) -> bytes:
-    """As nginx has it in `$host`: lower case, without port and last dot, an IPv6 address in its brackets."""
+    """Like nginx's `$host`: lower case, without port and trailing dot; IPv6 addresses keep their brackets."""
     address, bracket, _ = host.partition(b"]")
     name = address + bracket if host.startswith(b"[") and bracket else host.partition(b":")[0]
     return name.lower().removesuffix(b".")

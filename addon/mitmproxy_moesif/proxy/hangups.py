@@ -1,4 +1,4 @@
-"""SIGHUP, which ends a process without a handler: held back while a proxy starts, and ignored when it has ended."""
+"""SIGHUP, which kills a process that has no handler: blocked while a proxy starts, and ignored after it has ended."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ HANGUP = frozenset({signal.SIGHUP})
 
 
 def hold() -> None:
-    """From now on one waits for `heed`, also in processes that are started; to be called while there is one thread."""
+    """Block SIGHUP until `heed`, also in child processes. Call while there is only one thread."""
     signal.pthread_sigmask(signal.SIG_BLOCK, HANGUP)
 
 
 def heed(act: Callable[[], None]) -> None:
-    """Call `act` on the running event loop for each. asyncio's own handlers end with their loop, and the process with
-    the next signal."""
+    """Call `act` on the running event loop for each SIGHUP.
+
+    asyncio's own handlers are not used: they are removed with their loop, and the next signal would end the process.
+    """
     loop = asyncio.get_running_loop()
     signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(act))
     quiet_wakeups()

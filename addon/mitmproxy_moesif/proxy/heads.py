@@ -1,8 +1,8 @@
-"""HTTP/1 heads as they came, line by line: refused where another parser could read them otherwise.
+"""Checks raw HTTP/1 heads line by line, and refuses those that another parser could read differently.
 
-Hooks see a head only after white space was trimmed and folded lines were joined. Here nothing has been done to it yet,
-and no hook is asked about one that is refused: a client gets 400, and an upstream's answer becomes 502. What is still
-there when mitmproxy has read the lines is left to `capture/heads.py`.
+Hooks see a head only after white space was trimmed and folded lines were joined. Here the head is still unchanged. No
+hook is called for a refused head: a client gets 400, and an upstream's response becomes 502. What remains ambiguous
+after mitmproxy's parsing is checked in `capture/heads.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _START = re.compile(rb"HTTP/1\.[0-9] .*|[^ ]+ [^ ]+ HTTP/1\.[0-9]")
 
 
 def check(lines: list[bytes]) -> None:
-    """Raises `ValueError`, which quotes nothing."""
+    """Raises `ValueError` for an ambiguous head. The message does not quote it."""
     head = b"\n".join(lines)
     if b"\t" in lines[0] or not _START.fullmatch(lines[0]) or b"\n " in head or b"\n\t" in head:
         raise ValueError("The head has a line that can be read in more than one way.")
@@ -29,7 +29,8 @@ def check(lines: list[bytes]) -> None:
 
 
 def checked[M: http.Message](read: Callable[[list[bytes]], M]) -> Callable[[list[bytes]], M]:
-    """mitmproxy's own reader behind a check. Its errors quote the line, which may hold a token."""
+    """mitmproxy's own parser, after `check`. Its error messages are replaced: they quote the line, which may hold a
+    token."""
 
     def read_head(lines: list[bytes]) -> M:
         check(lines)

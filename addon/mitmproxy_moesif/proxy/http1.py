@@ -1,14 +1,14 @@
-"""What mitmproxy's HTTP/1 gets wrong for a reverse proxy, mended in subclasses of its two ends and of an exchange.
+"""Fixes for mitmproxy's HTTP/1 in a reverse proxy, as subclasses of its client and server side and of an exchange.
 
-- Trailers end in an exception and a connection that hangs: they are passed on.
-- An interim answer (103) of the upstream is taken for the final one: it is passed on, and the final one awaited. No
-  hook sees it: what can be read in two ways is refused here.
-- After an interim answer a failing upstream is no 502 any more: it is.
-- A blank line before a request line ends in an exchange that hangs: it is skipped.
-- A request is dated when its head is complete: when its first byte came.
-- `Expect: 100-continue` is answered by the proxy: the upstream is asked, and its answer passed on.
-- A last chunk follows a 304 that is said to be in chunks: it has no body.
-- An HTTP/2 request without Content-Length reaches an HTTP/1 upstream without its body's framing: it goes in chunks.
+- Trailers cause an exception and a hanging connection. Here they are forwarded.
+- An interim response (103) of the upstream is taken for the final one. Here it is forwarded, and the final one awaited.
+  No hook sees an interim response, so ambiguous ones are refused here.
+- If the upstream fails after an interim response, the client gets no 502. Here it does.
+- A blank line before a request line makes the exchange hang. Here it is skipped.
+- A request's start time is when its head is complete. Here it is when the first byte arrived.
+- `Expect: 100-continue` is answered by the proxy. Here it is sent to the upstream, and its response is forwarded.
+- A 304 with `Transfer-Encoding: chunked` is followed by a last chunk. Here it has no body.
+- An HTTP/2 request without Content-Length reaches an HTTP/1 upstream without framing. Here its body is sent in chunks.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Stream(engine.Stream):
         return self.hand_on(heading) if expected and request.http_version == "HTTP/1.1" else heading
 
     def hand_on(self, heading: Commands) -> Commands:
-        """Where the body is streamed, the upstream says whether to continue. It speaks HTTP/1, as the client does."""
+        """If the body is streamed, let the upstream answer `Expect`. It speaks HTTP/1, as the client does."""
         reply = None
         while True:
             try:
@@ -73,13 +73,13 @@ class Stream(engine.Stream):
 
 
 class Server(Http1End):
-    """Toward the client."""
+    """The connection to a client."""
 
     trailers: http.Headers | None = None
     continued = 0
-    """The request that was told to continue."""
+    """The stream id of the request whose client was told to continue."""
     begun: tuple[int, float] = (0, 0.0)
-    """The request of which a first piece came, and when."""
+    """The stream id of the request that has started to arrive, and when (seconds since 1970)."""
 
     def send(self, event: HttpEvent) -> Commands:
         if isinstance(event, ResponseTrailers):
@@ -103,7 +103,7 @@ class Server(Http1End):
         return sending
 
     def awaits_word(self) -> bool:
-        """Whether the client was not told to send its body: nobody knows whether it yet will."""
+        """Whether the client was not told to send its body, so that it is unknown whether it will."""
         expects = self.request is not None and not self.request_done and "expect" in self.request.headers
         return expects and self.continued != self.stream_id
 
@@ -113,7 +113,7 @@ class Server(Http1End):
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         while self.buf._data.startswith((b"\r\n", b"\n")):  # noqa: SLF001
-            self.buf.maybe_extract_lines()  # takes such a line, and nothing else
+            self.buf.maybe_extract_lines()  # removes exactly this line
         begun, when = self.begun
         if begun == self.stream_id:
             return dated(super().read_headers(event), when)
@@ -126,7 +126,7 @@ class Server(Http1End):
 
 
 class Client(Http1Client):
-    """Toward the upstream."""
+    """The connection to an upstream."""
 
     trailers: http.Headers | None = None
 
@@ -147,24 +147,24 @@ class Client(Http1Client):
                 return
             self.response = None
             if self.request is not None and self.is_wanted(interim.response.status_code, self.request):
-                interim.end_stream = False  # it has no body, and still is not the end
+                interim.end_stream = False  # it has no body, but the stream does not end here
                 yield http_layers.SendHttp(interim, self.context.client)
             event = events.DataReceived(self.conn, b"")
 
     def read_until_interim(
         self, event: events.ConnectionEvent
     ) -> Generator[commands.Command, Any, ResponseHeaders | None]:
-        """The interim answer that the buffer begins with. None: what there is of the final one is read."""
+        """The interim response at the start of the buffer. None if there is none; the final head is then read."""
         reading = super().read_headers(event)
         for command in reading:
             if (interim := interim_answer(command)) is not None:
-                reading.close()  # before it takes the answer for final
+                reading.close()  # before it takes the response for the final one
                 return interim
             yield command
         return None
 
     def is_wanted(self, status: int, request: http.Request) -> bool:
-        """Whether the client can do something with an interim answer."""
+        """Whether an interim response must be forwarded to the client."""
         return not request.is_http10 and (status != 100 or "expect" in request.headers)
 
     def read_body(self, event: events.Event) -> Commands:
@@ -172,7 +172,7 @@ class Client(Http1Client):
 
 
 def is_interim(response: http.Response) -> bool:
-    """Whether another answer follows; 101 is the last that is HTTP."""
+    """Whether another response follows. After 101 there is no more HTTP."""
     return response.status_code < 200 and response.status_code != 101
 
 
@@ -183,7 +183,7 @@ def interim_answer(command: commands.Command) -> ResponseHeaders | None:
 
 
 def framed(event: RequestHeaders) -> RequestHeaders:
-    """A request that came over HTTP/2 with a body of unknown length, in chunks. The flow's own stays as it is."""
+    """Add chunked framing to an HTTP/2 or HTTP/3 request with a body of unknown length. The flow is not changed."""
     request = event.request
     if event.end_stream or not (request.is_http2 or request.is_http3) or "content-length" in request.headers:
         return event
@@ -193,7 +193,7 @@ def framed(event: RequestHeaders) -> RequestHeaders:
 
 
 def dated(reading: Commands, when: float) -> Commands:
-    """A head whose first piece came at that time."""
+    """Set a request's start time to `when`, in seconds since 1970."""
     for command in reading:
         if isinstance(command, ReceiveHttp) and isinstance(command.event, RequestHeaders):
             command.event.request.timestamp_start = when
@@ -205,7 +205,7 @@ def nothing() -> Commands:
 
 
 def without_last_chunk(sending: Commands) -> Commands:
-    """A client would take it for the beginning of the next answer."""
+    """Drop the last chunk: a client would take it for the start of the next response."""
     for command in sending:
         if not isinstance(command, commands.SendData):
             yield command
@@ -216,7 +216,7 @@ def interim_head(peer: Connection, response: http.Response) -> Commands:
 
 
 def announcing_trailers(layer: Http1Connection, reading: Commands, end: type[HttpEvent], kind: Any) -> Commands:
-    """Put the trailers, where there are any, before the end of the message."""
+    """Insert the trailers, if there are any, before the end of the message."""
     reader = layer.body_reader
     return announced(layer, reading, reader, end, kind) if isinstance(reader, ChunkReader) else reading
 
@@ -226,14 +226,14 @@ def announced(
 ) -> Commands:
     for command in reading:
         if reader.trailers and isinstance(command, ReceiveHttp) and isinstance(command.event, end):
-            if layer.context.client.alpn == b"h2":  # where names in upper case are an error
+            if layer.context.client.alpn == b"h2":  # HTTP/2 forbids upper-case names
                 reader.trailers.fields = tuple((name.lower(), value) for name, value in reader.trailers.fields)
             yield ReceiveHttp(kind(command.event.stream_id, reader.trailers))
         yield command
 
 
 def with_trailers(sending: Commands, peer: Connection, trailers: http.Headers) -> Commands:
-    """The end of a body in chunks with its trailers. A body that is not in chunks has no place for them."""
+    """Add trailers to the last chunk. A body that is not chunked cannot have trailers."""
     for command in sending:
         if isinstance(command, commands.SendData) and command.data == LAST_CHUNK:
             yield commands.SendData(peer, last_chunk(trailers))

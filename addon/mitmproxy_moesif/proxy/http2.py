@@ -1,10 +1,8 @@
-"""What mitmproxy's HTTP/2 takes too strictly for a reverse proxy, mended toward the upstream.
+"""Fixes for mitmproxy's HTTP/2 connections to upstreams.
 
-A header value of an answer that has a blank at its end (or start) ends in a 502: it is passed on without.
-
-A stream that the upstream resets is said to be reset by the client: its event told of a client that had left.
-
-Streams that wait for room on a connection are forgotten where it ends: their clients waited for ever.
+- A response header value with a leading or trailing blank causes a 502. Here the value is trimmed.
+- If the upstream resets a stream, mitmproxy says that the client did. The event then reported a client disconnect.
+- Streams that wait for a free slot on a connection are forgotten if it ends, so that their clients wait forever.
 """
 
 from __future__ import annotations
@@ -26,14 +24,14 @@ BLANK = b" \t"
 
 
 class TrimmingDecoder(Decoder):
-    """Takes blanks from around the values."""
+    """Strips blanks around header values."""
 
     def decode(self, data: bytes, raw: bool = False) -> Iterable[HeaderTuple]:
         return [type(header)(header[0], header[1].strip(BLANK)) for header in super().decode(data, raw=raw)]
 
 
 class Client(Http2Client):
-    """Toward the upstream."""
+    """The connection to an upstream."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -45,7 +43,7 @@ class Client(Http2Client):
         self.stream_queue.clear()
         yield from super().close_connection(msg)
         for number in waiting:
-            self.their_stream_id[-number] = number  # a number of the upstream's, which they never got, becomes theirs
+            self.their_stream_id[-number] = number  # these streams never got an id on the connection, so make one up
             yield ReceiveHttp(ResponseProtocolError(-number, msg, ResponseProtocolError.code))
 
     def handle_h2_event(self, event: Event) -> CommandGenerator[bool]:

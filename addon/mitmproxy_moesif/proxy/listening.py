@@ -1,4 +1,4 @@
-"""How a reverse proxy listens: when all else has started, with others on the port, over TCP alone."""
+"""How a reverse proxy listens: after everything else has started, on a port shared with others, over TCP only."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ from mitmproxy_moesif.proxy.sockets import cannot_listen, open_sockets
 
 
 class LateMaster(Master):
-    """Serves when every addon and script is running, so that nothing passes one of them unseen; until then its port is
-    bound, and connections are refused."""
+    """Starts listening only when every addon and script is running, so that none of them misses an exchange.
+
+    Until then the port is bound, and connections are refused.
+    """
 
     serves = False
 
     async def running(self) -> None:
         check: ErrorCheck = self.addons.get("errorcheck")
         loader: ScriptLoader = self.addons.get("scriptloader")
-        # Scripts are loaded by tasks of their own in the loop's next turns, and no event tells of it.
+        # Scripts are loaded by separate tasks in the next turns of the loop, and no event signals that.
         while any(script.ns is None for script in loader.addons) and not check.logger.has_errored:  # noqa: ASYNC110
             await asyncio.sleep(0)
         await super().running()
@@ -38,14 +40,14 @@ class LateMaster(Master):
             for server in instance._servers:  # noqa: SLF001 - what its start has set
                 try:
                     await server.start_serving()
-                except OSError as error:  # another one has bound the port, too, and listens already
+                except OSError as error:  # another process has bound the port, too, and already listens
                     host, port, *_ = server.sockets[0].getsockname()
                     log.error("moesif-proxy: %s", cannot_listen(host, port, error))
         await check.shutdown_if_errored()
 
 
 def install(room: Room, lane: Lane, *, shared: bool) -> None:
-    """In place of mitmproxy's own start of a reverse proxy: over TCP alone, also for https."""
+    """Replace how mitmproxy starts a reverse proxy: over TCP only, also for https."""
 
     async def start(instance: ReverseInstance) -> None:
         assert isinstance(ctx.master, LateMaster)

@@ -1,4 +1,4 @@
-"""The event loop that a proxy runs on: uvloop's under the fast lane, where it is installed; else asyncio's own."""
+"""The event loop that a proxy runs on: uvloop with the fast lane if it is installed, otherwise asyncio's own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENGINE = "engine"
 
 
 def loop_factory(arguments: Arguments, environ: Mapping[str, str]) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """None: asyncio's own. It is asked before there is a loop, and so before there are options."""
+    """The loop factory; None for asyncio's own loop. Called before there is a loop, and so before there are options."""
     return fast_loop() if is_fast(wanted_engine(arguments, environ)) else None
 
 
@@ -26,7 +26,7 @@ def wanted_engine(arguments: Arguments, environ: Mapping[str, str]) -> str:
     for setting in reversed(arguments.settings):
         if setting.startswith(f"{name}="):
             return setting.partition("=")[2]
-    with suppress(ConfigurationError):  # which is told when it is read for good
+    with suppress(ConfigurationError):  # reported when the file is read later
         if arguments.config is not None and name in (given := read(arguments.config)):
             return str(given[name])
     return environ.get(ENVIRONMENT_PREFIX + ENGINE.upper(), "auto")
@@ -40,7 +40,7 @@ def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
     class Loop(uvloop.Loop):
         def set_task_factory(self, factory: Any) -> None:
-            """mitmproxy sets asyncio's eager one, which does not take what uvloop hands it."""
+            """mitmproxy sets asyncio's eager factory, which does not accept an argument that uvloop passes."""
             own: Any = eager
             super().set_task_factory(own if factory is asyncio.eager_task_factory else factory)
 

@@ -1,6 +1,6 @@
-"""The proxy that `moesif-proxy` runs: mitmproxy's core, the capture, and what a reverse proxy needs, no more.
+"""The proxy that `moesif-proxy` runs: mitmproxy's core, the capture, and only what a reverse proxy needs.
 
-On a mitmproxy that was not tested it is mitmproxy's own DumpMaster, with the same options and the capture.
+On untested versions of mitmproxy it is mitmproxy's own DumpMaster, with the same options and the capture.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class StartCheck(errorcheck.ErrorCheck):
-    """Ends the start where an error was logged: the log has said which. `ready` is called when all has started."""
+    """Ends the process if an error was logged during startup. `ready` is called when everything has started."""
 
     name = "errorcheck"
 
@@ -49,7 +49,7 @@ class StartCheck(errorcheck.ErrorCheck):
 
     def running(self) -> None:
         for name in ctx.options.deferred:
-            if not (PARAMETERS.claims(name) or GATE_PARAMETERS.claims(name)):  # the capture or the gate tells of those
+            if not (PARAMETERS.claims(name) or GATE_PARAMETERS.claims(name)):  # the capture or the gate reports those
                 log.error("moesif-proxy: %s", unknown(name, ctx.options.keys()))
 
     async def shutdown_if_errored(self) -> None:
@@ -62,38 +62,38 @@ class StartCheck(errorcheck.ErrorCheck):
 
 
 class Observer(Protocol):
-    """Who is told what happens in a proxy, from its start to its end.
+    """Gets notified of what happens in a proxy, from its start to its end.
 
-    `shared`: other processes listen on the same port. `announces`: this one's log says what is in force.
+    `shared`: other processes listen on the same port. `announces`: this proxy logs what is in force.
     """
 
     shared: bool
     announces: bool
 
     def start(self, proxy: Proxy, /) -> None:
-        """It is made, and about to run on the running event loop."""
+        """The proxy was created and is about to run on the running event loop."""
 
     def ready(self) -> None:
-        """It listens, and everything has started."""
+        """The proxy listens, and everything has started."""
 
     def reloaded(self, what: str, /) -> None:
-        """The configuration was read again, or why not."""
+        """The configuration was read again; `what` says what changed, or why it was not read."""
 
     def refused(self, why: str, /) -> None:
-        """The configuration was read again and cannot be taken; the old one stays."""
+        """The configuration was read again and is invalid; the old one stays."""
 
     def ended(self) -> None:
-        """It has ended."""
+        """The proxy has ended."""
 
     def report(self, reading: Reading, /) -> None:
-        """It has ended; the last counts."""
+        """The capture has ended with these final counts."""
 
     def listen(self, settings: Settings, operations: Operations, /) -> Listening:
-        """Give access to the Admin API. Raises `OSError` and `ValueError` with one line."""
+        """Create the Admin API's listener. Raises `OSError` and `ValueError` with one line."""
 
 
 def access_log(wanted: str | None) -> AccessLog | None:
-    """As `--access-log` says."""
+    """The access log that `--access-log` asks for, or None."""
     form = FORMS.get(wanted or ("short" if sys.stdout.isatty() else "off"))
     return AccessLog(form) if form is not None else None
 
@@ -155,14 +155,14 @@ class Proxy:
     def _add_capture(self, arguments: Arguments, check: StartCheck) -> None:
         self._add_configured(self.capture)
         self._add_configured(self._gate)
-        if self.untested is None:  # a DumpMaster has one, before the capture
+        if self.untested is None:  # a DumpMaster already has a ScriptLoader, before the capture
             self._add_configured(script.ScriptLoader())
         if arguments.forwarded:
             self.master.addons.add(Forwarded())
         self.master.addons.add(check)
 
     def _add_configured(self, addon: object) -> None:
-        """Options that were given before an addon is there are not told to it: mitmproxy does so for scripts only."""
+        """Add an addon and call its `configure` with the options set so far. mitmproxy does this only for scripts."""
         try:
             self.master.addons.add(addon)
             self.master.addons.invoke_addon_sync(addon, hooks.ConfigureHook(self.master.options.keys()))
@@ -170,7 +170,7 @@ class Proxy:
             raise ConfigurationError(one_line(error)) from None
 
     async def run(self) -> None:
-        """Until `stop`. Raises `SystemExit` where the start fails."""
+        """Run until `stop`. Raises `SystemExit` if the startup fails."""
         if self._access_log is None:
             await self.master.run()
             return
@@ -185,16 +185,16 @@ class Proxy:
         self._told.ready()
 
     def stop(self) -> None:
-        """End when exchanges and events are done; while it waits for exchanges, at once.
+        """Stop gracefully: finish exchanges and deliver events. If called while exchanges drain, stop at once.
 
-        From then on the capture has the signals: one more ends its wait for events.
+        After the drain, the capture handles the signals: another one ends its wait for events.
         """
         if self._drain is not None and self._drain.draining:
             self._drain.aborted.set()
         self.master.shutdown()
 
     def reload(self) -> str:
-        """Read the configuration again; what was read and what changed, in one line. Raises `ConfigurationError`."""
+        """Read the configuration again. Returns one line that says what changed. Raises `ConfigurationError`."""
         if self.master.should_exit.is_set():
             return "the configuration is not read again: the proxy is about to end"
         in_force = self._tls.in_force if self._tls is not None else None
@@ -211,6 +211,6 @@ class Proxy:
         return told if self._gate.kept is None else f"{told}; the keys stay as they were: {self._gate.kept}"
 
     def addresses(self) -> list[tuple[str, int]]:
-        """Where it listens."""
+        """The addresses that the proxy listens on."""
         server: proxyserver.Proxyserver = self.master.addons.get("proxyserver")
         return [(str(host), int(port)) for host, port, *_ in server.listen_addrs()]

@@ -1,6 +1,6 @@
-"""How long a client may take for a request's head, and keep a connection on which nothing is asked.
+"""Timeouts for a request's head and for idle keep-alive connections.
 
-Apart from both, a stream may be silent for as long as mitmproxy's `tcp_timeout`.
+In addition, mitmproxy's `tcp_timeout` limits how long a stream may be silent.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from mitmproxy_moesif.proxy.accepting import Room
 from mitmproxy_moesif.proxy.drain import end_connection, is_busy
 
 LOOK_EVERY = 1.0
-"""Seconds between two looks at all connections."""
+"""Seconds between two checks of all connections."""
 
 AT_ONCE = 200
-"""Connections that are looked at before others have their turn on the event loop."""
+"""Connections that are checked before the event loop gets a turn."""
 
 WHEN_FULL = 5.0
-"""Seconds that remain of either patience while others wait to be taken."""
+"""Maximum of both timeouts, in seconds, while other connections wait to be accepted."""
 
 
 class Patience:
-    """Closes connections that have had their time. `head` and `idle` are seconds, 0: for ever."""
+    """Closes connections that time out. `head` and `idle` are in seconds; 0 means no timeout."""
 
     def __init__(self, head: float, idle: float, room: Room) -> None:
         self._head = head
@@ -57,7 +57,10 @@ class Patience:
                 self.look(handler, time.monotonic())
 
     def look(self, handler: ProxyConnectionHandler, now: float) -> None:
-        """Close it where nothing was under way, and no further request has come whole, for too long."""
+        """Close a connection that had no exchange in flight and no further complete request for too long.
+
+        `now` is in monotonic seconds.
+        """
         if is_busy(handler):
             self._since.pop(handler, None)
             return
@@ -74,7 +77,7 @@ class Patience:
 
 
 def progress(handler: ProxyConnectionHandler | ClientEnd) -> tuple[int, bool]:
-    """A number that grows with each request that has come, 0 before the first; and whether another has begun."""
+    """A number that grows with each request, 0 before the first; and whether another has started to arrive."""
     if isinstance(handler, ClientEnd):
         return handler.progress
     for layer in handler.layer.context.layers:

@@ -1,4 +1,4 @@
-"""Run one proxy in this process until it is told to end."""
+"""Run one proxy in this process until it is stopped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mitmproxy_moesif.web.access import Address
 
 
 class Standalone:
-    """Tells people, through the log."""
+    """An `Observer` that writes to the log."""
 
     shared = False
     announces = True
@@ -52,16 +52,16 @@ class Standalone:
         log.error("moesif-proxy: the configuration was refused, the old one stays: %s", why)
 
     def ended(self) -> None:
-        """The capture's own line has said it."""
+        """Does nothing: the capture has written its exit line."""
 
 
 def run(arguments: Arguments, told: Observer) -> int:
-    """Until it is told to end; the exit code."""
+    """Run a proxy until it is stopped. Returns the exit code."""
     return exit_code(serve(arguments, told), loop_factory(arguments, os.environ))
 
 
 def list_options(arguments: Arguments) -> int:
-    """Write what `mitmdump --options` does, for this proxy; the exit code."""
+    """Write this proxy's options in the format of `mitmdump --options`. Returns the exit code."""
 
     async def write() -> None:
         upstream = arguments.upstream or "http://localhost"  # any will do: nothing is started
@@ -98,7 +98,7 @@ async def serve(arguments: Arguments, told: Observer) -> None:
 
 
 async def heed_hangups(proxy: Proxy, told: Observer) -> None:
-    """Options that cannot be taken are refused when all has started; before that they would end the start."""
+    """Handle SIGHUP once everything has started. Before that, invalid options would end the process."""
     await proxy.ready.wait()
     hangups.heed(lambda: reload(proxy, told))
 

@@ -1,4 +1,4 @@
-"""The sockets that a proxy listens on: several processes on one port, and one line where it is taken."""
+"""The sockets that a proxy listens on, for several processes on one port, with one-line errors."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 def open_sockets(host: str, port: int, *, shared: bool) -> list[socket.socket]:
-    """Bound, not yet listening, one for each address of `host`; `shared`: with others on the port (SO_REUSEPORT).
+    """Bind a socket for each address of `host`, without listening. `shared`: with other processes (SO_REUSEPORT).
 
-    Port 0 is one free port for all addresses. Raises `OSError` whose text is one line.
+    Port 0 picks one free port for all addresses. Raises `OSError` with one line.
     """
     opened: list[socket.socket] = []
     try:
@@ -41,7 +41,7 @@ def _addresses(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
 
 
 def _has(family: int) -> bool:
-    """Whether the machine has this family at all; names resolve to IPv6 addresses also where it is off."""
+    """Whether the machine supports this address family. Names resolve to IPv6 addresses even if IPv6 is off."""
     try:
         socket.socket(family, socket.SOCK_STREAM).close()
     except OSError:
@@ -50,7 +50,7 @@ def _has(family: int) -> bool:
 
 
 def _bind(family: int, address: tuple[Any, ...], *, shared: bool) -> socket.socket:
-    # asyncio turns Nagle's algorithm off only where a socket names TCP; accepted ones inherit the protocol.
+    # asyncio turns off Nagle's algorithm only if a socket's protocol is TCP; accepted sockets inherit the protocol.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,8 +1,8 @@
-"""TLS on the listening side: with the certificate that was given, or not at all.
+"""TLS to clients with the given certificates only, or no TLS at all.
 
-mitmproxy makes a certificate authority of its own and signs for whatever name a client asks for; and it takes TLS and
-plain HTTP on the same port. A reverse proxy must do neither: with a certificate it speaks TLS alone, without one
-plain HTTP alone.
+mitmproxy creates its own certificate authority and signs certificates for any name that a client asks for. It also
+accepts TLS and plain HTTP on the same port. A reverse proxy must do neither: with a certificate it speaks only TLS,
+without one only plain HTTP.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from mitmproxy_moesif.proxy.configuration import UPSTREAM_FILES
 from mitmproxy_moesif.speedups.replacing import replacement
 
 AUTHORITY = frozenset({"certs", "confdir", "key_size", "cert_passphrase", "emudhra", "emudhra_old"})
-"""Options at whose change mitmproxy makes or reads its authority."""
+"""Options whose change makes mitmproxy create or read its certificate authority."""
 
 MOST_CONTEXTS = 256
-"""As many as mitmproxy keeps."""
+"""Maximum number of cached TLS contexts, as in mitmproxy."""
 
 SESSIONS = b"moesif-proxy"
-"""What sessions are for, all alike. Without it OpenSSL ends the handshake of a client that resumes one, where it is to
-show a certificate."""
+"""The session id context, the same for all sessions. Without it, OpenSSL fails the handshake if a client that must send
+a certificate resumes a session."""
 
 PLAIN_ON_TLS = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
@@ -47,14 +47,14 @@ PLAIN_ON_TLS = (
 
 
 class Tls(TlsConfig):
-    """mitmproxy's TLS with given certificates only. Stands before what looks for the protocol of a connection."""
+    """mitmproxy's TLS addon with the given certificates only. Comes before `NextLayer` in the addon order."""
 
     name = "tlsconfig"
     request = None  # type: ignore[assignment]
-    """mitmproxy's hook answers requests for the revocation list of its authority."""
+    """Disabled: mitmproxy's hook answers requests for its authority's revocation list."""
 
     def running(self) -> None:
-        """mitmproxy's makes the authority."""
+        """Does nothing: mitmproxy's own hook creates the authority."""
 
     def configure(self, updated: Iterable[str]) -> None:
         TlsConfig.configure(self, set(updated) - AUTHORITY)
@@ -62,15 +62,15 @@ class Tls(TlsConfig):
             upstreams.files = read_upstream_files()
         if "certs" in updated:
             self.certstore = read_certificates(ctx.options.certs)
-            client_context.cache_clear()  # which holds those that it served
+            client_context.cache_clear()  # it holds the old certificates
 
     @property
     def in_force(self) -> InForce:
-        """What was read of files."""
+        """What was read from files and is now in force."""
         return InForce(self.certstore, upstreams.files)
 
     def put_back(self, earlier: InForce) -> None:
-        """Where another addon has refused what came with newer files."""
+        """Restore earlier files, after another addon has refused a change that came with newer ones."""
         self.certstore, upstreams.files = earlier
         client_context.cache_clear()
 
@@ -80,7 +80,7 @@ class Tls(TlsConfig):
             return
         start = nextlayer.data_client()
         if len(start) < 3 and b"\x16\x03".startswith(start):
-            raise exceptions.AddonHalt  # too little to tell
+            raise exceptions.AddonHalt  # not enough data to decide
         is_tls = starts_like_tls_record(start)
         if is_tls != (self.certstore is not None):
             nextlayer.layer = Refusal(nextlayer.context, b"" if is_tls else PLAIN_ON_TLS)
@@ -90,23 +90,23 @@ class Tls(TlsConfig):
 def client_context(
     *, chain_file: tuple[certs.Cert, ...], alpn_select_callback: Callable[..., Any], **given: Any
 ) -> SSL.Context:
-    """As mitmproxy's, which keeps as many, but of `GivenCertificates`: what connections with clients are made with."""
+    """The TLS context for client connections: like mitmproxy's, cached as many, but for `GivenCertificates`."""
     select = partial(select_over_tcp, alpn_select_callback)
     context: SSL.Context = stock_client_context.__wrapped__(chain_file=None, alpn_select_callback=select, **given)
     store = context.get_cert_store()
     assert store is not None
     for each in chain_file:
-        store.add_cert(each.to_pyopenssl())  # OpenSSL sends those that lead from the certificate to its authority
+        store.add_cert(each.to_pyopenssl())  # OpenSSL sends those that chain the certificate to its authority
     context.set_session_id(SESSIONS)
     return context
 
 
 @dataclass(slots=True, eq=False)
 class UpstreamFiles:
-    """What upstreams are met with, as read when it came into force: later a file may be gone, or half-written.
+    """Files for TLS to upstreams, read when they came into force: later a file may be gone or half-written.
 
-    `shown` is the content of `client_certs`, where that is a file: for upstreams that ask for a certificate.
-    `contexts` are those made so far, by what they were made for: they hold what the other files held.
+    `shown` is the content of `client_certs` if that is a file, for upstreams that ask for a certificate. `contexts` are
+    the TLS contexts created so far, by their arguments; they hold the content of the other files.
     """
 
     shown: bytes | None = None
@@ -119,7 +119,7 @@ class Upstreams:
 
 
 upstreams = Upstreams(UpstreamFiles())
-"""Of the proxy of this process."""
+"""The files of this process's proxy."""
 
 
 class InForce(NamedTuple):
@@ -128,9 +128,9 @@ class InForce(NamedTuple):
 
 
 def upstream_context(*, client_cert: str | None, **given: Any) -> SSL.Context:
-    """As mitmproxy's, but of `UpstreamFiles`: what connections with upstreams are made with.
+    """The TLS context for upstream connections: like mitmproxy's, but from `UpstreamFiles`.
 
-    `client_cert` is where mitmproxy has found a file for this upstream, in the folder that `client_certs` may be.
+    `client_cert` is the file that mitmproxy found for this upstream, if `client_certs` is a folder.
     """
     files = upstreams.files
     shown = None if files.shown is not None else client_cert
@@ -146,9 +146,9 @@ def upstream_context(*, client_cert: str | None, **given: Any) -> SSL.Context:
 
 
 def show(context: SSL.Context, content: bytes) -> None:
-    """The certificate, its chain and its key, in PEM. Raises `ValueError` or OpenSSL's errors."""
+    """Use the certificate, its chain and its key in `content` (PEM). Raises `ValueError` or OpenSSL's errors."""
     first, *others = x509.load_pem_x509_certificates(content)
-    read = crypto.load_privatekey(crypto.FILETYPE_PEM, content, b"")  # without a passphrase it would ask for one
+    read = crypto.load_privatekey(crypto.FILETYPE_PEM, content, b"")  # without a passphrase it would prompt for one
     key: Any = read.to_cryptography_key()
     context.use_privatekey(key)
     context.use_certificate(first)
@@ -159,19 +159,21 @@ def show(context: SSL.Context, content: bytes) -> None:
 
 
 def select_over_tcp(select: Callable[..., Any], connection: SSL.Connection, offers: Sequence[bytes]) -> Any:
-    """As mitmproxy's, which agrees to HTTP/3 also where the client has come over TCP, and crashes then."""
+    """Like mitmproxy's callback, but without HTTP/3: mitmproxy agrees to it even over TCP, and then crashes."""
     return select(connection, [each for each in offers if not is_h3_alpn(each)])
 
 
 def receive_close(self: TLSLayer) -> layer.CommandGenerator[None]:
-    """As mitmproxy's, which takes any alert that ended TLS for the peer's goodbye, of which it has told: who waited for
-    an answer of an upstream that refuses its certificate waited for ever."""
+    """Like mitmproxy's, but only a close_notify counts as a close that was already reported.
+
+    mitmproxy treats any alert as one, so clients of an upstream that refuses our certificate would wait forever.
+    """
     if not has_said_goodbye(self.tls):
         yield from TunnelLayer.receive_close(self)
 
 
 def has_said_goodbye(tls: SSL.Connection) -> bool:
-    """Whether the peer has ended TLS, and not by an alert: that leaves OpenSSL in a state of its own."""
+    """Whether the peer sent close_notify. After another alert, OpenSSL is in its error state."""
     return bool(tls.get_shutdown() & SSL.RECEIVED_SHUTDOWN) and tls.get_state_string() != b"error"
 
 
@@ -185,7 +187,7 @@ REPLACEMENTS = (
 
 
 class Refusal(layer.Layer):
-    """Says why, and closes."""
+    """Sends `answer` and closes the connection."""
 
     def __init__(self, context: Any, answer: bytes) -> None:
         super().__init__(context)
@@ -199,7 +201,7 @@ class Refusal(layer.Layer):
 
 
 class GivenCertificates(certs.CertStore):
-    """Certificates by name, `*` for all others. Makes none."""
+    """Certificates by name, `*` for all others. Creates none."""
 
     def __init__(self) -> None:
         self.certs = {}
@@ -207,17 +209,17 @@ class GivenCertificates(certs.CertStore):
         self.dhparams = None  # type: ignore[assignment]  # OpenSSL's own
 
     def add_cert(self, entry: certs.CertStoreEntry, *names: str) -> None:
-        """Its chain goes in the place of its file's name: the file may hold another by the time that it is served."""
+        """Store the chain's certificates instead of its file name: the file may change before it is used."""
         chain: Any = tuple(entry.chain_certs)
         super().add_cert(replace(entry, chain_file=chain), *names)
 
     @property
-    def default_privatekey(self) -> Any:  # type: ignore[override]  # asked for where a file holds none
+    def default_privatekey(self) -> Any:  # type: ignore[override]  # used if a file has no key
         raise ValueError("there is no private key in it")
 
 
 def read_certificates(specs: Iterable[str]) -> Any:
-    """Of mitmproxy's `certs`, each `[name=]path`: the first one serves all names that none is for. None without any."""
+    """Read mitmproxy's `certs`, each `[name=]path`. The first one is the default for other names. None if empty."""
     store = GivenCertificates()
     passphrase = ctx.options.cert_passphrase
     for spec in specs:
@@ -232,7 +234,7 @@ def read_certificates(specs: Iterable[str]) -> Any:
 
 
 def trouble_of(file: Path, error: Exception) -> str:
-    """Why it cannot be served with. What the libraries say quotes objects, or names pages for their own users."""
+    """Why a certificate file cannot be used. The libraries' messages quote objects, or refer to their own docs."""
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
     content = file.read_bytes()
@@ -248,7 +250,10 @@ def trouble_of(file: Path, error: Exception) -> str:
 
 
 def read_upstream_files() -> UpstreamFiles:
-    """What mitmproxy opens at the first connection, where a fault would fail each request. Raises `OptionsError`."""
+    """Read the files that mitmproxy opens only at the first connection, where an error would fail each request.
+
+    Raises `OptionsError`.
+    """
     authorities, folder = ctx.options.ssl_verify_upstream_trusted_ca, ctx.options.ssl_verify_upstream_trusted_confdir
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if authorities is not None:

@@ -1,17 +1,17 @@
-"""A prepared dispatch of mitmproxy's hooks: the same calls in the same order, found once and not for every event.
+"""A prepared dispatch of mitmproxy's hooks: the same calls in the same order, looked up once instead of per event.
 
-mitmproxy asks each of its 36 addons for each hook of each exchange, every time inside a context manager: half of its
-time. Here the addons that have a hook are looked up when the hook first fires. What was found is forgotten whenever
-addons come, go or change places: at `register`, `remove`, `clear`, after `configure` (which reorders scripts), and
-where the chain itself was changed by hand.
+mitmproxy asks each of its 36 addons for each hook of each exchange, every time inside a context manager: this is half
+of its CPU time. Here the addons that have a hook are looked up when the hook first fires. This cache is cleared
+whenever addons are added, removed or reordered: at `register`, `remove`, `clear`, after `configure` (which reorders
+scripts), and when the chain was changed directly.
 
-As in mitmproxy: addons are called in the chain's order, the nested ones after their parent; coroutines are awaited in
-order; an exception is logged and ends the calls inside that link of the chain, not those of the links that follow;
-`AddonHalt` ends all of them; `OptionsError` goes to the caller. The hook itself is looked up at each call, so an addon
-may replace it.
+As in mitmproxy: addons are called in the chain's order, nested ones after their parent; coroutines are awaited in
+order; an exception is logged and ends the calls inside that link of the chain, but not those of later links;
+`AddonHalt` ends all calls; `OptionsError` is raised to the caller. The hook method itself is looked up at each call, so
+an addon may replace it.
 
-Not followed: a hook that an addon without it grows later (until the next change of addons or options), and addons
-that come or go while an event is under way (mitmproxy may still call them for this event, or not).
+Two differences: a hook that an addon gets later is only found at the next change of addons or options; and for addons
+added or removed during an event it is undefined whether they are called for it.
 """
 
 from __future__ import annotations
@@ -29,16 +29,19 @@ from mitmproxy.master import Master
 from mitmproxy_moesif.speedups.replacing import exchange_class
 
 LIFECYCLE = frozenset({"load", "configure", "running", "done"})
-"""Rare, and addons come and go inside of them: left to mitmproxy."""
+"""Rare hooks in which addons are added and removed. They are left to mitmproxy."""
 
 OF_A_FLOW = ("flow",)
-"""The argument of mitmproxy's hooks that are followed by `update`."""
+"""The arguments of hooks after which mitmproxy calls `update`."""
 
 _PLANS = "moesif_plans"
 
 
 class Call(NamedTuple):
-    """`takes_list`: of the values, as `update` does; `after_fault` is the index to go on at if it raises."""
+    """One call of an addon. `takes_list`: pass the values as a list, as `update` needs.
+
+    `after_fault` is the index of the call to continue with if this one raises.
+    """
 
     addon: Any
     name: str
@@ -48,9 +51,9 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Who is called for one hook: the first `own` calls are the hook's own, the others those of `update`.
+    """The calls for one hook: the first `own` calls are for the hook itself, the others for `update`.
 
-    `chain` and `length` tell whether the chain is still the one that this was made from.
+    `chain` and `length` are used to check whether the chain has changed since.
     """
 
     arguments: tuple[str, ...]
@@ -61,12 +64,12 @@ class Plan:
 
 
 class PreparedAddonManager(AddonManager):
-    """What a running addon manager's class is changed to, by `install`; `uninstall` changes it back."""
+    """The class that `install` gives to a running addon manager; `uninstall` changes it back."""
 
     def run(self, event: hooks.Hook) -> Awaitable[None] | None:
-        """Call the hook, and `update` for its flow where somebody listens; at once as far as none is a coroutine.
+        """Call the hook, then `update` for its flow if an addon has it. Runs synchronously up to the first coroutine.
 
-        The rest, if any, is what is returned: it is to be awaited.
+        Returns the rest, which must be awaited, or None.
         """
         hook = type(event)
         return run(self, hook, values(plan_for(self, hook), event))
@@ -96,7 +99,7 @@ class PreparedAddonManager(AddonManager):
             return AddonManager.register(self, addon)
         finally:
             forget(self)
-            # The parent puts the addon in its place only after this has returned.
+            # The parent inserts the addon into the chain only after this has returned.
             self.master.event_loop.call_soon(forget, self)
 
     def remove(self, addon: Any) -> None:
@@ -112,7 +115,7 @@ class PreparedAddonManager(AddonManager):
             forget(self)
 
 
-# Functions and no methods: events under way go on when the manager's class is changed back.
+# Functions and not methods: events in progress must continue after the manager's class is changed back.
 
 
 def values(plan: Plan, event: hooks.Hook) -> list[Any]:
@@ -120,14 +123,17 @@ def values(plan: Plan, event: hooks.Hook) -> list[Any]:
 
 
 def run(manager: AddonManager, hook: type[hooks.Hook], arguments: list[Any]) -> Awaitable[None] | None:
-    """As `PreparedAddonManager.run`, without an event."""
+    """Like `PreparedAddonManager.run`, without an event object."""
     plan = plan_for(manager, hook)
     waiting, following = call(plan, arguments, 0)
     return None if waiting is None else wait(plan, arguments, waiting, following)
 
 
 def call(plan: Plan, arguments: list[Any], start: int) -> tuple[Awaitable[Any] | None, int]:
-    """Call from index `start` on, up to an awaitable: that, and where to go on then; None at the end."""
+    """Make the calls from index `start` up to one that returns an awaitable.
+
+    Returns the awaitable (None at the end) and the index of the next call.
+    """
     calls = plan.calls
     end = len(calls)
     while start < end:
@@ -145,14 +151,14 @@ def call(plan: Plan, arguments: list[Any], start: int) -> tuple[Awaitable[Any] |
             start = after_halt(plan, start)
         except exceptions.OptionsError:
             raise
-        except Exception as error:  # noqa: BLE001 - as mitmproxy does: an addon's fault is logged
+        except Exception as error:  # noqa: BLE001 - an addon's error is logged, as in mitmproxy
             log_fault(error)
             start = after_fault
     return None, end
 
 
 async def wait(plan: Plan, arguments: list[Any], waiting: Awaitable[Any] | None, following: int) -> None:
-    """Await, and call the rest."""
+    """Await `waiting`, then make the remaining calls."""
     while waiting is not None:
         try:
             await waiting
@@ -160,26 +166,26 @@ async def wait(plan: Plan, arguments: list[Any], waiting: Awaitable[Any] | None,
             following = after_halt(plan, following)
         except exceptions.OptionsError:
             raise
-        except Exception as error:  # noqa: BLE001 - as mitmproxy does: an addon's fault is logged
+        except Exception as error:  # noqa: BLE001 - an addon's error is logged, as in mitmproxy
             log_fault(error)
             following = plan.calls[following - 1].after_fault
         waiting, following = call(plan, arguments, following)
 
 
 def after_halt(plan: Plan, start: int) -> int:
-    """Where to go on when an addon has ended the calls of its hook: with those of `update`, if there are any."""
+    """The index to continue at after an `AddonHalt`: the first call of `update`, if there is one left."""
     return plan.own if start <= plan.own else len(plan.calls)
 
 
 def log_fault(error: Exception) -> None:
-    """In mitmproxy's words, and like there without the frame that called the addon."""
+    """Log an error with mitmproxy's message, and as there without the frame that called the addon."""
     trace = error.__traceback__
     cut = trace.tb_next if trace is not None and trace.tb_next is not None else trace
     addonmanager.logger.error(f"Addon error: {error}", exc_info=(type(error), error, cut))
 
 
 def plan_for(manager: AddonManager, hook: type[hooks.Hook]) -> Plan:
-    """Who is to be called for this kind of event."""
+    """The plan for this hook, created if there is none or the chain has changed."""
     plans: dict[str, Plan] = manager.__dict__.get(_PLANS, {})
     plan = plans.get(hook.name)
     if plan is None or plan.chain is not manager.chain or plan.length != len(manager.chain):
@@ -188,7 +194,7 @@ def plan_for(manager: AddonManager, hook: type[hooks.Hook]) -> Plan:
 
 
 def make_plan(chain: list[Any], hook: type[hooks.Hook]) -> Plan:
-    """Look the hook up on every addon of the chain and on those nested in it; and `update`, where it is of a flow."""
+    """Look up the hook on all addons of the chain, nested ones included, and `update` if the hook is about a flow."""
     arguments = tuple(field.name for field in fields(hook))  # type: ignore[arg-type]  # every hook is a dataclass
     calls = calls_of(chain, hook.name)
     updates = calls_of(chain, hooks.UpdateHook.name, behind=len(calls)) if arguments == OF_A_FLOW else []
@@ -196,7 +202,7 @@ def make_plan(chain: list[Any], hook: type[hooks.Hook]) -> Plan:
 
 
 def calls_of(chain: list[Any], name: str, behind: int | None = None) -> list[Call]:
-    """`behind` so many other calls, of `update` with a list of flows."""
+    """The calls of one hook. With `behind`, they are calls of `update` that follow that many other calls."""
     calls: list[Call] = []
     for link in chain:
         having = [addon for addon in addonmanager.traverse([link]) if has(addon, name)]
@@ -208,12 +214,12 @@ def calls_of(chain: list[Any], name: str, behind: int | None = None) -> list[Cal
 def has(addon: Any, name: str) -> bool:
     try:
         return bool(getattr(addon, name, None))
-    except Exception:  # noqa: BLE001 - raised again, and logged, when it is called
+    except Exception:  # noqa: BLE001 - raised and logged when it is called
         return True
 
 
 def forget(manager: AddonManager) -> None:
-    """Look everything up again at the next event."""
+    """Clear the cache, so that hooks are looked up again at the next event."""
     manager.__dict__.get(_PLANS, {}).clear()
 
 
@@ -223,7 +229,7 @@ def listens(manager: AddonManager, hook: type[hooks.Hook]) -> bool:
 
 
 def install(master: Master) -> str | None:
-    """Prepare the dispatch of a running master; what keeps it from that, or None. May be called again."""
+    """Install the dispatch on a running master. Returns why that is not possible, or None. May be called again."""
     manager = master.addons
     if isinstance(manager, PreparedAddonManager):
         return None
@@ -235,6 +241,6 @@ def install(master: Master) -> str | None:
 
 
 def uninstall(master: Master) -> None:
-    """Back to mitmproxy's own dispatch. Events under way go on."""
+    """Restore mitmproxy's own dispatch. Events in progress continue."""
     exchange_class(master.addons, PreparedAddonManager, AddonManager)
     master.addons.__dict__.pop(_PLANS, None)

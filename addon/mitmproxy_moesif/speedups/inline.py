@@ -1,13 +1,13 @@
-"""A connection whose hooks run where its layers ask for them, and whose small writes go out together.
+"""A connection handler that runs hooks inline instead of in tasks, and merges small writes.
 
-mitmproxy makes a task for each hook, which then waits for the lock that is held by the very event that asked for the
-hook: a turn of the event loop for each of the four to six hooks of an exchange. And it writes the head of a streamed
-message and its body one by one: a system call and a packet more in each direction.
+mitmproxy creates a task for each hook, which then waits for the lock held by the very event that requested the hook.
+This costs a turn of the event loop for each of the four to six hooks of an exchange. It also writes the head and the
+body of a streamed message separately: one more system call and packet in each direction.
 
-Both are done here while one event is handled, so nothing leaves later than it would: what was held back is written
-before a hook runs, before any other command, and at the end of the event.
+Here both happen while one event is handled, so nothing is sent later than before: pending data is written before a hook
+runs, before any other command, and at the end of the event.
 
-An addon of the name `CARRIER` may carry a connection in place of the layers; so may whatever a hook names.
+An addon named `CARRIER` may serve a connection instead of mitmproxy's layers, and so may a `carry` set by a hook.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from mitmproxy.utils import asyncio_utils
 from mitmproxy_moesif.speedups.dispatch import PreparedAddonManager
 
 WRITE_TOGETHER = 65_536
-"""Bytes. Larger writes gain nothing from being copied into one."""
+"""Maximum bytes of a merged write. Copying larger writes into one gains nothing."""
 
 CARRIER = "moesif_carrier"
 
 
 class InlineHooks:
-    """Stands before a connection's top layer and answers its hooks. The handler sees all other commands."""
+    """Wraps a connection's top layer and runs its hooks. The handler gets all other commands."""
 
     def __init__(self, handler: InlineHandler, top: layer.Layer) -> None:
         self.handler = handler
@@ -50,14 +50,14 @@ class InlineHooks:
                             following.append(events.HookCompleted(command))
                     else:
                         yield command
-            except Exception as error:  # noqa: BLE001 - raised below, when the hooks that were asked for have ended
+            except Exception as error:  # noqa: BLE001 - raised below, after the requested hooks have run
                 crash = crash or error
         if crash is not None:
             raise crash
 
 
 def written_together(asked: Iterable[commands.Command]) -> Iterator[commands.Command]:
-    """The same commands in the same order, with small writes that follow each other as one; also before a crash."""
+    """The same commands in the same order, with consecutive small writes merged. Also sends pending data at a crash."""
     held: commands.SendData | None = None
     try:
         for command in asked:
@@ -81,24 +81,24 @@ def written_together(asked: Iterable[commands.Command]) -> Iterator[commands.Com
 
 
 def together(first: commands.SendData, second: commands.SendData) -> commands.SendData | None:
-    """Both writes as one, where they are small and go to the same peer."""
+    """Both writes merged into one, or None if they are too large or go to different peers."""
     if first.connection is second.connection and len(first.data) + len(second.data) <= WRITE_TOGETHER:
         return commands.SendData(first.connection, first.data + second.data)
     return None
 
 
 def is_noise(command: commands.Command) -> bool:
-    """A line in the log for every streamed body: with a copy kept of each, two for every exchange."""
+    """Whether this logs "Streaming request/response": that would be two log lines for every exchange."""
     return type(command) is commands.Log and command.message.startswith("Streaming re")
 
 
 class InlineHandler(mode_servers.ProxyConnectionHandler):
-    """mitmproxy's handler of a client connection with `InlineHooks` before its top layer."""
+    """mitmproxy's handler of a client connection, with `InlineHooks` around its top layer."""
 
     is_known = False
-    """Whether hooks and log have been told of the client already."""
+    """Whether the client's connection was already logged and passed to hooks."""
     carry: Callable[[], Awaitable[None]] | None = None
-    """What carries the connection from the end of this event on. Meanwhile the layers hear of nothing."""
+    """Set to serve the connection once the current event is handled. The layers get no events meanwhile."""
 
     async def handle_client(self) -> None:
         carrier = self.master.addons.get(CARRIER)
@@ -121,7 +121,7 @@ class InlineHandler(mode_servers.ProxyConnectionHandler):
             super().log(message, *how, **more)
 
     @property
-    def layer(self) -> Any:  # as much of a layer as a handler uses
+    def layer(self) -> Any:  # has the methods of a layer that a handler uses
         return self._inline
 
     @layer.setter
@@ -130,11 +130,11 @@ class InlineHandler(mode_servers.ProxyConnectionHandler):
 
     @property
     def answers_hooks(self) -> bool:
-        """False once the prepared dispatch has been taken away; this connection goes on as mitmproxy's do."""
+        """False once the prepared dispatch is uninstalled; this connection then behaves like mitmproxy's own."""
         return isinstance(self.master.addons, PreparedAddonManager)
 
     def run_hook(self, hook: commands.StartHook) -> bool:
-        """Run a hook; whether it has ended and is waited for. If it awaits something, it goes on in a task."""
+        """Run a hook. True if it has ended and the layer waits for that. If it awaits, it continues in a task."""
         manager = self.master.addons
         assert isinstance(manager, PreparedAddonManager)
         rest = manager.run(hook)
@@ -144,7 +144,7 @@ class InlineHandler(mode_servers.ProxyConnectionHandler):
         finishing = asyncio_utils.create_task(
             self.finish(rest, data), name=f"handle_hook({hook.name})", keep_ref=True, client=self.client.peername
         )
-        if finishing.done():  # tasks start at once: a coroutine that never had to wait has ended by now
+        if finishing.done():  # tasks start eagerly, so a coroutine that did not wait has already ended
             finishing.result()
             return bool(hook.blocking)
         if hook.blocking:
@@ -154,7 +154,7 @@ class InlineHandler(mode_servers.ProxyConnectionHandler):
         return False
 
     async def finish(self, rest: Awaitable[None] | None, data: Any) -> None:
-        """The part of a hook that takes time; the connection does not time out meanwhile."""
+        """Await the rest of a hook. The connection does not time out meanwhile."""
         with self.timeout_watchdog.disarm():
             if rest is not None:
                 await rest

@@ -1,4 +1,4 @@
-"""Putting something else in the place of a function or class of mitmproxy's, and putting it back."""
+"""Replaces functions and classes of mitmproxy, and restores them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 INHERITED = object()
-"""Stands for what a class has from another one."""
+"""Marks an attribute that a class inherits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """`owner.name` is `stock` and becomes `ours`. What somebody else has replaced is left alone."""
+    """Replaces `stock`, the value of `owner.name`, with `ours`, unless another package has replaced it already."""
 
     owner: Any
     name: str
@@ -29,7 +29,7 @@ class Replacement:
 
 
 def replacement(owner: Any, name: str, ours: Any) -> Replacement:
-    """To be made when a module is imported, so that `stock` is mitmproxy's own."""
+    """Create a replacement. Call this while a module is imported, so that `stock` is mitmproxy's own."""
     return Replacement(owner, name, vars(owner).get(name, INHERITED), ours)
 
 
@@ -44,6 +44,9 @@ def put_back(replacements: Iterable[Replacement]) -> None:
 
 
 def exchange_class(instance: object, before: type, after: type) -> None:
-    """Change what one object is, unless somebody else has. (An option manager turns plain assignments into options.)"""
+    """Change one object's class from `before` to `after`, unless it has another class by now.
+
+    `object.__setattr__` is used because an option manager turns plain assignments into options.
+    """
     if type(instance) is before:
         object.__setattr__(instance, "__class__", after)

@@ -1,4 +1,4 @@
-"""What mitmproxy does for every exchange and need not: the same results for less, each with its reason."""
+"""Cheaper versions of what mitmproxy does for every exchange, with the same results and the reason for each."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mitmproxy_moesif.speedups import dispatch
 PLAIN = frozenset({bool, int, str, type(None)})
 
 check_every_field: Callable[[http.MessageData], None] | None = vars(http.MessageData).get("__post_init__")
-"""mitmproxy's own; with `python -O` there is none."""
+"""mitmproxy's own check; None under `python -O`."""
 
 
 class PlainOptions(options.Options):
-    """An option is deep-copied twice whenever it is read, 18 times an exchange; what cannot change needs no copy."""
+    """mitmproxy deep-copies an option twice at each read, 18 times per exchange. Immutable values need no copy."""
 
     def __getattr__(self, name: str) -> Any:
         option = self.__dict__["_options"].get(name)
@@ -29,7 +29,7 @@ class PlainOptions(options.Options):
 
 
 class HeardLogEvents(log.LegacyLogEvents):
-    """Each line of the log was offered to 36 addons as the deprecated hook `add_log`; now only where one has it."""
+    """mitmproxy offers each log line to 36 addons as the deprecated hook `add_log`. Here only if an addon has it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if dispatch.listens(self.master.addons, log.AddLogHook):
@@ -37,7 +37,7 @@ class HeardLogEvents(log.LegacyLogEvents):
 
 
 def check_fields(message: http.MessageData) -> None:
-    """Each field of a new message is checked by interpreting its annotation; here what is right is seen at once."""
+    """mitmproxy checks each field of a new message by interpreting its annotation. Here valid messages are fast."""
     if not (is_right(message) and (is_right_request(message) or is_right_response(message))):
         assert check_every_field is not None
         check_every_field(message)
@@ -70,13 +70,13 @@ def is_right_response(message: http.MessageData) -> bool:
 
 
 def get(headers: http.Headers, name: str | bytes, default: Any = None) -> Any:
-    """What is not there cost an exception."""
+    """In mitmproxy, a missing header costs an exception."""
     values = get_all(headers, name)
     return ", ".join(values) if values else default
 
 
 def get_all(headers: http.Headers, name: str | bytes) -> list[str]:
-    """All names were lowered and all compared for each of 27 looks an exchange; a length tells most apart."""
+    """mitmproxy lower-cases all names for each of 27 lookups per exchange. Comparing lengths rules out most of them."""
     key = (name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")).lower()
     length = len(key)
     return [
@@ -87,7 +87,7 @@ def get_all(headers: http.Headers, name: str | bytes) -> list[str]:
 
 
 def fork(context: Context) -> Context:
-    """A server object, with an id of its own, was made for every stream and then replaced."""
+    """mitmproxy creates a server object with its own id for every stream, and then replaces it."""
     forked = Context.__new__(Context)
     forked.client, forked.options, forked.server = context.client, context.options, context.server
     forked.layers = context.layers.copy()

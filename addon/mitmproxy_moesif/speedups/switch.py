@@ -1,6 +1,6 @@
-"""What `moesif_fast_dispatch` switches: a running mitmproxy made faster, and put back as it was.
+"""Implements `moesif_fast_dispatch`: makes a running mitmproxy faster, and restores it.
 
-Only this may be imported on a mitmproxy that was not tested: it looks at the version before it touches anything.
+On untested versions of mitmproxy, import only this module and not `catalog`: it checks the version first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from mitmproxy_moesif.speedups import versions
 
 
 def install(master: Master) -> str | None:
-    """Put everything in place; why it stays off, or None. To be called on the event loop; may be called again."""
+    """Install all speedups. Returns why they stay off, or None. Call on the event loop; may be called again."""
     if (reason := versions.untested()) is not None:
         return reason
     from mitmproxy_moesif.speedups import catalog
@@ -20,7 +20,7 @@ def install(master: Master) -> str | None:
 
 
 def uninstall(master: Master) -> None:
-    """Leave mitmproxy as it was found, if anything was changed."""
+    """Restore mitmproxy, if anything was changed."""
     if versions.untested() is None:
         from mitmproxy_moesif.speedups import catalog
 

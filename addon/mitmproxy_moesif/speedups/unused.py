@@ -1,6 +1,6 @@
-"""Addons of mitmproxy that `moesif-proxy` does not run, imported when something asks for them and no sooner.
+"""Imports addons of mitmproxy lazily that `moesif-proxy` does not run.
 
-`mitmproxy.addons` imports all of them, and with these come Flask, ldap3 and Werkzeug: a fifth of what a worker imports.
+`mitmproxy.addons` imports all of them, and these pull in Flask, ldap3 and Werkzeug: a fifth of a worker's imports.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ UNUSED = frozenset(f"mitmproxy.addons.{name}" for name in ("maplocal", "onboardi
 
 
 class _WhenAskedFor(MetaPathFinder):
-    """Finds them as Python does; their code runs when the first of their names is looked up."""
+    """Finds these modules as Python does, but runs their code only at the first attribute access."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path, target) if name in UNUSED else None
@@ -26,6 +26,6 @@ class _WhenAskedFor(MetaPathFinder):
 
 
 def import_when_asked_for() -> None:
-    """To be called before mitmproxy is imported; without effect after that."""
+    """Call before mitmproxy is imported; it has no effect afterwards."""
     if not any(isinstance(each, _WhenAskedFor) for each in sys.meta_path):
         sys.meta_path.insert(0, _WhenAskedFor())

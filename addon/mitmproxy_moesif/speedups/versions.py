@@ -8,7 +8,7 @@ TESTED = ("12.1.0", "12.1.1", "12.1.2", "12.2.0", "12.2.1", "12.2.2", "12.2.3", 
 
 
 def untested(running: str = version.VERSION) -> str | None:
-    """Why the private interfaces are left alone; None where they are known."""
+    """Why the private interfaces must not be used; None if the running version is tested."""
     if running in TESTED:
         return None
     return f"not tested with mitmproxy {running} (but with {TESTED[0]} to {TESTED[-1]})"

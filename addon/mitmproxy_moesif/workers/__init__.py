@@ -1,17 +1,17 @@
-"""`moesif-proxy --workers N`: several processes on one port, one Admin API and one count for all.
+"""`moesif-proxy --workers N`: several processes on one port, with one Admin API and common counts.
 
-answering   the Admin API inside a worker, asked by the supervisor
-control     a worker as the supervisor sees it: starts it, orders it, hears it (test: workers/test_relay.py)
-counts      the counts of all workers as one, whichever of them died
-exchanges   the newest exchanges of all workers as those of one
+answering   the Admin API inside a worker; the supervisor sends it requests
+control     the supervisor's view of a worker: starts it, sends orders, reads messages (test: workers/test_relay.py)
+counts      the total counts of all workers, including those that died
+exchanges   merges the newest exchanges of all workers
 listener    the admin listener of the supervisor (test: workers/test_admin.py)
 main        the entry point of `moesif-proxy` (test: proxy/test_proxy.py)
-messages    a request to the Admin API and its answer, as JSON (test: workers/test_answering.py)
+messages    an Admin API request and its response, as JSON (test: workers/test_answering.py)
 relay       the Admin API of all workers as one
 supervisor  starts workers, restarts those that die, adds up their counts
-worker      one proxy as a process, alone or supervised (test: workers/test_supervisor.py)
+worker      one proxy as a supervised process (test: workers/test_supervisor.py)
 """
 
 from mitmproxy_moesif.speedups.unused import import_when_asked_for
 
-import_when_asked_for()  # here, since whatever runs moesif-proxy imports this room before mitmproxy
+import_when_asked_for()  # here, because everything that runs moesif-proxy imports this package before mitmproxy

@@ -1,4 +1,4 @@
-"""The Admin API of a worker: the listener's own application, and its changes, in the hand of the supervisor."""
+"""The Admin API of a worker: the same application as in a listener, but the supervisor sends the requests."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from mitmproxy_moesif.web.server import STOP_SECONDS, ServerThread
 from mitmproxy_moesif.workers.messages import Answer, Request
 
 HOST = "127.0.0.1"
-"""As if asked from this machine: the supervisor has judged who asks."""
+"""Requests look as if they came from this machine: the supervisor has already checked access."""
 
 NOT_PASSED_ON = frozenset(("connection", "content-length", "date", "server", "transfer-encoding"))
 
 
 class Answering(ServerThread):
-    """Answers in a thread of its own: a change may wait for the proxy's event loop.
+    """Handles Admin API requests in its own thread, because a change may wait for the proxy's event loop.
 
-    Changes are made one after another. What is read waits for none of them, nor for another that is read: the answer
-    to a filter may take seconds, which no probe of health has.
+    Changes are made one after another. Reads wait neither for changes nor for other reads: a filter may take seconds,
+    which is too long for a health check.
 
-    What is to be called with an outcome is called in that thread; never after `stop`.
+    Callbacks are called in that thread, and never after `stop`.
     """
 
     def __init__(self, operations: Operations) -> None:
@@ -41,13 +41,13 @@ class Answering(ServerThread):
         self._stopped = False
 
     def ask(self, request: Request, answered: Callable[[Answer, Document], None]) -> None:
-        """`answered` gets the answer, and all that is changed then."""
+        """`answered` gets the response and the document of all changes so far."""
 
         async def ask() -> None:
             async with self._turn if request.is_change else nullcontext():
                 try:
                     answer = await self._answer(request)
-                except Exception as error:  # noqa: BLE001 - who asked waits for an answer
+                except Exception as error:  # noqa: BLE001 - the supervisor waits for a response
                     log.error("moesif: a fault in the Admin API: %s", describe(error))
                     answer = Answer(500)
                 answered(answer, self._operations.document())
@@ -55,7 +55,7 @@ class Answering(ServerThread):
         self._do(ask())
 
     def take(self, document: Document, taken: Callable[[str | None], None]) -> None:
-        """Put a document in force; `taken` gets why that cannot be, None where it is."""
+        """Put a document in force; `taken` gets None, or the reason why it was rejected."""
 
         async def take() -> None:
             async with self._turn:
@@ -75,7 +75,7 @@ class Answering(ServerThread):
             asyncio.run_coroutine_threadsafe(work, self._loop.result())
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:
-        """An answer under way is given up."""
+        """Stop the thread; a request in progress is dropped. `timeout` in seconds."""
         self._stopped = True
         super().stop(timeout)
 
@@ -97,7 +97,7 @@ class Answering(ServerThread):
 
 
 class Recorded(HTTPConnection):
-    """The connection that the application writes its answer to; `done` is the answer."""
+    """A connection that records the application's response; `done` is the response."""
 
     def __init__(self) -> None:
         self.done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -106,7 +106,7 @@ class Recorded(HTTPConnection):
         self._body = bytearray()
 
     def set_close_callback(self, callback: Callable[[], None] | None) -> None:
-        """It is never closed while an answer is made."""
+        """Does nothing: this connection is never closed during a response."""
 
     def write_headers(self, start_line: Any, headers: HTTPHeaders, chunk: bytes | None = None) -> asyncio.Future[None]:
         assert isinstance(start_line, ResponseStartLine)

@@ -1,4 +1,4 @@
-"""A worker as its supervisor sees it: a process that may be another one later, orders to it, and what it tells."""
+"""The supervisor's view of a worker: its process (which may be replaced), orders to it, and messages from it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from mitmproxy_moesif.delivery.ledger import NOTHING, Reading
 from mitmproxy_moesif.workers.messages import Answer, Request
 
 READ_SECONDS, CHANGE_SECONDS = 5.0, 15.0
-"""How long a worker may take to answer; a change waits for its event loop."""
+"""Seconds that a worker may take to answer. Changes get more, because they wait for its event loop."""
 
 LONGEST_LINE = 2**25
-"""Bytes; answers about thousands of plugins go in one line."""
+"""Maximum bytes of a line; a response about thousands of plugins is one line."""
 
 
 class Worker:
-    """One place for a process, and what was told by the process that is in it now.
+    """A slot for a worker process, and the state that its current process has reported.
 
-    `version` is the number of the document that it has put in force, `reloads` counts how often options were to be read
-    when it last did, `restarts` how often a process took the place of one that died; `served` tells whether the last
-    process that ended had been ready. `heard` gets what is not about the process as such. See `worker` for the lines
-    both ways.
+    `version` is the number of the document in force there; `reloads` is the supervisor's reload count when the process
+    last read its options; `restarts` counts the processes that replaced a dead one; `served` is whether the last one
+    that ended had been ready. `heard` gets all messages that this class does not handle. `worker.py` describes the
+    protocol.
     """
 
     def __init__(self, number: int, heard: Callable[[Worker, dict[str, Any]], None]) -> None:
@@ -47,9 +47,9 @@ class Worker:
         self._asked: dict[int, asyncio.Future[dict[str, Any] | None]] = {}
 
     async def run(self, arguments: Sequence[str], kept: Mapping[str, str], *, ending: Callable[[], bool]) -> int:
-        """Start a process and wait for its end; its exit code, negative for a signal.
+        """Start a process and wait until it ends. Returns its exit code, negative for a signal.
 
-        It reads `kept`, by name and in base64, in place of files.
+        `kept` maps file names to content in base64 that the process uses instead of reading these files.
         """
         ours, theirs = os.pipe()
         with os.fdopen(ours, "rb") as pipe:
@@ -70,16 +70,16 @@ class Worker:
         return code
 
     async def _start(self, pipe: int) -> None:
-        # Its arguments come as an order: they may hold secrets, and command lines are for all to see.
+        # The arguments are sent as an order: they may contain secrets, and anyone can read command lines.
         command = [sys.executable, "-m", "mitmproxy_moesif.workers.worker", str(pipe)]
-        # A session of its own: Ctrl-C goes to the supervisor alone, which tells the workers once.
+        # In its own session: Ctrl-C reaches only the supervisor, which then stops the workers.
         with interrupts.held(signal.SIGHUP):
             self.process = await asyncio.create_subprocess_exec(
                 *command, stdin=asyncio.subprocess.PIPE, pass_fds=(pipe,), start_new_session=True
             )
 
     async def _listen(self, pipe: Any) -> None:
-        """Until the process has closed its end, which it does when it ends."""
+        """Read messages until the process closes its end of the pipe, which happens when it ends."""
         reader = asyncio.StreamReader(LONGEST_LINE)
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), pipe
@@ -110,12 +110,12 @@ class Worker:
                 each.set_result(None)
 
     async def ask(self, request: Request) -> Answer | None:
-        """Its answer, before which it has told its reading; None where it ended first, or does not answer in time."""
+        """The worker's response; None if it ended first or timed out. It reports its counts before it responds."""
         said = await self.demand("answer", READ_SECONDS, request=request.to_json())
         return Answer.from_json(said["answer"]) if said is not None else None
 
     async def demand(self, what: str, seconds: float = CHANGE_SECONDS, **more: Any) -> dict[str, Any] | None:
-        """Give an order, and wait for what it says to that; None where it ended first, or says nothing in time."""
+        """Send an order and wait for the reply; None if the worker ended first or timed out."""
         number = next(self._numbers)
         said: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
         self._asked[number] = said

@@ -1,4 +1,4 @@
-"""The counts of several workers as one: an event counts once, whichever of them died or took over whose file."""
+"""The total counts of several workers. Each event counts once, even if a worker died and another took over its file."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from mitmproxy_moesif.delivery import ledger
 from mitmproxy_moesif.delivery.ledger import NOTHING, Adoption, Reading
 
 WAITS_FOR_ACCOUNT = 30.0
-"""Seconds in which another worker should have taken over the spool of one that died, and read its account."""
+"""Seconds within which another worker should have taken over a dead worker's spool and read its account."""
 
 type Adopted = Mapping[str, Sequence[Adoption]]
-"""Who took over each file, by its name, one after the other."""
+"""The takeovers of each spool file, by file name, in order."""
 
 
 class Dead:
     """The last readings of workers that died.
 
-    Such a reading is up to a second old. What the worker did after it is in its spool file, and known when another has
-    taken that over, who may have died itself: so nothing is final before `WAITS_FOR_ACCOUNT`. Until an account is
-    found, what its worker had in memory still counts as waiting.
+    Such a reading is up to a second old. What the worker did afterwards is in the account in its spool file. This is
+    known once another worker has taken over the file, but that one may have died too; so a reading becomes final only
+    after `WAITS_FOR_ACCOUNT`. Until the account is found, events that were in memory still count as waiting.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,15 +35,15 @@ class Dead:
 
     @property
     def told(self) -> list[Reading]:
-        """As they were told, those that are final in one."""
+        """The readings as reported; the final ones are added up into one."""
         return [self._final, *(reading for reading, _ in self._lately)]
 
     def unknown(self, adopted: Adopted) -> list[Reading]:
-        """Those whose account was not found yet."""
+        """The readings of workers whose account was not found yet."""
         return [reading for reading, _ in self._lately if last_of(reading, adopted) is None]
 
     def readings(self, adopted: Adopted, *, at_end: bool) -> list[Reading]:
-        """As they are known now; at the end, what was in memory is lost."""
+        """The readings as far as they are known now. `at_end`: events that were in memory count as lost."""
         lately, self._lately = self._lately, []
         for reading, until in lately:
             if self._clock() < until:
@@ -59,7 +59,10 @@ def final(reading: Reading, adopted: Adopted) -> Reading:
 
 
 def last_of(reading: Reading, adopted: Adopted) -> Reading | None:
-    """All that a dead worker had done, where its account was found, by who took its files over first."""
+    """A dead worker's final counts from its account, as read by the first worker that took over its files.
+
+    None if no account was found.
+    """
     accounts = [
         (one.account, name, one.events)
         for name, history in adopted.items()
@@ -77,8 +80,8 @@ def last_of(reading: Reading, adopted: Adopted) -> Reading | None:
 
 
 def left_behind(dead: Sequence[Reading]) -> Reading:
-    """What workers that died left in their spools, as one tells it who takes that over."""
-    from mitmproxy_moesif.delivery.spool.file import look_into  # SQLite: nothing for a supervisor whose workers live
+    """What dead workers left in their spools, as a reading of a worker that took it all over."""
+    from mitmproxy_moesif.delivery.spool.file import look_into  # imports SQLite, only needed if workers died
 
     proxies, now = {reading.proxy for reading in dead}, time.monotonic()
     adopted: dict[str, Adoption] = {}
@@ -94,19 +97,19 @@ def left_behind(dead: Sequence[Reading]) -> Reading:
 
 
 def total(readings: Sequence[Reading], dead: Dead, *, at_end: bool = False) -> Reading:
-    """Of workers that run, and those that died."""
+    """The total of running and dead workers."""
     adopted = adoptions_of([*readings, *dead.told])
     return added_up([*readings, *dead.readings(adopted, at_end=at_end)], adopted)
 
 
 def adoptions_of(readings: Sequence[Reading]) -> Adopted:
-    """Also those that only the accounts of dead workers tell of."""
+    """All takeovers, including those known only from the accounts of dead workers."""
     known: dict[str, dict[float, Adoption]] = {}
 
     def add(found: Mapping[str, Adoption]) -> None:
         for name, one in found.items():
             history = known.setdefault(name, {})
-            if history.get(one.at, one).account is None:  # who keeps many forgets the accounts of the first
+            if history.get(one.at, one).account is None:  # a worker with many takeovers drops the oldest accounts
                 history[one.at] = one
             history.setdefault(one.at, one)
             if one.account is not None:
@@ -118,13 +121,13 @@ def adoptions_of(readings: Sequence[Reading]) -> Adopted:
 
 
 def added_up(readings: Sequence[Reading], adopted: Adopted) -> Reading:
-    """Counts what is in a spool file once: with whom took it over last, else with the one that made it."""
+    """The sum. Events in a spool file count once: for the last worker that took it over, or else for its creator."""
     counted = ledger.added_up([without_those_of_others(reading, adopted) for reading in readings])
     return replace(counted, adopted={name: history[-1] for name, history in adopted.items()})
 
 
 def without_those_of_others(reading: Reading, adopted: Adopted) -> Reading:
-    """Without the events of files that others took over after it had them."""
+    """The reading without the events in files that other workers have taken over since."""
     spools = {}
     for name, count in reading.spools.items():
         newest, its = adopted.get(name, [None])[-1], reading.adopted.get(name)

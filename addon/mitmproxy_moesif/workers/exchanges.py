@@ -1,4 +1,4 @@
-"""The newest exchanges of all workers as those of one."""
+"""Merges the newest exchanges of all workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mitmproxy_moesif.recent.stats import add_up
 from mitmproxy_moesif.workers.messages import Answer, Request
 
 type AskAll = Callable[[Request], Awaitable[list[Answer]]]
-"""The answers of all workers that give one."""
+"""Sends a request to all workers; returns the responses of those that answer."""
 
 LIST, STATS = "/exchanges", "/stats"
 NUMBERS = {LIST: ("limit", "before", "changed_after"), STATS: ()}
@@ -38,7 +38,7 @@ async def answer(request: Request, ask_all: AskAll) -> Answer:
 
 
 async def newest(query: Mapping[str, Any], ask_all: AskAll) -> Listing | None:
-    """As one worker answers; None where none does."""
+    """The newest exchanges in the format of a single worker; None if no worker answers with 200."""
     given = {"limit": DEFAULT_LIMIT, **query}
     answers = await ask_all(Request("GET", f"{LIST}?{urlencode(given)}"))
     return together([orjson.loads(one.body) for one in answers if one.status == 200], given)
@@ -61,7 +61,7 @@ def together(told: list[Listing], query: Mapping[str, Any]) -> Listing | None:
 
 
 async def _stats(query: Mapping[str, Any], ask_all: AskAll) -> Mapping[str, Any] | None:
-    """Times of several workers cannot be added up: their rows are."""
+    """Statistics from the rows of all workers: time statistics of several workers cannot be merged."""
     rows: list[Row] = []
     page: dict[str, Any] = {**query, "limit": MAX_LIMIT}
     while True:
@@ -75,6 +75,6 @@ async def _stats(query: Mapping[str, Any], ask_all: AskAll) -> Mapping[str, Any]
 
 
 async def _find(request: Request, ask_all: AskAll) -> Answer:
-    """Of the worker that has it."""
+    """The response of the worker that has the exchange."""
     answers = await ask_all(request)
     return min(answers, key=lambda one: one.status, default=Answer.of(503, {"message": NOTHING_KEPT}))

@@ -1,4 +1,4 @@
-"""The admin listener of a supervisor: judges who asks as that of a single process does, and relays what is asked."""
+"""The supervisor's admin listener: checks access like that of a single process, and relays requests to the workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ type Answering = Callable[[Request], Coroutine[Any, Any, Answer]]
 
 
 def admin_server(listen: str, token: str | None, answer: Answering) -> AdminServer:
-    """`answer` is called in the calling thread's event loop. Raises what `AdminServer` raises."""
+    """`answer` is called on the event loop of the calling thread. Raises the same errors as `AdminServer`."""
     loop = asyncio.get_running_loop()
 
     async def ask(request: Request) -> Answer:
@@ -34,7 +34,7 @@ def admin_server(listen: str, token: str | None, answer: Answering) -> AdminServ
 
 
 class RelayHandler(GatedHandler):
-    """Whatever is asked, once the gate has let it pass."""
+    """Relays every request that passes the gate."""
 
     def initialize(self, ask: Answering) -> None:
         self._ask = ask
@@ -54,7 +54,7 @@ class RelayHandler(GatedHandler):
 
 
 class RelayStreamHandler(RelayHandler):
-    """The stream of exchanges, of all workers."""
+    """Streams the exchanges of all workers."""
 
     async def get(self) -> None:
         await stream(self, self._newest)

@@ -1,4 +1,4 @@
-"""`moesif-proxy`: the production start, in this process or with several workers."""
+"""`moesif-proxy`: the entry point for production, in this process or with several workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mitmproxy_moesif.workers.supervisor import Supervisor
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Until SIGTERM or SIGINT; the exit code. What is wrong with `arguments` ends the process with code 2."""
+    """Run until SIGTERM or SIGINT. Returns the exit code. Invalid `arguments` end the process with code 2."""
     if arguments[:1] == ["spool"]:
         from mitmproxy_moesif.delivery import command
 
@@ -32,13 +32,13 @@ def main(arguments: Sequence[str]) -> int:
         log.warning("moesif-proxy: %s: running one worker", reason)
     elif parsed.workers > 1:
         return supervise(parsed, arguments)
-    from mitmproxy_moesif.proxy import serve  # mitmproxy: nothing for a supervisor
+    from mitmproxy_moesif.proxy import serve  # imports mitmproxy, which a supervisor does not need
 
     return serve.run(parsed, serve.Standalone())
 
 
 def not_shared() -> str | None:
-    """Why several processes cannot listen on one port; None where they can."""
+    """Why several processes cannot listen on one port; None if they can."""
     return versions.untested() if hasattr(socket, "SO_REUSEPORT") else "this system has no SO_REUSEPORT"
 
 

@@ -1,4 +1,4 @@
-"""A request to the Admin API and its answer, as they go between supervisor and workers: JSON, bodies as base64."""
+"""An Admin API request and its response as sent between supervisor and workers: JSON, with bodies in base64."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`path` with its query, as it came."""
+    """A request; `path` includes the query, unchanged."""
 
     method: str
     path: str
@@ -37,7 +37,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`headers` without those about the connection, the length of the body, or who answers."""
+    """A response; `headers` exclude those about the connection, the body's length, the date and the server."""
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
@@ -45,7 +45,7 @@ class Answer:
 
     @classmethod
     def of(cls, status: int, content: object) -> Answer:
-        """In JSON."""
+        """A JSON response."""
         return cls(status, (("Content-Type", JsonHandler.media_type),), orjson.dumps(content) + b"\n")
 
     def to_json(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""The Admin API of all workers as one: what is read is added up or asked of one of them, a change goes to all.
+"""The Admin API of all workers as one: reads are merged or sent to one worker, changes go to all.
 
-All changes are one document with a number, which is owned here: no worker reads or writes the file that keeps it. A
-change is tried on one worker, whose document is then kept, and only then handed to all; where it cannot be kept, that
-worker gets back the one that is. A worker that starts gets the newest before it captures anything. One lock orders
-changes, reloads, and workers that become ready.
+All changes form one document with a version number, which the supervisor owns: no worker reads or writes its file. A
+change is first tried on one worker. The resulting document is saved, and only then sent to all workers; if it cannot be
+saved, the first worker gets the previous document back. A starting worker gets the newest document before it captures
+anything. One lock orders changes, reloads, and workers that become ready.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from mitmproxy_moesif.workers.messages import Answer, Request
 NOBODY = "no worker is ready"
 NO_ANSWER = "a worker ended, or did not answer in time: nothing was changed"
 
-# Of several workers' states, the one that an operator has to know of.
+# The states of a destination, worst first: an operator needs to see the worst one of all workers.
 WORST_STATES = ("unauthorized", "down", "failing", "on", "up", "unknown", "off")
 
 
 class Relay:
-    """Answers for `workers`; `reading` and `traffic` add up their counts. To be used in the supervisor's event loop."""
+    """Answers for `workers`; `reading` and `traffic` return their total counts. Used on the supervisor's event loop."""
 
     def __init__(
         self, workers: Sequence[Worker], reading: Callable[[], Reading], traffic: Callable[[], Mapping[str, Any]]
@@ -69,7 +69,7 @@ class Relay:
         return await self._change(request)
 
     def greet(self, worker: Worker, state: str | None) -> None:
-        """A worker that starts waits for the newest document, which `state` keeps. The first one has it read."""
+        """Send the newest document to a starting worker. For the first worker, it is read from the file `state`."""
         try:
             if self._file is None:
                 file = StateFile(state)
@@ -80,7 +80,7 @@ class Relay:
             worker.order("take", **self._newest())
 
     async def catch_up(self, worker: Worker) -> None:
-        """A worker has started: it is ready when it has what has changed meanwhile."""
+        """A worker has started: bring it up to date with changes made meanwhile, then mark it as ready."""
         process = worker.process
         async with self._changing:
             if worker.reloads != self.reloads:
@@ -91,7 +91,7 @@ class Relay:
                 worker.ready.set()
 
     async def reload(self) -> None:
-        """Have all workers read their options again."""
+        """Make all workers read their options again."""
         async with self._changing:
             self.reloads += 1
             await asyncio.gather(*(self._reload(worker) for worker in self._ready()))
@@ -101,7 +101,7 @@ class Relay:
         await worker.demand("reload")
 
     async def _hand(self, worker: Worker) -> None:
-        """One that cannot take the document is started again, with this document or not at all."""
+        """Send the newest document. A worker that rejects it is restarted and gets it at startup."""
         said = await worker.demand("take", **self._newest())
         if said is not None and "fault" in said:
             log.error("moesif-proxy: worker %d does not take what was changed: %s", worker.number, said["fault"])
@@ -114,11 +114,11 @@ class Relay:
         return [worker for worker in self._workers if worker.ready.is_set()]
 
     def _current(self) -> list[Worker]:
-        """Those that have the newest document in force."""
+        """The ready workers that have the newest document in force."""
         return [worker for worker in self._ready() if self._file is None or worker.version == self._version]
 
     async def _one(self, request: Request) -> Answer:
-        """The answer of the first that gives one."""
+        """The response of the first worker that answers."""
         for worker in self._current():
             if (answer := await worker.ask(request)) is not None:
                 return answer
@@ -129,7 +129,7 @@ class Relay:
         return [answer for answer in answers if answer is not None]
 
     async def _health(self) -> Answer:
-        """Well while a worker serves, and events flow in all that do."""
+        """Healthy if at least one worker serves and events flow in all that do."""
         answers = await self._all(Request("GET", "/health"))
         if not answers:
             return Answer.of(503, {"status": "unhealthy", "reason": NOBODY})
@@ -167,7 +167,7 @@ class Relay:
             return answer
 
     async def _keep(self, document: Document, trial: Worker) -> Answer | None:
-        """A document that a worker has in force is the newest now; else an answer that says why not."""
+        """Save a document that `trial` has in force and make it the newest. Returns an error response on failure."""
         assert self._file is not None
         try:
             await asyncio.to_thread(self._file.write, document)
@@ -181,7 +181,7 @@ class Relay:
 
 
 def together(told: Sequence[Mapping[str, Any]], reading: Reading) -> dict[str, Any]:
-    """The states of several workers (`Status`) as that of one. What only one of them can tell is the first's."""
+    """Merge the `Status` of several workers. Values that cannot be merged are those of the first one."""
     ages = [age for one in told if (age := one.get("oldest_waiting")) is not None]
     status = {
         **(told[0] if told else {}),
@@ -205,7 +205,7 @@ def together(told: Sequence[Mapping[str, Any]], reading: Reading) -> dict[str, A
 
 
 def destinations(told: Sequence[Mapping[str, Destination]]) -> dict[str, Destination]:
-    """Of each, the state of the worker that has most trouble with it."""
+    """For each destination, the worst state that any worker reports."""
     found: dict[str, Destination] = {}
     for states in told:
         for name, state in states.items():
@@ -215,7 +215,7 @@ def destinations(told: Sequence[Mapping[str, Destination]]) -> dict[str, Destina
 
 
 def unsent(told: Sequence[Mapping[str, UnsentStatus]]) -> dict[str, UnsentStatus]:
-    """Of each, the events of all workers together, since the earliest."""
+    """For each destination, the unsent events of all workers, and the earliest `since`."""
     found: dict[str, UnsentStatus] = {}
     for name, one in (item for states in told for item in states.items()):
         other = found.get(name, UnsentStatus(state=one["state"], events=0, since=one["since"]))
@@ -234,5 +234,5 @@ def spool(told: Sequence[SpoolStatus]) -> SpoolStatus:
 
 
 def badness(state: str | None) -> int:
-    """0 is worst."""
+    """The rank of a state; 0 is the worst."""
     return WORST_STATES.index(state) if state in WORST_STATES else len(WORST_STATES)

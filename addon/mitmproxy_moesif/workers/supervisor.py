@@ -1,8 +1,8 @@
-"""Several workers on one port: starts them, starts them again when they die, ends them, and adds up what they tell.
+"""Runs several workers on one port: starts them, restarts those that die, stops them, and adds up their counts.
 
-Knows nothing of mitmproxy: a process that stays small. It keeps the port bound but does not listen, so that the port
-is ours also while no worker runs. A worker that died leaves its spool; the others adopt it. The Admin API of all of
-them is served here.
+Does not import mitmproxy, so that the process stays small. It keeps the port bound without listening, so that no other
+process can take it while no worker runs. The spool of a dead worker is adopted by the others. The common Admin API is
+served here.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from mitmproxy_moesif.workers.listener import admin_server
 from mitmproxy_moesif.workers.relay import Relay
 
 FIRST_DELAY, LONGEST_DELAY = 0.2, 10.0
-"""Seconds until a worker that died is started again; doubled each time."""
+"""Seconds before a dead worker is restarted, doubled each time, and the maximum."""
 
 SETTLED = 30.0
-"""Seconds after which a worker counts as well, and its next death as its first."""
+"""Seconds after which a worker counts as healthy, so that the restart delay is reset."""
 
 GRACE = 3.0
-"""Seconds that workers have to end at once, until they are killed."""
+"""Seconds that workers have to end after an abort, before they are killed."""
 
 
 class Supervisor:
-    """Runs the workers until SIGTERM or SIGINT; `reading` adds up what they tell, at any time."""
+    """Runs the workers until SIGTERM or SIGINT; `reading` returns their total counts at any time."""
 
     def __init__(self, arguments: Arguments, given: Sequence[str]) -> None:
         self._arguments = arguments
@@ -53,14 +53,14 @@ class Supervisor:
         self._dead = Dead()
         self._passed: Mapping[str, Any] = {}
         self._files: dict[str, str] = {}
-        self._serves = False  # a worker has taken connections: what all of them are told is right
+        self._serves = False  # a worker has accepted connections, so the common configuration is valid
         self._started = False
         self._stops = 0
         self.stopping = asyncio.Event()
         self._told: set[str] = set()
 
     async def run(self) -> int:
-        """The exit code. Raises `OSError` with one line where the port is taken."""
+        """Run; returns the exit code. Raises `OSError` with one line if the port is taken."""
         sockets = reserve(self._arguments.listen)
         try:
             address = Address(self._arguments.listen.host, sockets[0].getsockname()[1])
@@ -78,7 +78,7 @@ class Supervisor:
             loop.add_signal_handler(number, self.stop)
         hangups.heed(self.reload)
         given = [*self._given, "--listen", str(address)]
-        # The first alone: what is wrong is told once, and what all of them need is made by one.
+        # Start the first worker alone: errors are logged only once, and it creates what all workers need.
         keeping: list[asyncio.Future[int]] = []
         refused = False
         for workers in (self._workers[:1], self._workers[1:]):
@@ -106,7 +106,7 @@ class Supervisor:
         return 1 if failed else 0
 
     def _open_admin(self) -> bool:
-        """Listen where the workers' options say, once; False where that cannot be, after the log has said why."""
+        """Start the admin listener if the workers' options ask for one. On failure, logs it and returns False."""
         if self._admin_wanted is not None and self._admin is None:
             listen, token = self._admin_wanted["listen"], self._admin_wanted["token"]
             try:
@@ -119,7 +119,7 @@ class Supervisor:
         return True
 
     async def _keep(self, worker: Worker, given: Sequence[str]) -> int:
-        """Keep one running; the exit code of the one that ended as it was told, or never started."""
+        """Keep one worker running. Returns its exit code once it was stopped, or if no worker ever started."""
         delay, clock = FIRST_DELAY, asyncio.get_running_loop().time
         kept: Mapping[str, str] = {}
         while True:
@@ -127,14 +127,14 @@ class Supervisor:
             worker.reloads = self._relay.reloads
             try:
                 code = await worker.run(given, kept, ending=self.stopping.is_set)
-            except OSError as error:  # no memory or no process left for it now
+            except OSError as error:  # no memory or no free process slot
                 log.error("moesif-proxy: worker %d cannot be started: %s", worker.number, error.strerror)
                 code = 1
             if self.stopping.is_set():
                 return code
             self._serves = self._serves or worker.served
             if not self._serves:
-                if code < 0:  # any other has said itself what is wrong
+                if code < 0:  # with other codes, the worker has logged the error itself
                     log.error("moesif-proxy: worker %d %s before it took connections", worker.number, how_ended(code))
                 self.stop()
                 return code or 1
@@ -142,7 +142,7 @@ class Supervisor:
             self._passed = together([self._passed, worker.traffic])
             worker.reading, worker.traffic = NOTHING, {}
             delay = FIRST_DELAY if clock() - began > SETTLED else delay
-            # Where it could not even start, a file may be half-edited just now.
+            # If it could not even start, someone may be editing a file: use the files that were last in force.
             kept = {} if worker.served or kept else dict(self._files)
             how = ", with the files that were last in force" if kept else ""
             log.warning("moesif-proxy: worker %d %s; again in %.1f s%s", worker.number, how_ended(code), delay, how)
@@ -153,7 +153,7 @@ class Supervisor:
             worker.restarts += 1
 
     def stop(self) -> None:
-        """End when exchanges and events are done; called again: at once; and again: by force."""
+        """Stop gracefully; at the second call abort; at the third call kill the workers."""
         self._stops += 1
         self.stopping.set()
         for worker in self._workers:
@@ -186,22 +186,25 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
 
     def _hear_of_reload(self, said: dict[str, str]) -> None:
-        """Log what workers answer, and what all of them say only once."""
+        """Log the workers' replies to a reload; equal messages only once."""
         for outcome, text in said.items():
             if text not in self._told:
                 self._told.add(text)
                 log.log(*RELOAD[outcome], text)
 
     def reading(self) -> Reading:
-        """Where the captured events of all workers are, as of the last second, or the last answer."""
+        """The total event counts of all workers, at most a second old."""
         return total([worker.reading for worker in self._workers], self._dead)
 
     def traffic(self) -> Mapping[str, Any]:
-        """What has passed through all workers, those that died included."""
+        """The total traffic of all workers, including those that died."""
         return together([self._passed, *(worker.traffic for worker in self._workers)])
 
     async def _last_reading(self) -> Reading:
-        """When all workers have ended. What those that died did last is in their spools, soon after they died."""
+        """The final counts, after all workers have ended. Dead workers' last actions are read from their spools.
+
+        This retries for up to `GRACE` seconds, because they get there only shortly after a worker died.
+        """
         readings = [worker.reading for worker in self._workers]
         adopted = adoptions_of([*readings, *self._dead.told])
         unknown = [reading for reading in self._dead.unknown(adopted) if reading.folder]
@@ -223,7 +226,7 @@ RELOAD = {
 
 
 async def either(*events: asyncio.Event, seconds: float | None = None) -> None:
-    """Until one of them is set, or the time is over."""
+    """Wait until one of the events is set, or for at most `seconds`."""
     waits = [asyncio.ensure_future(event.wait()) for event in events]
     await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
@@ -231,7 +234,7 @@ async def either(*events: asyncio.Event, seconds: float | None = None) -> None:
 
 
 def reserve(listen: Address) -> list[socket.socket]:
-    """The port for all workers. Bound without sharing at first: two proxies must not share one by mistake."""
+    """Bind the port for all workers. It is first bound unshared, so that two proxies cannot share it by mistake."""
     alone = open_sockets(listen.host, listen.port, shared=False)
     port = alone[0].getsockname()[1]
     close_all(alone)

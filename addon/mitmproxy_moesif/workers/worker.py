@@ -1,15 +1,14 @@
-"""A proxy as the worker of a supervisor.
+"""A proxy that runs as a supervisor's worker.
 
-A worker's standard input is its supervisor's hand, one JSON object a line: the `order` is first to `start`, with
-`arguments` and what is to be read in place of files, then to `end`, to `abort` (end at once), to `reload` the
-configuration, to `answer` a request to the Admin API, or to `take` a document: all that this API has changed, which the
-supervisor alone keeps. Its end means that the supervisor has gone.
+The supervisor sends orders on the worker's standard input, one JSON object per line. The first `order` is `start`, with
+`arguments` and file contents to use instead of files. The others are `end`, `abort` (end at once), `reload` (the
+configuration), `answer` (an Admin API request) and `take` (a document with all changes made through the Admin API,
+which only the supervisor saves). The end of the input means that the supervisor has died.
 
-What a worker has to say goes back through a pipe in the same form: `admin` (where its options say that the Admin API
-is and where its changes are kept; then it waits for the first document), `file` (the `content` of one that is in
-force), `ready`, `reading` with `traffic` (each second, before an answer, and last), `reloaded` or `refused`; and `to`
-with the number of an order that was carried out, with the `answer` and the `document` that it makes, or with the
-`version` that is in force, or `fault`.
+The worker writes messages to a pipe in the same format: `admin` (where its options put the Admin API and its state
+file; it then waits for the first document), `file` (the `content` of a file in force), `ready`, `reading` with
+`traffic` (every second, before a response, and at the end), `reloaded` or `refused`; and `to` with the number of a
+completed order, with the `answer` and the resulting `document`, or with the `version` in force, or with a `fault`.
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ from mitmproxy_moesif.workers.answering import Answering
 from mitmproxy_moesif.workers.messages import Answer, Request
 
 LARGEST_KEPT = 2**24
-"""Bytes of a file that the supervisor keeps: one line has to hold it."""
+"""Maximum bytes of a file that the supervisor keeps, because it has to fit into one line."""
 
 TELL_EVERY = 1.0
 """Seconds between two readings sent to the supervisor."""
 
 
 class Supervised:
-    """Who is told what happens: the supervisor, through a pipe."""
+    """An `Observer` that reports to the supervisor through a pipe."""
 
     shared = True
 
@@ -64,7 +63,7 @@ class Supervised:
         self._files: dict[str, bytes] = {}
 
     def arguments(self) -> list[str] | None:
-        """Waits for the order to start; None where the supervisor has gone."""
+        """Wait for the order to start. Returns the command line, or None if the supervisor has died."""
         while b"\n" not in self._orders:
             if not (said := os.read(sys.stdin.fileno(), 65_536)):
                 return None
@@ -78,7 +77,7 @@ class Supervised:
         return arguments
 
     def _keep(self, name: str, content: bytes) -> None:
-        """From any thread. What came into force before all has started may yet keep it from starting."""
+        """Thread-safe. Files are sent only once the proxy has started: before that, they may still make it fail."""
         if len(content) > LARGEST_KEPT:
             return
         with self._telling:
@@ -90,11 +89,11 @@ class Supervised:
     def start(self, proxy: Proxy) -> None:
         self._proxy = proxy
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), self._obey)
-        self._carry_out(b"")  # what came with the order to start
+        self._carry_out(b"")  # orders that arrived together with the order to start
 
     def _obey(self) -> None:
         if not select([sys.stdin], [], [], 0)[0]:
-            return  # `read` took it
+            return  # `read` has already consumed it
         said = os.read(sys.stdin.fileno(), 65_536)
         if not said:
             asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
@@ -124,7 +123,7 @@ class Supervised:
 
     def _answer(self, number: int, request: Request) -> None:
         def answered(answer: Answer, document: Document) -> None:
-            self.ended()  # its counts first, so that an answer never tells less than they do
+            self.ended()  # send the counts first, so that they are never older than the response
             changed = {"document": document} if request.is_change else {}
             self._tell(to=number, answer=answer.to_json(), **changed)
 
@@ -143,7 +142,7 @@ class Supervised:
             self._answering.take(order["document"], taken)
 
     def listen(self, settings: Settings, operations: Operations) -> Answering:
-        """In place of a listener of its own: all workers have one, the supervisor's."""
+        """Replaces a listener in this process: all workers share the supervisor's."""
         token = settings.admin_token.get_secret_value()
         self._tell(admin={"listen": settings.admin_listen, "token": token, "state": settings.admin_state})
         operations.restore(self)
@@ -151,9 +150,9 @@ class Supervised:
         return self._answering
 
     def read(self) -> Document:
-        """What the supervisor keeps. It waits for that on the event loop: nothing may be captured before."""
+        """The document from the supervisor. This blocks the event loop, because nothing may be captured before."""
         while self._first is None and not self._alone:
-            select([sys.stdin], [], [])  # uvloop has reads of it not wait
+            select([sys.stdin], [], [])  # uvloop makes reads of stdin non-blocking
             self._obey()
         if self._first is None:
             raise StateError("the supervisor has gone")
@@ -164,10 +163,10 @@ class Supervised:
         return document
 
     def write(self, document: Document) -> None:
-        """The supervisor gets it with the answer, and keeps it."""
+        """Does nothing: the supervisor gets the document with the response, and saves it."""
 
     def report(self, reading: Reading) -> None:
-        """The supervisor says the sum; nobody does where it has gone."""
+        """Write the exit line only if the supervisor has died: otherwise the supervisor writes the total."""
         if self._alone:
             report(reading)
 
@@ -192,21 +191,21 @@ class Supervised:
         self._tell(refused=why)
 
     def ended(self) -> None:
-        with self._telling:  # none that is older may be told later
+        with self._telling:  # so that an older reading is never sent after a newer one
             capture = self._proxy.capture
             if (reading := capture.reading()) is not None:
                 self._tell(reading=dataclasses.asdict(reading), traffic=capture.traffic())
 
     def _tell(self, **what: Any) -> None:
-        """From any thread. One pipe takes no more than a few kilobytes at once, and lines must not mix."""
+        """Send a message. Thread-safe. A pipe takes only a few kilobytes per write, and lines must not interleave."""
         line = memoryview(json.dumps(what).encode() + b"\n")
-        with self._telling, suppress(OSError):  # the supervisor has gone, which is told by the other pipe
+        with self._telling, suppress(OSError):  # the supervisor has died, which the end of stdin reports
             while line:
                 line = line[os.write(self._pipe, line) :]
 
 
 def main(arguments: list[str]) -> int:
-    """As the supervisor starts it, with the number of the pipe."""
+    """Entry point for the supervisor; the argument is the pipe's file descriptor. Returns the exit code."""
     quiet_log()
     supervised = Supervised(int(arguments[0]))
     given = supervised.arguments()
