@@ -1,4 +1,4 @@
-"""What delivery tells of itself."""
+"""What delivery reports about itself."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mitmproxy_moesif.delivery.ledger import Reading
 from mitmproxy_moesif.delivery.sender import Health
 
 type Answered = Callable[[str, Mapping[str, str]], None]
-"""Observer of each answer of a receiver: the account, and the answer's headers."""
+"""Called for each response of a receiver with the account and the response's headers."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolCondition:
-    """Bytes on disk and their bound; what is wrong with the disk, in one line; the name of this process's file."""
+    """Bytes on disk and their limit; the disk's problem in one line, if any; the name of this process's file."""
 
     bytes: int
     max_bytes: int
@@ -34,11 +34,11 @@ class Unsent:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """How delivery does: the counts, each receiver's health by destination, the disk (None: in memory only).
+    """The state of delivery: the counts, each receiver's health by destination, the disk (None: in memory only).
 
-    `unsent` is what waits for destinations that nobody sends to; `oldest_at` is when the oldest of all others came, in
-    monotonic seconds. `memory_bytes` is what is stored in memory alone. `trouble` is what is wrong with delivery as a
-    whole, in one line.
+    `unsent`: events waiting for destinations that nobody sends to; `oldest_at`: when the oldest of all other events
+    arrived, in monotonic seconds. `memory_bytes`: size of the events stored only in memory. `trouble`: the problem with
+    delivery as a whole, in one line, if any.
     """
 
     reading: Reading

@@ -1,8 +1,8 @@
-"""One batch through one connection, and the search for what in it the receiver will not take.
+"""Sends one batch through one connection, and searches for events that the receiver rejects.
 
-A batch that is refused is halved until the event is found, which is dropped. A batch that fails, for what may be its
-content, may also be the first to meet an outage: so one event of it is sent alone, and only where that is accepted the
-rest is halved too. What then fails alone, again and again while others are accepted, is quarantined.
+A refused batch is halved until the event at fault is found, which is dropped. If a batch fails and its content may be
+the cause, it may also be the start of an outage. So one of its events is sent alone, and only if that is accepted, the
+rest is halved too. An event that keeps failing alone while others are accepted is quarantined.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from mitmproxy_moesif.governance.model import one_line
 from mitmproxy_moesif.log import log
 
 PAUSES = (0.5, 1.0)
-"""Seconds between two times that the same event is sent alone."""
+"""Seconds between attempts to send the same event alone."""
 
 PROOF = 3
-"""How often an event has to fail alone."""
+"""How often an event must fail alone before it is quarantined."""
 
 MOST_ALONE = 10
-"""Events that fail alone, one after the other: rather an outage."""
+"""This many events in a row that fail alone suggest an outage."""
 
 MOST_SUSPECTS = 1000
 
 LONGEST_ID = 100
-"""Characters of a transaction id that are shown: in a topic there is any."""
+"""Characters of a transaction id that are logged; an id read from a Kafka topic can be anything."""
 
 
 @dataclass(slots=True)
 class Suspects:
-    """Events of one queue that failed alone: how often, and how many requests had been `accepted` before."""
+    """Events of one queue that failed alone: how often, and how many requests were `accepted` before."""
 
     accepted: int = 0
     found_one: bool = False
     _failed: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def failed_alone(self, transaction_id: str, accepted: int) -> None:
-        """`accepted`: so many were when this attempt began."""
+        """Record a failure. `accepted`: the number of accepted requests when the attempt began."""
         if len(self._failed) >= MOST_SUSPECTS:
             self._failed.clear()
         times, since = self._failed.get(transaction_id, (0, accepted))
@@ -52,7 +52,7 @@ class Suspects:
         return transaction_id in self._failed
 
     def is_proven(self, transaction_id: str) -> bool:
-        """It failed often enough, and others were accepted meanwhile."""
+        """Whether it failed often enough while others were accepted."""
         times, since = self._failed.get(transaction_id, (0, self.accepted))
         return times >= PROOF and self.accepted > since
 
@@ -61,7 +61,7 @@ class Suspects:
 
 
 class Attempt:
-    """`send` makes a request of events, given with their ids; `ending` is set when there is no time for pauses."""
+    """`send` makes a request from ids and events; `ending` is set when there is no time for pauses."""
 
     def __init__(
         self,
@@ -78,9 +78,9 @@ class Attempt:
         self._reasons: dict[str, str] = {}
 
     def run(self, ranges: Sequence[Range], *, patient: bool) -> Outcome | None:
-        """Send what is not settled; why the rest could not be sent, None with no rest.
+        """Send the unsettled events. Returns why the rest could not be sent; None if nothing is left.
 
-        Unless `patient`, one event goes ahead alone: the batch failed before.
+        Unless `patient`, one event is sent alone first, because the batch failed before.
         """
         outcome = self._run(ranges, patient=patient) if self._batch.open() else None
         self._quarantine()
@@ -102,14 +102,14 @@ class Attempt:
         return outcome
 
     def _one(self) -> Range:
-        """Any event, rather one that is no suspect."""
+        """A random event, preferably one that is not a suspect."""
         positions = self._batch.open()
         others = [one for one in positions if not self._suspects.is_one(self._batch.id_at(one))]
         position = random.choice(others or positions)  # noqa: S311 - no secret
         return position, position + 1
 
     def _pass(self, ranges: Sequence[Range], *, halve: bool = False) -> Outcome | None:
-        """What could not be sent at last, and why; with `halve` all else is sent."""
+        """Send these ranges; returns the last failure. `halve`: split failing ranges, so that all else is sent."""
         left, failed, in_a_row = list(ranges), None, 0
         while left:
             low, high = left.pop(0)

@@ -1,4 +1,4 @@
-"""Chunks on their way to the receiver, and what became of each of their events."""
+"""Chunks on their way to the receiver, and the outcome of each of their events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OLDEST = 30 * 24 * 3600
 class Part:
     """One chunk of a batch; `settled` are the indexes of its events that are delivered, dropped or moved.
 
-    `moved` are those that are to wait under another name, by that name.
+    `moved` are the indexes of events that go to another destination, by its name.
     """
 
     waiting: Waiting
@@ -35,7 +35,7 @@ class Part:
         return self.waiting.count - len(self.settled)
 
     def rest(self) -> Chunk:
-        """The chunk with what is left of it; still the same row on disk."""
+        """The chunk with its unsettled events; still the same row on disk."""
         chunk = self.waiting.chunk
         indexes = [index for index in range(len(chunk.events)) if index not in self.settled]
         return self._chunk(chunk.destination, indexes, chunk.key)
@@ -55,7 +55,7 @@ class Part:
 
 
 class Batch:
-    """Events numbered through all chunks; ranges are half open."""
+    """Events numbered across all chunks; ranges are half-open."""
 
     def __init__(self, taken: Sequence[Waiting]) -> None:
         self.parts = [Part(waiting) for waiting in taken]
@@ -64,7 +64,7 @@ class Batch:
         self._places = [(part, index) for part in self.parts for index in range(part.waiting.count)]
 
     def ranges(self, max_events: int, max_bytes: int) -> list[Range]:
-        """The batch cut into requests within both limits; an event over the bytes goes alone."""
+        """The batch split into requests within both limits; an event above `max_bytes` gets its own request."""
         ranges: list[Range] = []
         low = size = 0
         for position, (part, index) in enumerate(self._places):
@@ -90,7 +90,7 @@ class Batch:
         return len(self._places)
 
     def open(self) -> list[int]:
-        """The positions of what is not settled."""
+        """The positions of the unsettled events."""
         return [position for position, (part, index) in enumerate(self._places) if index not in part.settled]
 
     def id_at(self, position: int) -> str:
@@ -113,7 +113,7 @@ class Batch:
             part.moved.setdefault(destination, []).append(index)
 
     def mark_old(self, now: float) -> int:
-        """Drop the events that the receiver would refuse for their age; returns how many."""
+        """Drop events that are too old for the receiver; returns how many. `now`: wall-clock seconds."""
         limit = datetime.fromtimestamp(now - OLDEST, UTC).isoformat(timespec="milliseconds")[:23]
         old = 0
         for position, (part, index) in enumerate(self._places):
@@ -128,7 +128,7 @@ class Batch:
 
 
 def _is_before(limit: str, event: bytes) -> bool:
-    """One whose time cannot be read is for the receiver to judge."""
+    """Whether the event's time is before `limit`. An unreadable time counts as not: the receiver decides."""
     try:
         return read_event(event).request.time < limit
     except ValueError:

@@ -1,4 +1,4 @@
-"""What goes to Akto beside the events: a record of each exchange that is for it, once that exchange is settled."""
+"""Sends Akto a record of each exchange meant for it, in addition to the event, once the exchange is settled."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mitmproxy_moesif.event.pipeline import Finished
 from mitmproxy_moesif.log import RateLimitedLog, describe
 
 type Made = tuple[bytes, str]
-"""A record, and what is logged of it."""
+"""A record, and its summary for the log."""
 
 
 class Beside:
-    """For the thread that builds: `finisher` before, `built` after each exchange, `settled` after some of them."""
+    """For the builder's thread: call `finisher` before and `built` after each exchange, `settled` after a group."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -32,7 +32,7 @@ class Beside:
         self._unsettled: list[tuple[AktoTarget, Made | str]] = []
 
     def finisher(self, instance: Instance, exchange: Exchange) -> Finished | None:
-        """What makes the record of an exchange from its event; None where it is not for Akto."""
+        """A callback that makes an exchange's record from its event; None if the exchange is not for Akto."""
         self._made, akto = None, instance.akto
         if akto is None:
             return None
@@ -42,14 +42,14 @@ class Beside:
                 record = akto_record(event, exchange, akto.account_id)
                 shown = f"{record['method']} {record['path']} {record['statusCode']}"
                 self._made = encode_record(record), shown if shown.isprintable() else repr(shown)
-            except Exception as error:  # noqa: BLE001 - the event goes its way
+            except Exception as error:  # noqa: BLE001 - the event must still be sent
                 self._ledger.fault("akto record")
                 self._limited.error("record", "[akto-api] a record could not be made: %s", describe(error))
 
         return finished
 
     def built(self, instance: Instance, cause: str | None, offered: Counter[str]) -> None:
-        """The exchange is built, or dropped for a cause."""
+        """The exchange was built, or dropped for `cause`."""
         if (akto := instance.akto) is not None:
             offered[akto.name] += 1
             self._unsettled.append((akto, self._made or cause or "internal_error"))
@@ -63,7 +63,7 @@ class Beside:
                 self._receivers.put(akto, *made)
 
     def health(self, configured: Set[AktoTarget]) -> dict[str, Health]:
-        """By target. From any thread."""
+        """Health by target. From any thread."""
         return self._receivers.health(configured)
 
     def drain(self, deadline: float) -> None:

@@ -1,10 +1,10 @@
 """The thread that turns exchanges into encoded events and puts them into the store.
 
-Where it shares the proxy's interpreter it yields after every large event and every few small ones, about each quarter
-of a millisecond: one long stretch would be seen in the traffic's tail latency. Each yield costs some 15 microseconds.
+If it shares the proxy's interpreter, it yields after every large event and every few small ones, about four times per
+millisecond: a long run would raise the traffic's tail latency. Each yield costs some 15 microseconds.
 
-What came is on disk within 100 ms of its exchange's end: it was gathered for 20 in the proxy, and what was built first
-waits for others for `COMMIT_INTERVAL`, since a transaction costs as much as building many an event.
+An event is on disk within 100 ms of its exchange's end: exchanges are gathered for 20 ms in the proxy, and the first
+event built waits `COMMIT_INTERVAL` for others, since a transaction costs as much as building many events.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ type Make = Callable[[Exchange, Instance, Finished | None], bytes | NotSent]
 
 
 class Captured(NamedTuple):
-    """An exchange and its number. `content` is None for one that was handed over and cannot be read."""
+    """An exchange and its number. `content` is None if the exchange was handed over but cannot be decoded."""
 
     number: int
     content: tuple[Instance, Exchange] | None
@@ -48,11 +48,11 @@ class Captured(NamedTuple):
 
 
 class Builder:
-    """Builds and stores what is put, until `stop`.
+    """Builds and stores the exchanges that are put, until `stop`.
 
-    `make` gives an exchange's encoded event, or why there is none; `stored` is called with a destination that has
-    something new to send; `beside` makes and sends what is for receivers that keep no events. `apart`: in the delivery
-    process, where nobody else needs the interpreter.
+    `make` returns an exchange's encoded event, or why there is none; `stored` is called with a destination that has
+    something new to send; `beside` makes and sends records for receivers that may lose them. `apart`: in the delivery
+    process, where nothing else needs the interpreter.
     """
 
     def __init__(
@@ -88,22 +88,22 @@ class Builder:
         self._thread.start()
 
     def put(self, *captured: Captured) -> None:
-        """Each one's number is larger than the one's before."""
+        """Add exchanges, in ascending order of their numbers."""
         self._queue.put(captured)
 
     def flush(self, seconds: float) -> None:
-        """Returns when what was put so far is stored, or after `seconds`."""
+        """Wait until everything put so far is stored, at most `seconds`."""
         flushed = threading.Event()
         self._queue.put(flushed)
         if self._thread.is_alive():
             flushed.wait(seconds)
 
     def stop(self) -> None:
-        """Build and store what was put so far, then end."""
+        """Build and store everything put so far, then end."""
         self._queue.put(None)
 
     def join(self, deadline: float) -> bool:
-        """Whether the thread ended by `deadline` (monotonic), or never began."""
+        """Whether the thread ended by `deadline` (monotonic), or was never started."""
         if self._thread.ident is not None:
             self._thread.join(max(0.0, deadline - time.monotonic()))
         return not self._thread.is_alive()
@@ -117,7 +117,7 @@ class Builder:
                 self._limited.error("builder", "moesif: unexpected while storing events: %s", describe(error))
 
     def _turn(self) -> None:
-        """Build everything that is put until what was built is due, and store it then."""
+        """Build everything that is queued, and store the built events when they are due."""
         try:
             with suppress(Empty):
                 self._take(self._queue.get(timeout=self._patience()))
@@ -130,7 +130,7 @@ class Builder:
                 self._flushing.pop().set()
 
     def _patience(self) -> float | None:
-        """Seconds until what was built is due; None where nothing is."""
+        """Seconds until the built events are due to be stored; None if there are none."""
         if not self._settlement.number:
             return None
         return max(0.0, self._since + COMMIT_INTERVAL - time.monotonic())
@@ -157,7 +157,7 @@ class Builder:
             time.sleep(0)
 
     def _settle(self, captured: Captured, cause: str | None) -> None:
-        """Count what was built, or is dropped for a cause."""
+        """Count an exchange as built, or as dropped for `cause`."""
         settlement = self._settlement
         if captured.content is None:
             settlement.dropped["internal_error"] += 1
@@ -175,7 +175,7 @@ class Builder:
         return self._bytes >= CHUNK_BYTES or time.monotonic() - self._since >= COMMIT_INTERVAL
 
     def _build(self, captured: Captured) -> str | None:
-        """Build and gather an event; or the cause that it is dropped for."""
+        """Build an event and keep it for the next commit; returns the cause if it is dropped."""
         if captured.content is None:
             return None
         instance, exchange = captured.content
@@ -184,7 +184,7 @@ class Builder:
             return "too_old"
         try:
             encoded = self._make(exchange, instance, finished)
-        except Exception as error:  # noqa: BLE001 - one strange exchange must not end the thread
+        except Exception as error:  # noqa: BLE001 - one bad exchange must not end the thread
             self._ledger.fault("build")
             self._limited.error("build", "moesif: an event could not be built, it is dropped: %s", describe(error))
             return "internal_error"
@@ -197,7 +197,7 @@ class Builder:
         return None
 
     def _commit(self) -> None:
-        """Store what was built; with that all that was taken is settled."""
+        """Store the built events, which settles all exchanges taken so far."""
         if not self._settlement.number:
             return
         settlement, self._settlement = self._settlement, Settlement()
@@ -210,7 +210,7 @@ class Builder:
 
 
 def _chunks(destination: str, events: list[tuple[str, bytes, float]]) -> list[Chunk]:
-    """Groups of at most `CHUNK_EVENTS`, and about `CHUNK_BYTES`, in the order they were captured."""
+    """Groups of at most `CHUNK_EVENTS` events and about `CHUNK_BYTES`, in the order they were captured."""
     groups: list[list[tuple[str, bytes, float]]] = [[]]
     size = 0
     for event in events:

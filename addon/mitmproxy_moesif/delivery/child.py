@@ -1,4 +1,4 @@
-"""The delivery process as the proxy sees it: started, spoken to, heard, and found dead."""
+"""The delivery process as the proxy sees it: starts it, exchanges messages with it, and notices its death."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 MODULE = "mitmproxy_moesif.delivery.process"
 PACKAGES = str(Path(__file__).resolve().parents[2])
-"""Where this package lies. mitmproxy has it among its paths only while a script is loaded."""
+"""The folder that contains this package. mitmproxy has it in `sys.path` only while it loads a script."""
 
 BUFFER_BYTES = 4 << 20
-"""What may be on its way to it: as much as the system allows, so that the proxy writes once for each group."""
+"""Send buffer of the socket; as large as the system allows, so that the proxy writes once for each group."""
 
 
 def unavailable() -> str | None:
-    """Why there can be no delivery process here; None where there can."""
+    """Why a delivery process is not possible here; None if it is."""
     if getattr(sys, "frozen", False) or not sys.executable:
         return "this mitmproxy is a single binary, without a Python to start"
     if not hasattr(socket, "MSG_DONTWAIT") or os.name != "posix":
@@ -39,13 +39,13 @@ def unavailable() -> str | None:
 
 
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-"""What a terminal or a supervisor may send to all processes of a group at once. The proxy decides when to end."""
+"""Signals that a terminal or supervisor may send to the whole process group. The proxy decides when this one ends."""
 
 
 class ChildProcess:
     """The delivery process. `heard` gets each message and `ended` the exit code, both in a thread of this class.
 
-    What it does not take at once is kept until it does. Raises `OSError` where no process can be started.
+    Messages that the socket cannot take at once are queued. Raises `OSError` if the process cannot be started.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class ChildProcess:
         self._blocked = False
         self._sock, theirs = socket.socketpair()
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
-        with theirs, held(*SIGNALS):  # until it can ignore them, they must not end it
-            # Its standard error is the proxy's until its own log works: should it not even start, the reason is seen.
+        with theirs, held(*SIGNALS):  # they must not end the process before it ignores them
+            # It shares the proxy's standard error until its own log works, so that a failed start shows its reason.
             self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-P", "-m", MODULE],
                 stdin=theirs.fileno(),
@@ -74,13 +74,13 @@ class ChildProcess:
         threading.Thread(target=self._listen, name="moesif-listen", daemon=True).start()
 
     def send(self, data: bytes) -> None:
-        """A packed message, after those before it. From the event loop's thread; never waits."""
+        """Send a packed message, in order. From the event loop's thread; never waits."""
         self._unsent.append(data)
         if not self._blocked:
             self._pump()
 
     def _pump(self) -> None:
-        """Write as much as the socket takes; the event loop calls again when it takes more."""
+        """Write as much as the socket accepts; the event loop calls again when it is writable."""
         try:
             self._write()
         except BlockingIOError:
@@ -89,7 +89,7 @@ class ChildProcess:
                 self._loop.add_writer(self._sock, self._pump)
             return
         except OSError:
-            self._unsent.clear()  # it died, which is noticed elsewhere
+            self._unsent.clear()  # the process died, which is handled elsewhere
         except Exception as error:  # noqa: BLE001 - the event loop calls this: nothing may get through
             self._failed(error)
         self._unblock()
@@ -109,7 +109,7 @@ class ChildProcess:
             self._loop.remove_writer(self._sock)
 
     def flush(self, seconds: float) -> None:
-        """Hand over what was sent, while the event loop does not run."""
+        """Write all queued messages while the event loop is not running, for at most `seconds`."""
         deadline = time.monotonic() + seconds
         while self._unsent and time.monotonic() < deadline:
             try:
@@ -123,7 +123,7 @@ class ChildProcess:
                 return
 
     def wait(self, seconds: float) -> None:
-        """For its end, at most so long. It ends by itself when it is told to, or the proxy is gone."""
+        """Wait at most `seconds` for the process to exit. It exits when told to, or when the proxy is gone."""
         try:
             self._child.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -133,7 +133,7 @@ class ChildProcess:
         self._child.kill()
 
     def discard(self) -> None:
-        """It has ended: nothing more is sent."""
+        """Clean up after the process has ended: nothing more is sent."""
         self._unblock()
         self._sock.close()
 
@@ -141,7 +141,7 @@ class ChildProcess:
         try:
             for message in messages(self._sock):
                 self._heard(message)
-        except Exception as error:  # noqa: BLE001 - it would be heard no more: another one takes its place
+        except Exception as error:  # noqa: BLE001 - its messages could no longer be read, so it is replaced
             log.error("moesif: a fault in hearing the delivery process, which is replaced: %s", describe(error))
             self.kill()
         self._ended(self, self._child.wait())

@@ -1,10 +1,10 @@
 """Delivery as the proxy sees it: by a server in the delivery process, or in a thread.
 
-Exchanges are gathered for `GATHER_INTERVAL` and handed over by the event loop in one write that never waits. What was
-handed over is kept until the server reports it settled: a process that dies is replaced, and its successor gets the
-rest. An event that was stored just then goes twice; Moesif removes duplicates by their transaction id.
+Exchanges are gathered for `GATHER_INTERVAL` and handed over by the event loop in one non-blocking write. They are kept
+until the server reports them as settled: if the process dies, a new one starts and gets the rest. An event that was
+stored just before the crash is sent twice; Moesif removes duplicates by transaction id.
 
-All state belongs to the event loop's thread, but for what the server reports, which is replaced as a whole.
+All state belongs to the event loop's thread, except the server's last report, which is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ from mitmproxy_moesif.recent.notes import NO_EXCHANGES, Keep, Note, note_of
 
 GATHER_INTERVAL = 0.02
 CLOSE_SECONDS = 5.0
-"""What the delivery process may take to store the last exchanges and to end: some milliseconds, but the machine may be
-busy, and what is not heard by then is told as dropped."""
+"""How long the delivery process may take to store the last exchanges and exit. It normally takes milliseconds, but the
+machine may be busy, and what is not confirmed by then is reported as dropped."""
 
 ANSWER_SECONDS = 1.0
-"""What it may take to report when it is asked; after that, its last report is used."""
+"""How long to wait for a report that was requested; after that, the last report is used."""
 
 KEPT_INSTANCES = 64
 
 MOST_NOTES = 1000
-"""Exchanges without an event that are told in one go; of more, nobody hears."""
+"""Exchanges without an event that are reported in one message; further ones are not reported."""
 
 MOST_QUESTIONS = 64
-"""About recent exchanges, that wait for their answers."""
+"""Queries about recent exchanges that may wait for an answer at a time."""
 
 
 class DeliveryClient:
     """Takes exchanges and delivers them.
 
-    `answered` is told, in another thread, of the headers of the receivers' answers. `apart`: in a process beside the
-    proxy, where there can be one.
+    `answered` is called with the headers of the receivers' responses, in another thread. `apart`: deliver in a separate
+    process, if the platform allows one.
     """
 
     def __init__(
@@ -107,13 +107,13 @@ class DeliveryClient:
     # --- for the event loop's thread -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Once, on the event loop. What was put before waits until then. Does nothing once closed."""
+        """Call once, on the event loop. Exchanges put before wait until then. Does nothing once closed."""
         if not self._closing:
             self._loop = asyncio.get_running_loop()
             self._keeper.start(self._loop)
 
     def configure(self, instances: Sequence[Instance]) -> None:
-        """These are all that are configured from now on; the next request is sent by their settings."""
+        """Replace all configured instances; their settings apply from the next request on."""
         for instance in instances:
             self._max_events = instance.settings.event_queue_size
             self._max_bytes = instance.settings.queue_max_bytes
@@ -129,12 +129,12 @@ class DeliveryClient:
         self._keeper.send("configure", [self._key(instance) for instance in self._current.values()])
 
     def bound_spool(self, max_bytes: int) -> None:
-        """Let the spool take so many bytes of disk space from now on; what is stored stays."""
+        """Set the spool's limit of disk space, in bytes, from now on; stored events stay."""
         self._max_spool_bytes = max_bytes
         self._keeper.send("bound_spool", max_bytes)
 
     def put(self, instance: Instance, exchange: Exchange) -> str | None:
-        """Hand over an exchange. Never waits; without room it is dropped and counted: for this cause."""
+        """Hand over an exchange. Never waits. If there is no room, drops and counts it, and returns the cause."""
         cause = self._full(exchange.size)
         if instance.akto is not None:
             self._offered[instance.akto.name] += 1
@@ -165,15 +165,15 @@ class DeliveryClient:
             self._loop.call_later(GATHER_INTERVAL, self._hand_over_now)
 
     def exclude(self) -> None:
-        """Count an exchange that is not captured, as configured."""
+        """Count an exchange that the configuration excludes from capture."""
         self._excluded += 1
 
     def miss(self) -> None:
-        """Count an exchange as dropped of which nobody can say whose it is: Kong's configuration is not known."""
+        """Count an exchange as dropped because Kong's configuration is unknown, so its instance is too."""
         self._turned_away["kong_unknown"] += 1
 
     def note(self, note: Note) -> None:
-        """Tell of an exchange without an event."""
+        """Report an exchange that has no event."""
         if len(self._notes) < MOST_NOTES:
             self._notes.append(note)
             self._hand_over_soon()
@@ -237,11 +237,11 @@ class DeliveryClient:
         )
 
     def _key(self, instance: Instance) -> int:
-        """What stands for an instance."""
+        """The key that represents an instance."""
         return self._keys.get(instance) or self._register(instance)
 
     def _register(self, instance: Instance) -> int:
-        """Tell the delivery process of an instance; returns the key that stands for it from now on."""
+        """Send an instance to the delivery process; returns the key that represents it from now on."""
         key = self._keys.get(instance)
         if key is None:
             self._next_key += 1
@@ -251,17 +251,17 @@ class DeliveryClient:
         return key
 
     def _release(self) -> None:
-        """Forget what the delivery process has settled."""
+        """Forget the exchanges that the delivery process has settled."""
         self._released_for = self._said
         self._unsettled.settle(self._said.reading.settled)
 
     # --- for the keeper ------------------------------------------------------------------------------------------
 
     def started(self) -> None:
-        """Tell the server all that its predecessor knew, and give it what that had not settled.
+        """Send the server everything that its predecessor knew, and the exchanges that were not settled.
 
-        After one that ended before it had said a word, nothing goes to the next before it has: so an exchange that
-        kills the process is not what it ended of, and cannot kill the proxy when a thread takes its place.
+        If the predecessor ended without a single report, this one gets no exchanges until it has reported. So if it
+        dies early too, no exchange is the cause, and none can kill the proxy when a thread takes its place.
         """
         self._holding = self._keeper.last_ended_early
         folder = str(self._folder) if self._folder is not None else None
@@ -298,7 +298,7 @@ class DeliveryClient:
             log.error("moesif: an event that no delivery process survived is dropped, and counted")
 
     def _without(self, poison: int, instance: Instance, reading: Reading) -> Reading:
-        """With one more that was dropped."""
+        """The reading with the poison event counted as dropped."""
         lossy, kept = dict(reading.lossy), int(instance.settings.keeps_events)
         if (akto := instance.akto) is not None:
             lossy[akto.name] = lossy.get(akto.name, Tally()) + Tally(1, 0, {"helper_died": 1})
@@ -333,7 +333,7 @@ class DeliveryClient:
                 question.set_result(answer)
 
     def ended(self) -> None:
-        """What it had done since its last report is in its spool file."""
+        """Its spool file says what it did after its last report."""
         self._leave_unanswered()
         if self._closing:
             self._closed.set()
@@ -344,10 +344,10 @@ class DeliveryClient:
         self._said = replace(self._nothing, reading=reading, oldest_at=oldest_at if reading.waiting else None)
 
     def _last_account(self, spool: SpoolCondition | None) -> tuple[Account | None, Mapping[str, int]]:
-        """What the spool file of the server that ended tells, and how many events are in its files, by name."""
+        """The account in the spool file of the server that ended, and the number of events in its files, by name."""
         if self._folder is None or spool is None or spool.own_file is None:
             return None, {}
-        from mitmproxy_moesif.delivery.spool.file import look_into  # SQLite: nothing for a proxy whose process lives
+        from mitmproxy_moesif.delivery.spool.file import look_into  # loads SQLite: not while the process lives
 
         account, events = look_into(self._folder / spool.own_file)
         if account is None:
@@ -358,7 +358,7 @@ class DeliveryClient:
     # --- from any thread -----------------------------------------------------------------------------------------
 
     def sample(self, account: str, config: bytes) -> None:
-        """Moesif's configuration for this account, JSON: it says which share of the events is kept."""
+        """Set Moesif's configuration for this account (JSON), which contains the sampling rates."""
         self._in_loop(self._sample, account, config)
 
     def _sample(self, account: str, config: bytes) -> None:
@@ -366,7 +366,7 @@ class DeliveryClient:
         self._keeper.send("sample", account, config)
 
     def fault(self, kind: str) -> None:
-        """Count a fault of ours."""
+        """Count an internal fault."""
         self._faults[kind] += 1
 
     def reading(self) -> Reading:
@@ -374,7 +374,7 @@ class DeliveryClient:
         return self._condition().reading
 
     def condition(self) -> Condition:
-        """As of now, but for the event loop's thread, which does not wait."""
+        """The current condition. The event loop's thread does not wait for a new report and gets the last one."""
         if threading.get_ident() != self._thread and self._keeper.server is not None and not self._closing:
             with self._asking:
                 self._asked += 1
@@ -384,7 +384,7 @@ class DeliveryClient:
         return self._condition()
 
     def _condition(self) -> Condition:
-        """Others write meanwhile, so everything is read once: what was reported first, what has come since last."""
+        """Other threads write concurrently, so each value is read once: first the last report, then newer counts."""
         condition = self._said
         reading, turned_away = condition.reading, self._turned_away.copy()
         entered, elsewhere = self._entered, self._elsewhere
@@ -404,15 +404,15 @@ class DeliveryClient:
         return replace(condition, reading=now, oldest_at=oldest_at, trouble=self._keeper.trouble)
 
     def _lossy(self, reading: Reading) -> dict[str, Tally]:
-        """What was not offered to the server yet waits."""
+        """Records that were not offered to the server yet count as waiting."""
         missed, offered = self._missed.copy(), self._offered.copy()
         now = {name: replace(reading.lossy.get(name, Tally()), captured=count) for name, count in offered.items()}
         return added([now, *({name: Tally(0, 0, {cause: count})} for (name, cause), count in missed.items())])
 
     def recent(self, query: Mapping[str, Any]) -> Future[bytes | None]:
-        """JSON, as `RecentExchanges.answer` has it; None where nothing is kept, or nobody answers."""
+        """JSON as from `RecentExchanges.answer`; None if nothing is kept or there is no answer."""
         question: Future[bytes | None] = Future()
-        question.set_running_or_notify_cancel()  # who waits no longer cannot take it back: its answer comes, to nobody
+        question.set_running_or_notify_cancel()  # it can no longer be cancelled: a late answer is just ignored
         if self.keeps_recent and not self._closing and len(self._questions) < MOST_QUESTIONS:
             self._in_loop(self._ask_recent, question, dict(query))
         else:
@@ -427,29 +427,29 @@ class DeliveryClient:
             self._leave_unanswered()
 
     def _leave_unanswered(self) -> None:
-        with suppress(KeyError):  # the last one may be answered meanwhile
+        with suppress(KeyError):  # another thread may answer the last one
             while True:
                 self._questions.popitem()[1].set_result(None)
 
     def drain(self, seconds: float) -> None:
-        """Send what waits, for at most `seconds`. What is put meanwhile is still taken. Not for the event loop."""
+        """Send waiting events for at most `seconds`. `put` still works meanwhile. Not for the event loop's thread."""
         self._drain_until = time.monotonic() + seconds
         self._in_loop(self._say_drain, seconds)
         self._drained.wait(seconds)
 
     def hurry(self) -> None:
-        """Try to send now what waits, whatever pause a receiver was given."""
+        """Try to send waiting events now, regardless of any backoff."""
         self._in_loop(self._ask, "hurry")
 
     def abort(self) -> None:
-        """End a `drain` under way at once; what is on disk stays there."""
+        """End a running `drain` at once; events on disk stay there."""
         self._drained.set()
         self._in_loop(self._ask, "abort")
 
     def close(self) -> Reading:
-        """Store what was put last and end; takes no more than a moment. Returns the end state.
+        """Store the last exchanges and end, within `CLOSE_SECONDS`. Returns the final counts.
 
-        What is left on disk is sent by the next process; what is left in memory alone is counted as dropped.
+        Events left on disk are sent by the next process; events left only in memory are counted as dropped.
         """
         deadline = time.monotonic() + CLOSE_SECONDS
         self._in_loop(self._say_close)
@@ -471,7 +471,7 @@ class DeliveryClient:
 
     def _say_drain(self, seconds: float) -> None:
         if self._holding:
-            return  # it is told when it gets the exchanges
+            return  # the command is sent together with the exchanges
         self._send(self._unsettled.leave_crash_loop())
         self._ask("drain", seconds)
 
@@ -492,5 +492,5 @@ class DeliveryClient:
 
 
 def in_memory(reading: Reading, entered: int) -> int:
-    """Events that wait in memory, here or at the server, of those that entered so far."""
+    """Of `entered` exchanges, how many wait in memory, here or at the server."""
     return entered - reading.settled + reading.waiting_in_memory

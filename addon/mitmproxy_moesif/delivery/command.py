@@ -1,10 +1,10 @@
-"""`moesif-proxy spool`: what waits on disk, and what is to become of what nobody sends.
+"""`moesif-proxy spool`: lists the events on disk, and decides about those that nobody sends.
 
 moesif-proxy spool list
 moesif-proxy spool retry NAME        (quarantined events are sent again)
 moesif-proxy spool drop NAME         (counted as dropped: discarded)
-moesif-proxy spool assign NAME TO    (they are sent as TO's events are)
-moesif-proxy spool send              (what ended processes left, as the environment's MOESIF_... parameters say)
+moesif-proxy spool assign NAME TO    (sent like TO's events)
+moesif-proxy spool send              (sends what ended processes left, to the receiver set by MOESIF_... parameters)
 
 `--folder` names the spool's folder, before or after the command.
 """
@@ -37,11 +37,11 @@ from mitmproxy_moesif.governance.snapshot import Snapshot
 
 DEFAULT = "~/.mitmproxy/moesif-spool"
 BACKFILL = "backfill"
-"""The folder in a spool's that `moesif-proxy backfill` has for itself."""
+"""The subfolder of the spool's folder that `moesif-proxy backfill` uses."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code: 0, or 1 with one line on stderr, also where events wait that should be sent."""
+    """The exit code: 0, or 1 with one line on stderr, also if `send` leaves events unsent."""
     given = _parser().parse_args(arguments)
     folder = expanded(given.folder)
     try:
@@ -94,7 +94,7 @@ def _carry_out(given: argparse.Namespace, folder: Path) -> int:
 
 
 def _list(folder: Path) -> int:
-    """Of the folder, and of the one that `backfill` has in it."""
+    """List the folder, and the subfolder of `backfill`."""
     places = [each for each in (folder, folder / BACKFILL) if each == folder or any(each.glob("spool-*.sqlite"))]
     waits = [_list_one(each, "" if each == folder else f" (in {each})") for each in places]
     if not any(waits):
@@ -114,7 +114,7 @@ def _list_one(folder: Path, place: str) -> bool:
 
 
 def _look(folder: Path) -> tuple[Mapping[str, Sequence[ChunkInfo]], Sequence[str]]:
-    """What ended processes left, by destination, and the files of those that run; of others, says why."""
+    """What ended processes left, by destination, and the files of running ones. Reports unreadable files on stderr."""
     found, running = defaultdict[str, list[ChunkInfo]](list), []
     for path in sorted(folder.glob("spool-*.sqlite")):
         try:
@@ -134,9 +134,9 @@ def _time(seconds: float) -> str:
 
 
 def _decide(folder: Path, name: str, to: str | None, given: str) -> int:
-    """Of events of `name`, which was `given`.
+    """Record the decision to move the events of `name` to `to`, or to drop them. `given` is the name as typed.
 
-    What a running process has cannot be looked into: with one, it is enough that the name has the form of one.
+    A running process's file cannot be read. So if there is one, `name` only has to look like a destination.
     """
     found, running = _look(folder)
     if name not in found and not (running and is_destination(name)):

@@ -1,4 +1,4 @@
-"""Several requests to one receiver at a time, each in a thread with a receiver of its own."""
+"""Concurrent requests to one receiver, each in a thread with its own `Receiver` object."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ type Job = Callable[[Receiver], None]
 
 
 class Unmade:
-    """In place of a receiver that cannot be made, as when descriptors or threads have run out."""
+    """Replaces a receiver that cannot be created, e.g. because there are no more file descriptors or threads."""
 
     def __init__(self, error: Exception) -> None:
         why = (isinstance(error, OSError) and error.strerror) or describe(error)
@@ -24,11 +24,11 @@ class Unmade:
         return self._outcome
 
     def close(self) -> None:
-        """There is nothing to give up."""
+        """Nothing to close."""
 
 
 class Connections:
-    """A thread starts where none is idle, and ends when it was idle for `keepalive` seconds.
+    """A pool that starts a thread if none is idle. A thread ends after `keepalive` idle seconds.
 
     `make` and `keepalive` may be replaced at any time; the next job uses the new ones.
     """
@@ -43,7 +43,7 @@ class Connections:
         self._closed = False
 
     def submit(self, job: Job) -> None:
-        """Carry it out at once: how many there are at a time is the caller's to bound."""
+        """Run a job at once. The caller limits how many run at a time."""
         with self._condition:
             self._jobs.append(job)
             if self._idle >= len(self._jobs):
@@ -55,7 +55,7 @@ class Connections:
             self._fail(job, error)
 
     def _fail(self, job: Job, error: Exception) -> None:
-        """No thread could be started for it; another one may have taken it."""
+        """No thread could be started for this job, but another thread may have taken it."""
         with self._condition:
             if job not in self._jobs:
                 return
@@ -63,7 +63,7 @@ class Connections:
         job(Unmade(error))
 
     def close(self) -> None:
-        """Threads end once they are idle."""
+        """Let threads end once they are idle."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()
@@ -80,7 +80,7 @@ class Connections:
     def _made(self) -> Receiver:
         try:
             return self.make()
-        except Exception as error:  # noqa: BLE001 - its job must not wait for ever: it is told that nothing was sent
+        except Exception as error:  # noqa: BLE001 - the job must not wait for ever: it gets an UNAVAILABLE outcome
             return Unmade(error)
 
     def _next(self) -> Job | None:

@@ -1,4 +1,4 @@
-"""What `debug` has the log say of each exchange: which it was, and what becomes of it. Never a query or a body."""
+"""Logs each exchange and its outcome when `debug` is on. Never logs a query or a body."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mitmproxy_moesif.recent.notes import Note, note_of
 
 
 def tell_built(instance: Instance, exchange: Exchange, facts: Attributes, made: bytes | NotSent) -> None:
-    """Of an exchange that was captured."""
+    """Log an exchange that was captured."""
     if not instance.settings.debug:
         return
     what = shown(note_of(instance, exchange, ""))
@@ -24,11 +24,11 @@ def tell_built(instance: Instance, exchange: Exchange, facts: Attributes, made: 
 
 
 def tell_noted(note: Note) -> None:
-    """Of one that was not."""
+    """Log an exchange that was not captured."""
     if note.debug:
         log.info("moesif: no event of %s: %s: %s", note.id, shown(note), note.cause)
 
 
 def shown(note: Note) -> str:
-    """Method, host, path and status. What a client may write there is quoted, so that a line stays a line."""
+    """Method, host, path and status. Values from the client are quoted, so that the log entry stays on one line."""
     return f"{note.method!r} {note.authority + note.path!r}, status {note.status}"

@@ -1,4 +1,4 @@
-"""Keeps a `DeliveryServer` running: in the delivery process, or in a thread where no process lives."""
+"""Keeps a `DeliveryServer` running: in the delivery process, or in a thread if no process can run."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ if TYPE_CHECKING:
     from mitmproxy_moesif.delivery.thread import DeliveryThread
 
 WATCH_INTERVAL = 5.0
-"""Seconds between two looks whether the delivery process answers."""
+"""Seconds between two checks whether the delivery process responds."""
 
 PATIENCE = 3
-"""Looks in turn without an answer, after which it is killed."""
+"""Checks in a row without a response after which it is killed."""
 
 LIVES = 5
-"""Processes in turn that may end before they have reported anything, before a thread takes their place."""
+"""After this many processes in a row have ended without any report, a thread takes their place."""
 
 LONGEST_PAUSE = 60.0
 
 
 class Client(Protocol):
-    """Who speaks to the server."""
+    """The user of the server."""
 
     def started(self) -> None:
-        """There is one: tell it everything."""
+        """A server has started and must be sent everything."""
 
     def died(self, *, reported: bool) -> None:
-        """It had ended, with or without a report. Another one comes."""
+        """The server has ended, with or without a report. A new one will be started."""
 
     def heard(self, message: Message) -> None:
-        """It said something. In another thread."""
+        """The server sent a message. Called in another thread."""
 
     def ended(self) -> None:
-        """It has just ended. In another thread."""
+        """The server has just ended. Called in another thread."""
 
     def fault(self, kind: str) -> None:
-        """Count a fault of ours."""
+        """Count an internal fault."""
 
 
 class Keeper:
-    """For the event loop's thread. `apart`: in a process, where one can be had."""
+    """For the event loop's thread. `apart`: use a process, if the platform allows one."""
 
     def __init__(self, client: Client, *, apart: bool) -> None:
         self._client = client
@@ -63,7 +63,7 @@ class Keeper:
 
     @property
     def trouble(self) -> str | None:
-        """What an operator has to look at, in one line. From any thread."""
+        """The problem that an operator must look at, in one line. From any thread."""
         if self._fell_back:
             return "no delivery process stays alive here: events are built in a thread of the proxy"
         if self._unanswered > 1 and not self._heard:
@@ -72,7 +72,7 @@ class Keeper:
 
     @property
     def last_ended_early(self) -> bool:
-        """The one before ended before it had reported anything."""
+        """Whether the previous server ended without any report."""
         return self._deaths > 0
 
     def start(self, loop: AbstractEventLoop) -> None:
@@ -85,11 +85,11 @@ class Keeper:
             loop.call_later(WATCH_INTERVAL, self._watch)
 
     def stop(self) -> None:
-        """The server has been told to end; it is not replaced."""
+        """The server was told to end: do not replace it."""
         self._stopped = True
 
     def send(self, *message: object) -> None:
-        """Nothing while there is no server: the next one is told all when it starts."""
+        """Does nothing while there is no server: the next one is sent everything when it starts."""
         self.send_packed(packed(message))
 
     def send_packed(self, data: bytes) -> None:
@@ -112,7 +112,7 @@ class Keeper:
     def _start(self) -> ChildProcess | DeliveryThread:
         if self._apart:
             return ChildProcess(self._hear, self._ended, self._failed, self._loop)
-        # Only here: what it takes to build and send is not loaded into a proxy that has a process for it.
+        # Imported only here: a proxy with a delivery process does not load the code that builds and sends.
         from mitmproxy_moesif.delivery.thread import DeliveryThread
 
         return DeliveryThread(self._hear)

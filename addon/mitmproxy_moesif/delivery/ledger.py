@@ -1,7 +1,7 @@
-"""Where every captured event is: delivered, waiting or dropped under a named cause.
+"""Counts where every captured event is: delivered, waiting, or dropped for a named cause.
 
-captured = delivered + waiting + dropped holds at every reading, since each move is one step under one lock. It holds
-for events, which are never lost unseen, and for the records of each receiver that may lose some.
+captured = delivered + waiting + dropped holds at every reading, since each change is one step under one lock. It holds
+for events, which are never lost silently, and for the records of each receiver that may lose some.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 from mitmproxy_moesif.config.text import number_of
 
 KEPT_ACCOUNTS = 16
-"""Of the files taken over last: who adds up the counts of several proxies has read them soon."""
+"""Accounts kept of the files taken over last. Whoever adds up the counts of several proxies reads them soon."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a process had done when it last wrote to its spool file, which keeps it; with the file's rows, that is all.
+    """A process's counts when it last wrote to its spool file, which stores them. With the file's rows, it is complete.
 
-    `proxy` names the proxy whose exchanges are numbered, and `settled` is the last number of those that are stored,
-    delivered or dropped. `recovered` events were found in files of others; `in_memory` were stored in memory alone.
-    `adopted`: the files of others that it took over last, and what was found there. Of the exchanges numbered so far,
-    `elsewhere` were for no receiver of events, and `offered` for receivers that may lose them, by name.
+    `proxy` names the proxy that numbered the exchanges; all numbers up to `settled` are stored, delivered or dropped.
+    `recovered` events were found in other processes' files; `in_memory` were stored only in memory. `adopted`: the
+    files of other processes that it took over last, and what was in them. Of the exchanges numbered so far,
+    `elsewhere` had no receiver of events, and `offered` went to receivers that may lose them, by name.
     """
 
     proxy: str
@@ -40,13 +40,13 @@ class Account:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Account:
-        """From what `asdict` or JSON made of one."""
+        """From the output of `asdict`, or from JSON."""
         return cls(**{**plain, "adopted": adoptions(plain["adopted"])})
 
     def bounded(self) -> Account:
-        """With those that are nested in it, level by level, as far as they are few: it must not grow for ever.
+        """With as many levels of nested accounts as hold at most `KEPT_ACCOUNTS` in all: it must not grow for ever.
 
-        Processes that die one after the other, each soon after its start, leave nothing else of the first of them.
+        If several processes die one after the other, each soon after its start, nothing else is left of the first.
         """
         depth, known, level = 0, 0, [self]
         while level:
@@ -58,21 +58,21 @@ class Account:
         return self.cut(depth)
 
     def cut(self, depth: int) -> Account:
-        """Without those that are nested deeper."""
+        """Without the accounts nested below `depth` levels."""
         adopted = {name: one.cut(depth) for name, one in self.adopted.items()}
         return replace(self, adopted=adopted)
 
 
 @dataclass(frozen=True, slots=True)
 class Adoption:
-    """A file of a process that ended was taken over: when (monotonic seconds), its events, and its account if known."""
+    """A dead process's file that was taken over: when (monotonic seconds), its events, and its account if known."""
 
     at: float
     events: int
     account: Account | None = None
 
     def cut(self, depth: int) -> Adoption:
-        """With accounts on so many levels."""
+        """With at most `depth` levels of accounts."""
         return replace(self, account=self.account.cut(depth - 1) if self.account is not None and depth else None)
 
 
@@ -85,7 +85,7 @@ def adoptions(plain: Mapping[str, Any]) -> dict[str, Adoption]:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """The records of a receiver that may lose some; what is neither delivered nor dropped waits."""
+    """Counts for a receiver that may lose records; those neither delivered nor dropped are waiting."""
 
     captured: int = 0
     delivered: int = 0
@@ -100,7 +100,7 @@ class Tally:
         return Tally(self.captured + other.captured, self.delivered + other.delivered, dropped)
 
     def last(self, cause: str, captured: int = 0) -> Tally:
-        """What waits is dropped; `captured` is what is known better now."""
+        """Counts what is waiting as dropped for `cause`; a larger `captured` replaces the known one."""
         now = replace(self, captured=max(self.captured, captured))
         return replace(now, dropped=dict(Counter(now.dropped) + Counter({cause: now.waiting})))
 
@@ -109,7 +109,7 @@ class Tally:
 
 
 def added(tallies: Iterable[Mapping[str, Tally]]) -> dict[str, Tally]:
-    """Those of each receiver as one."""
+    """The sum of the tallies of each receiver."""
     total: dict[str, Tally] = {}
     for name, tally in (item for several in tallies for item in several.items()):
         total[name] = total.get(name, Tally()) + tally
@@ -125,13 +125,13 @@ def line(captured: int, delivered: int, waiting: int, dropped: Mapping[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One consistent look at the ledger; numbers of events. `recovered` are those of `captured` found on disk.
+    """A consistent snapshot of the ledger, in numbers of events. `recovered`: the part of `captured` found on disk.
 
-    `spools`: how many of them wait in each file, by name; `adopted`: the files of others that this process took over.
-    `entered` is the number of the last exchange that came, `settled` of the last one up to which all are stored,
-    delivered or dropped; `proxy` names who gives these numbers, and `folder` is where its spool is, if it has one.
-    `elsewhere` are the exchanges up to `entered` that are for no receiver of events: they are not in `captured`.
-    `lossy`: the records for receivers that may lose some, by name.
+    `spools`: events waiting in each file, by name; `adopted`: files of other processes that this process took over.
+    `entered` is the number of the last exchange received; all numbers up to `settled` are stored, delivered or dropped.
+    `proxy` names the proxy that assigns these numbers, and `folder` is where its spool is, if it has one.
+    `elsewhere`: exchanges up to `entered` that have no receiver of events; they are not in `captured`.
+    `lossy`: tallies of the receivers that may lose records, by name.
     """
 
     captured: int
@@ -153,7 +153,7 @@ class Reading:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Reading:
-        """From what `asdict` made of one."""
+        """From the output of `asdict`."""
         lossy = {name: Tally(**tally) for name, tally in plain["lossy"].items()}
         return cls(**{**plain, "adopted": adoptions(plain["adopted"]), "lossy": lossy})
 
@@ -165,19 +165,19 @@ class Reading:
         return line(self.captured, self.delivered, self.waiting, self.dropped)
 
     def lines(self) -> list[str]:
-        """One for each receiver, with its name."""
+        """One line for each receiver, with its name."""
         return [f"moesif: {self.line()}"] + [f"[akto-api] {name}: {of.line()}" for name, of in self.lossy.items()]
 
     def last_words(self) -> str:
-        """At the end of a proxy: where the events are that it leaves on disk, and the counts of each receiver."""
+        """For the end of a proxy: how many events it leaves on disk and where, and the counts of each receiver."""
         left = f"{number_of(self.waiting_on_disk, 'event')} in {self.folder or 'the spool'} for the next start"
         return "\n".join([f"moesif: leaves {left}"] * bool(self.waiting_on_disk) + self.lines())
 
     def last(self, cause: str, account: Account | None, found: Mapping[str, int]) -> Reading:
-        """What a process had done that died after this reading, from its account, and the events found in its files.
+        """The final counts of a process that died after this reading, from its account and the events in its files.
 
-        What was in memory alone is dropped for this cause; what was stored and is not found was delivered. Without an
-        account, this reading is all that is known.
+        Events that were only in memory count as dropped for `cause`; stored events that are not found were delivered.
+        Without an account, this reading is all that is known.
         """
         if account is None:
             account, found = Account(self.proxy, self.settled, self.recovered, 0, {}), self.spools
@@ -210,7 +210,7 @@ class Reading:
 
 
 def added_up(readings: Sequence[Reading]) -> Reading:
-    """As if one process had done it all, without its name, its numbers and what it took over."""
+    """The sum of readings, as if from one process; without proxy name, exchange numbers and adopted files."""
     dropped, faults, spools = Counter[str](), Counter[str](), Counter[str]()
     for reading in readings:
         dropped.update(reading.dropped)
@@ -231,17 +231,17 @@ def added_up(readings: Sequence[Reading]) -> Reading:
 
 
 NOTHING = Reading(0, 0, 0, 0, 0)
-"""Of a process that has done nothing yet."""
+"""The reading of a process that has done nothing yet."""
 
 type Place = str | None
-"""Where an event is stored: the name of a spool file, None for in memory alone."""
+"""Where an event is stored: the name of a spool file, or None for memory only."""
 
 
 @dataclass(slots=True)
 class Settlement:
-    """What became of exchanges that were taken one after the other; `number` is the last one's.
+    """The outcome of consecutive exchanges; `number` is the last one's number.
 
-    `elsewhere` were for no receiver of events; `offered` go to receivers that may lose them, by name.
+    `elsewhere` had no receiver of events; `offered` go to receivers that may lose them, by name.
     """
 
     number: int = 0
@@ -252,9 +252,9 @@ class Settlement:
 
 
 class Ledger:
-    """Counts by place and cause, from where `past`, its predecessor, ended.
+    """Counts by place and cause. Continues from `past`, the predecessor's last reading.
 
-    `changed` is set whenever a count changed; who waits for it clears it.
+    `changed` is set whenever a count changes; the thread that waits for it clears it.
     """
 
     def __init__(self, past: Reading = NOTHING) -> None:
@@ -275,7 +275,7 @@ class Ledger:
         self._missed: dict[str, Counter[str]] = {name: Counter(tally.dropped) for name, tally in past.lossy.items()}
 
     def settle(self, settlement: Settlement) -> None:
-        """Into the store, or to nowhere: in one step, so that none counts before those ahead of it."""
+        """Count exchanges as stored or dropped, in one step, so that none counts before those ahead of it."""
         with self._lock:
             self._stored.update(settlement.stored)
             self._dropped += settlement.dropped
@@ -285,7 +285,7 @@ class Ledger:
             self._tell()
 
     def account(self, settlement: Settlement | None = None) -> Account:
-        """For the spool file; as it will be when this is settled."""
+        """The account for the spool file, as it will be once `settlement` is settled."""
         with self._lock:
             done = settlement or Settlement(self._settled)
             in_memory = self._stored[None] + done.stored[None]
@@ -301,35 +301,35 @@ class Ledger:
             self._tell()
 
     def deliver(self, count: int, place: Place) -> None:
-        """From the store to the receiver."""
+        """Count stored events as delivered."""
         with self._lock:
             self._stored[place] -= count
             self._delivered += count
             self._tell()
 
     def drop(self, count: int, cause: str, place: Place) -> None:
-        """From the store to nowhere."""
+        """Count stored events as dropped."""
         with self._lock:
             self._stored[place] -= count
             self._dropped[cause] += count
             self._tell()
 
     def passed_on(self, receiver: str, count: int) -> None:
-        """Records that a receiver took which may lose some."""
+        """Count records that were delivered to a lossy receiver."""
         with self._lock:
             self._passed_on[receiver] += count
             self._tell()
 
     def missed(self, receiver: str, count: int, cause: str) -> None:
-        """Records that such a receiver did not get."""
+        """Count records that a lossy receiver did not get."""
         with self._lock:
             self._missed.setdefault(receiver, Counter())[cause] += count
             self._tell()
 
     def recover(self, count: int, found: str, place: str, account: Account | None = None) -> None:
-        """Found in a file that a process left which ended; they are in `place` now, mostly the same file.
+        """Count events found in the file `found` of a dead process; they are now in `place`, usually the same file.
 
-        Those that this process's predecessor had left there are counted already.
+        Events that this process's predecessor left there are already counted.
         """
         with self._lock:
             self._past.discard(found)
@@ -341,14 +341,14 @@ class Ledger:
             self._tell()
 
     def lose(self, count: int, cause: str) -> None:
-        """Found on disk and not readable."""
+        """Count events that were found on disk and cannot be read."""
         with self._lock:
             self._recovered += count
             self._dropped[cause] += count
             self._tell()
 
     def found_all(self) -> None:
-        """What the predecessor had left and is not found is not ours any more: another process took it over."""
+        """Stop counting what the predecessor left and was not found: another process took it over."""
         with self._lock:
             for name in self._past:
                 self._recovered -= self._stored.pop(name)
@@ -356,14 +356,14 @@ class Ledger:
             self._tell()
 
     def abandon(self, cause: str) -> None:
-        """The process ends: what is stored in memory alone ends with it, and the records that wait."""
+        """The process ends: drop the events stored only in memory, and all waiting records."""
         with self._lock:
             self._dropped += Counter({cause: self._stored.pop(None, 0)})
             self._missed = {name: Counter(tally.last(cause).dropped) for name, tally in self._tallies().items()}
             self._tell()
 
     def fault(self, kind: str) -> None:
-        """Something of ours went wrong; the traffic did not notice."""
+        """Count an internal fault, which did not affect the traffic."""
         with self._lock:
             self._faults[kind] += 1
             self._tell()

@@ -1,8 +1,8 @@
-"""Receivers that may lose records: each in bounded memory, tried once, and never waited for.
+"""Receivers that may lose records: bounded memory, one attempt for each record, and nothing waits for them.
 
-A batch goes out when it has `MOST_RECORDS` or `MOST_BYTES`, or after `LINGER` seconds. With `MOST_CALLS` under way a
-batch is dropped; so is one whose call fails. Each lost record is counted under a cause. At most one batch waits beside
-those under way.
+A batch is sent when it has `MOST_RECORDS` or `MOST_BYTES`, or after `LINGER` seconds. It is dropped if `MOST_CALLS`
+calls are in progress, or if its call fails. Each lost record is counted by cause. At most one batch waits in addition
+to those in progress.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ LINGER = 0.2
 MOST_CALLS = 20
 KEEPALIVE = 5.0
 DRAIN_SECONDS = 1.0
-"""At the end, what may be waited for calls under way once everything else is done."""
+"""How long to wait at the end for calls in progress, once everything else is done."""
 
 KEPT = 64
-"""Targets that are remembered while nothing is under way to them."""
+"""From this number of targets on, idle ones are forgotten."""
 
 IN_FLIGHT = "in_flight"
 CAUSES = {Verdict.REFUSED: "refused", Verdict.UNAUTHORIZED: "unauthorized", Verdict.UNAVAILABLE: "unavailable"}
 
 
 class LossyReceiver:
-    """One target. `put` is for one thread, `flush` for another; calls are made in threads of their own."""
+    """One target. `put` is for one thread, `flush` for another; calls run in separate threads."""
 
     def __init__(self, target: AktoTarget, make: Callable[[], Receiver], ledger: Ledger) -> None:
         self.name = target.name
@@ -55,7 +55,7 @@ class LossyReceiver:
         return bool(self._calls or self._records)
 
     def put(self, record: bytes, summary: str) -> None:
-        """`summary` is what is logged of it."""
+        """Add a record. `summary` is its text for the log."""
         if self._level <= logging.INFO:
             log.info("[akto-api] -> %s", summary)
         with self._lock:
@@ -66,7 +66,7 @@ class LossyReceiver:
             self.flush()
 
     def flush(self) -> None:
-        """Send what waits, or drop it where too many calls are under way."""
+        """Send the waiting records, or drop them if too many calls are in progress."""
         with self._lock:
             if self._closed or not self._records:
                 return
@@ -80,7 +80,7 @@ class LossyReceiver:
             self._warn(IN_FLIGHT, f"ingest dropped - {calls} in flight")
 
     def close(self) -> None:
-        """What is under way is not counted any more."""
+        """Calls that are still in progress are no longer counted."""
         with self._lock:
             self._closed = True
         self._connections.close()
@@ -132,7 +132,7 @@ class LossyReceiver:
 
 
 class LossyReceivers:
-    """All of them; `make` gives a target's receiver, one for each connection."""
+    """All lossy receivers; `make` returns a target's receiver, one for each connection."""
 
     def __init__(self, make: Callable[[AktoTarget], Receiver], ledger: Ledger) -> None:
         self._make = make
@@ -155,11 +155,11 @@ class LossyReceivers:
         receiver = LossyReceiver(target, partial(self._make, target), self._ledger)
         if not self._thread.is_alive() and not self._closed.is_set():
             self._thread.start()
-        self._receivers = {**self._receivers, target: receiver}  # others look through the old one meanwhile
+        self._receivers = {**self._receivers, target: receiver}  # a copy: other threads iterate over the old dict
         return receiver
 
     def health(self, targets: Set[AktoTarget]) -> dict[str, Health]:
-        """Of those of these targets that were sent anything."""
+        """The health of those of these targets that were sent anything, by name."""
         return {receiver.name: receiver.health for target, receiver in self._receivers.items() if target in targets}
 
     def _run(self) -> None:
@@ -174,14 +174,14 @@ class LossyReceivers:
             receiver.flush()
 
     def drain(self, deadline: float) -> None:
-        """Until nothing is under way, `deadline` (monotonic), or `DRAIN_SECONDS` have passed."""
+        """Send the rest; wait until no call is in progress, until `deadline` (monotonic), at most `DRAIN_SECONDS`."""
         end = min(deadline, time.monotonic() + DRAIN_SECONDS)
         self._flush()
         while time.monotonic() < end and any(receiver.busy for receiver in self._receivers.values()):
             time.sleep(0.01)
 
     def close(self) -> None:
-        """What waits then is dropped, and counted."""
+        """Close all receivers. The ledger counts the records that still wait as dropped."""
         self._closed.set()
         self._waiting.set()
         for receiver in self._receivers.values():

@@ -1,6 +1,6 @@
 """Delivery as a whole: builder -> store -> senders.
 
-Each is a thread: one builder, one maintenance of the store, and one sender for each queue of events.
+The threads: one builder, one for the store's maintenance, and one sender for each queue of events.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from mitmproxy_moesif.log import log
 from mitmproxy_moesif.recent.store import RecentExchanges
 
 CLOSE_SECONDS = 3.0
-"""What building and storing the last exchanges may take."""
+"""How long building and storing the last exchanges may take."""
 
 KAFKA_BATCH = 1000
-"""Events that are acknowledged together, at least: Moesif's limit of a request is not Kafka's."""
+"""Minimum batch size for Kafka: Moesif's limit for a request does not apply."""
 
 REQUESTS = 16
-"""Under way at a time; a file is written by one thread alone, and Kafka's library has its own batches."""
+"""Concurrent requests. Not for a file, which only one thread writes, nor for Kafka, whose library batches itself."""
 
 AT_ONCE = 0.0
 """A deadline that has passed."""
 
 MOST_FORMER = 64
-"""Instances that are not configured any more, of which events may still come: their exchanges have not ended."""
+"""Instances kept that are no longer configured; events may still arrive from exchanges that have not ended."""
 
 
 class Pipeline:
-    """Fed by a `DeliveryClient`, which bounds what waits. `apart`: in a process of its own; `past`: its predecessor."""
+    """Fed by a `DeliveryClient`, which limits what waits. `apart`: in its own process; `past`: predecessor's counts."""
 
     def __init__(
         self,
@@ -86,9 +86,9 @@ class Pipeline:
         self._maintenance.start()
 
     def configure(self, instances: Sequence[Instance]) -> None:
-        """These are all there are from now on.
+        """Replace all configured instances.
 
-        Who is not configured any more sends what was captured for it for as long as its receiver takes it.
+        Events of an instance that is no longer configured are still sent, for as long as its receiver accepts them.
         """
         with self._arranging:
             before = {**self._former, **self._configured}
@@ -103,7 +103,7 @@ class Pipeline:
         return heir_of(destination, list(self._configured)) or heir_of(destination, list(self._former))
 
     def _arrange(self, destination: str) -> None:
-        """Have this queue sent by the settings that are in force for it, or by none."""
+        """Give this queue a sender with the settings that apply to it, or none."""
         sender = self._senders.get(destination)
         if sender is not None and sender.health.down_since is not None:
             self._former.pop(self._sent_by[destination], None)
@@ -115,7 +115,7 @@ class Pipeline:
         if heir is not None and wanted:
             self._have_sent(destination, heir, sender)
         elif heir is None and self._configured:
-            self.store.demote(destination)  # whatever is decided about it, is decided about the backlog
+            self.store.demote(destination)  # the operator's decisions apply only to the backlog
             self._tell_unsent(destination)
 
     def _have_sent(self, destination: str, heir: str, sender: Sender | None) -> None:
@@ -131,7 +131,7 @@ class Pipeline:
         sender.notify()
 
     def _tell_unsent(self, destination: str) -> None:
-        """Once: what nobody sends."""
+        """Log once that nobody sends these events."""
         events, since = self.store.contents().get(destination, (0, 0.0))
         if not events or destination in self._told:
             return
@@ -152,7 +152,7 @@ class Pipeline:
         return receiver_for(instance.settings, lambda answer: self._answered(account, answer.headers))
 
     def look(self, seconds: float) -> None:
-        """Returns when what ended processes left is taken over, or after `seconds`."""
+        """Wait until the files of ended processes are taken over, at most `seconds`."""
         self._maintenance.looked.wait(seconds)
 
     def put(self, *captured: Captured) -> None:
@@ -198,11 +198,11 @@ class Pipeline:
         )
 
     def flush(self, seconds: float) -> None:
-        """Returns when what was put so far is stored, or after `seconds`."""
+        """Wait until everything put so far is stored, at most `seconds`."""
         self._builder.flush(seconds)
 
     def hurry(self) -> None:
-        """Try to send now what waits."""
+        """Try to send waiting events now."""
         for sender in dict(self._senders).values():
             sender.hurry()
 
@@ -220,7 +220,7 @@ class Pipeline:
         self._beside.drain(deadline if not self._aborted.is_set() else 0.0)
 
     def close(self, *, keep: bool = False) -> None:
-        """`keep`: what was done stays to be read from the spool, also where nothing waits in it."""
+        """`keep`: leave the spool file, with its account, even if nothing waits in it."""
         self._builder.stop()
         self._builder.join(time.monotonic() + CLOSE_SECONDS)
         trouble = self.store.spools.trouble
@@ -236,12 +236,12 @@ class Pipeline:
 
 
 def state_of(destination: str) -> Literal["quarantined", "not configured"]:
-    """Why nobody sends what waits for it."""
+    """Why nobody sends the events waiting for this destination."""
     return "quarantined" if is_quarantine(destination) else "not configured"
 
 
 def receiver_for(settings: Settings, on_answer: AnswerHeaders) -> Receiver:
-    """Kafka, else Moesif, with a file beside it if there is one; without either the file alone."""
+    """Kafka, else Moesif, plus the file if one is set; without either, only the file."""
     file = FileReceiver(settings.sink_file) if settings.sink_file else None
     first: Receiver
     if settings.kafka_brokers:

@@ -1,6 +1,6 @@
 """The delivery process: a `DeliveryServer` beside the proxy, which lives as long as the proxy.
 
-Its standard input is a socket to the proxy: commands come in; reports, lines for the log and answers go out.
+Its standard input is a socket to the proxy: it reads commands and writes reports, log lines and answers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mitmproxy_moesif.log import log
 
 
 class Forwarded(logging.Handler):
-    """Lines of the log go to the proxy, where people look for them."""
+    """Forwards log lines to the proxy's log."""
 
     def __init__(self, say: Callable[[Message], None]) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Forwarded(logging.Handler):
 
 
 class Printed:
-    """What an embedder's hook prints becomes lines of the log."""
+    """Logs what an embedder's hooks print."""
 
     def __init__(self) -> None:
         self._line = ""
@@ -44,11 +44,11 @@ class Printed:
         return len(text)
 
     def flush(self) -> None:
-        """Half a line waits for its end."""
+        """Does nothing: an incomplete line waits for its end."""
 
 
 def speaker(sock: socket.socket) -> Callable[[Message], None]:
-    """Sends messages to the proxy, from any thread. A proxy that is gone is not told any more."""
+    """A function that sends messages to the proxy, from any thread. Does nothing once the proxy is gone."""
     sending = threading.Lock()
 
     def say(message: Message) -> None:
@@ -65,7 +65,7 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     sock = socket.socket(fileno=os.dup(sys.stdin.fileno()))
     say = speaker(sock)
-    for descriptor in (0, 1, 2):  # who reads the proxy's output must not wait for this process to end
+    for descriptor in (0, 1, 2):  # a reader of the proxy's output must not have to wait for this process to exit
         os.dup2(nowhere, descriptor)
     log.setLevel(logging.INFO)
     log.propagate = False
@@ -74,7 +74,7 @@ def main() -> None:
     try:
         DeliveryServer(messages(sock), say, apart=True).run()
     finally:
-        # At once: threads that still wait for a receiver are of no use any more.
+        # Immediately, without waiting for threads that still wait for a receiver.
         os._exit(0)
 
 

@@ -1,7 +1,7 @@
-"""What the proxy and the delivery process say to each other, and how it is written on their socket.
+"""The messages between the proxy and the delivery process, and their format on the socket.
 
 A message is a length and a marshalled tuple of plain values: both ends run the same interpreter. A frame is a message
-with exchanges, which the proxy keeps until it is told that they are stored.
+with exchanges, which the proxy keeps until the server reports them as settled.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def packed(message: Message) -> bytes:
 
 
 def unpacked(data: bytes) -> Message:
-    """What was packed."""
+    """The message that `packed` wrote."""
     return next(_complete(bytearray(data)))
 
 
 def messages(sock: socket.socket) -> Iterator[Message]:
-    """Each message that comes, until the other side is gone. What it had begun to say then is lost."""
+    """Each message received until the other side closes the socket. An incomplete last message is discarded."""
     buffer = bytearray()
     with suppress(OSError):
         while data := _receive(sock):
@@ -51,7 +51,7 @@ def messages(sock: socket.socket) -> Iterator[Message]:
 
 
 def _receive(sock: socket.socket) -> bytes:
-    """Waits, also where an event loop that writes to the socket has set it not to block, as uvloop does."""
+    """Blocks until data arrives, even if an event loop (such as uvloop) has made the socket non-blocking."""
     while True:
         try:
             return sock.recv(_READ)
@@ -62,7 +62,7 @@ def _receive(sock: socket.socket) -> bytes:
 
 
 def _complete(buffer: bytearray) -> Iterator[Message]:
-    """The whole messages at the start of `buffer`, which are taken out of it."""
+    """The complete messages at the start of `buffer`; removes them from it."""
     position = 0
     while len(buffer) - position >= _LENGTH.size:
         (length,) = _LENGTH.unpack_from(buffer, position)
@@ -75,11 +75,11 @@ def _complete(buffer: bytearray) -> Iterator[Message]:
 
 
 type Plain = tuple[Any, ...]
-"""An exchange; its size comes last."""
+"""An exchange as a tuple; its size is the last item."""
 
 
 class Frame(NamedTuple):
-    """Exchanges that were handed over: the number of the first, how many, about their bytes, and what was written.
+    """Exchanges that were handed over: the first one's number, their count, approximate bytes, and the encoded message.
 
     `since` is when the oldest was captured, in monotonic seconds.
     """
@@ -92,7 +92,7 @@ class Frame(NamedTuple):
 
     @classmethod
     def of(cls, first: int, exchanges: Sequence[tuple[int, Plain]], since: float) -> Frame:
-        """Exchanges, each with the key of its instance."""
+        """Make a frame from exchanges, each given with the key of its instance."""
         size = sum(plain[-1] for _, plain in exchanges)
         return cls(first, len(exchanges), size, since, packed(("exchanges", first, exchanges)))
 
@@ -102,17 +102,17 @@ class Frame(NamedTuple):
 
     @property
     def only_key(self) -> int:
-        """The key of the instance of its only exchange."""
+        """The instance key of the frame's only exchange."""
         _, _, ((key, _),) = unpacked(self.data)
         return int(key)
 
     def one_by_one(self) -> list[Frame]:
-        """The same exchanges, each as a frame of its own."""
+        """The same exchanges, each in its own frame."""
         _, first, exchanges = unpacked(self.data)
         return [Frame.of(number, [exchange], self.since) for number, exchange in enumerate(exchanges, first)]
 
     def after(self, number: int) -> Frame:
-        """The exchanges with larger numbers."""
+        """The exchanges with numbers above `number`."""
         _, first, exchanges = unpacked(self.data)
         return Frame.of(number + 1, exchanges[number + 1 - first :], self.since)
 
@@ -151,7 +151,7 @@ def to_exchange(plain: Plain) -> Exchange:
 
 
 def from_settings(settings: Settings) -> dict[str, Any]:
-    """For `parse_settings`: what was given, secrets in clear, since the process that sends needs them."""
+    """The settings that were given, for `parse_settings`. Secrets are in clear: the sending process needs them."""
     given = ((name, settings.__dict__[name]) for name in settings.model_fields_set)
     return {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in given}
 

@@ -1,4 +1,4 @@
-"""What every event has, read out of its JSON; nothing else of it is parsed into objects."""
+"""Reads the fields that every event has from its JSON, without parsing the rest into objects."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _decode = msgspec.json.Decoder(Event).decode
 
 
 def read_event(value: bytes) -> Event:
-    """Raises `ValueError` where it is no event, is not JSON, or is too deep to be read by this thread."""
-    text = value.decode()  # msgspec does not look into what it skips
+    """Raises `ValueError` if it is not an event, not JSON, or nested too deep to be read by this thread."""
+    text = value.decode()  # checks the UTF-8: msgspec does not validate what it skips
     try:
         try:
             return _decode(value)
-        except msgspec.MsgspecError:  # the standard library takes what it refuses: half a surrogate pair in a body
+        except msgspec.MsgspecError:  # the standard library also accepts half a surrogate pair in a body
             plain = json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse)
             return msgspec.convert(plain, Event)
     except (msgspec.MsgspecError, RecursionError) as error:

@@ -1,16 +1,16 @@
-"""The thread that sends what waits for one destination.
+"""The thread that sends the events waiting for one destination.
 
-Full batches are under way several at a time, so that a distant receiver keeps up: the more are accepted, the more may
-be, within `SenderLimits.requests` and `MOST_BYTES`; likewise a batch of the backlog grows, up to `batch_max_bytes`. A
-receiver that is down gets one probe after the other, ever further apart. What the receiver's answers mean:
+Several full batches are sent concurrently, so that a distant receiver keeps up. Each accepted request raises the number
+of concurrent requests, within `SenderLimits.requests` and `MOST_BYTES`, and the size of a backlog batch, up to
+`batch_max_bytes`. A receiver that is down gets one probe at a time, with a growing pause. What the answers mean:
 
 - accepted: done;
 - refused: the batch is split in two and each half tried, down to the single event that is refused, dropped and counted;
-- unauthorized: everything is kept; tried again, and said at error level, once a minute;
-- unavailable: everything is kept; tried again after a growing, jittered pause, or when the receiver said;
-- either, while other events are accepted: `attempt` finds the events that it is for, and quarantines them.
+- unauthorized: everything is kept; retried, and logged at error level, once a minute;
+- unavailable: everything is kept; retried after a growing, jittered pause, or when the receiver asks for it;
+- either of the last two, while other events are accepted: `attempt` finds the events at fault and quarantines them.
 
-Timers use the monotonic clock: a wall clock that jumps changes nothing.
+Timers use the monotonic clock, so changes of the wall clock have no effect.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ LONGEST_PAUSE = 60.0
 UNAUTHORIZED_PAUSE = 60.0
 YIELD = 0.02
 MOST_BYTES = 16_000_000
-"""Of the events in requests under way; one more request may begin below it."""
+"""Bytes of events in concurrent requests; another request may start while the total is below it."""
 
 UNKNOWN = "moesif: the receiver does not accept the application id (%s); events are kept: check moesif_application_id"
 LOCKED_OUT = "moesif: the receiver does not accept events any more (%s), as it did before; events are kept"
 
 PATIENCE = 3
-"""After so many failures that may be for what was sent, a probe is a single event."""
+"""After this many failures that the content may have caused, a probe is a single event."""
 
 
 def pause_for(asked: float | None, growing: float) -> float:
-    """Seconds: what the receiver asked for, if that is a pause at all; "at once" would be without end."""
+    """Seconds to wait: what the receiver asked for, if at least `FIRST_PAUSE`; "at once" would retry without end."""
     if asked is None or asked < FIRST_PAUSE:
         return max(growing, asked or 0.0)
     return asked
@@ -56,10 +56,10 @@ def pause_for(asked: float | None, growing: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class SenderLimits:
-    """From the settings: events and bytes of a batch; seconds an event waits for company, and a turn may last.
+    """From the settings: events and bytes of a batch; seconds that an event waits for others, and that a turn may last.
 
-    `requests` is how many may be under way, `keepalive` how many seconds an idle connection is kept. `probes`: the
-    receiver is asked how it is also without an event, at the start and while it is down.
+    `requests` limits concurrent requests; `keepalive` is how many seconds an idle connection is kept. `probes`: check
+    the receiver without an event too, at the start and while it is down.
     """
 
     batch_size: int
@@ -74,10 +74,10 @@ class SenderLimits:
 
 @dataclass(slots=True)
 class Health:
-    """Whether the receiver takes events; times are monotonic seconds, `not_before` forbids a request until then.
+    """Whether the receiver accepts events. Times are monotonic seconds; no request starts before `not_before`.
 
-    `failures` counts those in a row that may be for what was sent. `heard` is when it last answered, or did not; None:
-    nothing was asked of it.
+    `failures` counts consecutive failures that the content may have caused. `heard` is when the last request succeeded
+    or failed; None if none was made.
     """
 
     down_since: float | None = None
@@ -90,9 +90,9 @@ class Health:
 
 @dataclass(slots=True)
 class Load:
-    """What is under way, and how much may be: `requests` at a time, `events` in a batch of the backlog.
+    """Requests in progress and their limits: `requests` at a time, `events` in a backlog batch.
 
-    `most_events`: half of what the receiver refused as too much, or for one of them.
+    `most_events`: half the size of a batch that the receiver refused, for its size or for one of its events.
     """
 
     under_way: int = 0
@@ -105,8 +105,8 @@ class Load:
 class Sender:
     """Sends for one destination until it is stopped. `notify` wakes it; `stop` lets it drain until a deadline.
 
-    `make_receiver` is asked for a receiver for each connection; `gave_back` is called when events that it did not
-    take are in the store again.
+    `make_receiver` is called once for each connection; `gave_back` is called when events that were not accepted are
+    back in the store.
     """
 
     def __init__(
@@ -144,22 +144,22 @@ class Sender:
         self._thread.start()
 
     def configure(self, make_receiver: Callable[[], Receiver], limits: SenderLimits) -> None:
-        """From the next request on."""
+        """Replace the receiver and the limits, from the next request on."""
         self.limits = limits
         self._connections.make, self._connections.keepalive = make_receiver, limits.keepalive
 
     def notify(self) -> None:
-        """Something is there to send. Wakes the thread only where it would not wake in time by itself."""
+        """There is something to send. Wakes the thread only if it would not wake in time by itself."""
         if self._idle or self._store.fresh_events(self.destination) >= self.limits.batch_size:
             self._wake.set()
 
     def hurry(self) -> None:
-        """End a pause that the receiver was given."""
+        """Skip the current backoff and try now."""
         self.health.not_before = 0.0
         self._wake.set()
 
     def stop(self, deadline: float) -> None:
-        """Deliver what waits until `deadline` (monotonic), then end; `join` waits for that."""
+        """Deliver waiting events until `deadline` (monotonic), then end; `join` waits for the end."""
         self._drain_until = deadline
         self._ending.set()
         self._wake.set()
@@ -173,8 +173,8 @@ class Sender:
 
     def _run(self) -> None:
         while not self._finished():
-            # Idle until it is sure that there is something to wait for the company of: looked at first, so that what
-            # is stored from here on wakes it.
+            # Set before the store is checked, so that anything stored from here on wakes the thread. It stays idle
+            # unless there are fresh events to gather a batch with.
             self._idle = True
             waiting = self._store.fresh_events(self.destination) > 0
             pause = self._pause()
@@ -203,7 +203,7 @@ class Sender:
         return not self._load.under_way and (not waits or self.health.not_before >= self._drain_until)
 
     def _pause(self) -> float | None:
-        """Seconds to sleep, None until something comes: until something is due, and there is room for a request."""
+        """Seconds to sleep until something is due and there is room for a request; None: until woken."""
         now = time.monotonic()
         limits = self.limits
         draining = self._drain_until is not None
@@ -218,7 +218,7 @@ class Sender:
 
     @property
     def _age(self) -> float:
-        """Seconds that an event waits for company."""
+        """Seconds that an event waits for others to fill a batch."""
         return self.limits.flush_interval if self._drain_until is None else 0.0
 
     def _has_room(self) -> bool:
@@ -227,7 +227,7 @@ class Sender:
         return load.under_way < requests and (load.bytes < MOST_BYTES or not load.under_way)
 
     def _turn(self) -> None:
-        """Begin requests for at most `limits.turn` seconds."""
+        """Start requests for at most `limits.turn` seconds."""
         end = time.monotonic() + self.limits.turn
         while self._has_room() and self.health.not_before <= time.monotonic():
             if time.monotonic() >= end:
@@ -244,9 +244,9 @@ class Sender:
         return unwell and self.limits.probes and self._drain_until is None and not self._load.under_way
 
     def _take(self) -> Batch | None:
-        """Fresh and backlog in turn, as long as there are both."""
+        """The next batch: fresh and backlog alternate as long as there are both."""
         if self.health.down_since is not None:
-            self._store.demote(self.destination)  # the probe is the oldest of all
+            self._store.demote(self.destination)  # so that the probe has the oldest events
         for take in self._lanes:
             if (batch := take()) is not None:
                 self._lanes.reverse()
@@ -261,7 +261,7 @@ class Sender:
         return Batch(taken) if taken else None
 
     def _share(self) -> int:
-        """Events of a batch: where more are fresh than all requests carry with `batch_size`, each takes its share."""
+        """Events per batch: if more are fresh than all requests can hold at `batch_size`, each takes an equal share."""
         share = self._store.fresh_events(self.destination) // self.limits.requests
         return max(self.limits.batch_size, min(share, self._load.events))
 
@@ -291,7 +291,7 @@ class Sender:
                 self._gave_back(self.destination)
 
     def _deliver(self, batch: Batch, receiver: Receiver) -> None:
-        """Send one batch; whatever happens, each of its events is delivered, dropped or back in the store."""
+        """Send one batch. Whatever happens, each of its events ends up delivered, dropped or back in the store."""
         try:
             self._try(batch, receiver)
         finally:
@@ -362,7 +362,7 @@ class Sender:
                 health.down_since = now
             load.requests, load.events = 1, self.limits.batch_size
             health.failures += outcome.for_content
-            # What was accepted before with this application id tells that a 403 is for something else.
+            # If this application id was accepted before, a 403 has another cause.
             known = outcome.for_content and self._suspects.accepted > 0
             health.unauthorized = outcome.verdict is Verdict.UNAUTHORIZED and not known
             health.reason = outcome.reason
@@ -396,7 +396,7 @@ class Sender:
                 load.events = min(load.events, load.most_events)
 
     def _works(self, began: float) -> None:
-        """It answers what it was sent, with yes or no."""
+        """The receiver works: it accepted or refused what was sent."""
         with self._judging:
             if self._is_past(began):
                 return
@@ -410,5 +410,5 @@ class Sender:
             log.info("moesif: the receiver is back after %.0f s; %s to send", time.monotonic() - down_since, waiting)
 
     def _is_past(self, began: float) -> bool:
-        """What was taken before the receiver was known to be down tells nothing of it now."""
+        """Whether a request began before the receiver went down, so that its outcome says nothing about it now."""
         return self.health.down_since is not None and began < self.health.down_since

@@ -1,7 +1,7 @@
-"""Builds, keeps and sends events for a proxy, in the delivery process or in a thread of the proxy.
+"""Builds, stores and sends events for a proxy, in the delivery process or in a thread of the proxy.
 
-Commands come in, in the order in which they are to be carried out; reports of what became of the events and what the
-receiver's answers say go out. When the proxy is gone without a word, what had come is stored for the next one.
+It runs commands in the order received, and sends reports on the events and on the receiver's responses. If the proxy
+disappears without a `close`, everything received so far is stored for the next proxy.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from mitmproxy_moesif.recent.reader import Reader
 from mitmproxy_moesif.recent.store import RecentExchanges
 
 REPORT_INTERVAL = 0.1
-"""Seconds between two reports while there is something to tell."""
+"""Seconds between two reports while something changes."""
 
 TELL_INTERVAL = 1.0
-"""Seconds until the proxy is told again what a receiver goes on saying."""
+"""Seconds until unchanged response tags of a receiver are sent to the proxy again."""
 
 LOOK_INTERVAL = 1.0
-"""Seconds between two while events only wait: a receiver may come back, a disk be repaired."""
+"""Seconds between two reports while events only wait: a receiver may come back, or a disk be repaired."""
 
 ORPHAN_SECONDS = 1.0
-"""What delivering may take when the proxy is gone without a word and there is no disk to leave events on."""
+"""How long delivery may take if the proxy disappeared without a `close` and there is no disk to store events on."""
 
 TAGS = ("X-Moesif-Config-Etag", "X-Moesif-Rules-Tag")
 EMPTY = Snapshot()
 
 
 class DeliveryServer:
-    """Carries out `commands`; `say` is called from several threads. `apart`: the proxy is another process."""
+    """Runs `commands`; `say` is called from several threads. `apart`: the proxy is another process."""
 
     def __init__(self, commands: Iterable[Message], say: Callable[[Message], None], *, apart: bool) -> None:
         self._messages = commands
@@ -75,15 +75,15 @@ class DeliveryServer:
             "close": self._close,
             "report": self._report_now,
             "not_captured": self._not_captured,
-            "recent": lambda *asked: self._reader.ask(self._recent, *asked),  # beside these: there may be many
+            "recent": lambda *asked: self._reader.ask(self._recent, *asked),  # in its own thread: there may be many
         }
 
     def run(self) -> None:
-        """Until the proxy says so, or is gone."""
+        """Run until the proxy says `close`, or is gone."""
         for name, *arguments in self._messages:
             try:
                 self._commands[name](*arguments)
-            except Exception as error:  # noqa: BLE001 - one command that cannot be carried out must not end the others
+            except Exception as error:  # noqa: BLE001 - a failed command must not stop the others
                 self._fault("order", error, f"the order {name}")
             if self._ended:
                 return
@@ -134,11 +134,11 @@ class DeliveryServer:
         self._pipeline.configure([self._instances[key] for key in keys])
 
     def _sample(self, account: str, config: bytes) -> None:
-        with suppress(GovernanceError):  # the proxy has told its reason
+        with suppress(GovernanceError):  # the proxy has already logged the reason
             self._sampling[account] = Snapshot(parse_config(config))
 
     def _exchanges(self, first: int, exchanges: list[tuple[int, protocol.Plain]]) -> None:
-        """All at once: each time that something is put, the thread that builds wakes."""
+        """Put all exchanges at once: each `put` wakes the builder's thread."""
         assert self._pipeline is not None
         self._pipeline.put(*[Captured(number, self._content(one)) for number, one in enumerate(exchanges, first)])
 
@@ -146,12 +146,12 @@ class DeliveryServer:
         try:
             key, plain = handed_over
             return self._instances[key], protocol.to_exchange(plain)
-        except Exception as error:  # noqa: BLE001 - the others must not go with it
+        except Exception as error:  # noqa: BLE001 - must not affect the other exchanges
             self._fault("handing over", error)
             return None
 
     def _drain(self, seconds: float) -> None:
-        """Beside the commands: what comes meanwhile is still taken."""
+        """Drains in its own thread, so that new commands are still accepted."""
 
         def drain(pipeline: Pipeline) -> None:
             pipeline.drain(seconds)
@@ -173,7 +173,7 @@ class DeliveryServer:
     # --- what is told ---------------------------------------------------------------------------------------------
 
     def _answered(self, account: str, headers: Mapping[str, str]) -> None:
-        """Every batch's answer has the tags. Each word to the proxy costs it time: it hears of others, or seldom."""
+        """Every batch's response has the tags. To save the proxy's time, they are sent on change, or after a while."""
         tags, now = {name: headers[name] for name in TAGS if name in headers}, time.monotonic()
         told, at = self._told.get(account, ({}, 0.0))
         if tags and (tags != told or now - at >= TELL_INTERVAL):
@@ -185,7 +185,7 @@ class DeliveryServer:
         self._tell(self._pipeline, "report", number)
 
     def _tell(self, pipeline: Pipeline, kind: str, *more: int) -> None:
-        """How things are, looked at and told in one step: what is told later is never older."""
+        """Read the condition and send it in one step, so that a later message is never older."""
         with self._telling:
             if not self._ended or kind == "closed":
                 self._say((kind, protocol.from_condition(pipeline.condition()), *more))

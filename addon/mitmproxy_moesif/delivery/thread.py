@@ -1,4 +1,4 @@
-"""A `DeliveryServer` in a thread of the proxy, where there is no delivery process."""
+"""A `DeliveryServer` in a thread of the proxy, if there is no delivery process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mitmproxy_moesif.delivery.server import DeliveryServer
 
 
 class DeliveryThread:
-    """Spoken to like a `ChildProcess`. `heard` gets each message, in threads of the server."""
+    """Has the interface of `ChildProcess`. `heard` gets each message, in threads of the server."""
 
     def __init__(self, heard: Callable[[Message], None]) -> None:
         self._sent: SimpleQueue[bytes] = SimpleQueue()
@@ -27,7 +27,7 @@ class DeliveryThread:
             yield unpacked(self._sent.get())
 
     def flush(self, seconds: float) -> None:
-        """What is sent is handed over already."""
+        """Does nothing: `send` hands messages over at once."""
 
     def wait(self, seconds: float) -> None:
         self._thread.join(seconds)

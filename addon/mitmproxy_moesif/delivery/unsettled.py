@@ -1,7 +1,7 @@
-"""What was handed to the delivery process and is not settled yet, and the search for what kills the process.
+"""Exchanges handed to the delivery process but not settled yet, and the search for one that kills the process.
 
-Where one process after the other dies with nothing done, they are in a crash loop: the next ones get one frame at a
-time. The frame that several die of is split into its events, and the one that they still die of is dropped.
+If processes die one after the other without progress, this is a crash loop: the next ones get one frame at a time. A
+frame that kills several processes is split into single events, and the event that still kills them is dropped.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from itertools import islice
 from mitmproxy_moesif.delivery.protocol import Frame, Plain
 
 CRASH_LOOP = 3
-"""Processes that may die in turn with nothing done before what they were given first is the suspect."""
+"""After this many deaths in a row without progress, the first frame that the processes were given is the suspect."""
 
 
 class Unsettled:
-    """Frames in the order of their numbers. Several methods return the frames that are to be sent now."""
+    """Frames in the order of their numbers. Several methods return the frames to send now."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -40,7 +40,7 @@ class Unsettled:
             return None
 
     def add(self, exchanges: Sequence[tuple[int, Plain]], since: float) -> list[Frame]:
-        """Keep these, each with the key of its instance, as one frame; the oldest was captured at `since`."""
+        """Keep exchanges, each given with the key of its instance, as one frame; the oldest was captured at `since`."""
         frame = Frame.of(self._number + 1, exchanges, since)
         self._number = frame.last
         self._frames.append(frame)
@@ -48,12 +48,12 @@ class Unsettled:
         return self.next_suspect() if self._in_crash_loop else [frame]
 
     def settle(self, number: int) -> None:
-        """Forget the frames up to this number."""
+        """Forget the frames up to exchange `number`."""
         while self._frames and self._frames[0].last <= number:
             self.bytes -= self._frames.popleft().size
 
     def next_suspect(self) -> list[Frame]:
-        """In a crash loop, the next frame when the one before is settled; with none left the loop is over."""
+        """In a crash loop, the next frame once the previous one is settled. The loop is over when none is left."""
         if not self._frames:
             self._in_crash_loop = False
         if not self._in_crash_loop or self._frames[0] is self._suspect:
@@ -62,13 +62,13 @@ class Unsettled:
         return [self._suspect]
 
     def died(self, settled: int, *, reported: bool) -> Frame | None:
-        """The process died, with or without a report, when all up to this number were settled.
+        """The process died, with or without a report, after settling all exchanges up to number `settled`.
 
-        Returns the poison event when it is found; it is dropped.
+        Returns the poison event once it is found; it is dropped.
         """
         self.settle(settled)
         done, self._reached = settled > self._reached, settled
-        if self._frames and self._frames[0].first <= settled:  # the successor must not get that part again
+        if self._frames and self._frames[0].first <= settled:  # the successor must not get the settled part again
             whole = self._frames.popleft()
             self._frames.appendleft(whole.after(settled))
             self.bytes += self._frames[0].size - whole.size
@@ -88,13 +88,13 @@ class Unsettled:
         return suspect
 
     def for_successor(self) -> list[Frame]:
-        """All, or the first alone in a crash loop."""
+        """All frames; only the first in a crash loop."""
         self._in_crash_loop = self._deaths > 0
         self._suspect = self._frames[0] if self._frames else None
         return list(islice(self._frames, 1 if self._in_crash_loop else None))
 
     def leave_crash_loop(self) -> list[Frame]:
-        """The proxy ends: what was held back goes too."""
+        """The proxy ends: returns the frames that were held back."""
         if not self._in_crash_loop:
             return []
         self._in_crash_loop = False

@@ -1,4 +1,4 @@
-"""Says once that the memory for waiting events fills up, and once that it is fine again."""
+"""Logs once when the memory for waiting events is nearly full, and once when there is room again."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from mitmproxy_moesif.log import log
 
 
 class Watermark:
-    """Between the two lines lies a wide gap, so that a queue at its limit does not flood the log."""
+    """The two thresholds are far apart, so that a queue at its limit does not flood the log."""
 
     def __init__(self) -> None:
         self._nearly_full = False
 
     def tell(self, waiting: int, most: int, *, dropped: bool) -> None:
-        """After each event that came: how many wait of at most how many, and whether this one found no room."""
+        """Call after each new event: `waiting` events of at most `most`; `dropped`: there was no room for this one."""
         if not self._nearly_full and (dropped or waiting * 5 > most * 4):
             self._nearly_full = True
             log.warning("moesif: the queue is over 80 % full; past its limits new events are dropped, and counted")

@@ -1,4 +1,4 @@
-"""Batches of records to Akto's ingest service: POST {akto_service_url}/api/ingestData."""
+"""Sends batches of records to Akto's ingest service: POST {akto_service_url}/api/ingestData."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mitmproxy_moesif.delivery.receivers.http import Poster
 from mitmproxy_moesif.web.session import causes, network_reason
 
 MOST_CONNECT, MOST_SEND, MOST_READ = 3.0, 5.0, 3.0
-"""Seconds that each part of a call may take, whatever is set."""
+"""Upper limits in seconds for each part of a call, regardless of the settings."""
 
 DEADLINE = MOST_CONNECT + MOST_SEND + MOST_READ
 

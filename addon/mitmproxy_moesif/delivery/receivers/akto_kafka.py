@@ -1,4 +1,4 @@
-"""Akto's records to a Kafka topic that its runtime reads: one message a record, the key its host."""
+"""Sends Akto's records to a Kafka topic that its runtime reads: one message per record, keyed by host."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def configuration(target: AktoTarget) -> dict[str, Any]:
 
 
 def akto_receiver(target: AktoTarget) -> Receiver:
-    """By the transport that is set."""
+    """The receiver for the configured transport."""
     return AktoTopic(target) if target.brokers else AktoReceiver(target)
 
 
 def akto_trouble(target: AktoTarget) -> str | None:
-    """What is wrong for Kafka, in one line; brokers are not asked."""
+    """The problem with the Kafka settings in one line, if any; does not contact brokers."""
     try:
         make_producer(configuration(target))
     except ValueError as error:

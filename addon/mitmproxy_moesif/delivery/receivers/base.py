@@ -1,4 +1,4 @@
-"""Where batches go. A receiver is two methods, `send` and `close`; what an answer means is an `Outcome`."""
+"""The interface of receivers: `send`, which returns an `Outcome`, and `close`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Protocol
 class Verdict(Enum):
     ACCEPTED = "accepted"
     REFUSED = "refused"
-    """What was sent is wrong: the same again would be refused again."""
+    """The data is invalid: sending it again would fail again."""
     UNAUTHORIZED = "unauthorized"
-    """The account is wrong: keep everything until somebody mends it."""
+    """The account is not accepted: keep everything until somebody fixes it."""
     UNAVAILABLE = "unavailable"
     """Try again later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`reason`: a few words for the log, without secrets. `retry_after`: seconds that the receiver asked for.
+    """`reason`: a few words for the log, without secrets. `retry_after`: seconds to wait that the receiver asked for.
 
-    `for_content`: it may be for what was sent, so that other events could be accepted.
+    `for_content`: the content may be the cause, so that other events might be accepted.
     """
 
     verdict: Verdict
@@ -33,10 +33,10 @@ class Outcome:
 
 class Receiver(Protocol):
     def send(self, events: Sequence[bytes]) -> Outcome:
-        """Send encoded events as one batch. Returns within the receiver's deadline; raises nothing.
+        """Send encoded events as one batch. Returns within the receiver's deadline; never raises.
 
-        Of Kafka it is asked without any, too: whether a broker answers.
+        For Kafka, a call without events checks whether a broker responds.
         """
 
     def close(self) -> None:
-        """Give up connections and files; `send` may be called again."""
+        """Close connections and files; `send` may still be called again."""

@@ -1,4 +1,4 @@
-"""POSTs to one URL over a connection that is kept, each with one deadline over all of it."""
+"""POST requests to one URL over a persistent connection, each with one overall deadline."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ class Poster:
         self._timeout = (connect, answer)
         self._seconds = deadline
         self.answer = b""
-        """The body of the last answer, as far as it was read."""
+        """The body of the last response, as far as it was read."""
         self._session = DeadlineSession(send)
-        # Prepared once: what stays the same from batch to batch takes longer than to send one.
+        # Prepared once: preparing a request takes longer than sending a batch.
         given = {"Content-Type": "application/json", "User-Agent": f"mitmproxy-moesif/{__version__}", **headers}
         self._request = self._session.prepare_request(requests.Request("POST", url, headers=given))
         self._connection: dict[str, Any] = dict(self._session.merge_environment_settings(url, {}, None, None, None))
-        # It tells of each call, and of half an answer with a traceback: what went wrong is told by the sender.
+        # It logs each call, and incomplete responses with a traceback; the sender already logs what went wrong.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
 
     def post(self, body: bytes) -> requests.Response:
-        """The answer, read already. Raises `OSError`, `requests.RequestException`, its `Timeout` at the deadline."""
+        """The response, already read. Raises `OSError`, `requests.RequestException`; its `Timeout` at the deadline."""
         began = time.monotonic()
         try:
             return self._post(body)
         except (requests.RequestException, OSError) as error:
             if time.monotonic() - began >= self._seconds and not isinstance(error, requests.Timeout):
-                raise requests.ReadTimeout from error  # the connection was cut for it
+                raise requests.ReadTimeout from error  # the deadline closed the connection
             raise
 
     def _post(self, body: bytes) -> requests.Response:
@@ -61,7 +61,7 @@ class Poster:
 
 
 def _drain(response: requests.Response) -> bytes:
-    """Read the answer's body so that the connection can be used again; a long one is not worth it."""
+    """Read the response's body so that the connection can be reused; close the connection if the body is too long."""
     answer = b""
     with suppress(DecodeError):
         answer = response.raw.read(MAX_ANSWER_BYTES, decode_content=True)

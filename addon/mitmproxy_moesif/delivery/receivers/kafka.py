@@ -1,6 +1,6 @@
-"""Batches to a Kafka topic: one message an event, accepted once all in-sync replicas have it.
+"""Sends batches to a Kafka topic: one message per event, accepted once all in-sync replicas have it.
 
-The value is the event as Moesif takes it, the key its company id, else its user id, else none. Headers:
+The value is the event in Moesif's format; the key is its company id, else its user id, else none. Headers:
 `moesif-transaction-id`, `moesif-application` (the hash of the application id, not the id), `moesif-schema`.
 """
 
@@ -27,8 +27,8 @@ SCHEMA_VERSION = b"1"
 
 DEFAULTS: Mapping[str, Any] = {
     "client.id": "mitmproxy-moesif",
-    "log_level": 0,  # what goes wrong is told by the sender, once
-    "message.max.bytes": 1_048_000,  # a broker's own default; an event has at most 1,000,000
+    "log_level": 0,  # the sender logs problems, once
+    "message.max.bytes": 1_048_000,  # the brokers' default; an event has at most 1,000,000
     "linger.ms": 5,
     "topic.metadata.propagation.max.ms": 3000,
 }
@@ -40,13 +40,13 @@ OURS = frozenset(
         *(*GUARANTEES, "request.required.acks"),
     }
 )
-"""What may not be set otherwise: with another value events could be lost."""
+"""Settings that the user must not override: with another value events could be lost."""
 
 FLUSH_GRACE = 1.0
-"""Seconds past the messages' own timeout, after which librdkafka has told of each of them."""
+"""Seconds after the messages' own timeout within which librdkafka reports the outcome of each."""
 
 ASK_SECONDS = 0.25
-"""After which librdkafka is heard about what is wrong, while a broker is waited for."""
+"""Seconds between polls for connection errors while waiting for a broker."""
 
 REFUSED = frozenset({"MSG_SIZE_TOO_LARGE", "INVALID_MSG", "INVALID_RECORD"})
 REASONS = {
@@ -69,7 +69,7 @@ type Headers = list[tuple[str, str | bytes | None]]
 
 
 class TopicReceiver(ABC):
-    """One topic. For one thread. After a failure it starts with a new producer, so that nothing old is sent late."""
+    """One topic. For one thread. After a failure it uses a new producer, so that no old message is sent late."""
 
     def __init__(self, topic: str, seconds: float) -> None:
         self._topic = topic
@@ -99,7 +99,7 @@ class TopicReceiver(ABC):
         return Outcome(Verdict.UNAVAILABLE, self._why(names))
 
     def _ask(self, producer: Producer) -> Outcome:
-        """Until a broker answers, one is known to be away, or the time is over."""
+        """Wait until a broker responds, a connection error is known, or the time is over."""
         from confluent_kafka import KafkaException
 
         self._trouble, deadline = "", time.monotonic() + self._seconds
@@ -109,7 +109,7 @@ class TopicReceiver(ABC):
                 producer.list_topics(self._topic, ASK_SECONDS)
             except KafkaException as error:
                 names = {error.args[0].name()}
-                producer.poll(0)  # tells what is wrong with the connection
+                producer.poll(0)  # runs `_note` for connection errors
             else:
                 return Outcome(Verdict.ACCEPTED, "a broker answers")
         self.close()
@@ -121,19 +121,19 @@ class TopicReceiver(ABC):
 
     @abstractmethod
     def _configuration(self) -> dict[str, Any]:
-        """Raises `ValueError` with one line."""
+        """The client's configuration. Raises `ValueError` with a one-line text."""
 
     @abstractmethod
     def _message(self, event: bytes) -> tuple[bytes | None, Headers]:
-        """Its key and headers."""
+        """The key and headers of an event's message."""
 
     def _note(self, error: KafkaError) -> None:
-        """What is wrong with the connection; that all brokers are down says less than why."""
+        """Keep the connection's last error; "all brokers down" does not replace a more specific one."""
         if error.name() != "_ALL_BROKERS_DOWN" or not self._trouble:
             self._trouble = error.name()
 
     def _why(self, names: set[str]) -> str:
-        """Of a message that was never sent only the time-out is told, the reason is that of the connection."""
+        """A message that was never sent only gets a time-out; the reason is then the connection's error."""
         told = names - {"_MSG_TIMED_OUT"} or {self._trouble or "_MSG_TIMED_OUT"}
         return ", ".join(sorted(REASONS.get(name, name) for name in told))
 
@@ -146,17 +146,17 @@ class TopicReceiver(ABC):
         except KafkaException as error:
             sent.errors.append(error.args[0])
         except BufferError:
-            producer.poll(0)  # not acknowledged, so all of them are sent again
+            producer.poll(0)  # not acknowledged, so the whole batch is sent again
 
     def close(self) -> None:
-        """What is still on its way is not waited for: nobody was told that it had arrived."""
+        """Discard messages in flight without waiting: none of them was reported as accepted."""
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.purge()
 
 
 class KafkaReceiver(TopicReceiver):
-    """Events."""
+    """Sends events."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings.kafka_topic, settings.connect_seconds + settings.send_seconds)
@@ -172,7 +172,7 @@ class KafkaReceiver(TopicReceiver):
 
 
 class _Sent:
-    """What librdkafka tells of the messages of one batch."""
+    """The delivery reports of librdkafka for one batch."""
 
     def __init__(self) -> None:
         self.acknowledged = 0
@@ -186,7 +186,7 @@ class _Sent:
 
 
 class _Caller(msgspec.Struct):
-    """Of an event what its key and headers are made of; nothing else of it is parsed into objects."""
+    """The fields of an event that its key and headers need; the rest is not parsed into objects."""
 
     transaction_id: str = ""
     company_id: str | None = None
@@ -202,7 +202,7 @@ _decode = msgspec.json.Decoder(_Caller).decode
 
 
 def _caller(event: bytes) -> _Caller:
-    """The standard library takes what the decoder refuses: half a surrogate pair in a body."""
+    """The standard library also accepts what the decoder refuses: half a surrogate pair in a body."""
     try:
         return _decode(event)
     except msgspec.MsgspecError:
@@ -211,13 +211,13 @@ def _caller(event: bytes) -> _Caller:
 
 
 def make_producer(wanted: Mapping[str, Any]) -> Producer:
-    """An idempotent one. Raises `ValueError` with one line that holds no value of a setting."""
+    """An idempotent producer. Raises `ValueError` with a one-line text that contains no value of a setting."""
     producer: Producer = made("Producer", {**wanted, **GUARANTEES})
     return producer
 
 
 def made(kind: str, wanted: Mapping[str, Any]) -> Any:
-    """A client of librdkafka, by the name of its class. Raises as `make_producer` does."""
+    """A librdkafka client of the class named `kind`. Raises like `make_producer`."""
     try:
         import confluent_kafka
     except ImportError:
@@ -229,7 +229,7 @@ def made(kind: str, wanted: Mapping[str, Any]) -> Any:
 
 
 def _without_values(error: Exception, wanted: Mapping[str, Any]) -> str:
-    """What librdkafka says, which may quote what it was given."""
+    """The error text of librdkafka, with the values of settings that it may quote removed."""
     first = error.args[0]
     text = " ".join((first.str() if hasattr(first, "str") else str(first)).split())
     for value in sorted((one for one in wanted.values() if isinstance(one, str) and one), key=len, reverse=True):
@@ -238,7 +238,7 @@ def _without_values(error: Exception, wanted: Mapping[str, Any]) -> str:
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
-    """What every client is set to. Raises `ValueError` with one line that holds no value of a setting."""
+    """Every client's configuration. Raises `ValueError` with a one-line text that contains no value of a setting."""
     compression = "lz4" if settings.enable_compression else "none"
     given = _given(settings.kafka_config.get_secret_value().strip())
     brokers = ",".join(settings.kafka_brokers)
@@ -246,7 +246,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
 
 
 def _given(text: str) -> dict[str, str]:
-    """`key=value` by commas, or from a file by lines."""
+    """Parse `key=value` pairs: separated by commas, or one per line in the file that `text` names."""
     if not text:
         return {}
     if "=" in text:
@@ -269,7 +269,7 @@ def _given(text: str) -> dict[str, str]:
 
 
 def trouble(settings: Settings) -> str | None:
-    """What is wrong with the settings for Kafka, in one line; brokers are not asked."""
+    """The problem with the Kafka settings in one line, if any; does not contact brokers."""
     try:
         make_producer(configuration(settings))
     except ValueError as error:

@@ -1,6 +1,6 @@
-"""Batches to Moesif's collector: POST {api_endpoint}/v1/events/batch.
+"""Sends batches to Moesif's collector: POST {api_endpoint}/v1/events/batch.
 
-Each call has one deadline over all of it: `connect_timeout` + `send_timeout`.
+Each call has one overall deadline: `connect_timeout` + `send_timeout`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ WHATEVER_IS_SENT = frozenset({401, 402, 408, 429})
 MAX_RETRY_AFTER = 600.0
 
 LEVEL = 1
-"""Of compression: a third of the time that zlib's own choice takes, for an eighth more bytes."""
+"""Compression level: takes a third of the time of zlib's default, for an eighth more bytes."""
 
 AnswerHeaders = Callable[[requests.Response], None]
 
 
 class MoesifReceiver:
-    """One account at one endpoint. For one thread; `on_answer` is told of each answer (its ETag headers)."""
+    """One account at one endpoint. For one thread; `on_answer` is called with each response (for its ETag headers)."""
 
     def __init__(self, settings: Settings, on_answer: AnswerHeaders = lambda _: None) -> None:
         self._url = f"{settings.api_endpoint}/v1/events/batch"
@@ -55,7 +55,7 @@ class MoesifReceiver:
         return outcome_of(response, self._said(response.status_code, events))
 
     def _said(self, status: int, events: Sequence[bytes]) -> str:
-        """Of a batch that is refused nobody is told: it is halved until the event is found."""
+        """The response's reason. Empty for a refused batch, which is halved until the event at fault is found."""
         if not 400 <= status < 500 or (status in REFUSED and len(events) > 1):
             return ""
         return said.reason(self._poster.answer, b"".join(events), self._secret)
@@ -65,7 +65,7 @@ class MoesifReceiver:
 
 
 def outcome_of(response: requests.Response, why: str) -> Outcome:
-    """What a status means: 2xx accepted; 400, 413, 422 refused; 401, 402, 403 unauthorized; all else: later."""
+    """The outcome of a status: 2xx accepted; 400, 413, 422 refused; 401, 402, 403 unauthorized; others unavailable."""
     status = response.status_code
     reason = f"status {status}: {why}" if why else f"status {status}"
     if 200 <= status < 300:
@@ -80,7 +80,7 @@ def outcome_of(response: requests.Response, why: str) -> Outcome:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, from seconds or a date (against the answer's own Date where it has one), at most 10 minutes."""
+    """Seconds to wait, from seconds or a date (relative to the response's Date, if any), at most 10 minutes."""
     if (header := headers.get("Retry-After")) is None:
         return None
     value = header.strip()

@@ -1,4 +1,4 @@
-"""Batches to a file: one event a line (NDJSON)."""
+"""Writes batches to a file: one event per line (NDJSON)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mitmproxy_moesif.log import RateLimitedLog
 
 
 def unwritable(path: str) -> str | None:
-    """Why nothing can be appended to a file, in one line; None where that works. Pipes and devices are not tried."""
+    """Why a file cannot be appended to, in one line; None if it can. Does not try pipes and devices."""
     try:
         if not Path(path).exists() or Path(path).is_file():
             os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -27,9 +27,9 @@ def unwritable(path: str) -> str | None:
 
 
 class FileReceiver:
-    """Appends to a file that only its owner reads; a batch is written in one call, so lines stay whole.
+    """Appends to a file that only its owner can read; a batch is written in one call, so lines stay intact.
 
-    Several connections, workers and proxies may write to one file: each has it for itself while it writes.
+    Several connections, workers and proxies may write to one file: each locks it while it writes.
     """
 
     def __init__(self, path: str) -> None:
@@ -47,35 +47,35 @@ class FileReceiver:
         return Outcome(Verdict.ACCEPTED)
 
     def _write(self, handle: int, data: bytes) -> None:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):  # a terminal or a pipe takes what it has room for, and waits
+        if not stat.S_ISREG(os.fstat(handle).st_mode):  # a terminal or a pipe may accept only a part, or block
             while data:
                 data = data[os.write(handle, data) :]
             return
-        with suppress(OSError):  # where files have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)  # until it is closed
+        with suppress(OSError):  # the file system may not support locks
+            fcntl.flock(handle, fcntl.LOCK_EX)  # until the file is closed
         start = os.fstat(handle).st_size
         if self._ends_within_a_line(start):
             data = b"\n" + data
         written = os.write(handle, data)
         if written < len(data):
-            os.ftruncate(handle, start)  # a full disk: no half line stays behind
+            os.ftruncate(handle, start)  # the disk is full: leave no partial line behind
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _ends_within_a_line(self, size: int) -> bool:
-        """Where who wrote last was killed."""
+        """Whether the last line is incomplete, because its writer was killed."""
         try:
             with Path(self._path).open("rb") as file:
                 file.seek(max(0, size - 1))
                 return file.read(1) not in {b"", b"\n"}
-        except OSError:  # it may be written only
+        except OSError:  # the file may be write-only
             return False
 
     def close(self) -> None:
-        """Nothing is held between two batches, so that the file may be rotated away."""
+        """Nothing to close: the file is not kept open between batches, so that it can be rotated."""
 
 
 class BesideReceiver:
-    """The first decides; what it accepted is written to the file as well."""
+    """The first receiver decides the outcome; accepted events are also written to the file."""
 
     def __init__(self, first: Receiver, file: FileReceiver) -> None:
         self._first = first

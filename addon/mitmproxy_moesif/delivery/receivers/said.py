@@ -1,7 +1,7 @@
-"""What a collector says of why it does not take a batch, so that it can be shown to people.
+"""A collector's reason for refusing a batch, made safe to log.
 
-Such an answer may quote what was sent, which belongs in no log. So it is cut, and the application id and each word that
-stands in a value of the events is replaced.
+Such a response may quote the events, which must not appear in a log. So it is truncated, and the application id and
+each word that occurs in a value of the events is replaced.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Any
 import orjson
 
 LONGEST = 200
-"""Characters that are shown."""
+"""Characters of a reason that are logged."""
 
 READ = 2000
-"""Bytes of an answer that are looked at."""
+"""Bytes of a response that are read."""
 
 MASK = "*****"
 
 SHORTEST = 3
-"""Letters of a word that could be something."""
+"""Minimum length of a word that could be a value."""
 
 MOST_FOUND = 1000
-"""Places of a word in what was sent that are looked at."""
+"""Occurrences of a word in the events that are checked."""
 
 PLAIN = frozenset(
     """
@@ -33,7 +33,7 @@ PLAIN = frozenset(
     type unknown unsupported value was with
     """.split()  # noqa: SIM905 - a list of so many words would be a page
 )
-"""Words of such answers that tell of nobody."""
+"""Common words of such responses, which are never replaced."""
 
 _MESSAGES = ("message", "error_description", "detail", "error", "errors", "reason", "title")
 _TAG = re.compile(r"<(?:script|style)\b.{0,500}?</|<[^<>]{0,200}>", re.DOTALL | re.IGNORECASE)
@@ -41,7 +41,7 @@ _WORD = re.compile(r"""[^\s"'`,;:=(){}\[\]<>]+""")
 
 
 def reason(answer: bytes, sent: bytes, secret: str) -> str:
-    """One line of what the answer says, empty where it says nothing. `sent` is the events' JSON."""
+    """The reason in a response, as one line; empty if there is none. `sent` is the events' JSON."""
     text = _text(answer[:READ]).replace(secret, MASK) if secret else _text(answer[:READ])
     line = " ".join("".join(one if one.isprintable() else " " for one in text).split())[: 2 * LONGEST]
     line = _WORD.sub(lambda word: MASK if _is_value(word[0], sent) else word[0], line)
@@ -56,7 +56,7 @@ def _text(answer: bytes) -> str:
 
 
 def _message(document: Any) -> str:
-    """The first of the usual members that says something; else all of it."""
+    """The first non-empty one of the usual members; else the whole document."""
     if isinstance(document, dict):
         for name in _MESSAGES:
             if document.get(name):
@@ -65,7 +65,7 @@ def _message(document: Any) -> str:
 
 
 def _is_value(word: str, sent: bytes) -> bool:
-    """Whether it stands in a value of what was sent. Names of members are everybody's, and say what is wrong."""
+    """Whether a word occurs in a value of the events. Names of members are not secret, and tell what is wrong."""
     if len(word) < SHORTEST or word.lower() in PLAIN:
         return False
     said, at = word.encode(errors="replace"), -1

@@ -1,4 +1,4 @@
-"""What the spool stores and the sender sends: encoded events in small groups."""
+"""The unit that the spool stores and the sender sends: a small group of encoded events."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Chunk:
     """Encoded, already masked events of one destination, in the order they were captured.
 
-    `destination` names the receiver's account without telling it (16 hex digits of a hash); `created` is the wall-clock
-    time, in seconds, at which the oldest of the events was captured; `events` are JSON objects without a raw newline.
+    `destination` identifies the receiver's account by a hash (16 hex digits); `created` is the wall-clock time, in
+    seconds, at which the oldest of the events was captured; `events` are JSON objects without a raw newline.
     `key` is the row in the spool, None while the chunk is in memory only.
     """
 

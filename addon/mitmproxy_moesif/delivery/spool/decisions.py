@@ -1,7 +1,7 @@
-"""What the operator decided about stored events: a file in the spool's folder, read by each process that uses it.
+"""The operator's decisions about stored events: a file in the spool's folder, read by each process that uses it.
 
-A decision is about what was stored before it, and stays in the file: a process that takes over a file later carries it
-out then.
+A decision applies to events stored before it, and stays in the file: a process that takes over a spool file later
+carries it out then.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEPT = 100
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Events for `destination` captured `before` (wall-clock seconds) go `to` another one; None: they are dropped."""
+    """Events for `destination` captured `before` (wall-clock seconds) move `to` another one; None: they are dropped."""
 
     destination: str
     to: str | None
@@ -32,7 +32,7 @@ class Decision:
 
 
 def read(folder: Path) -> list[Decision]:
-    """Oldest first. Raises `OSError`, and `ValueError` where the file is damaged."""
+    """All decisions, oldest first. Raises `OSError`, and `ValueError` if the file is damaged."""
     path = _path(folder)
     try:
         return [Decision(**plain) for plain in orjson.loads(path.read_bytes())] if path.exists() else []
@@ -41,7 +41,7 @@ def read(folder: Path) -> list[Decision]:
 
 
 def add(folder: Path, decision: Decision) -> None:
-    """Earlier ones about where the events go now are void. Raises as `read` does; `ValueError` also where they stay."""
+    """Add a decision; removes earlier ones about its target. Raises as `read`; `ValueError` if target equals source."""
     if decision.to == decision.destination:
         raise ValueError(f"{decision.to} is where they are")
     with _alone(folder):
@@ -61,7 +61,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 class Decisions:
-    """Those of a folder, read again when the file has changed. One that cannot be read counts as none, told once."""
+    """A folder's decisions, read again when the file changes. An unreadable file counts as empty and is logged once."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -77,7 +77,7 @@ class Decisions:
             if (seen := (status.st_mtime_ns, status.st_ino)) != self._seen:
                 self._seen = seen
                 self._current = read(self._folder)
-        except (FileNotFoundError, NotADirectoryError):  # the latter is the spool's to tell
+        except (FileNotFoundError, NotADirectoryError):  # the spool reports the latter
             self._current = ()
         except (OSError, ValueError) as error:
             if str(error) != self._told:

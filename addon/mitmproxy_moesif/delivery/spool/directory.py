@@ -1,9 +1,8 @@
-"""The folder with the spools of all processes: takes over what dead ones left.
+"""The folder with the spools of all processes: takes over the files of dead ones.
 
-A file is read in full before it is believed: its structure, its log and each row's checksum. A damaged one is set aside
-under another name, and what can be read of it goes on in a new file. Nothing here keeps the addon from starting: what
-cannot be taken over now is told once, left where it is and tried again later. Files not named like a spool's are not
-touched.
+A file is fully verified before it is used: its structure, its log and each row's checksum. A damaged file is renamed,
+and its readable rows are copied to a new file. Nothing here prevents the addon from starting: a file that cannot be
+taken over now is logged once, left in place and tried again later. Files not named like a spool's are not touched.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ RETRY_SECONDS = 60.0
 
 
 class NotOurs(Exception):  # noqa: N818 - no fault of anybody
-    """A file that is whole, and that this release has no business with."""
+    """An intact file that this release must not touch."""
 
 
 class SpoolDirectory:
-    """Remembers what it told about, so that `adopt` may be called every few seconds; by one thread at a time."""
+    """Remembers what it logged, so that `adopt` can be called every few seconds. For one thread at a time."""
 
     def __init__(self, path: Path, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.path = path
@@ -54,10 +53,10 @@ class SpoolDirectory:
         self._retry_at: dict[str, float] = {}
 
     def adopt(self) -> Iterator[tuple[str, SpoolFile]]:
-        """Take over the files of dead processes, one at a time, with the name each was found under. Never raises.
+        """Take over the files of dead processes, one at a time, each with the name it was found under. Never raises.
 
-        The caller sends what is in them and closes them. Cheap where all belong to living processes; a dead one's is
-        read once in full (about half a second for a gigabyte that is in the page cache).
+        The caller sends their events and closes them. Cheap if all files belong to living processes; a dead one's file
+        is read once in full (about half a second for a gigabyte in the page cache).
         """
         for name in self._candidates():
             try:
@@ -75,7 +74,7 @@ class SpoolDirectory:
             with os.scandir(self.path) as entries:
                 files = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
         except OSError:
-            return []  # with no folder there is nothing to take over; that it cannot be used, `create` will tell
+            return []  # no folder, nothing to take over; if it cannot be used, `create` will report that
         names = {match[1] for name in files if (match := NAME.fullmatch(name))}
         return sorted(name for name in names if self._retry_at.get(name, -math.inf) <= self._clock())
 
@@ -97,7 +96,7 @@ class SpoolDirectory:
         return spool
 
     def _take_over(self, path: Path, lock: FileLock) -> SpoolFile | None:
-        for suffix in ("", *SQLITE_SUFFIXES):  # its process died before the file had its name
+        for suffix in ("", *SQLITE_SUFFIXES):  # left if the process died before the file got its final name
             sibling(path, NEW + suffix).unlink(missing_ok=True)
         if not any(sibling(path, suffix).exists() for suffix in ("", WAL)):
             return None
@@ -108,7 +107,7 @@ class SpoolDirectory:
         return SpoolFile(path, lock, self.max_bytes) if problem is None else self._rescue(path, header, problem)
 
     def _rescue(self, path: Path, header: Header | None, problem: str) -> SpoolFile | None:
-        """What can be read, in a new file; None where there is nothing."""
+        """A new file with the readable rows; None if nothing was in the file."""
         unreadable: list[int] = []
         rows = recovery.salvage(path, sibling(path, WAL), sibling(path, NEW), unreadable)
         spool = SpoolFile.create(self.path, self.max_bytes, rows)
@@ -138,11 +137,11 @@ class SpoolDirectory:
 
 
 def find_problem(path: Path, header: Header | None) -> str | None:
-    """Why a file cannot be trusted, in one line; None where each row can.
+    """Why a file cannot be trusted, in one line; None if every row is intact.
 
-    OSError or sqlite3.Error where the disk, or another process that uses the file, does not let us tell.
+    Raises OSError or sqlite3.Error if the disk, or another process that uses the file, prevents the check.
     """
-    # SQLite must not see these: beside a database that lost its content, it deletes the log that still has it.
+    # SQLite must not open such files: if a database lost its content, it deletes the log that still has it.
     if header is None:
         return "it is no SQLite database"
     if header.application_id != APPLICATION_ID:
@@ -157,7 +156,7 @@ def find_problem(path: Path, header: Header | None) -> str | None:
         if not is_damage(e):
             raise
         return str(e)
-    except UnicodeDecodeError:  # of SQLite's message, which quotes what it stumbled over
+    except UnicodeDecodeError:  # raised for SQLite's message, which quotes the damaged data
         return "its schema is malformed"
 
 
@@ -165,7 +164,7 @@ def _find_problem_inside(connection: sqlite3.Connection, last_commit: int) -> st
     tables = connection.execute("SELECT name, tbl_name, sql FROM sqlite_master").fetchall()
     if tables not in (spool_format.TABLES, spool_format.TABLES[:2]):
         return "its schema is malformed"
-    # A damaged pointer in a row would make its removal free another row's pages: only this check finds it.
+    # If a row has a damaged page pointer, removing it would free another row's pages: only this check finds that.
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         return " ".join(str(verdict).split())
@@ -183,7 +182,7 @@ def _find_problem_inside(connection: sqlite3.Connection, last_commit: int) -> st
 
 
 def _frames_used(connection: sqlite3.Connection) -> float:
-    """How many frames of the log SQLite found good, infinite where it cannot say."""
+    """How many frames of the log SQLite found valid; infinite if it cannot say."""
     with contextlib.suppress(sqlite3.OperationalError):  # a full disk: no reason to distrust the log
         _, frames, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         return float(frames)
@@ -191,7 +190,7 @@ def _frames_used(connection: sqlite3.Connection) -> float:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file, and its log with it, so that nobody takes it for a spool. The new path; OSError."""
+    """Rename a damaged file and its log, so that nobody takes it for a spool. Returns the new path; raises OSError."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     aside = sibling(path, f".damaged-{stamp}")
     for suffix in ("", *SQLITE_SUFFIXES):

@@ -1,11 +1,11 @@
 """The durable spool: events on disk between building and sending.
 
 One SQLite file for each process, named `spool-<pid>-<8 hex digits>.sqlite`, with a lock file beside it. What `append`
-stored survives the process (kill -9 as well): it is in the kernel's page cache at the least. A power cut may take the
-last moments, never the file's integrity. The files of dead processes are taken over in spool_folder.
+stored survives the process, even after kill -9: it is at least in the kernel's page cache. A power failure may lose the
+last moments, but does not damage the file. `directory` takes over the files of dead processes.
 
-Limits: `max_bytes` bounds the space on disk, log included; past it `append` raises SpoolFull and stores nothing. Every
-trouble with the disk is a SpoolError at once, without waiting; the spool is usable again as soon as the disk is.
+Limits: `max_bytes` limits the disk space, log included; above it `append` raises SpoolFull and stores nothing. Every
+disk problem raises a SpoolError at once, without waiting; the spool is usable again as soon as the disk is.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.format import COLUMNS, INSERT, PAGE, Row
 from mitmproxy_moesif.delivery.spool.lock import FileLock, identity
 
-LOCK = ".lock"  # what is added to a file's name; SQLite adds "-wal" by itself
+LOCK = ".lock"  # a suffix of the file's name; SQLite itself adds "-wal"
 NEW = ".new"
 WAL = "-wal"
 
-LOG_BYTES = 16 << 20  # the log's pages go into the database at this size, and the log starts over
-SPARE_BYTES = 1 << 20  # free space worth keeping: giving it back costs a sync, and the next events need it again
+LOG_BYTES = 16 << 20  # at this size the log's pages move into the database, and the log starts over
+SPARE_BYTES = 1 << 20  # free space to keep: giving it back costs a sync, and the next events need it again
 STEP_PAGES = 256  # given back in one hold of the lock: about 2 ms
 
 SQLITE_SUFFIXES = (WAL, "-shm", "-journal")
-# Result codes that speak of the file's content: primary ones (a missing table is a plain SQLITE_ERROR) ...
+# Result codes for damaged content: primary ones (a missing table is a plain SQLITE_ERROR) ...
 DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_ERROR})
 # ... and extended ones, for the disk's bad sectors.
 UNREADABLE_CODES = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ})
@@ -49,19 +49,19 @@ SELECT = f"SELECT {COLUMNS} FROM chunks WHERE key = ?"  # noqa: S608 - a constan
 
 
 class SpoolError(Exception):
-    """Trouble with the disk: full, read-only, vanished, damaged. The text is one line for the operator."""
+    """A disk problem: full, read-only, vanished, damaged. The text is one line for the operator."""
 
 
 class SpoolFull(SpoolError):  # noqa: N818 - a state and not a fault
-    """What was to be stored would take the file over its bound."""
+    """Storing this would exceed the file's size limit."""
 
 
 class SpoolDamaged(SpoolError):  # noqa: N818
-    """A row or the file itself is not what was written."""
+    """A row or the file itself is damaged."""
 
 
 class SpoolVanished(SpoolError):  # noqa: N818
-    """The file was removed or replaced while it was open. What it holds can still be read, nothing more be stored."""
+    """The file was removed or replaced while it was open. Its events can still be read, but no more be stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +76,20 @@ class ChunkInfo:
 
 
 class SpoolFile:
-    """One open file. Methods may be called from any thread; each holds the lock for about a transaction.
+    """One open file. Methods may be called from any thread; each holds the lock for about one transaction.
 
-    In a forked child every method raises SpoolError and `close` does nothing: the file stays the parent's.
+    In a forked child every method raises SpoolError, and `close` does nothing: the file belongs to the parent.
     """
 
     def __init__(self, path: Path, lock: FileLock, max_bytes: int) -> None:
-        """Open a file whose lock is held. SpoolError; the lock is then still the caller's to release."""
+        """Open a file whose lock is held. Raises SpoolError; then the caller must still release the lock."""
         self.path = path
         self.max_bytes = max_bytes  # may be changed at any time
-        self.unreadable_events = 0  # what was lost where this replaces a damaged file
+        self.unreadable_events = 0  # events lost, if this file replaces a damaged one
         self._file_lock = lock
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._unremoved: set[int] = set()  # removed for every reader, but the disk would not take it yet
+        self._unremoved: set[int] = set()  # removed for every reader, but not yet on disk
         self._log_pages = 0
         with _explained(f"open the spool {path}"):
             self._connection: sqlite3.Connection | None = spool_format.connect(path)
@@ -101,9 +101,9 @@ class SpoolFile:
 
     @classmethod
     def create(cls, folder: Path, max_bytes: int, rows: Iterable[Row] = ()) -> SpoolFile:
-        """A new spool of this process, in a folder that is made where there is none, with these rows in it.
+        """Create a spool for this process with these rows; creates the folder if needed.
 
-        Whatever `max_bytes` says of them; nothing is left of it on SpoolError.
+        The rows may exceed `max_bytes`. Raises SpoolError, and then leaves no file behind.
         """
         with _explained(f"create a spool in {folder}"):
             _make_private(folder)
@@ -124,7 +124,7 @@ class SpoolFile:
         self._files = {path: identity(path) for path in (self.path, sibling(self.path, WAL))}
 
     def _bound_log(self, connection: sqlite3.Connection) -> None:
-        """The log's share follows `max_bytes`."""
+        """Adjust the log's size limit to `max_bytes`."""
         pages = self._pages_for(LOG_BYTES)
         if pages == self._log_pages:
             return
@@ -140,7 +140,7 @@ class SpoolFile:
     # -- Storing and reading
 
     def append(self, chunks: Sequence[Chunk], account: Account | None = None) -> None:
-        """Store all of them, and an account, or on SpoolError none; sets their keys. They are on disk on return."""
+        """Store all chunks and the account, and set the chunks' keys. Raises SpoolError, and then stores nothing."""
         rows = [spool_format.encode(chunk) for chunk in chunks]
         with self._using("write to") as connection:
             self._check_in_place()
@@ -155,7 +155,7 @@ class SpoolFile:
             chunk.key = key
 
     def load(self, key: int) -> Chunk:
-        """The chunk as it was stored. KeyError: there is none. SpoolDamaged: it is not what was stored. SpoolError."""
+        """Read a chunk. Raises KeyError if it does not exist, SpoolDamaged if it is damaged, SpoolError otherwise."""
         with self._using("read") as connection:
             found = None if key in self._unremoved else connection.execute(SELECT, (key,)).fetchone()
         if found is None:
@@ -166,34 +166,34 @@ class SpoolFile:
             raise SpoolDamaged(f"cannot read chunk {key} of the spool {self.path}: {e}") from e
 
     def note(self, account: Account) -> None:
-        """Keep this account in place of the last one. SpoolError."""
+        """Replace the stored account. Raises SpoolError."""
         with self._using("write to") as connection:
             _write_account(connection, account)
 
     def account(self) -> Account | None:
-        """The account that its process noted last; None where there is none that can be read."""
+        """The account that its process stored last; None if there is none, or it cannot be read."""
         with contextlib.suppress(SpoolError, ValueError, TypeError, KeyError), self._using("read") as connection:
             found = connection.execute("SELECT content FROM account").fetchone()
             return Account.of(orjson.loads(found[0])) if found is not None else None
         return None
 
     def remove(self, keys: Iterable[int], account: Account | None = None) -> None:
-        """Drop these chunks, and keep an account; unknown keys are ignored. SpoolError.
+        """Remove these chunks and store an account; ignores unknown keys. Raises SpoolError.
 
-        After an error the chunks are gone all the same, for as long as this process lives: the next call that writes
-        takes them from the disk. A full disk also refuses deletions, and what was delivered must not be sent again.
+        Even after an error the chunks stay removed while this process lives; the next write deletes them from the disk.
+        This is needed because a full disk also refuses deletions, and delivered events must not be sent again.
         """
         with self._using("write to") as connection:
             self._unremoved.update(keys)
             try:
                 self._remove_pending(connection, account)
             except sqlite3.OperationalError:
-                # The log's pages mostly have their place in the database already: moving them there makes room.
+                # Most of the log's pages already have space in the database: moving them there frees space.
                 _checkpoint(connection)
                 self._remove_pending(connection, account)
 
     def index(self, after: int = 0, limit: int = -1) -> list[ChunkInfo]:
-        """What is stored, oldest first, without events: at most `limit` chunks with keys above `after`. SpoolError."""
+        """Stored chunks, oldest first, without events: at most `limit` with keys above `after`. Raises SpoolError."""
         with self._using("read") as connection:
             return self._index(connection, after, limit)
 
@@ -204,14 +204,14 @@ class SpoolFile:
         return found if limit < 0 else found[:limit]
 
     def is_empty(self) -> bool:
-        """Whether no chunk waits. SpoolError."""
+        """Whether no chunk is stored. Raises SpoolError."""
         return not self.index(limit=1)
 
     # -- Space
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes that the file and its log take on the disk, free pages included; 0 once they vanished."""
+        """Bytes of the file and its log on disk, free pages included; 0 once they vanished."""
         total = 0
         for path in self._files:
             with contextlib.suppress(OSError):
@@ -219,9 +219,9 @@ class SpoolFile:
         return total
 
     def shrink(self) -> bool:
-        """Give space that was freed back to the disk, at most 16 MiB: True while there is more. SpoolError.
+        """Return free space to the disk, at most 16 MiB; True if there is more. Raises SpoolError.
 
-        Cheap while there is less to give than a mebibyte, or less than is in use: those pages are soon needed again.
+        Keeps free pages up to 1 MiB, or up to the size in use: they are soon needed again. Cheap if there are no more.
         """
         return all(self._shrink_step() for _ in range(16))
 
@@ -247,7 +247,7 @@ class SpoolFile:
     def _check_room(self, connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
         used, _ = _pages(connection)
         needed = sum((len(row.payload) + len(row.transaction_ids) + 200) // PAGE + 1 for row in rows)
-        log = self._log_pages * 9 // 8 + needed  # it is emptied only after the transaction that takes it past its size
+        log = self._log_pages * 9 // 8 + needed  # it is emptied only after the transaction that exceeds its size
         if (used + needed + log) * PAGE > self.max_bytes:
             raise SpoolFull(f"the spool {self.path} is full: {self.max_bytes} bytes are allowed")
 
@@ -255,11 +255,11 @@ class SpoolFile:
 
     @property
     def in_place(self) -> bool:
-        """Whether its files are where they were: else what it holds ends with this process."""
+        """Whether its files are still at their paths; if not, its events are lost when this process ends."""
         return all(known is not None and known == identity(path) for path, known in self._files.items())
 
     def check(self, *, write: bool) -> None:
-        """Whether it can be stored in, tried with a commit that changes nothing where `write`. SpoolError if not."""
+        """Raise SpoolError if the file cannot be written to. `write`: try it with a commit that changes nothing."""
         with self._using("write to") as connection:
             self._check_in_place()
             if write:
@@ -267,10 +267,10 @@ class SpoolFile:
                     connection.execute(f"PRAGMA user_version = {spool_format.VERSION}")
 
     def close(self, *, keep: bool = False) -> None:
-        """Close the file and let go of it: left to whoever adopts it, but removed where it is empty. Never raises.
+        """Close the file and release its lock. Removes it if it is empty; else another process adopts it. Never raises.
 
-        `keep`: not removed, so that its account is found. Of a spool that fills the disk itself, this is what gives the
-        space back once all of it was sent and `remove`d.
+        `keep`: do not remove it, so that its account is found. If the spool itself fills the disk, only this returns
+        the space once all events were sent and `remove`d.
         """
         if self._pid != os.getpid():
             return
@@ -322,7 +322,7 @@ def _write_account(connection: sqlite3.Connection, account: Account | None) -> N
 
 
 def look_into(path: Path) -> tuple[Account | None, int]:
-    """The account in a dead process's file, and its events; neither where it is gone, or another took it over."""
+    """A dead process's account and number of events; (None, 0) if its file is gone, or another process took it over."""
     with contextlib.suppress(OSError, SpoolError), _dead(path) as spool:
         if spool is not None:
             return spool.account(), sum(chunk.count for chunk in spool.index())
@@ -330,14 +330,14 @@ def look_into(path: Path) -> tuple[Account | None, int]:
 
 
 def contents_of(path: Path) -> list[ChunkInfo] | None:
-    """What a dead process's file holds; None where its process lives. OSError, SpoolError."""
+    """The chunks in a dead process's file; None if its process lives. Raises OSError, SpoolError."""
     with _dead(path) as spool:
         return spool.index() if spool is not None else None
 
 
 @contextlib.contextmanager
 def _dead(path: Path) -> Iterator[SpoolFile | None]:
-    """A file to look into, left as it is; None where it is gone, or a process has it."""
+    """Open a file to read it, without changing it; None if it is gone, or a process uses it."""
     lock = FileLock.acquire(sibling(path, LOCK)) if path.exists() else None
     if lock is None:
         yield None
@@ -354,19 +354,19 @@ def _dead(path: Path) -> Iterator[SpoolFile | None]:
 
 
 def sibling(path: Path, suffix: str) -> Path:
-    """The file beside a spool that is named like it with something added."""
+    """The file beside a spool whose name is the spool's plus `suffix`."""
     return path.with_name(path.name + suffix)
 
 
 def remove_files(path: Path) -> None:
-    """Remove a spool's files, all but the lock, as far as they are there and can be removed."""
+    """Remove a spool's files, except the lock; ignores files that are missing or cannot be removed."""
     for suffix in ("", *SQLITE_SUFFIXES, NEW, *(NEW + suffix for suffix in SQLITE_SUFFIXES)):
         with contextlib.suppress(OSError):
             sibling(path, suffix).unlink()
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error speaks of the file's content, not of the disk or of another process that uses the file."""
+    """Whether an error means damaged content, not a problem of the disk or another process that uses the file."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)
     return code & 0xFF in DAMAGE_CODES or code in UNREADABLE_CODES
 
@@ -380,19 +380,19 @@ def _claim(folder: Path) -> tuple[Path, FileLock]:
     while True:
         path = folder / f"spool-{os.getpid()}-{secrets.token_hex(4)}.sqlite"
         lock = FileLock.acquire(sibling(path, LOCK))
-        if lock is not None:  # else another process took it for a dead one's before we had it: take another name
+        if lock is not None:  # else another process locked it first, as if its owner were dead: use another name
             return path, lock
 
 
 @contextlib.contextmanager
 def _explained(purpose: str) -> Iterator[None]:
-    """Turn errors of SQLite and of the file system into SpoolError: cannot `purpose`."""
+    """Turn errors of SQLite and the file system into SpoolError with the text "cannot `purpose`: ..."."""
     try:
         yield
     except sqlite3.Error as e:
         kind = SpoolDamaged if is_damage(e) else SpoolError
         raise kind(f"cannot {purpose}: {e}") from e
-    except UnicodeDecodeError as e:  # of SQLite's message, which quotes what it stumbled over
+    except UnicodeDecodeError as e:  # raised for SQLite's message, which quotes the damaged data
         raise SpoolDamaged(f"cannot {purpose}: its schema is malformed") from e
     except OSError as e:
         raise SpoolError(f"cannot {purpose}: {reason_of(e)}") from e

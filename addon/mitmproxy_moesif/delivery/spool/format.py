@@ -1,8 +1,8 @@
-"""What a spool file looks like: an SQLite database with one row for each chunk, and one for its process's account.
+"""The format of a spool file: an SQLite database with one row for each chunk, and one for its process's account.
 
-A row carries a checksum over all that it says, because SQLite itself has none: a flipped bit in a body is found when
-the row is read, and never sent. Nothing in a file is secret: bodies are masked before they get here, the destination is
-a hash.
+Each row has a checksum over its content, because SQLite has none: a flipped bit in a body is found when the row is
+read, and never sent. A file contains no secrets: bodies are masked before they are stored, and the destination is a
+hash.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ MAGIC = b"SQLite format 3\0"
 APPLICATION_ID = 0x4D6F6553  # "MoeS", in the database's header
 VERSION = 1  # the database's user_version; a file of a later one belongs to a later release
 PAGE = 4096  # bytes
-# What follows the magic in the header: page size, log mode for writing and reading, and constants. SQLite believes all
-# of it: with one bit flipped, the file can be read but never again be written to.
+# The bytes after the magic in the header: page size, log mode for writing and reading, and constants. SQLite does not
+# verify them: with one bit flipped, the file can be read but never written to again.
 LAYOUT = PAGE.to_bytes(2) + bytes((2, 2, 0, 64, 32, 32))
 
 SCHEMA = """CREATE TABLE chunks (
@@ -37,21 +37,21 @@ SCHEMA = """CREATE TABLE chunks (
     transaction_ids TEXT NOT NULL,
     payload BLOB NOT NULL
 )"""
-# An account is JSON. Without a rowid its page is none of those that a recovery takes for chunks.
+# An account is JSON. WITHOUT ROWID, so that `recovery` does not take its page for one with chunks.
 ACCOUNT_SCHEMA = "CREATE TABLE account (key INTEGER PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID"
-# What SQLite then says of its tables. AUTOINCREMENT makes the second one; files of older releases lack the third.
+# The content of `sqlite_master`. AUTOINCREMENT creates the second table; files of older releases lack the third.
 TABLES = [
     ("chunks", "chunks", SCHEMA),
     ("sqlite_sequence", "sqlite_sequence", "CREATE TABLE sqlite_sequence(name,seq)"),
     ("account", "account", ACCOUNT_SCHEMA),
 ]
-# The payload stands last, so that a listing never touches the pages it overflows into.
+# The payload is the last column, so that a listing never reads its overflow pages.
 COLUMNS = "destination, created, event_count, event_bytes, crc, transaction_ids, payload"
 INSERT = f"INSERT INTO chunks ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - a constant
 
 
 class Row(NamedTuple):
-    """A chunk as it is stored: ids joined by commas, events by newlines; `event_bytes` leaves the newlines out."""
+    """A chunk as stored: ids joined by commas, events by newlines; `event_bytes` does not count the newlines."""
 
     destination: str
     created: float
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 
 
 class Header(NamedTuple):
-    """The fields of a database's first page that tell whose file it is."""
+    """The fields of a database's first page that identify its program and version."""
 
     application_id: int
     version: int
@@ -71,12 +71,12 @@ class Header(NamedTuple):
 
 
 def checksum(destination: str, created: float, transaction_ids: str, payload: bytes) -> int:
-    """CRC-32 of all that a row says; its count and size follow from the rest."""
+    """CRC-32 of a row's content; its count and size follow from the rest."""
     return zlib.crc32(payload, zlib.crc32(f"{destination}|{created!r}|{transaction_ids}".encode()))
 
 
 def encode(chunk: Chunk) -> Row:
-    """The row of a chunk. ValueError where it could not be taken apart again: that would be a fault of the caller."""
+    """The row of a chunk. Raises ValueError if it could not be decoded again, which is an error of the caller."""
     payload = b"\n".join(chunk.events)
     count = len(chunk.events)
     if not count or len(chunk.transaction_ids) != count or any(b"\n" in event for event in chunk.events):
@@ -88,7 +88,7 @@ def encode(chunk: Chunk) -> Row:
 
 
 def decode(row: Row, key: int | None = None) -> Chunk:
-    """The chunk of a row. ValueError where it is not what was stored."""
+    """The chunk of a row. Raises ValueError if the row is damaged."""
     try:
         crc = checksum(row.destination, row.created, row.transaction_ids, row.payload)
         ids = tuple(row.transaction_ids.split(","))
@@ -103,9 +103,9 @@ def decode(row: Row, key: int | None = None) -> Chunk:
 
 
 def read_header(path: Path) -> Header | None:
-    """Whose file it is, None where it is no SQLite database. OSError where it cannot be read.
+    """The header; None if the file is not an SQLite database. Raises OSError if it cannot be read.
 
-    Reads the file itself, since SQLite changes some files by opening them. Not for a file that this process has open:
+    Reads the file directly, since opening it with SQLite changes some files. Not for a file that this process has open:
     closing a second descriptor would drop SQLite's locks on it.
     """
     with path.open("rb") as file:
@@ -117,15 +117,15 @@ def read_header(path: Path) -> Header | None:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection that has the file for itself. sqlite3.Error where it cannot be had.
+    """A connection with exclusive access to the file. Raises sqlite3.Error.
 
-    With exclusive locking there is no shared-memory file, which on a full disk could end the process with SIGBUS. A
-    connection that is merely dropped does not move the log's pages into the database: one that a forked child inherits
-    must not write to its parent's file.
+    With exclusive locking there is no shared-memory file, which on a full disk could kill the process with SIGBUS. A
+    connection that is dropped without `close` does not checkpoint the log: one that a forked child inherits must not
+    write to its parent's file.
     """
     uri = f"file:{quote(bytes(path.absolute()))}?mode=rw"
     connection = sqlite3.connect(uri, uri=True, timeout=0.1, isolation_level=None, check_same_thread=False)
-    # Damaged text is for the checksum to find.
+    # The checksum finds damaged text.
     connection.text_factory = lambda text: text.decode(errors="replace")
     try:
         connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
@@ -144,9 +144,9 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def build(path: Path, rows: Iterable[Row] = ()) -> None:
-    """Make a new file of mode 0600 with these rows, complete on disk on return. OSError, sqlite3.Error.
+    """Create a file of mode 0600 with these rows, synced to disk on return. Raises OSError, sqlite3.Error.
 
-    To be called with a temporary name: what has a spool's own name is always whole.
+    Call it with a temporary name: a file with a spool's final name must always be complete.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -167,7 +167,7 @@ def build(path: Path, rows: Iterable[Row] = ()) -> None:
             connection.execute("COMMIT")
             connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, False)
             connection.execute("PRAGMA journal_mode = WAL")
-        path.with_name(path.name + "-journal").unlink(missing_ok=True)  # with exclusive locking, SQLite leaves it there
+        path.with_name(path.name + "-journal").unlink(missing_ok=True)  # with exclusive locking, SQLite leaves it
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

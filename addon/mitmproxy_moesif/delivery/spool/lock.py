@@ -1,7 +1,7 @@
-"""Tells a living process's spool from a dead one's: by a lock that the kernel lets go with the process.
+"""Tells a living process's spool from a dead one's, by a lock that the kernel releases when the process ends.
 
-Process numbers say nothing (in a container each start has the same one), a lock does. It is on a file beside the spool,
-taken before the spool's database exists and let go after it is closed: whoever gets the lock may have the database.
+Process ids are no help: in a container each start has the same one. The lock is on a file beside the spool. It is taken
+before the spool's database exists and released after it is closed: whoever gets the lock may use the database.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """The device and inode that a path names, None where it names nothing that can be looked at."""
+    """The device and inode of a path; None if it does not exist or is not accessible."""
     try:
         status = path.stat(follow_symlinks=False)
     except OSError:
@@ -25,7 +25,7 @@ def identity(path: Path) -> tuple[int, int] | None:
 class FileLock:
     """An flock, held from `acquire` to `release` or the end of the process, whichever comes first.
 
-    A child made by exec does not inherit it (close-on-exec), one made by fork gives its copy back at once, so that the
+    A child made by exec does not inherit it (close-on-exec), and one made by fork closes its copy at once, so that the
     lock never outlives the process that took it.
     """
 
@@ -36,12 +36,12 @@ class FileLock:
 
     @classmethod
     def acquire(cls, path: Path) -> FileLock | None:
-        """Take the lock, making its file where there is none; None where another holds it. OSError."""
+        """Take the lock, creating its file if needed; None if another process holds it. Raises OSError."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             status = os.fstat(descriptor)
-            # Its last holder may have removed the file between our open and our lock: then it guards nothing.
+            # The last holder may have removed the file between our open and our lock: then the lock protects nothing.
             if identity(path) == (status.st_dev, status.st_ino):
                 return cls(path, descriptor)
         except BlockingIOError:
@@ -53,15 +53,15 @@ class FileLock:
         return None
 
     def in_place(self) -> bool:
-        """Whether the path still names the file that is locked: if not, others may believe us dead."""
+        """Whether the path still names the locked file; if not, others may think that this process is dead."""
         status = os.fstat(self._descriptor)
         return identity(self.path) == (status.st_dev, status.st_ino)
 
     def release(self) -> None:
-        """Remove the file and let go, in this order: the other way round it could be another's by now."""
+        """Remove the file, then release the lock. In the other order, the file could already be another process's."""
         if self._descriptor < 0:
             return
-        with contextlib.suppress(OSError):  # a lock file that stays behind hurts nobody
+        with contextlib.suppress(OSError):  # a leftover lock file does no harm
             if self.in_place():
                 self.path.unlink()
         self._abandon()
@@ -80,4 +80,4 @@ def _abandon_all() -> None:
         lock._abandon()  # noqa: SLF001
 
 
-os.register_at_fork(after_in_child=_abandon_all)  # once: the interpreter keeps what is registered for good
+os.register_at_fork(after_in_child=_abandon_all)  # only once: it cannot be unregistered

@@ -1,7 +1,6 @@
-"""The thread that keeps the store: takes over what dead processes left, returns to disk, gives disk space back.
+"""The thread that maintains the store: takes over dead processes' files, moves events to disk, frees disk space.
 
-A thread of its own, since reading a large file that another process left takes longer than an event may wait for the
-disk.
+It is a separate thread, since reading another process's large file takes longer than an event may wait for the disk.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ INTERVAL = 2.0
 
 
 class Maintenance:
-    """Looks after the store at once and then every `INTERVAL` seconds, until `stop`.
+    """Maintains the store at once and then every `INTERVAL` seconds, until `stop`.
 
-    `stored` is called with each destination that something to send was found for; `looked` is set once all
-    that was there at the start is taken over.
+    `stored` is called with each destination for which events were found; `looked` is set once all files that existed
+    at the start are taken over.
     """
 
     def __init__(self, store: Store, ledger: Ledger, stored: Callable[[str], None]) -> None:

@@ -1,9 +1,9 @@
-"""Reads what can be read of a damaged spool file, page by page and not through its tree.
+"""Reads the intact rows of a damaged spool file, page by page instead of through its B-tree.
 
-SQLite gives up on a file whose header or inner pages are damaged, and takes nothing of its write-ahead log from the
-first bad frame on. Yet each leaf page stands for itself, and each row has its own checksum. So the pages in use are
-copied behind a header and a schema that are whole, and SQLite is told of one leaf page after the other that it is the
-whole table. The rows whose checksum holds are kept. Free pages are left out, since they may hold rows that were sent.
+SQLite cannot read a file whose header or inner pages are damaged, and ignores its write-ahead log from the first bad
+frame on. But each leaf page can be read on its own, and each row has its own checksum. So the pages in use are copied
+into a new database with an intact header and schema, and one leaf page after the other is made the root of the table.
+Rows with a valid checksum are kept. Free pages are skipped, since they may hold rows that were already sent.
 
 Source of the layout: https://www.sqlite.org/fileformat2.html
 """
@@ -28,32 +28,32 @@ from mitmproxy_moesif.delivery.spool.format import COLUMNS, PAGE, Row
 
 LEAF = 0x0D  # first byte of a table's leaf page
 FREE = 2  # kind of a page in the pointer map
-MAPPED = PAGE // 5  # pages that one page of the pointer map speaks of
+MAPPED = PAGE // 5  # pages that one page of the pointer map describes
 
 LOG_HEADER = 32
 FRAME_HEADER = 24
 FRAME = FRAME_HEADER + PAGE
 
-# With the sign, SQLite looks at each row of the page: damaged keys may be out of order.
+# The "+" makes SQLite scan every row of the page: damaged keys may be out of order.
 ROW = f"SELECT {COLUMNS} FROM chunks WHERE +key = ?"  # noqa: S608 - a constant
 HEAD = ROW.replace("payload", "x''")
 
 
 class Log(NamedTuple):
-    """What a write-ahead log says up to its last commit."""
+    """The content of a write-ahead log up to its last commit."""
 
     pages: dict[int, int]
-    """Where in the log the newest version of each page begins."""
+    """The offset in the log of each page's newest version."""
     last: int
-    """Position of the last commit among the frames, counted from 1; 0 where there is none."""
+    """Number of the last commit's frame, counted from 1; 0 if there is none."""
     page_count: int
-    """How many pages the database has after it."""
+    """How many pages the database has after that commit."""
 
 
 def read_log(log: Path) -> Log:
-    """Frames of earlier rounds, which have another salt, are left out. OSError.
+    """Read a write-ahead log, skipping frames of earlier rounds, which have another salt. Raises OSError.
 
-    The checksums, which would end the reading at the first bad frame, are not looked at.
+    Ignores the checksums, which would end the reading at the first bad frame.
     """
     with _open(log) as file:
         starts = range(LOG_HEADER, _size(file) - FRAME + 1, FRAME)
@@ -74,12 +74,12 @@ def read_log(log: Path) -> Log:
 
 
 def salvage(database: Path, log: Path, copy: Path, unreadable: list[int]) -> Iterator[Row]:
-    """All rows that can be read, oldest first. Of each that is there and cannot be used, `unreadable` gets the events.
+    """All intact rows, oldest first. Appends the number of events of each damaged row to `unreadable`.
 
-    `copy` is a file for the time being. OSError or sqlite3.Error where it cannot be used. Not for a file that this
-    process has open in SQLite: closing it here would drop SQLite's locks.
+    `copy` is the path of a temporary file. Raises OSError or sqlite3.Error if it cannot be used. Not for a file that
+    this process has open in SQLite: closing it here would drop SQLite's locks.
     """
-    seen = set[str]()  # a damaged page number can put one row into two places
+    seen = set[str]()  # with a damaged page number, one row can appear twice
     try:
         leaves = _copy_pages(database, log, copy)
         with closing(spool_format.connect(copy)) as connection:
@@ -107,7 +107,7 @@ def _copy_pages(database: Path, log: Path, copy: Path) -> list[int]:
     logged = read_log(log)
     with _open(database) as base, _open(log) as newer, copy.open("r+b") as target:
         size = -(-_size(base) // PAGE)
-        # What lies behind the database's end is of the past. A damaged number must not put that end far away.
+        # Pages behind the database's end are obsolete. A damaged page count must not move that end far away.
         count = min(logged.page_count or size, size + logged.last)
         pointer_map = b""
         for number in range(2, count + 1):
@@ -124,14 +124,14 @@ def _copy_pages(database: Path, log: Path, copy: Path) -> list[int]:
             target.seek(at)
             target.write(page)
         target.seek(18)
-        target.write(b"\1\1")  # there is no write-ahead log
+        target.write(b"\1\1")  # no write-ahead log
         target.seek(28)
-        target.write(bytes(4))  # how many pages there are follows from the file's size
+        target.write(bytes(4))  # the page count follows from the file's size
     return leaves
 
 
 def _make_root(connection: sqlite3.Connection, leaf: int) -> None:
-    """From here on the table consists of this page."""
+    """Make this page the whole table."""
     connection.execute("PRAGMA writable_schema = ON")
     connection.execute("UPDATE sqlite_master SET rootpage = ? WHERE name = 'chunks'", (leaf,))
     connection.execute("PRAGMA writable_schema = RESET")  # reads the schema again
@@ -143,8 +143,8 @@ def _keys(connection: sqlite3.Connection, leaf: int) -> Iterator[int]:
 
 
 def _salvage_row(connection: sqlite3.Connection, key: int) -> Row | int | None:
-    """The row, or how many events it seems to have had; None where that cannot be told, or it is another table's."""
-    # Where the payload's pages are damaged, the rest tells how many events there were.
+    """The row, or the number of events it seems to have had; None if unknown, or if it is another table's row."""
+    # If the payload's pages are damaged, the other columns still tell the number of events.
     for found in [*_select(connection, ROW, key)] or _select(connection, HEAD, key):
         row = Row(*found)
         with suppress(ValueError):
@@ -156,7 +156,7 @@ def _salvage_row(connection: sqlite3.Connection, key: int) -> Row | int | None:
 
 
 def _select(connection: sqlite3.Connection, query: str, *parameters: int) -> Iterator[tuple[Any, ...]]:
-    """The answer as far as it can be read. sqlite3.Error where that is not for damage."""
+    """The result as far as it can be read. Raises sqlite3.Error for errors other than damage."""
     try:
         yield from connection.execute(query, parameters)
     except sqlite3.Error as error:
@@ -165,7 +165,7 @@ def _select(connection: sqlite3.Connection, query: str, *parameters: int) -> Ite
 
 
 def _open(path: Path) -> BinaryIO:
-    """Empty where there is none."""
+    """Open a file; an empty one if it does not exist."""
     try:
         return path.open("rb", buffering=0)
     except FileNotFoundError:
@@ -177,7 +177,7 @@ def _size(file: BinaryIO) -> int:
 
 
 def _read(file: BinaryIO, size: int, at: int) -> bytes:
-    """What is there, nothing where the disk cannot read it."""
+    """Read bytes at an offset; empty if the disk cannot read them."""
     try:
         file.seek(at)
         return file.read(size)

@@ -1,7 +1,7 @@
-"""The files that a store has open: this process's spool, which is written to, and others, which are only emptied.
+"""The files that a store has open: this process's spool, which is written to, and others, which are only drained.
 
-Others are what ended processes left, and a spool of this process that was lost: removed from its folder, or damaged.
-Trouble with the disk is told here, once, and again when it is over.
+The others are files of ended processes, and a lost spool of this process: removed from its folder, or damaged. Disk
+problems are logged here, once when they begin and once when they are over.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from mitmproxy_moesif.log import RateLimitedLog, log
 
 
 class SpoolSet:
-    """Where there is no folder there are none. `trouble` is what is wrong with the disk, in one line.
+    """Without a folder there are no files. `trouble` is the disk's current problem, in one line.
 
-    `account` tells what this process has done so far; its own spool keeps it.
+    `account` returns this process's counts so far, which its own spool stores.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class SpoolSet:
         self._left_behind = SpoolDirectory(folder, max_bytes, clock) if folder is not None else None
         self._limited = RateLimitedLog(clock=clock)
         self._lock = threading.Lock()
-        self._lost = False  # the current one takes nothing more
+        self._lost = False  # the current one can no longer be written to
         self._failed_lately = False
         self._closed = False
 
@@ -53,29 +53,29 @@ class SpoolSet:
         return sum(spool.disk_bytes for spool in self.all)
 
     def gone(self) -> list[SpoolFile]:
-        """Those whose rows end with this process."""
+        """The spools whose files are gone, so that their rows are lost when this process ends."""
         return [spool for spool in self.all if not spool.in_place]
 
     def left_behind(self) -> Iterator[tuple[str, SpoolFile]]:
-        """What ended processes left, with the name it had; the caller `add`s each, or closes it."""
+        """Spools of ended processes, each with the name it had; the caller must `add` or close each."""
         return iter(()) if self._left_behind is None else self._left_behind.adopt()
 
     def add(self, spool: SpoolFile) -> bool:
-        """False after `close`: it is for another to take over."""
+        """Add a spool. False after `close`: another process will take it over."""
         with self._lock:
             if not self._closed:
                 self._others.append(spool)
             return not self._closed
 
     def writable(self) -> SpoolFile | None:
-        """A spool that takes chunks: this process's, or a new one where that is lost. None where that does not work."""
+        """A spool that can be written to: this process's, or a new one if that is lost. None if that fails."""
         self._try_out()
         if self.folder is not None and not self._closed and (self.current is None or self._lost):
             self._create(self.folder)
         return None if self._lost else self.current
 
     def _try_out(self) -> None:
-        """Whether the spool is still in its place; and, where nothing was stored since it failed, whether it works."""
+        """Check that the spool's file is in place; also try to write if nothing was stored since the last failure."""
         spool, quiet, self._failed_lately = self.current, not self._failed_lately, False
         if spool is None or self._lost:
             return
@@ -88,7 +88,7 @@ class SpoolSet:
                 self.works()
 
     def _create(self, folder: Path) -> None:
-        """The one that was lost stays open for as long as it holds something."""
+        """Create a new spool. A lost one stays open until it is drained."""
         try:
             spool = SpoolFile.create(folder, self.max_bytes)
         except SpoolError as error:
@@ -105,14 +105,14 @@ class SpoolSet:
             self.works()
 
     def remove(self, spool: SpoolFile, keys: Sequence[int]) -> None:
-        """Where the disk does not take it, the rows are gone for this process all the same."""
+        """Remove rows. If the disk refuses, they are still removed for this process."""
         try:
             spool.remove(keys, self._account() if spool is self.current else None)
         except SpoolError as error:
             self.tell(error, spool)
 
     def note(self) -> None:
-        """Keep the account in this process's spool, where it has one."""
+        """Store the account in this process's spool, if it has one."""
         spool = self.current
         try:
             if spool is not None:
@@ -127,7 +127,7 @@ class SpoolSet:
         return current.path.name if current is not None else None
 
     def take_drained(self) -> list[SpoolFile]:
-        """The others that hold nothing any more; the caller's to close."""
+        """Remove the other spools that are empty, and return them; the caller must close them."""
         drained = [spool for spool in self.all if spool is not self.current and self._is_drained(spool)]
         with self._lock:
             self._others = [spool for spool in self._others if spool not in drained]
@@ -141,13 +141,13 @@ class SpoolSet:
             return False
 
     def bound(self, max_bytes: int) -> None:
-        """From now on; may be called at any time."""
+        """Set the size limit from now on; may be called at any time."""
         if max_bytes != self.max_bytes:
             self.max_bytes = max_bytes
             self._bound_current()
 
     def _bound_current(self) -> None:
-        """What other processes left counts against the bound; a quarter of it is always for what is new."""
+        """Files of other processes count towards the limit, but a quarter of it is always left for new events."""
         current = self.current
         if current is not None:
             taken = sum(spool.disk_bytes for spool in self.all if spool is not current)
@@ -162,7 +162,7 @@ class SpoolSet:
                 self.tell(error, spool)
 
     def tell(self, error: SpoolError, spool: SpoolFile | None) -> None:
-        """Trouble with writing; `spool` is None where none could be made. Only that of the current one is `trouble`."""
+        """Report a write error; `spool` is None if none could be created. Only the current spool's sets `trouble`."""
         if spool is not None and spool is not self.current:
             self.tell_unreadable(error, spool)
             return
@@ -176,20 +176,20 @@ class SpoolSet:
         self.trouble = str(error)
 
     def tell_unreadable(self, error: SpoolError, spool: SpoolFile) -> None:
-        """Trouble that keeps nothing new from the disk."""
+        """Report an error that does not prevent new events from being stored."""
         if spool is self.current and isinstance(error, SpoolDamaged):
             self._lost = True
-        if not self._closed:  # else what cannot be removed any more, the next process sends again
+        if not self._closed:  # after `close`, the next process sends again what could not be removed
             self._limited.error(spool.path.name, "moesif: %s; it is tried again", error)
 
     def works(self) -> None:
-        """Something was stored."""
+        """Call this after something was stored."""
         if self.trouble is not None:
             self.trouble = None
             log.info("moesif: the spool works again; events go to disk")
 
     def close(self, *, keep: bool) -> None:
-        """What is in the files is for the next process; `keep`: this process's own also if it is empty."""
+        """Close all files, for the next process to take over. `keep`: keep this process's own even if it is empty."""
         self.note()
         with self._lock:
             spools = [*self._others, *([self.current] if self.current is not None else [])]

@@ -1,13 +1,12 @@
-"""What waits to be sent: on disk where there is a spool, in bounded memory where there is none or it is in trouble.
+"""The events waiting to be sent: on disk if there is a spool, in bounded memory if there is none or it fails.
 
-For each destination there are two lanes. *Fresh* holds what came in since the receiver last answered, still in memory
-(and on disk); *backlog* is everything older, read back from disk page by page, so that a day without a receiver costs
-no memory. A failed send turns what is fresh into backlog; after it, both lanes are served in turn, so that a long
-backlog never starves what happens now.
+Each destination has two lanes. *Fresh* holds recent events, still in memory (and on disk); *backlog* is everything
+older, read back from disk page by page, so that a day without a receiver costs no memory. A failed send turns fresh
+events into backlog; after it, the lanes alternate, so that a long backlog never starves new events.
 
-While the process lives nothing is sent twice, whatever the disk does. The next process may send again what was settled
-while the disk took no removals, and of a chunk that was settled in part also that part: by transaction id, the receiver
-can tell.
+While the process lives no event is sent twice, whatever the disk does. The next process may send again events that were
+settled while the disk refused removals, and the settled part of a partly settled chunk: the receiver can recognize
+these by transaction id.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ FRESH_MAX_BYTES = 8_000_000
 PAGE = 64
 PAGE_MAX_BYTES = 8_000_000
 SAVE_SECONDS = 0.5
-"""What saving from a file that is gone may take at the end."""
+"""How long it may take at the end to save events from memory, or from a file that is gone."""
 
 
 class Store:
-    """Chunks of all destinations. The builder's thread puts, the keeper's maintains, the senders' take and settle."""
+    """Chunks of all destinations. The builder puts, the maintenance thread maintains, the senders take and settle."""
 
     def __init__(
         self,
@@ -64,7 +63,7 @@ class Store:
     # --- the builder's side --------------------------------------------------------------------------------------
 
     def put(self, chunks: Sequence[Chunk], settlement: Settlement) -> None:
-        """Store chunks, and settle what they were built of; on disk when it returns, wherever that works."""
+        """Store chunks and settle their exchanges. They are on disk on return, if the disk works."""
         places = self._write(chunks, settlement, self._ledger.account(settlement))
         if chunks:
             self._tell_full("spool_full" in settlement.dropped)
@@ -78,9 +77,9 @@ class Store:
     def _write(
         self, chunks: Sequence[Chunk], settlement: Settlement, account: Account | None
     ) -> list[tuple[Chunk, SpoolFile | None]]:
-        """Where each is now: in a spool, or in memory alone. Where there is no room for all, those that fit.
+        """Where each stored chunk is now: in a spool, or only in memory. If there is no room for all, those that fit.
 
-        The account holds only where all are stored at once.
+        The account is stored only if all chunks are stored in one transaction.
         """
         spool = self.spools.current
         if spool is not None and chunks:
@@ -106,7 +105,7 @@ class Store:
 
     def _take_in(self, chunk: Chunk, spool: SpoolFile | None) -> None:
         with self._lock:
-            if self._closed:  # the account is written: it tells what is in memory alone as lost, so nobody may send it
+            if self._closed:  # the stored account counts events in memory as lost, so they must not be sent any more
                 return
             lanes = self._lane(chunk.destination)
             waiting = Waiting(chunk, spool, self._clock())
@@ -127,7 +126,7 @@ class Store:
         self.spools.writable()
 
     def adopt(self) -> list[str]:
-        """Take over the files of processes that ended; returns the destinations of what they hold. Cheap mostly."""
+        """Take over the files of ended processes; returns the destinations of their events. Usually cheap."""
         found: set[str] = set()
         for name, spool in self.spools.left_behind():
             try:
@@ -158,9 +157,9 @@ class Store:
         return destinations
 
     def maintain(self) -> list[str]:
-        """Now and then: return to disk what had to stay in memory, and give disk space back.
+        """Move events that had to stay in memory to disk, and free disk space. To be called from time to time.
 
-        Returns the destinations whose backlog could not be read and is worth another try.
+        Returns the destinations whose backlog could not be read before and should be tried again.
         """
         if self.spools.folder is None:
             return []
@@ -171,12 +170,12 @@ class Store:
             return self._resume()
 
     def _return_to_disk(self, until: float) -> None:
-        """What is in memory alone, and what is in a file that is gone from its folder."""
+        """Store events that are only in memory, or in a file that is gone from its folder."""
         spool = self.spools.writable()
         gone = self.spools.gone()
         more = True
         while spool is not None and more and self._clock() < until:
-            with self._lock:  # let go of between two pages, for those who put and send
+            with self._lock:  # released between two pages, so that others can put and send
                 try:
                     more = any(self._move_some(lanes, gone, spool) for lanes in self._lanes.values())
                 except SpoolFull:
@@ -186,7 +185,7 @@ class Store:
                     return
 
     def _move_some(self, lanes: EventQueue, gone: Collection[SpoolFile], spool: SpoolFile) -> bool:
-        """What is in memory, and of what is on disk a page; whether there may be more of it."""
+        """Move what is in memory, and one page of what is on disk; returns whether there may be more pages."""
         checkpoints = [checkpoint for checkpoint in lanes.checkpoints.values() if checkpoint.spool in gone]
         more = any(self._move_page(lanes, checkpoint, spool) for checkpoint in checkpoints)
         for waiting in (*lanes.leased, *lanes.backlog, *lanes.fresh):
@@ -195,7 +194,7 @@ class Store:
         return more
 
     def _move(self, lanes: EventQueue, waiting: Waiting, spool: SpoolFile) -> None:
-        """Also what a sender has: it looks at nothing but the events."""
+        """Move a chunk to `spool`, even if a sender has leased it: senders use only its events."""
         place, former = waiting.place, waiting.row
         spool.append([waiting.chunk])
         self.spools.works()
@@ -235,13 +234,13 @@ class Store:
             return sorted(lanes.destination for lanes in self._lanes.values() if lanes.resume())
 
     def close(self, *, keep: bool = False) -> None:
-        """Close the files; what is in them is for the next process. Takes no more than a moment.
+        """Close the files, for the next process to take over. Takes about a second at most.
 
-        `keep`: this process's own file stays also if it is empty, for the account in it.
+        `keep`: keep this process's own file even if it is empty, for its account.
         """
         with self._lock:
             self._closed = True
-        if self._keeping.acquire(timeout=SAVE_SECONDS):  # else much is just being moved, and goes on to be
+        if self._keeping.acquire(timeout=SAVE_SECONDS):  # else the maintenance thread is moving many events right now
             try:
                 self._save()
             finally:
@@ -249,7 +248,7 @@ class Store:
         self.spools.close(keep=keep)
 
     def _save(self) -> None:
-        """What would end with this process goes to disk as far as possible; what was on disk and is not, is counted."""
+        """Move events to disk that would be lost with this process, as far as possible; count the others as dropped."""
         if self.spools.folder is None or not self._ledger.read().waiting:
             return
         self._return_to_disk(self._clock() + SAVE_SECONDS)
@@ -263,14 +262,14 @@ class Store:
     def due(self, destination: str, batch_size: int, age: float) -> float | None:
         """Seconds until something is to be sent: 0 with a full batch, a backlog, or an event older than `age`.
 
-        None also where there is only what cannot be read from disk now: `maintain` tells when to try again.
+        None if nothing waits, or if it cannot be read from disk now: `maintain` returns when to try again.
         """
         with self._lock:
             lanes = self._lane(destination)
             return 0.0 if lanes.has_backlog() else lanes.fresh_due(batch_size, age, self._clock())
 
     def fresh_events(self, destination: str) -> int:
-        """A hint, read without the lock."""
+        """Approximate number of fresh events, read without the lock."""
         lanes = self._lanes.get(destination)
         return lanes.fresh_events if lanes is not None else 0
 
@@ -279,7 +278,7 @@ class Store:
             return self._lane(destination).fresh_due(batch_size, age, self._clock()) == 0.0
 
     def take_fresh(self, destination: str, max_events: int, max_bytes: int) -> list[Waiting]:
-        """Whole chunks, oldest first, at least one where there is one. They belong to the caller until settled."""
+        """Lease whole chunks, oldest first, at least one if there is any. The caller must `settle` them."""
         with self._lock:
             lanes = self._lane(destination)
             taken = lanes.take(lanes.fresh, max_events, max_bytes)
@@ -296,14 +295,14 @@ class Store:
             return lanes.take(lanes.backlog, max_events, max_bytes)
 
     def demote(self, destination: str) -> None:
-        """The receiver is in trouble: what is fresh becomes backlog."""
+        """The receiver fails: turn fresh events into backlog."""
         with self._lock:
             self._lane(destination).demote()
 
     def settle(self, destination: str, parts: Sequence[Part]) -> None:
-        """Count what became of what was taken. What is done is removed, the rest goes back ahead of everything else.
+        """Count the outcome of leased chunks. Removes settled chunks; the rest goes back to the front of the backlog.
 
-        Of a chunk that is settled in part, the row stays whole until all is: then it goes as one.
+        The row of a partly settled chunk stays unchanged until all its events are settled; then it is removed.
         """
         for part in parts:
             self._move_aside(part)
@@ -330,7 +329,7 @@ class Store:
                     self.memory_bytes -= waiting.chunk.size
 
     def _move_aside(self, part: Part) -> None:
-        """What is to wait under another name, on disk alone; without a disk, what would be quarantined is dropped."""
+        """Store events for another destination, only on disk. Without a disk, events to be quarantined are dropped."""
         for chunk in part.to_move():
             if self._append_aside(chunk, part.waiting.place):
                 continue
@@ -341,7 +340,7 @@ class Store:
                 part.settled.difference_update(part.moved[chunk.destination])
 
     def _append_aside(self, chunk: Chunk, place: Place) -> bool:
-        """Their former row goes later, so that none is lost."""
+        """Store a chunk for another destination. Its former row is removed later, so that no event is lost."""
         spool = self.spools.current
         if spool is None:
             return False
@@ -371,20 +370,20 @@ class Store:
         waiting.chunk = rest
 
     def destinations(self) -> list[str]:
-        """Of all that waits or has waited."""
+        """The destinations that have, or had, waiting events."""
         with self._lock:
             return list(self._lanes)
 
     def waits(self, destination: str) -> bool:
-        """Whether anything does, also what is being sent, or cannot be read now."""
+        """Whether any event waits, including those being sent, or not readable at present."""
         with self._lock:
             lanes = self._lane(destination)
             return bool(lanes.leased or lanes.fresh or lanes.backlog or lanes.checkpoints)
 
     def decide(self) -> list[str]:
-        """Carry out what the operator decided; returns the destinations that got something to send.
+        """Carry out the operator's decisions; returns the destinations that got something to send.
 
-        Once, and for files found later once more: an event that is sent again may come to be quarantined again.
+        Done once, and again only for files found later: an event that is sent again may be quarantined again.
         """
         current = self._decisions.current()
         if current is self._decided:
@@ -393,7 +392,7 @@ class Store:
         return [one.to for one in current if self._decide(one) and one.to is not None]
 
     def _decide(self, decision: Decision) -> bool:
-        """Whether there was something to do."""
+        """Carry out one decision; returns whether it applied to any event."""
         found, more = False, decision.destination in self.contents()
         while more and (taken := self.take_backlog(decision.destination, PAGE, PAGE_MAX_BYTES)):
             batches = [Batch([waiting]) for waiting in taken]
@@ -409,12 +408,12 @@ class Store:
         return found
 
     def contents(self) -> dict[str, tuple[int, float]]:
-        """How many events wait for each destination, and since when about, in wall-clock seconds."""
+        """The number of events waiting for each destination, and the approximate time of the oldest (wall clock)."""
         with self._lock:
             return {name: (lanes.events, lanes.since) for name, lanes in self._lanes.items() if lanes.events}
 
     def oldest_age(self, destinations: Collection[str]) -> float | None:
-        """Seconds that the oldest event for one of these has been waiting; None with none waiting."""
+        """Seconds that the oldest event for these destinations has been waiting; None if none waits."""
         with self._lock:
             now, wall = self._clock(), time.time()
             lanes = [self._lanes[name] for name in destinations if name in self._lanes and self._lanes[name].events]
@@ -440,9 +439,9 @@ class Store:
                     size += chunk.size
 
     def _read_page(self, lanes: EventQueue, checkpoint: Checkpoint) -> tuple[list[Chunk], int] | None:
-        """The checkpoint's next chunks that nobody holds, and the key up to which they were read.
+        """The checkpoint's next chunks that are not held in memory, and the key up to which rows were read.
 
-        None where there are no more, and the checkpoint is gone then; or where they cannot be read now.
+        None if there are no more, which removes the checkpoint, or if they cannot be read now.
         """
         if checkpoint.paused:
             return None
