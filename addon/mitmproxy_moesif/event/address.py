@@ -1,4 +1,4 @@
-"""The client's address: believed headers first, else the peer."""
+"""The client's address: from trusted headers, else the peer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from mitmproxy_moesif.config.policy import Network
 
-# In the order of Moesif's plugins; the leftmost valid entry of the lists, a literal in the others.
+# In the order of Moesif's plugins. Lists give their leftmost valid entry, the other headers a literal address.
 _LITERAL_BEFORE = ("x-client-ip",)
 _LITERAL_AFTER = (
     "cf-connecting-ip",
@@ -22,7 +22,7 @@ _LITERAL_AFTER = (
 
 
 def client_address(headers: Mapping[str, str], peer: str, *, trusted: bool, real_ip_first: bool = False) -> str:
-    """The address of who called. `real_ip_first`: Kong's own view, `X-Real-IP`, beats the forgeable lists."""
+    """The caller's address. `real_ip_first`: `X-Real-IP`, which Kong sets, wins over the forgeable lists."""
     if not trusted:
         return peer
     for candidate in _candidates(headers, real_ip_first):
@@ -55,7 +55,7 @@ def _forwarded_for(header: str) -> Iterator[str]:
 
 
 def without_port(entry: str) -> str:
-    """`203.0.113.9:4711` and `[2001:db8::1]:4711` without port and brackets; anything else as it is."""
+    """`203.0.113.9:4711` and `[2001:db8::1]:4711` without port and brackets; anything else unchanged."""
     if entry.startswith("["):
         return entry[1:].partition("]")[0]
     host, colon, _ = entry.partition(":")
@@ -87,6 +87,6 @@ def is_trusted(peer: str, networks: tuple[Network, ...]) -> bool:
 
 
 def plain_peer(host: str) -> str:
-    """The peer's address as the event shows it: without zone, IPv4 inside IPv6 as IPv4."""
+    """The peer's address as the event shows it: without zone, IPv4-mapped IPv6 as IPv4."""
     host = host.partition("%")[0]
     return host[7:] if host.startswith("::ffff:") and "." in host else host

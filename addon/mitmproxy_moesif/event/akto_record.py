@@ -1,8 +1,8 @@
-"""Event to Akto's record: what its ingest service takes as a member of `batchData`, or as one Kafka message.
+"""Converts an event to Akto's record: a member of `batchData` for its ingest service, or one Kafka message.
 
-A record is made from the finished event, so that masks and user hooks hold for it without being applied again. Its
-values are strings. Akto's runtime silently forgets a record with an empty, blank or cut JSON request body: the
-request's body is then `{}`. Over `MAX_BODY_BYTES` JSON and base64 are left out whole, and other text is cut.
+A record is made from the finished event, so that masks and user hooks apply to it without being run again. Its values
+are strings. Akto's runtime silently drops a record with an empty, blank or truncated JSON request body, so `{}` is sent
+instead. Above `MAX_BODY_BYTES`, JSON and base64 are omitted, and other text is truncated.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from mitmproxy_moesif.event.size import dumps
 
 NO_REQUEST_BODY: Final = "{}"
 NAMES: Final = ("service_name", "route_name")
-"""Of `metadata.kong`, those that become tags."""
+"""Members of `metadata.kong` that become tags."""
 
 type Record = dict[str, str]
 
 
 def akto_record(event: Mapping[str, Any], exchange: Exchange, account_id: str) -> Record:
-    """The record of an event as `build_event` or the hook `mask` leaves it, whatever that has removed.
+    """The record of an event as returned by `build_event` or the hook `mask`; any member may be missing.
 
-    `statusCode` is 0 without an answer.
+    `statusCode` is 0 without a response.
     """
     request, response, metadata = (event.get(name) or {} for name in ("request", "response", "metadata"))
     status = int(response.get("status") or 0)
@@ -54,7 +54,7 @@ def akto_record(event: Mapping[str, Any], exchange: Exchange, account_id: str) -
 
 
 def _path(uri: str) -> str:
-    """Path and query of an absolute URI, as they were sent."""
+    """Path and query of an absolute URI, as sent."""
     authority_and_path = uri.partition("://")[2]
     start = next((at for at, character in enumerate(authority_and_path) if character in "/?"), None)
     return authority_and_path[start:] if start is not None else "/"
@@ -65,9 +65,9 @@ def _headers(side: Mapping[str, Any]) -> str:
 
 
 def _body(side: Mapping[str, Any]) -> str:
-    """JSON as it is in the event; text where the bytes are UTF-8; else base64. Nothing where the event has none.
+    """JSON as in the event; text if the bytes are UTF-8; else base64. Empty if the event has no body.
 
-    What is no base64, though the event says so, a hook has put there: it goes as it is.
+    If the event says base64 but the value is not, a hook has put it there, and it is sent unchanged.
     """
     body = side.get("body")
     if body is None:
@@ -79,7 +79,7 @@ def _body(side: Mapping[str, Any]) -> str:
     try:
         raw = b64decode(body, validate=True)
         whole = raw.decode()
-    except ValueError:  # no base64, or no UTF-8
+    except ValueError:  # not base64, or not UTF-8
         return _whole(body)
     return whole if len(raw) <= MAX_BODY_BYTES else raw[:MAX_BODY_BYTES].decode(errors="ignore")
 
@@ -94,5 +94,5 @@ def _request_payload(body: str) -> str:
 
 
 def encode_record(record: Record) -> bytes:
-    """One message's value, or a member of `batchData`."""
+    """The value of a Kafka message, or a member of `batchData`."""
     return dumps(record)

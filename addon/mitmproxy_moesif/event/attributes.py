@@ -1,4 +1,4 @@
-"""What the headers of an exchange say, read once: for its event, for rules and for sampling."""
+"""Facts from the headers of an exchange, read once for its event, rules and sampling."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from mitmproxy_moesif.event.headers import flatten, lower_name, text, without
 from mitmproxy_moesif.event.identity import Caller, identify
 from mitmproxy_moesif.event.json_reading import looks_like_json, read_json
 
-_CHARSET = re.compile(r"charset=\"?(?:utf-?8|us-ascii)\b")  # JSON is nothing else
+_CHARSET = re.compile(r"charset=\"?(?:utf-?8|us-ascii)\b")  # JSON allows no other
 
 
 FORGEABLE = frozenset({"token_invalid", "token_unchecked"})
-"""Why the JWT gate refused an exchange whose token anybody can have written."""
+"""Errors of the JWT gate for tokens that anyone could have forged."""
 
 _TOKEN = frozenset({"authorization"})
 
 
 @dataclass(slots=True)
 class Attributes:
-    """Headers as flat maps with lower-case names, who called, from where, and where Kong stands.
+    """Headers as flat maps with lower-case names, the caller, its address, and the position relative to Kong.
 
-    Before there is an answer, `response_headers` is empty and the rest is known from the request alone.
+    Before there is a response, `response_headers` is empty and everything else comes from the request.
     """
 
     request_headers: dict[str, str]
@@ -40,7 +40,7 @@ class Attributes:
 
 
 def attributes_of(exchange: Exchange, policy: EventPolicy) -> Attributes:
-    """Of an exchange that has ended. A token that the gate has refused says nothing of who called."""
+    """Attributes of an ended exchange. A token that the gate rejected as forgeable does not identify the caller."""
     request = without(exchange.request_headers, policy.request.underived)
     if exchange.metadata.get("error") in FORGEABLE:
         request = without(request, _TOKEN)
@@ -65,10 +65,10 @@ def read_attributes(request: Fields, response: Fields, peer: str, policy: EventP
 
 
 class RequestAttributes:
-    """A request as the conditions of rules see it, in all readings. The body is parsed only if one asks for it.
+    """A request as the conditions of rules see it, in all interpretations. The body is parsed only if one needs it.
 
-    `routes` are the readings of its path. `unreadable`: the body was asked for, and is not what it says or not the
-    same for everybody.
+    `routes` are the interpretations of its path. `unreadable`: the body was read, and does not match its content type
+    or is ambiguous.
     """
 
     __slots__ = ("_authority", "_content", "_facts", "_fields", "_limit", "_parsed", "routes", "unreadable", "verbs")
@@ -98,7 +98,7 @@ class RequestAttributes:
         return self._facts.address
 
     def header_values(self, name: str, /) -> Sequence[str]:
-        """The header's lines joined, and each of several. Without a Host field, `host` is what stands in its place."""
+        """The header's lines joined, and each of several lines. Without a Host field, `host` is the authority."""
         joined = self._facts.request_headers.get(name)
         if joined is None:
             return (self._authority,) if name == "host" and self._authority else ()
@@ -107,7 +107,7 @@ class RequestAttributes:
         return (joined, *(text(value) for key, value in self._fields if lower_name(key) == name))
 
     def body(self) -> object:
-        """Parsed JSON; the text of an `application/graphql` body under `query`; None for anything else."""
+        """The parsed JSON; for `application/graphql` an object with the text as `query`; else None."""
         if not self._parsed:
             self._parsed.append(self._parse())
         return self._parsed[0]

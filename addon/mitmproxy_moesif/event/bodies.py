@@ -1,8 +1,8 @@
-"""What the event shows of a body: its JSON as it is, else base64, else why it was left out.
+"""The body as the event shows it: its JSON unchanged, else base64, else why it was omitted.
 
-Text beyond what a 64-bit number or a double holds is no problem here: an unmasked JSON body goes into the event as the
-bytes that came, and a masked one as those bytes without the masked members. White space survives too, but for line
-breaks, which become spaces: events are stored one per line.
+Numbers of any size and precision are kept: an unmasked JSON body goes into the event as the original bytes, and a
+masked one as those bytes without the masked members. White space is kept too, except line breaks, which become spaces:
+events are stored one per line.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 
 @lru_cache(maxsize=256)
 def _compiled(names: frozenset[str]) -> BodyMask:
-    """Instances share what masks the same fields; a set keeps its hash, so that finding it costs next to nothing."""
+    """Instances with the same masked fields share a mask; a frozenset caches its hash, so the lookup is cheap."""
     return BodyMask(names)
 
 
 class Rendered(NamedTuple):
-    """A body as the event has it.
+    """A body as in the event.
 
     `value`: `orjson.Fragment` of a JSON document without a line break, or base64 as str, or None.
-    `transfer_encoding`: "json" or "base64" where there is a value. `omitted`: "too_large" or "unmaskable" where there
-    was a body that may not be shown.
+    `transfer_encoding`: "json" or "base64" if there is a value. `omitted`: "too_large" or "unmaskable" if there was a
+    body that may not be shown.
     """
 
     value: object
@@ -47,7 +47,7 @@ _UNMASKABLE: Final = Rendered(None, None, "unmaskable")
 
 
 def render(raw: bytes | None, content_type: str, content_encoding: str, policy: BodyPolicy) -> Rendered:
-    """Show the body `raw` of a message with these two header values ("" where absent). Never raises."""
+    """Render the body `raw` of a message with these two header values ("" if absent). Never raises."""
     if not raw or not policy.capture:
         return _NOTHING
     if len(raw) > policy.limit:
@@ -90,5 +90,5 @@ def _base64(raw: bytes) -> Rendered:
 
 
 def _opaque(raw: bytes, policy: BodyPolicy) -> Rendered:
-    """Bytes in which no field can be found."""
+    """Render bytes in which fields cannot be found and masked."""
     return _UNMASKABLE if policy.masks and not policy.send_unmaskable else _base64(raw)

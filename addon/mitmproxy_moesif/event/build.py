@@ -1,6 +1,6 @@
-"""Exchange to event: the JSON object that Moesif gets, masked before anything else sees it.
+"""Builds the event of an exchange: the JSON object for Moesif, masked before any other code sees it.
 
-The shape is that of Moesif's collector API: `request`, `response` (absent where there was none), `transaction_id`,
+Its format is that of Moesif's collector API: `request`, `response` (absent if there was none), `transaction_id`,
 `user_id`, `company_id`, `direction`, `weight`, `trace_id`, `span`, `metadata`.
 """
 
@@ -23,7 +23,7 @@ from mitmproxy_moesif.event.trace import parse_traceparent
 
 
 def build_event(exchange: Exchange, facts: Attributes, policy: EventPolicy, weight: int = 1) -> dict[str, Any]:
-    """The event of one exchange. Its bodies may be `orjson.Fragment`s, so it is for `encode` alone."""
+    """The event of one exchange. Its bodies may be `orjson.Fragment`s, so only `encode` can serialize it."""
     metadata, known = _masked_texts(exchange.metadata, policy), exchange.kong
     if facts.position is not kong_headers.Position.DIRECT:
         said = kong_headers.kong_metadata(facts.position, facts.request_headers, facts.response_headers)
@@ -46,7 +46,7 @@ def build_event(exchange: Exchange, facts: Attributes, policy: EventPolicy, weig
         event["blocked_by"] = exchange.blocked_by
     if trace := parse_traceparent(facts.request_headers.get("traceparent", "")):
         event["trace_id"], parent = trace
-        # This exchange's own span; the proxy starts none, so it is derived and the same on every resend.
+        # The proxy creates no span, so this exchange's own is derived from its id, and is the same on every resend.
         event["span"] = {"id": exchange.transaction_id.replace("-", "")[:16].lower(), "parent_span_id": parent}
     if metadata:
         event["metadata"] = metadata
@@ -54,7 +54,7 @@ def build_event(exchange: Exchange, facts: Attributes, policy: EventPolicy, weig
 
 
 def _masked_texts(said: Mapping[str, object], policy: EventPolicy) -> dict[str, object]:
-    """With the texts, which are what headers said, masked as these are."""
+    """A copy with its texts, which come from headers, masked like headers."""
     if not policy.query_masks:
         return dict(said)
     texts = {name: value for name, value in said.items() if isinstance(value, str)}
@@ -119,7 +119,7 @@ def masked_headers(headers: Mapping[str, str], side: SidePolicy, query_masks: fr
 def _body(
     payload: Payload, headers: Mapping[str, str], side: SidePolicy, metadata: dict[str, Any], name: str
 ) -> dict[str, object]:
-    """`body` and `transfer_encoding`, or nothing; why it was left out goes to `metadata.body_omitted`."""
+    """`body` and `transfer_encoding`, or nothing; the reason for an omission goes to `metadata.body_omitted`."""
     if not side.body.capture:
         return {}
     rendered = Rendered(None, None, payload.omitted)

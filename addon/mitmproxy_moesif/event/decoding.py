@@ -1,9 +1,9 @@
-"""Content-Encoding undone within a bound: what a body decodes to, or why it does not.
+"""Decodes Content-Encoding within a size limit: returns the decoded body, or why there is none.
 
-The bound is the point. A few kilobytes of gzip, brotli or zstd can decode to gigabytes, so every decoder here is asked
-for at most one byte more than the limit and stops there; beside that it holds a fixed buffer (a window of at most
-16 MB, that of brotli). Input is fed in slices where a decoder copies its remaining input, which many tiny members in
-one body would otherwise make quadratic.
+The limit is essential: a few kilobytes of gzip, brotli or zstd can decode to gigabytes. So every decoder here is asked
+for at most one byte more than the limit and then stops. Its only other memory is a fixed buffer (at most 16 MB,
+brotli's window). Decoders that copy their remaining input are fed in slices, since many tiny members in one body would
+otherwise take quadratic time.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Failure(Enum):
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _SLICE: Final = 4096
 _READ: Final = 65536
-# Above this a zstd frame is not meant for HTTP (RFC 9659), and the window is memory that the sender would choose.
+# Zstd frames with a larger window are not allowed in HTTP (RFC 9659), and the sender would choose our memory use.
 _ZSTD_WINDOW: Final = 1 << 23
-# Every layer costs up to the limit again. Nobody applies more than two; a header that names thousands is an attack.
+# Each layer may cost up to the limit again. Nobody uses more than two; a header that names thousands is an attack.
 _MAX_LAYERS: Final = 5
-# For a brotli that cannot bound its output: one command of a few bytes may already stand for megabytes.
+# For a brotli version that cannot limit its output: a command of a few bytes may decode to megabytes.
 _BROTLI_SIP: Final = 16
 
 
@@ -41,10 +41,10 @@ def layers(content_encoding: str) -> list[str]:
 
 
 def decode(raw: bytes, content_encoding: str, limit: int) -> bytes | Failure:
-    """Undo every coding of `content_encoding`, the last applied first.
+    """Decode every coding of `content_encoding`, the last applied first.
 
-    Knows gzip (several members too), deflate (zlib format and bare), br, zstd. UNDECODABLE for an unknown coding, a
-    broken or a truncated stream; TOO_LARGE as soon as any layer passes `limit` bytes.
+    Supports gzip (also with several members), deflate (zlib format and raw), br, zstd. UNDECODABLE for an unknown
+    coding, or a broken or truncated stream; TOO_LARGE as soon as any layer exceeds `limit` bytes.
     """
     applied = layers(content_encoding)
     if len(applied) > _MAX_LAYERS:
@@ -76,7 +76,7 @@ def _undo(name: str, raw: bytes, limit: int) -> bytes | Failure:
 
 
 def _gunzip(raw: bytes, limit: int) -> bytes | Failure:
-    """All members, one after the other. What follows the last one is ignored, as browsers do."""
+    """Decode all members. Ignores anything after the last one, as browsers do."""
     out = bytearray()
     view = memoryview(raw)
     position = 0
@@ -94,7 +94,7 @@ def _gunzip(raw: bytes, limit: int) -> bytes | Failure:
 
 
 def _inflate(raw: bytes, limit: int) -> bytes | Failure:
-    """`deflate` means the zlib format, but some servers send it without header and checksum; browsers take both."""
+    """`deflate` means the zlib format, but some servers send it without header and checksum; browsers accept both."""
     for wbits in (zlib.MAX_WBITS, -zlib.MAX_WBITS):
         stream = zlib.decompressobj(wbits)
         try:
@@ -122,7 +122,7 @@ def _unbrotli(raw: bytes, limit: int) -> bytes | Failure:
 
 
 def _unbrotli_unbounded(stream: brotli.Decompressor, raw: bytes, limit: int) -> bytes | Failure:
-    """Brotli before 1.2 gives all that its input stands for at once, so the input comes in sips."""
+    """Brotli before 1.2 returns everything that its input decodes to at once, so the input is fed in tiny slices."""
     out = bytearray()
     for position in range(0, len(raw), _BROTLI_SIP):
         out += stream.process(raw[position : position + _BROTLI_SIP])
@@ -143,7 +143,7 @@ def _unzstd(raw: bytes, limit: int) -> bytes | Failure:
 
 
 def _zstd_is_complete(decompressor: zstandard.ZstdDecompressor, raw: bytes) -> bool:
-    """Whether the last frame ended. The bounded reader cannot tell; this one can, and the size is known to be small."""
+    """Whether the last frame is complete. The bounded reader cannot tell; here the output is known to be small."""
     position = 0
     while position < len(raw):
         frame = decompressor.decompressobj()

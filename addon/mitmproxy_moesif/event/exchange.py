@@ -1,4 +1,4 @@
-"""The plain snapshot of one exchange: what the hooks hand over and the event is built from."""
+"""A plain snapshot of one exchange, which the mitmproxy hooks create and the event is built from."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 Fields = tuple[tuple[bytes, bytes], ...]
-"""Headers as they came: order, case and duplicates kept."""
+"""Headers as received: order, case and duplicates kept."""
 
 
 class Payload(NamedTuple):
-    """What was captured of one body: its chunks, or the reason why there is none.
+    """The captured part of one body: its chunks, or the reason why there is none.
 
     `omitted` is `too_large` (over the limit) or `incomplete` (the exchange ended before the body did); a body is sent
-    whole or not at all. `size` are the bytes of one that is too large.
+    completely or not at all. `size` is the size in bytes of a body that is too large.
     """
 
     chunks: Sequence[bytes]
@@ -22,7 +22,7 @@ class Payload(NamedTuple):
     size: int | None = None
 
     def content(self) -> bytes | None:
-        """The body's bytes as they travelled; None where nothing was kept."""
+        """The body's bytes as transferred; None if they were not kept."""
         return b"".join(self.chunks) if self.omitted is None else None
 
 
@@ -31,10 +31,10 @@ NO_BODY = Payload(())
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and its answer, by reference. Times are seconds since 1970; `status` is None without an answer.
+    """One request and its response, by reference. Times are seconds since 1970; `status` is None without a response.
 
-    `authority` is the host as the client sent it, `target` path and query as sent; `status` is what the client saw,
-    which is not always what the upstream sent. `kong` are names from Kong's configuration.
+    `authority` is the host as the client sent it, `target` path and query as sent; `status` is what the client got,
+    which may differ from what the upstream sent. `kong` has names from Kong's configuration.
     """
 
     transaction_id: str
@@ -59,7 +59,7 @@ class Exchange:
 
 
 class RoutableRequest(NamedTuple):
-    """What decides the route of a request. `fields` are its headers; `authority` is empty where it names none."""
+    """The parts of a request that decide its route. `fields` are its headers; `authority` is empty if it has none."""
 
     method: bytes
     target: bytes

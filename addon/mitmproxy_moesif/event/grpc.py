@@ -1,4 +1,4 @@
-"""How a gRPC call ended: what its trailers say, or the headers of an answer that is nothing but trailers."""
+"""How a gRPC call ended, from its trailers, or from the headers of a trailers-only response."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def is_grpc(response: Headers) -> bool:
 
 
 def outcome(headers: Headers, trailers: Headers) -> dict[str, object]:
-    """`status` as a number (0: no error) and `message` decoded, each only where it is known."""
+    """`status` as a number (0: no error) and the decoded `message`, each only if known."""
     said = {**headers, **trailers}
     known: dict[str, object] = {}
     status = said.get("grpc-status", "").strip()

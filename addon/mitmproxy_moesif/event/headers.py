@@ -9,21 +9,21 @@ from mitmproxy_moesif.event.exchange import Fields
 
 
 def text(value: bytes) -> str:
-    """Bytes of a header or a request target as text: UTF-8 where they are, else byte for byte as Latin-1."""
+    """Bytes of a header or a request target as text: decoded as UTF-8 if valid, else as Latin-1."""
     try:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
 
 
-@lru_cache(maxsize=128)  # the same few names come with every exchange; strangers' names have up to 64 KB
+@lru_cache(maxsize=128)  # every exchange has the same few names; an attacker's names may have up to 64 KB
 def lower_name(raw: bytes) -> str:
-    """Without a blank around it, which saved traffic may have: servers that let it pass take it for the same header."""
+    """A name in lower case, stripped. Saved traffic may have names with spaces; lenient servers ignore these too."""
     return text(raw).strip().lower()
 
 
 def by_name(fields: Fields) -> dict[str, list[str]]:
-    """All values by lower-case name: a header on two lines has two."""
+    """All values by lower-case name; a repeated header has several."""
     headers: dict[str, list[str]] = {}
     for raw_name, raw_value in fields:
         headers.setdefault(lower_name(raw_name), []).append(text(raw_value))
@@ -34,7 +34,7 @@ READ_BODIES_BY = frozenset({"content-type", "content-encoding"})
 
 
 def without(fields: Fields, names: frozenset[str]) -> Fields:
-    """Without the headers of these names (`hyphened`), but for those that say how to read a body."""
+    """Remove the headers with these names (`hyphened`), except those needed to read a body."""
     if not names:
         return fields
     return tuple(

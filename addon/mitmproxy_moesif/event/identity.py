@@ -1,4 +1,4 @@
-"""Who called: user and company, from headers and tokens. Tokens are read here, not verified."""
+"""The caller: user and company, from headers and tokens. Tokens are only decoded here, not verified."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mitmproxy_moesif.event.headers import text
 Headers = Mapping[str, str]
 
 KEPT_LENGTH = 4096
-"""Characters of a token that is worth remembering: a thousand of them are remembered."""
+"""Maximum characters of a token that is cached; the cache holds a thousand tokens."""
 
 CONSUMER_HEADERS = ("x-consumer-custom-id", "x-consumer-username", "x-consumer-id")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`user_from` and `company_from` say what told: a parameter, Kong's consumer, or a user hook."""
+    """`user_from` and `company_from` name the source: a parameter, Kong's consumer, or a user hook."""
 
     user_id: str | None = None
     company_id: str | None = None
@@ -33,9 +33,9 @@ class Caller:
 
 
 def identify(policy: IdentityPolicy, request: Headers, response: Headers, consumers: tuple[Headers, ...]) -> Caller:
-    """User and company of an exchange; `consumers` are the sides whose consumer headers are believed, in order.
+    """User and company of an exchange; `consumers` are the sides whose consumer headers are trusted, in order.
 
-    Before there is an answer, `response` is empty and the request's part alone decides.
+    Before there is a response, `response` is empty and only the request decides.
     """
     token = Token.read(policy, request)
     user, user_from = _user(policy, request, response, consumers, token)
@@ -44,7 +44,7 @@ def identify(policy: IdentityPolicy, request: Headers, response: Headers, consum
 
 
 type Identified = tuple[str | None, str | None]
-"""Who it is, and what says so."""
+"""The id, and its source."""
 
 
 def _user(
@@ -75,7 +75,7 @@ def _company(policy: IdentityPolicy, request: Headers, response: Headers, token:
 
 
 def naming_headers(policy: IdentityPolicy) -> frozenset[str]:
-    """The headers that may say who calls."""
+    """The headers that may identify the caller."""
     named = (policy.user_header, policy.company_header, *policy.token_headers, *CONSUMER_HEADERS)
     return frozenset(name for name in named if name)
 
@@ -85,7 +85,7 @@ def named(headers: Headers, name: str | None) -> str | None:
 
 
 def consumer(headers: Headers) -> str | None:
-    """Kong's consumer; the anonymous one is nobody."""
+    """Kong's consumer; None for the anonymous one."""
     if headers.get("x-anonymous-consumer", "").strip().lower() == "true":
         return None
     return next(filter(None, (named(headers, name) for name in CONSUMER_HEADERS)), None)
@@ -93,7 +93,7 @@ def consumer(headers: Headers) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What the authorization header says: the name before the colon of Basic, or the claims of a JWT."""
+    """The content of the authorization header: the user name of Basic credentials, or the claims of a JWT."""
 
     basic_user: str | None = None
     claims: Mapping[str, Any] | None = None
@@ -119,7 +119,7 @@ class Token:
                 return cls(claims=_jwt_payload(value) or _json_object(value))
 
     def claim(self, name: str | None) -> str | None:
-        """A claim by its exact name first, then in any case; a number as its decimal text."""
+        """A claim by its exact name, else ignoring case; a number is returned as decimal text."""
         if not name or not self.claims:
             return None
         if name in self.claims:
@@ -130,7 +130,7 @@ class Token:
 
 @lru_cache(maxsize=1024)
 def _parsed(value: str) -> Token:
-    """A caller sends the same token with each of its requests."""
+    """Cached, since a caller sends the same token with each request."""
     return Token.parse(value)
 
 
@@ -159,7 +159,7 @@ def _json_object(encoded: str) -> Mapping[str, Any] | None:
 
 
 def _b64decode(encoded: str) -> bytes | None:
-    """With or without padding, in the URL alphabet or not."""
+    """Decode base64 with or without padding, in the standard or the URL-safe alphabet; None if invalid."""
     compact = encoded.rstrip("=").replace("-", "+").replace("_", "/")
     try:
         return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
@@ -172,7 +172,7 @@ def _id_text(value: object) -> str | None:
         case bool() | None:
             return None
         case str():
-            # A lone surrogate, which JSON's escapes allow, could not be sent.
+            # JSON escapes allow a lone surrogate, which cannot be sent.
             return value.encode(errors="replace").decode().strip() or None
         case int():
             return str(value)

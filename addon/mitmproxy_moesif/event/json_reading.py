@@ -1,4 +1,4 @@
-"""JSON as a rule has to read it: strictly, and with every member, whichever of several an upstream believes."""
+"""JSON for rules: parsed strictly, with every member of a duplicate name, since upstreams differ in which they use."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import orjson
 
 _NOT_TEXT = b"\xef\xbb\xbf\xfe\xff\0 \t\r\n"
-"""Byte order marks, white space, and what UTF-16 and UTF-32 put between characters."""
+"""Byte order marks, white space, and the zero bytes of UTF-16 and UTF-32."""
 
 
 class Repeating(dict[str, Any]):
-    """An object in which a name stands more than once: a dictionary with the last of each, and `items` has all."""
+    """An object with duplicate names: a dictionary with the last value of each; `items` returns all."""
 
     def __init__(self, members: Sequence[tuple[str, Any]]) -> None:
         super().__init__(members)
@@ -24,7 +24,7 @@ class Repeating(dict[str, Any]):
 
 
 def members(value: object, name: str) -> Iterator[Any]:
-    """Every member of an object under this name."""
+    """The values of all members of an object with this name."""
     if isinstance(value, Repeating):
         yield from (member for key, member in value.items() if key == name)
     elif isinstance(value, dict) and name in value:
@@ -32,10 +32,10 @@ def members(value: object, name: str) -> Iterator[Any]:
 
 
 def read_json(content: bytes) -> tuple[Any, bool]:
-    """The document, and whether it is the same one for everybody: no name stands for two values in one object.
+    """The document, and whether it is unambiguous: no name has two different values in one object.
 
-    Raises `ValueError` for what only some take for JSON: encodings other than UTF-8, a byte order mark, lone
-    surrogates, numbers without a value, nesting that is too deep.
+    Raises `ValueError` for what only some parsers accept: encodings other than UTF-8, a byte order mark, lone
+    surrogates, numbers without a finite value, and too deep nesting.
     """
     ambiguous = False
 
@@ -55,5 +55,5 @@ def read_json(content: bytes) -> tuple[Any, bool]:
 
 
 def looks_like_json(content: bytes) -> bool:
-    """Whether somebody may take it for an object or an array, whatever it says that it is."""
+    """Whether a parser might take it for an object or an array, whatever its content type."""
     return content.lstrip(_NOT_TEXT)[:1] in (b"{", b"[")

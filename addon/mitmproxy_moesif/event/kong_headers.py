@@ -1,4 +1,4 @@
-"""What the headers tell about Kong: where we stand to it, whom it let in, and the URI that the client called."""
+"""Facts from the headers about Kong: our position relative to it, its consumer, and the URI that the client called."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ Headers = Mapping[str, str]
 
 OWN_HEADERS = frozenset({"x-kong-request-id", "x-kong-proxy-latency", "x-kong-response-latency"})
 TELLING_HEADERS = OWN_HEADERS | {"via", "server"}
-"""By which an answer shows that it is Kong's."""
+"""Headers that identify a response as Kong's."""
 
 _HOST = re.compile(r"[A-Za-z0-9._~%-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
 
 
 class Position(Enum):
-    """Where the proxy stands for one exchange. DIRECT: no Kong was seen on either side."""
+    """The proxy's position for one exchange. DIRECT: no Kong was detected on either side."""
 
     FRONT = "front"
     BEHIND = "behind"
@@ -24,7 +24,7 @@ class Position(Enum):
 
 
 def position(configured: str, request: Headers, response: Headers, *, trusted: bool) -> Position:
-    """The configured position, or what this exchange shows: Kong's headers on the request mean behind it."""
+    """The configured position, else derived from the headers: Kong's headers on the request mean BEHIND."""
     if configured != "auto":
         return Position(configured)
     if trusted and ("x-kong-request-id" in request or "x-forwarded-path" in request):
@@ -34,7 +34,7 @@ def position(configured: str, request: Headers, response: Headers, *, trusted: b
 
 
 def believed_consumers(where: Position, request: Headers, response: Headers, *, trusted: bool) -> tuple[Headers, ...]:
-    """The sides whose consumer headers Kong set. In front of Kong, those of a request are the client's own."""
+    """The sides whose consumer headers were set by Kong. In front of Kong, a request's come from the client."""
     if where is Position.FRONT:
         return (response,)
     return () if where is Position.BEHIND and not trusted else (request,)
@@ -51,7 +51,7 @@ def kong_version(response: Headers) -> str | None:
 
 
 def kong_metadata(where: Position, request: Headers, response: Headers) -> dict[str, object]:
-    """`metadata.kong`: each value only where it is known. In front of Kong, what a request says is the client's own."""
+    """`metadata.kong`: each value only if known. In front of Kong, a request's headers come from the client."""
     known: dict[str, object] = {}
     kongs = request if where is Position.BEHIND else response
     if request_id := kongs.get("x-kong-request-id"):
@@ -66,7 +66,7 @@ def kong_metadata(where: Position, request: Headers, response: Headers) -> dict[
 
 
 def public_parts(headers: Headers, scheme: str, authority: str, target: str) -> tuple[str, str, str]:
-    """Behind Kong: scheme, authority and target as the client called them, from the `X-Forwarded-*` that Kong set."""
+    """Behind Kong: scheme, authority and target as the client sent them, from Kong's `X-Forwarded-*` headers."""
     proto = _first(headers, "x-forwarded-proto").lower()
     host = _first(headers, "x-forwarded-host")
     port = _first(headers, "x-forwarded-port")
@@ -83,7 +83,7 @@ def public_parts(headers: Headers, scheme: str, authority: str, target: str) -> 
 
 
 def absolute_uri(scheme: str, authority: str, target: str) -> str:
-    """Scheme, host (its port where it is not the scheme's default), path and query as sent."""
+    """Scheme, host (with port unless it is the scheme's default), path and query as sent."""
     host = authority.removesuffix(":443" if scheme == "https" else ":80")
     return f"{scheme}://{host}{target if target.startswith('/') else '/' + target}"
 

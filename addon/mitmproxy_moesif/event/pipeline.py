@@ -1,4 +1,4 @@
-"""From a captured exchange to the bytes that are sent: attributes, user hooks, sampling, masking, encoding."""
+"""Turns a captured exchange into the bytes to send: attributes, user hooks, sampling, masking, encoding."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from mitmproxy_moesif.event.size import encode
 type Sample = Callable[[Instance, Exchange, Attributes], int | None]
 type Fault = Callable[[str, Exception], None]
 type Observe = Callable[[Instance, Exchange, Attributes, bytes | NotSent], None]
-"""Is told what became of an exchange."""
+"""Called with the outcome of each exchange."""
 
 type Finished = Callable[[Mapping[str, Any]], None]
-"""Gets an event, masked, just before it is encoded; raises nothing."""
+"""Called with a masked event just before it is encoded; never raises."""
 
 
 class NotSent(Enum):
-    """Why an exchange that was captured becomes no event."""
+    """Why a captured exchange has no event."""
 
     SAMPLED_OUT = "sampled_out"
     SKIPPED = "skipped"
@@ -39,8 +39,8 @@ class NotSent(Enum):
 class EventBuilder:
     """Builds events in the background.
 
-    `sample` gives the weight of an event, None for one that is left out; `fault` is told of an error in a user hook,
-    `observe` of each event.
+    `sample` returns an event's weight, or None if it is not sampled; `fault` is called for an error in a user hook,
+    `observe` for each event.
     """
 
     def __init__(self, sample: Sample, fault: Fault, observe: Observe | None = None) -> None:
@@ -49,7 +49,7 @@ class EventBuilder:
         self._observe = observe
 
     def __call__(self, exchange: Exchange, instance: Instance, finished: Finished | None = None) -> bytes | NotSent:
-        """Moesif's sampling is not for others: `finished` gets the event also of an exchange that it leaves out."""
+        """Build one event. `finished` also gets events that Moesif's sampling omits, which is only for Moesif."""
         facts, made = self._make(exchange, instance, finished)
         if self._observe is not None:
             self._observe(instance, exchange, facts, made)
@@ -125,12 +125,12 @@ def _end(event: dict[str, Any], finished: Finished | None, weight: int | None) -
 
 
 def lacks_a_body(event: Mapping[str, Any]) -> bool:
-    """Whether one is too large for the event; a record may have room for it."""
+    """Whether a body was too large for the event; an Akto record may have room for it."""
     return "too_large" in event.get("metadata", {}).get("body_omitted", {}).values()
 
 
 def identify(hooks: UserHooks, seen: HookExchange, caller: Caller, fault: Fault) -> Caller:
-    """The caller as the hooks tell; where one fails, the built-in answer."""
+    """The caller as identified by the hooks; if a hook fails, the built-in result."""
     answers = {
         "identify_user": (caller.user_id, caller.user_from),
         "identify_company": (caller.company_id, caller.company_from),

@@ -1,4 +1,4 @@
-"""An event as bytes, no more than Moesif takes: it is cut before it is kept, never kept to be refused."""
+"""Encodes an event within Moesif's size limit. It is reduced before it is stored, so that Moesif does not refuse it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ MAX_EVENT_BYTES = 1_000_000
 """Moesif refuses larger events."""
 
 NAMED = 50
-"""So many of the members that were left out are named."""
+"""Maximum number of omitted members that are named."""
 
 LONGEST = 200
-"""Characters of such a name."""
+"""Maximum characters of such a name."""
 
 SHORT = 1_000
-"""Characters of what has to be there."""
+"""Maximum characters of a required member in an oversized event."""
 
 ROOM = 100_000
-"""Bytes for these names and for what is not looked at one by one."""
+"""Bytes reserved for these names and for everything that is not measured member by member."""
 
 HOLDERS = frozenset({"request", "request.headers", "response", "response.headers", "metadata"})
 REQUIRED = frozenset(
@@ -33,7 +33,7 @@ REQUIRED = frozenset(
 
 
 class Member(NamedTuple):
-    """Something that can be left out; `name` as in `request.headers.cookie`."""
+    """A member that can be omitted; `name` as in `request.headers.cookie`."""
 
     size: int
     name: str
@@ -44,8 +44,8 @@ class Member(NamedTuple):
 def encode(event: dict[str, Any]) -> bytes:
     """One line of JSON, at most `MAX_EVENT_BYTES`.
 
-    A larger event loses its bodies, which `metadata.body_omitted` says; where that is not enough, the largest of its
-    other members, which `metadata.omitted` names. What Moesif asks for is shortened.
+    A larger event loses its bodies, noted in `metadata.body_omitted`; if that is not enough, also the largest of its
+    other members, named in `metadata.omitted`. Members that Moesif requires are truncated instead.
     """
     encoded = dumps(event)
     if len(encoded) <= MAX_EVENT_BYTES:
@@ -63,8 +63,8 @@ def encode(event: dict[str, Any]) -> bytes:
 
 
 def dumps(value: object) -> bytes:
-    """What passed through a user hook may need the standard library's encoder: numbers beyond 64 bits, and halves of
-    surrogate pairs. A copy: what orjson returns holds the memory it wrote in, many times as much."""
+    """Compact JSON. Values from a user hook may need the standard library's encoder: numbers beyond 64 bits, and lone
+    surrogates. Returns a copy, because orjson's result keeps its write buffer, which is many times as large."""
     try:
         return bytes(memoryview(orjson.dumps(value)))
     except TypeError:

@@ -1,4 +1,4 @@
-"""Which format a body has, and the masks of one side applied to it."""
+"""Detects the format of a body and applies the masks of one side to it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORM = "application/x-www-form-urlencoded"
 
 
 class BodyMask:
-    """The field names of one side, compiled once."""
+    """The compiled field names of one side."""
 
     __slots__ = ("_text",)
 
@@ -30,10 +30,10 @@ class BodyMask:
         return self._text.json(raw) if self._text.names.may_occur(raw) else raw
 
     def other(self, raw: bytes, content_type: str, layer: int = 0) -> bytes:
-        """A body that is not JSON without the masked fields; empty where none is left.
+        """A non-JSON body without the masked fields; empty if none is left.
 
-        `UnmaskableError` where the media type has no fields that can be found, and where the body is not certainly of
-        it and of none that it could be.
+        Raises `UnmaskableError` if fields cannot be found in this media type, or if the body does not clearly match it
+        or an alternative.
         """
         kind = media_type(content_type)
         if kind == "multipart/form-data":
@@ -51,7 +51,7 @@ class BodyMask:
         raise UnmaskableError("a media type whose fields cannot be found")
 
     def _part(self, raw: bytes, headers: Mapping[str, str], layer: int) -> bytes:
-        """The content of a multipart part, `*****` where it cannot be masked. Its encoding stays."""
+        """The masked content of a multipart part, in its encoding; `*****` if it cannot be masked."""
         if layer > MAX_LAYERS:
             return MASK
         try:
@@ -81,7 +81,7 @@ class BodyMask:
         return encoded
 
     def _plain_part(self, raw: bytes, content_type: str, layer: int) -> bytes:
-        """Without a type, or with that of plain text, it is a value; with another, a body of its own."""
+        """Mask a decoded part: without a type or as plain text it is a value, else a body of its own."""
         if not raw.strip():
             return raw
         if media_type(content_type) in ("", "text/plain"):

@@ -1,7 +1,7 @@
-"""Fields removed from `application/x-www-form-urlencoded`; every other byte stays as it was sent.
+"""Removes fields from `application/x-www-form-urlencoded`; every other byte stays as sent.
 
-Fields are separated by `&`, and by `;` too, as some servers have it. For others a `;` belongs to the value, and
-`&amp;` is a character of it: what follows a masked field behind one may be its value, and goes with it.
+Fields are separated by `&`, and for some servers by `;` too. For others a `;` belongs to the value, and `&amp;` is a
+character of it: so what follows a masked field after one of these may be part of its value, and is removed too.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from urllib.parse import quote_plus, unquote_to_bytes
 
 from mitmproxy_moesif.event.masking.names import BOM, MASK, FieldNames, UnmaskableError
 
-# What a form encoder writes. JSON has nothing to say in these characters but `[1]` and the like.
+# The characters that a form encoder writes. The only JSON in these characters is like `[1]`.
 _ENCODED: Final = re.compile(rb"[A-Za-z0-9*._~%+=&;\[\]-]*+")
-# The same with what some encoders leave as it is.
+# Also with characters that some encoders do not escape.
 _NEARLY_ENCODED: Final = re.compile(rb"[A-Za-z0-9*._~%+=&;\[\]/:@,!$'()-]*+")
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 _STRUCTURE: Final = re.compile(rb"[{}\[\]<>\"]")
 
 _SEPARATOR: Final = re.compile(rb"&(?:#?[A-Za-z0-9]{1,32};)?|;")
-# In a masked field: it is no encoded one, and may go on behind its end.
+# In a masked field: it is not encoded, and may continue after its end.
 _GOES_ON: Final = re.compile(rb"[{}<>\"]|=\s*+['`(\[]")
 
 type MaskText = Callable[[bytes], bytes]
 type Instead = Callable[[bytes], bytes | None]
-"""Is given the name of a masked field, as sent; returns what stands in place of the field, None for nothing."""
+"""Called with the name of a masked field, as sent; returns the field's replacement, or None to remove it."""
 
 
 def mask_form(raw: bytes, names: FieldNames, mask_text: MaskText) -> bytes:
-    """The form without the masked fields; empty where none is left.
+    """The form without the masked fields; empty if none is left.
 
-    `mask_text` masks what a value holds, and raises `UnmaskableError`, as this does where the text is not plainly a
-    form: any text parses as one, and `curl -d` calls whatever it sends a form.
+    `mask_text` masks the text of a value. Raises `UnmaskableError` if `mask_text` does, or if the text is not clearly a
+    form: any text parses as one, and `curl -d` labels everything that it sends as a form.
     """
     if not _is_plainly_a_form(raw):
         raise UnmaskableError("not plainly a form")
@@ -52,14 +52,14 @@ def mask_fields(raw: bytes, names: FieldNames, mask_text: MaskText, instead: Ins
 def mask_part(
     part: bytes, names: FieldNames, mask_text: MaskText, instead: Instead, *, names_alone: bool = True
 ) -> bytes | None:
-    """The fields between two `&`, up to the first of which something is masked; None where nothing stays.
+    """The fields between two `&`, up to the first that is masked in part or whole; None if nothing is left.
 
-    `names_alone`: what has no `=` is the name of a field, else it is a text.
+    `names_alone`: text without `=` is the name of a field, else it is plain text.
     """
     kept: list[bytes] = []
     for field in [part] if _holds_structure(part) else _split(part, b";"):
         name, equals, value = field.partition(b"=") if names_alone or b"=" in field else (b"", b"", field)
-        # Of `&amppassword=x` the `&amp` may be meant as a character.
+        # In `&amppassword=x`, the `&amp` may stand for a character.
         if (name or equals) and (names.holds(decoded(name)) or names.holds(b"&" + name)):
             if _GOES_ON.search(field) is not None:
                 raise UnmaskableError("a masked field that may go on behind its end")
@@ -74,17 +74,17 @@ def mask_part(
 
 
 def decoded(text: bytes) -> bytes:
-    """As the receiver of a form or a query reads it."""
+    """The text as the receiver of a form or query decodes it."""
     return unquote_to_bytes(text.replace(b"+", b" "))
 
 
 def is_encoded_form(raw: bytes) -> bool:
-    """Whether the text is what a form encoder writes, and more than one word. A URL is none."""
+    """Whether the text looks like the output of a form encoder and has a `=`. A URL does not."""
     return b"=" in raw and _NEARLY_ENCODED.fullmatch(raw) is not None
 
 
 def _split(raw: bytes, separator: bytes) -> Iterator[bytes]:
-    """What is between the separators, but for those that a character reference is made of."""
+    """The text between the separators; those that are part of a character reference do not count."""
     begin = 0
     for found in _SEPARATOR.finditer(raw):
         at = found[0].find(separator)
@@ -99,12 +99,12 @@ def _is_reference(text: bytes) -> bool:
 
 
 def _holds_structure(field: bytes) -> bool:
-    """Whether the value is JSON or XML that was not encoded, in which a `;` separates nothing."""
+    """Whether the value is unencoded JSON or XML, in which a `;` is not a separator."""
     return field.partition(b"=")[2].lstrip()[:1] in (b"{", b"[", b"<")
 
 
 def _masked_value(value: bytes, mask_text: MaskText) -> bytes:
-    """`*****` where it cannot be masked, unless it looks like a piece of something that is no form at all."""
+    """The masked value; `*****` if it cannot be masked. Raises if it looks like a piece of another format."""
     plain = decoded(value)
     try:
         masked = mask_text(plain)

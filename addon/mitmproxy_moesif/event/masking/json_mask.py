@@ -1,8 +1,8 @@
-"""JSON members removed by name from the text itself, and the strings that stay masked inside.
+"""Removes JSON members by name from the original text, and masks inside the remaining strings.
 
-The document is not parsed into objects and written again: the text of a masked member is cut out and every other byte
-stays, so numbers of any size, duplicate keys, key order and white space survive, and no depth is too deep. Only the
-strings in which a masked name may occur are looked at, found from there.
+The document is not parsed and serialized again: the text of a masked member is cut out and every other byte stays. So
+numbers of any size, duplicate keys, key order and white space survive, and nesting can be of any depth. Only strings
+in which a masked name may occur are examined.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _ANY_STRING: Final = re.compile(rb'"[^"]*+"')
 
 
 def mask_json(raw: bytes, names: FieldNames, mask_text: Callable[[bytes], bytes]) -> bytes:
-    """`raw`, which is valid JSON, without the masked members; `mask_text` masks what a key or a string holds."""
+    """`raw`, which must be valid JSON, without the masked members; `mask_text` masks the text of a key or string."""
     kept: list[bytes] = []
     start = 0
-    holds: dict[bytes, bool] = {}  # the same few keys come again and again
+    holds: dict[bytes, bool] = {}  # the same few keys occur again and again
     for begin, end in _suspect_strings(raw, names):
         if begin < start:
-            continue  # it went with a member that it is in
+            continue  # it is inside a member that was already removed
         token = raw[begin:end]
         if (colon := _AFTER_KEY.match(raw, end)) is not None:
             if token not in holds:
@@ -53,8 +53,8 @@ def _masked_string(token: bytes, mask_text: Callable[[bytes], bytes]) -> bytes:
 
 
 def _suspect_strings(raw: bytes, names: FieldNames) -> Iterator[tuple[int, int]]:
-    """Where the strings in which a masked name may occur begin and end, quotes included."""
-    # With no quote but those around strings, and every byte where it was.
+    """Start and end of the strings in which a masked name may occur, quotes included."""
+    # A copy in which the only quotes are those around strings, with every byte at its original position.
     flat = raw.replace(b"\\\\", b"  ").replace(b'\\"', b"  ") if b"\\" in raw else raw
     suspects = names.suspects(raw)
     if suspects is None:
@@ -69,17 +69,17 @@ def _suspect_strings(raw: bytes, names: FieldNames) -> Iterator[tuple[int, int]]
             end = flat.index(b'"', position) + 1
             yield begin, end
         else:
-            end = position  # which is between strings
+            end = position  # between two strings
 
 
 def _member_end(raw: bytes, after_colon: int, kept: list[bytes]) -> int:
-    """Where the text after a member begins, its comma going with it: the one behind it, else the one before it."""
+    """Where the text after a removed member begins. Also removes its comma: the one after it, else the one before."""
     end = _value_end(raw, after_colon)
     comma = _COMMA.match(raw, end)
     if comma is not None:
         return comma.end()
     while kept:
-        # Pieces between two masked members may be blank; the first one holds the opening brace.
+        # Pieces between two masked members may be blank; the first piece has the opening brace.
         text = kept.pop().rstrip(_BLANK)
         if text:
             kept.append(text.removesuffix(b","))

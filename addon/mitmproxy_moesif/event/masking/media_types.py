@@ -36,7 +36,7 @@ def media_type(content_type: str) -> str:
 
 
 def parameters(header: str) -> list[Parameter]:
-    """What follows the first `;` of a header value; `UnmaskableError` where quotes or separators are out of place."""
+    """The parameters after the first `;` of a header value. Raises `UnmaskableError` if they are malformed."""
     found: list[Parameter] = []
     position = header.find(";")
     end = len(header.rstrip())
@@ -52,9 +52,9 @@ def parameters(header: str) -> list[Parameter]:
 
 
 def charset(content_type: str) -> str | None:
-    """The declared charset under Python's name, None where there is none.
+    """The declared charset by its Python name; None if there is none.
 
-    Names are looked for in bytes, so a charset in which ASCII letters are written otherwise is `UnmaskableError`.
+    Raises `UnmaskableError` for a charset that is not a superset of ASCII, since names are searched in the bytes.
     """
     values = {parameter.value.lower() for parameter in parameters(content_type) if parameter.name == "charset"}
     if len(values) > 1:

@@ -1,8 +1,8 @@
-"""Parts removed from `multipart/form-data`; the parts that stay do so byte for byte.
+"""Removes masked parts from `multipart/form-data`; all other parts stay byte for byte.
 
-Servers differ in what they forgive, so where readings differ this one takes both: a part is removed when any reading
-of its name is masked, a bare LF ends a line too, and text that no reader should see (before the first and after the
-last delimiter) is left out. What is malformed beyond that is `UnmaskableError`.
+Servers differ in what they tolerate, so this module considers all interpretations: a part is removed if any
+interpretation of its name is masked, a bare LF also ends a line, and text that readers ignore (before the first and
+after the last delimiter) is omitted. Anything else that is malformed raises `UnmaskableError`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ type MaskContent = Callable[[bytes, Mapping[str, str]], bytes]
 def mask_multipart(
     raw: bytes, content_type: str, names: FieldNames, mask_text: Callable[[bytes], bytes], mask_content: MaskContent
 ) -> bytes:
-    """The body without the masked parts; empty where none is left.
+    """The body without the masked parts; empty if none is left.
 
-    A part is masked by its name, and where its headers mention a masked name as a key (a file's name may).
-    `mask_text` masks what a name holds, `mask_content` the content of a part that stays, given the part's headers.
+    A part is masked by its name, or if its headers mention a masked name as a key (e.g. in a file name).
+    `mask_text` masks the text of a name, `mask_content` the content of a remaining part, given the part's headers.
     """
 
     def is_masked(head: bytes) -> bool:
@@ -56,7 +56,7 @@ def mask_multipart(
 
 
 def parts_of(raw: bytes, content_type: str) -> Iterator[tuple[dict[str, str], bytes]]:
-    """Headers, their names in lower case, and content of each part; `UnmaskableError` where they are malformed."""
+    """Headers (names in lower case) and content of each part. Raises `UnmaskableError` if malformed."""
     for here, there in pairwise(_delimiters(raw, _boundary(content_type))):
         part = raw[here.end : there.start]
         block, begin, end = _pieces(part, 0)
@@ -78,7 +78,7 @@ def _boundary(content_type: str) -> bytes:
 
 
 def _delimiters(raw: bytes, boundary: bytes) -> Iterator[_Delimiter]:
-    """The delimiter lines up to the closing one, without which the body is cut off: `UnmaskableError`."""
+    """The delimiter lines up to the closing one. Raises `UnmaskableError` if that is missing: the body is truncated."""
     marker = b"--" + boundary
     start = raw.find(marker)
     while start >= 0:
@@ -95,7 +95,7 @@ def _delimiters(raw: bytes, boundary: bytes) -> Iterator[_Delimiter]:
 
 
 def _masked(part: bytes, head: int, is_masked: Callable[[bytes], bool], mask_content: MaskContent) -> bytes:
-    """The part, which begins with its delimiter line of `head` bytes, as it may be shown; empty where it may not."""
+    """The part masked; empty if it must not be shown. It begins with its delimiter line of `head` bytes."""
     block, begin, end = _pieces(part, head)
     if is_masked(block):
         return b""
@@ -114,7 +114,7 @@ def _pieces(part: bytes, head: int) -> tuple[bytes, int, int]:
 
 
 def _headers(block: bytes) -> dict[str, str]:
-    """Header names in lower case to values, continuation lines joined; read as Latin-1, which loses no byte."""
+    """Values by lower-case header name, continuation lines joined; decoded as Latin-1, which is lossless."""
     headers: dict[str, str] = {}
     unfolded = block.decode("latin-1").replace("\r\n", "\n").replace("\n ", " ").replace("\n\t", "\t")
     if _CONTROL.search(unfolded) is not None:
@@ -129,7 +129,7 @@ def _headers(block: bytes) -> dict[str, str]:
 
 
 def _names(headers: dict[str, str]) -> list[bytes]:
-    """Every reading of the part's name, as bytes."""
+    """Every interpretation of the part's name, as bytes."""
     readings: list[bytes] = []
     for parameter in parameters(headers.get("content-disposition", "")):
         match parameter.name:
@@ -145,7 +145,7 @@ def _names(headers: dict[str, str]) -> list[bytes]:
 
 
 def _plain_readings(parameter: Parameter) -> list[bytes]:
-    """With backslashes as sent and as escapes, and percent-decoded as HTML has it; single quotes are no quotes."""
+    """Backslashes both literal and as escapes, and percent-decoded as in HTML; with and without single quotes."""
     if "=?" in parameter.text:
         raise UnmaskableError("an encoded word (RFC 2047) for a name")
     texts = dict.fromkeys((parameter.text, parameter.value, parameter.text.strip("'")))

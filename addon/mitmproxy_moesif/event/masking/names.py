@@ -1,10 +1,10 @@
-"""The masked names: whether a field has one, and where a text may have one, however it is spelled there.
+"""The masked names: tells whether a field has one, and where a text may contain one, in any spelling.
 
-Names are compared without case, whole and as a word of a longer name: `user[password]`, `user.password`, `@password`
-and `"my password"` are `password`; `user-password` and `passwords` are not. A text is asked from cheap to exact:
-`may_occur` and `suspects` by its bytes, `is_key_in` by what it says. `holds` and `is_key_in` also read what escapes
-of URLs, XML, JSON and JavaScript stand for, and UTF-8 that was taken for Latin-1. A word in some older charset cannot
-be told apart from a name beyond ASCII, so it counts as one.
+Names are compared ignoring case, as a whole or as a word of a longer name: `user[password]`, `user.password`,
+`@password` and `"my password"` match `password`; `user-password` and `passwords` do not. Checks of a text go from cheap
+to exact: `may_occur` and `suspects` search its bytes, `is_key_in` its meaning. `holds` and `is_key_in` also decode
+escapes of URLs, XML, JSON and JavaScript, and UTF-8 that was decoded as Latin-1. A word in an older charset cannot be
+distinguished from a non-ASCII name, so it counts as a match if there are such names.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from urllib.parse import quote, unquote
 from mitmproxy_moesif.config.re2set import compile_re2, re2_options
 
 MASK: Final = b"*****"
-"""Stands in place of a text that may not be shown."""
+"""Replaces a text that must not be shown."""
 
 BOM: Final = b"\xef\xbb\xbf"
 
 REACH: Final = 64
-"""Characters that may stand between a name and what makes it a key, a run of blanks counting as one."""
+"""Maximum characters between a name and the sign that makes it a key; a run of white space counts as one."""
 
 _MAX_MEMORY: Final = 8_000_000
-# What can be looked for in the bytes of any format. Any other name makes every text a suspect.
+# Names that can be searched in the bytes of any format. With any other name, every text is a suspect.
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
-# What escapes are made of, and what XML splits a text with: escaped itself, it may hide a name.
+# Characters that form escapes, or with which XML splits a text: if these are escaped themselves, they may hide a name.
 _MAKES_ESCAPES: Final = "\0\\ux#%&<!?0123456789abcdef"
 _SPLITS_XML: Final = r"!--|!\[cdata\[|(?:\?|\]\])(?:>|&gt)"
 _NEEDS_NO_SEMICOLON: Final = "|".join(name for name in html5 if name.isalnum() and not html5[name].isalnum())
 _ESCAPED: Final = r"\\[a-z]|%[0-9a-f]{2}|u[0-9a-f]{4}|\\x[0-9a-f]{2}|\\[0-7]{1,3}"
 _AFTER_AN_ESCAPE: Final = rf"{_ESCAPED}|(?:&|amp;?)(?:#x?[0-9a-f]+|{_NEEDS_NO_SEMICOLON})"
-_MEANS_ANOTHER: Final = "bfnrtvux"  # behind a backslash
+_MEANS_ANOTHER: Final = "bfnrtvux"  # letters with another meaning after a backslash
 _FOLDS_TO_ASCII: Final = "\u017f\u212a\u00df\u1e9e\ufb00\ufb01\ufb02\ufb03\ufb04\ufb05\ufb06"
 _NAMES_OF_CHARACTERS: Final = {name: of for name, of in html5.items() if of.isascii() and of not in "&<>!?"}
 _COMMENT: Final = re.compile(r"<!--(?:[^-]|-(?!->)){0,256}+-->|<!\[CDATA\[|\]\]>|<\?[^>]{0,256}+>")
@@ -47,7 +47,7 @@ _ESCAPE: Final = re.compile(
 )
 _MAKES_NO_READING: Final = re.compile(r"[^%&\\<\]\xc2-\xf4]*+")
 _TAKEN_FOR_LATIN_1: Final = re.compile(r"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
-_UNREAD: Final = "\ufffd"  # what no UTF-8 is, or has been replaced before
+_UNREAD: Final = "\ufffd"  # replaces invalid UTF-8, here or earlier
 _ROUNDS: Final = 8
 _ASSIGNS: Final = "[=:>\uff1d\uff1a\u2192]"
 _BETWEEN_CELLS: Final = re.compile(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029,;|\t:~]|  +")
@@ -56,11 +56,11 @@ _QUOTES: Final = " \"'"
 
 
 class UnmaskableError(ValueError):
-    """The text is not certainly of the format in which the masked fields would have to be found."""
+    """The text's format is uncertain, so the masked fields cannot be found reliably."""
 
 
 class FieldNames:
-    """The names of one side, compiled once."""
+    """The compiled names of one side."""
 
     __slots__ = ("_beyond_ascii", "_folded", "_key", "_suspect", "_word")
 
@@ -68,7 +68,7 @@ class FieldNames:
         given = frozenset(names)
         forms = given.union(normalize(form, name) for name in given for form in ("NFC", "NFD"))
         self._folded = frozenset(name.casefold() for name in forms)
-        self._beyond_ascii = not all(map(str.isascii, given))  # folded, `straße` is `strasse`
+        self._beyond_ascii = not all(map(str.isascii, given))  # before folding, which turns `straße` into `strasse`
         one_of = "|".join(re.escape(name) for name in sorted(self._folded, key=len, reverse=True) if name) or r"(?!)"
         # Hyphens are part of a word, but not at its ends: `user-password` is another name, `--password` is not.
         begin, name = r"(?<![\w-])", rf"(?:{one_of})(?!-{{0,9}}\w)"
@@ -79,7 +79,7 @@ class FieldNames:
         self._suspect = _suspect_pattern(self._folded) if all(map(_PLAIN.fullmatch, given)) else None
 
     def holds(self, name: str | bytes) -> bool:
-        """Whether the field of this name is masked."""
+        """Whether the field with this name is masked."""
         if isinstance(name, str):
             return _some_reading(name, self._is)
         try:
@@ -88,7 +88,7 @@ class FieldNames:
             return self._beyond_ascii or _some_reading(name.decode("latin-1"), self._is)
 
     def ends(self, name: bytes) -> bool:
-        """Whether a masked name is the last word of this one."""
+        """Whether the last word of this name is a masked name."""
         try:
             text = name.decode()
         except UnicodeDecodeError:
@@ -102,16 +102,16 @@ class FieldNames:
         return folded in self._folded or self._word.search(folded) is not None
 
     def may_occur(self, raw: bytes) -> bool:
-        """False where nothing inside `raw`, however deep and however escaped, can have a masked name. Cheap."""
+        """False if nothing inside `raw` can have a masked name, at any depth or escaping. Cheap."""
         return self._suspect is None or self._suspect.search(raw) is not None
 
     def suspects(self, raw: bytes) -> Iterable[int] | None:
-        """Where in `raw` a masked name may stand, or an escape that may spell one, in order; None: anywhere."""
+        """Positions in `raw` of possible masked names, or of escapes that may form one, in order; None: anywhere."""
         return None if self._suspect is None else (found.end() - 1 for found in self._suspect.finditer(raw))
 
     def is_key_in(self, raw: bytes) -> bool:
-        """Whether a masked name is mentioned as a key: `=`, `:`, `>` or an arrow follows within `REACH`, it is written
-        like an option (`--password`), or is a cell of several lines. So is it taken to be in text escaped too often.
+        """Whether a masked name is used as a key: `=`, `:`, `>` or an arrow follows within `REACH`, it is written like
+        an option (`--password`), or is a cell in a text of several lines. Text escaped too often counts as True.
         """
         texts = [raw.decode(errors="replace")]
         if self._beyond_ascii and b"\0" in raw:
@@ -132,9 +132,9 @@ class FieldNames:
 
 
 def _suspect_pattern(names: Iterable[str]) -> Any:
-    """A name as a whole word, or an escape (of URLs, JSON, JavaScript, XML) of what it or another escape is made of.
+    """Matches a name as a whole word, or an escape (of URLs, JSON, JavaScript, XML) of a character of a name or escape.
 
-    A zero byte counts too: the text may be UTF-16.
+    Also matches a zero byte: the text may be UTF-16.
     """
     one_of = "|".join(re.escape(name) for name in names)
     letters = {*_MAKES_ESCAPES, *"".join(names)}
@@ -164,9 +164,9 @@ def _each(codes: Iterable[int], digits: str) -> str:
 
 
 def _some_reading(text: str, says: Callable[[str], bool]) -> bool:
-    """Whether the text says it, or what it stands for with one layer of escapes after the other undone.
+    """Whether `says` is true of the text, or of the text after undoing one or more layers of escapes.
 
-    UTF-16 has a name with zeros between. A text of more layers than anybody needs is taken to say it.
+    Ignores the zero bytes of UTF-16. Also true of a text with more layers than anyone needs.
     """
     for _ in range(_ROUNDS):
         text = text.replace("\0", "")
@@ -180,8 +180,8 @@ def _some_reading(text: str, says: Callable[[str], bool]) -> bool:
 
 
 def _unescaped(text: str) -> str:
-    """With one layer of escapes undone: of URLs, XML, JSON and JavaScript. What XML splits a text with goes too, and
-    UTF-8 that was taken for Latin-1 is read again."""
+    """Undo one layer of escapes of URLs, XML, JSON and JavaScript. Also removes XML comments and the like, and decodes
+    UTF-8 that was decoded as Latin-1."""
     text = html.unescape(_CODE.sub(r"&#\1", unquote(_COMMENT.sub("", text))))
     return _TAKEN_FOR_LATIN_1.sub(_read_again, _ESCAPE.sub(_spelled_out, text))
 

@@ -1,6 +1,6 @@
-"""Parameters of URLs: `/s?token=abc&q=1` -> `/s?token=*****&q=1`, and of the URLs in a header's value.
+"""Masks parameters of URLs (`/s?token=abc&q=1` -> `/s?token=*****&q=1`), also of URLs in a header's value.
 
-What cannot be read in one way only is `*****` from the masked name on, or as a whole.
+If a text is ambiguous, it becomes `*****` from the masked name on, or as a whole.
 """
 
 from __future__ import annotations
@@ -18,35 +18,34 @@ _MASK: Final = MASK.decode()
 _PORT: Final = r"(?::[0-9]*+)?+(?=[/?#]|\Z)"
 _HOST: Final = re.compile(rf"(?:[A-Za-z][A-Za-z0-9+.-]*+:)?+//(?:\[[0-9A-Fa-f:.]*+\]|[A-Za-z0-9._-]*+){_PORT}")
 _QUERY: Final = re.compile(r"[?#]")
-# Between brackets or quotes, with nothing behind them that could go on with it.
+# In brackets or quotes, followed by nothing that could continue the text.
 _ENCLOSED: Final = re.compile(r"""((?:<[^\s<>"]*+>|"[^\s<>"]*+")(?=[\s,;)\]}]|\Z))""")
 _BREAK: Final = re.compile(r"""[\s<>"]""")
 _WORD: Final = re.compile(r"\w")
-_ASSIGNS: Final = ("=", ":", ">")  # at the end: the value may be behind it
+_ASSIGNS: Final = ("=", ":", ">")  # at the end of a text, the value may follow
 
 
 def mask_query(target: str, names: frozenset[str]) -> str:
     """Mask each occurrence of the parameters `names` in a URL or a `path?query`.
 
-    Names stay as they were sent, like every other byte; a value of another name is masked inside. A fragment is
-    looked at like a query, and so is each segment of a path that has a `=`. Never raises; returns `target` itself
-    where there is nothing to mask.
+    Names and all other bytes stay as sent; values of other names are masked inside. A fragment is treated like a
+    query, and so is each path segment with a `=`. Never raises; returns `target` itself if there is nothing to mask.
     """
     return _compiled(names).url(target) if names else target
 
 
 def mask_host(authority: str, names: frozenset[str]) -> str:
-    """The same for what stands in place of a URL's host and port."""
+    """Like `mask_query`, for the host and port of a URL, which a client may set to anything."""
     return mask_query(f"//{authority}", names).removeprefix("//")
 
 
 def mask_method(method: str, names: frozenset[str]) -> str:
-    """The same for what stands in place of a method: of a malformed request it may be all of the first line."""
+    """Like `mask_query`, for a method: in a malformed request it may be the whole first line."""
     return method if not names or method.isalpha() else _compiled(names).header(method)
 
 
 def mask_urls(headers: Mapping[str, str], names: frozenset[str]) -> Mapping[str, str]:
-    """The same for each header: whatever mentions a parameter as a key, be it Referer, Location, Link or another."""
+    """Mask every header that uses a parameter's name as a key, be it Referer, Location, Link or another."""
     if not names or not _compiled(names).may_occur(headers.values()):
         return headers
     mask = _compiled(names)
@@ -54,7 +53,7 @@ def mask_urls(headers: Mapping[str, str], names: frozenset[str]) -> Mapping[str,
 
 
 class QueryMask(TextMask):
-    """The parameters, compiled once."""
+    """The compiled parameters."""
 
     __slots__ = ()
 
@@ -70,15 +69,15 @@ class QueryMask(TextMask):
         end = len(url) if query is None else query.start()
         first, *others = url[begin:end].split("/")
         if self.names.is_key_in(_bytes(first)):
-            masked = self._segment(first)  # this is no path: all that follows may be the value
+            masked = self._segment(first)  # not a path: everything that follows may be the value
             return masked if _MASK in masked else _MASK
         path = "/".join((first, *map(self._segment, others)))
         masked = url[:begin] + path + url[end : end + 1] + self._query(url[end + 1 :])
         return url if masked == url else masked
 
     def header(self, value: str) -> str:
-        """Masks what can be read as a URL: what is enclosed, and the last word. What is before and between them must
-        not mention a parameter, together with what is enclosed and is none, and with what the last word begins with."""
+        """Masks possible URLs: enclosed text, and the last word. The rest must not use a parameter's name as a key,
+        else the whole value is masked; it includes enclosed text without a mask, and how the last word begins."""
         if not self.names.may_occur(_bytes(value)):
             return value
         pieces = _ENCLOSED.split(value)
@@ -109,7 +108,7 @@ class QueryMask(TextMask):
             return _MASK
 
     def _instead(self, name: bytes) -> bytes:
-        """What follows the masked name in `token[x]` or `token|x` may be its value."""
+        """The replacement of a field. In `token[x]` or `token|x`, what follows the masked name may be its value."""
         return name + b"=" + MASK if self.names.ends(decoded(name)) else MASK
 
 

@@ -1,7 +1,7 @@
-"""Any text masked in whatever format it is: JSON, XML or a form, and whatever these hold, as deep as it goes.
+"""Masks text of any format: JSON, XML or a form, and recursively the texts inside.
 
-This is what every value of every format goes through: a string of JSON, a field of a form, name and value, a text or
-an attribute of XML, a part of a multipart body, a parameter of a query.
+Every value of every format passes through here: JSON strings, names and values of form fields, XML text and
+attributes, parts of a multipart body, query parameters.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from mitmproxy_moesif.event.masking.json_text import is_json
 from mitmproxy_moesif.event.masking.names import BOM, MASK, FieldNames, UnmaskableError
 from mitmproxy_moesif.event.masking.xml_mask import begins_like_xml, mask_xml
 
-# Each layer costs as much again as the text in it is long. What is deeper is left out.
+# Each layer costs time in proportion to its text. Deeper text is unmaskable.
 MAX_LAYERS: Final = 16
-_DECODED: Final = "; charset=utf-8"  # whatever a document in it says of its encoding
+_DECODED: Final = "; charset=utf-8"  # overrides the encoding that an inner document declares
 
 
 class TextMask:
@@ -29,9 +29,9 @@ class TextMask:
         self.names = FieldNames(names)
 
     def strict(self, raw: bytes, layer: int = 0) -> bytes:
-        """The text without what is masked; `raw` itself where nothing is.
+        """The masked text; `raw` itself if there is nothing to mask.
 
-        `UnmaskableError` where it mentions a masked name as a key and is of no format in which that could be found.
+        Raises `UnmaskableError` if it mentions a masked name as a key but has no known format.
         """
         if not self.names.may_occur(raw):
             return raw
@@ -45,7 +45,7 @@ class TextMask:
             try:
                 return self.xml(raw, _DECODED, layer)
             except UnmaskableError:
-                pass  # markup of some other kind, which may be harmless
+                pass  # other markup, which may be harmless
         elif is_encoded_form(raw):
             return self.form(raw, layer)
         if self.names.is_key_in(raw):
@@ -53,7 +53,7 @@ class TextMask:
         return raw
 
     def value(self, raw: bytes, layer: int = 0) -> bytes:
-        """The same, and `*****` in place of a text that cannot be masked."""
+        """Like `strict`, but returns `*****` for a text that cannot be masked."""
         try:
             return self.strict(raw, layer)
         except UnmaskableError:
@@ -68,5 +68,5 @@ class TextMask:
         return mask_xml(raw, content_type, self.names, partial(self.value, layer=layer + 1))
 
     def form(self, raw: bytes, layer: int = 0) -> bytes:
-        """A form without the masked fields; empty where none is left."""
+        """A form without the masked fields; empty if none is left."""
         return mask_form(raw, self.names, partial(self.strict, layer=layer + 1))

@@ -1,8 +1,8 @@
-"""Elements and attributes removed from XML, cut out of the text itself; every other byte stays.
+"""Removes elements and attributes from XML by cutting them out of the original text; every other byte stays.
 
-The parser (expat) says where elements begin and end; nothing is written again but the texts and attributes that hold
-something masked themselves. Comments and processing instructions go, since either may hold what is masked.
-`UnmaskableError` for a DOCTYPE (its entities could stand for anything), for what does not parse, and for a masked root.
+The parser (expat) tells where elements begin and end; only texts and attributes that contain something masked are
+rewritten. Comments and processing instructions are removed, since they may contain masked data. Raises
+`UnmaskableError` for a DOCTYPE (its entities could mean anything), for malformed XML, and for a masked root element.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _ATTRIBUTE: Final = re.compile(rb"""\s++[^\s=]++\s*+=\s*+(?P<value>"[^"]*+"|'[^'
 _BEGINNING: Final = re.compile(rb"\s*+<")
 _WORD: Final = re.compile(r"\w")
 _ASSIGNS: Final = ("=", ":", ">")
-_LONGEST_KEY: Final = 1000  # characters of a text that may be a key of the next one
+_LONGEST_KEY: Final = 1000  # characters of a text that may be the key of the next text
 
-# Beginnings of a document in UTF-16, whose text cannot be searched for ASCII delimiters byte by byte.
+# First bytes of a document in UTF-16, which cannot be searched for ASCII delimiters byte by byte.
 _UTF16: Final = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
@@ -39,9 +39,9 @@ def begins_like_xml(raw: bytes) -> bool:
 
 
 def mask_xml(raw: bytes, content_type: str, names: FieldNames, mask_text: Callable[[bytes], bytes]) -> bytes:
-    """The document without the elements and attributes whose name is masked, with or without its prefix.
+    """The document without the elements and attributes with a masked name, with or without prefix.
 
-    `mask_text` masks what the text between two tags, or an attribute, holds.
+    `mask_text` masks the text between two tags, or the value of an attribute.
     """
     try:
         utf16 = _UTF16.get(raw[:2])
@@ -54,7 +54,7 @@ def mask_xml(raw: bytes, content_type: str, names: FieldNames, mask_text: Callab
 
 
 class _Cut(NamedTuple):
-    """Bytes that must not stay, and what stands in their place."""
+    """A range of bytes to remove, and their replacement."""
 
     begin: int
     end: int
@@ -62,7 +62,7 @@ class _Cut(NamedTuple):
 
 
 class _Cutter:
-    """Collects, while expat reads, what must not stay."""
+    """Collects the ranges to remove while expat parses."""
 
     def __init__(
         self, raw: bytes, encoding: str | None, names: FieldNames, mask_text: Callable[[bytes], bytes]
@@ -72,15 +72,15 @@ class _Cutter:
         self._mask_text = mask_text
         self._cuts: list[_Cut] = []
         self._rootless = True
-        self._depth = 0  # inside a masked element: how many elements are open from it on
-        self._begin = 0  # of that element
-        self._tag_end = 0  # of the last tag
-        self._is_empty = False  # whether that tag is a whole element
-        self._is_inside = False  # whether that tag opened the element that is read
-        self._text: list[str] = []  # what came since then
-        self._before, self._before_opens = "", False  # the text before that one, and whether a tag that opens followed
-        self._is_swallowing = False  # an element's content from some text on is masked, not the element
-        self._key = ""  # the key that text is, as long as no word of a value came
+        self._depth = 0  # in a masked element: number of open elements, itself included
+        self._begin = 0  # start of that element
+        self._tag_end = 0  # end of the last tag
+        self._is_empty = False  # whether that tag is a complete element
+        self._is_inside = False  # whether that tag opened the current element
+        self._text: list[str] = []  # text since that tag
+        self._before, self._before_opens = "", False  # the previous text, and whether an opening tag followed it
+        self._is_swallowing = False  # whether only an element's content from some text on is masked, not the element
+        self._key = ""  # that text, if it is a key and no word of a value has followed
         self._parser = expat.ParserCreate(encoding)
         self._parser.ordered_attributes = True
         self._parser.buffer_text = True
@@ -96,7 +96,7 @@ class _Cutter:
         try:
             self._parser.Parse(self._raw, True)
         finally:
-            del self._parser  # it holds this object's methods: a cycle that would keep the body in memory
+            del self._parser  # it references this object's methods: a cycle that would keep the body in memory
         kept: list[bytes] = []
         position = 0
         for begin, end, instead in self._cuts:
@@ -138,7 +138,7 @@ class _Cutter:
             self._cuts.append(_Cut(self._begin, self._tag_end))
 
     def _end_text(self, *, opens: bool) -> None:
-        """A tag begins: mask the text before it, as one, whatever comments and CDATA sections it is made of."""
+        """A tag begins: mask the text before it as a whole, including all its comments and CDATA sections."""
         text = "".join(self._text)
         self._text.clear()
         if self._depth or not text.strip():
@@ -157,15 +157,15 @@ class _Cutter:
             self._cuts.append(_Cut(self._tag_end, self._parser.CurrentByteIndex, escape(masked)))
 
     def _is_key(self, text: str, before: str, opens: bool) -> bool:
-        """Whether a masked name is mentioned as a key whose value may be behind the text: in an element that follows
-        (`pin: <b>1</b>`), or, where the key is in the text before, in this one (`<b>pin:</b> 1`)."""
+        """Whether a masked name is used as a key whose value may follow: in a following element (`pin: <b>1</b>`), or,
+        if the key is in the previous text, in this one (`<b>pin:</b> 1`)."""
         is_key = self._names.is_key_in(text.encode())
         if is_key and opens:
             return True
         return before != "" and self._names.is_key_in((before if is_key else before + text).encode())
 
     def _cut_comments(self) -> None:
-        """What is cut as a whole takes those in it along."""
+        """Discard the cuts of comments inside a text that is cut as a whole."""
         while self._cuts and self._cuts[-1].begin >= self._tag_end:
             self._cuts.pop()
 
@@ -185,7 +185,7 @@ class _Cutter:
             self._cut_attributes(held, values, masked)
 
     def _cut_attributes(self, held: Sequence[bool], values: Sequence[str], masked: Sequence[str]) -> None:
-        """Walk the start tag beside the parser's list of its attributes, which has them in the order of the text."""
+        """Walk the start tag in parallel with the parser's list of its attributes, which has the same order."""
         found = _TAG_NAME.match(self._raw, self._parser.CurrentByteIndex)
         for is_held, before, after in zip(held, values, masked, strict=True):
             found = found and _ATTRIBUTE.match(self._raw, found.end())
