@@ -1,4 +1,4 @@
-"""The receiver Akto as settings name it: where its records go, and how."""
+"""The receiver Akto as configured: where its records go, and how."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from mitmproxy_moesif.config.settings import AKTO_PREFIX, Settings, parse_settin
 
 PARAMETERS = frozenset(name for name in Settings.model_fields if name.startswith(AKTO_PREFIX))
 OFF = parse_settings({})
-"""What is said where exchanges do not go to Akto."""
+"""The settings for exchanges that do not go to Akto."""
 
 MAX_BODY_BYTES = 256 * 1024
-"""Of a body, in a record."""
+"""Maximum bytes of a body in a record."""
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
 
 @dataclass(frozen=True, slots=True)
 class AktoTarget:
-    """An ingest service at `url`, or with `brokers` a topic; `name` tells it from others. `timeout` in seconds."""
+    """Ingest service at `url`, or Kafka topic if there are `brokers`. `name` is unique; `timeout` is in seconds."""
 
     url: str
     timeout: float
@@ -43,7 +43,7 @@ class AktoTarget:
 
     @classmethod
     def of(cls, settings: Settings) -> AktoTarget | None:
-        """None where nothing goes to Akto."""
+        """The target of these settings; None if nothing goes to Akto."""
         if not settings.feeds_akto:
             return None
         is_kafka = settings.akto_transport == "kafka"

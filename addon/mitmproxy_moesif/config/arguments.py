@@ -1,4 +1,4 @@
-"""What command lines take, for all commands alike."""
+"""Argument parsing shared by all commands."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MOST_SECONDS = 86_400
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """What it refuses is told in one line, also by the parsers of its commands, which are of its kind."""
+    """Reports errors in one line; so do the parsers of its subcommands, which have the same class."""
 
     def error(self, message: str) -> NoReturn:
-        shown = re.sub(r"=\S+", "=...", message)  # of an argument that is not known, the value may be a secret
+        shown = re.sub(r"=\S+", "=...", message)  # the value of an unknown argument may be a secret
         self.exit(2, f"{self.prog}: {shown}; see {self.prog} --help\n")
 
 
@@ -27,7 +27,7 @@ def whole(text: str, most: int) -> int | None:
 
 
 def up_to(most: int) -> Callable[[str], int]:
-    """A type of argparse's: from 1."""
+    """An argparse type: a whole number from 1 to `most`."""
 
     def number(text: str) -> int:
         if not (found := whole(text, most)):
@@ -38,14 +38,14 @@ def up_to(most: int) -> Callable[[str], int]:
 
 
 def seconds(text: str) -> float:
-    """A type of argparse's: a day at most."""
+    """An argparse type: seconds, at most a day."""
     if not 0 <= (given := _number(text)) <= MOST_SECONDS:
         raise argparse.ArgumentTypeError(f"must be seconds from 0 to {MOST_SECONDS}, {quoted(text)} was given")
     return given
 
 
 def some_seconds(text: str) -> float:
-    """The same for what is tried for so long: none would be no try."""
+    """Like `seconds`, but above 0, for how long something is tried."""
     if not 0 < (given := _number(text)) <= MOST_SECONDS:
         raise argparse.ArgumentTypeError(f"must be seconds above 0, up to {MOST_SECONDS}, {quoted(text)} was given")
     return given

@@ -1,8 +1,8 @@
-"""How the queues of events are named: `ACCOUNT/SENDING`, where an account is `HASH@COLLECTOR`.
+"""The names of the queues of events: `ACCOUNT/SENDING`, where an account is `HASH@COLLECTOR`.
 
-What decides how an event is sent is hashed into the name, so instances that differ in it share no queue. The
-application id is told by nobody: names stand in files, logs and metrics. Older releases named a queue by the id's hash
-alone.
+`SENDING` is a hash of all settings for sending, so instances that differ in these share no queue. A name never contains
+the application id itself, since names appear in files, logs and metrics. Older releases named a queue only by the id's
+hash.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from mitmproxy_moesif.config.settings import Settings
 
 KAFKA, FILE = "kafka", "file"
-"""In place of the hash where events only go there."""
+"""Used in place of the hash if events only go there."""
 
 QUARANTINE = "!quarantine"
 
@@ -23,14 +23,14 @@ _FORM = re.compile(rf"(?:(?:[0-9a-f]{{16}}@[^/\s]+|{KAFKA}|{FILE})/[0-9a-f]{{8}}
 
 
 def application_of(settings: Settings) -> str:
-    """The application id's hash; without one `kafka` or `file`, where events then go."""
+    """The application id's hash; without an id, `kafka` or `file`, depending on where events go."""
     if application_id := settings.application_id.get_secret_value():
         return _digest(application_id, 16)
     return KAFKA if settings.kafka_brokers else FILE
 
 
 def account_of(settings: Settings) -> str:
-    """Whose configuration and rules apply: an application id at a collector."""
+    """The account whose configuration and rules apply: an application id at a collector."""
     application = application_of(settings)
     if not settings.application_id.get_secret_value():
         return application
@@ -39,7 +39,7 @@ def account_of(settings: Settings) -> str:
 
 
 def destination_of(settings: Settings) -> str:
-    """The queue of what is sent with these settings."""
+    """The queue for events that are sent with these settings."""
     sending = (
         settings.api_endpoint,
         settings.sink_file,
@@ -58,10 +58,10 @@ def destination_of(settings: Settings) -> str:
 
 
 def heir_of(destination: str, configured: Sequence[str]) -> str | None:
-    """Whose settings a queue's events are sent with, of those in the order they are configured.
+    """The configured destination whose settings are used to send a queue's events. `configured` is in order.
 
-    Its own; else, since these have changed, the last ones of its account, rather at the same
-    collector than at another. Nobody's for those in quarantine.
+    It is the queue's own; if that is no longer configured, the last one with the same application id, preferably at the
+    same collector. None for a quarantine.
     """
     if is_quarantine(destination):
         return None
@@ -73,17 +73,17 @@ def heir_of(destination: str, configured: Sequence[str]) -> str | None:
 
 
 def quarantine_of(destination: str) -> str:
-    """Where events wait that this queue's receiver does not take."""
+    """The queue of events that this queue's receiver does not accept."""
     return destination + QUARANTINE
 
 
 def is_destination(text: str) -> bool:
-    """Whether it has the form of a queue's name."""
+    """Whether a text has the form of a queue's name."""
     return _FORM.fullmatch(text) is not None
 
 
 def base_of(destination: str) -> str:
-    """The queue that a quarantine belongs to; a queue's own name."""
+    """The queue that a quarantine belongs to; any other name unchanged."""
     return destination.removesuffix(QUARANTINE)
 
 

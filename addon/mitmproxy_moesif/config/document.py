@@ -1,10 +1,10 @@
-"""A configuration file read into plain values, where every value still knows its line.
+"""Reads a configuration file into plain values, and finds the line of each value.
 
-YAML 1.2 and JSON. Only plain values come out, as of JSON: keys and dates are the text that is written. Tags other than
-YAML's own scalars, mappings and sequences are refused, so are files over the size limits, and aliases that would
-multiply the file (`&a [*b, *b, ...]`). A key given twice and a second YAML document are refused where the file is ours;
-Kong takes the last of such keys and the first document.
-Lines are looked up only for an error: in YAML's node tree, in JSON by walking the text down to the place.
+YAML 1.2 and JSON. The result has only JSON's types: keys and dates are text as written. Tags other than YAML's own
+scalars, mappings and sequences are refused, and so are files over the size limits, and aliases that would multiply the
+file (`&a [*b, *b, ...]`). Duplicate keys and a second YAML document are refused in our own files; in Kong's, as in Kong
+itself, the last of such keys and the first document are used.
+Lines are looked up only for an error: in YAML's node tree, or by scanning the JSON text.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
 MAX_YAML = 10_000_000
-"""Bytes; the YAML parser needs some three seconds and 60 MB for each of these megabytes."""
+"""Bytes; the YAML parser needs some three seconds and 60 MB for each megabyte."""
 MAX_JSON = 64 << 20
 MAX_VALUES = 2_000_000
-"""Values after the aliases are put in; a file of the size allowed stays below, aliases of aliases do not."""
+"""Values after expanding aliases. A file within the size limit stays below this, unless it has nested aliases."""
 MAX_DEPTH = 100
 
 type Path = tuple[str | int, ...]
-"""Where a value is: keys and positions from the root."""
+"""The location of a value: keys and positions from the root."""
 
 _TAG = "tag:yaml.org,2002:"
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 class DocumentError(ValueError):
-    """A file that cannot be read: the reason, and the `line` (from 1) where it has one."""
+    """A file cannot be parsed: the reason, and the `line` (from 1) if known."""
 
     def __init__(self, reason: str, line: int | None = None) -> None:
         super().__init__(reason)
@@ -45,15 +45,15 @@ class DocumentError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The root value of a file, and the line of everything in it."""
+    """The root value of a file, and the lines of its values."""
 
     root: Any
     line_of: Callable[[Path], int | None] = lambda _: None
-    """The line of the value at a path, or of the nearest one around it that exists; None where none has one."""
+    """The line of the value at a path, or of its nearest existing parent; None if unknown."""
 
 
 def parse_document(content: bytes, *, json_only: bool = False, as_kong: bool = False) -> Document:
-    """The document in `content`. JSON is read as such where it looks like it. Raises `DocumentError`."""
+    """Parse `content`, as JSON if it looks like JSON, else as YAML. Raises `DocumentError`."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -64,7 +64,7 @@ def parse_document(content: bytes, *, json_only: bool = False, as_kong: bool = F
         except DocumentError:
             if json_only:
                 raise
-            # YAML may start with a bracket as well, and its parser says better what is wrong
+            # YAML may start with a bracket too, and its parser gives better error messages
     if len(content) > MAX_YAML:
         raise DocumentError(
             f"has {len(content)} bytes; YAML is read up to {MAX_YAML}, well-formed JSON up to {MAX_JSON}"
@@ -74,13 +74,13 @@ def parse_document(content: bytes, *, json_only: bool = False, as_kong: bool = F
 
 def _parse_json(text: str, *, as_kong: bool) -> Document:
     try:
-        orjson.loads(text)  # knows the line of a fault, and is stricter: no NaN, no half of a surrogate pair
+        orjson.loads(text)  # reports the line of an error, and is stricter: no NaN, no lone surrogates
         root = json.loads(text, object_pairs_hook=None if as_kong else _json_object)
     except orjson.JSONDecodeError as error:
         raise DocumentError(f"is not JSON: {error.msg}", error.lineno) from None
     except RecursionError:
         raise DocumentError("is nested too deeply") from None
-    except ValueError as error:  # an integer of thousands of digits, too
+    except ValueError as error:  # also for an integer with thousands of digits
         raise DocumentError(str(error)) from None
     return Document(root, lambda path: _json_line(text, path))
 
@@ -103,7 +103,7 @@ def _json_line(text: str, path: Path) -> int:
 
 
 def _json_members(text: str, at: int) -> Iterator[tuple[str | int, int]]:
-    """Key or position, and where the value starts, of the object or array that starts at `at`. The text is valid."""
+    """Key (or position) and start of each value in the object or array that starts at `at`. `text` must be valid."""
     decoder = json.JSONDecoder()
     is_object = text[at] == "{"
     if not is_object and text[at] != "[":
@@ -131,7 +131,7 @@ def _skip_space(text: str, at: int) -> int:
 
 def _parse_yaml(text: str, *, as_kong: bool) -> Document:
     reader = YAML(typ="safe", pure=True)
-    reader.composer.warn_double_anchors = False  # allowed by YAML, and a library's warnings go to stderr
+    reader.composer.warn_double_anchors = False  # YAML allows them, and the library would warn on stderr
     try:
         node = next(reader.compose_all(text), None) if as_kong else reader.compose(text)
     except MarkedYAMLError as error:
@@ -140,7 +140,7 @@ def _parse_yaml(text: str, *, as_kong: bool) -> Document:
         raise DocumentError(f"is not valid YAML: {error.problem or error.context}", line) from None
     except RecursionError:
         raise DocumentError("is nested too deeply") from None
-    except Exception as error:  # noqa: BLE001 - the parser raises other kinds too where the text is no YAML
+    except Exception as error:  # noqa: BLE001 - the parser also raises other exceptions for invalid YAML
         line = text.count("\n", 0, error.position) + 1 if isinstance(error, ReaderError) else None
         raise DocumentError(f"is not valid YAML: {' '.join(str(error).splitlines()[:1])}", line) from None
     root = None if node is None else _Values(as_kong=as_kong).value(node, 0)
@@ -167,7 +167,7 @@ def _yaml_members(node: Node | None) -> Iterator[tuple[Any, int, Node]]:
 
 
 class _Values:
-    """Plain values out of YAML nodes, counted: an alias counts as often as it is used."""
+    """Converts YAML nodes to plain values and counts them: an alias counts each time it is used."""
 
     def __init__(self, *, as_kong: bool) -> None:
         self._left = MAX_VALUES
@@ -205,7 +205,7 @@ class _Values:
         return made
 
     def _merged(self, node: Node, depth: int) -> list[dict[str, Any]]:
-        """The mappings that a merge key (`<<: *defaults`, `<<: [*a, *b]`) brings in, the strongest first."""
+        """The mappings of a merge key (`<<: *defaults`, `<<: [*a, *b]`), highest precedence first."""
         value = self.value(node, depth + 1)
         mappings = value if isinstance(value, list) else [value]
         if not all(isinstance(mapping, dict) for mapping in mappings):
@@ -220,7 +220,7 @@ class _Values:
             case "null":
                 return None
             case "bool":
-                return text.lower() in ("true", "yes", "on")  # YAML 1.1 has more words for it
+                return text.lower() in ("true", "yes", "on")  # includes YAML 1.1's words
             case "int" | "float" as kind:
                 return self._number(node, kind)
         raise self._error(node, f"the tag {node.tag} is not allowed")
@@ -239,6 +239,6 @@ class _Values:
 
 
 def _text(node: ScalarNode) -> str:
-    """YAML reads both halves of an escaped surrogate pair by themselves; they are one character."""
+    """The text of a scalar. The YAML parser reads an escaped surrogate pair as two characters; this joins them."""
     text: str = node.value
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

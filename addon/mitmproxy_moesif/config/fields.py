@@ -1,7 +1,7 @@
-"""What a table of parameters is made of: types, properties of a field, and errors about its values.
+"""The building blocks of a parameter table: types, properties of a field, and errors about its values.
 
-A table is a pydantic model. Everything that is true of a parameter stands on its field: type, bounds, default and help
-as in any model, and besides them that it is secret (its type is `SecretStr`) or has a `Property`.
+A table is a pydantic model. Everything about a parameter is on its field: type, bounds, default and help as in any
+model; also whether it is secret (its type is `SecretStr`), or has a `Property`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from mitmproxy_moesif.config.files import expanded
 from mitmproxy_moesif.config.text import HIDDEN, did_you_mean, quoted
 
 HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-"""RFC 9110's token."""
+"""A token of RFC 9110."""
 
 UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""What no name or value has in it: control characters, and octets that are no UTF-8."""
+"""Characters not allowed in a name or value: control characters, and bytes that are not UTF-8."""
 
 
 class Property(Enum):
-    """Given as `Annotated[type, Property.X]`."""
+    """A property of a parameter, given as `Annotated[type, Property.X]`."""
 
     START_ONLY = "takes effect at the start only: a live change is refused"
     PROXY = "is the whole proxy's, as all are that take effect at the start only: no entry of Kong's has its own"
@@ -37,13 +37,13 @@ class Property(Enum):
 
 @dataclass(frozen=True)
 class Needs:
-    """Given as `Annotated[type, Needs("x")]`: without the parameter `x` it has no effect."""
+    """Given as `Annotated[type, Needs("x")]`: the parameter has no effect without the parameter `x`."""
 
     name: str
 
 
 def without_effect(given: BaseModel) -> str | None:
-    """What was given although it has no effect, in one line; None where there is nothing."""
+    """Parameters that were given but have no effect, in one line; None if there are none."""
     idle: dict[str, list[str]] = {}
     for name, field in type(given).model_fields.items():
         needed = next((item.name for item in field.metadata if isinstance(item, Needs)), None)
@@ -63,7 +63,7 @@ def parameters_with(table: type[BaseModel], *properties: Property) -> frozenset[
 
 
 def secrets_of(table: type[BaseModel]) -> frozenset[str]:
-    """The parameters whose values no message, page or file may show."""
+    """The parameters whose values must not appear in any message, page or file."""
     return frozenset(name for name, field in table.model_fields.items() if SecretStr in plain_types(field.annotation))
 
 
@@ -74,14 +74,14 @@ def plain_types(annotation: Any) -> set[Any]:
 
 
 def choices(field: FieldInfo) -> list[str] | None:
-    """The values it takes, where they are few."""
+    """The allowed values of a `Literal` field, else None."""
     return list(get_args(field.annotation)) if get_origin(field.annotation) is Literal else None
 
 
 def _split_commas(given: object) -> object:
-    """`["a,b", "c"]` and `"a, b, c"` are the same list: a header, field or parameter name holds no comma.
+    """`["a,b", "c"]` and `"a, b, c"` are the same list: names of headers, fields and parameters have no comma.
 
-    So are `{}` and `[]`, as to Kong: Lua has one empty table.
+    `{}` is the same as `[]`, as in Kong: Lua has only one kind of empty table.
     """
     if given == {}:
         return ()
@@ -103,10 +103,10 @@ def _expand_user(path: str | None) -> str | None:
 
 
 def fitting(kinds: set[Any], given: object) -> object:
-    """A value for a parameter of these types, without white space around it. Raises `ValueError` for no such value.
+    """Check a value for a parameter of these types, and strip it. Raises `ValueError` if it does not fit.
 
-    Numbers and truth values are no substitutes for each other. No text has control characters inside, or octets that
-    are no UTF-8: no header, file or event could hold it. A secret may be a key of many lines, and is left as it is.
+    Numbers and booleans are not interchangeable. Text must not have control characters inside, or bytes that are not
+    UTF-8, since headers, files and events cannot have them. A secret may be a multi-line key, and is not changed.
     """
     if isinstance(given, bool) and bool not in kinds:
         raise ValueError("must not be true or false")
@@ -143,7 +143,7 @@ OptionalPath = Annotated[FilePath, BeforeValidator(_blank_is_none)]
 
 
 class SettingsError(ValueError):
-    """A parameter that cannot be taken; its text is one line that names it and what is allowed."""
+    """An invalid parameter. The text is one line with the parameter's name and what is allowed."""
 
 
 WHOLE_NUMBER = "must be a whole number"
@@ -154,15 +154,15 @@ TYPES: Mapping[str, str] = {
     "tuple_type": "must be a list of texts",
     **dict.fromkeys(("int_parsing", "int_parsing_size", "int_type", "int_from_float", "finite_number"), WHOLE_NUMBER),
 }
-"""What pydantic says in more words, by the kind of its fault."""
+"""Short texts in place of pydantic's, by type of error."""
 
 
 def parse_table[Table: BaseModel](
     table: type[Table], given: Mapping[str, Any], former: Mapping[str, str] = {}
 ) -> Table:
-    """A table from plain values. Raises `SettingsError` with one line for all that is wrong; shows no secret.
+    """A table from plain values. Raises `SettingsError` with one line about all errors, without secrets.
 
-    `former`: names that were parameters, and what to do about each.
+    `former`: names of former parameters, and what to do about each.
     """
     try:
         return table.model_validate(dict(given))

@@ -1,7 +1,7 @@
-"""The files that the configuration is in: how they are read, and what they held when they last came into force.
+"""Reads configuration files, and remembers their content when it was last applied.
 
-A worker that starts again while one of them is half-edited, or Kong's Admin API away, gets the latter from its
-supervisor and reads that in their place, until it has started.
+If a worker restarts while a file is half-edited, or Kong's Admin API is unavailable, its supervisor gives it the
+content last applied, which the worker reads in place of the files until it has started.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ type Told = Callable[[str, bytes], None]
 
 
 class Files:
-    """Of one process. What is no file has a name of its own, such as the URL that it comes from."""
+    """The configuration files of one process. Other sources have a name too, such as their URL."""
 
     def __init__(self) -> None:
         self._kept: Mapping[str, bytes] = {}
@@ -23,7 +23,7 @@ class Files:
         self._told: Told | None = None
 
     def begin(self, kept: Mapping[str, bytes], told: Told) -> None:
-        """Read `kept` in place of files until `started`; `told` gets what is to be kept, from any thread."""
+        """Read `kept` in place of files until `started`; `told` is called with content to keep, from any thread."""
         self._kept, self._told = kept, told
 
     def started(self) -> None:
@@ -34,7 +34,7 @@ class Files:
         return self.get(name, lambda: Path(name).read_bytes())
 
     def get(self, name: str | Path, read: Callable[[], bytes]) -> bytes:
-        """What is kept under the name, or what `read` returns."""
+        """The content kept under this name, else the result of `read`."""
         content = self._kept.get(str(name))
         if content is None:
             content = read()
@@ -42,7 +42,7 @@ class Files:
         return content
 
     def in_force(self, name: str | Path) -> bytes | None:
-        """What was read under this name is to be kept: that, or None where it is already."""
+        """Keep the content read under this name, as it was applied. Returns it, or None if it is already kept."""
         content = self._read.pop(str(name), None)
         if content is not None and self._told is not None:
             self._told(str(name), content)
@@ -56,7 +56,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """As a whole or not at all; only its owner may read it. Raises `OSError`."""
+    """Write a file atomically, readable only by its owner. Raises `OSError`."""
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     new.unlink(missing_ok=True)
     handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -73,4 +73,4 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 configured_files = Files()
-"""Those of this process."""
+"""The configuration files of this process."""

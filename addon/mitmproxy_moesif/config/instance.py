@@ -1,4 +1,4 @@
-"""One configured instance of the addon: its settings, and what is parsed from them once."""
+"""One configured instance of the addon: its settings, and what is compiled from them once."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.config.user_hooks import UserHooks
 
 OPTIONS = "options"
-"""The name of the instance that the options are."""
+"""The name of the instance that is configured by the options."""
 
 
 @dataclass(frozen=True, eq=False)
 class Instance:
-    """`account` and `destination` name whose events they are and the queue they wait in, without telling a secret.
+    """`account` and `destination` name the owner of the events and their queue, without revealing a secret.
 
-    `name` is what people call it: the name of an entry of Kong's configuration, or `options`.
+    `name` is for people: the name of an entry of Kong's configuration, or `options`.
     """
 
     settings: Settings
@@ -31,26 +31,26 @@ class Instance:
     name: str = OPTIONS
     akto: AktoTarget | None = None
     masks_all: bool = False
-    """Nobody knows yet what is masked."""
+    """The masks are not known yet, so everything is hidden."""
 
     @cached_property
     def akto_policy(self) -> EventPolicy:
-        """For Akto's records, which may hold larger bodies than events."""
+        """The policy for Akto's records, which may contain larger bodies than events."""
         return with_bodies_of(self.policy, MAX_BODY_BYTES)
 
     @property
     def captured(self) -> EventPolicy:
-        """What is captured at all."""
+        """The policy that decides what is captured."""
         return self.policy if self.akto is None else self.akto_policy
 
     @property
     def masks(self) -> bool:
-        """Whether its events leave anything out."""
+        """Whether anything is masked in its events."""
         return self.settings.masks or self.hides
 
     @property
     def hides(self) -> bool:
-        """Whether nothing may be told of its exchanges outside of events: a user hook masks these, or nobody knows."""
+        """Whether exchanges must not be shown outside of events: a user hook masks these, or the masks are unknown."""
         return self.masks_all or (self.hooks is not None and "mask" in self.hooks)
 
     @classmethod
@@ -61,10 +61,10 @@ class Instance:
         previous: Instance | None = None,
         name: str = OPTIONS,
     ) -> Instance:
-        """`hooks_source`: what the file of hooks held, where it was read already.
+        """Make an instance. `hooks_source`: the content of the hooks file, if it was already read.
 
-        `previous` is returned where nothing has changed, and keeps its hooks where their file has not. Raises
-        `SettingsError` where the hooks cannot be loaded.
+        Returns `previous` if nothing has changed, and reuses its hooks if their file has not. Raises `SettingsError` if
+        the hooks cannot be loaded.
         """
         hooks = None
         if settings.hooks is not None:
@@ -75,11 +75,11 @@ class Instance:
         return cls(settings, compile_policy(settings), account, destination, hooks, name, akto)
 
     def with_masks_of(self, others: Collection[Instance]) -> Instance:
-        """The same that also masks what these do, in all but bodies, and hides what these hide."""
+        """A copy that also applies the masks of `others`, except for bodies, and hides what they hide."""
         policy = self.policy.with_masks_of([other.policy for other in others])
         return replace(self, policy=policy, masks_all=self.masks_all or any(other.hides for other in others))
 
     def with_akto(self, said: Settings) -> Instance:
-        """The same with what these settings say of Akto."""
+        """A copy with the Akto parameters of these settings."""
         settings = self.settings.model_copy(update={name: getattr(said, name) for name in PARAMETERS})
         return replace(self, settings=settings, akto=AktoTarget.of(settings))

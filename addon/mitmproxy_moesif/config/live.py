@@ -1,4 +1,4 @@
-"""Options changed while the proxy runs, from a thread that is not the event loop's."""
+"""Changes options while the proxy runs, from a thread other than the event loop's."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mitmproxy_moesif.config.settings import AS_STARTED, SettingsError
 APPLY_SECONDS = 5.0
 
 type Prepare = Callable[[Mapping[str, Any]], None]
-"""Told in the thread that asks for a change which values it is about to set; `UNSET` stands for the default."""
+"""Called in the thread that requests a change, with the values about to be set; `UNSET` stands for the default."""
 
 
 class LiveOptions:
-    """Changes mitmproxy's options from another thread, on its event loop. Raises `SettingsError` where refused.
+    """Changes mitmproxy's options from another thread, on its event loop. Raises `SettingsError` if refused.
 
-    `option` names the option of a parameter.
+    `option` returns the name of a parameter's option.
     """
 
     def __init__(self, master: Master, option: Callable[[str], str], prepare: Prepare) -> None:
@@ -41,7 +41,7 @@ class LiveOptions:
         self._on_loop(lambda: self._update(changes))
 
     def settle(self) -> None:
-        """Wait until the loop has done what it was given before. Raises `SettingsError` where that takes too long."""
+        """Wait until the loop has finished earlier work. Raises `SettingsError` if that takes too long."""
         self._on_loop(lambda: None)
 
     def _on_loop(self, work: Callable[[], None]) -> None:
@@ -55,7 +55,7 @@ class LiveOptions:
                 return
             try:
                 work()
-            except Exception as error:  # noqa: BLE001 - raised again in the thread that asked
+            except Exception as error:  # noqa: BLE001 - raised again in the requesting thread
                 done.set_exception(error)
             else:
                 done.set_result(None)
@@ -66,14 +66,14 @@ class LiveOptions:
         except FutureTimeoutError:
             if done.cancel():
                 raise SettingsError("the proxy is too busy to take the change now") from None
-            done.result()  # it has begun meanwhile
+            done.result()  # it has started in the meantime
 
     def _value(self, name: str, value: Any) -> Any:
         return self._started.get(self._option(name), UNSET) if value is AS_STARTED else value
 
     @property
     def names(self) -> Collection[str]:
-        """The options that are changed. On the event loop."""
+        """The options that are currently changed. Call on the event loop."""
         return self._started.keys()
 
     def _update(self, changes: dict[str, Any]) -> None:
@@ -90,11 +90,11 @@ class LiveOptions:
 
 
 def put(options: OptManager, values: Mapping[str, Any], renewed: Collection[str] = ()) -> None:
-    """Set options, all of them or none, and tell of these and of what was `renewed`. Raises `OptionsError`.
+    """Set options, all of them or none, and notify about these and the `renewed` ones. Raises `OptionsError`.
 
-    As mitmproxy's own `rollback`, which copies all options deeply first: that holds the event loop for milliseconds.
+    Like mitmproxy's own `rollback`, which first makes a deep copy of all options: that blocks the loop for some ms.
     """
-    known = options._options  # noqa: SLF001 - the only way to tell unset from default, and to go back to it
+    known = options._options  # noqa: SLF001 - the only way to tell unset from default, and to restore it
     before = {name: known[name].value for name in values}
     try:
         for name, value in values.items():
@@ -107,6 +107,6 @@ def put(options: OptManager, values: Mapping[str, Any], renewed: Collection[str]
         for name, value in before.items():
             known[name].value = value
         if values:
-            with suppress(OptionsError):  # what was renewed and refused is refused again
+            with suppress(OptionsError):  # a refused renewal is refused again
                 options.changed.send(updated=set(values))
         raise

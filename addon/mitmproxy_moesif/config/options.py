@@ -23,29 +23,29 @@ from mitmproxy_moesif.config.text import did_you_mean, normal
 
 FAMILIES = ("moesif_", AKTO_PREFIX)
 ENVIRONMENT_PREFIX = "MOESIF_"
-"""What begins with it is ours; names that begin with `AKTO_` are those of Akto's own software too."""
+"""All names with this prefix are ours; names with `AKTO_` are also used by Akto's own software."""
 
 ENVIRONMENT: Mapping[str, str] = {option_name(name).upper(): name for name in Settings.model_fields}
 
-# Kubernetes injects these for any service called moesif, or moesif-...; they are nobody's typing error.
+# Kubernetes injects these for any service called moesif, or moesif-...; they are not typing errors.
 _SERVICE_LINK = re.compile(
     r"MOESIF(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
 
 UNSET = optmanager.unset
-"""The value of an option that nobody gave: it is as its default."""
+"""The value of an option that was not given, so that its default applies."""
 
 SWITCHES = dict.fromkeys(("1", "yes", "y", "on", "t", "true"), "true") | dict.fromkeys(
     ("0", "no", "n", "off", "f", "false"), "false"
 )
-"""What `--set` takes for true and false, as the environment does; mitmproxy takes the last of each alone."""
+"""The words for true and false that `--set` accepts, as the environment does; mitmproxy takes only "true", "false"."""
 
 
 @dataclass(frozen=True, slots=True)
 class OptionTable:
-    """The fields of a pydantic model as mitmproxy options; `option` names the one of a field.
+    """The fields of a pydantic model as mitmproxy options; `option` returns the option's name of a field.
 
-    `families` are what all of these options' names begin with, misspelt ones too.
+    `families` are the prefixes of all these options' names, by which misspelt ones are recognized too.
     """
 
     model: type[BaseModel]
@@ -64,7 +64,7 @@ class OptionTable:
             loader.add_option(self.option(name), typespec, default, field.description or "", choices(field))
 
     def prefer_command_line(self, options: optmanager.OptManager, arguments: Sequence[str]) -> None:
-        """`--set` beats config.yaml. mitmproxy reads the file last, so it would be the other way round."""
+        """Let `--set` override config.yaml. mitmproxy reads the file last, so the file would override `--set`."""
         given: dict[str, list[str]] = {}
         for flag, following in zip(arguments, [*arguments[1:], ""], strict=True):
             spec = following if flag == "--set" else flag.removeprefix("--set=") if flag.startswith("--set=") else ""
@@ -76,7 +76,7 @@ class OptionTable:
                 options.deferred[name] = optmanager._UnconvertedStrings(values)  # noqa: SLF001 - as mitmproxy does
 
     def take_unparsable(self, options: optmanager.OptManager) -> Iterator[str]:
-        """A value of the wrong type would drop the whole addon without a word: take such out, and tell of each."""
+        """Remove values of the wrong type, which would silently unload the whole addon; yields a message for each."""
         for name, field in self.model.model_fields.items():
             key = self.option(name)
             if key not in options.deferred:
@@ -89,7 +89,7 @@ class OptionTable:
             try:
                 if given is not value:
                     if not given and isinstance(field.default, SecretStr):
-                        raise OptionsError  # mitmproxy takes it for none
+                        raise OptionsError  # mitmproxy would treat it as None
                     probe = optmanager._Option(key, typespec, default, "", None)  # noqa: SLF001
                     options._parse_setval(probe, given)  # noqa: SLF001 - parsed as mitmproxy will
                 else:
@@ -103,18 +103,18 @@ class OptionTable:
                 yield f"{name}: must be {_expected(typespec)}, {shown(self.model, name, as_given)} was given"
 
     def claims(self, key: str) -> bool:
-        """Whether it is for us to tell that there is no such option."""
+        """Whether we, not mitmproxy, report that there is no such option."""
         return normal(key).startswith(self.families) or normal(key) in self.model.model_fields
 
     def unknown_options(self, options: optmanager.OptManager) -> Iterator[str]:
-        """Names of the family that are no parameter stay deferred for ever, and so do parameters without the family."""
+        """Yields a message for each misspelt option; mitmproxy keeps these deferred for ever without an error."""
         for key in options.deferred:
             if self.claims(key):
                 yield f"{key}: there is no such option{did_you_mean(key, options.keys())}"
 
 
 def option_type(field: FieldInfo) -> tuple[Any, Any]:
-    """mitmproxy's type and default of a parameter."""
+    """The type and default of a parameter's mitmproxy option."""
     default = field.default
     if isinstance(default, SecretStr):
         return str | None, None
@@ -126,7 +126,7 @@ def option_type(field: FieldInfo) -> tuple[Any, Any]:
 
 
 def given_options(options: optmanager.OptManager) -> dict[str, Any]:
-    """The parameters that `--set`, config.yaml or a live change gave, also where they equal the default."""
+    """The parameters given by `--set`, config.yaml or a live change, even if equal to the default."""
     given = {}
     for name in Settings.model_fields:
         option = options._options[option_name(name)]  # noqa: SLF001 - the only place that tells given from default
@@ -136,12 +136,12 @@ def given_options(options: optmanager.OptManager) -> dict[str, Any]:
 
 
 def current(value: Any) -> Any:
-    """An option's value; `--set name=` gives an empty list, of which mitmproxy makes one of an empty text."""
+    """An option's value. `--set name=` means an empty list, which mitmproxy turns into a list with an empty text."""
     return [] if value in ([""], ("",)) else value
 
 
 def given_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The parameters that the environment gives. Raises `SettingsError` for a name that is none."""
+    """The parameters given by the environment. Raises `SettingsError` for an unknown name."""
     given = {}
     for key, value in environ.items():
         if key in ENVIRONMENT:
@@ -155,7 +155,7 @@ def given_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def given_settings(settings: Sequence[str]) -> dict[str, str]:
-    """What `--set moesif_name=value` gives where there is no mitmproxy. Raises `SettingsError`."""
+    """The parameters given by `--set moesif_name=value` without mitmproxy. Raises `SettingsError`."""
     names = {option_name(name): name for name in Settings.model_fields}
     given = {}
     for setting in settings:
@@ -169,7 +169,7 @@ def given_settings(settings: Sequence[str]) -> dict[str, str]:
 def read_given(
     options: optmanager.OptManager, environ: Mapping[str, str], changes: Mapping[str, Any] = {}
 ) -> dict[str, Any]:
-    """All parameters that are given, or will be once `changes` are made. Raises `SettingsError`."""
+    """All given parameters, as they will be after `changes`. Raises `SettingsError`."""
     given = {**given_options(options), **changes}
     return given_environment(environ) | {name: value for name, value in given.items() if value is not UNSET}
 

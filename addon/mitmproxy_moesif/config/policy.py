@@ -20,12 +20,12 @@ _MAKES_A_PATH = re.compile(r"[.*$\[\]{}()\"'<>/\\;|]")
 CREDENTIAL_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "cookie", "set-cookie", "apikey", "x-api-key", "api-key", "x-apikey"}
 )
-"""What carries credentials, beside the headers that hold the token and those of Kong's key-auth."""
+"""Headers with credentials, in addition to the configured token headers. Includes those of Kong's key-auth."""
 
 
 @dataclass(frozen=True, slots=True)
 class IdentityPolicy:
-    """Which headers and claims name user and company; header names are lower-case."""
+    """The headers and claims that identify user and company; header names are lower-case."""
 
     user_header: str | None
     company_header: str | None
@@ -47,14 +47,14 @@ class BodyPolicy:
 
 @dataclass(frozen=True, slots=True)
 class SidePolicy:
-    """What to leave out of one side of the event; names of masked headers are as `hyphened` has them."""
+    """What to omit from one side of the event; names of masked headers are `hyphened`."""
 
     header_masks: frozenset[str]
-    underived: frozenset[str]  # masked headers that the event is made as if it had not seen
+    underived: frozenset[str]  # masked headers that are ignored when the event is built
     body: BodyPolicy
 
     def with_masks_of(self, others: Collection[SidePolicy]) -> SidePolicy:
-        """Of headers."""
+        """A copy that also has the header masks of `others`."""
         return replace(
             self,
             header_masks=self.header_masks.union(*(other.header_masks for other in others)),
@@ -64,7 +64,7 @@ class SidePolicy:
 
 @dataclass(frozen=True, slots=True)
 class EventPolicy:
-    """Everything that building an event reads."""
+    """All settings that are used to build an event."""
 
     api_version: str
     position: str
@@ -76,7 +76,7 @@ class EventPolicy:
     response: SidePolicy
 
     def with_masks_of(self, others: Collection[EventPolicy]) -> EventPolicy:
-        """Of headers and queries."""
+        """A copy that also has the header and query masks of `others`."""
         return replace(
             self,
             query_masks=self.query_masks.union(*(other.query_masks for other in others)),
@@ -106,7 +106,7 @@ def compile_policy(settings: Settings) -> EventPolicy:
 
 
 def with_bodies_of(policy: EventPolicy, size: int) -> EventPolicy:
-    """The same for bodies of at least this size."""
+    """A copy with body limits of at least `size` bytes."""
 
     def wider(side: SidePolicy) -> SidePolicy:
         return replace(side, body=replace(side.body, limit=max(side.body.limit, size)))
@@ -115,19 +115,19 @@ def with_bodies_of(policy: EventPolicy, size: int) -> EventPolicy:
 
 
 def masks_in_force(settings: Settings) -> str:
-    """How many names each mask has."""
+    """The number of names in each mask, as text."""
     counts = [f"{name} {len(value)}" for name in MASKS if (value := settings.__dict__[name])]
     return ", ".join(counts) or "none"
 
 
 def credentials_in_force(settings: Settings) -> str:
-    """What becomes of headers that carry credentials."""
+    """What happens to headers with credentials, as text."""
     sent = "are sent" if settings.credential_headers == "send" else "are left out (credential_headers=send sends them)"
     return f"headers with credentials {sent}"
 
 
 def remark_on_masks(settings: Iterable[Settings]) -> str | None:
-    """What masks find nothing, most likely, being meant as paths or patterns; None where there are none."""
+    """A remark on masks that look like paths or patterns, and so probably match nothing; None if there are none."""
     odd = {
         mask
         for one in settings
@@ -165,7 +165,7 @@ def _side(settings: Settings, side: Literal["request", "response"]) -> SidePolic
 
 
 def hyphened(name: str) -> str:
-    """A header's name, in lower case, as it is masked: behind CGI and WSGI `X_Key` is the same header as `X-Key`."""
+    """A lower-case header name as used for masking: for CGI and WSGI, `X_Key` is the same header as `X-Key`."""
     return name.replace("_", "-")
 
 

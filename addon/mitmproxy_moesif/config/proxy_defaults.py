@@ -1,4 +1,4 @@
-"""The options of mitmproxy that a transparent reverse proxy needs, each set only where the user has not."""
+"""The mitmproxy options that a transparent reverse proxy needs, each set only if the user has not set it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _QUOTED = re.compile(r"(?:\bb|(?<=WebSocket extension ))['\"].*", re.DOTALL)
 TRANSPARENT: dict[str, Any] = {
     "keep_host_header": True,  # Kong routes on it
     "keep_alt_svc_header": True,
-    "connection_strategy": "lazy",  # a refused upstream then is an answer, and an event
-    "block_global": False,  # the default turns clients with public addresses away
-    "onboarding": False,  # else `Host: mitm.it` is answered here
-    "tcp_timeout": 86_400,  # server-sent events and WebSockets may be silent for long
+    "connection_strategy": "lazy",  # so that a refused upstream connection gives a response, and an event
+    "block_global": False,  # the default rejects clients with public addresses
+    "onboarding": False,  # else mitmproxy answers `Host: mitm.it` itself
+    "tcp_timeout": 86_400,  # server-sent events and WebSockets may be idle for long
 }
 
 
 def set_defaults(options: optmanager.OptManager) -> None:
-    """Set what the user has not set, on the command line, in config.yaml or live; also values equal to the default."""
+    """Set options that the user has not set on the command line, in config.yaml or live, even to the default value."""
     wanted = {
         name: value
         for name, value in TRANSPARENT.items()
@@ -33,8 +33,8 @@ def set_defaults(options: optmanager.OptManager) -> None:
 
 
 def hide_flows(options: optmanager.OptManager) -> str | None:
-    """Where something is masked, mitmdump's own lines about flows would show it. What was done or is to do, to be said
-    once; None where there is nothing."""
+    """Turn off mitmdump's own lines about flows, which would show masked data. Call only if something is masked.
+    Returns what was done, or what the user should do, to be logged once; None if nothing."""
     if "flow_detail" not in options or not options.flow_detail:
         return None
     if options._options["flow_detail"].value is not optmanager.unset:  # noqa: SLF001
@@ -44,7 +44,7 @@ def hide_flows(options: optmanager.OptManager) -> str | None:
 
 
 class Unquoted(logging.Filter):
-    """mitmproxy's lines about heads that it cannot read quote them, credentials and masked values included."""
+    """Removes quotes from mitmproxy's messages about malformed heads: they may contain credentials or masked values."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
@@ -53,13 +53,13 @@ class Unquoted(logging.Filter):
 
 
 def quote_no_heads() -> None:
-    """From now on; a second call does nothing."""
+    """Install the filter `Unquoted`; a second call does nothing."""
     logger = logging.getLogger("mitmproxy.proxy.server")
-    if not any(type(one).__name__ == Unquoted.__name__ for one in logger.filters):  # a reload makes another class
+    if not any(type(one).__name__ == Unquoted.__name__ for one in logger.filters):  # a reload creates a new class
         logger.addFilter(Unquoted())
 
 
 def speaks_h2(options: optmanager.OptManager) -> bool:
-    """Whether every upstream is reached over TLS: over plain HTTP/1, an HTTP/2 POST without a length loses its body."""
+    """Whether all upstreams use TLS. Over plain HTTP/1, an HTTP/2 POST without a length would lose its body."""
     modes: list[str] = list(options.mode)
     return not any(mode.startswith("reverse:http://") for mode in modes)

@@ -1,7 +1,7 @@
-"""Regular expressions from outside, by RE2: in time linear in the text, and many of them in one pass over it.
+"""Untrusted regular expressions, matched by RE2 in time linear in the text, many of them in one pass.
 
-Linear is not enough where strangers choose the text: of a text at most `MAX_TEXT` bytes are looked at, and fewer, but
-never less than `MIN_TEXT`, where the expressions together would exceed `BUDGET`. That is logged.
+Linear is not enough if clients choose the text: at most `MAX_TEXT` bytes of a text are searched. If all expressions
+together would exceed `BUDGET`, fewer are searched, but at least `MIN_TEXT`. That is logged.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import re2
 from mitmproxy_moesif.log import RateLimitedLog
 
 MAX_TEXT = 65_536
-"""Bytes of a text that are looked at."""
+"""Bytes of a text that are searched."""
 
 MIN_TEXT = 1_024
 
 BUDGET = 16_000_000
-"""Bytes of a text times the weight of all expressions: at worst some 0.1 s."""
+"""Maximum of the text's bytes times the weight of all expressions: some 0.1 s in the worst case."""
 
 INSTRUCTIONS = 64
-"""A program of up to so many instructions weighs 1, a larger one as the square of its size: as RE2's worst cases do."""
+"""A program of up to this many instructions weighs 1, a larger one grows with the square of its size, like RE2's worst
+case."""
 
 _limited = RateLimitedLog()
 
@@ -34,7 +35,7 @@ class PatternError(ValueError):
 
 
 def re2_options(max_memory: int, **given: Any) -> Any:
-    """RE2's options: `max_memory` bounds the bytes of one program with its cached states, taken only as needed."""
+    """RE2's options: `max_memory` limits the bytes of one program and its cached states, allocated only as needed."""
     options = re2.Options()
     options.log_errors = False
     options.max_mem = max_memory
@@ -58,13 +59,13 @@ def weight(compiled: Any) -> float:
 
 
 def cut(text: bytes, limit: int = MAX_TEXT) -> bytes:
-    """The beginning of a text that is longer; a NUL tells expressions that this is not where it ends."""
+    """A text truncated to `limit` bytes; a NUL is appended, so that `$` does not match at the cut."""
     return text if len(text) <= limit else text[:limit] + b"\0"
 
 
 class _Group(NamedTuple):
-    """Expressions that are tried together; `offset` is the number of the first. `automaton` is None where RE2 has no
-    room for all of them together."""
+    """Expressions that are matched together; `offset` is the number of the first. `automaton` is None if RE2 has not
+    enough memory for all of them together."""
 
     offset: int
     compiled: tuple[Any, ...]
@@ -72,10 +73,10 @@ class _Group(NamedTuple):
 
 
 class RegexSet:
-    """Which of many expressions match, numbered from 0 in the order given.
+    """Tells which of many expressions match, numbered from 0 in the order given.
 
-    Each comes as its source and compiled with the same options. They match at the start of the text where the set is
-    `anchored`, else anywhere. At most `size` of them make one automaton, and fewer where RE2 has no room for so many.
+    Each is given as source and compiled with the same options. They match at the start of the text if the set is
+    `anchored`, else anywhere. One automaton has at most `size` of them, and fewer if RE2 has not enough memory.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class RegexSet:
         return (compiled.match(text) if self._anchored else compiled.search(text)) is not None
 
     def _halved(self, patterns: Sequence[tuple[Source, Any]], offset: int) -> Iterator[_Group]:
-        """One group where RE2 has room for all, else those of both halves."""
+        """One group if RE2 has enough memory for all, else the groups of both halves."""
         automaton = self._automaton([source for source, _ in patterns])
         if automaton or len(patterns) == 1:
             yield _Group(offset, tuple(compiled for _, compiled in patterns), automaton)
@@ -126,10 +127,10 @@ class RegexSet:
         yield from self._halved(patterns[middle:], offset + middle)
 
     def _automaton(self, sources: Sequence[Source]) -> Any | None:
-        """All expressions as one `re2.Set`, behind an empty one as number 0; None where they do not fit together.
+        """All expressions as one `re2.Set`, after an empty one as number 0; None if they do not fit together.
 
         A set that runs out of memory while matching reports no match and no error. The empty expression always
-        matches: where it is missing from the answer, the answer is no answer.
+        matches: if it is missing from the result, the result is invalid.
         """
         make = re2.Set.MatchSet if self._anchored else re2.Set.SearchSet
         automaton = make(self._options)

@@ -22,7 +22,7 @@ def markdown(table: type[BaseModel]) -> str:
 
 
 def meaning(field: FieldInfo) -> str:
-    """What it does, and the values it takes where they are few."""
+    """The parameter's description, and its allowed values if there are few."""
     if (values := choices(field)) is None:
         return field.description or ""
     return f"{field.description} One of {', '.join(f'`{value}`' for value in values)}."

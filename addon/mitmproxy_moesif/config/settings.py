@@ -37,7 +37,7 @@ from mitmproxy_moesif.config.text import http_url
 __all__ = ["AKTO_PREFIX", "SECRETS", "START_ONLY", "Settings", "SettingsError", "option_name", "parse_settings"]
 
 AKTO_PREFIX = "akto_"
-"""Of the parameters of the receiver Akto, which are those of a plugin of its own in Kong."""
+"""Prefix of the parameters of the receiver Akto, which has its own plugin in Kong."""
 
 MAX_MS = 2**31 - 2
 MAX_BYTES = 2**53
@@ -47,14 +47,14 @@ DEFAULT_RECENT = 1000
 _BROKER = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[\w.-]+):[0-9]{1,5}")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,244}")  # Kafka takes 249; `.dead` has to fit
 
-# A field with a bound of its own is an `int`: of two on one side pydantic keeps one, since 2.12 the one of these types.
+# A field with its own bound must be an `int`: of two bounds on one side pydantic keeps one, since 2.12 these types'.
 Milliseconds = Annotated[int, Field(ge=0, le=MAX_MS)]
 Percent = Annotated[int, Field(ge=0, le=100)]
 Bytes = Annotated[int, Field(ge=0, le=MAX_BYTES)]
 
 
 class Settings(BaseModel):
-    """The parameters of one instance, validated and immutable. `model_fields_set` tells the given ones."""
+    """The parameters of one instance, validated and immutable. `model_fields_set` has the given ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -302,7 +302,7 @@ class Settings(BaseModel):
     @field_validator("sink_file")
     @classmethod
     def _is_of_the_started_process(cls, path: str | None) -> str | None:
-        """Standard output is that of the process that was started, whichever process writes to it."""
+        """Standard output is the started process's, whichever process writes to the file."""
         number = {"/dev/stdout": 1, "/dev/stderr": 2}.get(path or "")
         return path if number is None else f"/proc/{os.getpid()}/fd/{number}"
 
@@ -353,7 +353,7 @@ class Settings(BaseModel):
 
     @property
     def has_receiver(self) -> bool:
-        """Whether exchanges have somewhere to go."""
+        """Whether there is any receiver."""
         return self.keeps_events or self.feeds_akto
 
     @property
@@ -373,7 +373,7 @@ class Settings(BaseModel):
 
     @property
     def kept_exchanges(self) -> int:
-        """How many of the newest exchanges are kept for who looks."""
+        """How many of the newest exchanges are kept for viewing."""
         if self.recent is not None:
             return self.recent
         return DEFAULT_RECENT if self.admin_listen is not None else 0
@@ -387,7 +387,7 @@ class Settings(BaseModel):
         return self._either("send_timeout") / 1000
 
     def _either(self, name: str) -> int:
-        """The deprecated `timeout` serves where it alone was given."""
+        """The parameter's milliseconds, or those of the deprecated `timeout` if only that was given; at least 1."""
         alone = self.model_fields_set & {"timeout", "connect_timeout", "send_timeout"} == {"timeout"}
         value: int = self.__dict__["timeout" if alone else name]
         return max(1, value)
@@ -412,12 +412,12 @@ FORMER = {
     "max_events_sent_per_callback": "an earlier plugin's; remove it: all that is due is sent",
     "sampling_percentage": "an earlier plugin's; set sample_rate",
 }
-"""Parameters that only earlier versions of the Kong plugin had."""
+"""Parameters that only earlier versions of the Kong plugin had, and what to do about each."""
 
 AS_STARTED = object()
-"""In a live change, in place of a value: what the option was before live changes of it."""
+"""In a live change, stands for the option's value before any live change."""
 
 
 def parse_settings(given: Mapping[str, Any]) -> Settings:
-    """`Settings` from plain values. Raises `SettingsError` with one line for all that is wrong; shows no secret."""
+    """`Settings` from plain values. Raises `SettingsError` with one line about all errors, without secrets."""
     return parse_table(Settings, given, FORMER)

@@ -1,4 +1,4 @@
-"""Words for messages, and texts that are checked in several places."""
+"""Helpers for messages, and checks of texts that are used in several places."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 
 
 def http_url(text: str) -> SplitResult:
-    """Taken apart. Raises `ValueError`."""
+    """The parts of an http or https URL. Raises `ValueError`."""
     wrong = ValueError("must be an http or https URL without credentials, query and fragment")
     try:
         parts = urlsplit(text)
@@ -23,7 +23,7 @@ def http_url(text: str) -> SplitResult:
 
 
 def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name that a misspelt one most resembles; None where nothing is close."""
+    """The known name most similar to a misspelt one; None if none is close."""
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
 
 
@@ -33,7 +33,7 @@ def number_of(count: int, thing: str) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """In words, without the number and the path that Python adds where a file cannot be used."""
+    """The reason in words, without the error number and path that Python adds to an `OSError`."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
@@ -43,21 +43,21 @@ _IN_YAML = {"None": "null", "True": "true", "False": "false"}
 
 
 def quoted(value: object) -> str:
-    """A value as a message may quote it: a URL may have a password or a token in it."""
+    """A value as a message may quote it. Values that look like URLs are hidden: they may hold a password or token."""
     text = repr(value)
     text = _IN_YAML.get(text, text)
     return HIDDEN if set("@?#") & set(text) else text[:200]
 
 
 def normal(name: str) -> str:
-    """A name as options are written: some write hyphens, capitals, or `config.` as Kong's Admin API has it."""
+    """A name in the spelling of options: without hyphens, capitals, or the `config.` of Kong's Admin API."""
     return name.lower().replace("-", "_").removeprefix("config.")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A suggestion to append to an error message; empty where nothing is close.
+    """A suggestion to append to an error message; empty if no name is close.
 
-    A known name that differs in how it is written, or in the `moesif_` before it, comes first.
+    Prefers a known name that differs only in spelling (see `normal`) or the prefix `moesif_`.
     """
     names = list(known)
     written = {normal(each).removeprefix("moesif_"): each for each in names}

@@ -1,17 +1,17 @@
-"""Functions of those who embed the addon: a Python file named by `moesif_hooks`.
+"""User functions from the Python file named by `moesif_hooks`.
 
 It may define any of these; `exchange` is a `HookExchange`:
 
     skip(exchange) -> bool                    true: no event
-    identify_user(exchange) -> str | None     in place of the built-in answer
+    identify_user(exchange) -> str | None     replaces the built-in result
     identify_company(exchange) -> str | None
     session_token(exchange) -> str | None
     metadata(exchange) -> dict                added to the event's metadata
-    mask(event: dict) -> dict                 the last to see the event; what it returns is sent
+    mask(event: dict) -> dict                 runs last; the event that it returns is sent
 
-They run in the background process, which has what the file held when the proxy read it; what they print goes to the
-log. The two that identify also run in the proxy, before a rule decides, on the request path. An error in one is counted
-and the built-in answer holds; after an error in `mask` the event is dropped, never sent unmasked.
+They run in the background process, with the file's content as the proxy read it; what they print goes to the log. The
+two `identify_` functions also run in the proxy, before a rule decides, on the request path. Errors are counted and the
+built-in result is used; after an error in `mask` the event is dropped, never sent unmasked.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ type Hook = Callable[[Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class HookExchange:
-    """What a hook sees. Header names are lower-case; `status` is None before there is an answer, or without one."""
+    """The argument of a hook. Header names are lower-case; `status` is None before or without a response."""
 
     method: str
     target: str
@@ -52,7 +52,7 @@ class HookExchange:
 
 @dataclass(frozen=True, slots=True)
 class UserHooks:
-    """The functions that a file defines, by name; `source` is what the file held."""
+    """The functions that a file defines, by name; `source` is the file's content."""
 
     functions: Mapping[str, Hook]
     source: bytes = b""
@@ -60,9 +60,9 @@ class UserHooks:
 
     @classmethod
     def load(cls, path: str, source: bytes | None = None, previous: UserHooks | None = None) -> UserHooks:
-        """From a file, or from what it held when another process read it; `previous` where that has not changed.
+        """Load from a file, or from its content as read by another process. Returns `previous` if nothing has changed.
 
-        Raises `SettingsError` with one line where it cannot be loaded or defines none of the functions.
+        Raises `SettingsError` with a one-line text if it cannot be loaded or defines none of the functions.
         """
         try:
             source = configured_files.read(path) if source is None else source
@@ -89,21 +89,21 @@ class UserHooks:
         return name in self.functions
 
     def text(self, name: str, exchange: HookExchange) -> str | None:
-        """The text that an identifying function gives; None where it has none to give. Raises what it raises."""
+        """The result of an `identify_` function; None if it is empty. Raises what the function raises."""
         value = self.functions[name](exchange)
         if isinstance(value, str | int | None) and not isinstance(value, bool):
             return None if value is None or value == "" else str(value)
         raise HookError(self.functions[name], value, "text")
 
     def metadata(self, exchange: HookExchange) -> dict[str, Any]:
-        """What `metadata` adds. Raises what it raises."""
+        """The result of `metadata`. Raises what the function raises."""
         added = self.functions["metadata"](exchange)
         if not isinstance(added, dict):
             raise HookError(self.functions["metadata"], added, "a dict")
         return added
 
     def mask(self, event: dict[str, Any]) -> dict[str, Any]:
-        """The event as `mask` returns it; bodies are plain values for it. Raises what it raises."""
+        """The event as returned by `mask`, which gets bodies as plain values. Raises what the function raises."""
         for side in ("request", "response"):
             body = event.get(side, {}).get("body")
             if isinstance(body, orjson.Fragment):
@@ -115,19 +115,19 @@ class UserHooks:
 
 
 class HookError(QuotesNothingError):
-    """A hook returned what it may not."""
+    """A hook returned a value of the wrong type."""
 
     def __init__(self, hook: Hook, result: object, wanted: str) -> None:
         super().__init__(f"{place_of(hook)} returned {type(result).__name__}, not {wanted}")
 
 
 def place_of(hook: Hook) -> str:
-    """Its name with the operator's file and line."""
+    """A hook's name, with its file and line."""
     code, name = getattr(hook, "__code__", None), getattr(hook, "__name__", type(hook).__name__)
     return f"{code.co_filename}, line {code.co_firstlineno}: {name}" if code is not None else name
 
 
 def returns_no_result(hook: Hook) -> bool:
-    """What is called makes a coroutine or a generator, and does nothing."""
+    """Whether calling it only creates a coroutine or a generator, and runs nothing."""
     kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     return any(is_kind(hook) for is_kind in kinds)

@@ -1,5 +1,4 @@
-"""Notices off the request path that a file has changed: keys and configuration are replaced without a word to the
-proxy."""
+"""Detects, off the request path, that a file has changed: keys and configuration files are replaced without notice."""
 
 from __future__ import annotations
 
@@ -10,26 +9,25 @@ from pathlib import Path
 from mitmproxy_moesif.log import RateLimitedLog, describe
 
 WATCH_SECONDS = 1.0
-"""Between two looks at a file."""
+"""Seconds between two checks of a file."""
 
 type Stamp = tuple[int, int, int] | None
-"""What differs when a file is written again or replaced, or a link to it leads elsewhere; None: there is no file."""
+"""Changes when a file is rewritten or replaced, or a link points to another one; None: there is no file."""
 
 
 def stamp_of(path: str | Path | None) -> Stamp:
     try:
         status = Path(path).expanduser().stat() if path is not None else None
-    except (OSError, ValueError, RuntimeError):  # no file; a zero byte; a home that is nobody's
+    except (OSError, ValueError, RuntimeError):  # no file; a zero byte; the home of an unknown user
         return None
     return (status.st_mtime_ns, status.st_size, status.st_ino) if status is not None else None
 
 
 class FileWatch:
-    """Asked from time to time whether a file has changed. `seen` is what was there when it was read; None: it is to be
-    read anyway.
+    """Polls whether a file has changed. `seen` is its stamp when it was read; None: it must be read anyway.
 
-    A file counts as changed when two looks in a row find it the same: read while it is being written, a list of several
-    keys would be one of fewer.
+    A file counts as changed only after two equal checks in a row: if it were read while it is being written, keys at
+    the end of a list would be missing.
     """
 
     def __init__(self, path: str | Path | None, seen: Stamp) -> None:
@@ -38,7 +36,7 @@ class FileWatch:
         self.seen = seen
 
     def changed(self) -> bool:
-        """Look; True once for each change, which is `seen` from then on."""
+        """Check the file; True once for each change, whose stamp becomes `seen`."""
         now, self._last = stamp_of(self._path), self._last
         at_rest, self._last = now == self._last, now
         if not at_rest or now == self.seen:
@@ -48,7 +46,7 @@ class FileWatch:
 
 
 class Periodic:
-    """Calls `act` every so many seconds in a thread of its own, from `start` until `stop`. An error ends no thread."""
+    """Calls `act` every `seconds` in its own thread, from `start` until `stop`. Errors are logged, and it goes on."""
 
     def __init__(self, name: str, seconds: float, act: Callable[[], None]) -> None:
         self._seconds = seconds
