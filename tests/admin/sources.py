@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
+from copy import deepcopy
 from typing import Any
 
 from mitmproxy_moesif.admin.source import NotFound, Status
@@ -14,6 +15,21 @@ from mitmproxy_moesif.recent.store import RecentExchanges
 
 ID = "6a7a3a5e-2d0b-4a51-9d0c-0b0f6c1d2e3f"
 APPLICATION_ID = "5ecre7-application-id"
+
+PLUGIN: Mapping[str, Any] = {
+    "id": ID,
+    "name": "moesif",
+    "instance_name": "orders",
+    "enabled": True,
+    "config": {"application_id": APPLICATION_ID, "debug": False, "request_header_masks": ()},
+    "service": None,
+    "route": None,
+    "consumer": None,
+    "protocols": ["http", "https"],
+    "tags": None,
+    "created_at": 1_700_000_000,
+    "updated_at": 1_700_000_000,
+}
 
 
 class FakeSource:
@@ -62,20 +78,7 @@ class FakeSource:
             "spool": {"state": "on", "bytes": 4096, "max_bytes": 1_000_000},
             "workers": {"ready": 1, "wanted": 2, "restarts": 3},
         }
-        self.plugin: dict[str, Any] = {
-            "id": ID,
-            "name": "moesif",
-            "instance_name": "orders",
-            "enabled": True,
-            "config": {"application_id": APPLICATION_ID, "debug": False, "request_header_masks": ()},
-            "service": None,
-            "route": None,
-            "consumer": None,
-            "protocols": ["http", "https"],
-            "tags": None,
-            "created_at": 1_700_000_000,
-            "updated_at": 1_700_000_000,
-        }
+        self.plugin: dict[str, Any] = deepcopy(dict(PLUGIN))
 
     def status(self) -> Status:
         self._note("status")

@@ -20,7 +20,7 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING,
 
 @dataclass(frozen=True, slots=True)
 class AktoTarget:
-    """Ingest service at `url`, or Kafka topic if there are `brokers`. `name` is unique; `timeout` is in seconds."""
+    """An ingest service at `url`, or a Kafka topic with `brokers`. `name` is unique; `timeout` is in seconds."""
 
     url: str
     timeout: float

@@ -92,7 +92,7 @@ class LiveOptions:
 def put(options: OptManager, values: Mapping[str, Any], renewed: Collection[str] = ()) -> None:
     """Set options, all of them or none, and notify about these and the `renewed` ones. Raises `OptionsError`.
 
-    Like mitmproxy's own `rollback`, which first makes a deep copy of all options: that blocks the loop for some ms.
+    Like mitmproxy's own `rollback`, but without its deep copy of all options, which blocks the loop for milliseconds.
     """
     known = options._options  # noqa: SLF001 - the only way to tell unset from default, and to restore it
     before = {name: known[name].value for name in values}

@@ -43,7 +43,7 @@ _IN_YAML = {"None": "null", "True": "true", "False": "false"}
 
 
 def quoted(value: object) -> str:
-    """A value as a message may quote it. Values that look like URLs are hidden: they may hold a password or token."""
+    """A value as a message may quote it. Any with `@`, `?` or `#` is hidden: a URL may contain a password or token."""
     text = repr(value)
     text = _IN_YAML.get(text, text)
     return HIDDEN if set("@?#") & set(text) else text[:200]
