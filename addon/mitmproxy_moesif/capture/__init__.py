@@ -15,6 +15,7 @@ Nothing here blocks, parses or takes a lock.
     tee          forwards a streamed body and keeps a copy up to a limit (test: capture/test_tee.py, test_streams.py)
     traffic      counts and times all traffic
     upgrades     WebSockets and other upgraded connections: messages are counted and discarded
+    uploads      backpressure from the upstream to the uploads of an HTTP/2 client
     upstreams    detects and logs failing upstreams
     windows      backpressure from an HTTP/2 client to the upstream
 """

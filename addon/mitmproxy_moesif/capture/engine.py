@@ -38,7 +38,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.utils import human
 
-from mitmproxy_moesif.capture import chunks, upgrades, windows
+from mitmproxy_moesif.capture import chunks, upgrades, uploads, windows
 from mitmproxy_moesif.capture.responses import Refusal, failure_page
 from mitmproxy_moesif.speedups import versions
 from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
@@ -238,6 +238,9 @@ class Http2End(Http2Server):
     def __init__(self, context: Any) -> None:
         super().__init__(context)
         setattr(context.client, windows.UNSENT, self.h2_conn)
+        layer = uploads.layer_of(self.context)
+        self.windows = uploads.Windows(layer, self.h2_conn)
+        setattr(layer, uploads.WINDOWS, self.windows)
         self.refused: set[int] = set()
 
     def _handle_event(self, event: events.Event) -> Commands:
@@ -255,6 +258,10 @@ class Http2End(Http2Server):
         if isinstance(event, h2.events.RequestReceived) and self.kept() >= MOST_STREAMS:
             yield from self.protocol_error("too many requests were given up", h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
             return True
+        if isinstance(event, h2.events.DataReceived):
+            size = event.flow_controlled_length or 0
+            if self.windows.withholds(event.stream_id, size):
+                event.flow_controlled_length = 0  # what is acknowledged
         return (yield from super().handle_h2_event(event))
 
     def kept(self) -> int:
@@ -290,6 +297,7 @@ REPLACEMENTS = (
     replacement(_http1, "make_error_response", unread_head_page),
     *chunks.REPLACEMENTS,
     *upgrades.REPLACEMENTS,
+    *uploads.REPLACEMENTS,
     *windows.REPLACEMENTS,
 )
 
