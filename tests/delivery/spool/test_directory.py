@@ -176,6 +176,52 @@ def test_a_file_in_use_elsewhere_is_taken_over_when_it_is_free(folder: Path, cap
     spool.close()
 
 
+@pytest.mark.parametrize("log", ["new", "grown", "begun anew"])
+def test_a_kill_in_the_middle_of_a_write_is_no_damage(
+    log: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wherever the log's writing stopped: what was stored before is there, and no file is called damaged."""
+    spool = SpoolFile.create(tmp_path / "living", 64 * MIB)
+    connection = spool._connection
+    assert connection is not None
+    if log == "new":
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    spool.append(gone := sizes(30))
+    spool.remove([chunk.key or 0 for chunk in gone])
+    spool.append(kept := sizes(12))
+    if log == "begun anew":
+        connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
+    elif log == "new":
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    database = spool.path.read_bytes()
+    before = spool.path.with_name(spool.path.name + "-wal").read_bytes()
+    spool.append(more := sizes(5))
+    assert spool.path.read_bytes() == database
+    after = spool.path.with_name(spool.path.name + "-wal").read_bytes()
+    assert (len(after) == len(before)) == (log == "begun anew")
+    changed = [at for at in log_writes(len(after)) if after[:at] != before[:at]]
+    for end in changed:
+        home = tmp_path / f"dead-{end}"
+        home.mkdir()
+        (home / spool.path.name).write_bytes(database)
+        (home / f"{spool.path.name}-wal").write_bytes(after[:end] + before[end:])
+        with taken_over(home) as spools:
+            found = [row for one in spools for row in stored(one)]
+            assert [one.path.name for one in spools] == [spool.path.name]
+        assert found in ([content(chunk) for chunk in kept], [content(chunk) for chunk in kept + more])
+    assert len(changed) > 10
+    assert messages(caplog, logging.ERROR) == []
+    spool.remove([info.key for info in spool.index()])
+    spool.close()
+
+
+def log_writes(size: int) -> list[int]:
+    """Where a write to the log may end: behind its head, the head of a frame, a frame, and where memory's pages end."""
+    frames = range(32, size + 1, 24 + PAGE)
+    ends = {32, size, *frames, *(at + 24 for at in frames), *range(0, size, PAGE)}
+    return sorted(at for at in ends if 0 < at <= size)
+
+
 # -- Damage
 
 
@@ -280,7 +326,7 @@ def test_ids_that_are_no_text_any_more_cost_their_chunk_alone(folder: Path) -> N
     chunks = sizes(40)
     path = checkpointed(dead_spool(folder, chunks))
     before = path.read_bytes()
-    path.write_bytes(before.replace(chunks[3].transaction_ids[0].encode()[5:10], b"\xff\xfe\xfd\xfc\xfb"))
+    path.write_bytes(before.replace(chunks[3].transaction_ids[0].encode()[5:30], b"\xff" * 25))
     with taken_over(folder) as spools:
         assert stored(spools[0]) == [content(chunk) for n, chunk in enumerate(chunks) if n != 3]
 

@@ -51,26 +51,60 @@ class Log(NamedTuple):
 
 
 def read_log(log: Path) -> Log:
-    """Read a write-ahead log, skipping frames of earlier rounds, which have another salt. Raises OSError.
+    """Read a write-ahead log up to the last commit whose frames were all written. Raises OSError.
 
-    Ignores the checksums, which would end the reading at the first bad frame.
+    Ignores the frames' checksums, which would end the reading at the first bad one, with one exception: the newest
+    frame, if an older one follows it, may have been cut off by a kill while it overwrote another.
     """
+    pages, uncommitted = dict[int, int](), dict[int, int]()
+    last = page_count = 0
     with _open(log) as file:
-        starts = range(LOG_HEADER, _size(file) - FRAME + 1, FRAME)
-        salts = [_read(file, 8, 16), *(_read(file, 8, start + 8) for start in starts[:2])]
-        salt, _ = Counter(salts).most_common(1)[0]  # any one of them may be damaged
-        pages, uncommitted = dict[int, int](), dict[int, int]()
-        last = page_count = 0
-        for position, start in enumerate(starts, 1):
-            header = _read(file, FRAME_HEADER, start)
-            if len(header) == FRAME_HEADER and header[8:16] == salt:
-                page, pages_then = struct.unpack_from(">II", header)
-                uncommitted[page] = start + FRAME_HEADER
-                if pages_then:  # only a transaction's last frame has it
-                    pages |= uncommitted
-                    uncommitted.clear()
-                    last, page_count = position, pages_then
+        frames, older_follow = _newest_round(file)
+        if older_follow and not _is_whole(file, frames[-1][0]):
+            frames.pop()
+    for start, header in frames:
+        page, pages_then = struct.unpack_from(">II", header)
+        uncommitted[page] = start + FRAME_HEADER
+        if pages_then:  # only a transaction's last frame has it
+            pages |= uncommitted
+            uncommitted.clear()
+            last, page_count = (start - LOG_HEADER) // FRAME + 1, pages_then
     return Log(pages, last, page_count)
+
+
+def _newest_round(file: BinaryIO) -> tuple[list[tuple[int, bytes]], bool]:
+    """The offsets and headers of the frames that have the newest salt, and whether frames of earlier rounds follow.
+
+    A new round writes its salt into the log's header first, so that its frames may not be there yet.
+    """
+    starts = range(LOG_HEADER, _size(file) - FRAME + 1, FRAME)
+    head = _read(file, LOG_HEADER, 0)
+    salt = head[16:24]
+    if len(head) < LOG_HEADER or _checksum(head, head[:24], bytes(8)) != head[24:]:
+        salts = [salt, *(_read(file, 8, start + 8) for start in starts[:2])]  # any one of them may be damaged
+        salt, _ = Counter(salts).most_common(1)[0]
+    headers = ((start, _read(file, FRAME_HEADER, start)) for start in starts)
+    frames = [(start, header) for start, header in headers if len(header) == FRAME_HEADER and header[8:16] == salt]
+    return frames, bool(frames) and frames[-1][0] != starts[-1]
+
+
+def _is_whole(file: BinaryIO, start: int) -> bool:
+    """Whether a frame has the checksum that follows from the frame, or from the log's header, before it."""
+    head, frame = _read(file, LOG_HEADER, 0), _read(file, FRAME, start)
+    before = head[24:] if start == LOG_HEADER else _read(file, 8, start - FRAME + 16)
+    if len(frame) < FRAME or len(before) < 8:
+        return False
+    return _checksum(head, frame[:8] + frame[FRAME_HEADER:], before) == frame[16:FRAME_HEADER]
+
+
+def _checksum(head: bytes, covered: bytes, before: bytes) -> bytes:
+    """SQLite's checksum of a part of a log with this header; `before` is that of the part before it."""
+    numbers = ">II" if head[3] & 1 else "<II"
+    one, two = struct.unpack(">II", before)
+    for first, second in struct.iter_unpack(numbers, covered):
+        one = (one + first + two) & 0xFFFFFFFF
+        two = (two + second + one) & 0xFFFFFFFF
+    return struct.pack(">II", one, two)
 
 
 def salvage(database: Path, log: Path, copy: Path, unreadable: list[int]) -> Iterator[Row]:
