@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
@@ -37,6 +38,17 @@ def pytest_collection() -> Generator[None, None, None]:
     real, ahead = time.time, 3600 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     with patch("time.time", lambda: real() + ahead):
         return (yield)
+
+
+@pytest.fixture(autouse=True)
+def signals_are_put_back() -> Iterator[None]:
+    """What a test leaves ignored or blocked, the programs of later tests would inherit."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @pytest.fixture

@@ -38,7 +38,9 @@ def running(*more: str, ended_by: int = signal.SIGINT) -> Iterator[list[str]]:
     command = [sys.executable, "-m", "mitmproxy_moesif", "run", "--port", str(port), "--page-port", str(page_port)]
     command += more
     output: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal, whatever the tests run under
     process = subprocess.Popen(command, env=without_pytest(), **output)
+    signal.signal(signal.SIGHUP, before)
     try:
         assert process.stdout is not None
         said = ""
@@ -55,7 +57,11 @@ def running(*more: str, ended_by: int = signal.SIGINT) -> Iterator[list[str]]:
         yield [*proxy, f"http://127.0.0.1:{page_port}", admin[1], *akto]
     finally:
         process.send_signal(ended_by)
-        process.communicate(timeout=START_SECONDS)  # to the end of output, which all of them have
+        try:
+            process.communicate(timeout=START_SECONDS)  # to the end of output, which all of them have
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            raise
         assert process.returncode == 0
 
 
