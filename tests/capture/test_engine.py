@@ -306,6 +306,7 @@ def test_what_is_sent_ahead_of_its_turn_is_not_kept(
     start: Start = request.getfixturevalue(program)
     upstream.handler = lambda _request, connection: connection.hang()
     proxy = start(upstream.url, addon_options(collector, engine=engine))
+    proxy.wait_for_output("moesif: started")  # under mitmdump, the layers serve whoever comes earlier
     before = proxy.memory()
     with Client(proxy.port) as client:
         client.send(head("GET", "/"))
