@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mitmproxy_moesif.delivery.ledger import NOTHING, Account, Adoption, Reading
-from mitmproxy_moesif.workers.counts import WAITS_FOR_ACCOUNT, Dead, total
+from mitmproxy_moesif.delivery.spool.file import SpoolFile
+from mitmproxy_moesif.workers import counts as counts_module
+from mitmproxy_moesif.workers.counts import WAITS_FOR_ACCOUNT, Dead, left_behind, total, total_at_end
+from tests.delivery.spool.spools import a_chunk
 
 counts = st.integers(0, 1000)
 
@@ -75,6 +82,35 @@ def test_what_a_dead_worker_had_in_memory_is_lost_when_nobody_finds_its_account(
     assert total([], dead).dropped == {}
     now = WAITS_FOR_ACCOUNT
     assert total([], dead).line() == "captured 5, delivered 0, waiting 3, dropped 2 (worker_died 2)"
+
+
+def test_at_the_end_each_dead_worker_s_account_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is known from a running worker, one has stored all, with the other's file taken over; one still stores."""
+    storing, first, second = (SpoolFile.create(tmp_path, 1 << 26) for _ in range(3))
+    of_first = Account("first", settled=20, recovered=0, in_memory=0, dropped={})
+    first.append([a_chunk(4)], of_first)
+    took = {first.path.name: Adoption(1.0, 4, of_first)}
+    second.append([a_chunk(2)], Account("second", settled=30, recovered=4, in_memory=0, dropped={}, adopted=took))
+    for spool in (first, second):
+        spool.close(keep=True)
+    dead = Dead()
+    for proxy in ("first", "second", "storing"):
+        dead.add(Reading(1, 0, 0, 1, 0, entered=1, proxy=proxy, folder=str(tmp_path)))
+    running = Reading(7, 0, 7, 0, 0, adopted=took)
+    looks = 0
+
+    def look(of: Sequence[Reading]) -> Reading:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            storing.append([a_chunk(3)], Account("storing", settled=10, recovered=0, in_memory=0, dropped={}))
+            storing.close(keep=True)
+        return left_behind(of)
+
+    monkeypatch.setattr(counts_module, "left_behind", look)
+    found = total_at_end([running], dead, seconds=60)
+    assert looks == 3
+    assert found.line() == "captured 67, delivered 58, waiting 9, dropped 0"
 
 
 def test_no_worker_has_told_anything_yet() -> None:

@@ -13,6 +13,9 @@ from mitmproxy_moesif.delivery.ledger import NOTHING, Adoption, Reading
 WAITS_FOR_ACCOUNT = 30.0
 """Seconds within which another worker should have taken over a dead worker's spool and read its account."""
 
+STORES_WITHIN = 5.0
+"""Seconds that a dead worker's delivery process has to store its last events, when the others have ended too."""
+
 type Adopted = Mapping[str, Sequence[Adoption]]
 """The takeovers of each spool file, by file name, in order."""
 
@@ -39,8 +42,8 @@ class Dead:
         return [self._final, *(reading for reading, _ in self._lately)]
 
     def unknown(self, adopted: Adopted) -> list[Reading]:
-        """The readings of workers whose account was not found yet."""
-        return [reading for reading, _ in self._lately if last_of(reading, adopted) is None]
+        """The readings of workers that have a spool, and whose account was not found yet."""
+        return [one for one, _ in self._lately if one.folder and last_of(one, adopted) is None]
 
     def readings(self, adopted: Adopted, *, at_end: bool) -> list[Reading]:
         """The readings as far as they are known now. `at_end`: events that were in memory count as lost."""
@@ -100,6 +103,21 @@ def total(readings: Sequence[Reading], dead: Dead, *, at_end: bool = False) -> R
     """The total of running and dead workers."""
     adopted = adoptions_of([*readings, *dead.told])
     return added_up([*readings, *dead.readings(adopted, at_end=at_end)], adopted)
+
+
+def total_at_end(readings: Sequence[Reading], dead: Dead, seconds: float = STORES_WITHIN) -> Reading:
+    """The total after all workers have ended. What dead workers did last is read from their spools.
+
+    Their delivery processes may still be storing it, so this looks again for up to `seconds`.
+    """
+    until = time.monotonic() + seconds
+    known = [*readings, *dead.told]
+    unknown = dead.unknown(adoptions_of(known))
+    left = left_behind(unknown) if unknown else NOTHING
+    while dead.unknown(adoptions_of([*known, left])) and time.monotonic() < until:
+        time.sleep(0.1)
+        left = left_behind(unknown)
+    return total([*readings, left], dead, at_end=True)
 
 
 def adoptions_of(readings: Sequence[Reading]) -> Adopted:

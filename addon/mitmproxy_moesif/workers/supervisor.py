@@ -25,7 +25,7 @@ from mitmproxy_moesif.proxy.arguments import Arguments
 from mitmproxy_moesif.proxy.sockets import close_all, open_sockets
 from mitmproxy_moesif.web.access import Address
 from mitmproxy_moesif.workers.control import Worker
-from mitmproxy_moesif.workers.counts import Dead, adoptions_of, left_behind, total
+from mitmproxy_moesif.workers.counts import Dead, total, total_at_end
 from mitmproxy_moesif.workers.listener import admin_server
 from mitmproxy_moesif.workers.relay import Relay
 
@@ -99,7 +99,8 @@ class Supervisor:
             count = len(self._workers)
             log.info("moesif-proxy: listening at %s with %d workers, passing to %s", address, count, upstream)
         codes = await asyncio.gather(*keeping)
-        last = await self._last_reading()
+        readings = [worker.reading for worker in self._workers]
+        last = await asyncio.to_thread(total_at_end, readings, self._dead)
         failed = refused or any(codes)
         if self._started or last.captured or not failed:
             sys.stderr.write(f"{last.last_words()}\n")
@@ -199,24 +200,6 @@ class Supervisor:
     def traffic(self) -> Mapping[str, Any]:
         """The total traffic of all workers, including those that died."""
         return together([self._passed, *(worker.traffic for worker in self._workers)])
-
-    async def _last_reading(self) -> Reading:
-        """The final counts, after all workers have ended. Dead workers' last actions are read from their spools.
-
-        This retries for up to `GRACE` seconds, because they get there only shortly after a worker died.
-        """
-        readings = [worker.reading for worker in self._workers]
-        adopted = adoptions_of([*readings, *self._dead.told])
-        unknown = [reading for reading in self._dead.unknown(adopted) if reading.folder]
-        until = asyncio.get_running_loop().time() + GRACE
-        while unknown:
-            left = await asyncio.to_thread(left_behind, unknown)
-            found = {one.account.proxy for one in left.adopted.values() if one.account is not None}
-            if len(found) == len(unknown) or asyncio.get_running_loop().time() > until:
-                readings.append(left)
-                break
-            await asyncio.sleep(0.1)
-        return total(readings, self._dead, at_end=True)
 
 
 RELOAD = {
