@@ -631,7 +631,8 @@ def test_where_nothing_is_masked_the_same_object_comes_back() -> None:
     assert mask_query(path, frozenset({"token"})) is path
 
 
-query_texts = st.text(st.characters(exclude_characters="&#=;", codec="utf-8"), max_size=8).filter(
+# U+FFFD stands for what was no UTF-8: a name with it may be any, and is masked.
+query_texts = st.text(st.characters(exclude_characters="&#=;\ufffd", codec="utf-8"), max_size=8).filter(
     lambda text: not set(text.casefold()) & {"é", "k", "b"}
 )
 
