@@ -54,20 +54,20 @@ FAULTS = (
 )
 """Kinds of faults; the same."""
 
-UNSENT = "Of these, events that nobody sends until somebody decides about them."
+UNSENT = "Waiting events that are not sent until an operator decides about them."
 UNSENT_STATES = ("not configured", "quarantined")
 
-UP = "1: it takes events; absent until events were sent to it, or asking it for the configuration failed."
+UP = "1: it accepts events; absent until an event was sent to it or a request for its configuration failed."
 
 _TOTALS = {
-    "captured": ("moesif_events_captured", "Events captured, those found on disk at the start included."),
-    "recovered": ("moesif_events_recovered", "Captured events that an earlier process had left on disk."),
+    "captured": ("moesif_events_captured", "Events captured, including those found on disk at startup."),
+    "recovered": ("moesif_events_recovered", "Captured events that an earlier process left on disk."),
     "delivered": ("moesif_events_delivered", "Events that the receiver accepted."),
     "excluded": ("moesif_exchanges_excluded", "Exchanges that were not captured, as configured."),
 }
 _GAUGES = {
     "uptime": ("moesif_uptime_seconds", "Seconds since the addon started."),
-    "oldest_waiting": ("moesif_oldest_waiting_seconds", "Age of the oldest event that waits; 0 where none does."),
+    "oldest_waiting": ("moesif_oldest_waiting_seconds", "Age of the oldest waiting event; 0 if none waits."),
 }
 
 
@@ -94,7 +94,7 @@ class _StatusCollector(Collector):
             yield from _traffic(self._status["traffic"])
         yield from self._workers()
         if "version" in self._status:
-            yield InfoMetricFamily("moesif_build", "What runs.", {"version": self._status["version"]})
+            yield InfoMetricFamily("moesif_build", "Version of the addon.", {"version": self._status["version"]})
 
     def _numbers(self) -> Iterator[Metric]:
         values: Mapping[str, object] = self._status
@@ -112,7 +112,7 @@ class _StatusCollector(Collector):
     def _by_label(self) -> Iterator[Metric]:
         status = self._status
         if "waiting" in status:
-            waiting = GaugeMetricFamily("moesif_events_waiting", "Events that wait, by where.", labels=["where"])
+            waiting = GaugeMetricFamily("moesif_events_waiting", "Waiting events, by location.", labels=["where"])
             waiting.add_metric(["memory"], status["waiting"]["memory"])
             waiting.add_metric(["disk"], status["waiting"]["disk"])
             yield waiting
@@ -124,13 +124,13 @@ class _StatusCollector(Collector):
                 )
             yield unsent
         if "dropped" in status:
-            text = "Events that are lost, by cause."
+            text = "Dropped events, by cause."
             yield _counter("moesif_events_dropped", text, "cause", dict.fromkeys(CAUSES, 0) | dict(status["dropped"]))
         if "engines" in status:
-            text = "Exchanges that began, by what carries them, in the processes that run."
+            text = "Exchanges started in the running processes, by engine."
             yield _counter("moesif_exchanges", text, "engine", status["engines"])
         if "faults" in status:
-            text = "Errors of the addon's own, by where; the traffic was not affected."
+            text = "Errors in the addon itself, by kind; traffic was not affected."
             yield _counter("moesif_faults", text, "kind", dict.fromkeys(FAULTS, 0) | dict(status["faults"]))
 
     def _receivers(self) -> Iterator[Metric]:
@@ -146,11 +146,17 @@ class _StatusCollector(Collector):
         """Those that may lose records."""
         if not receivers:
             return
-        captured = CounterMetricFamily("moesif_records_captured", "Records for a lossy receiver.", labels=["receiver"])
-        delivered = CounterMetricFamily("moesif_records_delivered", "Records that it accepted.", labels=["receiver"])
-        waiting = GaugeMetricFamily("moesif_records_waiting", "Records that wait for it.", labels=["receiver"])
+        captured = CounterMetricFamily(
+            "moesif_records_captured", "Records captured for a lossy receiver.", labels=["receiver"]
+        )
+        delivered = CounterMetricFamily(
+            "moesif_records_delivered", "Records that the receiver accepted.", labels=["receiver"]
+        )
+        waiting = GaugeMetricFamily("moesif_records_waiting", "Records waiting for the receiver.", labels=["receiver"])
         labels = ["receiver", "cause"]
-        dropped = CounterMetricFamily("moesif_records_dropped", "Records that it did not get, by cause.", labels=labels)
+        dropped = CounterMetricFamily(
+            "moesif_records_dropped", "Records that the receiver did not get, by cause.", labels=labels
+        )
         for name, counts in receivers.items():
             captured.add_metric([name], counts["captured"])
             delivered.add_metric([name], counts["delivered"])
@@ -163,39 +169,37 @@ class _StatusCollector(Collector):
         spool = self._status.get("spool", {})
         if (state := spool.get("state", "off")) != "off":
             yield GaugeMetricFamily(
-                "moesif_spool_up", "1: the disk takes events; 0: they stay in memory.", state == "on"
+                "moesif_spool_up", "1: the disk accepts events; 0: they stay in memory.", state == "on"
             )
         if "bytes" in spool:
-            yield GaugeMetricFamily("moesif_spool_bytes", "Size of the spool on disk.", spool["bytes"])
+            yield GaugeMetricFamily("moesif_spool_bytes", "Size of the spool on disk in bytes.", spool["bytes"])
         if "max_bytes" in spool:
-            yield GaugeMetricFamily("moesif_spool_max_bytes", "Most bytes the spool may have.", spool["max_bytes"])
+            yield GaugeMetricFamily("moesif_spool_max_bytes", "Maximum size of the spool in bytes.", spool["max_bytes"])
 
     def _workers(self) -> Iterator[Metric]:
         workers = self._status.get("workers")
         if workers is not None:
-            gauge = GaugeMetricFamily(
-                "moesif_workers", "Workers that serve, and that there should be.", labels=["state"]
-            )
+            gauge = GaugeMetricFamily("moesif_workers", "Number of workers: ready, and wanted.", labels=["state"])
             gauge.add_metric(["ready"], workers["ready"])
             gauge.add_metric(["wanted"], workers["wanted"])
             yield gauge
-            text = "Workers that were started again after they had died."
+            text = "Workers restarted after they died."
             yield CounterMetricFamily("moesif_worker_restarts", text, workers["restarts"])
 
 
 def _traffic(traffic: TrafficStatus) -> Iterator[Metric]:
-    text = "Requests that ended, captured or not, by instance and class of status."
+    text = "Finished requests, captured or not, by instance and status class."
     requests = CounterMetricFamily("moesif_requests", text, labels=["moesif_instance", "status"])
     for instance, counts in sorted(traffic["requests"].items()):
         for status, count in counts.items():
             requests.add_metric([instance, status], count)
     yield requests
-    yield CounterMetricFamily("moesif_requests_blocked", "Requests that a rule has answered.", traffic["blocked"])
-    text = "Requests that failed at the upstream, by what it failed of."
+    yield CounterMetricFamily("moesif_requests_blocked", "Requests blocked by a rule.", traffic["blocked"])
+    text = "Requests that failed at the upstream, by reason."
     yield _counter("moesif_upstream_failures", text, "trouble", traffic["upstream_failures"])
-    text = "Seconds from a request's first byte to the end of its answer."
+    text = "Seconds from a request's first byte to the end of its response."
     yield _histogram("moesif_request_seconds", text, traffic["seconds"])
-    text = "Seconds that each step of an exchange waits for the proxy, at moments 0.1 s apart."
+    text = "Seconds that each step of an exchange waits for the proxy, measured every 0.1 s."
     yield _histogram("moesif_added_latency_seconds", text, traffic["added"])
 
 

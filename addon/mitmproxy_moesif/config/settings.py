@@ -99,7 +99,10 @@ class Settings(BaseModel):
     )
     request_query_masks: Names = Field((), description="Query parameters whose values are replaced by `*****`.")
     batch_size: int = Field(
-        50, ge=1, le=1000, description="Maximum events per request to the collector; a backlog goes in larger ones."
+        50,
+        ge=1,
+        le=1000,
+        description="Maximum events per request to the collector; a backlog is sent in larger batches.",
     )
     user_id_header: OptionalHeaderName = Field(None, description="Request or response header that holds the user ID.")
     company_id_header: OptionalHeaderName = Field(
@@ -117,10 +120,10 @@ class Settings(BaseModel):
         750, gt=0, description="Milliseconds a sender may spend sending before it yields."
     )
     request_max_body_size_limit: Bytes = Field(
-        100_000, description="Maximum bytes of a request body; a larger one is left out whole, never truncated."
+        100_000, description="Maximum bytes of a request body; a larger one is left out, never truncated."
     )
     response_max_body_size_limit: Bytes = Field(
-        100_000, description="Maximum bytes of a response body; a larger one is left out whole, never truncated."
+        100_000, description="Maximum bytes of a response body; a larger one is left out, never truncated."
     )
     event_queue_size: int = Field(
         100_000,
@@ -149,7 +152,7 @@ class Settings(BaseModel):
         500, ge=1, le=MAX_MS, description="Maximum milliseconds an event waits for its batch to fill."
     )
     position: Literal["auto", "front", "behind"] = Field(
-        "auto", description="Where the proxy stands: in front of Kong, behind it, or detected per request."
+        "auto", description="Where the proxy runs: in front of Kong, behind it, or detected per request."
     )
     trusted_ips: Names = Field(
         ("0.0.0.0/0", "::/0"), description="CIDR ranges of the peers whose client address headers are trusted."
@@ -164,8 +167,8 @@ class Settings(BaseModel):
     )
     derive_from_masked: bool = Field(
         True,
-        description="Keep in events what masked headers tell: user and company ID, IP address, trace ID, Kong's names. "
-        "If false, events are made as if those headers had not come.",
+        description="Keep data from masked headers in events: user and company ID, IP address, trace ID, Kong's names. "
+        "If false, events are built as if those headers were absent.",
     )
     sink_file: Annotated[OptionalPath, Property.RECEIVER] = Field(
         None, description="File to which events are also written as NDJSON; without an application ID, only there."
@@ -178,8 +181,8 @@ class Settings(BaseModel):
     kafka_topic: str = Field("moesif.events", description="Kafka topic for events; one topic for each application ID.")
     kafka_config: Annotated[SecretStr, Property.LOCAL] = Field(
         SecretStr(""),
-        description="Further settings of librdkafka (TLS, SASL, ...): `key=value,key=value`, or a file with one "
-        "`key=value` a line. A secret.",
+        description="More librdkafka settings (TLS, SASL, ...): `key=value,key=value`, or a file with one "
+        "`key=value` per line. A secret.",
     )
     akto_service_url: OptionalName = Field(
         None, description="Base URL of Akto's ingest service; if set, records of the exchanges go there too."
@@ -187,16 +190,16 @@ class Settings(BaseModel):
     akto_timeout: Milliseconds = Field(
         30_000,
         gt=0,
-        description="Milliseconds for a call to Akto; at most 3 s to connect, 5 s to send and 3 s to read are allowed.",
+        description="Milliseconds allowed for a call to Akto; at most 3 s to connect, 5 s to send and 3 s to read.",
     )
     akto_log_level: Literal["debug", "info", "warn", "error"] = Field(
-        "warn", description="Threshold of the log lines about Akto."
+        "warn", description="Minimum level of log lines about Akto."
     )
     akto_api_key: Annotated[SecretStr, Needs("akto_service_url")] = Field(
         SecretStr(""), description="Key sent to Akto as x-api-key and Authorization. A secret."
     )
     akto_account_id: str = Field(
-        "1000000", pattern=r"^[0-9]{1,19}$", coerce_numbers_to_str=True, description="Account named in Akto's records."
+        "1000000", pattern=r"^[0-9]{1,19}$", coerce_numbers_to_str=True, description="Account ID in Akto's records."
     )
     akto_kafka_brokers: Names = Field((), description="host:port of Kafka brokers, for `akto_transport=kafka`.")
     akto_kafka_topic: str = Field("akto.api.logs", description="Kafka topic for Akto's records.")
@@ -220,12 +223,12 @@ class Settings(BaseModel):
         True, description="Stream bodies chunk by chunk; if false, buffer them for other addons that need whole bodies."
     )
     fast_dispatch: Annotated[bool, Property.PROXY] = Field(
-        True, description="Call addons through a precomputed table; only on mitmproxy versions it was tested with."
+        True, description="Call addons through a precomputed table; only on tested mitmproxy versions."
     )
     engine: Annotated[Literal["auto", "fast", "mitmproxy"], Property.START_ONLY] = Field(
         "auto",
-        description="What carries HTTP/1: the fast lane wherever it can (auto), the same with a warning where it "
-        "cannot (fast), or mitmproxy's layers (mitmproxy).",
+        description="What handles HTTP/1: the fast lane wherever possible (auto), the same with a warning if it is "
+        "not possible (fast), or mitmproxy's layers (mitmproxy).",
     )
     governance: Literal["on", "off"] = Field(
         "on", description="Whether governance rules are enforced; sampling is not affected."
@@ -241,7 +244,7 @@ class Settings(BaseModel):
     )
     skip: Annotated[OptionalName, Property.PROXY] = Field(
         None,
-        description="mitmproxy filter for requests that are not captured, anchored: `~u ^https?://[^/]+/health$`.",
+        description="mitmproxy filter for requests not to capture; anchor its patterns: `~u ^https?://[^/]+/health$`.",
     )
     hooks: OptionalPath = Field(
         None, description="Python file with functions that identify callers, mask or skip events, or add metadata."
@@ -251,7 +254,7 @@ class Settings(BaseModel):
         description="Kong's declarative YAML or JSON file; its `moesif` plugins become instances; watched for changes.",
     )
     kong_admin_url: Annotated[OptionalName, Property.START_ONLY] = Field(
-        None, description="URL of Kong's Admin API, used where there is no kong_config; polled every 30 seconds."
+        None, description="URL of Kong's Admin API, used if kong_config is not set; polled every 30 seconds."
     )
     kong_admin_token: Annotated[SecretStr, Property.START_ONLY, Needs("kong_admin_url")] = Field(
         SecretStr(""), description="Token sent to Kong's Admin API as Kong-Admin-Token. A secret."
@@ -260,8 +263,8 @@ class Settings(BaseModel):
         Literal["auto", "traditional", "traditional_compatible", "expressions"], Property.START_ONLY
     ] = Field(
         "auto",
-        description="How Kong's router ranks routes, as its `router_flavor` says; auto: as its Admin API tells, else "
-        "traditional.",
+        description="Kong's `router_flavor`, which decides how routes are ranked; auto: what its Admin API reports, "
+        "else traditional.",
     )
     admin_listen: Annotated[OptionalName, Property.START_ONLY] = Field(
         None,
@@ -276,7 +279,7 @@ class Settings(BaseModel):
     )
     recent: Annotated[int | None, Field(ge=0, le=MAX_RECENT), Property.START_ONLY] = Field(
         None,
-        description="Newest exchanges kept in memory for `/exchanges`; default: 1000 where `admin_listen` is set, and "
+        description="Newest exchanges kept in memory for `/exchanges`; default: 1000 if `admin_listen` is set or "
         "in mitmweb and mitmproxy, otherwise 0.",
     )
     recent_raw: Annotated[bool, Property.START_ONLY] = Field(
