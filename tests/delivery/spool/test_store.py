@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mitmproxy_moesif.delivery.ledger import Ledger
+from mitmproxy_moesif.delivery.ledger import Account, Ledger
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.directory import RETRY_SECONDS
-from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolDamaged, SpoolError, SpoolFile, SpoolFull
+from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolDamaged, SpoolError, SpoolFile, SpoolFull, look_into
 from mitmproxy_moesif.delivery.spool.maintenance import Maintenance
 from mitmproxy_moesif.delivery.spool.store import Store
 from tests.delivery.spool.spools import MIB
@@ -520,3 +520,25 @@ def test_the_oldest_event_ages_wherever_it_waits(folder: Path) -> None:
     world.deliver_all()
     assert world.store.oldest_age([ONE]) is None
     world.store.close()
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile", "once counted"])
+def test_the_account_of_a_dead_process_outlives_one_that_ends_as_it_takes_the_file_over(
+    when: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is empty, as all was delivered: nothing but the account is in it."""
+    account = Account("dead", settled=7, recovered=0, in_memory=0, dropped={})
+    dead = SpoolFile.create(folder, MIB)
+    dead.note(account)
+    dead.close(keep=True)
+    world = World(folder)
+    end = world.store.close
+    if when == "before":
+        end()
+    elif when == "meanwhile":
+        monkeypatch.setattr(SpoolFile, "account", lambda spool, read=SpoolFile.account: (end(), read(spool))[1])
+    world.store.adopt()
+    if when == "once counted":
+        end()
+    adopted = [one.account for one in world.ledger.read().adopted.values()]
+    assert [*adopted, look_into(dead.path)[0]] in ([account, None], [account])

@@ -60,11 +60,15 @@ class SpoolSet:
         """Spools of ended processes, each with the name it had; the caller must `add` or close each."""
         return iter(()) if self._left_behind is None else self._left_behind.adopt()
 
-    def add(self, spool: SpoolFile) -> bool:
-        """Add a spool. False after `close`: another process will take it over."""
+    def add(self, spool: SpoolFile, count: Callable[[], None]) -> bool:
+        """Add a spool and call `count` for what is in it. False after `close`: another process will take it over.
+
+        Both are one step: if `close` came between them, it would remove an empty file whose account nobody has counted.
+        """
         with self._lock:
             if not self._closed:
                 self._others.append(spool)
+                count()
             return not self._closed
 
     def writable(self) -> SpoolFile | None:
@@ -113,10 +117,12 @@ class SpoolSet:
 
     def note(self) -> None:
         """Store the account in this process's spool, if it has one."""
-        spool = self.current
+        if (spool := self.current) is not None:
+            self._note(spool)
+
+    def _note(self, spool: SpoolFile) -> None:
         try:
-            if spool is not None:
-                spool.note(self._account())
+            spool.note(self._account())
         except SpoolError as error:
             self.tell(error, spool)
 
@@ -190,9 +196,11 @@ class SpoolSet:
 
     def close(self, *, keep: bool) -> None:
         """Close all files, for the next process to take over. `keep`: keep this process's own even if it is empty."""
-        self.note()
         with self._lock:
-            spools = [*self._others, *([self.current] if self.current is not None else [])]
-            current, self._others, self.current, self._closed = self.current, [], None, True
-        for spool in spools:
-            spool.close(keep=keep and spool is current)
+            others, current = self._others, self.current
+            self._others, self.current, self._closed = [], None, True
+        if current is not None:
+            self._note(current)
+            current.close(keep=keep)
+        for spool in others:
+            spool.close()

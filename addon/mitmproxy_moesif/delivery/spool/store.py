@@ -132,19 +132,18 @@ class Store:
             try:
                 found |= self._adopt(name, spool)
             except SpoolError as error:
-                spool.close()  # so that it can be taken over the next time
+                spool.close(keep=True)  # so that it can be taken over the next time
                 self.spools.tell_unreadable(error, spool)
         return sorted(found)
 
     def _adopt(self, name: str, spool: SpoolFile) -> set[str]:
         if spool.unreadable_events:
             self._ledger.lose(spool.unreadable_events, "spool_damaged")
-        rows = spool.index()
-        if not self.spools.add(spool):
-            spool.close()
-            return set()
+        rows, account = spool.index(), spool.account()
         events, destinations = sum(row.count for row in rows), {row.destination for row in rows}
-        self._ledger.recover(events, name, spool.path.name, spool.account())
+        if not self.spools.add(spool, lambda: self._ledger.recover(events, name, spool.path.name, account)):
+            spool.close(keep=True)
+            return set()
         self.spools.note()
         with self._lock:
             for destination in destinations:
