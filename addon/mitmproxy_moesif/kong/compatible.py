@@ -1,12 +1,12 @@
-"""Routes without an expression as Kong's flavours `traditional_compatible` and `expressions` take them.
+"""Converts routes without an expression as Kong's flavours `traditional_compatible` and `expressions` do.
 
-Each becomes one or more expressions, each with a priority: of its paths those of one length together, and all regular
-expressions together. The order is not that of the flavour `traditional`, although Kong calls it compatible: up to
-three kinds of conditions weigh less than a regular expression among the paths, and that less than plain hosts alone;
-four kinds and more outweigh both.
+A route becomes one or more expressions, each with a priority: one for its paths of each length, and one for all its
+regular expressions. The order differs from the flavour `traditional`, although Kong calls it compatible: up to three
+kinds of conditions weigh less than a regular expression among the paths, and that less than plain hosts alone; four
+kinds or more outweigh both.
 
-Source: Kong's public source for how routes are written as expressions and ranked (facts taken from it, no code). Its
-priorities are computed as there, where weights are moved by 32-bit shifts and overlap.
+Source: Kong's public source for how routes are converted to expressions and ranked (facts taken from it, no code). As
+there, priorities are computed with 32-bit shifts, so weights overlap.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mitmproxy_moesif.kong.expressions import HEADER, HOST, METHOD, PATH, PORT, 
 from mitmproxy_moesif.kong.indexes import in_lower_case, is_wildcard, without_last_dot
 from mitmproxy_moesif.kong.normalize import from_text
 
-# the namespace of the ids that Kong gives to the parts of a route
+# the namespace of the ids that Kong gives to a route's expressions
 _PARTS = uuid.UUID("7f145bf9-0dce-4f91-98eb-debbce4b9f6b")
 _MOST_HEADERS = 255
 _LONGEST_PATH = 0x7FFFF
@@ -30,7 +30,7 @@ _REGULAR_PATHS = 1 << 51
 
 
 class Part(NamedTuple):
-    """An expression of a route. Of those that hold, the one of the highest priority counts, then of the highest id."""
+    """An expression of a route. Of all that hold, the one with the highest priority, then the highest id, is used."""
 
     priority: int
     id: str
@@ -101,7 +101,7 @@ def _text(value: str) -> str:
 
 
 def name_and_port(host: str) -> tuple[str, int | None]:
-    """As Kong's router cuts it: at the first colon, where a number follows."""
+    """Split at the first colon, if a number follows it, as Kong's router does."""
     name, _, port = host.partition(":")
     return (name, int(port[:9])) if port.isascii() and port.isdigit() else (host, None)
 
@@ -124,6 +124,6 @@ def _priority(route: Route, paths: Iterable[str]) -> int:
 
 
 def _shifted(number: int, bits: int) -> int:
-    """Moved to the left as LuaJIT moves numbers: within 32 bits, with a sign, and by what is left of `bits` over 32."""
+    """Left shift as in LuaJIT: the result is a signed 32-bit number, and the shift count is `bits` modulo 32."""
     moved = number << bits % 32 & 0xFFFFFFFF
     return moved - 2**32 if moved >= 2**31 else moved

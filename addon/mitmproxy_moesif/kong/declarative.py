@@ -1,11 +1,11 @@
-"""Kong's declarative file, and the Admin API's listings, as one `KongConfig`.
+"""Reads Kong's declarative file, or the Admin API's listings, into one `KongConfig`.
 
-Both are first laid out flat: one `Draft` for each entity, with its fields as given, its place in the file and what it
-is nested in. Then ids are given to those without one, references are resolved, and the drafts become entities. The
-first fault ends it with one line: file, line, entity, reason. No value of a plugin's `config` is ever in it. What
-narrows an instance of ours and is not understood is a fault, too.
+Both are first flattened: one `Draft` for each entity, with its fields as given, its place in the file and its parents.
+Then missing ids are generated, references are resolved, and the drafts become entities. The first error stops this,
+with one line: file, line, entity, reason. It never has a value of a plugin's `config`. A field that narrows an instance
+of ours and is not supported is an error too.
 
-Source: Kong's declarative format, versions 1.1, 2.1 and 3.0, and what decK adds to it (`_info.defaults`,
+Source: Kong's declarative format, versions 1.1, 2.1 and 3.0, and decK's additions (`_info.defaults`,
 `_plugin_configs`).
 """
 
@@ -45,10 +45,10 @@ NESTED = {
     "consumers": ("plugins",),
     "plugins": (),
 }
-"""The kinds that are read, and which others each may hold."""
+"""The kinds that are read, and the kinds that may be nested in each."""
 
 MEMBERS = "consumer_group_consumers"
-"""The list of who is in which group, in a flat file."""
+"""The list of group memberships in a flat file."""
 
 _REFERENCES = {
     "services": (),
@@ -69,27 +69,27 @@ _NARROWING = {
     "routes": tuple(Route.model_fields),
     "plugins": (*Plugin.model_fields, *_REFERENCES["plugins"], "condition", "ordering", "partials"),
 }
-"""Fields of the kinds in which a misspelt one would be for more requests than it says."""
+"""The fields of kinds where a misspelt field would match more requests than intended."""
 
 _NOT_UNDERSTOOD = {
     "condition": "give the instance a service, route or consumer, or the option `skip`",
     "ordering": "every exchange is captured whole, whatever runs before; take it out",
     "partials": "put what they hold into `config`",
 }
-"""Fields of a plugin that decide when or how it runs, and what to do instead."""
+"""Unsupported fields of a plugin that decide when or how it runs, and what to use instead."""
 
-# the namespace from which Kong, too, derives the ids of entities that the file gives none
+# Kong uses the same namespace to derive ids of entities that have none in the file
 _NAMESPACE = uuid.UUID("fd02801f-0957-4a15-a55a-c8d9606f30b5")
 
 _PLAIN_PATH = re.compile(r"[a-zA-Z0-9.\-_~/%]*")
 _ENCODED = re.compile(rb"%([0-9A-Fa-f]{2})")
 _MEANS_SOMETHING = frozenset(b".^-{}\\|")
-"""Octets beyond the reserved ones that a regular expression reads as more than themselves."""
+"""Bytes with a special meaning in regular expressions, other than the reserved ones."""
 
 
 @dataclass
 class Draft:
-    """An entity as given: `fields`, its `path` in the document, its `label` in errors, what it is nested in."""
+    """An entity as given: `fields`, its `path` in the document, its `label` in errors, its enclosing entities."""
 
     kind: str
     fields: dict[str, Any]
@@ -101,15 +101,15 @@ class Draft:
 
 
 type Check = Callable[[Plugin], object]
-"""Raises `SettingsError` where an enabled instance of ours cannot be as it is."""
+"""Raises `SettingsError` if an enabled instance of ours is invalid."""
 
 
 def unchecked(_plugin: Plugin) -> None:
-    """Whatever an instance says is taken."""
+    """Accept any instance."""
 
 
 def load_declarative(path: FilePath, check: Check = unchecked) -> KongConfig:
-    """The configuration in a declarative file. Raises `KongConfigError`, also where it cannot be read."""
+    """Read a declarative file. Raises `KongConfigError`, also if the file cannot be read."""
     try:
         if path.stat().st_size > MAX_JSON:
             raise KongConfigError(f"{path}: has more than {MAX_JSON} bytes")
@@ -120,7 +120,7 @@ def load_declarative(path: FilePath, check: Check = unchecked) -> KongConfig:
 
 
 def parse_declarative(content: bytes, name: str, check: Check = unchecked) -> KongConfig:
-    """The configuration in the content of a declarative file; `name` is how errors call the file."""
+    """Parse the content of a declarative file; `name` is the file's name in errors. Raises `KongConfigError`."""
     document = parse_document(content, name)
     if not isinstance(document.root, dict):
         raise document.error((), "is not a Kong configuration: _format_version: required field missing")
@@ -140,10 +140,10 @@ def from_admin_api(
     check: Check = unchecked,
     **groups: list[dict[str, Any]],
 ) -> KongConfig:
-    """The configuration in what the Admin API lists (the `data` of all pages). Raises `KongConfigError`.
+    """The configuration from the Admin API's lists (the `data` of all pages). Raises `KongConfigError`.
 
-    `version` "2.1" is for a Kong before 3.0, whose paths are regular expressions without `~`; `flavor` is that of its
-    router. `groups` are the `consumer_groups` with their `consumers`, where Kong has such.
+    `version` "2.1" is for a Kong before 3.0, where regular expressions in paths have no `~`. `flavor` is the router's.
+    `groups` are the `consumer_groups` with their `consumers`, if this Kong has any.
     """
     root = {"services": services, "routes": routes, "plugins": plugins, "consumers": consumers, **groups}
     return replace(_Assembly(without_lines("Admin API", root), version, check).config(), flavor=flavor)
@@ -161,7 +161,7 @@ def _format_version(document: Document) -> str:
 
 
 def _check_kinds(document: Document) -> None:
-    """Kong has more kinds of entities than are read here, and plugins add others; a misspelt kind is none of them."""
+    """Raise an error for a misspelt kind. Other kinds are ignored: Kong has more, and plugins add others."""
     for key in document.root:
         meant = closest(key, NESTED, cutoff=0.85)
         if meant is not None and key not in NESTED:
@@ -169,7 +169,7 @@ def _check_kinds(document: Document) -> None:
 
 
 class _Assembly:
-    """One document on its way to a `KongConfig`."""
+    """Turns one document into a `KongConfig`."""
 
     def __init__(self, document: Document, version: str, check: Check) -> None:
         self._document = document
@@ -203,11 +203,11 @@ class _Assembly:
             tuple(map(str, self._not_understood)),
         )
 
-    # --- laying out
+    # --- flattening
 
     def _lay_out(self, holder: Mapping[str, Any], kind: str, path: Path, label: str, parents: dict[str, Draft]) -> None:
         listed = holder.get(kind)
-        if listed is None or listed == {}:  # an empty table, to Kong
+        if listed is None or listed == {}:  # Kong does not distinguish an empty map from an empty list
             return
         if not isinstance(listed, list):
             raise self._document.error((*path, kind), f"{label}{kind}: expected an array")
@@ -217,7 +217,7 @@ class _Assembly:
                 raise self._document.error(place, f"{label}{kind}[{position}]: expected a record")
             draft = Draft(kind, fields, place, _labelled(label, kind, position, fields), parents)
             self._drafts[kind].append(draft)
-            # only the innermost counts: a plugin of a service's route is for the route, as in Kong
+            # only the innermost parent counts: a plugin of a service's route is for the route, as in Kong
             inside = {kind.removesuffix("s"): draft}
             for nested in NESTED[kind]:
                 self._lay_out(fields, nested, place, f"{draft.label} > ", inside)
@@ -225,7 +225,7 @@ class _Assembly:
     # --- completing
 
     def _complete(self, kind: str, draft: Draft) -> None:
-        """Defaults, references, id; the kinds that a draft refers to are complete before it."""
+        """Set defaults, references and id; the kinds it refers to must be complete."""
         defaults = self._given("_info", "defaults", kind.removesuffix("s"))
         draft.fields = {**defaults, **draft.fields}
         for name in _REFERENCES[kind]:
@@ -240,14 +240,14 @@ class _Assembly:
         self._register(draft)
 
     def _given(self, *keys: str) -> dict[str, Any]:
-        """The mapping at this place of the document, empty where there is none."""
+        """The mapping at this place of the document; empty if there is none."""
         value = self._document.root
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         return value if isinstance(value, dict) else {}
 
     def _referred(self, draft: Draft, name: str) -> Draft | None:
-        """What the field `name` refers to: by name, id, `{id: ...}` or `{name: ...}`; else what it is nested in."""
+        """The target of the field `name`, given as name, id, `{id: ...}` or `{name: ...}`; else the parent."""
         parent = draft.parents.get(name)
         given = draft.fields.get(name)
         if given is None:
@@ -258,7 +258,7 @@ class _Assembly:
         return found
 
     def _found(self, kind: str, given: object, error: Callable[[str], KongConfigError]) -> Draft:
-        """The entity that `given` refers to. What `error` makes of a reason is raised where there is none."""
+        """The entity that `given` refers to. If there is none, raises the exception that `error` returns."""
         name, keys = kind.removesuffix("s"), ("id", _NAMES[kind])
         wanted = {key: given.get(key) for key in keys} if isinstance(given, dict) else dict.fromkeys(keys, given)
         texts = {key: value for key, value in wanted.items() if isinstance(value, str)}
@@ -271,7 +271,7 @@ class _Assembly:
         raise error(f"invalid reference '{name}: {next(iter(texts.values()))}' (no such entry in '{kind}')")
 
     def _shared_config(self, draft: Draft) -> dict[str, Any]:
-        """decK's `_config`: the name of an entry of `_plugin_configs`, which the plugin's own `config` completes."""
+        """decK's `_config`: the name of an entry of `_plugin_configs`, overridden by the plugin's own `config`."""
         name = draft.fields["_config"]
         if name not in self._given("_plugin_configs"):
             raise self._error(draft, f"_config: no such entry in '_plugin_configs': {name!r}", "_config")
@@ -279,7 +279,7 @@ class _Assembly:
         return {**self._given("_plugin_configs", name), **(own if isinstance(own, dict) else {})}
 
     def _id(self, draft: Draft) -> str:
-        """The id given, else the one that Kong derives from the name, else one from the scope or the place."""
+        """The given id, else the one that Kong derives from the name, else one derived from the scope or the place."""
         given = draft.fields.get("id")
         if given is not None:
             return given if isinstance(given, str) else ""
@@ -290,12 +290,12 @@ class _Assembly:
             return str(uuid.uuid5(namespace, name if isinstance(name, str) else place))
         scope = [name, draft.fields.get("instance_name")]
         scope += [draft.references[key].id if key in draft.references else None for key in _REFERENCES["plugins"]]
-        scope = scope if scope[-1] else scope[:-1]  # the id of an entry for no group is what it was before groups
+        scope = scope if scope[-1] else scope[:-1]  # keeps the ids of plugins without a group as in earlier releases
         derived = str(uuid.uuid5(namespace, ":".join(str(part or "") for part in scope)))
         return derived if ("plugins", "id", derived) not in self._known else str(uuid.uuid5(namespace, place))
 
     def _register(self, draft: Draft) -> None:
-        """So that others may refer to it; no two of a kind may have the same id or name."""
+        """Let others refer to it. Raises `KongConfigError` if its id or name is already taken."""
         for key in _UNIQUE[draft.kind]:
             value = draft.id if key == "id" else draft.fields.get(key)
             if not isinstance(value, str):
@@ -321,7 +321,7 @@ class _Assembly:
             raise self._error(draft, reason, *(where or (reason.partition(":")[0],))) from None
 
     def _route(self, draft: Draft, services: Mapping[str, Service]) -> Route:
-        """A route whose expression is not understood is kept: it matters only where an instance depends on routes."""
+        """A route. One whose expression is not understood is kept: it only matters if an instance depends on routes."""
         target = draft.references.get("service")
         route = self._entity(Route, draft, service=None if target is None else services[target.id])
         if route.expression is not None and route.is_http:
@@ -332,9 +332,9 @@ class _Assembly:
         return route
 
     def _groups_by_consumer(self) -> dict[str, tuple[str, ...]]:
-        """The ids of the groups of each consumer, by their names: a file may tell it in three places.
+        """The group ids of each consumer id, ordered by the groups' names. A file may list members in three places.
 
-        Empty where no instance is for a group: decK may leave groups out of a file.
+        Empty if no instance is for a group, since decK may leave groups out of a file.
         """
         if not any("consumer_group" in draft.references for draft in self._drafts["plugins"]):
             return {}
@@ -355,7 +355,7 @@ class _Assembly:
         return groups
 
     def _listed(self, draft: Draft, field: str, kind: str) -> Iterator[Draft]:
-        """What the entries of a list in the draft refer to."""
+        """The entities that a list in the draft refers to."""
         listed = draft.fields.get(field) or []
         if not isinstance(listed, list):
             raise self._error(draft, f"{field}: expected an array", field)
@@ -370,7 +370,7 @@ class _Assembly:
         return consumer.id, self._found("consumer_groups", entry.get("consumer_group"), error).id
 
     def _plugins(self, known_groups: Collection[str]) -> Iterator[Plugin]:
-        """The plugins; those of others for consumer groups are left out."""
+        """The plugins, except other plugins' entries for consumer groups."""
         entities: list[tuple[Draft, Plugin]] = []
         for draft in self._drafts["plugins"]:
             targets = {name: draft.references.get(name) for name in _REFERENCES["plugins"]}
@@ -384,7 +384,7 @@ class _Assembly:
         return (plugin for _, plugin in entities)
 
     def _instance(self, draft: Draft, plugin: Plugin, known_groups: Collection[str]) -> Plugin:
-        """An instance of ours, its references to the environment resolved."""
+        """An instance of ours, with its references to environment variables resolved."""
         for name, instead in _NOT_UNDERSTOOD.items():
             if draft.fields.get(name):
                 raise self._error(draft, f"{name}: is not supported; {instead}", name)
@@ -422,13 +422,13 @@ class _Assembly:
 
 
 def _is_read(draft: Draft, reference: str) -> bool:
-    """decK may leave consumer groups out of a file that has plugins of others for them."""
+    """Whether a reference must be resolved. decK may leave out consumer groups that only other plugins use."""
     return reference != "consumer_group" or draft.fields.get("name") in tuple(CAPTURING)
 
 
 @lru_cache(maxsize=4096)
 def _meant(kind: str, name: str) -> str | None:
-    """The field that a misspelt one was meant to be."""
+    """The known field that a misspelt one resembles; None if there is none."""
     known = _NARROWING.get(kind, ())
     return None if name in known or name.startswith("_") else closest(name, known, cutoff=0.85)
 
@@ -440,7 +440,7 @@ def _labelled(holder: str, kind: str, position: int, fields: Mapping[str, Any]) 
 
 
 def _first_fault(error: ValidationError) -> tuple[Path, str]:
-    """Where in the entity, and a reason that shows no value."""
+    """The place of the first error in the entity, and the reason without the value."""
     fault = error.errors(include_url=False, include_input=False)[0]
     where = tuple(step for step in fault["loc"] if step != "[key]")
     field_name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where).lstrip(".")
@@ -449,7 +449,7 @@ def _first_fault(error: ValidationError) -> tuple[Path, str]:
 
 
 def _migrated(path: object) -> object:
-    """A path of a format before 3.0, where an expression is told by its characters, in the form of 3.0."""
+    """Convert a path from a format before 3.0, where its characters show whether it is a regular expression, to 3.0."""
     if not isinstance(path, str) or path.startswith("~/"):
         return path
     if _PLAIN_PATH.fullmatch(path):

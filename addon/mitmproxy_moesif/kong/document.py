@@ -1,4 +1,4 @@
-"""A Kong configuration as it was read, JSON or YAML, in which every value knows its line."""
+"""A parsed Kong configuration, JSON or YAML, which knows the line of each value."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mitmproxy_moesif.kong.placeholders import fill_in
 
 
 class KongConfigError(ValueError):
-    """A Kong configuration that cannot be taken: one line with file, line, entity and reason."""
+    """A Kong configuration is invalid or cannot be read. The text is one line with file, line, entity and reason."""
 
 
 class Document:
-    """The root value of a file. `name` is how errors call the file."""
+    """The root value of a file. `name` is the file's name in errors."""
 
     def __init__(self, name: str, parsed: document.Document) -> None:
         self.root = parsed.root
@@ -25,17 +25,17 @@ class Document:
         self._line_of = parsed.line_of
 
     def error(self, path: Path, reason: str) -> KongConfigError:
-        """The error for the value at `path`, or for the nearest one around it that exists."""
+        """The error for the value at `path`, or for its nearest existing parent."""
         return _error(self._name, self._line_of(path), reason)
 
 
 def without_lines(name: str, root: Any) -> Document:
-    """A document from values that came otherwise than from a file: an Admin API's answers."""
+    """A document made from values that are not from a file: responses of an Admin API."""
     return Document(name, document.Document(root))
 
 
 def parse_document(content: bytes, name: str, environ: Mapping[str, str] = os.environ) -> Document:
-    """The document in `content`, JSON or YAML, placeholders filled in. Raises `KongConfigError`."""
+    """Parse `content`, JSON or YAML, with placeholders filled in. Raises `KongConfigError`."""
     try:
         return Document(name, document.parse_document(fill_in(content, environ), as_kong=True))
     except document.DocumentError as error:
@@ -43,5 +43,5 @@ def parse_document(content: bytes, name: str, environ: Mapping[str, str] = os.en
 
 
 def _error(name: str, line: int | None, reason: str) -> KongConfigError:
-    reason = UNFIT.sub(lambda found: f"\\x{ord(found[0]):02x}", reason)  # of names, which are quoted as they are
+    reason = UNFIT.sub(lambda found: f"\\x{ord(found[0]):02x}", reason)  # in names, which are quoted verbatim
     return KongConfigError(f"{name}: {reason}" if line is None else f"{name}:{line}: {reason}")

@@ -1,8 +1,8 @@
 """Kong's entities, validated and immutable: services, routes, consumers, plugins, and the configuration they make up.
 
-One model per entity kind, the same for the declarative file and for the Admin API's JSON. Fields that we neither read
-nor show are passed over, since they differ between Kong's versions; the types and forms of the others are checked as
-Kong checks them. References between entities are resolved before these models are made (declarative.py).
+One model per kind of entity, for the declarative file and the Admin API's JSON. Fields that are neither used nor shown
+are ignored, since they differ between Kong's versions; the others are checked as Kong checks them. References between
+entities are resolved before these models are made (declarative.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mitmproxy_moesif.kong.normalize import from_text
 from mitmproxy_moesif.kong.patterns import REST_OF_PATH, Pattern
 
 HTTP_PROTOCOLS = frozenset(("http", "https", "grpc", "grpcs", "ws", "wss"))
-"""Protocols of routes that HTTP requests may be on; the others route plain connections."""
+"""Protocols of routes for HTTP requests; the others are for plain connections."""
 
 type Protocol = Literal["http", "https", "grpc", "grpcs", "ws", "wss", "tcp", "tls", "tls_passthrough", "udp"]
 
@@ -33,7 +33,7 @@ _TRUTH = {"yes": True, "on": True, "true": True, "no": False, "off": False, "fal
 
 
 def _yaml_truth(given: object) -> object:
-    """Kong reads YAML 1.1, where a bare `yes` or `off` is a boolean too."""
+    """Convert YAML 1.1's booleans, which Kong accepts, such as a bare `yes` or `off`."""
     return _TRUTH.get(given.lower(), given) if isinstance(given, str) else given
 
 
@@ -96,7 +96,7 @@ Truth = Annotated[bool, BeforeValidator(_yaml_truth)]
 Name = Annotated[str, Field(min_length=1)]
 PlainName = Annotated[Name, AfterValidator(_is_plain)]
 Tag = Annotated[Name, AfterValidator(_is_tag)]
-# strictness forbids a list where a tuple is meant; it still holds for what is inside
+# strict mode would refuse a list for a tuple; the items stay strict
 type Items[Item] = Annotated[tuple[Item, ...], Field(strict=False)]
 ServicePath = Annotated[str, AfterValidator(_is_path_of_service)]
 RoutePath = Annotated[str, AfterValidator(_is_path_of_route)]
@@ -106,7 +106,7 @@ Timeout = Annotated[int, Field(ge=1, le=2**31 - 2)]
 
 
 class Entity(BaseModel):
-    """What all kinds have: an id (the file's, else one derived from the name or place), tags, immutability."""
+    """Base of all kinds: immutable, with tags and an id (given, or derived from the name or place)."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, hide_input_in_errors=True)
 
@@ -118,14 +118,14 @@ class Entity(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_and_empty_are_absent(cls, given: Any) -> Any:
-        """Kong writes null for a field that is not set; to Lua an empty list and an empty map are one."""
+        """Drop null, which Kong writes for unset fields, and empty maps, which Lua cannot distinguish from lists."""
         if not isinstance(given, dict):
             return given
         return {name: value for name, value in given.items() if value is not None and value not in ({}, [])}
 
 
 class Service(Entity):
-    """Where requests of its routes are sent. `path` is put before the request's; `url` stands for four fields."""
+    """The target of routes. `path` is put before the request's path; `url` sets four fields at once."""
 
     name: Name | None = None
     protocol: Protocol = "http"
@@ -162,10 +162,10 @@ def _url_fields(url: object) -> dict[str, object]:
 
 
 class Route(Entity):
-    """Which requests go to a service: all of the conditions given must hold, of each one value is enough.
+    """The conditions under which a request goes to a service: all must hold; for each, one of its values is enough.
 
     `paths` starting with `~` are regular expressions. `headers` have lower-case names. `created_at` is in seconds.
-    An `expression` stands in place of the conditions; it is read by expressions.py.
+    An `expression` replaces the conditions; it is parsed by expressions.py.
     """
 
     name: Name | None = None
@@ -231,12 +231,12 @@ class Route(Entity):
 
     @property
     def needs_tls(self) -> bool:
-        """Whether Kong turns a plain HTTP request on this route away (`https_redirect_status_code`)."""
+        """Whether Kong refuses or redirects plain HTTP requests on this route (`https_redirect_status_code`)."""
         return "https" in self.protocols and "http" not in self.protocols
 
 
 class Consumer(Entity):
-    """Who may call, as Kong's authentication plugins know them. `group_ids` in the order in which they count."""
+    """A caller known to Kong's authentication plugins. `group_ids` are in order of precedence."""
 
     username: Name | None = None
     custom_id: Name | None = None
@@ -250,7 +250,7 @@ class Consumer(Entity):
 
 
 class Plugin(Entity):
-    """One plugin instance: what it is (`name`), how it is set (`config`, not looked into here) and what it is for."""
+    """One plugin instance: its plugin's `name`, its `config` (not validated here), and the ids of its scope."""
 
     name: PlainName
     instance_name: PlainName | None = None
@@ -265,10 +265,10 @@ class Plugin(Entity):
 
 @dataclass(frozen=True)
 class KongConfig:
-    """All entities of a Kong, their references resolved. `version` is the file's `_format_version`, None if none.
+    """All entities of a Kong, with resolved references. `version` is the file's `_format_version`, None if none.
 
-    `not_understood`: for each route whose expression is not understood, the error that says so. `flavor` is that of
-    Kong's router.
+    `not_understood`: an error for each route whose expression is not understood. `flavor`: the flavour of Kong's
+    router.
     """
 
     services: tuple[Service, ...] = ()
@@ -282,7 +282,7 @@ class KongConfig:
     def find_consumer(
         self, consumer_id: str | None = None, username: str | None = None, custom_id: str | None = None
     ) -> Consumer | None:
-        """The consumer that a request shows, by the first of the three that is known here; None if none is."""
+        """The consumer of a request, by the first of the three that is known here; None if none is known."""
         by_id, by_username, by_custom_id = self._consumers
         return by_id.get(consumer_id) or by_username.get(username) or by_custom_id.get(custom_id)
 

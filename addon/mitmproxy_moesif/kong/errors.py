@@ -1,6 +1,6 @@
-"""Kong's constraints between plugin entities, in Kong's own words: the same for files and for the Admin API.
+"""Kong's constraints on plugin entities, worded as Kong words them: the same for files and for the Admin API.
 
-A violation is told as Kong's Admin API tells it: a text that shows keys in Lua's form, and the fields it is about.
+As in Kong's Admin API, a violation has a text with keys in Lua's notation, and the fields concerned.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 PLUGIN_NAME = "moesif"
 
 OPTIONS_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "mitmproxy-moesif:global"))
-"""The id of the options, seen as a plugin: the same on every start, so that a curl line with it goes on working."""
+"""The plugin id of the options: the same on every start, so that saved URLs stay valid."""
 
 type Key = Mapping[str, str | Mapping[str, str] | None]
-"""Fields that together may be there once, or name an entity."""
+"""Fields that identify an entity, or must be unique together."""
 
 
 _REASONS = {
@@ -34,42 +34,42 @@ _REASONS = {
 
 
 def in_kongs_words(fault: ErrorDetails) -> str:
-    """What pydantic has found wrong with an entity's field; shows no value."""
+    """The reason why pydantic rejected an entity's field, in Kong's words; without the value."""
     if fault["type"] == "literal_error":
         return f"expected one of: {fault['ctx']['expected']}"
     return _REASONS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
 
 
 def reference(entity_id: str | None) -> dict[str, str] | None:
-    """How an entity shows another one that it is for."""
+    """An entity's reference to another, as in Kong's JSON: `{"id": ...}`, or None."""
     return None if entity_id is None else {"id": entity_id}
 
 
 def scope_key(
     name: str, service: str | None, route: str | None, consumer: str | None, consumer_group: str | None = None
 ) -> Key:
-    """What two instances of a plugin must differ in: the ids of what they are for."""
+    """The key that must be unique among the instances of a plugin: its name, and the ids of its scope."""
     key = {"consumer": reference(consumer), "name": name, "route": reference(route), "service": reference(service)}
     return key if consumer_group is None else {**key, "consumer_group": reference(consumer_group)}
 
 
 def unique_violation(key: Key) -> str:
-    """Another entity has this key."""
+    """The message for a key that another entity already has."""
     return f"UNIQUE violation detected on '{in_lua(key)}'"
 
 
 def foreign_key_violation(key: Key, kind: str) -> str:
-    """No entity of `kind` (`services`) has this id."""
+    """The message for an id that no entity of `kind` (such as `services`) has."""
     return f"the foreign key '{in_lua(key)}' does not reference an existing '{kind}' entity."
 
 
 def foreign_key_unresolved(key: Key, kind: str) -> str:
-    """No entity of `kind` has this name."""
+    """The message for a name that no entity of `kind` has."""
     return f"the foreign key cannot be resolved with '{in_lua(key)}' for an existing '{kind}' entity"
 
 
 def in_lua(value: object) -> str:
-    """`{consumer=null,name="moesif"}`."""
+    """A value in Lua's notation, such as `{consumer=null,name="moesif"}`."""
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{name}={in_lua(below)}" for name, below in sorted(value.items())) + "}"
     return "null" if value is None else f'"{value}"'

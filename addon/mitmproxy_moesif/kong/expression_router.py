@@ -1,11 +1,11 @@
-"""Which route a request is on: Kong's router in each of its flavours.
+"""Finds the route of a request, in any flavour of Kong's router.
 
-A table with an expression is of the flavour `expressions`, whatever is said: routes with one come first, by priority;
-of one priority the one with the higher id. Those without follow as in compatible.py. Where paths must start with a
-known text, or hosts be known ones, only the routes for such paths or hosts are tried.
+A table with an expression always has the flavour `expressions`: routes with an expression come first, by priority, then
+by descending id. The others follow as in compatible.py. If paths must start with known text, or hosts must be known
+ones, only the routes for such paths or hosts are tried.
 
-Source: Kong's public source for how expressions are completed by `protocols` and ordered (facts taken from it, no
-code).
+Source: Kong's public source for how `protocols` are added to expressions and how these are ordered (facts taken from
+it, no code).
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ from mitmproxy_moesif.kong.router import (
 
 _BOTH = frozenset(("http", "https"))
 _SCHEMES = {"grpc": "http", "grpcs": "https", "ws": "http", "wss": "https"}
-"""The scheme of requests of a protocol, where it has another name."""
+"""The scheme of a protocol's requests, where its name differs."""
 
 _EXPRESSIONS_FIRST = 0xFF << 56
 
 _PORTS = {"https": "443"}
-"""Of a request whose Host has none; that on which Kong listens is not known."""
+"""The port of a request whose Host header has none; the port on which Kong listens is not known."""
 
 
 class _Candidate(NamedTuple):
-    """What is tried: higher ones first."""
+    """A route to try; candidates are tried in descending order."""
 
     priority: int
     id: str
@@ -68,10 +68,10 @@ class _Candidate(NamedTuple):
 
 
 class ExpressionRouter:
-    """Decides over `routes`, in any flavour.
+    """Routes requests over `routes`, in any flavour.
 
-    What is not understood has no part, as in Kong: an expression, or those paths of a route whose regular expressions
-    are none of Rust's, which the newer flavours take. `not_understood` has a line for each.
+    As in Kong, an invalid expression is left out, and so are paths of a route whose regular expressions are invalid in
+    Rust's syntax, which the newer flavours use. `not_understood` has a line for each.
     """
 
     def __init__(self, routes: Sequence[Route], flavor: Flavor = "traditional") -> None:
@@ -101,7 +101,7 @@ class ExpressionRouter:
         sni: str | None = None,
         address: str = "",
     ) -> Match | None:
-        """As `Router.match`; `address` is the client's."""
+        """Like `Router.match`; `address` is the client's IP address."""
         if self._traditional is not None:
             return self._traditional.match(method, path, host, headers, scheme, sni)
         normalized = request_path(path)
@@ -176,7 +176,7 @@ class ExpressionRouter:
 
 
 def _is_utf8(value: str) -> bool:
-    """Kong reads no other text, and where a field that any route asks for is none, the request is on no route."""
+    """Whether Kong can read this text. If a field used by any route has other text, the request has no route."""
     try:
         return value.isascii() or bool(value.encode())
     except UnicodeEncodeError:
@@ -184,14 +184,14 @@ def _is_utf8(value: str) -> bool:
 
 
 def _parts(route: Route) -> Iterator[Part]:
-    """The route's own expression, or those that Kong makes of its conditions."""
+    """The route's own expression, or those that Kong makes from its conditions."""
     if route.expression is None:
         return parts_of(route)
     return iter((Part(_EXPRESSIONS_FIRST | route.priority, route.id.lower(), route.expression),))
 
 
 def _schemes(route: Route) -> frozenset[str]:
-    """A route for TLS alone is also met without: Kong turns such requests away, or redirects them."""
+    """The schemes a route matches. A TLS-only route also matches plain HTTP, where Kong refuses or redirects."""
     schemes = frozenset(_SCHEMES.get(protocol, protocol) for protocol in route.protocols)
     return schemes | {"http"} if route.protocols == ("https",) else schemes
 

@@ -1,14 +1,14 @@
-"""The language of Kong's `expressions` router, compiled.
+"""Compiles the language of Kong's `expressions` router.
 
     expression = compile_expression('http.path ^= "/orders" && lower(http.headers.x_tenant) == "green"')
     expression.holds({"http.path": ("/orders/7",), "http.headers.x_tenant": ("Green",)}, Taken())
 
-The fields in `FIELDS` and those that begin with one of `NAMED` are understood, with every operator that Kong has for
-them; other fields are refused by name. As in Kong, `||` binds tighter than `&&`, `!` stands before a parenthesis
-only, and of a field with several values all must meet a condition, with `any()` one. A field without a value meets
-none, not even `!=`.
+It supports the fields in `FIELDS` and those that start with one of `NAMED`, with all of Kong's operators for them;
+other fields are refused by name. As in Kong, `||` binds tighter than `&&`, and `!` is only allowed before a
+parenthesis. If a field has several values, all must meet the condition, or one with `any()`. A field without a value
+never meets a condition, not even `!=`.
 
-Source: the grammar and the meaning of operators in Kong's public atc-router (facts taken from it, no code).
+Source: the grammar and the operators' semantics in Kong's public atc-router (facts taken from it, no code).
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ PATH, HOST, METHOD, PROTOCOL, SNI, ADDRESS = FIELDS = (
     "net.src.ip",
 )
 PORT = "net.dst.port"
-"""The port that was asked for; not understood in a route's own expression, which means the one that Kong listens on."""
+"""The requested port. Not supported in a route's own expression, where it means the port that Kong listens on."""
 
 HEADER, QUERY, SEGMENT = NAMED = "http.headers.", "http.queries.", "http.path.segments."
-"""Before the name of a header in lower case, where `_` stands for `-`, too; of a parameter; of one of the path's
-segments, which is its number from 0 on, or of several: `1_2`."""
+"""Prefixes, followed by: a header's name in lower case, where `_` also matches `-`; a query parameter's name; the
+number of a path segment, from 0, or a range (`1_2`)."""
 
 SEGMENTS = f"{SEGMENT}len"
-"""How many there are."""
+"""The number of path segments."""
 
 MAX_DEPTH = 50
 _MEMORY = 8 << 20
 
 type Values = Mapping[str, tuple[str, ...]]
-"""What a request shows, by field."""
+"""The values of a request, by field."""
 
 type Condition = Callable[[Values, Taken], bool]
 
 
 class ExpressionError(ValueError):
-    """An expression that is none, or that is not understood; one line that says what (`reason`) and where."""
+    """An expression is invalid or not supported. One line says why (`reason`) and where."""
 
     def __init__(self, reason: str, at: int) -> None:
         super().__init__(f"{reason} (character {at})")
@@ -62,15 +62,15 @@ class ExpressionError(ValueError):
 
 @dataclass(slots=True)
 class Taken:
-    """What the last condition on the path that held took of it."""
+    """The part of the path matched by the last path condition that held."""
 
     path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """`fields` are those it asks for. Paths that it holds for start with one of `starts`, and hosts are one of `hosts`
-    (None: it does not say)."""
+    """A compiled expression. `fields`: those it uses. `starts`: matching paths start with one of these. `hosts`:
+    matching hosts are one of these. None means any."""
 
     holds: Condition
     fields: frozenset[str]
@@ -89,7 +89,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _LITERAL_START = re.compile(r"\^((?:[A-Za-z0-9/_~-](?![?*+{]))+)")
-"""Of an expression that stands for itself, at the start of the text."""
+"""The literal start of a regular expression, if it has one."""
 
 _ESCAPED = re.compile(r"\\(.)")
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
@@ -133,11 +133,11 @@ _TESTS: Mapping[str, Mapping[str, Callable[[Any], Callable[[str], object]]]] = {
 _NUMBER = re.compile(r"(-?)(?:0(?P<octal>[0-7]+)|0x(?P<hexadecimal>[0-9A-Fa-f]+)|(?P<decimal>(?!0[0-7])[0-9]+))")
 _BASES = {"octal": 8, "decimal": 10, "hexadecimal": 16}
 _TAKING = ("==", "^=", "=^", "~")
-"""The operators after which Kong knows what they took of the path."""
+"""The operators for which Kong knows which part of the path matched."""
 
 
 def compile_expression(source: str, fields: Collection[str] = FIELDS) -> Expression:
-    """Raises `ExpressionError`. `fields` are those that are understood, beside those with a prefix."""
+    """Compile an expression. `fields` are the known ones, besides those with a prefix. Raises `ExpressionError`."""
     parser = _Parser(source, fields)
     expression = parser.expression(0)
     parser.end()
@@ -145,7 +145,7 @@ def compile_expression(source: str, fields: Collection[str] = FIELDS) -> Express
 
 
 class _Parser:
-    """Recursive descent over the tokens of one expression; the next one is `kind` and `text`."""
+    """Recursive-descent parser for one expression; the next token is `kind` and `text`."""
 
     def __init__(self, source: str, fields: Collection[str]) -> None:
         self._source = source
@@ -198,7 +198,7 @@ class _Parser:
         return _predicate(name, functions, operator, wanted, test)
 
     def _operand(self, depth: int) -> tuple[str, frozenset[str]]:
-        """A field, perhaps inside of functions."""
+        """A field, possibly inside functions."""
         name = self._next("expected a field", "word")
         if depth <= MAX_DEPTH and self._took("("):
             if name not in ("lower", "any"):
@@ -236,7 +236,7 @@ class _Parser:
         if found is None:
             raise self._error(f"{given:.20}: is no whole number")
         base = str(found.lastgroup)
-        with suppress(ValueError):  # Python reads no number of thousands of digits
+        with suppress(ValueError):  # Python refuses numbers with thousands of digits
             number = int(f"{found[1]}{found[base]}", _BASES[base])
             if -(2**63) <= number < 2**63:
                 return number
@@ -305,7 +305,7 @@ def _predicate(
 
 
 def _starts(operator: str, wanted: str) -> frozenset[str] | None:
-    """What the texts that meet this condition start with."""
+    """Prefixes of all texts that meet this condition; None if unknown."""
     if operator in ("==", "^="):
         return frozenset((wanted,))
     found = _LITERAL_START.match(wanted) if operator == "~" and "|" not in wanted else None

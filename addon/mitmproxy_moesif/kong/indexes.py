@@ -1,8 +1,8 @@
-"""Which conditions of a router's entries a request meets, found without looking at the entries one by one.
+"""Finds which router entries have a condition that a request meets, without looking at each entry.
 
-The router numbers its entries; a set of entries is an `int` with their bits set, so that sets of thousands are united
-and intersected in a few machine words each. An index maps what a request shows (its host, path, headers) to the set of
-entries whose condition holds.
+The router numbers its entries. A set of entries is an `int` with one bit per entry, so that sets of thousands are
+united and intersected in a few machine words each. An index maps a property of a request (host, path, headers) to the
+set of entries whose condition holds.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from mitmproxy_moesif.kong.normalize import from_text
 from mitmproxy_moesif.kong.patterns import Pattern, PatternSet
 
 type Entries = int
-"""A set of entries: bit n stands for entry n."""
+"""A set of entries: bit n is entry n."""
 
 
 type Headers = tuple[tuple[str, tuple[str, ...]], ...]
-"""Headers by name, the values in lower case and sorted."""
+"""Headers by name; values are in lower case and sorted."""
 
 SPARSE = 32
-"""Smaller sets are kept as lists: in a table of many thousands, a bit set for every value would not fit."""
+"""Smaller sets are stored as lists: in a table of many thousands, a bit set per value would need too much memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
     """What a request's host or path hits.
 
-    `met`: the entries whose condition holds. `key`: the value as written in the table that Kong takes the request to
-    have hit, or the request's own. `is_hit`: whether Kong counts it as hit.
+    `met`: the entries whose condition holds. `key`: the value in the table that Kong considers hit, as written there,
+    or else the request's own. `is_hit`: whether Kong counts it as hit.
     """
 
     met: Entries
@@ -39,7 +39,7 @@ class Hit:
 
 
 class ByValue:
-    """Entries by a value of theirs."""
+    """Entries by one of their values."""
 
     def __init__(self) -> None:
         self._sets: dict[Hashable, Entries | list[int]] = {}
@@ -55,7 +55,7 @@ class ByValue:
         return _bits(self._sets.get(value, 0))
 
     def __iter__(self) -> Iterator[Hashable]:
-        """The values in the order in which they came."""
+        """The values, in the order they were added."""
         return iter(self._sets)
 
 
@@ -69,7 +69,7 @@ def _bits(held: Entries | list[int]) -> Entries:
 
 
 def split_port(host: str, default: int) -> tuple[str, str]:
-    """The host without its port, and with one: `default` where it has none. The first is without IPv6's brackets."""
+    """The host without its port and without IPv6 brackets, and the host with its port, or `default` if it has none."""
     if host.startswith("["):
         return _split_bracketed(host, default)
     bare, colon, port = host.partition(":")
@@ -104,20 +104,20 @@ def without_last_dot(sni: str) -> str:
 
 
 def wildcard_has_port(host: str) -> bool:
-    """Whether this wildcard host is for one port only."""
+    """Whether this wildcard host is limited to one port."""
     return is_wildcard(host) and _is_port(host.partition(":")[2])
 
 
 type _Wildcard = tuple[bool, str, str]
-"""Is the star at the left; the text beside it, from or up to its dot; the port, "" for any."""
+"""Whether the star is on the left; the text next to it including the dot; the port, or "" for any."""
 
 
 class HostIndex:
-    """Entries by host. Hosts are added in the order of the entries' rank: the first wildcard that fits is the one hit.
+    """Entries by host. Hosts are added in order of the entries' rank: the first matching wildcard is the one hit.
 
-    As recorded from Kong, hosts are compared with their case. Where a request names no port, a wildcard entry takes the
-    scheme's default one; a plain entry that has a port is hit then, and yet its condition does not hold. Wildcards are
-    found by cutting the host at its dots.
+    As recorded from Kong, hosts are case-sensitive. If a request has no port, wildcards assume the scheme's default
+    port; a plain entry with that port counts as hit, but its condition does not hold. Wildcards are found by cutting
+    the host at its dots.
     """
 
     def __init__(self) -> None:
@@ -149,7 +149,7 @@ class HostIndex:
         return Hit(met, key, is_plain or bool(wildcards))
 
     def _fitting(self, full: str) -> Iterator[tuple[int, str]]:
-        """The wildcards that match a host with port, each with its place in the order."""
+        """The wildcards that match a host with port, each with its position in the order."""
         name, _, port = full.rpartition(":")
         for dot in _dots_from_left(name, self._longest):
             yield from self._at(False, name[: dot + 1], port if dot + 1 < len(name) else "")
@@ -171,7 +171,7 @@ def _dots_from_left(name: str, longest: int) -> Iterator[int]:
 
 
 def _dots_from_right(name: str, longest: int) -> Iterator[int]:
-    """At least one character must stand before the dot, for the star."""
+    """The positions of dots from the right; the star needs at least one character before the dot."""
     start = max(1, len(name) - longest)
     dot = name.rfind(".", start)
     while dot >= 0:
@@ -180,7 +180,7 @@ def _dots_from_right(name: str, longest: int) -> Iterator[int]:
 
 
 class PrefixTree:
-    """Which of many prefixes a path starts with. They lie sorted; each knows the longest other that it starts with."""
+    """Finds which of many prefixes a path starts with. They are sorted; each has a link to its own longest prefix."""
 
     def __init__(self, prefixes: Iterable[bytes]) -> None:
         self._prefixes = sorted(set(prefixes))
@@ -189,21 +189,22 @@ class PrefixTree:
             self._parents.append(self._longest(prefix, position - 1))
 
     def of(self, path: bytes) -> Iterator[bytes]:
-        """The prefixes of `path`, the longest first."""
+        """The prefixes of `path`, longest first."""
         position = self._longest(path, bisect_right(self._prefixes, path) - 1)
         while position >= 0:
             yield self._prefixes[position]
             position = self._parents[position]
 
     def _longest(self, path: bytes, position: int) -> int:
-        """The longest prefix of `path`: the one at `position`, the last not after `path`, or a prefix of that."""
+        """The position of the longest prefix of `path`, found from the last prefix in sort order that is not after it;
+        -1 if there is none."""
         while position >= 0 and not path.startswith(self._prefixes[position]):
             position = self._parents[position]
         return position
 
 
 class PathIndex:
-    """Entries by path: `prefixes`, and `expressions` in the order of the entries' rank; both of (path, entry)."""
+    """Entries by path. `prefixes` and `expressions` are pairs of path and entry; `expressions` in order of rank."""
 
     def __init__(self, prefixes: Sequence[tuple[bytes, int]], expressions: Sequence[tuple[bytes, int]]) -> None:
         self.as_written, self._plain, self._regular = ByValue(), ByValue(), ByValue()
@@ -227,8 +228,8 @@ class PathIndex:
             met |= self._regular[expression]
         hits = expressions[:1] or prefixes[:1]
         key = hits[0] if hits else path
-        # Kong looks up the key among the paths as written and does not look closer: a prefix that reads like the
-        # expression that was hit counts as met
+        # Kong only looks up the key among the paths as written: a prefix with the same text as the expression that was
+        # hit counts as met too
         return Hit(met | self.as_written[key], key, bool(hits))
 
 
@@ -236,17 +237,17 @@ _LOWER = {capital: capital + 32 for capital in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 
 
 def in_lower_case(value: str) -> str:
-    """As Kong compares values: letters beyond ASCII keep their case."""
+    """Lower-case a value as Kong does: only ASCII letters."""
     return value.lower() if value.isascii() else value.translate(_LOWER)
 
 
 def values_of(headers: Mapping[str, Sequence[str]], name: str) -> Sequence[str]:
-    """The values of a header as Kong finds them: where none has this name, that of the one with `-` for each `_`."""
+    """The values of a header as Kong finds them; if there is none, of the header with `-` in place of each `_`."""
     return headers.get(name) or headers.get(name.replace("_", "-"), ())
 
 
 class HeaderIndex:
-    """Entries by header. An entry may name several headers; it is met when each has one of the values, in any case."""
+    """Entries by header. An entry may name several headers; each must have one of its values, in any case."""
 
     def __init__(self) -> None:
         self.naming = ByValue()
@@ -264,7 +265,7 @@ class HeaderIndex:
             self._matching.add((name, source), entry)
 
     def relevant(self, headers: Mapping[str, Sequence[str]]) -> Headers:
-        """Of a request's headers those that some entry names, in the order in which they came to be named."""
+        """The headers of a request that some entry names, in the order the entries name them."""
         return tuple(
             (name, tuple(sorted(map(in_lower_case, values))))
             for name in self.naming
@@ -272,7 +273,7 @@ class HeaderIndex:
         )
 
     def unmet(self, headers: Headers) -> Entries:
-        """Entries that name a header which is absent or has another value."""
+        """Entries that name a header which is missing or has another value."""
         given = dict(headers)
         unmet = 0
         for name in self.naming:

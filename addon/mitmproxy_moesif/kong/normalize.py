@@ -1,11 +1,11 @@
 """Path and query as Kong's router sees them.
 
-Paths are bytes in here: Kong compares and measures bytes, and a percent-encoding may stand for any byte. `from_text`
-and `exact_text` cross over to the `str` of the rest of the package and back, `to_text` to what can be shown.
+Paths are bytes here: Kong compares and measures bytes, and a percent-encoding may stand for any byte. `from_text` and
+`exact_text` convert from and to the `str` used elsewhere in the package; `to_text` makes text for display.
 
-Source: the recorded decisions of Kong's router, and its public source for which characters count as reserved. Every
-percent-encoding but theirs is decoded, not only those of RFC 3986's unreserved characters: `/caf%c3%a9` reaches the
-routes and the upstream as `/café`.
+Source: recorded decisions of Kong's router, and its public source for the reserved characters. Every percent-encoding
+except those of reserved characters is decoded, not only those of RFC 3986's unreserved characters: `/caf%c3%a9` is
+`/café` to the routes and the upstream.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Container
 from itertools import islice
 
 RESERVED = frozenset(b"!*'();:@&=+$,/?%#[]")
-"""Octets whose percent-encoding is kept: decoding them would change what the path means."""
+"""Bytes whose percent-encoding is kept, since decoding them would change the path's meaning."""
 
 MOST_PARAMETERS = 100
-"""Kong's router looks at no more, as long as nobody says otherwise."""
+"""The number of query parameters that Kong's router reads by default."""
 
 _NUMBER, _RANGE = re.compile(r"[0-9]{1,9}"), re.compile(r"([0-9]{1,9})_([0-9]{1,9})")
 _PARAMETER = re.compile(rb"(?:(?<=&)|^)[^&=][^&]*")
@@ -27,28 +27,28 @@ _SLASHES = re.compile(rb"//+")
 
 
 def from_text(text: str) -> bytes:
-    """The octets of a path given as text; octets that are no UTF-8 travel as lone surrogates, as in mitmproxy."""
+    """The bytes of a path given as text. Lone surrogates stand for bytes that are not UTF-8, as in mitmproxy."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def exact_text(octets: bytes) -> str:
-    """What `from_text` makes the same octets of again."""
+    """The reverse of `from_text`."""
     return octets.decode("utf-8", "surrogateescape")
 
 
 def to_text(path: bytes) -> str:
-    """Text to show or to compare; octets that are no UTF-8 become U+FFFD, so that it can be written as JSON."""
+    """Text for display or comparison, valid in JSON: invalid UTF-8 becomes U+FFFD."""
     return path.decode("utf-8", "replace")
 
 
 def request_path(target: str) -> bytes:
-    """The normalized path of a request target in origin form: the query is cut off first."""
+    """The normalized path of a request target in origin form, without the query."""
     cut = target.find("?", 1)
     return normalize(from_text(target if cut < 0 else target[:cut]))
 
 
 def segments(path: bytes) -> list[str]:
-    """Of a normalized path; an empty one does not count where none follows but empty ones."""
+    """The segments of a normalized path, without trailing empty ones."""
     found = exact_text(path[1:]).split("/")
     while found and not found[-1]:
         found.pop()
@@ -56,7 +56,7 @@ def segments(path: bytes) -> list[str]:
 
 
 def some_of(found: list[str], which: str) -> tuple[str, ...]:
-    """The segment of this number, or those from one to a later one as one text; none where there are fewer."""
+    """The segment with this number (`1`), or a range of segments as one text (`1_3`); empty if there are too few."""
     if _NUMBER.fullmatch(which):
         return tuple(found[int(which) :][:1])
     if (both := _RANGE.fullmatch(which)) is None:
@@ -66,7 +66,7 @@ def some_of(found: list[str], which: str) -> tuple[str, ...]:
 
 
 def parameters(target: str, wanted: Container[str]) -> dict[str, tuple[str, ...]]:
-    """Of the query of a request target, those that are wanted; one without a value has an empty one."""
+    """The wanted query parameters of a request target; a parameter without a value has an empty one."""
     found: dict[str, tuple[str, ...]] = {}
     query = from_text(target.partition("?")[2].partition("#")[0])
     for pair in islice(_PARAMETER.finditer(query), MOST_PARAMETERS):
@@ -77,9 +77,9 @@ def parameters(target: str, wanted: Container[str]) -> dict[str, tuple[str, ...]
 
 
 def normalize(path: bytes) -> bytes:
-    """Percent-encodings decoded or upper-cased, `//` merged, dot segments removed.
+    """Normalize a path: decode or upper-case percent-encodings, merge `//`, remove dot segments.
 
-    Doing it twice changes nothing, provided that every `%` starts an encoding (Kong's web server refuses others).
+    Idempotent if every `%` starts a percent-encoding (Kong's web server refuses others).
     """
     if b"%" in path:
         path = _ENCODED.sub(_decode, path)
@@ -98,9 +98,9 @@ def _decode(found: re.Match[bytes]) -> bytes:
 
 
 def _without_dot_segments(path: bytes) -> bytes:
-    """RFC 3986, section 5.2.4, over a path without `//`; `..` above the root stays at the root."""
+    """Remove dot segments as in RFC 3986, section 5.2.4, from a path without `//`; `..` at the root is dropped."""
     head, *segments = path.split(b"/")
-    while head in (b".", b"..") and segments:  # a relative path loses leading dots together with their slash
+    while head in (b".", b"..") and segments:  # a relative path loses leading dots and the slash after them
         head = segments.pop(0)
     kept = [] if head in (b"", b".", b"..") else [head]
     for segment in segments:

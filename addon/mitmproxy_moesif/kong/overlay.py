@@ -1,10 +1,10 @@
-"""What the Admin API changed of Kong's configuration: kept apart from it, and laid over whatever version of it comes.
+"""Changes made through the Admin API: kept apart from Kong's configuration, and applied on top of each version of it.
 
     changes = Overlay().patched("id-1", {"enabled": False, "config": {"debug": True}})
     changes.over(config)     the configuration with the changes
-    changes.fitting(config)  the changes as far as they fit another version, and what is lost
+    changes.fitting(config)  the changes that fit another version, and messages about those lost
 
-Plain values: nothing here is put in force (kong_plugins.py does that).
+Values only: nothing here takes effect (kong_plugins.py does that).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from mitmproxy_moesif.log import log
 REFERENCES = ("service", "route", "consumer")
 
 type Patch = Mapping[str, Any]
-"""Fields of a plugin entity; of `config` those that were changed."""
+"""Fields of a plugin entity; in `config` only those that were changed."""
 
 
 class LivePlugin(Plugin):
-    """A plugin entry with what the Admin API says of it: `changes` of its config outdo even the options."""
+    """A plugin entry changed through the Admin API: `changes` of its config override even the options."""
 
     changes: dict[str, Any] = Field(default_factory=dict, repr=False)
     created: bool = False
@@ -45,13 +45,13 @@ class LivePlugin(Plugin):
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """Entries changed, by id, and entries added, by id. Immutable: each change makes another one."""
+    """Changed and added entries, both by id. Immutable: each change makes a new one."""
 
     patches: Mapping[str, Patch] = field(default_factory=dict, repr=False)
     created: Mapping[str, LivePlugin] = field(default_factory=dict, repr=False)
 
     def patched(self, plugin_id: str, patch: Patch) -> Overlay:
-        """With more changed. Raises pydantic's `ValidationError` where an added entry cannot be so."""
+        """A copy with more changes. Raises pydantic's `ValidationError` if they make an added entry invalid."""
         if plugin_id in self.created:
             return replace(self, created={**self.created, plugin_id: _patched(self.created[plugin_id], patch)})
         before = self.patches.get(plugin_id, {})
@@ -59,7 +59,7 @@ class Overlay:
         return replace(self, patches={**self.patches, plugin_id: {**before, **patch, "config": config}})
 
     def replaced(self, plugin_id: str, patch: Patch) -> Overlay:
-        """With this changed of an entry of the configuration, and nothing else of it."""
+        """A copy with these as the only changes to an entry of the configuration."""
         others = {id_: other for id_, other in self.patches.items() if id_ != plugin_id}
         return replace(self, patches={**others, plugin_id: patch} if patch else others)
 
@@ -67,11 +67,11 @@ class Overlay:
         return replace(self, created={**self.created, plugin.id: plugin})
 
     def removing(self, plugin_id: str) -> Overlay:
-        """Without an entry that was added."""
+        """A copy without an added entry."""
         return replace(self, created={id_: plugin for id_, plugin in self.created.items() if id_ != plugin_id})
 
     def over(self, config: KongConfig) -> KongConfig:
-        """The configuration with these changes. Raises pydantic's `ValidationError` where an entry cannot be so."""
+        """The configuration with these changes. Raises pydantic's `ValidationError` if an entry becomes invalid."""
         if not self.patches and not self.created:
             return config
         plugins = [
@@ -85,10 +85,10 @@ class Overlay:
         return {"plugins": dict(self.patches), "created": {id_: plugin.plain() for id_, plugin in self.created.items()}}
 
     def fitting(self, config: KongConfig) -> tuple[Overlay, list[str]]:
-        """Without what has lost its place in this configuration, and a line for each of those.
+        """The changes that fit this configuration, and a line for each that is lost.
 
-        A change goes with its entry. An added entry goes with what it is for, and yields to one of the configuration
-        that has its scope, its id or its name.
+        A change is lost with its entry. An added entry is lost with the entity it is for, or if the configuration has
+        an entry of the same scope, id or name.
         """
         ids = {plugin.id for plugin in config.plugins}
         patches = {id_: patch for id_, patch in self.patches.items() if id_ in ids}
@@ -107,7 +107,7 @@ type Make = Callable[[Overlay, KongConfig], Overlay]
 
 
 def scope(plugin: Plugin) -> tuple[str | None, ...]:
-    """What no two plugins may have in common."""
+    """The key that must be unique among plugins."""
     return plugin.name, plugin.service_id, plugin.route_id, plugin.consumer_id, plugin.consumer_group_id
 
 
@@ -141,10 +141,10 @@ def _patched(plugin: Plugin, patch: Patch) -> LivePlugin:
 
 
 class LiveOverlay:
-    """Kong's configuration and its changes, put in force together. From any thread but mitmproxy's event loop.
+    """Applies Kong's configuration and the changes together. Call from any thread except mitmproxy's event loop.
 
-    `changed` puts a configuration in force soon, on the loop; it raises `SettingsError` where that cannot be. `settle`
-    waits until that is done, and raises `SettingsError` where it takes too long.
+    `changed` schedules a configuration on the loop; it raises `SettingsError` if that is invalid. `settle` waits until
+    it is applied, and raises `SettingsError` if that takes too long.
     """
 
     def __init__(self, changed: Callable[[KongConfig], None], settle: Callable[[], None], base: KongConfig) -> None:
@@ -156,7 +156,7 @@ class LiveOverlay:
         self.changes = Overlay()
 
     def replaced(self, base: KongConfig) -> None:
-        """There is another version of the configuration. What `changed` raises is raised; the old one stays then."""
+        """Use another version of the configuration. If `changed` raises, this raises too and changes nothing."""
         with self._lock:
             changes, lost = self.changes.fitting(base)
             config = changes.over(base)
@@ -166,9 +166,9 @@ class LiveOverlay:
             log.warning("moesif: admin API: %s", line)
 
     def change(self, make: Make) -> None:
-        """Put in force what `make` makes of the changes there are; it gets the configuration without them, too.
+        """Apply the result of `make`, which is called with the current changes and the configuration without them.
 
-        Whatever is raised meanwhile leaves all as it was.
+        If anything raises, nothing changes.
         """
         with self._lock:
             changes = make(self.changes, self.base)

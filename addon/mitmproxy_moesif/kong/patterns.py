@@ -1,10 +1,10 @@
-"""Regular expressions of a Kong file, as Kong's PCRE takes them; those inside of its expressions, as its Rust does.
+"""Regular expressions of a Kong file: PCRE in routes as in Kong, Rust's syntax within router expressions.
 
-RE2 does the work: its cost is linear in the path whatever the expression, and a set of thousands is tried in one pass.
-What RE2 lacks (look-around, back-references, possessive quantifiers) goes to PCRE2, which backtracks: after `STEPS` it
-gives up, and the expression does not match. Kong's own gives up too, later.
+RE2 does the work: its time is linear in the path's length for any expression, and it searches a set of thousands in one
+pass. What RE2 lacks (look-around, back-references, possessive quantifiers) goes to PCRE2, which backtracks: after
+`STEPS` it gives up, and the expression does not match. Kong's PCRE gives up too, but later.
 
-Text and expressions are bytes: without PCRE's UTF flag, as Kong runs it, `.` is one octet.
+Text and expressions are bytes: Kong uses PCRE without its UTF flag, so `.` matches one byte.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from mitmproxy_moesif.config.re2set import PatternError, RegexSet, compile_re2, 
 from mitmproxy_moesif.log import RateLimitedLog
 
 REST_OF_PATH = b"(?<uri_postfix>.*)"
-"""What Kong puts behind a route's expression, to know the part of the path that it leaves over."""
+"""Kong appends this to a route's expression to capture the rest of the path."""
 
 STEPS = 50_000
-"""Of PCRE2 in one attempt: at most about a millisecond."""
+"""PCRE2's limit for one match: about a millisecond at most."""
 
 _MEMORY = 64 << 20
-"""Bytes that RE2 may use for one set of expressions; taken only as needed."""
+"""Maximum bytes of memory that RE2 may use for one set of expressions; allocated only as needed."""
 
 _limited = RateLimitedLog()
 
 
 class Found(Protocol):
-    """What of a match object is used here; both engines give it."""
+    """The part of a match object that is used here; both engines have it."""
 
     def groups(self) -> tuple[bytes | None, ...]: ...
 
 
 class Pattern:
-    """One compiled expression. Raises `PatternError`."""
+    """One compiled expression. Raises `PatternError` if it is invalid."""
 
     __slots__ = ("_search", "compiled", "is_linear", "source")
 
@@ -61,14 +61,14 @@ class Pattern:
             _limited.warning("steps", "moesif: %r was given up on a request: no match", self.source[:200])
             return None
         if found is None and self.is_linear and text.endswith(b"\n"):
-            found = attempt(text[:-1])  # PCRE's `$` also stands before a last newline, RE2's does not
+            found = attempt(text[:-1])  # PCRE's `$` also matches before a final newline, RE2's does not
         return found
 
 
 class PatternSet:
-    """Which of many expressions match at the start of a text, without trying them one by one.
+    """Finds which of many expressions match at the start of a text, without trying each.
 
-    `matching` gives ascending positions in the sequence that the set was made of.
+    `matching` returns positions in the given sequence, ascending.
     """
 
     def __init__(self, patterns: Sequence[Pattern]) -> None:
@@ -80,7 +80,7 @@ class PatternSet:
     def matching(self, text: bytes) -> list[int]:
         hits = self._set.matching(text)
         if text.endswith(b"\n"):
-            hits |= self._set.matching(text[:-1])  # as in Pattern
+            hits |= self._set.matching(text[:-1])  # for `$`, as in Pattern
         found = [position for position, pattern in self._others if pattern.match(text)]
         return sorted([*found, *(self._linear[hit] for hit in hits)])
 
@@ -95,9 +95,9 @@ _ESCAPE_OR_BRACKET = re.compile(r"\\(?P<letter>.)|\[:\^?\w+:\]|(?P<opening>\[\^?
 
 
 def of_all_alphabets(source: str) -> str:
-    r"""An expression of Rust's for RE2: `\w`, `\d` and `\s` are of all alphabets there, of ASCII here.
+    r"""Convert an expression from Rust's syntax to RE2's: in Rust, `\w`, `\d` and `\s` are Unicode-aware.
 
-    `\b`, and `\W` and `\S` in brackets, stay those of ASCII.
+    `\b`, and `\W` and `\S` in brackets, stay limited to ASCII.
     """
     in_brackets = False
 
@@ -120,16 +120,16 @@ def _options() -> Any:
 
 
 def _compile(source: bytes) -> tuple[Any, Any, bool]:
-    """The compiled expression, what searches by it, and whether it is RE2's."""
+    """The compiled expression, its search function, and whether RE2 is used."""
     try:
         linear = compile_re2(source, _options())
     except PatternError:
-        pass  # not an error yet: PCRE2 knows more constructs
+        pass  # not an error yet: PCRE2 supports more constructs
     else:
         return linear, linear.search, True
     limits = b"(*LIMIT_MATCH=%d)" % STEPS
     try:
-        # PCRE2's own search counts its steps anew at each place in the text; this one does not.
+        # PCRE2's own search restarts the step count at each position in the text; this does not.
         searching = pcre2.compile(limits + b"(?s:.*?)(?:" + source + rb"\E)")
         return pcre2.compile(limits + source), searching.match, False
     except pcre2.PatternError as error:

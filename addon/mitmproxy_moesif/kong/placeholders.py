@@ -1,8 +1,8 @@
-"""What stands in a Kong file, or in a plugin's `config`, for a value from the environment.
+"""Placeholders in a Kong file, or in a plugin's `config`, for values of environment variables.
 
-decK fills `${{ env "DECK_NAME" }}` in before it reads a file, wherever it stands, perhaps with `| toInt`, `toFloat` or
-`toBool` behind it. Kong reads `{vault://env/name}` as the value of `NAME`, and `{vault://env/name/key}` as that of a
-key in it, which is JSON then. Anything else of the two kinds is refused; no message shows a value.
+decK replaces `${{ env "DECK_NAME" }}` anywhere before it parses a file; `| toInt`, `toFloat` or `toBool` may follow the
+name. Kong reads `{vault://env/name}` as the value of `NAME`, and `{vault://env/name/key}` as that of a key in its JSON.
+Other placeholders of the two kinds are refused. No message shows a value.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _VAULT = re.compile(r"env/([\w-]+)(?:/([^/?]+))?/?")
 
 
 def fill_in(content: bytes, environ: Mapping[str, str]) -> bytes:
-    """decK's placeholders filled in, but for those in lines of comment. Raises `DocumentError`."""
+    """Fill in decK's placeholders, except in comment lines. Raises `DocumentError`."""
     if b"${{" not in content:
         return content
     lines = content.decode("utf-8", "surrogateescape").split("\n")
@@ -46,7 +46,7 @@ def _filled(template: str, environ: Mapping[str, str], line: int) -> str:
 
 
 def resolve_reference(text: str, environ: Mapping[str, str]) -> str:
-    """The value that `{vault://...}` stands for; any other text as it is. Raises `ValueError`."""
+    """The value of `{vault://...}`; any other text unchanged. Raises `ValueError`."""
     reference = _REFERENCE.fullmatch(text)
     if reference is None:
         return text

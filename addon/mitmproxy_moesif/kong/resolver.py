@@ -1,10 +1,10 @@
-"""Kong's own configuration as ours: which instance a request is for, and what Kong calls its service and route.
+"""Applies Kong's own configuration: finds a request's instance, and Kong's names for its service and route.
 
-Every `plugins` entry named `moesif` is one instance, and every `akto-api-discovery` one of Akto. Its `config` is
-validated like the options; what was given as an option or in the environment overrides the same field of every
-instance, and what the Admin API says of an instance overrides both. Where the configuration has no instance of a name
-at all, the options are the global one, beside those that the Admin API added. For a request the two are found each by
-itself: it may be for both, or for one alone.
+Each `plugins` entry named `moesif` is one instance, and each `akto-api-discovery` one of Akto. Its `config` is
+validated like the options. Options and environment variables override the same field of every instance, and changes
+through the Admin API override both. If the configuration has no instance of a name at all, the options are the global
+one, besides those added through the Admin API. The two are found independently for each request: it may have both, or
+only one.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ EVENT_RECEIVERS = parameters_with(Settings, Property.RECEIVER)
 PROXY_WIDE = parameters_with(Settings, Property.PROXY, Property.START_ONLY)
 
 type On = tuple[Route | None, Service | None, Consumer | None]
-"""What a request is on."""
+"""A request's route, service and consumer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """Where a request belongs: its instance (None: it is not captured), and `metadata.kong` as far as it is known."""
+    """The instance of a request (None: it is not captured), and `metadata.kong` as far as known."""
 
     instance: Instance | None
     kong: dict[str, object]
 
 
 class Resolver:
-    """A Kong configuration made ready: its router, and its instances compiled by plugin id.
+    """A Kong configuration ready for use: its router, and its instances compiled by plugin id.
 
-    `akto` are the settings of Akto's instances by plugin id; `alone` is the instance of exchanges that are for Akto
-    alone, None where there can be none.
+    `akto`: the settings of Akto's instances by plugin id. `alone`: the instance of exchanges that go only to Akto; None
+    if nothing goes to Akto.
     """
 
     def __init__(self, config: KongConfig, given: Mapping[str, Any], previous: Resolver | None = None) -> None:
-        """`given` are the options and the environment. Raises `SettingsError` with one line.
+        """`given`: the options and the environment. Raises `SettingsError` with one line.
 
-        `previous` saves compiling again what has not changed: the router of the same configuration, the same instances.
+        `previous`: reuse its router and instances where nothing has changed.
         """
         ours = [plugin for plugin in config.plugins if plugin.name == MOESIF]
         self.has_instances = any(not is_created(plugin) for plugin in ours)
@@ -76,7 +76,7 @@ class Resolver:
                 log.warning("moesif: %s; no event is given a route or service until it is", line)
 
     def resolve(self, request: RoutableRequest, options: Instance) -> Resolution:
-        """The instance for a request. Where the configuration has none at all, the options are one."""
+        """The instance for a request; `options` if the configuration has none at all."""
         headers = flatten(request.fields)
         match, consumer = self._match(request, headers, options)
         route, service = (match.route, match.service) if match is not None else (None, None)
@@ -89,7 +89,7 @@ class Resolver:
         return Resolution(instance if self.alone is None else self._with_akto(instance, on), names(match))
 
     def _with_akto(self, instance: Instance | None, on: On) -> Instance | None:
-        """The instance with Akto as it is for this request; each of them is made once."""
+        """The instance with this request's Akto settings; each combination is made once."""
         plugin_id: str | None = OPTIONS_ID
         if self.akto or self.has_akto:
             plugin, _ = self.scopes.instances.select(AKTO, *on)
@@ -133,9 +133,9 @@ class Resolver:
         return None
 
     def describe(self) -> dict[str, Any]:
-        """For status pages; no `config`, which may hold secrets.
+        """The configuration for status pages, without any `config`, which may hold secrets.
 
-        `admin_api` tells of an instance whether it was `created` or `changed` there.
+        `admin_api` says whether an instance was `created` or `changed` through the Admin API.
         """
         config = self.scopes.config
         has_expressions = any(route.expression is not None for route in config.routes)
@@ -149,12 +149,12 @@ class Resolver:
 
 
 def is_created(plugin: Plugin) -> bool:
-    """Whether it is not from Kong's configuration but was added through the Admin API."""
+    """Whether it was added through the Admin API, and is not in Kong's configuration."""
     return isinstance(plugin, LivePlugin) and plugin.created
 
 
 def instance_values(plugin: Plugin, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of an enabled instance: more specific settings override general ones; null gives none."""
+    """The parameters of an enabled instance: more specific settings override general ones; null is ignored."""
     live = plugin.changes if isinstance(plugin, LivePlugin) else {}
     prefix = prefix_of(plugin.name)
     own = {name: value for name, value in plugin.config.items() if value is not None}
@@ -162,12 +162,12 @@ def instance_values(plugin: Plugin, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prefix_of(plugin_name: str) -> str:
-    """What our parameters' names have before those of a plugin's."""
+    """The prefix of our parameters' names compared with a plugin's."""
     return AKTO_PREFIX if plugin_name == AKTO else ""
 
 
 def overridden(config: KongConfig, given: Mapping[str, Any]) -> list[str]:
-    """The parameters that `given` says otherwise than enabled instances of Kong's entries; what is live outdoes it."""
+    """Parameters of enabled instances in Kong's configuration that `given` overrides; live changes override both."""
     names: set[str] = set()
     for plugin in config.plugins:
         if plugin.name in CAPTURING and plugin.enabled:
@@ -185,7 +185,7 @@ def prefixed(prefix: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_instance(plugin: Plugin, given: Mapping[str, Any]) -> Settings:
-    """What an enabled instance is set to; `given` as for `Resolver`. Raises `SettingsError`."""
+    """The settings of an enabled instance; `given` as for `Resolver`. Raises `SettingsError`."""
     try:
         settings = parse_settings(instance_values(plugin, given))
     except SettingsError as error:
@@ -198,7 +198,7 @@ def parse_instance(plugin: Plugin, given: Mapping[str, Any]) -> Settings:
 
 
 def _refuse_proxy_wide(plugin: Plugin, settings: Settings, options: Settings) -> None:
-    """What an entry cannot have of its own would have no effect, and nobody would know."""
+    """Refuse parameters that an instance cannot set for itself; they would have no effect, unnoticed."""
     if "enabled" in plugin.config:
         raise SettingsError("enabled: has no effect inside of config, but beside it")
     for name in sorted(PROXY_WIDE):
@@ -207,14 +207,14 @@ def _refuse_proxy_wide(plugin: Plugin, settings: Settings, options: Settings) ->
 
 
 def missing_receiver(plugin_name: str, settings: Settings) -> str | None:
-    """The parameter of a plugin that has to say where what it captures goes; None where that is said."""
+    """The parameter that a plugin lacks to know where to send its events; None if it has one."""
     if plugin_name == AKTO:
         return None if settings.feeds_akto else "service_url"
     return None if settings.keeps_events else "application_id"
 
 
 def _as_named_there(errors: str, prefix: str) -> str:
-    """`akto_timeout: ...; ...` for the plugin whose parameter is `timeout`."""
+    """Rename parameters in errors as the plugin names them, such as `akto_timeout` to `timeout`."""
     return re.sub(rf"(^|; |did you mean ){prefix}", r"\1", errors) if prefix else errors
 
 
@@ -236,7 +236,7 @@ def _scopes(config: KongConfig, options: tuple[Plugin, ...], given: Mapping[str,
 
 
 def _source(given: Mapping[str, Any]) -> str:
-    """The parameter that names where Kong's configuration comes from."""
+    """The parameter that sets the source of Kong's configuration."""
     return "kong_admin_url" if given.get("kong_admin_url") and not given.get("kong_config") else "kong_config"
 
 
@@ -252,7 +252,7 @@ def _parsed(plugin: Plugin, given: Mapping[str, Any]) -> Settings:
 
 @contextmanager
 def _telling(plugin: Plugin, given: Mapping[str, Any]) -> Iterator[str]:
-    """Errors tell which plugin they are about."""
+    """Add the plugin's name to errors."""
     name = plugin.instance_name or plugin.id
     try:
         yield name
@@ -261,7 +261,7 @@ def _telling(plugin: Plugin, given: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _alone(given: Mapping[str, Any], previous: Resolver | None) -> Instance:
-    """The options without a receiver of events."""
+    """The instance of the options without a receiver of events."""
     settings = parse_settings({name: value for name, value in given.items() if name not in EVENT_RECEIVERS})
     return Instance.compile(settings, previous=previous.alone if previous is not None else None, name=AKTO)
 
@@ -281,7 +281,7 @@ def _shown(plugin: Plugin) -> dict[str, Any]:
 
 
 def names(match: Match | None) -> dict[str, object]:
-    """`metadata.kong` from the configuration: what Kong calls the service and the route."""
+    """`metadata.kong` from the configuration: Kong's names for the service and the route."""
     if match is None:
         return {}
     known: dict[str, object] = {}

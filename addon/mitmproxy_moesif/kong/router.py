@@ -1,22 +1,22 @@
-"""Which route a request is on: the decisions of Kong's router, flavour `traditional`.
+"""Finds the route of a request: the decisions of Kong's router, flavour `traditional`.
 
 Every (route, path) pair is an *entry*. Entries with the same kinds of conditions {host, header, path, method, SNI} are
 a *category*; categories with more conditions come first. Within a category the entries are ranked: wildcard hosts with
 port, plain hosts, other wildcards; regular expressions before prefixes; more headers; higher `regex_priority`; longer
 path; older route.
 
-A request is decided in three steps, each of which shows in the outcome:
-1. what it hits: the kinds of condition that anything in the table meets. If there is a category of just these kinds,
-   the categories before it are not tried;
-2. in each category the smallest set of entries that share the host, header name, path, method or SNI that the request
-   hits is tried before the rest of the category, whatever the rank of the rest;
-3. the first entry all of whose conditions hold is the match.
+A request is routed in three steps, each of which affects the result:
+1. what it hits: the kinds of condition that any entry of the table meets. If there is a category of exactly these
+   kinds, the categories before it are skipped;
+2. in each category, the smallest set of entries that share the host, header name, path, method or SNI that the request
+   hits is tried before the rest of the category, regardless of rank;
+3. the first entry whose conditions all hold is the match.
 
-Conditions are not tried entry by entry: indexes.py gives sets of entries as bits of an integer, in the order of
-categories and rank, and the first entry is the lowest bit.
+Conditions are not tried entry by entry: indexes.py returns sets of entries as bits of an integer, in the order of
+categories and rank, so the first entry is the lowest bit.
 
-Source: the recorded decisions of Kong's router; for what they leave open, how Kong's public source orders and searches
-(facts taken from it, no code). Where Kong's order is undefined, or a default port is implied, see `Router` and
+Source: recorded decisions of Kong's router; where they leave something open, Kong's public source for ordering and
+searching (facts taken from it, no code). For undefined order and implied default ports, see `Router` and
 `HostIndex`.
 """
 
@@ -43,28 +43,28 @@ from mitmproxy_moesif.kong.normalize import from_text, request_path, to_text
 from mitmproxy_moesif.kong.patterns import REST_OF_PATH, Pattern
 
 KINDS = HOST, HEADER, PATH, METHOD, SNI = 16, 8, 4, 2, 1
-"""The kinds of condition, the weightier ones first."""
+"""The kinds of condition, by descending weight."""
 
 REMEMBERED = 5000
-"""Decisions kept, as many as Kong keeps."""
+"""Size of the decision cache, the same as Kong's."""
 
 MAX_REMEMBERED = 2048
-"""Characters. Requests that show more are decided anew each time, so that strangers cannot fill the memory."""
+"""Characters. Longer requests are not cached, so that clients cannot fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
     """The route of a request.
 
-    `path` is the route's path that matched, as the route has it (None: it has none). `upstream_path` is the path,
-    without query, that the service is asked for, decoded as in `normalize`.
+    `path` is the matching path as written in the route (None: the route has no paths). `upstream_path` is the path
+    requested from the service, without query, decoded as in `normalize`.
     """
 
     route: Route
     path: str | None
     upstream_path: str
     turned_away: int | None
-    """The status with which Kong itself answers: the route is for TLS only and the request came without."""
+    """The status with which Kong itself responds, if the route is only for TLS and the request came without."""
 
     @property
     def service(self) -> Service | None:
@@ -86,9 +86,9 @@ class _Entry:
 
 
 class Router:
-    """Decides over `routes`; routes of disabled services and of plain connections do not take part.
+    """Routes requests over `routes`, except those of disabled services and those not for HTTP.
 
-    Where nothing in Kong's order tells two routes apart, the one given first wins (in Kong: undefined).
+    If Kong's order does not distinguish two routes, the one given first wins (in Kong: undefined).
     """
 
     def __init__(self, routes: Sequence[Route]) -> None:
@@ -120,10 +120,10 @@ class Router:
         scheme: str = "http",
         sni: str | None = None,
     ) -> Match | None:
-        """The route of a request, None if it is on none.
+        """The route of a request; None if there is none.
 
-        `path` is the request target with or without query, `host` the Host header as sent (with port, if it has one),
-        `headers` the values by lower-case name, `sni` the server name of the TLS handshake.
+        `path`: the request target, with or without query. `host`: the Host header as sent, with its port if any.
+        `headers`: the values by lower-case name. `sni`: the server name of the TLS handshake.
         """
         relevant = self._headers.relevant(headers)
         shown = [method, path, host or "", sni or "", *chain.from_iterable(values for _, values in relevant)]
@@ -175,7 +175,7 @@ class Router:
 
 
 def is_remembered(shown: Sequence[str]) -> bool:
-    """Whether the decision about a request that shows these texts is kept."""
+    """Whether the decision on a request with these texts may be cached."""
     return sum(map(len, shown)) + len(shown) <= MAX_REMEMBERED
 
 
@@ -184,7 +184,7 @@ def takes_part(route: Route) -> bool:
 
 
 def _entries_of(route: Route) -> Iterator[_Entry]:
-    """One entry for each of the route's paths, so that each has its own rank; one for a route without."""
+    """One entry for each of the route's paths, so that each has its own rank; one entry if it has no paths."""
     for path in route.paths or (None,):
         entry = _Entry(route, path)
         entry.kinds = (
@@ -201,7 +201,7 @@ def _entries_of(route: Route) -> Iterator[_Entry]:
 
 
 def _rank(entry: _Entry) -> tuple[float, ...]:
-    """Sorts the entries of a category: the lowest comes first."""
+    """Sort key for the entries of a category: the lowest comes first."""
     route = entry.route
     has_wildcard = any(is_wildcard(host) for host in route.hosts)
     has_wildcard_with_port = any(wildcard_has_port(host) for host in route.hosts)
@@ -215,12 +215,12 @@ def _rank(entry: _Entry) -> tuple[float, ...]:
 
 
 def _without(kind: int, categories: Iterable[tuple[int, Entries]]) -> Entries:
-    """The entries that have no condition of this kind."""
-    return sum(members for kinds, members in categories if not kinds & kind)  # no two have one in common
+    """The entries without a condition of this kind."""
+    return sum(members for kinds, members in categories if not kinds & kind)  # categories are disjoint
 
 
 def _tried_first(kinds: int, members: Entries, sharing: Sequence[tuple[int, Entries]]) -> Entries:
-    """The entries of a category that Kong tries before the others: the fewest that share a value with the request."""
+    """The entries of a category that Kong tries first: the smallest set that shares a value with the request."""
     fewest = 0
     for kind, entries in sharing:
         here = entries & members if kinds & kind else 0
@@ -242,8 +242,8 @@ def _match(entry: _Entry, path: bytes, scheme: str) -> Match:
 def make_match(
     route: Route, matched: str | None, path: bytes, rest: bytes | None, scheme: str, path_handling: str | None = None
 ) -> Match:
-    """`matched` is the path of the route that fits the request's `path`, `rest` what it leaves over of that (None: it
-    does not say); `path_handling` is the route's where it is not given."""
+    """`matched`: the route's path that matches the request's `path`. `rest`: the remainder of `path` after the matched
+    part; None if unknown. `path_handling`: by default the route's."""
     base = from_text(route.service.path or "/") if route.service else b"/"
     upstream = upstream_path(route, base, path, path[1:] if rest is None else rest, path_handling)
     return Match(
@@ -258,22 +258,22 @@ def _left_over(entry: _Entry, path: bytes) -> bytes | None:
     if entry.path is None:
         return None
     found = entry.stripping.match(path) if entry.stripping else None
-    # None: of an alternative at the top of the expression that is not its last
+    # None if a top-level alternative matched that is not the expression's last
     rest = path[len(entry.value) :] if found is None else found.groups()[-1]
     return None if rest is None else without_leading_dots(rest)
 
 
 def without_leading_dots(rest: bytes) -> bytes:
-    """Cutting `/a` off `/a../b` must not leave a dot segment behind."""
+    """Drop leading dot segments: removing `/a` from `/a../b` must not leave one."""
     if rest in (b".", b".."):
         return b""
     return rest[2:] if rest.startswith(b"./") else rest.removeprefix(b"../")
 
 
 def upstream_path(route: Route, base: bytes, path: bytes, rest: bytes, path_handling: str | None = None) -> bytes:
-    """The service's path `base` joined with `path`, or with the `rest` of it where the route strips what it matched.
+    """The service's path `base` joined with `path`, or with the `rest` of it if the route strips the matched part.
 
-    `path_handling` v0 takes care of the slash between the two, and keeps a last one; v1 joins them as they are.
+    `path_handling` v0 puts exactly one slash in between and keeps a trailing one; v1 concatenates the two.
     """
     if (path_handling or route.path_handling) == "v1":
         return _joined_v1(base, rest) if route.strip_path else base + path[1:]

@@ -1,8 +1,8 @@
-"""Which plugin instance applies to a request: Kong's scopes and their precedence.
+"""Chooses the plugin instance that applies to a request: Kong's scopes and their precedence.
 
-An instance is a plugin entry of a Kong configuration that configures one of our receivers. It is for one service,
-route, consumer or group of consumers, for a combination of them, or global. For a request the most specific one is
-used, alone.
+An instance is a plugin entry of a Kong configuration that configures one of our receivers. It is for a service, route,
+consumer or consumer group, for a combination of them, or global. Of all instances that match a request, only the most
+specific one is used.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from mitmproxy_moesif.kong.expression_router import ExpressionRouter
 MOESIF = PLUGIN_NAME
 AKTO = "akto-api-discovery"
 CAPTURING = frozenset((MOESIF, AKTO))
-"""Plugin names whose entries are instances of ours."""
+"""Names of the plugins whose entries are instances of ours."""
 
 type Scope = tuple[str, frozenset[tuple[str, str]]]
-"""Plugin name, and the ids of what it is for, by kind."""
+"""Plugin name, and the kind and id of each entity that the plugin is for."""
 
 PRECEDENCE = (
     ("route", "service", "consumer"),
@@ -37,11 +37,11 @@ PRECEDENCE = (
     ("service",),
     (),
 )
-"""What a scope names; the most specific first. Of a consumer's groups the first by name that has an instance counts."""
+"""Scopes, most specific first. Of a consumer's groups, the first by name that has an instance counts."""
 
 
 class ScopeConflict(ValueError):  # noqa: N818 -- Kong calls it a violation, its Admin API a conflict (409)
-    """Two enabled instances have one scope. `instance` is the second; the text is Kong's for a unique constraint."""
+    """Two enabled instances have the same scope. `instance` is the second; the text is Kong's unique violation."""
 
     def __init__(self, instance: Plugin) -> None:
         self.instance = instance
@@ -52,9 +52,9 @@ class ScopeConflict(ValueError):  # noqa: N818 -- Kong calls it a violation, its
 
 
 class InstanceTable:
-    """The instances by scope. Raises `ScopeConflict` where two enabled ones have the same.
+    """The instances by scope. Raises `ScopeConflict` if two enabled ones have the same scope.
 
-    Disabled instances, and those for protocols other than HTTP's, are kept and shown but never apply.
+    Disabled instances, and those for protocols other than HTTP, are kept for display but never apply.
     """
 
     def __init__(self, instances: Iterable[Plugin]) -> None:
@@ -73,7 +73,7 @@ class InstanceTable:
     def select(
         self, name: str, route: Route | None = None, service: Service | None = None, consumer: Consumer | None = None
     ) -> tuple[Plugin | None, str]:
-        """The instance of plugin `name` for a request on this route, service and consumer, and the reason in words."""
+        """The instance of plugin `name` for a request on this route, service and consumer; and why, in words."""
         fitting = list(self._fitting(name, (route, service, consumer)))
         if not fitting:
             return None, self._why_none(name, route, service, consumer)
@@ -121,7 +121,7 @@ def _targets(instance: Plugin) -> Iterator[tuple[str, str]]:
 
 
 def depend_on_routes(instances: Iterable[Plugin]) -> bool:
-    """Whether it matters to any of them which route a request is on."""
+    """Whether any of them depends on a request's route."""
     return any(
         instance.name in CAPTURING and _applies_at_all(instance) and (instance.route_id or instance.service_id)
         for instance in instances
@@ -138,9 +138,9 @@ def _described(entity: Route | Service | Consumer) -> str:
 
 
 class Scopes:
-    """A Kong configuration made ready for requests: its router and its instances. Raises `ScopeConflict`.
+    """A Kong configuration ready for requests: its router and its instances. Raises `ScopeConflict`.
 
-    Where a route is not understood, no request is said to be on any: it might be on that one. `not_understood` has a
+    If any route is not understood, no request is assigned a route, since it might be that one. `not_understood` has a
     line for each.
     """
 
@@ -152,7 +152,7 @@ class Scopes:
         self.instances = InstanceTable(plugin for plugin in config.plugins if plugin.name in CAPTURING)
 
     def scope(self, instance: Plugin) -> str:
-        """What an instance is for, in the words in which `explain` gives a reason."""
+        """An instance's scope, in the same words as the reasons from `explain`."""
         entities: Iterable[Route | Service | Consumer] = (
             *self.config.routes,
             *self.config.services,
@@ -171,9 +171,9 @@ class Scopes:
         consumer: Consumer | None = None,
         name: str = MOESIF,
     ) -> dict[str, Any]:
-        """For status pages: the route and service of a request, the instance that applies and why; plain JSON values.
+        """A request's route, service and instance, and the reason, as JSON values for status pages.
 
-        No `config` is shown: it may hold secrets.
+        Without any `config`, which may hold secrets.
         """
         match = self.router.match(method, path, host, {}, scheme)
         route = match.route if match else None

@@ -1,8 +1,8 @@
-"""Where Kong's configuration comes from: a declarative file that is watched, or the Admin API that is asked.
+"""Reads Kong's configuration from a declarative file, which is watched, or from the Admin API, which is polled.
 
-A background thread; each configuration that differs from the last is handed to `changed`. What cannot be read, or is
-refused, leaves the last good one in force, with one error line. What the Admin API said is kept beside the spool, so
-that a start while it is away has what was last known.
+A background thread passes each changed configuration to `changed`. If it cannot be read, or is refused, one error line
+is logged, and the last good one remains in use. The Admin API's last response is saved next to the spool for a start
+while the API is unavailable.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ type Changed = Callable[[KongConfig], None]
 
 
 def read_kong_config(settings: Settings, check: Check = unchecked) -> KongConfig | None:
-    """What the file or the Admin API says now; None where neither is configured. Raises `SettingsError`, one line."""
+    """The configuration in the file or Admin API now; None if neither is set. Raises `SettingsError` with one line."""
     try:
         if settings.kong_config is not None:
             return load_declarative(Path(settings.kong_config), check)
@@ -65,13 +65,13 @@ def read_kong_config(settings: Settings, check: Check = unchecked) -> KongConfig
 
 
 def _why_away(error: OSError, url: str) -> str:
-    from mitmproxy_moesif.web.session import network_reason  # brings requests, as the session does
+    from mitmproxy_moesif.web.session import network_reason  # imports requests
 
     return str(error) if isinstance(error, KongFaultError) else network_reason(error, url)
 
 
 def first_kong_config(settings: Settings, last: LastListings, check: Check) -> KongConfig | None:
-    """At the start. Where Kong's Admin API is away: what it said last, or None where that is not known either."""
+    """The configuration at start. If Kong's Admin API is unavailable, the saved one; None if there is none."""
     try:
         return read_kong_config(settings, check)
     except KongAwayError as error:
@@ -83,15 +83,15 @@ def first_kong_config(settings: Settings, last: LastListings, check: Check) -> K
 
 
 class KongFaultError(OSError):
-    """It answers, but with a fault of its own. The text is ours."""
+    """The Admin API responds with a server error (status 500 or above). The text is ours."""
 
 
 class KongAwayError(SettingsError):
-    """Kong's Admin API does not answer now."""
+    """Kong's Admin API is unavailable now."""
 
 
 class LastListings:
-    """What Kong's Admin API said last, kept beside the spool: a file that only its owner may read."""
+    """The last response of Kong's Admin API, saved next to the spool in a file that only its owner may read."""
 
     def __init__(self, folder: Path | None, url: str | None) -> None:
         name = f"kong-{hashlib.sha256((url or '').encode()).hexdigest()[:16]}.json"
@@ -120,8 +120,8 @@ class LastListings:
 
 
 def fetch(base: str, token: str) -> bytes:
-    """All entities from Kong's Admin API, as JSON. Raises `KongConfigError`, and `OSError` where it is away."""
-    from mitmproxy_moesif.web.session import DeadlineSession  # brings requests, which few starts need
+    """All entities of Kong's Admin API, as JSON. Raises `KongConfigError`, or `OSError` if it is unavailable."""
+    from mitmproxy_moesif.web.session import DeadlineSession  # imports requests, which few starts need
 
     headers = {"Kong-Admin-Token": token} if token else {}
     with DeadlineSession() as session:
@@ -135,14 +135,14 @@ def fetch(base: str, token: str) -> bytes:
 
 
 def parse_listings(listings: bytes, check: Check = unchecked) -> KongConfig:
-    """Raises `KongConfigError`."""
+    """The configuration in saved or fetched listings. Raises `KongConfigError`."""
     return from_admin_api(**orjson.loads(listings), check=check)
 
 
 def _version_and_flavor(session: DeadlineSession, base: str) -> tuple[str, Flavor]:
-    """The version of this Kong's configurations, and the flavour of its router; traditional where it tells none.
+    """The format version of this Kong's configuration, and its router's flavour; traditional if not given.
 
-    Konnect, which has no `GET /`, is never older than 3.0.
+    Konnect has no `GET /` and is always 3.0 or newer.
     """
     answer = _get(session, f"{base}/")
     if answer.status_code == 404:
@@ -160,7 +160,7 @@ def _version_and_flavor(session: DeadlineSession, base: str) -> tuple[str, Flavo
 
 
 def _is_for_group(plugin: object) -> bool:
-    """Whether it is an instance for a group of consumers. What is no plugin at all is refused where it is read."""
+    """Whether it is an instance of ours for a consumer group. Malformed plugins are refused later."""
     match plugin:
         case {"name": str(name), "consumer_group": group}:
             return name in CAPTURING and bool(group)
@@ -168,7 +168,7 @@ def _is_for_group(plugin: object) -> bool:
 
 
 def _groups(session: DeadlineSession, base: str) -> list[dict[str, Any]]:
-    """The groups of consumers, each with its `consumers`."""
+    """The consumer groups, each with its `consumers`."""
     groups = _pages(session, base, "consumer_groups")
     return [
         {**group, "consumers": _pages(session, base, f"consumer_groups/{group['id']}/consumers", "consumers")}
@@ -177,7 +177,7 @@ def _groups(session: DeadlineSession, base: str) -> list[dict[str, Any]]:
 
 
 def _get(session: DeadlineSession, url: str) -> requests.Response:
-    """Raises `OSError` also where Kong, or what is in front of it, has a fault of its own."""
+    """GET a URL. Raises `OSError`, also if Kong or a proxy in front of it responds with status 500 or above."""
     with session.deadline(CALL_SECONDS):
         answer = session.get(url, timeout=CALL_SECONDS, allow_redirects=False)
     if answer.status_code >= 500:
@@ -186,9 +186,9 @@ def _get(session: DeadlineSession, url: str) -> requests.Response:
 
 
 def _pages(session: DeadlineSession, base: str, kind: str, listed: str = "data") -> list[dict[str, Any]]:
-    """All entities of a kind: pages are linked by `next`, a path or a whole URL, as Kong or who is in front calls it.
+    """All entities of a kind, from all pages. Pages are linked by `next`, a path or a URL.
 
-    They are listed as `data`, or as Kong calls it where it nests them.
+    Entities are in the array `data`, or `listed` in responses for nested kinds.
     """
     found: list[dict[str, Any]] = []
     url: str | None = f"{base}/{kind}?size=1000"
@@ -206,7 +206,7 @@ def _pages(session: DeadlineSession, base: str, kind: str, listed: str = "data")
                 raise ValueError("a link that leads to the same page")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise KongConfigError(f"{base}/{kind}: the answer is not Kong's") from error
-        # Only its query counts: the token goes to nobody else, whoever is in front of Kong.
+        # Only the query of `next` is used, so that the token is never sent to another host.
         url = f"{base}/{kind}?{query}" if query is not None else None
     raise KongConfigError(f"{base}/{kind}: more than {MAX_PAGES} pages")
 
@@ -218,7 +218,7 @@ def _size(config: KongConfig) -> str:
 
 
 class KongSource(Periodic):
-    """Watches what `settings` name, from `start` until `stop`. `current` None: it is not known yet."""
+    """Watches the source named in `settings`, from `start` until `stop`. `current` is None if not yet known."""
 
     def __init__(
         self,
@@ -234,7 +234,7 @@ class KongSource(Periodic):
         self._changed = changed
         self._current = current
         self._last = last
-        # Read once more in any case, since it may have changed between being read and being watched.
+        # Always read once more, since the file may have changed after it was read and before it was watched.
         self._file = FileWatch(settings.kong_config, None)
         self._due = time.monotonic()
         self._pauses = Backoff(WATCH_SECONDS, REFRESH)
