@@ -1,7 +1,7 @@
-"""Rules of one's own from a file: JSON where its name ends in `.json`, else YAML.
+"""Reads local rules from a file: JSON if its name ends in `.json`, else YAML.
 
-The file holds either a list of rules in Moesif's format, or an object that can also say who is in whose cohort, in the
-format of Moesif's configuration:
+The file has either a list of rules in Moesif's format, or an object that can also assign users and companies to
+cohorts, in the format of Moesif's configuration:
 
     rules:
       - _id: over-quota
@@ -16,11 +16,10 @@ format of Moesif's configuration:
       alice: [{rules: over-quota, values: {"0": 1000}}]
     company_rules: {}
 
-Numbers count as text where text is meant (`_id: 7`, keys of `values`), and a date in YAML is the text of it. Unlike
-Moesif's answers, an object with other keys than these three is refused, and so is an empty file, which is what a
-reader sees in the middle of a write. So is a slip: a key that nearly is one that is not given (`blok`), two rules with
-one id, or somebody in the cohort of a rule that the file does not have. Other keys, as Moesif's rules have them, mean
-nothing.
+Numbers are accepted as text (`_id: 7`, keys of `values`), and a date in YAML is its text. Unlike in Moesif's responses,
+an object with other keys than these three is refused, and so is an empty file, since it may be in the middle of a
+write. Likely mistakes are refused too: a key similar to a known one that is missing (`blok`), two rules with the same
+id, or a cohort of a rule that is not in the file. Other unknown keys, which Moesif's rules also have, are ignored.
 """
 
 from __future__ import annotations
@@ -47,11 +46,11 @@ _KEYS = ("rules", "user_rules", "company_rules")
 _RULE_KEYS = {field.alias or name for name, field in Rule.model_fields.items()}
 _RESPONSE_KEYS = {"status", "headers", "body"}
 _A_SLIP = 0.75
-"""How much a key resembles one that is meant; Moesif's own, as `org_id`, do less."""
+"""Similarity from which a key is taken for a misspelt one; Moesif's other keys, such as `org_id`, are below it."""
 
 
 def parse_local_rules(text: str | bytes, name: str) -> RuleSet:
-    """The rules in a file's text. Raises GovernanceError that names the file and, where there is one, the line."""
+    """Parse a file's text. Raises `GovernanceError` with the file's name and, if known, the line."""
     content = text.encode() if isinstance(text, str) else text
     try:
         check_size(content)

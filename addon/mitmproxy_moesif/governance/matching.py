@@ -1,11 +1,11 @@
-"""Which sets of conditions hold for a request: regular expressions from outside, in linear time, all at once.
+"""Finds which sets of conditions hold for a request, with untrusted regular expressions, in linear time.
 
-Every pattern that is asked of one field goes into a few automata (`re2.Set`), so that one pass over the field's text
-answers all of them: 1,000 patterns cost some microseconds where 1,000 searches cost more than a millisecond. Then each
-set of conditions is looked up by its rarest pattern, so that only sets of which one condition holds are looked at.
+All patterns for one field are compiled into a few automata (`re2.Set`), so that one pass over the field's text tests
+all of them: 1,000 patterns cost some microseconds, while 1,000 searches cost more than a millisecond. Each set of
+conditions is indexed by its rarest pattern, so that only sets with at least one true condition are examined.
 
-Conditions on the body are kept apart: `ConditionIndex.evaluate` answers everything else and names the sets that hang on
-the body alone, so that the body is asked for only when it decides something.
+Conditions on the body are separate: `ConditionIndex.evaluate` tests all others and returns the sets that depend only on
+the body, so that the body is read only if it decides something.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from mitmproxy_moesif.config.re2set import PatternError, RegexSet, compile_re2, 
 from mitmproxy_moesif.event.json_reading import members
 from mitmproxy_moesif.governance.model import ConditionSet, as_text, one_line
 
-# Of 100 to 1000 patterns a set, the small ones have the better worst case: the automaton of many patterns with gaps
-# (`foo1.*bar1`) keeps meeting states that it has not seen, and building one costs as much as there are patterns.
+# Of sizes from 100 to 1000, small sets have the better worst case: the automaton of many patterns with gaps
+# (`foo1.*bar1`) keeps reaching new states, and the cost of building a state grows with the number of patterns.
 PATTERNS_PER_SET = 128
 
-# Bound of one pattern's or set's program and cached states, in bytes; a pattern that needs more is refused.
+# Limit in bytes for the program and cached states of one pattern or set; a pattern that needs more is refused.
 MAX_MEMORY = 8 << 20
 
 
 class RequestView(Protocol):
-    """What conditions ask about a request. Where something can be read in several ways, one that matches suffices."""
+    """A request as seen by conditions. If a field has several readings, one match is enough."""
 
     @property
     def verbs(self) -> Sequence[str]: ...
@@ -42,14 +42,14 @@ class RequestView(Protocol):
     def ip_address(self) -> str: ...
 
     def header_values(self, name: str, /) -> Sequence[str]:
-        """The values of the header with this lower-case name; none without one."""
+        """The values of the header with this lower-case name; empty if there is none."""
 
     def body(self) -> object:
-        """The parsed JSON body; the text of an `application/graphql` body as `{"query": text}`; None without one."""
+        """The parsed JSON body, or `{"query": text}` for an `application/graphql` body; None if there is neither."""
 
 
 class FieldPath(NamedTuple):
-    """A field that a condition names; `name` is the header's, in lower case, or the body's key."""
+    """A field named by a condition; `name` is the header's, in lower case, or the body's key."""
 
     source: Literal["verb", "route", "ip_address", "status", "header", "body"]
     name: str = ""
@@ -65,7 +65,7 @@ _PLAIN_PATHS = {
 
 
 def parse_path(path: str) -> FieldPath | None:
-    """The field behind a condition's `path`; None for one that we do not know."""
+    """The field for a condition's `path`; None if unknown."""
     if (name := path.removeprefix("request.headers.")) != path and name:
         return FieldPath("header", name.lower())
     if (name := path.removeprefix("request.body.")) != path and name:
@@ -74,7 +74,7 @@ def parse_path(path: str) -> FieldPath | None:
 
 
 class Term(NamedTuple):
-    """One condition: `regex` is searched in `field`."""
+    """One condition: search `regex` in `field`."""
 
     field: FieldPath
     pattern: str
@@ -85,10 +85,10 @@ type TermSet = tuple[Term, ...]
 
 
 def compile_sets(sets: Sequence[ConditionSet], *, with_status: bool = False) -> tuple[tuple[TermSet, ...], list[str]]:
-    """The sets with their patterns compiled, and the paths in them that can never match.
+    """Compile the sets' patterns. Returns the sets, and the unknown paths, which never match.
 
-    A set with such a path is left out, since it cannot hold. No sets at all means "always": one set without terms.
-    Raises PatternError for the first pattern that re2 refuses.
+    A set with such a path is left out, since it cannot hold. An empty list means "always": one set without terms.
+    Raises `PatternError` for the first pattern that re2 refuses.
     """
     if not sets:
         return ((),), []
@@ -104,7 +104,7 @@ def compile_sets(sets: Sequence[ConditionSet], *, with_status: bool = False) -> 
 
 
 def _options() -> Any:
-    return re2_options(MAX_MEMORY, never_capture=True)  # asking where groups matched would leave the fast automaton
+    return re2_options(MAX_MEMORY, never_capture=True)  # capturing groups would disable the fast automaton
 
 
 def _compiled(path: str, pattern: str) -> Any:
@@ -118,7 +118,7 @@ def _compiled(path: str, pattern: str) -> Any:
 def _encoded(text: str) -> bytes:
     try:
         return text.encode()
-    except UnicodeEncodeError:  # bytes of a header that were not UTF-8, or half a pair in JSON
+    except UnicodeEncodeError:  # header bytes that are not UTF-8, or a lone surrogate in JSON
         return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text).encode()
 
 
@@ -127,8 +127,8 @@ type _Key = tuple[FieldPath, int]
 
 @dataclass(frozen=True, slots=True)
 class HeldSet:
-    """A set of conditions that several `owners` may have in common: those on the body in `inner`, all others in
-    `outer`, each with the rarest in front."""
+    """A set of conditions, which several `owners` may share: `inner` has those on the body, `outer` all others; the
+    rarest comes first."""
 
     outer: tuple[_Key, ...]
     inner: tuple[_Key, ...]
@@ -136,7 +136,7 @@ class HeldSet:
 
 
 class ConditionIndex:
-    """The condition sets of many owners (rules, or sampling entries), numbered in the order given."""
+    """The condition sets of many owners (rules or sampling entries), numbered in the order given."""
 
     def __init__(self, owners: Sequence[Sequence[TermSet]]) -> None:
         patterns = _by_field(term for sets in owners for terms in sets for term in terms)
@@ -158,9 +158,9 @@ class ConditionIndex:
                 self._always = frozenset(held.owners)
 
     def evaluate(self, view: RequestView, status: int | None = None) -> tuple[set[int], list[HeldSet]]:
-        """The owners that match whatever the body is, and the sets of which only the conditions on the body are open.
+        """The owners that match regardless of the body, and the sets with only their body conditions left to test.
 
-        An owner can be in both: then the body does not matter to it."""
+        An owner can be in both; then the body does not matter for it."""
         facts = _Facts(self._scanners, partial(_request_texts, view, status))
         matched = set(self._always)
         undecided = list(self._body_only)
@@ -172,7 +172,7 @@ class ConditionIndex:
         return matched, undecided
 
     def decide_by_body(self, undecided: Sequence[HeldSet], body: object) -> set[int]:
-        """The owners of those sets whose conditions on the body hold, all of a set on one and the same operation."""
+        """The owners of the sets whose body conditions all hold for the same operation."""
         waiting: dict[FieldPath, dict[int, list[HeldSet]]] = {}
         for held in undecided:
             field, number = held.inner[0]
@@ -203,7 +203,7 @@ def _held_sets(
 def _holding(
     keyed: Mapping[FieldPath, Mapping[int, Sequence[HeldSet]]], facts: _Facts, part: Literal["outer", "inner"]
 ) -> Iterator[HeldSet]:
-    """The sets that hold in one of their two parts, found by the first condition of it."""
+    """The sets whose `part` holds, found by its first condition."""
     for field, by_number in keyed.items():
         for number in facts.hits(field):
             for held in by_number.get(number, ()):
@@ -220,9 +220,9 @@ def _by_field(terms: Iterator[Term]) -> dict[FieldPath, dict[str, Any]]:
 
 
 class _Facts:
-    """The patterns that some fields match, each field scanned when it is first asked for.
+    """The patterns that match each field; a field is scanned on first use.
 
-    `texts` gives a field's readings; none of a missing field, which no pattern matches.
+    `texts` returns a field's readings; none for a missing field, which no pattern matches.
     """
 
     def __init__(self, scanners: Mapping[FieldPath, RegexSet], texts: Callable[[FieldPath], Iterable[str]]) -> None:
@@ -257,14 +257,14 @@ def _body_texts(operation: Mapping[str, object], field: FieldPath) -> Iterable[s
 
 
 def _operations(body: object) -> Iterator[Mapping[str, object]]:
-    """The JSON object that is the body, or each of a batch (GraphQL sends several operations as one array)."""
+    """The body if it is a JSON object, or the objects in its array: GraphQL sends batches of operations as arrays."""
     for operation in body if isinstance(body, list) else (body,):
         if isinstance(operation, dict) and operation:
             yield operation
 
 
 def _at(operation: Mapping[str, object], key: str) -> Iterator[object]:
-    """Every value under `key`, and those that the dots in it lead to in nested objects."""
+    """All values under `key`, and under the path in nested objects that its dots denote."""
     yield from members(operation, key)
     if "." in key:
         found: list[object] = [operation]

@@ -1,13 +1,13 @@
-"""Moesif's remote configuration and rules as it sends them, checked for shape and made immutable.
+"""Moesif's remote configuration and rules as received, validated and immutable.
 
-Two answers of Moesif's collector API are read here: `GET /v1/config` (`parse_config`) and `GET /v1/rules`
-(`parse_rules`). Either the whole answer has the expected shape, or it is refused with one `GovernanceError` and the
-caller keeps what it had: garbage, another JSON type, a wrong type in a named field, more than `MAX_DOCUMENT_BYTES`.
-Fields that we do not know are ignored, and `null` counts as "not given". Whether a well-shaped rule can be *applied*
-(its status, its patterns) is decided later, in `rules.py`, so that one unusable rule does not cost the others.
+Parses two responses of Moesif's collector API: `GET /v1/config` (`parse_config`) and `GET /v1/rules` (`parse_rules`).
+A response that is not JSON, is of another JSON type, has a known field of a wrong type, or has more than
+`MAX_DOCUMENT_BYTES`, is refused as a whole with one `GovernanceError`, and the caller keeps what it had. Unknown fields
+are ignored, and `null` means "not given". Whether a well-formed rule can be *applied* (its status, its patterns) is
+decided later, in `rules.py`, so that one unusable rule does not affect the others.
 
-Each user's, company's and rule's part is checked by itself and the first fault ends it: pydantic collects every fault
-of one call, which for ten megabytes of wrong types is a gigabyte of errors, built while the interpreter's lock is held.
+Each user's, company's and rule's part is validated separately, up to the first error: pydantic collects all errors of
+one call, which for ten megabytes of wrong types is a gigabyte of errors, built while holding the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ type Location = tuple[int | str, ...]
 
 
 class GovernanceError(ValueError):
-    """A configuration, a rule list or a rule file that is refused; the message is one line.
+    """A configuration, rule list or rule file is refused; the message is one line.
 
-    `location` is the path of keys and indices to the fault (empty where it is the document as a whole)."""
+    `location`: keys and indices from the root to the error; empty if it concerns the document as a whole."""
 
     def __init__(self, message: str, location: Location = ()) -> None:
         super().__init__(f"{_dotted(location)}: {message}" if location else message)
@@ -47,10 +47,10 @@ class GovernanceError(ValueError):
 
 
 def as_text(value: object) -> str | None:
-    """A JSON value as the text that patterns and tags see: a string as it is, any other value as compact JSON.
+    """A JSON value as the text for patterns and tags: a string unchanged, any other value as compact JSON.
 
-    None for null, and for what cannot be written as JSON (nested too deeply, or no JSON value at all). Members whose
-    names repeat are all in it."""
+    None for null, and for values that cannot be written as JSON (too deeply nested, or not JSON at all). The text has
+    all members with the same name."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -58,7 +58,7 @@ def as_text(value: object) -> str | None:
     try:
         return orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_SUBCLASS).decode()
     except (TypeError, ValueError, RecursionError):
-        pass  # integers over 64 bits, lone surrogates and repeated members are beyond orjson only
+        pass  # orjson supports no integers over 64 bits, lone surrogates or repeated members
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError):
@@ -66,7 +66,7 @@ def as_text(value: object) -> str | None:
 
 
 def one_line(text: str, limit: int = 500) -> str:
-    """Text from outside as a log can show it: printable, on one line, not longer than `limit` and an ellipsis."""
+    """Untrusted text made safe for a log: printable, one line, cut to `limit` characters plus an ellipsis."""
     shown = text if len(text) <= limit else f"{text[:limit]}..."
     return shown if shown.isprintable() else ascii(shown)[1:-1]
 
@@ -100,29 +100,29 @@ class ConditionSet(_Model):
 
 
 class SamplingSet(ConditionSet):
-    """Conditions that must all hold for `sample_rate` (0..100) to count."""
+    """Conditions that must all hold for `sample_rate` (0..100) to apply."""
 
     sample_rate: Rate | None = None
 
 
 class CohortEntry(_Model):
-    """One rule that a user or a company is in the cohort of, with the values of its merge tags.
+    """Membership of a user or company in the cohort of one rule, with the values of its merge tags.
 
-    `rules` is, in spite of its name, the id of one rule."""
+    `rules` is the id of one rule, in spite of its name."""
 
     rules: str
     values: Annotated[dict[str, Any], _null_means({})] = {}
 
 
 class Variable(_Model):
-    """A merge tag of a rule: `name` is what stands between the braces."""
+    """A merge tag of a rule: `name` is the text between the braces."""
 
     name: str
     path: str | None = None
 
 
 class Rule(_Model):
-    """A governance rule as received. `response` is kept as it came and judged in `rules.py`."""
+    """A governance rule as received. `response` is kept unchanged and checked in `rules.py`."""
 
     id: Annotated[str, Field(alias="_id", min_length=1)]
     type: str
@@ -140,7 +140,7 @@ type Cohorts = Mapping[str, tuple[CohortEntry, ...]]
 
 @dataclass(frozen=True, slots=True)
 class RemoteConfig:
-    """The answer of `GET /v1/config`. Rates are per cent, 0..100; ids are the keys of the mappings."""
+    """The response of `GET /v1/config`. Rates are percentages, 0..100; the keys of the mappings are ids."""
 
     sample_rate: float = 100.0
     user_sample_rate: Mapping[str, float] = field(default_factory=dict)
@@ -152,9 +152,9 @@ class RemoteConfig:
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """Rules in the order in which they came, and the cohorts that came with them (only local files have those).
+    """Rules in the order received, and the cohorts that came with them (only local files have these).
 
-    `source` says where they came from, for messages: "Moesif" or a file's name."""
+    `source` is used in messages: "Moesif" or a file's name."""
 
     rules: tuple[Rule, ...] = ()
     user_rules: Cohorts = field(default_factory=dict)
@@ -169,7 +169,7 @@ _RULE: TypeAdapter[Rule] = TypeAdapter(Rule)
 
 
 def parse_config(raw: bytes) -> RemoteConfig:
-    """The configuration in `raw`, the body of `GET /v1/config`. Raises GovernanceError where it has another shape."""
+    """Parse `raw`, the body of `GET /v1/config`. Raises `GovernanceError` if it has another shape."""
     document = _json(raw)
     if not isinstance(document, dict):
         raise GovernanceError("must be a JSON object")
@@ -185,24 +185,24 @@ def parse_config(raw: bytes) -> RemoteConfig:
 
 
 def parse_rules(raw: bytes) -> RuleSet:
-    """The rules in `raw`, the body of `GET /v1/rules`. Raises GovernanceError where it has another shape."""
+    """Parse `raw`, the body of `GET /v1/rules`. Raises `GovernanceError` if it has another shape."""
     return RuleSet(read_rules(_json(raw)))
 
 
 def read_rules(document: object, location: Location = ()) -> tuple[Rule, ...]:
-    """Rules from a JSON list that has been parsed; `location` is where it stands in the document."""
+    """Rules from a parsed JSON list; `location` is its place in the document. Raises `GovernanceError`."""
     if not isinstance(document, list):
         raise GovernanceError("must be a list of rules", location)
     return tuple(_checked(_RULE, rule, (*location, number)) for number, rule in enumerate(document))
 
 
 def read_cohorts(document: Mapping[str, object], key: str) -> Cohorts:
-    """The mapping `document[key]` of ids to the rules that each is in the cohort of."""
+    """The mapping `document[key]` of ids to their cohort entries. Raises `GovernanceError`."""
     return _checked_map(_ENTRIES, document, key)
 
 
 def check_size(raw: bytes | str) -> None:
-    """Refuse a document over the bound before anything reads it."""
+    """Refuse an oversized document before it is parsed. Raises `GovernanceError`."""
     if len(raw) > MAX_DOCUMENT_BYTES:
         raise GovernanceError(f"is larger than {MAX_DOCUMENT_BYTES} bytes")
 
@@ -233,7 +233,7 @@ def _checked[T](adapter: TypeAdapter[T], value: object, location: Location) -> T
 
 
 def _sentence(kind: str, message: str) -> str:
-    """pydantic's words in ours: it speaks of Python's types, the reader writes JSON or YAML."""
+    """pydantic's message reworded: it names Python's types, but users write JSON or YAML."""
     known = {
         "missing": "is missing",
         "tuple_type": "must be a list",
@@ -248,7 +248,7 @@ def _sentence(kind: str, message: str) -> str:
 
 
 def _dotted(location: Location) -> str:
-    """`rules[2].regex_config[0].conditions`, cut to a length that fits on a line of a log."""
+    """A location such as `rules[2].regex_config[0].conditions`, with each step cut to fit on a log line."""
 
     def steps() -> Iterator[str]:
         for step in location:

@@ -1,9 +1,9 @@
-"""Keeps Moesif's configuration and rules, and rules of one's own, ready for the request path.
+"""Keeps Moesif's configuration and rules, and local rules, ready for the request path.
 
-A background thread fetches `GET /v1/config` at start, every minute, and when a batch's answer says that it changed,
-and `GET /v1/rules` likewise. What it gets becomes one immutable snapshot that is swapped in one step; whatever goes
-wrong, the last good one stays. It is kept beside the spool, so that a start without Moesif in reach enforces what was
-last known.
+A background thread fetches `GET /v1/config` and `GET /v1/rules` at start, every minute, and when the response to a
+batch says that they changed. The result becomes one immutable snapshot, swapped in one step; after any failure the last
+good one remains. It is saved next to the spool, so that a start without a connection to Moesif enforces the last known
+rules.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ EMPTY = Snapshot()
 
 
 class UnauthorizedError(GovernanceError):
-    """The application id is not accepted."""
+    """Moesif does not accept the application id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Moesif was not reached, or does not accept the application id: since when, and when last (monotonic seconds)."""
+    """Moesif is unreachable or refuses the application id; first and last time of this, in monotonic seconds."""
 
     since: float
     at: float
@@ -62,11 +62,11 @@ class Trouble(NamedTuple):
 
 @dataclass(slots=True)
 class Document:
-    """One document of Moesif's: its last good content, the tag of that, and whether another one is known to exist.
+    """One of Moesif's documents: its last good content and tag, and whether a newer version is known to exist.
 
-    The answers to batches tell the `tag`, in the header `tag_header`; `told` is the last of these, `in_vain` the one
-    for which there was no answer that could be taken. `validator` is for If-None-Match, and may be written otherwise.
-    `trouble` is that of the last try."""
+    Responses to batches have the current tag in the header `tag_header`. `told` is the last one received; `in_vain` is
+    the one for which fetching failed. `validator` is for If-None-Match, and may differ in form. `trouble` is the error
+    of the last attempt."""
 
     path: str
     tag_header: str
@@ -81,11 +81,10 @@ class Document:
 
 @dataclass(slots=True)
 class Account:
-    """The state of one account. `snapshot` is replaced as a whole and never changed.
+    """The state of one account. `snapshot` is replaced as a whole, never modified.
 
-    `name` is an instance's whose account it is; `former`: none is configured any more; `accepted`: Moesif knows the
-    application id, and `told` that this was said; `troubled` are the documents of which it was said that they are not
-    refreshed.
+    `name`: an instance of this account. `former`: the account is no longer configured. `accepted`: Moesif accepts the
+    application id; `told`: this was logged. `troubled`: the documents whose failed refresh was logged.
     """
 
     settings: Settings
@@ -106,13 +105,13 @@ class Account:
 
     @property
     def asks(self) -> bool:
-        """Whether Moesif is asked for its configuration."""
+        """Whether to fetch this account's configuration from Moesif."""
         return bool(not self.former and self.settings.application_id.get_secret_value())
 
 
 @dataclass(frozen=True, slots=True)
 class RulesFile:
-    """A file of rules as it was read; `path` is None where there is none."""
+    """The content of a rules file; `path` is None without a file."""
 
     path: str | None = None
     content: bytes = b""
@@ -120,14 +119,14 @@ class RulesFile:
 
     @classmethod
     def read(cls, path: str | None, previous: RulesFile | None = None) -> RulesFile:
-        """`previous` where nothing has changed. Raises `SettingsError` with file, line and reason."""
+        """Read a file; returns `previous` if nothing has changed. Raises `SettingsError` with file, line and reason."""
         try:
             if path is None:
                 return cls()
             content = configured_files.read(path)
             if previous is None or (previous.path, previous.content) != (path, content):
                 rules = parse_local_rules(content, path)
-                check_rules(rules)  # all or none: a slip in one must not leave another's quota open
+                check_rules(rules)  # all or nothing: an error in one must not leave another's quota unenforced
                 previous = cls(path, content, rules)
             configured_files.in_force(path)
             return previous
@@ -144,7 +143,7 @@ def why(error: OSError, settings: Settings) -> str:
 
 
 def tell_trouble(account: Account) -> None:
-    """Once of each document that is not refreshed, and once when all are again."""
+    """Log once for each document that cannot be refreshed, and once when all can be again."""
     troubles = {one.path: one.trouble for one in (account.config, account.rules) if one.trouble is not None}
     untold: dict[Trouble, list[str]] = {}
     for path, trouble in troubles.items():
@@ -164,10 +163,10 @@ def tell_trouble(account: Account) -> None:
 
 
 class Refresher:
-    """`snapshot` may be asked from any thread; it takes no lock and waits for nothing.
+    """Refreshes the snapshots of all accounts. `snapshot` may be called from any thread; it never locks or blocks.
 
-    `configured` is told of each account's configuration from Moesif, as JSON, when there is another one. `announces`:
-    the log says that an application id is accepted.
+    `configured` is called with an account and its configuration from Moesif, as JSON, when that changes. `announces`:
+    log that an application id is accepted.
     """
 
     def __init__(
@@ -206,15 +205,15 @@ class Refresher:
                 self._configured(instance.account, account.config.content or b"{}")
             self._accounts[instance.account] = account
         account.settings, account.name = instance.settings, instance.name
-        if local is not account.configured:  # else what was read from the file since then stays in force
+        if local is not account.configured:  # else keep the rules read from the file since then
             account.local = account.configured = local
-            # Read once more, since it may have changed between being read and being watched.
+            # Read once more, since the file may have changed after it was read and before it was watched.
             account.local_file = FileWatch(instance.settings.rules_file, None)
         self._swap(account)
         self._wake.set()
 
     def keep(self, accounts: Set[str]) -> None:
-        """These are all that are configured. Of others, exchanges may be under way: what was known decides them."""
+        """Set all configured accounts. Snapshots of others are kept for exchanges in progress."""
         for name, account in self._accounts.items():
             account.former = name not in accounts
         self._wake.set()
@@ -224,17 +223,17 @@ class Refresher:
         return account.snapshot if account is not None else EMPTY
 
     def refusal(self, name: str) -> Refusal | None:
-        """Of an account, where the last request had no better answer."""
+        """The account's refusal; None if the last request got any other response."""
         account = self._accounts.get(name)
         return account.refusal if account is not None else None
 
     def accepts(self, name: str) -> bool:
-        """Whether Moesif knows the application id of this account, as far as it has answered."""
+        """Whether Moesif is known to accept this account's application id."""
         account = self._accounts.get(name)
         return account is not None and account.accepted
 
     def answered(self, name: str, headers: Mapping[str, str]) -> None:
-        """A batch was answered: its headers tell whether configuration or rules have changed."""
+        """Handle the headers of a response to a batch, which show if configuration or rules have changed."""
         account = self._accounts.get(name)
         if account is None:
             return
@@ -243,7 +242,7 @@ class Refresher:
             if tag is None:
                 continue
             document.told = tag
-            if not account.accepted:  # an id that is not known gets no tags
+            if not account.accepted:  # Moesif sends no tags for unknown ids
                 account.accepted = True
                 self._wake.set()
             if tag not in (document.tag, document.in_vain):
@@ -260,7 +259,7 @@ class Refresher:
                 try:
                     self._refresh(name, account)
                     self._watch(account)
-                except Exception as error:  # noqa: BLE001 - the thread never dies silently, and never of one error
+                except Exception as error:  # noqa: BLE001 - one error must not end the thread
                     self._limited.error("refresher", "moesif: unexpected while refreshing: %s", describe(error))
             self._tell_accepted()
             watching = any(account.settings.rules_file for account in accounts.values())
@@ -278,7 +277,7 @@ class Refresher:
             log.info("moesif: %s accepted (%s)", what, where)
 
     def _opened(self) -> DeadlineSession:
-        """Made where it is first needed: it brings requests, which the start need not wait for."""
+        """The session, made on first use: importing requests would delay the start."""
         if self._session is None:
             from mitmproxy_moesif.web.session import DeadlineSession
 
@@ -309,7 +308,7 @@ class Refresher:
             self._save_cache(account, name)
 
     def _fetch(self, session: DeadlineSession, account: Account, document: Document) -> bool:
-        """Whether there is something new. Any failure leaves what was there."""
+        """Fetch a document; returns whether it has changed. After a failure the old content remains."""
         settings = account.settings
         headers = {
             "X-Moesif-Application-Id": settings.application_id.get_secret_value(),
@@ -317,7 +316,7 @@ class Refresher:
             "Accept-Encoding": "identity",
             **({"If-None-Match": document.validator} if document.validator else {}),
         }
-        told = document.told  # a later one may be of a later content
+        told = document.told  # a tag received during the fetch may belong to newer content
         timeout = (settings.connect_seconds, settings.send_seconds)
         try:
             with (
@@ -334,8 +333,8 @@ class Refresher:
             changed = self._take(account, document, response, content)
             document.tag = response.headers.get(document.tag_header) or told or response.headers.get("ETag")
             document.stale, document.in_vain = False, None
-        except (OSError, GovernanceError) as error:  # those of requests are OSErrors
-            document.stale, document.in_vain = False, told  # the next regular refresh asks again
+        except (OSError, GovernanceError) as error:  # exceptions of requests are OSErrors
+            document.stale, document.in_vain = False, told  # the next regular refresh tries again
             reason = str(error) if isinstance(error, GovernanceError) else why(error, settings)
             document.trouble = Trouble(reason, isinstance(error, UnauthorizedError))
             self._note_refusal(account, error, reason)
@@ -344,7 +343,7 @@ class Refresher:
         return changed
 
     def _note_refusal(self, account: Account, error: Exception, reason: str) -> None:
-        """Any other answer tells nothing of whether events are taken."""
+        """Record a refusal. Other errors do not show whether events are accepted, so they clear it."""
         unauthorized, now = isinstance(error, UnauthorizedError), self._clock()
         if unauthorized or not isinstance(error, GovernanceError):
             since = account.refusal.since if account.refusal is not None else now
@@ -381,7 +380,7 @@ class Refresher:
             if warning not in old.warnings:
                 log.warning("moesif: %s", warning)
 
-    # --- rules of one's own --------------------------------------------------------------------------------------
+    # --- local rules ---------------------------------------------------------------------------------------------
 
     def _watch(self, account: Account) -> None:
         path = account.settings.rules_file

@@ -1,7 +1,7 @@
-"""Governance rules made ready to apply: whom each concerns, and the answer or the headers that it gives.
+"""Prepares governance rules: the requests that each is for, and its response or headers.
 
-A rule that cannot be applied (no response, a bad status, a pattern that re2 refuses) is switched off with one warning;
-requests pass it. The others keep working. Of a file of one's own all rules can be applied, or it is refused.
+A rule that cannot be applied (no response, an invalid status, a pattern that re2 refuses) is disabled with one warning;
+requests pass it, and the other rules still apply. In a local file all rules must be applicable, or it is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mitmproxy_moesif.governance.matching import TermSet, compile_sets
 from mitmproxy_moesif.governance.model import CohortEntry, GovernanceError, Rule, RuleSet, as_text, one_line
 from mitmproxy_moesif.governance.template import Template, header_text, json_escaped
 
-# Framing is the proxy's, computed from the body that is sent; the rest belongs to one connection, not to an answer.
+# The proxy computes framing from the body that it sends; the others belong to one connection, not to a response.
 CONNECTION_HEADERS = frozenset(
     (
         "connection",
@@ -39,14 +39,14 @@ _LAST = 4  # regex rules
 
 
 class RuleError(ValueError):
-    """Why a rule cannot be applied."""
+    """A rule cannot be applied; the text says why."""
 
 
 class Blocked(NamedTuple):
-    """The answer that a rule gives instead of the upstream.
+    """The response that a rule gives in place of the upstream's.
 
-    `headers` are those of all rules that apply, complete but for framing (Content-Length): Content-Type is in them
-    where there is a body."""
+    `headers` has those of all rules that apply, and Content-Type if there is a body, but no framing
+    (Content-Length)."""
 
     rule_id: str
     status: int
@@ -55,7 +55,7 @@ class Blocked(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What the rules say about a request: an answer to give, or else headers to set on the upstream's response."""
+    """The rules' decision on a request: a response, or else headers to set on the upstream's response."""
 
     block: Blocked | None = None
     headers: tuple[tuple[str, str], ...] = ()
@@ -68,21 +68,21 @@ type TagValues = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, as rules see it: the ids of the rules whose cohorts the user and the company are in, each with the
-    values for its tags. None: not identified."""
+    """A caller as seen by rules: the rules whose cohorts the user and the company are in, by id, with the values for
+    their tags. None: not identified."""
 
     user: Mapping[str, TagValues] | None = None
     company: Mapping[str, TagValues] | None = None
 
     def values(self, rule_id: str) -> TagValues:
-        """The values for one rule's tags, the user's before the company's."""
+        """The values for one rule's tags; the user's override the company's."""
         of_user = (self.user or {}).get(rule_id, {})
         of_company = (self.company or {}).get(rule_id, {})
         return {**of_company, **of_user} if of_company else of_user
 
 
 def in_cohorts(entries: Iterable[CohortEntry]) -> dict[str, TagValues]:
-    """The values by rule id; where a rule is listed twice, the first entry counts."""
+    """The tag values by rule id; if a rule is listed twice, the first entry is used."""
     found: dict[str, TagValues] = {}
     for entry in entries:
         if entry.rules not in found:
@@ -93,7 +93,7 @@ def in_cohorts(entries: Iterable[CohortEntry]) -> dict[str, TagValues]:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A rule's response. `status` and `body` are those of a blocking rule; `content_type` is the body's own."""
+    """A rule's response. Only blocking rules have `status` and `body`; `content_type` is the body's."""
 
     headers: tuple[tuple[str, Template], ...]
     status: int = 0
@@ -103,7 +103,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ActiveRule:
-    """A rule that can be applied where one of its `sets` of conditions holds."""
+    """A valid rule, which applies if any of its `sets` of conditions holds."""
 
     id: str
     kind: str
@@ -114,7 +114,7 @@ class ActiveRule:
     answer: Answer
 
     def concerns(self, caller: Caller) -> bool:
-        """Whether the caller is one that the rule is for, whatever the request."""
+        """Whether the rule is for this caller, regardless of the request."""
         if self.kind == "regex":
             return True
         cohorts = caller.user if self.kind == "user" else caller.company
@@ -124,12 +124,12 @@ class ActiveRule:
 
     @property
     def order(self) -> int:
-        """Its place among the kinds of rules."""
+        """Its position in the order of kinds of rules."""
         return _ORDER.get((self.kind, self.unidentified), _LAST)
 
 
 def activate(rule_set: RuleSet) -> tuple[list[ActiveRule], list[str]]:
-    """The rules that can be applied, in the order in which they are, and one warning for each that is at fault."""
+    """The valid rules in order of application, and one warning for each rule with an error."""
     rules: list[ActiveRule] = []
     warnings: list[str] = []
     for rule, active, faults in _examine(rule_set):
@@ -142,7 +142,7 @@ def activate(rule_set: RuleSet) -> tuple[list[ActiveRule], list[str]]:
 
 
 def check_rules(rule_set: RuleSet) -> None:
-    """Raises `GovernanceError` where a rule cannot be applied, or only in part."""
+    """Raises `GovernanceError` if a rule cannot be applied, or only in part."""
     for rule, _, faults in _examine(rule_set):
         if faults:
             raise GovernanceError(f"{one_line(rule_set.source)}: rule {_named(rule)}: {'; '.join(faults)}")
@@ -198,7 +198,7 @@ def _answer(rule: Rule, faults: list[str]) -> Answer:
 
 
 def _status(given: object) -> int:
-    """A final status. JSON from Lua writes 429.0, and people write "429"."""
+    """The final status. Lua's JSON may have 429.0, and people may write "429". Raises `RuleError`."""
     if given is None:
         raise RuleError("its response has no status")
     if isinstance(given, str) and re.fullmatch(r"[0-9]{3}", given):
@@ -233,8 +233,8 @@ def _headers(given: object, names: Sequence[str], faults: list[str]) -> Iterable
 
 
 def decision(applied: Sequence[ActiveRule], caller: Caller) -> Decision:
-    """What rules that apply, in their order, say together: the first that blocks answers, with the headers of all; of
-    several that name a header, the first wins."""
+    """The combined decision of the rules that apply, given in order. The first blocking rule gives the response, with
+    the headers of all; if several set the same header, the first wins."""
     if not applied:
         return PASS
     blocking = next((rule for rule in applied if rule.block), None)

@@ -1,4 +1,4 @@
-"""Which events are kept, and their weight: the operator's rate, else those of the account's configuration."""
+"""Decides which events are kept, and their weight, by the operator's rate, else the account's configuration."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from mitmproxy_moesif.governance.snapshot import Snapshot
 
 
 class Sampler:
-    """Samples by the configuration of the account that `snapshot` tells."""
+    """Samples by the configuration of an account. `snapshot` returns that by the account's name."""
 
     def __init__(self, snapshot: Callable[[str], Snapshot]) -> None:
         self._snapshot = snapshot
-        self._random = random.Random()  # noqa: S311 - chooses samples, no secret
+        self._random = random.Random()  # noqa: S311 - for sampling, not for secrets
 
     def __call__(self, instance: Instance, exchange: Exchange, facts: Attributes) -> int | None:
-        """The weight of this exchange's event; None where it is not sampled."""
+        """The weight of this exchange's event; None if it is not sampled."""
         rate = self.rate(instance, exchange, facts)
         if rate >= 100:
             return 1
         return weight(rate) if keep(rate, self._random.random()) else None
 
     def rate(self, instance: Instance, exchange: Exchange, facts: Attributes) -> float:
-        """Percentage of such exchanges that is kept."""
+        """The percentage of such exchanges to keep."""
         if instance.settings.sample_rate is not None:
             return instance.settings.sample_rate
         view = request_attributes(exchange, facts, instance.policy.request.body.limit)

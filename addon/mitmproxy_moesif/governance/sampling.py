@@ -1,7 +1,7 @@
-"""Sampling: which share of the events is kept, as Moesif's configuration says, and the weight of those that are.
+"""Sampling by Moesif's configuration: the percentage of events to keep, and the weight of each kept event.
 
-Rates are per cent, 0..100. The lowest of the user's, the company's and the first matching `regex_config`'s rate counts;
-where none of them is set, the general `sample_rate`.
+Rates are percentages, 0..100. The lowest of the user's, the company's and the first matching `regex_config`'s rate is
+used; if none is set, the general `sample_rate`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from mitmproxy_moesif.governance.model import RemoteConfig, SamplingSet
 
 
 def keep(rate: float, random: float) -> bool:
-    """Whether the event is kept, for a `random` number in [0, 1)."""
+    """Whether to keep an event, given a `random` number in [0, 1)."""
     return rate > random * 100
 
 
 def weight(rate: float) -> int:
-    """How many events a kept one stands for: the whole part of 100 / rate, and 1 at rate 0."""
+    """The number of events that a kept one represents: 100 / rate rounded down, or 1 at rate 0."""
     return math.floor(100 / rate) if rate > 0 else 1
 
 
 class SamplingRates:
-    """The rates of one configuration. `warnings` names the entries that cannot be used, one line each."""
+    """The rates of one configuration. `warnings` has one line for each unusable entry."""
 
     def __init__(self, config: RemoteConfig) -> None:
         self._config = config
@@ -44,7 +44,7 @@ class SamplingRates:
         self.warnings = tuple(warnings)
 
     def rate(self, view: RequestView, status: int | None, user_id: str | None, company_id: str | None) -> float:
-        """The rate for one exchange; `status` is the response's, None where there was none."""
+        """The rate for one exchange; `status` is the response's, None without a response."""
         rates = (
             self._config.user_sample_rate.get(user_id) if user_id else None,
             self._config.company_sample_rate.get(company_id) if company_id else None,

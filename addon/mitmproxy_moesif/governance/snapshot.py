@@ -1,8 +1,8 @@
-"""One state of Moesif's configuration, of its rules and of the local ones, ready to decide requests.
+"""Moesif's configuration and rules and the local rules at one moment, ready to decide requests.
 
-A snapshot never changes; another state is another snapshot, and whoever holds the current one swaps it. Building one
-compiles every pattern, which takes some 50 ms for 1,000 rules: build it off the request path. Everything else here is
-for the request path: it neither waits nor reads anything but its arguments.
+A snapshot is immutable; each change makes a new one, and the holder swaps it. Making one compiles every pattern, which
+takes some 50 ms for 1,000 rules, so do it off the request path. All else here is for the request path: it does not
+block, and reads only its arguments.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mitmproxy_moesif.governance.sampling import SamplingRates
 
 
 class RuleBook:
-    """The rules of both sources, compiled: the local ones first, each source's in the order in which they apply."""
+    """The compiled rules of both sources: first the local ones, then Moesif's, each in order of application."""
 
     def __init__(self, remote: RuleSet, local: RuleSet) -> None:
         self.remote = remote
@@ -38,14 +38,14 @@ class RuleBook:
         self.ask_who_calls = any(rule.kind != "regex" for rule in self.active)
 
     def is_of(self, remote: RuleSet, local: RuleSet) -> bool:
-        """Whether it was compiled from the same rules. Cheap: those that are the same objects are not looked into."""
+        """Whether it was compiled from equal rules. Cheap, since identical objects are not compared in depth."""
         return self.remote == remote and self.local == local
 
 
 class Snapshot:
-    """Decides requests and sampling. `warnings` has one line for each rule or sampling entry that is at fault.
+    """Decides requests and sampling. `warnings` has one line for each faulty rule or sampling entry.
 
-    `previous` saves compiling rules again that have not changed: the cohorts in the configuration change far more
+    Unchanged rules are taken from `previous` without compiling them again: the configuration's cohorts change far more
     often than the rules.
     """
 
@@ -64,7 +64,7 @@ class Snapshot:
         self.warnings = (*self.rules.warnings, *self._sampler.warnings)
 
     def needs_body(self, view: RequestView, user_id: str | None, company_id: str | None) -> bool:
-        """Whether the body decides about some rule for this request. Does not ask the view for the body."""
+        """Whether the body decides about some rule for this request. Does not read the body from the view."""
         if not self.rules.active:
             return False
         matched, undecided = self.rules.index.evaluate(view)
@@ -73,7 +73,7 @@ class Snapshot:
         return next(self._open(undecided, matched, self._caller(user_id, company_id)), None) is not None
 
     def decide(self, view: RequestView, user_id: str | None, company_id: str | None) -> Decision:
-        """What the rules say. Asks the view for its body only where `needs_body` is true."""
+        """The rules' decision. Reads the body from the view only if `needs_body` is true."""
         rules, index = self.rules.active, self.rules.index
         if not rules:
             return PASS
@@ -86,11 +86,11 @@ class Snapshot:
         return decision([rules[n] for n in sorted(matched) if rules[n].concerns(caller)], caller)
 
     def sample_rate(self, view: RequestView, status: int | None, user_id: str | None, company_id: str | None) -> float:
-        """The rate, per cent, at which events like this one are kept."""
+        """The percentage of events like this one to keep."""
         return self._sampler.rate(view, status, user_id, company_id)
 
     def _open(self, undecided: Iterable[HeldSet], matched: Set[int], caller: Caller) -> Iterator[HeldSet]:
-        """The sets that some rule for this caller waits for."""
+        """The sets that are still open and belong to some rule for this caller."""
         rules = self.rules.active
         for held in undecided:
             for number in held.owners:
@@ -99,7 +99,7 @@ class Snapshot:
                     break
 
     def _caller(self, user_id: str | None, company_id: str | None) -> Caller:
-        """Local cohorts stand before the remote ones: where both name a rule, the local values count."""
+        """The caller's cohorts, local ones first: if both name a rule, the local values are used."""
 
         def cohorts(of_local: Cohorts, of_remote: Cohorts, name: str) -> dict[str, TagValues]:
             return in_cohorts((*of_local.get(name, ()), *of_remote.get(name, ())))
