@@ -1,12 +1,12 @@
-"""What the proxy knows about the newest exchanges: for people who look, in memory only. Pure but for the store's lock.
+"""The newest exchanges and their state, for people to look at; in memory only. Pure except for the store's lock.
 
-api      what is told of an exchange, and of many: the JSON of the admin listener (test: admin/test_openapi.py)
-asked    what can be asked of exchanges, wherever they are kept (test: recent/test_store.py)
-masked   which masks removed what from an event
+api      the JSON of one exchange and of many, for the admin listener (test: admin/test_openapi.py)
+asked    queries for exchanges, wherever these are stored (test: recent/test_store.py)
+masked   finds what each mask removed from an event
 notes    exchanges without an event, and the steps of those with one (test: recent/test_store.py)
-reader   the thread that looks through them for who asks (test: recent/test_store.py)
-records  one exchange and what became of it: told when somebody asks (test: recent/test_store.py)
-stats    many exchanges added up
-store    the newest exchanges, within a number and a size
+reader   the thread that answers queries (test: recent/test_store.py)
+records  one exchange and its state, evaluated on demand (test: recent/test_store.py)
+stats    statistics of many exchanges
+store    the newest exchanges, limited in number and size
 terms    the filter language: `status:5xx user:ada not company:acme`
 """

@@ -1,6 +1,6 @@
-"""What is told of exchanges, as JSON. The OpenAPI document is made of these types.
+"""The JSON about exchanges. The OpenAPI document is made from these types.
 
-Times are ISO 8601 in UTC with milliseconds; durations are milliseconds, sizes bytes. What is not known is null.
+Times are ISO 8601 in UTC with milliseconds, durations milliseconds, sizes bytes. Unknown values are null.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any, Literal, TypedDict
 
 type State = Literal["captured", "built", "stored", "sent", "retrying", "refused", "dropped", "not_captured"]
-"""The last step of an exchange's life. `captured`, `built`, `stored` and `retrying` wait; the others are its end."""
+"""The last step of an exchange's life. `captured`, `built`, `stored` and `retrying` are waiting, the others final."""
 
 
 class Step(TypedDict):
-    """One step of an exchange's life: when, what, and in a few words where, why or with which answer."""
+    """One step of an exchange's life: the time, the step, and in a few words where, why or with which response."""
 
     at: str
     step: State
@@ -20,16 +20,16 @@ class Step(TypedDict):
 
 
 class Removed(TypedDict):
-    """What was masked: `request.headers.cookie`, `request.body.card.number`; `by` is the parameter that says so."""
+    """A masked part, such as `request.headers.cookie` or `request.body.card.number`, and the parameter responsible."""
 
     where: str
     by: str
 
 
 class Row(TypedDict):
-    """An exchange in a list. `number` orders exchanges, `changed` the changes of all of them; both only grow.
+    """An exchange in a list. `number` orders exchanges, `changed` orders the changes of all of them; both only grow.
 
-    `user_from` and `company_from` say what identified them; `cause` why it was dropped, refused or not captured.
+    `user_from` and `company_from`: how these were identified. `cause`: why it was dropped, refused or not captured.
     """
 
     number: int
@@ -60,9 +60,9 @@ class Row(TypedDict):
 
 
 class Detail(Row):
-    """An exchange in full. `event` is what is sent, null where there is none.
+    """All about an exchange. `event` is the event as sent, null if there is none.
 
-    `captured` is the same without any mask, null unless `moesif_recent_raw` keeps it.
+    `captured` is the event without any masks, null unless `moesif_recent_raw` keeps it.
     """
 
     life: list[Step]
@@ -72,9 +72,9 @@ class Detail(Row):
 
 
 class Listing(TypedDict):
-    """Newest first. `next` is the `before` that goes on, null at the end; `changed` the `changed_after` that does.
+    """Newest first. To continue, use `next` as `before` (null at the end), or `changed` as `changed_after`.
 
-    `seen` exchanges came since the start, of which `kept` are here.
+    `seen` is the number of exchanges since the start, `kept` those still stored.
     """
 
     exchanges: list[Row]
@@ -85,14 +85,14 @@ class Listing(TypedDict):
 
 
 class Share(TypedDict):
-    """How many exchanges, weighed, have this value."""
+    """The weighted number of exchanges with this value."""
 
     name: str
     count: int
 
 
 class Route(TypedDict):
-    """A route's exchanges: how many, weighed, how many of them failed (status 500 and above), and their times in ms."""
+    """A route's exchanges: weighted number, failures (status 500 and above), and percentiles of the time in ms."""
 
     route: str
     count: int
@@ -103,7 +103,7 @@ class Route(TypedDict):
 
 
 class Interval(TypedDict):
-    """The exchanges that began in an interval: how many, weighed, how many failed, and what became of them so far."""
+    """The exchanges that began in an interval: weighted number, number of failures, and states so far."""
 
     time: str
     count: int
@@ -114,7 +114,7 @@ class Interval(TypedDict):
 
 
 class Stats(TypedDict):
-    """The kept exchanges that a filter lets through, added up. Counts are weighed by `weight`."""
+    """Statistics of the kept exchanges that match a filter. Counts are weighted by `weight`."""
 
     exchanges: int
     count: int

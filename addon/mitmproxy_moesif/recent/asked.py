@@ -1,4 +1,4 @@
-"""What can be asked of exchanges, wherever they are kept."""
+"""Queries for exchanges, wherever these are stored."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import orjson
 from mitmproxy_moesif.recent.api import Detail, Listing, Stats
 
 ANSWER_SECONDS = 5.0
-"""After which nobody waits for an answer any more."""
+"""Timeout of a query."""
 
 
 class TooLongError(Exception):
-    """Looking through them took so long that nobody waits for the answer."""
+    """The query took longer than `ANSWER_SECONDS`."""
 
 
 class Exchanges(ABC):
-    """Filters that cannot be raise `FilterError`."""
+    """A store of exchanges. Methods raise `FilterError` for an invalid filter."""
 
     @abstractmethod
     def find(self, transaction_id: str) -> Detail | None:
-        """One in full; None where it is not kept."""
+        """All about one exchange; None if it is not stored."""
 
     @abstractmethod
     def newest(
         self, wanted: str = "", limit: int = 100, before: int | None = None, changed_after: int | None = None
     ) -> Listing:
-        """Newest first; with `changed_after` those that changed since, last changed first."""
+        """Newest first; with `changed_after` those changed since, last changed first."""
 
     @abstractmethod
     def stats(self, wanted: str = "") -> Stats:
-        """All that the filter lets through, added up."""
+        """Statistics of all exchanges that match the filter."""
 
     def answer(self, query: Mapping[str, Any]) -> bytes:
-        """JSON: `{"id": ...}` asks for one, `{"stats": true}` for all added up, anything else for a list."""
+        """The result as JSON: of one exchange for `{"id": ...}`, statistics for `{"stats": true}`, else a list."""
         answer: Detail | Stats | Listing | None
         if "id" in query:
             answer = self.find(query["id"])

@@ -1,6 +1,7 @@
-"""Which masks removed what from an event: names and paths, never a value.
+"""Finds what each mask removed from an event: names and paths, never a value.
 
-Of a removed member only a name that is a mask's is told; any other (a key that holds a masked text) shows as `…`.
+The name of a removed member is shown only if it is the name of a mask; any other (a key with masked text) is shown as
+`…`.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from mitmproxy_moesif.recent.api import Removed
 MOST = 100
 DEEPEST = 50
 LONGEST = 300
-"""Characters of a path that are told."""
+"""Maximum characters of a path that are shown."""
 
 HIDDEN_NAME = "…"
 
 
 def unmasked(policy: EventPolicy) -> EventPolicy:
-    """The same event without any mask."""
+    """The same policy without any masks."""
     return replace(
         policy, query_masks=frozenset(), request=_unmasked(policy.request), response=_unmasked(policy.response)
     )
@@ -40,7 +41,7 @@ def _unmasked(side: SidePolicy) -> SidePolicy:
 
 
 def masked_headers(names: tuple[Sequence[str], Sequence[str]], instance: Instance) -> list[Removed]:
-    """Of the headers of request and response those that were left out, and by which parameter."""
+    """The headers removed from request and response, and the parameter responsible for each."""
     sides = (("request", instance.policy.request), ("response", instance.policy.response))
     return [
         Removed(where=f"{side}.headers.{name}", by=_header_mask(instance, side, name))
@@ -56,7 +57,7 @@ def _header_mask(instance: Instance, side: str, name: str) -> str:
 
 
 def masked_bodies(exchange: Exchange, facts: Attributes, policy: EventPolicy, event: bytes) -> list[Removed]:
-    """What the body masks removed; nothing of a body that is nested too deep to look into."""
+    """The parts removed by body masks; empty if a body is nested too deeply to be parsed."""
     try:
         return list(_masked_bodies(exchange, facts, policy, event))
     except ValueError:
@@ -94,7 +95,7 @@ def _masked_body(
 
 
 def masked_query(policy: EventPolicy, event: Mapping[str, Any]) -> list[Removed]:
-    """Where parameters of URLs were replaced, from the event alone."""
+    """The places where URL parameters were replaced, found in the event alone."""
     if not policy.query_masks:
         return []
     request, response = event.get("request") or {}, event.get("response") or {}
@@ -107,12 +108,12 @@ def masked_query(policy: EventPolicy, event: Mapping[str, Any]) -> list[Removed]
 
 
 def _told(place: str) -> str:
-    """A key may hold half of a surrogate pair, which cannot be written."""
+    """A path for display. Lone surrogates in keys are replaced, since they cannot be encoded."""
     return place[:LONGEST].encode("utf-8", "replace").decode()
 
 
 def loads(text: bytes) -> Any:
-    """JSON, also with numbers that orjson refuses, as text. Raises `ValueError` where it is nested too deep."""
+    """Parse JSON; numbers that orjson refuses become text. Raises `ValueError` if it is nested too deeply."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -120,7 +121,7 @@ def loads(text: bytes) -> Any:
 
 
 def exact(text: str | bytes) -> Any:
-    """The same, and no number is rounded."""
+    """Like `loads`, but no number is rounded."""
     try:
         return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else digits)
     except RecursionError:
@@ -131,7 +132,7 @@ type Path = tuple[str, ...]
 
 
 def difference(before: Any, after: Any, may_tell: Callable[[str], bool], path: Path = ()) -> Iterator[Path]:
-    """Where JSON values differ: members that are gone, and texts that are others."""
+    """The paths where two JSON values differ: removed members and changed texts."""
     if isinstance(before, dict) and isinstance(after, dict) and len(path) < DEEPEST:
         for key, value in before.items():
             if key in after:

@@ -1,4 +1,4 @@
-"""What the proxy says of exchanges of which no event is made, and what is told of events on their way."""
+"""The proxy's notes on exchanges without an event, and the steps reported for events in delivery."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mitmproxy_moesif.event.masking import mask_host, mask_method, mask_query
 from mitmproxy_moesif.recent.api import State
 
 SHOWN = 500
-"""Characters of a path or a name that a row shows; the event has all of it."""
+"""Characters of a path or name shown in a row; the event has all of it."""
 
 
 class Keep(NamedTuple):
-    """How many exchanges are kept, and whether with what masks remove."""
+    """How many exchanges to keep, and whether to keep them unmasked too."""
 
     number: int = 0
     raw: bool = False
@@ -26,9 +26,9 @@ NO_EXCHANGES = Keep()
 
 
 class Note(NamedTuple):
-    """An exchange of which no event is made. `path` is without its query.
+    """An exchange without an event. `path` has no query.
 
-    `debug`: the log tells of it, too.
+    `debug`: also log it.
     """
 
     id: str
@@ -58,7 +58,7 @@ def note_of(instance: Instance, exchange: Exchange, cause: str) -> Note:
 
 
 def shown_line(instance: Instance, method: str, authority: str, target: bytes) -> tuple[str, str, str]:
-    """Method, host, and path without its query, masked; of host and path nothing where the instance hides it."""
+    """Method, host, and path without query, masked; host and path are empty if the instance hides them."""
     host, path = "", ""
     if not instance.hides:
         masks = instance.policy.query_masks
@@ -68,15 +68,15 @@ def shown_line(instance: Instance, method: str, authority: str, target: bytes) -
 
 
 def shown_method(instance: Instance, method: str) -> str:
-    """Masked; of a malformed request it may be all of the first line."""
+    """The masked method; in a malformed request it may be the whole first line."""
     if instance.hides:
         return method if method.isalpha() else ""
     return mask_method(method[: 2 * SHOWN], instance.policy.query_masks)
 
 
 type Moved = Callable[[Iterable[str], State, str], None]
-"""Is told what became of events: their transaction ids, the step, and in a few words where, why or how."""
+"""Called with a step of events: their transaction ids, the step, and in a few words where, why or how."""
 
 
 def unnoticed(_ids: Iterable[str], _state: State, _detail: str) -> None:
-    """Where nobody looks."""
+    """Ignore the step."""

@@ -1,4 +1,4 @@
-"""The thread that looks through the kept exchanges for who asks: not started before somebody does."""
+"""The thread that answers queries for recent exchanges. It is started with the first query."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mitmproxy_moesif.recent.store import RecentExchanges
 
 
 class Reader:
-    """Answers are said one after another: `("recent", number, JSON)`, None in place of it where there is none.
+    """Answers queries one at a time with `("recent", number, JSON)`; None in place of JSON if it failed.
 
-    What nobody waits for any more is not looked for: so those who ask much cost no more than one thread, and are
-    forgotten as soon as they stop.
+    Expired queries are skipped. So clients with many queries use no more than one thread, and the backlog ends as soon
+    as they stop.
     """
 
     def __init__(self, say: Callable[[tuple[Any, ...]], None]) -> None:
@@ -40,6 +40,6 @@ class Reader:
                     answer = recent.answer(query)
             except TooLongError:
                 pass
-            except Exception as error:  # noqa: BLE001 - who asked waits for an answer
+            except Exception as error:  # noqa: BLE001 - the client is waiting for an answer
                 log.error("moesif: a fault in reading recent exchanges: %s", describe(error))
             self._say(("recent", number, answer))

@@ -1,4 +1,4 @@
-"""One exchange and what became of it. What is known of it is put down quickly; the rest is done when somebody asks."""
+"""One exchange and its state. Facts are recorded quickly; the rest is computed when somebody asks."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from mitmproxy_moesif.recent.masked import loads, masked_bodies, masked_headers,
 from mitmproxy_moesif.recent.notes import SHOWN, Note, note_of, shown_line
 
 OVERHEAD = 2500
-"""About the bytes that a record takes besides its event."""
+"""Approximate bytes of a record besides its event."""
 
 HEADER = 64
-"""About the bytes that the name of a header takes, and as many its value where that is kept."""
+"""Approximate bytes of a header's name, and also of its value if that is kept."""
 
 MOST_WEIGHT = 2**31
-"""What an event may stand for where events are added up."""
+"""Maximum weight of an event in statistics."""
 
 
 class Known(NamedTuple):
-    """What is needed to tell of an exchange, by reference: making one is on the way of every event.
+    """The facts about an exchange, by reference, since making this is in the path of every event.
 
-    `event` is what is sent; without one, what comes before it can be told all the same. `at` is when it came to be
-    in this state. `sources` say what identified user and company, `names` are those of the headers of each side.
-    `raw` is the exchange itself, where what masks remove is kept. `size` is about the bytes that a record takes.
+    `event` is the event as sent; without one, the first fields are still known. `at` is when it reached this state.
+    `sources` are the means by which user and company were identified; `names` the header names of both sides. `raw` is
+    the exchange itself, if unmasked data is kept. `size` is the record's approximate number of bytes.
     """
 
     id: str
@@ -62,7 +62,7 @@ class Known(NamedTuple):
 
 @dataclass(slots=True)
 class Record:
-    """What is known of an exchange, and the steps of its life."""
+    """The facts about an exchange, and the steps of its life."""
 
     known: Known
     number: int = 0
@@ -72,7 +72,7 @@ class Record:
 
     @classmethod
     def of(cls, known: Known, number: int) -> Record:
-        """Its first steps follow from what is known."""
+        """A record whose first steps are derived from `known`."""
         captured: tuple[float, State, str] = (known.ended or known.started, "captured", "")
         life = [captured] if known.instance is not None else []
         return cls(known, number, number, [*life, (known.at, known.state, known.cause)])
@@ -91,7 +91,7 @@ class Record:
         return row
 
     def detail(self) -> Detail:
-        """Events go out as they are: they may hold numbers that cannot be written again."""
+        """All about the exchange. Events are passed on as bytes: they may have numbers that cannot be re-encoded."""
         return Detail(
             **self.row(),
             life=[Step(at=f"{iso_time(at)}Z", step=step, detail=detail) for at, step, detail in self.life],
@@ -113,7 +113,7 @@ class Record:
         return encode(build_event(*self.known.raw, unmasked(self.known.instance.policy)))
 
     def _event(self) -> Mapping[str, Any]:
-        """What is told of it, where there is no event or it is nested too deep to be read."""
+        """The event, or a substitute if there is none or it is nested too deeply to be parsed."""
         with suppress(ValueError):
             if self.known.event is not None:
                 found: dict[str, Any] = loads(self.known.event)
@@ -158,7 +158,7 @@ class Record:
 
 
 def member[T](event: object, kind: type[T], *names: str) -> T | None:
-    """What an event has there, whoever made it; None where that is of another kind."""
+    """The value at this path of an untrusted event; None if it is missing or of another type."""
     for name in names:
         event = event.get(name) if isinstance(event, Mapping) else None
     return event if isinstance(event, kind) else None
@@ -197,7 +197,7 @@ def built(instance: Instance, exchange: Exchange, facts: Attributes, event: byte
 
 
 def unbuilt(instance: Instance, exchange: Exchange, state: State, cause: str) -> Known:
-    """Of an exchange that became no event: nothing of it that a mask could have removed."""
+    """Facts about an exchange without an event, except for anything that a mask might remove."""
     return told(note_of(instance, exchange, cause), state)._replace(
         instance=instance,
         kong={} if instance.hides else exchange.kong,
@@ -206,7 +206,7 @@ def unbuilt(instance: Instance, exchange: Exchange, state: State, cause: str) ->
 
 
 def told(note: Note, state: State) -> Known:
-    """Of an exchange that never came here."""
+    """Facts about an exchange that was not handed over to delivery."""
     return Known(*note[:7], time.time(), state, note.cause)
 
 
@@ -215,12 +215,12 @@ def _size(payload: Payload) -> int | None:
 
 
 def _shown(name: object) -> str | None:
-    """JSON can hold halves of surrogate pairs, which cannot be written again."""
+    """The start of a text. Lone surrogates, which JSON may contain, are replaced, since they cannot be encoded."""
     return None if name is None else str(name)[:SHOWN].encode("utf-8", "replace").decode()
 
 
 def _split(uri: str) -> tuple[str, str]:
-    """Host and path with its query."""
+    """Host, and path with query."""
     try:
         parts = urlsplit(uri)
     except ValueError:

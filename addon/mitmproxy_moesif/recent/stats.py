@@ -1,4 +1,4 @@
-"""Exchanges added up. Counts are weighed: an exchange of weight 10 stands for ten."""
+"""Statistics of exchanges. Counts are weighted: an exchange of weight 10 counts as ten."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mitmproxy_moesif.recent.terms import WAITING
 
 MOST_INTERVALS: Final = 60
 LENGTHS: Final = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 86_400)
-"""Seconds of an interval: the shortest with which there are not too many."""
+"""Possible lengths of an interval in seconds; the shortest with at most `MOST_INTERVALS` is used."""
 
 TOP: Final = 10
 
@@ -43,7 +43,7 @@ def _length(times: Sequence[float]) -> int:
 
 
 def _over_time(rows: Sequence[Row], times: Sequence[float], seconds: int) -> list[Interval]:
-    """The newest intervals, also those in which there was nothing."""
+    """The newest intervals, including empty ones."""
     by_start: dict[int, list[Row]] = {}
     for row, at in zip(rows, times, strict=True):
         by_start.setdefault(int(at) // seconds * seconds, []).append(row)
@@ -94,7 +94,7 @@ def _route(route: str, count: int, rows: Sequence[Row]) -> Route:
 
 
 def percentile(timed: Sequence[tuple[float, int]], percent: int) -> float | None:
-    """The smallest of the sorted values that so many percent of the weight do not exceed; None of none."""
+    """The weighted percentile of (value, weight) pairs sorted by value; None if there are none."""
     if not timed:
         return None
     sums = list(accumulate(weight for _, weight in timed))

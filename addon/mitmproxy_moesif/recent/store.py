@@ -1,7 +1,6 @@
-"""The newest exchanges, in memory: at most a number, and `BYTES_EACH` times as many bytes.
+"""The newest exchanges, in memory: limited in number, and to `BYTES_EACH` times as many bytes.
 
-What is noted comes from the threads that build and send; what is asked is read by another. A fault in here costs
-nothing but the note.
+The threads that build and send add notes; another one answers queries. An error in here only loses the note.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from mitmproxy_moesif.recent.stats import add_up
 
 BYTES_EACH = 8192
 LONGEST_LIFE = 20
-"""Steps of an exchange that are told; of more, the first and the last."""
+"""Maximum steps shown of an exchange; of more, the first ones and the last."""
 
 MOVES_EACH = 4
-"""Steps of each exchange that are only noted; of more, records are made."""
+"""Noted steps per exchange; above this, the notes are turned into records."""
 
 BREATH = 500
-"""Rows that are looked at in one go, before other threads get their turn."""
+"""Rows examined before other threads may run."""
 
 
 class Moved(NamedTuple):
-    """Something became of events."""
+    """A step that some events have reached."""
 
     ids: tuple[str, ...]
     at: float
@@ -44,10 +43,10 @@ class Moved(NamedTuple):
 
 
 class RecentExchanges(Exchanges):
-    """`fault` is told of an error of ours.
+    """The newest exchanges. `fault` is called for errors in here.
 
-    What comes is only noted, and what is noted first is forgotten first: nobody asks, mostly. Records are made of the
-    notes when somebody does.
+    New facts are only noted, and the oldest notes are dropped first, since queries are rare. Notes are turned into
+    records when a query comes.
     """
 
     def __init__(self, keep: Keep = NO_EXCHANGES, fault: Callable[[str, Exception], None] | None = None) -> None:
@@ -63,23 +62,23 @@ class RecentExchanges(Exchanges):
         self._seen = 0
         self._clock = 0
 
-    # --- what is noted -------------------------------------------------------------------------------------------
+    # --- notes ---------------------------------------------------------------------------------------------------
 
     def built(self, instance: Instance, exchange: Exchange, facts: Attributes, made: bytes | object) -> None:
-        """What the `EventBuilder` made of an exchange: an event, or a reason why there is none."""
+        """Note the result of the `EventBuilder`: an event, or a reason why there is none."""
         if self._keep.number and isinstance(made, bytes):
             with self._guard:
                 self._add(records.built(instance, exchange, facts, made, raw=self._keep.raw))
 
     def dropped(self, instance: Instance, exchange: Exchange, cause: str) -> None:
-        """No event was made."""
+        """Note that no event was made."""
         if self._keep.number:
             state: State = "not_captured" if cause in NOT_CAPTURED else "dropped"
             with self._guard:
                 self._add(records.unbuilt(instance, exchange, state, cause))
 
     def noted(self, notes: Iterable[Sequence[Any]]) -> None:
-        """Exchanges that never came here."""
+        """Note exchanges that were not handed over to delivery."""
         if self._keep.number:
             with self._guard:
                 for note in map(Note._make, notes):
@@ -87,7 +86,7 @@ class RecentExchanges(Exchanges):
                     self._add(records.told(note, state))
 
     def moved(self, ids: Iterable[str], state: State, detail: str) -> None:
-        """What became of events."""
+        """Note a step of events."""
         if not self._keep.number:
             return
         with self._guard, self._lock:
@@ -123,7 +122,7 @@ class RecentExchanges(Exchanges):
         self._bytes -= record.known.size
 
     def _catch_up(self) -> None:
-        """Make records of what was noted. Only while the lock is held."""
+        """Turn notes into records. Call with the lock held."""
         for noted in self._notes:
             if isinstance(noted, Known):
                 self._enter(noted)
@@ -147,12 +146,12 @@ class RecentExchanges(Exchanges):
                 self._changed.move_to_end(transaction_id)
 
     def _tick(self, at: float) -> int:
-        """Microseconds of the clock, and more than those before. Only while the lock is held."""
+        """The clock's microseconds, increased if needed so that each value is larger. Call with the lock held."""
         now = int(at * 1e6)
         self._clock = now if now > self._clock else self._clock + 1
         return self._clock
 
-    # --- what is asked -------------------------------------------------------------------------------------------
+    # --- queries -------------------------------------------------------------------------------------------------
 
     def find(self, transaction_id: str) -> Detail | None:
         with self._lock:
@@ -168,7 +167,7 @@ class RecentExchanges(Exchanges):
         more = False
         with self._lock:
             self._catch_up()
-            now = self._tick(time.time())  # what changes from here on is told by who asks after it
+            now = self._tick(time.time())  # later changes are returned by the next query, with `changed_after`
         for record in self._candidates(changed_after):
             if (before is None or record.number < before) and fits(record.row()):
                 if len(found) == limit:
@@ -191,7 +190,7 @@ class RecentExchanges(Exchanges):
         return add_up([row for record in self._candidates(None) if fits(row := record.row())])
 
     def _candidates(self, changed_after: int | None) -> Iterator[Record]:
-        """Newest first. The builder's thread gets its turn between. Raises `TooLongError`."""
+        """Newest first, with pauses for the builder's thread. Raises `TooLongError`."""
         until = time.monotonic() + ANSWER_SECONDS
         with self._lock:
             if changed_after is None:
@@ -211,7 +210,7 @@ class RecentExchanges(Exchanges):
 
 
 class _Guard:
-    """Tells of an error, and ends it."""
+    """Reports an exception and suppresses it."""
 
     def __init__(self, fault: Callable[[str, Exception], None] | None) -> None:
         self._fault = fault
@@ -227,7 +226,7 @@ class _Guard:
 
 
 NOT_CAPTURED = frozenset(("sampled_out", "skipped"))
-"""Causes for which no event is wanted."""
+"""Causes for which no event was wanted."""
 
 TURNED_AWAY = frozenset(("queue_full", "queue_bytes"))
-"""Causes for which an event was wanted, and there was no room."""
+"""Causes for which an event was wanted, but there was no room."""

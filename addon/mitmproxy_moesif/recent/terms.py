@@ -2,9 +2,9 @@
 
     status:5xx user:ada method:post path:/orders state:dropped not company:acme "free text"
 
-`name:value` asks for a field, `name:one,another` for either of two values, and `not` in front for the opposite. A text
-without a name is looked for everywhere. Quotes hold a text with spaces together. Case makes no difference, and `*`
-stands for anything. Numbers may be compared: `ms:>500`, `status:400-499`.
+`name:value` tests a field, `name:one,another` matches either value, and `not` in front negates a term. Text without a
+name is searched for in all fields. Quotes are for text with spaces. Case is ignored, and `*` matches anything. Numbers
+may be compared: `ms:>500`, `status:400-499`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ COMBINED: Final = (
 )
 
 type Predicate = Callable[[Mapping[str, Any]], bool]
-"""Of a `Row`."""
+"""A test of a `Row`."""
 
 _INSIDE: Final = r"(?:[^\"\\]|\\.)*+"
 _TERM: Final = re.compile(rf'(?:[^\s"]++|"{_INSIDE}"?)++', re.DOTALL)
@@ -52,14 +52,14 @@ _CLASS: Final = re.compile(r"([1-5])xx")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with a filter, and at which character."""
+    """An error in a filter, and its position in characters, from 0."""
 
     at: int
     text: str
 
 
 class FilterError(ValueError):
-    """A filter that cannot be read: all that is wrong with it."""
+    """A filter is invalid; `problems` has all errors."""
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = tuple(problems)
@@ -67,7 +67,7 @@ class FilterError(ValueError):
 
 
 def parse(text: str) -> Predicate:
-    """The filter as a predicate; an empty one lets all through. Raises `FilterError`."""
+    """The filter as a predicate; an empty one matches everything. Raises `FilterError`."""
     if len(text) > MAX_LENGTH:
         raise FilterError([Problem(MAX_LENGTH, f"a filter may have {MAX_LENGTH} characters")])
     problems: list[Problem] = []
@@ -106,7 +106,7 @@ def _term(word: str) -> Predicate:
 
 
 def _unquoted(text: str) -> str:
-    """Raises `ValueError` for a quote that is not closed, and for nothing."""
+    """Remove quotes. Raises `ValueError` for an unclosed quote or an empty value."""
     if any(not closing for _, closing in _QUOTED.findall(text)):
         raise ValueError("a quote is not closed")
     plain = _QUOTED.sub(lambda match: _ESCAPED.sub(lambda escaped: escaped[1], match[1]), text)
@@ -125,11 +125,11 @@ def _anywhere(text: str) -> Predicate:
 
 
 type Test = Callable[[Any], bool]
-"""Of one field's value."""
+"""A test of one field's value."""
 
 
 def _text(_name: str, value: str) -> Test:
-    """The whole value; `*` stands for anything. `none` is no value at all."""
+    """A test of the whole value, where `*` matches anything. `none` means no value."""
     if value.lower() == "none":
         return lambda found: found is None
     pattern = re.compile(translate(value.lower().replace("[", "[[]").replace("?", "[?]")))
@@ -137,7 +137,7 @@ def _text(_name: str, value: str) -> Test:
 
 
 def _prefix(name: str, value: str) -> Test:
-    """Where it begins; a value with `*` is the whole."""
+    """A test of the value's start; with `*`, of the whole value."""
     return _text(name, value if "*" in value else f"{value}*")
 
 
@@ -165,7 +165,7 @@ _COMPARISONS: Final[Mapping[str, Callable[[float, float], bool]]] = {
 
 
 def _status(name: str, value: str) -> Test:
-    """A number as above, or `5xx`."""
+    """A number as above, or a class such as `5xx`."""
     if (match := _CLASS.fullmatch(value.lower())) is None:
         return _number(name, value)
     hundred = int(match[1])
@@ -197,4 +197,4 @@ FIELDS: Final[Mapping[str, tuple[str, Callable[[str, str], Test], str]]] = {
     "size": ("response_bytes", _number, "bytes of the response: >10000"),
     "id": ("id", _text, "the transaction id"),
 }
-"""Each term: the field of a `Row`, what reads its value, and examples."""
+"""Each term: the field of a `Row`, the parser of its value, and examples."""
