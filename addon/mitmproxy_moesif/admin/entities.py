@@ -1,7 +1,7 @@
 """Services, routes and consumers of Kong's configuration as Kong's Admin API shows them, and the schemas of all kinds.
 
-Both come from the models in kong/entities.py and from the parameters in config/settings.py. Fields that are not read
-here are not shown.
+Both are made from the models in kong/entities.py and from the parameters in config/settings.py. Other fields of Kong's
+are not shown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mitmproxy_moesif.kong.entities import Consumer, Entity, Route, Service
 from mitmproxy_moesif.kong.errors import reference
 
 MODELS: Mapping[str, type[Entity]] = {"services": Service, "routes": Route, "consumers": Consumer}
-"""The kinds that are shown."""
+"""The supported kinds."""
 
 NONE_HERE = (
     "acls",
@@ -35,15 +35,15 @@ NONE_HERE = (
     "upstreams",
     "vaults",
 )
-"""The kinds that are not read: what asks for all of Kong's gets empty lists."""
+"""Unsupported kinds: clients that list all of Kong's get empty lists."""
 
 _HIDDEN = frozenset(("group_ids",))
 _FLAVORED = ("expression", "priority")
-"""Fields that Kong knows in the flavour `expressions` only."""
+"""Fields that Kong has only in the flavour `expressions`."""
 
 
 def shown(entity: Entity, began: int) -> dict[str, Any]:
-    """An entity in Kong's form; `began` stands for the time of one that has none."""
+    """An entity in Kong's format; `began` is used as the time of entities that have none."""
     fields = {name: _plain(value) for name, value in dict(entity).items() if name not in _HIDDEN}
     if fields.get("expression") is None:
         fields = {name: value for name, value in fields.items() if name not in _FLAVORED}
@@ -63,7 +63,7 @@ def _plain(value: Any) -> Any:
 
 
 def plugin_schema() -> dict[str, Any]:
-    """That of our plugin. The scope by consumer is ours: the Lua plugin's schema forbids it."""
+    """The schema of our plugin. The scope by consumer is an addition: the Lua plugin's schema forbids it."""
     parameters = [field for field in fields_of(Settings) if all(map(in_config, field))]
     elements = {"type": "string", "one_of": list(PROTOCOLS)}
     return {
@@ -77,13 +77,13 @@ def plugin_schema() -> dict[str, Any]:
 
 
 def schema(kind: str) -> dict[str, Any] | None:
-    """That of an entity kind, None for one that is not shown."""
+    """The schema of a kind of entities; None if unsupported."""
     model = MODELS.get(kind)
     return None if model is None else {"entity_checks": [], "fields": list(fields_of(model))}
 
 
 def fields_of(model: type[BaseModel]) -> Iterator[dict[str, Any]]:
-    """The fields of a model in the words of Kong's schemas, made from its JSON schema."""
+    """The fields of a model in the format of Kong's schemas, made from its JSON schema."""
     described = model.model_json_schema()
     for name, given in described["properties"].items():
         if name in _HIDDEN:
@@ -118,7 +118,7 @@ def _field(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _resolved(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """With what it refers to, or what it is where it is not null, put in; what it says itself counts."""
+    """A JSON schema with its reference, or its type that is not null, merged in; its own properties win."""
     if "$ref" in given:
         below = known[given["$ref"].rpartition("/")[2]]
     elif "anyOf" in given:

@@ -1,7 +1,7 @@
 """The newest exchanges: `GET /exchanges`, `/exchanges/{transaction_id}`, `/exchanges/stream` and `/stats`.
 
-The stream is server-sent events: `exchange` for each that is new or has changed, as a row of the list, and `left_out`
-where more changed at once than are told. It begins with what comes after the request.
+The stream is server-sent events: `exchange` for each new or changed one, as a row of the list, and `left_out` if more
+changed at once than are sent. It starts with changes after the request.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 MAX_NUMBER = 2**53
 POLL_SECONDS = 0.25
-"""Between two looks for what changed, while somebody follows."""
+"""Interval between polls for changes while a client follows."""
 
 ALIVE_SECONDS = 15.0
-"""Of silence in a stream, until a comment shows that it lives."""
+"""Silence in a stream after which a comment is sent to show that it is alive."""
 
 MOST_STREAMS = 16
-"""At a time."""
+"""Concurrent streams."""
 
 NOTHING_KEPT = "no exchanges are kept (moesif_recent is 0), or delivery does not answer now"
 
@@ -39,11 +39,11 @@ type Ask = Callable[[Query], Awaitable[bytes | None]]
 
 
 class InvalidQueryError(ValueError):
-    """A parameter that cannot be; its text is one line."""
+    """An invalid parameter; the text is one line."""
 
 
 class RecentHandler(AdminHandler):
-    """Answers with what is kept, or says why it cannot."""
+    """Responds with stored exchanges, or an error."""
 
     async def ask(self, query: Query) -> bytes | None:
         future = asyncio.wrap_future(self.source.recent(query))
@@ -58,13 +58,13 @@ class RecentHandler(AdminHandler):
         elif answer == b"null":
             raise NotFound
         else:
-            # As it is: it is masked already, and bodies of strangers have fields of any name.
+            # Not redacted again: it is already masked, and foreign bodies have fields of any name.
             self.set_header("Content-Type", self.media_type)
             self.finish(answer + b"\n")
 
 
 def query_of(handler: JsonHandler, *numbers: str) -> Query | None:
-    """`filter` and these; None after a refusal."""
+    """`filter` and these numbers from the URL; None if the request was refused."""
     names = handler.request.query_arguments
     try:
         return read_query({name: handler.get_query_arguments(name, strip=False) for name in names}, *numbers)
@@ -116,7 +116,7 @@ class StreamHandler(RecentHandler):
 
 
 async def stream(handler: JsonHandler, ask: Ask) -> None:
-    """Until the client goes, where it can be one of the `streams` of the application's settings."""
+    """Send changes until the client disconnects; refuses above `MOST_STREAMS`. Uses `streams` of the app's settings."""
     streams: set[JsonHandler] = handler.settings["streams"]
     if (query := query_of(handler, "changed_after")) is None:
         return
@@ -131,14 +131,14 @@ async def stream(handler: JsonHandler, ask: Ask) -> None:
     streams.add(handler)
     handler.set_header("Content-Type", "text/event-stream")
     try:
-        with suppress(StreamClosedError, asyncio.CancelledError):  # the client has gone, or the listener ends
+        with suppress(StreamClosedError, asyncio.CancelledError):  # the client has disconnected, or the listener ends
             await follow(ask, query, send)
     finally:
         streams.discard(handler)
 
 
 async def follow(ask: Ask, query: Query, send: Callable[[bytes], Awaitable[None]]) -> None:
-    """Tell of each change, until `send` raises. Ends where nothing answers any more."""
+    """Send each change, until `send` raises or queries are no longer answered."""
     since = query.get("changed_after")
     if since is None:
         answer = await ask({"limit": 1})

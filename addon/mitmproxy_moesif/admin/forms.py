@@ -1,4 +1,4 @@
-"""Bodies as Kong's Admin API takes them: JSON, and forms with dotted names and lists.
+"""Parses request bodies of Kong's Admin API: JSON, and forms with dotted names and lists.
 
 `config.debug=true` is a field of a group. A list is `hosts=a&hosts=b`, `hosts[]=a&hosts[]=b` or
 `hosts[1]=a&hosts[2]=b`.
@@ -28,14 +28,14 @@ _STEP = re.compile(r"\[(\d*)\]|[^\[\].]+")
 
 
 class _Tree(dict[str | int, "_Tree | list[str]"]):
-    """A group has names as keys, a list has numbers; a leaf is the list of the texts given for it."""
+    """A record has names as keys, a list has numbers; a leaf is the list of its texts."""
 
     highest = 0
-    """Of the numbers."""
+    """The highest number."""
 
 
 class BodyError(ValueError):
-    """A body that cannot be read; `status` is the answer's: 400, or 415 for a type that is not taken."""
+    """A body cannot be parsed; `status` of the response is 400, or 415 for an unsupported type."""
 
     def __init__(self, reason: str, status: int = 400) -> None:
         self.status = status
@@ -43,7 +43,7 @@ class BodyError(ValueError):
 
 
 def parse_body(body: bytes, content_type: str) -> dict[str, Any]:
-    """The fields of a body; `{}` for none. Raises `BodyError`."""
+    """The fields of a body; `{}` if it is empty. Raises `BodyError`."""
     if not body:
         return {}
     kind = media_type(content_type)
@@ -55,9 +55,9 @@ def parse_body(body: bytes, content_type: str) -> dict[str, Any]:
 
 
 def parse_kong_form(body: bytes, content_type: str) -> dict[str, Any]:
-    """The nested fields of a form; all values are texts, as they were given, or lists. Raises `BodyError`.
+    """The nested fields of a form; values are texts as given, or lists. Raises `BodyError`.
 
-    A name that is given several times is a list, in the order given. Numbers in brackets only order a list.
+    A name given several times becomes a list, in the order given. Numbers in brackets only determine the order.
     """
     tree = _Tree()
     for name, value in _pairs(body, content_type):
@@ -76,7 +76,7 @@ def _parse_json(body: bytes) -> dict[str, Any]:
 
 
 def _is_deep(content: object) -> bool:
-    """Whether anything is nested deeper than allowed; a walk without recursion, since it may be far deeper."""
+    """Whether anything is nested too deeply; iterative, since it may be too deep for recursion."""
     level = [content]
     for _ in range(MAX_DEPTH + 1):
         holders = [value for value in level if isinstance(value, dict | list)]
@@ -94,7 +94,7 @@ def _pairs(body: bytes, content_type: str) -> list[tuple[str, str]]:
 
 
 def _multipart(body: bytes, content_type: str) -> list[tuple[str, str]]:
-    """Fields, then those given as files (curl's `-F name=@file`), whose content is the value."""
+    """Fields, then file fields (curl's `-F name=@file`), with the file's content as value."""
     boundary = re.search(r';\s*boundary="?([^";]+)', content_type, re.IGNORECASE)
     if boundary is None:
         raise BodyError("Cannot parse form body")
@@ -109,7 +109,7 @@ def _multipart(body: bytes, content_type: str) -> list[tuple[str, str]]:
 
 
 def _steps(name: str) -> list[str | int]:
-    """`a.b[2].c[]` is `["a", "b", 2, "c", -1]`; -1 is the place after the last one."""
+    """Parse a name: `a.b[2].c[]` is `["a", "b", 2, "c", -1]`; -1 means append. Raises `BodyError`."""
     if not _NAME.fullmatch(name):
         raise BodyError(f"{name[:100]}: not the name of a field")
     steps: list[str | int] = [match[0] if match[1] is None else int(match[1] or -1) for match in _STEP.finditer(name)]
@@ -121,7 +121,7 @@ def _steps(name: str) -> list[str | int]:
 def _insert(tree: _Tree, steps: list[str | int], value: str, name: str) -> None:
     for step, following in pairwise(steps):
         below = tree.setdefault(_place(tree, step), _Tree())
-        first = next(iter(below), following)  # the others are of its kind
+        first = next(iter(below), following)  # all keys are of the same type
         if not isinstance(below, dict) or isinstance(first, int) != isinstance(following, int):
             raise _both(name)
         tree = below
@@ -135,7 +135,7 @@ def _insert(tree: _Tree, steps: list[str | int], value: str, name: str) -> None:
 
 
 def _place(tree: _Tree, step: str | int) -> str | int:
-    """-1 becomes the number after the highest."""
+    """The key for a step; -1 becomes the number after the highest."""
     if isinstance(step, str):
         return step
     place = step if step != -1 else tree.highest + 1

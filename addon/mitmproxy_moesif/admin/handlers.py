@@ -1,10 +1,9 @@
 """The listener's paths.
 
-Our own are `GET /status` (with `?method=&host=&path=`: which instance such a request would be captured by), `GET
-/metrics`, `GET /health`, `GET /ping`, those of the newest exchanges (`exchanges.py`), and `GET /openapi.json`, which
-describes them. All others are Kong's, in its forms, as far as `admin_app` lists them: the
-plugins can be changed, what else there is can be read. Every path answers OPTIONS, and HEAD wherever it answers GET.
-Errors are `{"message": ...}`, as Kong's.
+Our own are `GET /status` (with `?method=&host=&path=`: the instance that would capture such a request), `GET /metrics`,
+`GET /health`, `GET /ping`, those of recent exchanges (`exchanges.py`), and `GET /openapi.json`, which describes them.
+All others are Kong's, with its formats, as far as listed in `admin_app`: plugins can be changed, other entities only
+read. Every path supports OPTIONS, and HEAD wherever it supports GET. Errors are `{"message": ...}`, like Kong's.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from mitmproxy_moesif.web.access import Gate
 from mitmproxy_moesif.web.handlers import JsonHandler
 
 KONG_VERSION = "3.9.3"
-"""The Kong as which the paths answer: decK decides by it what it asks for, and how it writes paths."""
+"""The version of Kong that is emulated: decK's requests, and its form of paths, depend on it."""
 
 
 class _StatusHandler(ReadHandler):
@@ -63,10 +62,10 @@ class _OpenApiHandler(ReadHandler):
 
 
 class _OfPlugins(ReadHandler):
-    """The instances, or those for one service, route or consumer: the path begins with its kind and name then."""
+    """The instances, or those of one service, route or consumer if the path begins with its kind and name."""
 
     def scope(self, *of: str) -> dict[str, Any]:
-        """What the instances must be for. Raises `NotFound`."""
+        """The scope that the instances must have. Raises `NotFound`."""
         pairs = zip(of[::2], of[1::2], strict=True)
         return {kind.removesuffix("s"): reference(self.source.find_entity(kind, name)) for kind, name in pairs}
 
@@ -85,7 +84,7 @@ class _PluginsHandler(_OfPlugins):
 
 
 class _PluginHandler(_OfPlugins):
-    """One instance, by its id or its name: the last part of the path."""
+    """One instance, by id or name: the last part of the path."""
 
     def get(self, *path: str) -> None:
         self.answer(200, self._find(*path))
@@ -95,7 +94,7 @@ class _PluginHandler(_OfPlugins):
         self.answer(200, self.source.patch_plugin(plugin_id, self.fields()))
 
     def put(self, *path: str) -> None:
-        """One that is not there is made."""
+        """Replace an instance, or create it if it does not exist."""
         given = {**self.fields(), **self.scope(*path[:-1])}
         try:
             plugin_id = str(self._find(*path)["id"])
@@ -106,7 +105,7 @@ class _PluginHandler(_OfPlugins):
             self.answer(200, self.source.replace_plugin(plugin_id, given, self.left_alone))
 
     def delete(self, *path: str) -> None:
-        """Kong answers so too where there was nothing to delete, but not of one service, route or consumer."""
+        """Delete an instance. Like Kong, 204 even if it does not exist, except below a service, route or consumer."""
         try:
             self.source.remove_plugin(str(self._find(*path)["id"]))
         except NotFound:
@@ -116,7 +115,7 @@ class _PluginHandler(_OfPlugins):
         self.finish()
 
     def _find(self, *path: str) -> Mapping[str, Any]:
-        """By id, else by instance name. Raises `NotFound`."""
+        """The instance with this id, else with this instance name. Raises `NotFound`."""
         plugins = self.plugins(*path[:-1])
         for key in ("id", "instance_name"):
             for plugin in plugins:
@@ -147,14 +146,14 @@ class _EntityHandler(ReadHandler):
 
 
 class _NoneHandler(ReadHandler):
-    """A kind of Kong's entities that is not read here."""
+    """A kind of Kong's entities that is not supported: an empty list."""
 
     def get(self) -> None:
         self.answer_page([])
 
 
 class _RootHandler(ReadHandler):
-    """What decK and Kong Manager ask first: which Kong this answers as."""
+    """The first request of decK and Kong Manager: which version of Kong this is."""
 
     def get(self) -> None:
         self.answer(
@@ -186,7 +185,7 @@ class _EnabledHandler(ReadHandler):
 
 
 class _SchemaHandler(ReadHandler):
-    """Schemas name parameters that hold secrets, and show none."""
+    """Schemas; not redacted, since they have names of secret parameters but no values."""
 
     def get(self, *path: str) -> None:
         *of_plugin, name = path
@@ -205,7 +204,7 @@ class _NotFoundHandler(AdminHandler):
 
 
 def admin_app(source: AdminSource, gate: Gate) -> Application:
-    """The paths as a Tornado application; a slash at the end makes no difference."""
+    """The paths as a Tornado application; a trailing slash is optional."""
     arguments = {"parts": Parts(source)}
     paths: Sequence[tuple[str, type[AdminHandler]]] = (
         ("/status", _StatusHandler),

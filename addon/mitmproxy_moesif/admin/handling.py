@@ -1,4 +1,4 @@
-"""What the listener's handlers share: what they ask, redacted answers, and errors in Kong's forms."""
+"""Shared by the listener's handlers: their source, redacted responses, and errors in Kong's format."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from mitmproxy_moesif.web.handlers import MESSAGES, GatedHandler
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What all handlers share."""
+    """Objects that all handlers share."""
 
     source: AdminSource
     limited: RateLimitedLog = field(default_factory=RateLimitedLog)
@@ -46,7 +46,7 @@ class AdminHandler(GatedHandler):
         self.began = parts.began
         self._secrets: set[str] = set()
         self.left_alone: set[str] = set()
-        """The parameters whose secrets were sent back as they were shown."""
+        """Parameters whose secrets were sent back as the placeholder."""
 
     def options(self, *_path: str) -> None:
         self.set_header("Allow", ", ".join(sorted(self._allowed())))
@@ -54,7 +54,7 @@ class AdminHandler(GatedHandler):
         self.finish()
 
     def fields(self) -> dict[str, Any]:
-        """What the body says, without secrets that are sent back as they were shown. Raises `BodyError`."""
+        """The fields of the body, without secrets sent back as the placeholder. Raises `BodyError`."""
         given = parse_body(self.body(), self.request.headers.get("Content-Type", ""))
         self._secrets, self.left_alone = secret_values(given), shown_names(given)
         return without_shown(given)
@@ -70,7 +70,7 @@ class AdminHandler(GatedHandler):
         self.answer_page(entities, Form(partial(shown, began=self.began), attrgetter("tags")))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """An exception as Kong would tell of it; what it says holds none of the secrets that the request gave."""
+        """Respond with an exception in Kong's format, without any secret that the request contained."""
         error = (kwargs.get("exc_info") or (None, None, None))[1]
         told = _told(error)
         status = told[0] if told is not None else status_code
@@ -85,7 +85,7 @@ class AdminHandler(GatedHandler):
     def log_exception(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        """Only what nobody expected, and of that no content."""
+        """Log unexpected errors only, without their content."""
         if error is not None and _told(error) is None and not isinstance(error, HTTPError):
             self._limited.error("admin", "moesif: a fault in the admin listener: %s", describe(error))
 
@@ -95,14 +95,14 @@ class AdminHandler(GatedHandler):
 
 
 class ReadHandler(AdminHandler):
-    """HEAD is answered as GET is."""
+    """Handles HEAD like GET."""
 
     def head(self, *path: str) -> Awaitable[None] | None:
         return self.get(*path)
 
 
 def _told(error: BaseException | None) -> tuple[int, dict[str, Any]] | None:
-    """Status and body for an error that Kong has a form for."""
+    """Status and body for an error for which Kong has a format; else None."""
     match error:
         case NotFound():
             return 404, {"message": MESSAGES[404]}

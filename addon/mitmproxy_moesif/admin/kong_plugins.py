@@ -1,8 +1,8 @@
-"""The instances of Kong's configuration, and those that were added, as plugin entities of the Admin API.
+"""The instances of Kong's configuration, and added ones, as plugin entities of the Admin API.
 
-Called from the listener's thread. Every change is checked as a whole, put in force on the event loop, and only then
-answered (`LiveOverlay`). It overlays Kong's configuration: it outlives new versions of that for as long as the entry
-with this id stays.
+Called from the listener's thread. Each change is validated as a whole and applied on the event loop before the response
+(`LiveOverlay`). Changes overlay Kong's configuration: they survive new versions of it as long as they have the entry's
+id.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _GIVEN = _CHANGEABLE | {"id", "name", "instance_name", "protocols", *REFERENCES}
 
 
 class KongPluginSource:
-    """Methods raise what those of `AdminSource` do. `given` returns the options and the environment, to which every
-    instance's own `config` yields."""
+    """Methods raise the same errors as those of `AdminSource`. `given` returns the options and the environment, which
+    override each instance's `config`."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class KongPluginSource:
         return {"services": base.services, "routes": base.routes, "consumers": base.consumers}[kind]
 
     def find_entity(self, kind: str, name: str) -> str:
-        """By id, else by name; a consumer's name is its `username`. Raises `NotFound`."""
+        """The id of an entity, given its id or name; a consumer's name is its `username`. Raises `NotFound`."""
         known = list(entities(self._live.base, kind))
         if any(id_ == name for id_, _ in known):
             return name
@@ -137,17 +137,17 @@ class KongPluginSource:
         raise NotFound(name)
 
     def document(self) -> Document:
-        """What was changed: `plugins` and `created`."""
+        """All changes: `plugins` and `created`."""
         return self._live.changes.plain()
 
     def take(self, document: Document) -> None:
-        """Put in force what a document says, as far as it fits, in place of what was changed.
+        """Replace all changes by those of a document that still fit.
 
         Raises `SchemaViolation`, `UniqueViolation`.
         """
         self._change(lambda _, base: self._restored(document, base))
 
-    # --- what is shown -------------------------------------------------------------------------------------------
+    # --- display -------------------------------------------------------------------------------------------------
 
     def _entity(self, plugin: Plugin) -> dict[str, Any]:
         created = self._began if plugin.created_at is None else plugin.created_at
@@ -167,14 +167,14 @@ class KongPluginSource:
         }
 
     def _config(self, plugin: Plugin) -> Any:
-        """As it is in force; what is disabled may hold what cannot be, and is shown as it was given."""
+        """The effective config; a disabled plugin's may be invalid, and is then shown as given."""
         values = instance_values(plugin, self._given())
         try:
             return shown_config(parse_settings(values), prefix_of(plugin.name))
         except SettingsError:
             return redacted(plugin.config)
 
-    # --- what is changed -----------------------------------------------------------------------------------------
+    # --- changes -------------------------------------------------------------------------------------------------
 
     def _change(self, make: Make) -> None:
         def checked(changes: Overlay, base: KongConfig) -> Overlay:
@@ -195,7 +195,7 @@ class KongPluginSource:
     def _patch(
         self, plugin: Plugin, given: Mapping[str, Any], still: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """What of `given` is a change, by field of the entity; `still` are parameters that stay changed.
+        """The changed fields of the entity in `given`; `still` are parameters that remain changed.
 
         Raises `SchemaViolation`.
         """
@@ -216,7 +216,8 @@ class KongPluginSource:
     def _created(
         self, given: Mapping[str, Any], base: KongConfig, still: Mapping[str, Any] | None = None
     ) -> LivePlugin:
-        """`still` are parameters that it had. Raises `SchemaViolation`, `ForeignKeyViolation`, pydantic's errors."""
+        """A new entry; `still`: its earlier parameters. Raises `SchemaViolation`, `ForeignKeyViolation`, or pydantic's
+        `ValidationError`."""
         still, name = still or {}, str(given["name"])
         prefix = prefix_of(name)
         values = {**self._given(), **prefixed(prefix, still), TOP_LEVEL: True}
@@ -239,7 +240,7 @@ class KongPluginSource:
         }
         return LivePlugin.model_validate({**fields, "enabled": enabled, "changes": config, "created": True})
 
-    # --- what a document says ------------------------------------------------------------------------------------
+    # --- saved changes -------------------------------------------------------------------------------------------
 
     def _restored(self, document: Document, base: KongConfig) -> Overlay:
         changes = Overlay()
@@ -262,7 +263,7 @@ class KongPluginSource:
         return changes
 
     def _restored_entity(self, plugin_id: str, entity: Mapping[str, Any]) -> LivePlugin:
-        """Without its own application id it must not send to another account: then it stays disabled."""
+        """A saved entry; disabled if its own application id was not saved, since it must not use another account."""
         name = entity.get("name", PLUGIN_NAME)
         values, prefix = {**self._given(), TOP_LEVEL: True}, prefix_of(name)
         config = wanted_of_plugin(prefix, values, {"config": entity.get("config", {})}, {}, same_too=True)
@@ -280,7 +281,7 @@ class KongPluginSource:
 
 
 def _check_receiver(plugin_name: str, values: Mapping[str, Any]) -> None:
-    """Raises `SchemaViolation`."""
+    """Raises `SchemaViolation` if the plugin has nowhere to send its events."""
     if (missing := missing_receiver(plugin_name, parse_settings(values))) is not None:
         raise SchemaViolation({"config": {missing: REQUIRED}})
 
@@ -297,13 +298,13 @@ def _find(config: KongConfig, plugin_id: str) -> Plugin:
 
 
 def _id_for(plugin_name: str, ids: Mapping[str, str | None]) -> str:
-    """From the scope, which no two have in common: the same in all workers of one proxy, and on every start."""
+    """An id derived from the scope, which is unique: the same in all workers of a proxy, and on every start."""
     scoped = prefix_of(plugin_name) + ":".join(f"{name}={id_}" for name, id_ in ids.items() if id_ is not None)
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"mitmproxy-moesif:created:{scoped}"))
 
 
 def _check_unique(plugin: Plugin, config: KongConfig) -> None:
-    """Kong lets no two plugins of a name have one scope, disabled ones included. Raises `UniqueViolation`."""
+    """Plugins of the same name must differ in scope, as in Kong, even if disabled. Raises `UniqueViolation`."""
     if any(scope(other) == scope(plugin) for other in config.plugins):
         raise UniqueViolation.of(scope_key(plugin.name, plugin.service_id, plugin.route_id, plugin.consumer_id))
     taken = {PLUGIN_NAME, *(other.instance_name for other in config.plugins)}
@@ -314,7 +315,7 @@ def _check_unique(plugin: Plugin, config: KongConfig) -> None:
 
 
 def _resolved(base: KongConfig, field: str, given: Any) -> str | None:
-    """The id of what `{"id": ...}`, `{"name": ...}` or, for consumers, `{"username": ...}` names; null for none."""
+    """The id for `{"id": ...}`, `{"name": ...}` or, for consumers, `{"username": ...}`; None if nothing is given."""
     if given is None or given == {}:
         return None
     if not isinstance(given, Mapping):
@@ -331,7 +332,7 @@ def _resolved(base: KongConfig, field: str, given: Any) -> str | None:
 
 
 def _listed(given: Any) -> Any:
-    """A form's lone text is a list of one."""
+    """A list; a single text from a form becomes a list of one."""
     if given is None or given == "":
         return []
     return [given] if isinstance(given, str) else list(given) if isinstance(given, tuple) else given

@@ -1,7 +1,7 @@
 """Kong's listings: a page of entities, filtered by tags.
 
-`tags=a,b` are those with both, `tags=a/b` those with either. `size` is how many a page has at most, 100 without it.
-`next` is the path of the page that follows, `offset` what it is asked for with.
+`tags=a,b` means both, `tags=a/b` either. `size` is the maximum number of entities on a page, by default 100. `next` is
+the path of the next page, `offset` its parameter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ DEFAULT_SIZE = 100
 
 
 class InvalidPage(ValueError):  # noqa: N818 - as Kong calls it
-    """A page that cannot be; `code` and `name` are Kong's."""
+    """An invalid parameter of a page; `code` and `name` are Kong's."""
 
     def __init__(self, code: int, name: str, message: str) -> None:
         self.code = code
@@ -24,7 +24,7 @@ class InvalidPage(ValueError):  # noqa: N818 - as Kong calls it
 
 
 class Form(NamedTuple):
-    """How an item is shown, and what its tags are."""
+    """Functions that return an item for display, and its tags."""
 
     show: Callable[[Any], Any]
     tags: Callable[[Any], Iterable[str] | None]
@@ -43,7 +43,7 @@ def page(
     offset: str | None,
     tags: str | None,
 ) -> dict[str, Any]:
-    """`{"data": [...], "next": ...}`; only what is on the page is shown. Raises `InvalidPage`."""
+    """`{"data": [...], "next": ...}`; `show` is called only for items on the page. Raises `InvalidPage`."""
     if tags is not None:
         are_those = _condition(tags)
         items = [item for item in items if are_those(set(form.tags(item) or ()))]
@@ -57,7 +57,7 @@ def page(
 
 
 def _condition(tags: str) -> Callable[[set[str]], bool]:
-    """Whether an entity's own tags are those that are asked for."""
+    """A test of whether an entity's tags match the filter."""
     if not tags:
         raise InvalidPage(11, "invalid options", "invalid option (tags: cannot be null)")
     if "," in tags and "/" in tags:

@@ -1,6 +1,6 @@
 """The options as one global plugin instance of Kong's: shown and changed.
 
-All that it knows of parameters is the table in settings.py.
+Knows parameters only from the table in settings.py.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _ENTITY_ONLY = frozenset(("id", "name", "instance_name", "service", "route", "co
 
 
 class LocalPluginSource:
-    """One instance, made of what `read` returns.
+    """One instance, made from the result of `read`.
 
-    `apply` puts changes in force: parameter names and plain values (bool, int, str, list of str, None), each checked on
-    its own already, or `AS_STARTED`. It may refuse them with `SettingsError`, whose text is `name: reason`, several
-    joined by `; `; then nothing may have changed.
+    `apply` applies changes: parameter names and plain values (bool, int, str, list of str, None), each already
+    validated on its own, or `AS_STARTED`. It may refuse them all with `SettingsError`, whose text is `name: reason`,
+    several joined by `; `.
     """
 
     def __init__(
@@ -49,19 +49,19 @@ class LocalPluginSource:
         self._created_at = self._updated_at = int(clock())
 
     def document(self) -> Document:
-        """What was changed: `config`, and perhaps `enabled`."""
+        """The changes: `config`, and `enabled` if it was changed."""
         config = {name: value for name, value in self._changes.items() if name != TOP_LEVEL}
         enabled = {TOP_LEVEL: self._changes[TOP_LEVEL]} if TOP_LEVEL in self._changes else {}
         return {**enabled, "config": config}
 
     def take(self, document: Document) -> None:
-        """Put in force what a document says, in place of what was changed. Raises `SchemaViolation`."""
+        """Replace all changes by those of a document. Raises `SchemaViolation`."""
         self._become(
             self._checked({name: document[name] for name in (TOP_LEVEL, "config") if name in document}, same_too=True)
         )
 
     def _become(self, wanted: dict[str, Any]) -> None:
-        """Have these be the changes."""
+        """Replace the changes by these."""
         changed = {name: value for name, value in wanted.items() if self._changes.get(name, AS_STARTED) != value}
         gone = dict.fromkeys(self._changes.keys() - wanted.keys(), AS_STARTED)
         if changed or gone:
@@ -90,18 +90,18 @@ class LocalPluginSource:
         return self._entity()
 
     def add_plugin(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Never adds: there is one instance, and it is global."""
+        """Always raises: there is one instance, and it is global."""
         check_name(given)
         self._checked({key: value for key, value in given.items() if key not in _ENTITY_ONLY})
         raise UniqueViolation.of(scope_key(PLUGIN_NAME, None, None, None))
 
     def remove_plugin(self, plugin_id: str) -> None:
-        """Never removes."""
+        """Always raises."""
         if plugin_id != OPTIONS_ID:
             raise NotFound(plugin_id)
         raise Unsupported("cannot delete the options, which are this 'plugins' entity: PATCH enabled=false instead")
 
-    # --- what is shown -------------------------------------------------------------------------------------------
+    # --- display -------------------------------------------------------------------------------------------------
 
     def _entity(self) -> dict[str, Any]:
         settings = self._read()
@@ -120,7 +120,7 @@ class LocalPluginSource:
             "updated_at": self._updated_at,
         }
 
-    # --- what is changed -----------------------------------------------------------------------------------------
+    # --- changes -------------------------------------------------------------------------------------------------
 
     def _put_in_force(self, changes: dict[str, Any]) -> None:
         try:
@@ -129,13 +129,13 @@ class LocalPluginSource:
             raise SchemaViolation(faults_by_field(str(error), changes)) from None
 
     def _checked(self, changes: Mapping[str, Any], *, same_too: bool = False) -> dict[str, Any]:
-        """The parameters that are to become something else, as plain values. Raises `SchemaViolation`."""
+        """The parameters to change, as plain values. Raises `SchemaViolation`."""
         faults = entity_faults(self._entity(), changes, (TOP_LEVEL, "config"))
         return wanted_parameters(given_values(self._read()), changes, faults, same_too=same_too)
 
 
 def check_name(given: Mapping[str, Any], known: Collection[str] = (PLUGIN_NAME,)) -> None:
-    """Of the plugins that Kong knows, there are only these. Raises `SchemaViolation`."""
+    """Refuse any other plugin. Raises `SchemaViolation`."""
     name = given.get("name")
     if name is None:
         raise SchemaViolation({"name": REQUIRED})

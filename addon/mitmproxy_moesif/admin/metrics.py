@@ -36,14 +36,14 @@ CAUSES = (
     "worker_died",
     "shutdown",
 )
-"""Of drops; each is shown from the first scrape on."""
+"""Causes of dropped events; each is shown from the first scrape."""
 
 RECORD_CAUSES = (
     *("in_flight", "unavailable", "refused", "unauthorized"),
     *("queue_full", "queue_bytes", "sampled_out", "skipped", "mask_failed", "too_old", "internal_error"),
     *("shutdown", "helper_died", "worker_died"),
 )
-"""Of what a lossy receiver does not get; the same."""
+"""Causes of records that a lossy receiver did not get; each is shown from the first scrape."""
 
 FAULTS = (
     *("requestheaders", "request", "responseheaders", "response", "error", "websocket_start", "websocket_end"),
@@ -52,7 +52,7 @@ FAULTS = (
     *("helper", "writing", "handing over", "order", "report", "recent exchanges"),
     *("build", "builder", "sender", "keeper", "akto record", "lossy"),
 )
-"""Kinds of faults; the same."""
+"""Kinds of faults; each is shown from the first scrape."""
 
 UNSENT = "Waiting events that are not sent until an operator decides about them."
 UNSENT_STATES = ("not configured", "quarantined")
@@ -72,15 +72,15 @@ _GAUGES = {
 
 
 def exposition(status: Status, accept: str = "") -> tuple[bytes, str]:
-    """Text and Content-Type: Prometheus' own format, or OpenMetrics where `accept` asks for it."""
-    registry = CollectorRegistry(auto_describe=False)  # one of its own: the process's default one is other people's
+    """Text and Content-Type: Prometheus' own format, or OpenMetrics if `accept` requests it."""
+    registry = CollectorRegistry(auto_describe=False)  # not the process's default one, which others may use
     registry.register(_StatusCollector(status))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
 
 
 class _StatusCollector(Collector):
-    """One reading of the status; what is not in there has no metric."""
+    """One reading of the status; missing parts have no metrics."""
 
     def __init__(self, status: Status) -> None:
         self._status = status
@@ -143,7 +143,7 @@ class _StatusCollector(Collector):
         yield from self._lossy(self._status.get("receivers", {}))
 
     def _lossy(self, receivers: Mapping[str, ReceiverStatus]) -> Iterator[Metric]:
-        """Those that may lose records."""
+        """Metrics of receivers that may lose records."""
         if not receivers:
             return
         captured = CounterMetricFamily(

@@ -1,4 +1,4 @@
-"""Our own paths as an OpenAPI document; those that are Kong's are described by Kong."""
+"""Our own paths as an OpenAPI document; for Kong's paths see Kong's documentation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Health(msgspec.Struct):
 
 @cache
 def document() -> dict[str, Any]:
-    """OpenAPI 3.1."""
+    """The document, in OpenAPI 3.1."""
     types = (Listing, Detail, Stats, Status, Health, Message)
     references, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     listing, detail, stats, status, health, message = references

@@ -1,4 +1,4 @@
-"""The parameters of settings.py as the `config` of a plugin entity: what is shown, and which changes are taken."""
+"""The parameters of settings.py as the `config` of a plugin entity: which are shown, and which changes are allowed."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from mitmproxy_moesif.config.fields import Property, parameters_with
 from mitmproxy_moesif.config.settings import START_ONLY, Settings, SettingsError, parse_settings
 
 TOP_LEVEL = "enabled"
-"""The one parameter that is a field of Kong's entity itself, beside `config`."""
+"""The only parameter that is a field of Kong's entity itself, not of its `config`."""
 
 PROTOCOLS = ("grpc", "grpcs", "http", "https")
-"""What Kong says where an instance does not name its own."""
+"""Kong's default for instances without `protocols`."""
 
 FIXED = parameters_with(Settings, Property.FILE, Property.START_ONLY, Property.LOCAL)
 """Parameters that a client cannot change.
 
-Files: whoever reaches the listener could have code run from them, or have them written anywhere.
+Among them are files, since a client could otherwise run code from them, or write them anywhere.
 """
 
 HIDDEN_PREFIX = "admin_"
-"""The listener's own parameters are nobody's business who uses it."""
+"""The listener's own parameters are never shown to its clients."""
 
 TIMES = ("created_at", "updated_at")
-"""Of an entity: whatever is given, nobody changes them."""
+"""Fields of an entity that are ignored in changes."""
 
 UNKNOWN = "unknown field"
 IMMUTABLE = "immutable field cannot be updated"
@@ -39,13 +39,13 @@ REQUIRED = "required field missing"
 _EXPECTED: Mapping[str, tuple[str, Any]] = {
     **dict.fromkeys(("id", "name", "instance_name"), ("a string", str)),
     **dict.fromkeys(("config", "service", "route", "consumer", "consumer_group"), ("a record", Mapping)),
-    **dict.fromkeys(("tags", "protocols"), ("a set", list | tuple | str)),  # of one, as a form gives it
+    **dict.fromkeys(("tags", "protocols"), ("a set", list | tuple | str)),  # str: a single item from a form
     **dict.fromkeys(("created_at", "updated_at"), ("an integer", int)),
 }
 
 
 def shown_config(settings: Settings, prefix: str = "") -> dict[str, Any]:
-    """All parameters in plain values, secrets replaced; of a plugin whose parameters have a `prefix` here, its own."""
+    """All parameters as plain values, without secrets; for a plugin with a `prefix`, its own without the prefix."""
     return {
         name.removeprefix(prefix): _shown(_value(settings, name))
         for name in Settings.model_fields
@@ -61,7 +61,7 @@ def wanted_of_plugin(
     *,
     same_too: bool = False,
 ) -> dict[str, Any]:
-    """As `wanted_parameters`, of a plugin whose parameters have a `prefix` here."""
+    """Like `wanted_parameters`, for a plugin whose parameters have a `prefix` in settings.py."""
     config = changes.get("config")
     if prefix and isinstance(config, Mapping):
         changes = {**changes, "config": {prefix + name: value for name, value in config.items()}}
@@ -82,11 +82,11 @@ def wanted_parameters(
     *,
     same_too: bool = False,
 ) -> dict[str, Any]:
-    """Which parameters are to become something else, as plain values; `given` are those given now, for any reason.
+    """The parameters to change, as plain values. `given`: those currently set, by whatever source.
 
-    Of `changes`, an entity's fields, only `config` and `enabled` count; in `config`, null is a parameter's default.
-    `faults` are what is wrong elsewhere. `same_too` tells of those as well that are what they would be without. Raises
-    `SchemaViolation` for `faults` and its own together, and for fields that are of no type that they can have.
+    Of `changes`, an entity's fields, only `config` and `enabled` are used; null in `config` means the parameter's
+    default. `faults`: errors found elsewhere. `same_too`: include parameters whose value does not change. Raises
+    `SchemaViolation` for `faults` and all errors found here, and for fields of a wrong type.
     """
     config = changes.get("config", {})
     faults = {**faults, **dict(_misfits(changes))}
@@ -108,12 +108,12 @@ def wanted_parameters(
 
 
 def given_values(settings: Settings) -> dict[str, Any]:
-    """The parameters that were given, as they are kept."""
+    """The parameters that were given, with their values."""
     return {name: _value(settings, name) for name in settings.model_fields_set}
 
 
 def faults_by_field(text: str, names: Collection[str]) -> dict[str, Any]:
-    """`name: reason; name: reason` as Kong tells it; what names no parameter is about the entity."""
+    """Convert `name: reason; name: reason` to Kong's format; errors without a parameter concern the entity."""
     known = "|".join(map(re.escape, names)) or r"(?!)"
     parts = re.split(rf"; (?=(?:{known}): )", text)
     fields: dict[str, Any] = {}
@@ -130,7 +130,7 @@ def faults_by_field(text: str, names: Collection[str]) -> dict[str, Any]:
 
 
 def _misfits(entity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Fields of an entity that are of no type that they can have; what they may say is checked elsewhere."""
+    """Errors for fields of a wrong type; their values are checked elsewhere."""
     for name, value in entity.items():
         what, types = _EXPECTED.get(name, ("anything", object))
         if value is None and name in ("config", TOP_LEVEL):
@@ -149,7 +149,7 @@ def _fault(current: Settings | None, name: str, value: object) -> str | None:
 
 
 def entity_faults(entity: Mapping[str, Any], given: Mapping[str, Any], changeable: Collection[str]) -> dict[str, str]:
-    """An entity may be sent back as it is shown, what is empty as well as not; other fields must be `changeable`."""
+    """Errors for fields that are not `changeable`, unless they are sent back unchanged; empty equals null."""
     return {
         name: IMMUTABLE if name in entity else UNKNOWN
         for name, value in given.items()
@@ -165,7 +165,7 @@ def in_config(name: str) -> bool:
 
 
 def _value(settings: Settings, name: str) -> Any:
-    return settings.__dict__[name]  # the attribute of a deprecated one would warn
+    return settings.__dict__[name]  # attribute access would warn for deprecated parameters
 
 
 def _default(name: str) -> Any:
@@ -185,7 +185,7 @@ def _shown(value: Any) -> Any:
 
 
 def _parsed(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[Settings | None, dict[str, Any]]:
-    """The settings as they would be, or what is wrong by field."""
+    """The resulting settings, or errors by field."""
     try:
         return parse_settings({**given, **wanted}), {}
     except SettingsError as error:
@@ -193,5 +193,5 @@ def _parsed(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[Settin
 
 
 def _merged(fields: dict[str, Any], config: dict[str, str]) -> dict[str, Any]:
-    """`fields` with more that is wrong inside `config`."""
+    """`fields` with more errors in `config`."""
     return {**fields, "config": {**fields.get("config", {}), **config}} if config else fields

@@ -1,4 +1,4 @@
-"""Secrets in what goes out: found by the names of fields, shown as `***`."""
+"""Redacts secrets in responses: finds them by the names of fields, and shows `***` instead."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from mitmproxy_moesif.config.settings import SECRETS
 
 SHOWN = "***"
-"""What stands for a secret. Sent back in a change it means: leave it as it is."""
+"""The placeholder for a secret. In a change it means that the secret is not changed."""
 
 LONG = 8
-"""Characters of a secret that is no part of a word by chance."""
+"""Length from which a secret is also replaced inside words."""
 
-# Kong's plugins and ours name secrets so; a false find costs one value that is not shown.
+# Kong's plugins and ours name secrets like this; a false positive only hides one value.
 _SECRET = re.compile(r"(.*[_-])?(secret|password|token|api_?key|application_id)", re.IGNORECASE)
 
 
@@ -24,7 +24,7 @@ def is_secret(name: str) -> bool:
 
 
 def redacted(content: object, secrets: Iterable[str] = ()) -> Any:
-    """A copy made of dicts and lists, secrets replaced: by the name of their field, and `secrets` in any text."""
+    """A copy with secrets replaced: values of fields with secret names, and `secrets` in any text."""
     if isinstance(content, Mapping):
         return {str(name): _value(str(name), value, secrets) for name, value in content.items()}
     if isinstance(content, list | tuple | set | frozenset):
@@ -35,7 +35,7 @@ def redacted(content: object, secrets: Iterable[str] = ()) -> Any:
 
 
 def reasons_without(content: object, secrets: Iterable[str]) -> Any:
-    """A copy of what is wrong with fields, by their names; `secrets` are replaced in it."""
+    """A copy of errors by field, with `secrets` replaced in the texts; field names have no effect here."""
     if isinstance(content, Mapping):
         return {str(name): reasons_without(value, secrets) for name, value in content.items()}
     return redacted(content, secrets)
@@ -48,7 +48,7 @@ def _value(name: str, value: object, secrets: Iterable[str]) -> Any:
 
 
 def _without(text: str, secrets: Iterable[str]) -> str:
-    """A short secret is replaced where it stands for itself only: one of a letter is not cut out of every word."""
+    """Replace secrets; a short one only as a whole word, since a single letter would match in every word."""
     for secret in sorted(secrets, key=len, reverse=True):
         literal = re.escape(secret)
         text = re.sub(literal if len(secret) >= LONG else rf"(?<!\w){literal}(?!\w)", SHOWN, text)
@@ -56,13 +56,13 @@ def _without(text: str, secrets: Iterable[str]) -> str:
 
 
 def shown_names(content: object) -> set[str]:
-    """The parameters of an entity's `config` whose secrets a client sends back as they were shown to it."""
+    """Parameters of an entity's `config` whose secrets a client sent back as the placeholder."""
     config = content.get("config") if isinstance(content, Mapping) else None
     return {name for name, value in config.items() if value == SHOWN} if isinstance(config, Mapping) else set()
 
 
 def secret_values(content: object) -> set[str]:
-    """All texts and numbers below fields that hold secrets, as texts."""
+    """All texts and numbers in fields with secret names, as texts."""
     return {text for text in _below_secrets(content, below=False) if text and text != SHOWN}
 
 
@@ -78,7 +78,7 @@ def _below_secrets(content: object, *, below: bool) -> Iterator[str]:
 
 
 def without_shown(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy without the secrets that a client sends back as they were shown to it."""
+    """A copy without secrets that a client sent back as the placeholder."""
     return {
         name: without_shown(value) if isinstance(value, Mapping) else value
         for name, value in content.items()

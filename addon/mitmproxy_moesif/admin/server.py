@@ -1,4 +1,4 @@
-"""The listener for people and monitors: a small HTTP server in a thread of its own.
+"""The listener for people and monitoring: a small HTTP server in its own thread.
 
 server = admin_server("127.0.0.1:8095", None, source)
 server.start()
@@ -21,7 +21,7 @@ from mitmproxy_moesif.web.bounded import BoundedServer
 from mitmproxy_moesif.web.loopback import is_bound_to_loopback
 from mitmproxy_moesif.web.server import ServerThread, bind, url_of
 
-# Beyond what a handler takes, the rest of a body is read to be able to answer; no further than this.
+# The rest of a request body is read before responding, but no more than this.
 MAX_READ_BYTES = 1_000_000
 MAX_HEAD_BYTES = 16_384
 BODY_SECONDS = 10
@@ -29,17 +29,16 @@ IDLE_SECONDS = 60
 
 
 class AdminServer(ServerThread):
-    """Started once, stopped once. `listen` is `HOST:PORT`, port 0 any free one.
+    """Can be started and stopped once. `listen` is `HOST:PORT`; port 0 means any free one.
 
-    Raises `ValueError` with one line for an address that is none, and for one beyond loopback without a token. Where
-    there is a token, all but `/health` and `/ping` asks for it: `Kong-Admin-Token: TOKEN` or `Authorization: Bearer
-    TOKEN`.
+    Raises `ValueError` with one line for an invalid address, and for one beyond loopback without a token. With a token,
+    all paths except `/health` and `/ping` require it: `Kong-Admin-Token: TOKEN` or `Authorization: Bearer TOKEN`.
 
-    `start` raises `OSError` with one line where it cannot listen, `ValueError` for a name that is not loopback. `stop`
-    closes the port and all connections; an answer under way has its `timeout`. Where the source waits for the calling
-    thread, that wait ends with `timeout` too.
+    `start` raises `OSError` with one line if it cannot listen, and `ValueError` if a name resolves to more than
+    loopback without a token. `stop` closes the port and all connections; responses in progress get its `timeout`. If
+    the source waits for the calling thread, that wait also ends after `timeout`.
 
-    `make` makes the application, with the gate that it has to ask; `what` is what the log says is there.
+    `make` makes the application, given the gate to use; `what` names its content in the log.
     """
 
     def __init__(self, listen: str, token: str | None, make: Callable[[Gate], Application], what: str) -> None:
@@ -81,5 +80,5 @@ class AdminServer(ServerThread):
 
 
 def admin_server(listen: str, token: str | None, source: AdminSource) -> AdminServer:
-    """That of one process, with all that it shows and changes."""
+    """The listener of one process, with all paths."""
     return AdminServer(listen, token, lambda gate: admin_app(source, gate), "status, metrics and Admin API")

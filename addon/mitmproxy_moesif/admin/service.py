@@ -1,4 +1,4 @@
-"""The runtime as its operators see it: status, health, and the options as Kong's plugin entities."""
+"""The running proxy as its operators see it: status, health, and the options as Kong's plugin entities."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     from mitmproxy_moesif.kong.resolver import Resolver
 
 UNHEALTHY_AFTER = 300.0
-"""Seconds that an event may wait before health says so; Moesif counts later events as late."""
+"""Seconds that an event may wait before health reports it; Moesif counts later events as late."""
 
 
 class Operations:
-    """What the admin listener asks. Called from its thread.
+    """The admin listener's source. Called from its thread.
 
-    What it changes is one document. A change is checked, put in force and then kept; what cannot be kept is undone.
+    All changes are one document. A change is validated, applied and then saved; if it cannot be saved, it is undone.
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class Operations:
         self._changing = threading.Lock()
 
     def restore(self, keeper: Keeper) -> None:
-        """Put in force what is kept there, and keep changes there from now on. Raises `StateError` with one line."""
+        """Apply the saved changes, and save changes from now on. Raises `StateError` with one line."""
         self._keeper, self._kept = keeper, keeper.read()
         with self._refusals():
             self._local.take(self._kept)
 
     def follow(self, live: LiveOverlay) -> None:
-        """Show and change these instances too, from now on; what is kept of them is put in force.
+        """Show and change these instances too from now on, and apply the saved changes to them.
 
         Raises `StateError` with one line.
         """
@@ -105,11 +105,11 @@ class Operations:
             raise StateError(f"admin_state: {self._read().admin_state}: {error}") from None
 
     def document(self) -> Document:
-        """All that was changed, secrets included."""
+        """All changes, secrets included."""
         return {**self._kept, **self._local.document(), **(self._kong.document() if self._kong is not None else {})}
 
     def take(self, document: Document) -> None:
-        """Put a document in force in place of what was changed. Raises `SchemaViolation`, `UniqueViolation`."""
+        """Replace all changes by those of a document. Raises `SchemaViolation`, `UniqueViolation`."""
         with self._changing:
             self._take(document)
 
@@ -121,7 +121,7 @@ class Operations:
 
     @contextmanager
     def _change(self, what: str, given: Mapping[str, Any]) -> Iterator[None]:
-        """What the block puts in force is kept, or undone. The log says what was given. Raises `NotKept`."""
+        """Save what the block applied, or undo it. Logs the names of what was given. Raises `NotKept`."""
         with self._changing:
             yield
             document = self.document()
@@ -135,7 +135,7 @@ class Operations:
             self._kept = document
 
     def _condition(self) -> Condition:
-        """Each receiver's health as the last request to it shows it, also one that had no events."""
+        """The state of delivery; each receiver's health also considers requests without events."""
         condition, refusals = self._delivery.condition(), self._refused()
         health = {name: seen_last(one, refusals.get(name)) for name, one in condition.health.items()}
         return replace(condition, health=health)
@@ -164,7 +164,7 @@ class Operations:
         return self._delivery.recent(query)
 
     def plugins(self) -> Sequence[Mapping[str, Any]]:
-        """The options come first."""
+        """All instances; the options come first."""
         return [*self._local.plugins(), *(self._kong.plugins() if self._kong is not None else ())]
 
     def patch_plugin(self, plugin_id: str, changes: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -176,7 +176,7 @@ class Operations:
             return self._source_of(plugin_id).replace_plugin(plugin_id, given, kept)
 
     def add_plugin(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A global one of Moesif only where the options are none, since Kong's configuration has instances."""
+        """Add an instance. A global one of Moesif is only possible if the options are not an instance themselves."""
         resolver = self._resolver()
         scoped = given.get("name") == AKTO or any(given.get(name) for name in REFERENCES)
         with self._change("a new plugin", given):
@@ -197,7 +197,7 @@ class Operations:
         return self._kong.find_entity(kind, name)
 
     def _name_of(self, plugin_id: str) -> str:
-        """For the log: an entry of Kong's without a name is also called by what it is for."""
+        """The plugin's name for the log; without a name, its scope and id."""
         names = [plugin["instance_name"] for plugin in self.plugins() if plugin["id"] == plugin_id]
         if plugin_id == OPTIONS_ID or (resolver := self._resolver()) is None:
             return "the options"
@@ -222,13 +222,13 @@ class Operations:
 
 
 def names_of(given: Mapping[str, Any]) -> list[str]:
-    """What an entity gives, without values: those may be secret."""
+    """The names of the fields given, without values, which may be secret."""
     config = given.get("config")
     return sorted({*given, *(config if isinstance(config, Mapping) else ())} - {"config"})
 
 
 def status_of(condition: Condition, began: float) -> Status:
-    """`began`: when what it is the status of was started, in monotonic seconds."""
+    """The status from the state of delivery. `began`: the start in monotonic seconds."""
     reading = condition.reading
     return Status(
         version=__version__,
@@ -249,7 +249,7 @@ def status_of(condition: Condition, began: float) -> Status:
 
 
 def health_of(condition: Condition) -> tuple[bool, str]:
-    """503 is for what an operator has to look at: events that do not flow."""
+    """Whether events flow, and why not. False (503) is for problems that an operator has to look into."""
     age = age_of(condition)
     if condition.trouble is not None:
         return False, condition.trouble
@@ -262,7 +262,7 @@ def health_of(condition: Condition) -> tuple[bool, str]:
 
 
 def age_of(condition: Condition) -> float:
-    """Seconds that the oldest event has been waiting; 0 with none waiting."""
+    """Seconds that the oldest event has been waiting; 0 if none waits."""
     return max(0.0, time.monotonic() - condition.oldest_at) if condition.oldest_at is not None else 0.0
 
 

@@ -1,6 +1,6 @@
-"""What the listener shows and changes, as the proxy gives it, and the errors a change may meet.
+"""The interface between the listener and the proxy, and the errors of a change.
 
-All methods are called from the listener's thread, one at a time: they are quick, and safe beside the proxy's threads.
+All methods are called from the listener's thread, one at a time. They are fast, and safe beside the proxy's threads.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from mitmproxy_moesif.kong.errors import (
 )
 
 type Fields = Mapping[str, Any]
-"""What is wrong with which field; nested like the entity: `{"config": {"debug": "expected a boolean"}}`."""
+"""Errors by field, nested like the entity: `{"config": {"debug": "expected a boolean"}}`."""
 
 
 class Waiting(TypedDict):
-    """Numbers of events that wait, by where they are."""
+    """Numbers of waiting events, by place."""
 
     memory: int
     disk: int
 
 
 class Destination(TypedDict, total=False):
-    """How a receiver does, `unknown` where nothing was asked of it.
+    """The state of a receiver; `unknown` before the first request.
 
-    `account` is there once Moesif has answered that it knows the id, with configuration, rules or to events.
-    `since` and `next_try` are ISO 8601 in UTC, None where there is nothing to tell.
+    `account` is set once Moesif has accepted the id in a response (to configuration, rules or events). `since` and
+    `next_try` are ISO 8601 in UTC, or None.
     """
 
     state: Literal["unknown", "up", "down", "unauthorized"]
@@ -54,7 +54,7 @@ class UnsentStatus(TypedDict):
 
 
 class SpoolStatus(TypedDict, total=False):
-    """What is on disk. `state` in a word (`on`, `off`, `failing`), `reason` where it is not well; sizes are bytes."""
+    """The spool on disk. `state` is `on`, `off` or `failing`, `reason` explains the last; sizes are bytes."""
 
     state: str
     reason: str
@@ -63,7 +63,7 @@ class SpoolStatus(TypedDict, total=False):
 
 
 class WorkersStatus(TypedDict):
-    """Of several workers: how many serve, how many there should be, how often one was started again."""
+    """With several workers: how many serve, how many are configured, and the number of restarts."""
 
     ready: int
     wanted: int
@@ -71,7 +71,7 @@ class WorkersStatus(TypedDict):
 
 
 class ReceiverStatus(TypedDict):
-    """The records of a receiver that may lose some: captured = delivered + waiting + dropped."""
+    """The records of a lossy receiver: captured = delivered + waiting + dropped."""
 
     captured: int
     delivered: int
@@ -80,14 +80,14 @@ class ReceiverStatus(TypedDict):
 
 
 class Status(TypedDict, total=False):
-    """What `GET /status` shows and the metrics are made of; a part that is not given is not shown.
+    """The content of `GET /status` and of the metrics; missing parts are not shown.
 
-    Numbers of events: `captured` (of these, `recovered` were found on disk), `delivered`, `waiting`, `dropped` by
-    cause; captured = delivered + waiting + dropped. `excluded` exchanges were never captured, `faults` (by kind) are
-    errors of ours. `uptime` and `oldest_waiting` are seconds, the latter None where nothing waits but what is `unsent`:
-    of that, by destination, nobody sends. `receivers` are those that may lose records, by name. `traffic` counts all
-    that passes, `engines` the exchanges that began since the start, by what carries them. `kong` tells which
-    configuration and instances are loaded, in plain values.
+    Numbers of events: `captured` (including `recovered`, which were found on disk), `delivered`, `waiting`, `dropped`
+    by cause; captured = delivered + waiting + dropped. `excluded` exchanges were never captured. `faults` (by kind) are
+    errors of the addon. `uptime` and `oldest_waiting` are seconds; the latter ignores `unsent` events, which nobody
+    sends, and is None if no others wait. `receivers` are the lossy ones, by name. `traffic` counts all requests;
+    `engines` counts exchanges since the start, by engine. `kong` describes the loaded configuration and its instances,
+    in plain values.
     """
 
     version: str
@@ -111,7 +111,7 @@ class Status(TypedDict, total=False):
 
 
 def receivers_of(reading: Reading, configured: Iterable[str] = ()) -> dict[str, ReceiverStatus]:
-    """Those that got records, and those that will get some."""
+    """The lossy receivers that got records, and those configured."""
     return {
         name: ReceiverStatus(
             captured=tally.captured, delivered=tally.delivered, waiting=tally.waiting, dropped=tally.dropped
@@ -121,40 +121,39 @@ def receivers_of(reading: Reading, configured: Iterable[str] = ()) -> dict[str, 
 
 
 class AdminSource(Protocol):
-    """The proxy, seen from its listener, and its instances as Kong's plugin entities.
+    """The proxy as seen from its listener, and its instances as Kong's plugin entities.
 
     An entity has `id`, `name`, `instance_name`, `enabled`, `config`, `service`, `route`, `consumer` (each `{"id": ...}`
     or None), `protocols`, `tags`, `created_at` and `updated_at` (Unix seconds).
     """
 
     def plugins(self) -> Sequence[Mapping[str, Any]]:
-        """All of them. Secrets should not be in there; the listener takes out those it knows by name."""
+        """All instances, preferably without secrets; the listener also redacts those it knows by name."""
 
     def patch_plugin(self, plugin_id: str, changes: Mapping[str, Any]) -> Mapping[str, Any]:
         """Change an instance at once; returns the whole entity. From a form all values are texts or lists of texts.
 
-        Raises `NotFound`, `SchemaViolation`, `UniqueViolation`, `Unsupported`, `NotKept`; nothing has changed then, but
-        see `NotKept`.
+        Raises `NotFound`, `SchemaViolation`, `UniqueViolation`, `Unsupported` or `NotKept`; then nothing has changed,
+        but see `NotKept`.
         """
 
     def replace_plugin(self, plugin_id: str, given: Mapping[str, Any], kept: Collection[str]) -> Mapping[str, Any]:
-        """Have an instance be as it is configured but for what is given; returns the whole entity.
+        """Reset an instance to its configuration and apply only the given changes; returns the whole entity.
 
-        What was changed before and is not given is changed no more, but for the parameters `kept`. Raises as
-        `patch_plugin` does.
+        Earlier changes are undone, except those to the parameters `kept`. Raises like `patch_plugin`.
         """
 
     def add_plugin(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Add an instance; returns the whole entity. Raises as `patch_plugin` does, and `ForeignKeyViolation`."""
+        """Add an instance; returns the whole entity. Raises like `patch_plugin`, and `ForeignKeyViolation`."""
 
     def remove_plugin(self, plugin_id: str) -> None:
-        """Take an instance away that was added here. Raises `NotFound`, `Unsupported`, `NotKept`."""
+        """Remove an instance that was added here. Raises `NotFound`, `Unsupported`, `NotKept`."""
 
     def list_entities(self, kind: str) -> Sequence[Entity]:
         """All `services`, `routes` or `consumers`."""
 
     def find_entity(self, kind: str, name: str) -> str:
-        """The id of one of the `services`, `routes` or `consumers`, found by id or name. Raises `NotFound`."""
+        """The id of one of the `services`, `routes` or `consumers`, by id or name. Raises `NotFound`."""
 
     def status(self) -> Status: ...
 
@@ -162,14 +161,14 @@ class AdminSource(Protocol):
         """Whether events flow, and why not."""
 
     def recent(self, query: Mapping[str, Any]) -> Future[bytes | None]:
-        """Kept exchanges, as `DeliveryClient.recent` has it."""
+        """Recent exchanges, as from `DeliveryClient.recent`."""
 
     def explain(self, method: str, host: str | None, path: str) -> Mapping[str, Any]:
-        """Which instance applies to such a request and why; plain JSON values, no `config`."""
+        """The instance that applies to such a request, and why; plain JSON values without `config`."""
 
 
 def is_uuid(given: object) -> bool:
-    """Whether it can be an entity's id."""
+    """Whether a value can be an entity's id."""
     try:
         return str(uuid.UUID(str(given))) == str(given).lower()
     except ValueError:
@@ -177,11 +176,11 @@ def is_uuid(given: object) -> bool:
 
 
 class NotFound(Exception):  # noqa: N818 - the names are those of Kong's errors
-    """There is no such instance."""
+    """There is no such entity."""
 
 
 class SchemaViolation(Exception):  # noqa: N818
-    """An entity that cannot be: what is wrong, by field. Texts hold no secret."""
+    """An invalid entity, with errors by field. Texts have no secrets."""
 
     def __init__(self, fields: Fields) -> None:
         self.fields = fields
@@ -191,7 +190,7 @@ class SchemaViolation(Exception):  # noqa: N818
 
 
 class UniqueViolation(Exception):  # noqa: N818
-    """Another instance has this scope, or this name. `fields` are those that are the same in both."""
+    """Another instance has this scope or name. `fields` are those that both have in common."""
 
     def __init__(self, message: str, fields: Fields | None = None) -> None:
         self.fields = fields or {}
@@ -203,7 +202,7 @@ class UniqueViolation(Exception):  # noqa: N818
 
 
 class ForeignKeyViolation(Exception):  # noqa: N818
-    """What the instance is for is not there. Kong has two codes for that: for an id, and for a name."""
+    """The entity that an instance refers to does not exist. Kong has two codes for this: by id, and by name."""
 
     def __init__(self, code: int, name: str, message: str, fields: Fields) -> None:
         self.code = code
@@ -213,7 +212,7 @@ class ForeignKeyViolation(Exception):  # noqa: N818
 
     @classmethod
     def of(cls, field: str, by: str, value: str) -> ForeignKeyViolation:
-        """`field` is `service`, `route` or `consumer`; `by` is `id` or the field that holds the name."""
+        """`field`: `service`, `route` or `consumer`. `by`: `id`, or the field with the name."""
         kind = f"{field}s"
         if by == "id":
             key = {"id": value}
@@ -224,11 +223,11 @@ class ForeignKeyViolation(Exception):  # noqa: N818
 
 
 class Unsupported(Exception):  # noqa: N818
-    """An instance that cannot be changed so from here; the text says what to do instead."""
+    """An instance cannot be changed in this way here; the text says what to do instead."""
 
 
 class NotKept(Exception):  # noqa: N818
-    """A change cannot be written to the state file; the text says whether it is in force nevertheless."""
+    """A change cannot be written to the state file; the text says whether it is in effect nevertheless."""
 
 
 def _faults(fields: Fields, above: str = "") -> list[str]:

@@ -1,10 +1,10 @@
-"""What the Admin API changed, as one document, and the file that keeps it.
+"""All changes made through the Admin API as one document, and the file that stores it.
 
     {"enabled": false, "config": {"debug": true}, "plugins": {"ID": {...}}, "created": {"ID": {...}}}
 
-The first two are about the options. `plugins` are fields of entries of Kong's configuration that were changed,
-`created` entries that were added, both by id. In memory a document holds secrets; the file has only their names, is
-replaced as a whole or not at all, and only its owner may read it.
+The first two concern the options. `plugins` are changed fields of entries in Kong's configuration, `created` are added
+entries, both by id. In memory a document has secrets; the file has only their names. The file is replaced atomically,
+and only its owner may read it.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from mitmproxy_moesif.config.files import replace_file
 INSTANCES = ("created", "plugins")
 
 SECRETS = "secrets"
-"""The field that names parameters of an entry which were given, and are not kept."""
+"""The field with the names of secret parameters of an entry, whose values are not saved."""
 
 type Document = Mapping[str, Any]
 
 
 class StateError(ValueError):
-    """The document cannot be read, or cannot be put in force; one line that names the file."""
+    """The document cannot be read or applied; one line with the file's name."""
 
 
 class Keeper(Protocol):
-    """Where a document is kept."""
+    """Stores a document."""
 
     def read(self) -> Document:
-        """The one to start with. Raises `StateError`."""
+        """The document at the start. Raises `StateError`."""
 
     def write(self, document: Document) -> None:
-        """Raises `NotKept`; what was kept before still is then."""
+        """Save a document. Raises `NotKept`; then the previous one is still stored."""
 
 
 class StateFile:
-    """Keeps documents in a file; without a path, nowhere."""
+    """Stores documents in a file, or nowhere without a path."""
 
     def __init__(self, path: Path | str | None) -> None:
         self._path = Path(path) if path is not None else None
         self._kept: Document = without_secrets({})
 
     def read(self) -> Document:
-        """What the file says; nothing where there is none. Raises `StateError`, also where no change could be kept."""
+        """The file's document, empty if there is no file. Raises `StateError`, also if the folder is not writable."""
         if self._path is None:
             return {}
         try:
@@ -82,7 +82,7 @@ class StateFile:
 
 
 def without_secrets(document: Document) -> dict[str, Any]:
-    """The document as it is kept."""
+    """The document as it is saved."""
     config = {name: value for name, value in sorted(document.get("config", {}).items()) if not is_secret(name)}
     instances = {
         name: {id_: _entry_without_secrets(entry) for id_, entry in document[name].items()}
@@ -101,7 +101,7 @@ def _entry_without_secrets(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked(content: Any) -> Document:
-    """Raises `ValueError` for what is no document."""
+    """Validate a document. Raises `ValueError`."""
     if not isinstance(content, dict) or not isinstance(content.get("config", {}), dict):
         raise ValueError("must be an object with an object `config`")
     if unknown := sorted(content.keys() - {"enabled", "config", *INSTANCES}):
