@@ -1,9 +1,9 @@
-"""Who may use the listener.
+"""Access control of a listener.
 
-It listens on a loopback address, or demands a token. Three more things are refused, all of which a page in somebody's
-browser could try: a Host header that names neither a loopback host nor the address listened on (a page can have its own
-name resolve to 127.0.0.1), a change that another site's page sends, and reading from another site's page (no answer
-allows that, and without a token none is made).
+It either listens on a loopback address or requires a token. Three attacks from a page in a browser are refused too: a
+Host header that names neither a loopback host nor the listening address (DNS rebinding: a page's own name can resolve
+to 127.0.0.1), a change sent by another site's page, and a read by another site's page (it could not read the response,
+which never allows that; without a token it gets none).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 from mitmproxy_moesif.web.loopback import host_name, is_loopback
 
 OPEN = frozenset(("/health", "/ping"))
-"""Paths for probes: no token is asked for."""
+"""Paths for probes, which need no token."""
 
 ANOTHER_SITES = "changes from another site's page are refused"
 ANOTHER_USES = "what another site's page asks for is refused, but for links"
-KONG_TOKEN = "Kong-Admin-Token"  # noqa: S105 - a header's name
+KONG_TOKEN = "Kong-Admin-Token"  # noqa: S105 - the name of a header
 MAX_PORT = 65_535
 
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:\[\]/]+)):([0-9]{1,5})")
@@ -30,14 +30,14 @@ _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:\[\]/]+)):([0-9]{1,5})"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen: a name or an IP address without brackets, empty for all; and a port, 0 for any free one."""
+    """Where to listen: a name or an IP address without brackets, or empty for all; and a port, 0 for any free one."""
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """From `HOST:PORT`. Raises `ValueError` with one line."""
+        """Parse `HOST:PORT`. Raises `ValueError` with one line."""
         match = _ADDRESS.fullmatch(text.strip())
         if match is None or int(match[3]) > MAX_PORT:
             raise ValueError("admin_listen: must be HOST:PORT, such as 127.0.0.1:8095")
@@ -52,20 +52,20 @@ class Address:
 
 
 def octets_of(token: str) -> bytes:
-    """A token as it goes into a header; without the white space that a file or a shell puts around it."""
+    """A token as bytes for a header, without surrounding white space from a file or shell."""
     return token.strip().encode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer instead of what was asked for."""
+    """The response to a refused request."""
 
     status: int
     message: str
 
 
 class Gate:
-    """Judges requests by their head alone. Raises `ValueError` for an address that demands a token and has none."""
+    """Decides on requests by their head. Raises `ValueError` if the address requires a token and there is none."""
 
     def __init__(self, address: Address, token: str | None) -> None:
         self._address = address
@@ -80,7 +80,7 @@ class Gate:
         return bool(self._token)
 
     def refusal(self, method: str, path: str, host: str, headers: Mapping[str, str]) -> Refusal | None:
-        """Why a request is turned away; None: it may pass. `headers` finds names in any case."""
+        """Why a request is refused; None if it may pass. `headers` must be case-insensitive."""
         authorized = not self._token or self._shows_token(headers)
         if not self._may_be_named(host, known=bool(self._token) and authorized):
             return Refusal(403, "Host must be a loopback name or the address listened on")
@@ -95,12 +95,12 @@ class Gate:
     def _shows_token(self, headers: Mapping[str, str]) -> bool:
         scheme, _, bearer = headers.get("Authorization", "").partition(" ")
         given = [headers.get(KONG_TOKEN, ""), bearer.strip() if scheme.lower() == "bearer" else ""]
-        # Header values were decoded as Latin-1. Both are compared, whichever fits.
+        # Header values were decoded as Latin-1. Both are always compared, for constant time.
         fits = [hmac.compare_digest(value.encode("latin-1", "replace"), self._token) for value in given]
         return any(fits)
 
     def _may_be_named(self, host_header: str, *, known: bool) -> bool:
-        """Any name will do for who shows the token, and beyond loopback any IP address: rebinding needs a name."""
+        """With a valid token any name is allowed, and beyond loopback any IP address: DNS rebinding needs a name."""
         name = host_name(host_header)
         if name is None:
             return False
@@ -118,13 +118,14 @@ def _is_ip(name: str) -> bool:
 
 
 def is_from_another_site(method: str, host: str, origin: str | None) -> bool:
-    """Whether a page of another site sends this, and it would change something."""
+    """Whether a page of another site sends a request that would change something."""
     return method not in ("GET", "HEAD") and origin is not None and not is_same_host(origin, host)
 
 
 def is_used_by_another_site(site: str | None, destination: str | None) -> bool:
-    """Whether a page of another site asks for this, be it for an image: it could not read the answer, but have the
-    proxy make many. A link that was followed may pass. Both values are what browsers say of a request to this machine.
+    """Whether a page of another site requests this, for instance as an image: it could not read the response, but make
+    the proxy compute many. Following a link is allowed. `site` and `destination` are the headers Sec-Fetch-Site and
+    Sec-Fetch-Dest.
     """
     return site == "cross-site" and destination != "document"
 

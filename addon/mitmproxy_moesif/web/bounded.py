@@ -1,8 +1,8 @@
-"""An HTTP server that keeps no more connections than it may: what is beside it needs descriptors, too.
+"""An HTTP server with a limited number of connections, since the rest of the process needs descriptors too.
 
-Where there are too many, the one that has waited longest for a whole request is closed; where none waits for one, the
-oldest whose answer its client does not read: whoever only holds connections keeps nobody out. Where all have a request
-that is being answered, the new one is closed. What a closed connection had sent ahead is not answered.
+Above the limit, the connection that has waited longest for a complete request is closed; if none waits, the oldest one
+whose client does not read its response. So idle connections keep nobody out. If all connections have a request in
+progress, the new one is closed. Pipelined requests of a closed connection get no response.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from tornado.iostream import IOStream
 from mitmproxy_moesif.log import RateLimitedLog
 
 MOST_CONNECTIONS = 40
-"""Fewer than the descriptors that the proxy leaves for what are not its clients' connections."""
+"""Fewer than the descriptors that the proxy leaves for anything but its clients' connections."""
 
 PAUSE = 0.2
-"""Seconds until the next attempt where one failed: descriptors may have run short."""
+"""Seconds until the next attempt after a failure, which may be a shortage of descriptors."""
 
 
 class BoundedServer(HTTPServer):
-    """`serving` in place of `add_sockets` and `stop`."""
+    """Use `serving` instead of `add_sockets` and `stop`."""
 
     def initialize(self, *args: Any, most_connections: float = MOST_CONNECTIONS, **kwargs: Any) -> None:
         super().initialize(*args, **kwargs)
@@ -40,7 +40,7 @@ class BoundedServer(HTTPServer):
 
     @asynccontextmanager
     async def serving(self, sockets: Sequence[socket.socket]) -> AsyncIterator[None]:
-        """Until the end of the block; then all connections are closed."""
+        """Serve until the end of the block; then close all connections."""
         accepting = [asyncio.ensure_future(self._accept(each)) for each in sockets]
         try:
             yield
@@ -61,7 +61,7 @@ class BoundedServer(HTTPServer):
                 await asyncio.sleep(PAUSE)
                 continue
             self.handle_stream(IOStream(connection, self.max_buffer_size, self.read_chunk_size), address)
-            await asyncio.sleep(0)  # a burst must not hold up those who are connected
+            await asyncio.sleep(0)  # a burst must not delay existing connections
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
         if len(self._open) >= self._most:
@@ -91,7 +91,7 @@ class BoundedServer(HTTPServer):
 
 
 class _Heard(HTTPMessageDelegate):
-    """Passes a request on; once it has come whole, the connection waits no more."""
+    """Passes a request on; once it is complete, the connection no longer counts as waiting."""
 
     def __init__(
         self, delegate: HTTPMessageDelegate, connection: HTTP1Connection, waiting: dict[IOStream, None]
@@ -102,7 +102,7 @@ class _Heard(HTTPMessageDelegate):
         self._waiting = waiting
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
-        if self._stream.closed():  # Tornado goes on with what it had read
+        if self._stream.closed():  # Tornado goes on parsing data that it had read before
             self._connection.detach()
             return None
         return self._delegate.headers_received(start_line, headers)

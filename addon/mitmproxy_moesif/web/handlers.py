@@ -1,4 +1,4 @@
-"""What the handlers of our listeners share: answers in JSON, errors too, and judging a request by its head."""
+"""The base classes of our listeners' handlers: JSON responses, including errors, and access control by the head."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 MAX_BODY_BYTES = 65_536
 MAX_DIGITS = 20
-"""Of a length: Python reads no number of thousands of digits."""
+"""Maximum digits of a length; Python refuses to parse numbers with thousands of digits."""
 
 MESSAGES = {
     404: "Not found",
@@ -20,7 +20,7 @@ MESSAGES = {
 
 
 class JsonHandler(RequestHandler):
-    """Answers in JSON, errors too: `{"message": "one line"}`, with the key that `error_key` says."""
+    """Responds in JSON; errors are `{"message": "one line"}`, with the key from `error_key`."""
 
     error_key: ClassVar = "message"
     media_type: ClassVar = "application/json; charset=utf-8"
@@ -28,11 +28,11 @@ class JsonHandler(RequestHandler):
     def set_default_headers(self) -> None:
         self.clear_header("Server")
         self.set_header("Cache-Control", "no-store")
-        # Answers hold what strangers sent; no browser shall take that for a page.
+        # Responses contain untrusted data, which no browser may interpret as a page.
         self.set_header("X-Content-Type-Options", "nosniff")
 
     def compute_etag(self) -> str | None:
-        """None: only what has a tag of its own sends one."""
+        """None: no automatic ETag."""
         return None
 
     def answer(self, status: int, content: Any) -> None:
@@ -53,16 +53,16 @@ class JsonHandler(RequestHandler):
     def write_error(self, status_code: int, **_kwargs: Any) -> None:
         self.refuse(status_code, self._reason)
 
-    # Tornado asks every handler for it; only those that stream bodies in have a use for it.
+    # Tornado requires this method of every handler; only those that stream request bodies use it.
     def data_received(self, chunk: bytes) -> None:
         raise NotImplementedError
 
 
 @stream_request_body
 class GatedHandler(JsonHandler):
-    """Judges a request by its head, before its body is read; reads no more of that than is allowed.
+    """Decides on a request by its head, before reading its body, of which no more than the limit is read.
 
-    The application's setting `gate` is the `Gate` that is asked.
+    The application's setting `gate` is the `Gate` to use.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -74,7 +74,7 @@ class GatedHandler(JsonHandler):
         request, gate = self.request, self.settings["gate"]
         refusal = gate.refusal(request.method or "", request.path, request.host, request.headers)
         if refusal is not None:
-            self.set_header("Connection", "close")  # Tornado closes it after an answer that did not wait for the body
+            self.set_header("Connection", "close")  # Tornado closes it after a response sent before reading the body
             if refusal.status == 401:
                 self.set_header("WWW-Authenticate", "Bearer")
             self.refuse(refusal.status, refusal.message)
@@ -86,16 +86,16 @@ class GatedHandler(JsonHandler):
             self._is_admitted = True
 
     def data_received(self, chunk: bytes) -> None:
-        """Keeps one byte too many at most, which tells that there were too many."""
+        """Keeps at most one byte more than allowed, which shows that the body is too large."""
         self._body += chunk[: MAX_BODY_BYTES + 1 - len(self._body)]
 
     def body(self) -> bytes:
-        """The whole body. Raises `HTTPError` where it is too large."""
+        """The whole body. Raises `HTTPError` if it is too large."""
         if len(self._body) > MAX_BODY_BYTES:
             raise HTTPError(413)
         return bytes(self._body)
 
     def write_error(self, status_code: int, **_kwargs: Any) -> None:
-        if status_code == 413 or not self._is_admitted:  # such as a path that is not UTF-8: `prepare` was not asked
+        if status_code == 413 or not self._is_admitted:  # not admitted: e.g. a path that is not UTF-8 skips `prepare`
             self.set_header("Connection", "close")
         self.refuse(status_code, MESSAGES.get(status_code, self._reason))

@@ -1,4 +1,4 @@
-"""What this machine's loopback is called: for the listeners that only its own user may reach."""
+"""Recognizes this machine's loopback, for listeners that only its own user may reach."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_loopback(host: str) -> bool:
 
 
 def host_name(host_header: str) -> str | None:
-    """The name in a Host header, in lower case, without a port; None where there is none."""
+    """The name in a Host header, in lower case, without port; None if there is none."""
     try:
         return urlsplit(f"//{host_header}").hostname
     except ValueError:
@@ -33,5 +33,5 @@ def names_loopback(host_header: str) -> bool:
 
 
 def is_bound_to_loopback(bound: socket.socket) -> bool:
-    """Whether only this machine can reach what listens there."""
+    """Whether a listening socket can only be reached from this machine."""
     return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback

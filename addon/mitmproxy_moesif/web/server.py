@@ -1,4 +1,4 @@
-"""A listener's sockets and its thread: an asyncio loop of its own, so that a slow reader costs the traffic nothing."""
+"""A listener's sockets and thread: it has its own asyncio loop, so that slow clients do not affect the traffic."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ STOP_SECONDS = 2.0
 
 
 def bind(what: str, address: Address) -> list[socket.socket]:
-    """Listening sockets, one for each address that the name has. Raises `OSError` with one line that begins with
-    `what`."""
+    """Listening sockets, one for each address of the name. Raises `OSError` with one line that begins with `what`."""
     try:
-        if not 0 <= address.port <= MAX_PORT:  # the resolver would take it modulo 65536
+        if not 0 <= address.port <= MAX_PORT:  # the resolver would use it modulo 65536
             raise ValueError(f"a port is a number from 0 to {MAX_PORT}")
         return bind_sockets(address.port, address.host)
-    except (OSError, ValueError) as error:  # a host that is no name is a ValueError (UnicodeError)
+    except (OSError, ValueError) as error:  # an invalid host name is a ValueError (UnicodeError)
         why = (isinstance(error, OSError) and error.strerror) or error
         raise OSError(f"{what}: cannot listen on {address}: {why}") from None
 
 
 def free_port() -> int:
-    """One on loopback that nobody listens on now."""
+    """A loopback port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -37,13 +36,13 @@ def free_port() -> int:
 
 
 def url_of(host: str, port: int) -> str:
-    """Without a slash at the end; loopback stands for an address that means every interface."""
+    """The URL without trailing slash; loopback if the host means all interfaces."""
     name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     return f"http://{Address(name, port)}"
 
 
 class ServerThread:
-    """Enters `service` in a loop and thread of its own on `start`, leaves it on `stop`. Started and stopped once."""
+    """Enters `service` in its own loop and thread on `start`, and exits it on `stop`. Can be started only once."""
 
     def __init__(self, name: str, service: AbstractAsyncContextManager[object]) -> None:
         self._service = service
@@ -52,28 +51,28 @@ class ServerThread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Returns once the service is entered; raises what entering it raises."""
+        """Returns once the service is entered; raises any exception of entering it."""
         self._thread.start()
         try:
             self._loop.result()
         except Exception:
             self._thread.join()
             raise
-        except BaseException:  # Ctrl-C: it may have been entered, or be about to
+        except BaseException:  # Ctrl-C: the service may have been entered, or be about to
             self.stop()
             raise
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:
-        """Wait `timeout` seconds for the service's end. A second call, and one before `start`, does nothing."""
+        """Wait at most `timeout` seconds for the service's end. No effect before `start` or the second time."""
         if self._thread.is_alive():
-            with suppress(RuntimeError):  # the loop has ended by itself
+            with suppress(RuntimeError):  # the loop has already ended
                 self._loop.result().call_soon_threadsafe(self._ending.set)
             self._thread.join(timeout)
 
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except Exception as error:  # noqa: BLE001 - raised again where the thread was started, else logged
+        except Exception as error:  # noqa: BLE001 - raised again by `start`, or else logged
             if self._loop.done():
                 log.error("moesif: %s has ended: %s", self._thread.name, describe(error))
             else:

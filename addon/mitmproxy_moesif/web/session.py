@@ -1,11 +1,11 @@
-"""An HTTP client's session whose calls end in time.
+"""An HTTP client's session whose calls end at a deadline.
 
     with DeadlineSession() as session, session.deadline(5):
         session.get(url)
 
-The timeouts of `requests` are per read, so a server that drips a byte a second would hold its caller for ever. At the
-deadline the connection is shut down, and the call raises what it raises when a connection breaks. What is sent has a
-timeout of its own: `requests` sends a whole body within the time that there is to connect.
+The timeouts of `requests` are per read, so a server that sends a byte per second would block the caller for ever. At
+the deadline the connection is shut down, and the call raises the same error as for a broken connection. Sending has its
+own timeout, because `requests` applies the connect timeout to sending a whole body.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from mitmproxy_moesif.web.loopback import is_loopback
 
 UNAUTHORIZED = frozenset({401, 402, 403})
-"""Statuses of a collector that does not accept the application id."""
+"""Statuses with which a collector refuses the application id."""
 
 
 class DeadlineSession(requests.Session):
-    """A session whose calls end at a deadline over connecting, sending and reading. One call at a time.
+    """A session whose calls end at a deadline for connecting, sending and reading together. One call at a time.
 
-    `sending` is how many seconds of it a request may take to be sent; None: all that is left.
+    `sending`: the part of it, in seconds, allowed for sending a request; None for all that is left.
     """
 
     def __init__(self, sending: float | None = None) -> None:
@@ -53,7 +53,7 @@ class DeadlineSession(requests.Session):
             self._watchdog.rest()
 
     def merge_environment_settings(self, url: Any, *given: Any) -> Any:
-        """Proxies and authorities as the environment names them; this machine is never sought through a proxy."""
+        """Proxies and authorities from the environment; requests to this machine never use a proxy."""
         settings = super().merge_environment_settings(url, *given)
         if is_loopback(urlsplit(str(url)).hostname or ""):
             settings["proxies"] = {}
@@ -68,10 +68,10 @@ class DeadlineSession(requests.Session):
 
 
 class _Watchdog:
-    """Calls `act` when what began with `watch` did not come to `rest` in time. One call at a time.
+    """Calls `act` if `rest` is not called in time after `watch`. One call at a time.
 
-    Its thread outlives a call, since starting one takes as long as sending a batch. It ends with `close`, until the
-    next call, and when none came for long.
+    Its thread is kept between calls, since starting one takes as long as sending a batch. It ends with `close` until
+    the next call, and after a long idle time.
     """
 
     IDLE_SECONDS = 60.0
@@ -80,7 +80,7 @@ class _Watchdog:
         self._act = act
         self._condition = threading.Condition()
         self._due: float | None = None
-        self._wakes = 0.0  # when the thread looks again
+        self._wakes = 0.0  # when the thread next wakes up
         self._running = False
         self._closed = False
 
@@ -119,14 +119,14 @@ class _Watchdog:
 
 
 class _Socket:
-    """A duplicate of that under a session's connection: TLS hides the original while it shakes hands."""
+    """A duplicate of the socket of a session's connection: TLS hides the original during its handshake."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._duplicate: socket.socket | None = None
 
     def follow(self, sock: socket.socket | None) -> None:
-        """There is another connection in place of the one before, or none."""
+        """Use another connection from now on, or none."""
         with self._lock:
             if self._duplicate is not None:
                 self._duplicate.close()
@@ -158,7 +158,7 @@ class _Adapter(HTTPAdapter):
                 def request(self, *given: Any, **named: Any) -> Any:
                     if self.sock is None:
                         self.connect()
-                    self.timeout = sending  # which urllib3 gives to the socket
+                    self.timeout = sending  # urllib3 sets it on the socket
                     return super().request(*given, **named)
 
             return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
@@ -173,7 +173,7 @@ class _Adapter(HTTPAdapter):
 
 
 def network_reason(error: BaseException, url: str) -> str:
-    """What went wrong on the way to a URL's host, in words. What the libraries say quotes what they were given."""
+    """A network error with a URL's host, in words. The libraries' own messages may quote secrets from their input."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     kinds = tuple(causes(error))
@@ -203,7 +203,7 @@ def network_reason(error: BaseException, url: str) -> str:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it comes from, also what urllib3 keeps as `reason`."""
+    """An error and its causes, including what urllib3 keeps as `reason`."""
     for _ in range(10):
         if error is None:
             return
