@@ -1,10 +1,10 @@
-"""`moesif-proxy forward`: from a Kafka topic to Moesif, with the sender of the proxy.
+"""`moesif-proxy forward`: sends events from a Kafka topic to Moesif, with the proxy's sender.
 
-arguments  the command line, and the settings behind it (test: forward/test_main.py)
+arguments  the command line and its settings (test: forward/test_main.py)
 forwarder  consumes, sends, commits: one member of the consumer group (test: forward/test_forward.py)
 listener   status, metrics and health (test: forward/test_forward.py)
 main       the entry point: one forwarder, or several workers
-offsets    how far each partition is done
-records    a record of the topic as a chunk to send, or why it is none
+offsets    tracks which offsets of each partition may be committed
+records    converts a record of the topic to a chunk, or rejects it
 workers    several forwarders as processes (test: forward/test_workers.py, forward/test_forward.py)
 """

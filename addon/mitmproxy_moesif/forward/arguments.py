@@ -1,4 +1,4 @@
-"""The command line of `moesif-proxy forward`, and the settings behind it: the proxy's, by `--set` and environment."""
+"""The command line of `moesif-proxy forward`; its settings are the proxy's, from `--set` and the environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST = 64
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """`reports`: this is a worker, which tells its supervisor how it does on the socket with this descriptor."""
+    """`reports`: in a worker, the descriptor of the socket on which it reports to its supervisor."""
 
     settings: Settings
     group: str
@@ -25,7 +25,7 @@ class Arguments:
 
 
 def parse(arguments: Sequence[str]) -> Arguments:
-    """Ends the process with one line on stderr and code 2 where they cannot be taken."""
+    """Parse the command line. Exits with code 2 and one line on stderr if it is invalid."""
     parser = _parser()
     given = parser.parse_args(arguments)
     try:
@@ -37,7 +37,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
 
 
 def check(settings: Settings) -> None:
-    """Raises `SettingsError` where there is nothing to read from, or nobody to send to."""
+    """Raises `SettingsError` without a source to read from, or a receiver to send to."""
     if not settings.kafka_brokers:
         raise SettingsError("kafka_brokers is missing: give --set moesif_kafka_brokers=HOST:PORT")
     if not settings.model_copy(update={"kafka_brokers": ()}).keeps_events:

@@ -1,11 +1,11 @@
-"""One member of the consumer group: reads records, has the proxy's sender send them, and commits what is done.
+"""One member of the consumer group: reads records, sends them with the proxy's sender, and commits what is done.
 
-One thread consumes and commits, the sender's sends. Done is what the receiver accepted, what was dropped and
-counted, and what the dead-letter topic has; an offset is committed when all before it is done. So nothing is lost
-whenever this process ends, and what it had not committed is read again: the receiver tells doubles by their
+One thread consumes and commits, the sender's thread sends. A record is done once the receiver has accepted it, it was
+dropped and counted, or it is in the dead-letter topic. An offset is committed when all records before it are done. So
+nothing is lost whenever this process ends; uncommitted records are read again, and the receiver detects duplicates by
 transaction id.
 
-While the receiver is down partitions are paused; the member goes on polling, so that it stays in the group.
+While the receiver is down, partitions are paused; the member keeps polling to stay in the group.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 WINDOW_BATCHES = 20
-"""So many batches, and `READ_AT_ONCE` records, are read ahead at most."""
+"""At most this many batches, plus `READ_AT_ONCE` records, are read ahead."""
 
 POLL_SECONDS = 0.1
 FULL_SECONDS = 0.005
@@ -44,20 +44,20 @@ READ_AT_ONCE = 500
 COMMIT_SECONDS = 1.0
 DEAD_LETTER_PAUSE = 1.0
 ANSWER_SECONDS = 1.0
-"""In which a broker should have answered at the start."""
+"""A broker should have answered within this time at start."""
 
 LEAVE_SECONDS = 3.0
-"""In which the broker should have taken the last offsets and let the member go."""
+"""At the end, the broker should have accepted the last offsets and released the member within this time."""
 
 REBALANCE = frozenset({"REBALANCE_IN_PROGRESS", "ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID"})
-"""What a member of a group meets while its partitions are given to others."""
+"""Errors that a member of a group gets while partitions are reassigned."""
 
 DEFAULTS = {"session.timeout.ms": 10_000, "partition.assignment.strategy": "roundrobin"}
 OURS = {"enable.auto.commit": False, "auto.offset.reset": "earliest"}
 
 
 class Forwarder:
-    """`run` until `stop`. Raises `ValueError` with one line for settings of Kafka that cannot be taken."""
+    """Call `run`; it returns after `stop`. Raises `ValueError` with one line for invalid Kafka settings."""
 
     def __init__(self, settings: Settings, group: str) -> None:
         to = settings.model_copy(update={"kafka_brokers": ()})
@@ -85,7 +85,7 @@ class Forwarder:
         self._limited = RateLimitedLog()
 
     def stop(self, *, at_once: bool = False) -> None:
-        """Send what was read for at most `shutdown_timeout`, then end; `at_once`: send no more."""
+        """Send what was read, for at most `shutdown_timeout`, then end; `at_once`: stop sending."""
         if at_once:
             self._seconds = 0.0
         self._stopped_at = min(self._stopped_at, time.monotonic())
@@ -98,7 +98,7 @@ class Forwarder:
         return Condition(self._ledger.read(), health, oldest, None, self._store.memory_bytes)
 
     def run(self) -> Reading:
-        """Until `stop`. After that no broker is waited for longer than `LEAVE_SECONDS`: librdkafka has no bound."""
+        """Run until `stop`; then wait for brokers at most `LEAVE_SECONDS`, since librdkafka has no limit."""
         consuming: Future[None] = Future()
         threading.Thread(target=self._consume, args=(consuming,), name="moesif-consume", daemon=True).start()
         while not consuming.done() and time.monotonic() < self._stopped_at + self._seconds + LEAVE_SECONDS:
@@ -129,7 +129,7 @@ class Forwarder:
             self._close()
 
     def _tell_of_brokers(self) -> None:
-        """At once where none answers: librdkafka tells a consumer much later, if at all."""
+        """Warn at once if no broker answers: librdkafka tells a consumer much later, if at all."""
         from confluent_kafka import KafkaException
 
         try:
@@ -148,12 +148,13 @@ class Forwarder:
             self._commit()
 
     def _full(self) -> bool:
-        """Enough waits: the next is read when some of it is sent, a moment later."""
+        """Whether enough records are waiting; more are read once some are sent."""
         full = self._ledger.read().waiting >= WINDOW_BATCHES * self._limits.batch_size
         return full or self._store.memory_bytes >= self._max_bytes
 
     def _pace(self) -> None:
-        """Pause all partitions while the receiver is down; resuming reads again what the client had read ahead."""
+        """Pause all partitions while the receiver is down. After resuming, records the client had read ahead are read
+        again."""
         paused = self._sender.health.down_since is not None
         if paused is not self._paused:
             self._paused = paused
@@ -188,7 +189,7 @@ class Forwarder:
             self._sender.notify()
 
     def _bury(self, message: Message, reason: str) -> None:
-        """Waits until the broker has it: what comes after it would wait anyway, since the offset cannot move on."""
+        """Write a dead letter and wait for the broker: later records must wait anyway, as the offset cannot advance."""
         log.error(
             "moesif: record %d of partition %d goes to the topic for dead letters: %s",
             *(message.offset(), message.partition(), reason),
@@ -209,7 +210,7 @@ class Forwarder:
         offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in due.items()]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
-        except KafkaException as error:  # the next one is as good
+        except KafkaException as error:  # the next commit includes these offsets
             if error.args[0].name() in REBALANCE:
                 log.info("moesif: the group's partitions are being given out anew; offsets are committed after that")
             else:
@@ -218,16 +219,16 @@ class Forwarder:
             self._offsets.commit(due)
 
     def _assigned(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """The library assigns them after this call, as its protocol requires.
+        """The library assigns the partitions after this call, as its protocol requires.
 
-        It may keep those paused that were paused before, so the next turn pauses or resumes all of them.
+        It may keep earlier ones paused, so the next turn pauses or resumes all of them.
         """
         self._paused = None
         numbers = ", ".join(str(one.partition) for one in partitions)
         log.info("moesif: assigned partitions of %s: %s", self._topic, numbers or "none")
 
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """What is being sent still arrives, and with the next member again."""
+        """Commit. Records in progress still arrive, and are sent again by the next member."""
         self._commit()
         self._lost(_consumer, partitions)
 
@@ -244,11 +245,11 @@ class Forwarder:
 
 
 class _UnburiedError(Exception):
-    """The end came before a dead letter was written: the record is read again by the next member."""
+    """The forwarder was stopped before a dead letter was written; the next member reads the record again."""
 
 
 class _TrackedStore(Store):
-    """In memory only; tells the offsets what is done."""
+    """A store in memory that marks offsets as done."""
 
     def __init__(self, ledger: Ledger, offsets: Offsets) -> None:
         super().__init__(ledger, None, 0)

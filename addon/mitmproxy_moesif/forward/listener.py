@@ -1,4 +1,4 @@
-"""Status, metrics and health of the forwarders, in the forms of the proxy."""
+"""Status, metrics and health of the forwarders, in the proxy's formats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mitmproxy_moesif.web.handlers import GatedHandler
 
 
 def server(settings: Settings, began: float, condition: Callable[[], Condition]) -> AdminServer | None:
-    """Not started yet; None where none is wanted. Raises what `AdminServer` raises."""
+    """The listener, not yet started; None if none is configured. Raises the same as `AdminServer`."""
     if settings.admin_listen is None:
         return None
 

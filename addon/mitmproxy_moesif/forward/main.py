@@ -26,7 +26,7 @@ class Stop(Protocol):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Until SIGTERM, SIGINT or SIGHUP; the exit code. What is wrong with `arguments` ends the process with code 2."""
+    """Run until SIGTERM, SIGINT or SIGHUP; returns the exit code. Exits with code 2 if `arguments` are invalid."""
     parsed = parse(arguments)
     quiet_log()
     try:
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _runner(parsed: Arguments, arguments: Sequence[str]) -> Forwarder | Workers:
-    forwarder = Forwarder(parsed.settings, parsed.group)  # also where workers run: it checks the settings
+    forwarder = Forwarder(parsed.settings, parsed.group)  # also with workers, to validate the settings
     if parsed.workers == 1:
         return forwarder
     if "group.instance.id" in configuration(parsed.settings):
@@ -63,12 +63,13 @@ def _runner(parsed: Arguments, arguments: Sequence[str]) -> Forwarder | Workers:
 
 
 def _heed_signals(stop: Stop, *, supervised: bool) -> None:
-    """In a thread of their own: a handler would run in the midst of whatever the main thread holds.
+    """Handle signals in a separate thread, since a handler would interrupt the main thread at any point.
 
-    The second means at once. To a worker only `AT_ONCE` does: a service manager may end it along with its supervisor.
+    The second signal means at once. For a worker only `AT_ONCE` does: a service manager may signal it together with its
+    supervisor.
     """
     heeded = {signal.SIGTERM, signal.SIGINT}
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored under nohup
         heeded.add(signal.SIGHUP)
     signal.pthread_sigmask(signal.SIG_BLOCK, heeded)
 
@@ -83,7 +84,7 @@ def _heed_signals(stop: Stop, *, supervised: bool) -> None:
 
 
 def _run_as_worker(runner: Forwarder | Workers, reports: socket.socket) -> int:
-    """Tell the supervisor how it goes; without one there is nothing to go on for."""
+    """Run and report to the supervisor; stop if the supervisor is gone."""
     telling = threading.Lock()
 
     def tell() -> None:

@@ -1,4 +1,4 @@
-"""How far each partition is done: what may be committed is everything before the first record that is not done."""
+"""Tracks the progress of each partition: everything before the first record not yet done may be committed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 
 
 class Offsets:
-    """`take` is called with rising offsets of a partition; `done` in any order, from any thread.
+    """Call `take` with ascending offsets of a partition, and `done` in any order, from any thread.
 
-    An offset that falls means another topic of this name, or one whose end was lost: what was known is of no use then.
+    A lower offset means another topic of this name, or one that lost its end; then the partition's state is discarded.
     """
 
     def __init__(self) -> None:
@@ -26,23 +26,23 @@ class Offsets:
             self._next[partition] = offset + 1
 
     def done(self, partition: int, offset: int) -> None:
-        """Also of a partition that is another's meanwhile, or ours again: delivered is delivered."""
+        """Mark a record as done; also valid for a partition that was reassigned in the meantime."""
         with self._lock:
             self._open.get(partition, {}).pop(offset, None)
 
     def due(self) -> dict[int, int]:
-        """The next offset to read of each partition where it has moved on since `commit`."""
+        """The next offset to read, for each partition that has advanced since `commit`."""
         with self._lock:
             now = {partition: next(iter(self._open[partition]), after) for partition, after in self._next.items()}
             return {partition: offset for partition, offset in now.items() if self._committed.get(partition) != offset}
 
     def commit(self, offsets: Mapping[int, int]) -> None:
-        """The broker has these."""
+        """Record that the broker has these offsets."""
         with self._lock:
             self._committed.update(offsets)
 
     def forget(self, partitions: Iterable[int]) -> None:
-        """They are another's now."""
+        """Discard partitions that now belong to another member."""
         with self._lock:
             for partition in partitions:
                 self._forget(partition)

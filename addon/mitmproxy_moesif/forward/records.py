@@ -1,4 +1,4 @@
-"""A record of the topic as a chunk of one event, or why it is none; such a record goes to the dead-letter topic."""
+"""Converts a record of the topic to a chunk of one event; other records go to the dead-letter topic, with a reason."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message
 
 DEAD = ".dead"
-"""What the dead-letter topic's name ends with."""
+"""The suffix of the dead-letter topic's name."""
 
 REASON, PARTITION, OFFSET = "moesif-reason", "moesif-partition", "moesif-offset"
 LEFT_OUT = "moesif-left-out"
-"""Why a dead letter has no key, value and headers of its record's."""
+"""The header that says why a dead letter lacks its record's key, value and headers."""
 
 TOO_LARGE = "MSG_SIZE_TOO_LARGE"
 ANY_SIZE = 1_000_000_000
-"""The broker decides how large a dead letter may be."""
+"""No limit here; the broker decides on the size of a dead letter."""
 
 SECONDS = 10.0
-"""What writing a dead letter may take."""
+"""Timeout for writing a dead letter."""
 
 
 @dataclass(slots=True, eq=False)
 class Record(Chunk):
-    """`destination`, `created`, ids and events as of a chunk, of which there is one; and where it was read."""
+    """A chunk of one event, with the partition and offset where it was read."""
 
     partition: int = 0
     offset: int = 0
 
 
 class NotEventError(ValueError):
-    """Why a record cannot be sent, in a few words."""
+    """A record cannot be sent; the text says why in a few words."""
 
 
 def read(message: Message, destination: str, applications: Collection[bytes]) -> Record:
-    """Raises `NotEventError`. `applications`: the names that it may be for; a record without one is for anybody."""
+    """Convert a record. `applications`: the accepted names; a record without a name is always accepted. Raises
+    `NotEventError`."""
     if (headers := headers_of(message)) is None:
         raise NotEventError("the name of a header is not UTF-8")
     named = dict(headers).get(APPLICATION)
@@ -54,12 +55,12 @@ def read(message: Message, destination: str, applications: Collection[bytes]) ->
         event = read_event(value)
     except ValueError:
         raise NotEventError("it is not an event in JSON") from None
-    line = value.replace(b"\n", b" ").replace(b"\r", b" ")  # in JSON they stand between its parts alone
+    line = value.replace(b"\n", b" ").replace(b"\r", b" ")  # valid JSON has these only between tokens
     return Record(destination, message.timestamp()[1] / 1000, (event.transaction_id,), (line,), None, partition, offset)
 
 
 def headers_of(message: Message) -> Headers | None:
-    """None where the library cannot tell them, which it does with an error about itself."""
+    """The headers; None if the library cannot decode them, for which it raises unspecific errors."""
     try:
         headers: Any = message.headers() or []
     except (SystemError, ValueError):
@@ -68,16 +69,16 @@ def headers_of(message: Message) -> Headers | None:
 
 
 class DeadLetters:
-    """Writes records that are no events to the topic for them."""
+    """Writes records that are not events to the dead-letter topic."""
 
     def __init__(self, topic: str, wanted: Mapping[str, Any]) -> None:
         self._topic = topic + DEAD
         self._producer = make_producer({**wanted, "message.max.bytes": ANY_SIZE})
 
     def write(self, message: Message, reason: str) -> str | None:
-        """The record as it was, and why it is there; the latter alone where the topic does not take as much.
+        """Write the record unchanged, with the reason; only the reason if the topic does not accept its size.
 
-        None once the broker has it, else what went wrong.
+        Returns None once the broker has it, else the error.
         """
         where: Headers = [(PARTITION, str(message.partition())), (OFFSET, str(message.offset()))]
         told: Headers = [(REASON, reason), *where]
@@ -87,7 +88,7 @@ class DeadLetters:
         return REASONS.get(failure, failure) if failure is not None else None
 
     def _produce(self, value: bytes | None, key: bytes | None, headers: Headers) -> str | None:
-        """The name of what went wrong."""
+        """Returns the name of the error, or None."""
         from confluent_kafka import KafkaException
 
         told: list[KafkaError | None] = []
@@ -97,7 +98,7 @@ class DeadLetters:
             )
         except KafkaException as refusal:
             return str(refusal.args[0].name())
-        except BufferError:  # nothing else waits
+        except BufferError:  # the queue is empty, so the message itself is too large
             return TOO_LARGE
         self._producer.flush(SECONDS)
         if told == [None]:

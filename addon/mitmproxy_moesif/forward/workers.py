@@ -1,4 +1,4 @@
-"""Several forwarders as processes: starts them, starts them again when they die, and adds up what they tell."""
+"""Several forwarders as processes: starts them, restarts them when they die, and adds up their reports."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from mitmproxy_moesif.delivery.ledger import NOTHING, Reading, added_up
 from mitmproxy_moesif.log import log
 
 AT_ONCE = signal.SIGINT
-"""Tells a worker to send no more; any other signal that ends it, to send what it has read."""
+"""Tells a worker to stop sending; other termination signals let it send what it has read."""
 
 REPORT_SECONDS = 1.0
 FIRST_DELAY, LONGEST_DELAY = 0.2, 10.0
 GRACE = 5.0
-"""Seconds that a worker has past its `shutdown_timeout`, until it is killed."""
+"""Seconds after its `shutdown_timeout` until a worker is killed."""
 
 EMPTY = Condition(NOTHING, {}, None, None)
 
 
 class Workers:
-    """`run` until `stop`. `arguments` are those of one worker."""
+    """Call `run`; it returns after `stop`. `arguments` are those of one worker."""
 
     def __init__(self, count: int, arguments: Sequence[str], seconds: float) -> None:
         self._arguments = arguments
@@ -41,7 +41,7 @@ class Workers:
         self._lock = threading.Lock()
 
     def stop(self, *, at_once: bool = False) -> None:
-        """End them when what they have read is sent; `at_once`: send no more."""
+        """Let the workers send what they have read, then end; `at_once`: stop sending."""
         self._stopped.set()
         for process in self._processes:
             if process is not None and process.poll() is None:
@@ -60,13 +60,13 @@ class Workers:
             keeper.join(max(0.0, deadline - time.monotonic()))
         for process in self._processes:
             if process is not None:
-                process.kill()  # nothing where it has ended
+                process.kill()  # no effect if it has ended
         for keeper in keepers:
             keeper.join()
         return self._ended
 
     def condition(self) -> Condition:
-        """As of their last reports, at most a second ago."""
+        """The state according to the last reports, at most a second ago."""
         with self._lock:
             told = list(self._conditions)
             reading = added_up([self._ended, *(one.reading for one in told)])
@@ -97,7 +97,7 @@ class Workers:
         command = [sys.executable, "-m", "mitmproxy_moesif.forward.main", *self._arguments]
         with ours:
             with theirs:
-                # In a session of its own: Ctrl-C goes to the supervisor alone, which tells the workers once.
+                # In its own session, so that Ctrl-C goes only to the supervisor, which tells the workers once.
                 process = subprocess.Popen(  # noqa: S603 - our own command line
                     [*command, "--reports", str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
@@ -119,5 +119,5 @@ class Workers:
 
 
 def given_back(reading: Reading) -> Reading:
-    """Of a worker that died: what waited is read again by another member, and counts there."""
+    """The counts of a dead worker, without waiting records: another member reads and counts these again."""
     return replace(reading, captured=reading.captured - reading.waiting, waiting_in_memory=0)
