@@ -1,10 +1,10 @@
-"""The gate as an addon: `addons = [MoesifAddon(), JwtGate()]`, in either order: Moesif's asks the gate first.
+"""The gate as an addon: `addons = [MoesifAddon(), JwtGate()]`, in either order: Moesif's calls the gate first.
 
-It answers in `requestheaders`, so that the upstream is never contacted for a refused request; to Moesif's addon the
-answer is one like any other. Headers that claims are copied into are taken from the request: nobody but the token says
-what is in them. It fails closed: where a token cannot be checked for a fault of ours, or the keys cannot be read when
-the script is reloaded, requests are refused. The file of keys is watched; a new one that is wrong leaves the old keys
-in force.
+It responds in `requestheaders`, so that the upstream never sees a refused request; Moesif's addon treats the response
+like any other. Headers into which claims are copied are removed from requests, so that only the token determines their
+content. The gate fails closed: if a token cannot be checked because of an internal error, or the keys cannot be read
+when the script is reloaded, requests are refused. The key file is watched; if a new version is invalid, the old keys
+remain in use.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mitmproxy_moesif.jwt_gate.settings import GateSettings, parse_gate_settings
 from mitmproxy_moesif.jwt_gate.tokens import Refusal, Rules, claim_texts
 from mitmproxy_moesif.log import RateLimitedLog, describe, log
 
-# RFC 6750: a request without a token is told no error.
+# RFC 6750: without a token in the request, the challenge has no error.
 CHALLENGES = {
     Refusal.REQUIRED: "Bearer",
     Refusal.UNCHECKED: "Bearer",
@@ -47,15 +47,15 @@ class JwtGate:
 
     def __init__(self) -> None:
         self._settings = parse_gate_settings({})
-        self._rules: Rules | None = None  # None: the gate is off
-        self._decided = ""  # the id of the flow that was decided on last
+        self._rules: Rules | None = None  # None: off
+        self._decided = ""  # the id of the last flow that was decided on
         self._closed = False
         self._running = False
         self._problems: list[str] = []
         self.kept: str | None = None
-        """Why the keys read before stay in force, where their file was read again and is wrong."""
+        """Why the earlier keys are still used, if their file was read again and is invalid."""
         self._faults = RateLimitedLog()
-        self._stamp: Stamp = None  # of the file of keys, when it was read
+        self._stamp: Stamp = None  # of the key file, when it was read
         self._watch: Periodic | None = None
 
     def load(self, loader: Loader) -> None:
@@ -65,9 +65,9 @@ class JwtGate:
         engine.install()
 
     def configure(self, updated: set[str]) -> None:
-        """Keys are read again whenever an option of the gate is set, be it to the same value.
+        """Read the keys again whenever an option of the gate is set, even to the same value.
 
-        Where others change, as on moesif-proxy's SIGHUP, they are if their file has.
+        If only other options change, as on moesif-proxy's SIGHUP, they are read if their file has changed.
         """
         others = bool(updated) and options.NAMES.isdisjoint(updated)
         if others and (not self._running or stamp_of(self._settings.key_file) == self._stamp):
@@ -76,7 +76,7 @@ class JwtGate:
         settings, stamp = None, None
         try:
             settings = parse_gate_settings(options.read_given(ctx.options))
-            stamp = stamp_of(settings.key_file)  # before it is read: a change in between is noticed later
+            stamp = stamp_of(settings.key_file)  # before reading, so that a later change is detected
             rules = make_rules(settings)
             self._check_effect(settings)
         except SettingsError as error:
@@ -92,7 +92,7 @@ class JwtGate:
             self._watch_keys()
 
     def _check_effect(self, settings: GateSettings) -> None:
-        """Raises `SettingsError` where what is given would do nothing. Live, the gate may be off for a while."""
+        """Raises `SettingsError` if options have no effect. While running only a warning: the gate may be off."""
         if (idle := without_effect(settings)) is None:
             return
         if not self._running:
@@ -100,12 +100,12 @@ class JwtGate:
         log.warning("JWT gate: %s", idle)
 
     def _refuse_options(self, problems: list[str], settings: GateSettings | None) -> None:
-        """Live, the change is taken back; at start, an error in the log ends the proxy."""
+        """While running, the change is undone; at start, an error in the log ends the proxy."""
         line = f"JWT gate: {'; '.join(problems)}"
         if self._running and not self._closed:
             if settings != self._settings:
                 raise OptionsError(line)
-            # What is in force was set again: nothing to take back. The keys read earlier stay.
+            # The same settings were set again, so there is nothing to undo. The earlier keys remain in use.
             log.error("%s; the keys read before stay in force", line)
             self.kept = line
             return
@@ -136,16 +136,16 @@ class JwtGate:
         file = FileWatch(settings.key_file, self._stamp)
 
         def look() -> None:
-            """In the watch's thread."""
+            """Runs in the watch's thread."""
             if file.changed() and (rules := reread(settings)) is not None:
-                with suppress(RuntimeError):  # the proxy has ended meanwhile
+                with suppress(RuntimeError):  # the proxy has ended
                     loop.call_soon_threadsafe(self._take_keys, settings, rules, file.seen)
 
         self._watch = Periodic("moesif-jwt-keys", WATCH_SECONDS, look)
         self._watch.start()
 
     def _take_keys(self, settings: GateSettings, rules: Rules, stamp: Stamp) -> None:
-        if settings is self._settings:  # else an option was set meanwhile, and the keys were read with it
+        if settings is self._settings:  # else an option was set in the meantime, which also read the keys
             self._rules, self._stamp = rules, stamp
             self._announce()
 
@@ -168,7 +168,7 @@ class JwtGate:
         return self._rules is None and not self._closed
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
-        """Also called by Moesif's addon, where that is asked first."""
+        """Also called by Moesif's addon, if mitmproxy calls that one first."""
         if flow.live and not self._off and flow.id != self._decided:
             self._decide(flow)
 
@@ -182,10 +182,10 @@ class JwtGate:
             self._catch_up(flow)
 
     def _catch_up(self, flow: http.HTTPFlow) -> None:
-        """Where another addon's fault in `requestheaders` kept mitmproxy from asking us."""
+        """Decide now, if another addon's exception in `requestheaders` kept mitmproxy from calling ours."""
         streamed = bool(flow.request.stream)
         if self._decide(flow) and streamed:
-            flow.kill()  # the upstream has it already; at least nobody gets the answer
+            flow.kill()  # the upstream already has the request; at least the client gets no response
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         response = flow.response
@@ -196,13 +196,13 @@ class JwtGate:
             response.headers[name] = text
 
     def _withhold(self, headers: http.Headers | None, *names: bytes) -> None:
-        """Take away what a client may not say: these, and what claims are copied into, however it is spelt."""
+        """Remove these headers and those into which claims are copied, in any spelling."""
         if headers is not None:
             withheld = self._settings.withheld.union(names)
             headers.fields = tuple(field for field in headers.fields if spelling(field[0]) not in withheld)
 
     def _decide(self, flow: http.HTTPFlow) -> bool:
-        """Let the request pass, or refuse it; whether it was refused."""
+        """Let the request pass, or refuse it; returns whether it was refused."""
         self._decided, flow.metadata[ANNOUNCED] = flow.id, {}
         headers: dict[str, str] = {}
         refusal: Refusal | None = Refusal.UNCHECKED
@@ -215,7 +215,7 @@ class JwtGate:
                 refusal = verdict if isinstance(verdict, Refusal) else None
                 if not isinstance(verdict, Refusal):
                     headers = dict(claim_texts(verdict, self._settings.claim_headers))
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody passes unchecked
+        except Exception as error:  # noqa: BLE001 - after any error, nothing may pass unchecked
             refusal = Refusal.UNCHECKED
             self._faults.error("fault", "JWT gate: a fault, the request is refused: %s", describe(error))
         flow.metadata[ANNOUNCED] = headers
@@ -224,26 +224,26 @@ class JwtGate:
         return refusal is not None
 
     def _refuse(self, flow: http.HTTPFlow, refusal: Refusal) -> None:
-        flow.request.stream = False  # with an answer set, streaming it would crash mitmproxy
+        flow.request.stream = False  # mitmproxy would crash if it streamed a request that has a response
         flow.metadata[GATE_REFUSED] = f"token_{refusal.name.lower()}"
-        if flow.response is None or flow.response.status_code < 400:  # else another addon has refused it already
+        if flow.response is None or flow.response.status_code < 400:  # else another addon has already refused it
             flow.response = refused_response(refusal, self._settings.jwt_exit_code, flow.request)
 
 
 def make_rules(settings: GateSettings) -> Rules | None:
-    """None where the gate is off: then no file is read. Raises `SettingsError`."""
+    """The rules; None if the gate is off, without reading any file. Raises `SettingsError`."""
     if not settings.jwt_gate:
         return None
     return Rules(load_keys(settings), settings.jwt_required, settings.jwt_leeway)
 
 
 def reread(settings: GateSettings) -> Rules | None:
-    """The rules with the keys that are in the file now; None where it is wrong, which is logged."""
+    """The rules with the keys now in the file; None if it is invalid, which is logged."""
     try:
         return make_rules(settings)
     except SettingsError as error:
         log.error("JWT gate: %s; the keys read before stay in force", error)
-    except Exception as error:  # noqa: BLE001 - the watch goes on, whatever is in the file
+    except Exception as error:  # noqa: BLE001 - the watch must go on, whatever is in the file
         log.error("JWT gate: a fault while reading keys, those read before stay in force: %s", describe(error))
     return None
 

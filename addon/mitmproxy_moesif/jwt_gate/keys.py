@@ -1,7 +1,7 @@
-"""The keys that tokens are verified with: a shared one, a PEM file, or a JWKS file.
+"""The keys for verifying tokens: a shared one, a PEM file, or a JWKS file.
 
-Each key is bound to the algorithms that it is made for before any token is seen, so that a token cannot choose another
-use of it (HMAC with a public key as the secret). Only public keys are taken from files. `none` is no algorithm here.
+Each key is bound to its algorithms before any token is read, so that a token cannot choose another use of it (HMAC with
+a public key as the secret). Files may only have public keys. The algorithm `none` is not supported.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from mitmproxy_moesif.jwt_gate.settings import HMAC, SIGNATURES, GateSettings
 
 MOST_BYTES = 1_000_000
 MOST_KEYS = 100
-"""A token without a key id is tried with every key of its kind."""
+"""Limit, since a token without a key id is tried with every key of its type."""
 
 RSA = frozenset(name for name in SIGNATURES if name[:2] in ("RS", "PS"))
 CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512", "secp256k1": "ES256K"}
 
-# A key type of RFC 7517, and an algorithm that PyJWT reads keys of that type with.
+# A key type of RFC 7517, and an algorithm with which PyJWT parses keys of this type.
 KEY_TYPES = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
 JWK_CURVES = frozenset({"P-256", "P-384", "P-521", "secp256k1", "Ed25519", "Ed448"})
 
@@ -42,7 +42,7 @@ _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Key:
-    """A key under its id (None: it has none), with what verifies by it."""
+    """A key with its id (None: it has none) and the algorithms that it verifies."""
 
     kid: str | None
     algorithms: Mapping[str, Algorithm]
@@ -54,12 +54,12 @@ class Key:
 
     @property
     def short(self) -> bool:
-        """Shorter than the algorithm asks for (RFC 7518), so that it may be guessed."""
+        """Whether the key is shorter than its algorithm requires (RFC 7518), and may be guessed."""
         return any(verifier.check_key_length(self.material) is not None for verifier in self.algorithms.values())
 
 
 def load_keys(settings: GateSettings) -> tuple[Key, ...]:
-    """The keys that the settings name, read now; none where they name none. Raises `SettingsError`."""
+    """Read the keys named in the settings; empty if none is named. Raises `SettingsError`."""
     named = [name for name in ("jwt_key", "jwt_public_key", "jwt_jwks") if getattr(settings, name) is not None]
     if len(named) > 1:
         raise SettingsError(f"{' and '.join(named)}: only one of them may be given")
@@ -76,7 +76,7 @@ def load_keys(settings: GateSettings) -> tuple[Key, ...]:
 
 
 def _allowed(settings: GateSettings, possible: Sequence[str], default: Sequence[str]) -> Sequence[str]:
-    """The algorithms to accept. Of both kinds, a public key could be taken for the secret of the other."""
+    """The algorithms to accept. Mixing both kinds is refused: a public key could be used as an HMAC secret."""
     for name in settings.jwt_algorithms:
         if name not in possible:
             kind = "a shared key (jwt_key), not with public keys" if name in HMAC else "public keys, not with jwt_key"
@@ -97,7 +97,7 @@ def _shared_key(secret: str, allowed: Sequence[str]) -> Key:
 def _usable(
     settings: GateSettings, option: str, found: Sequence[tuple[str | None, str | None, Any]]
 ) -> tuple[Key, ...]:
-    """Keys from id, algorithm (None: any of its type) and material; those that can verify what is accepted."""
+    """The keys that can verify accepted algorithms; `found` has id, algorithm (None: any of its type) and material."""
     allowed = _allowed(settings, SIGNATURES, SIGNATURES)
     keys = []
     for kid, algorithm, material in found:
@@ -111,7 +111,7 @@ def _usable(
 
 
 def algorithms_of(material: object) -> frozenset[str]:
-    """What a public key of this type, and on this curve, verifies."""
+    """The algorithms of a public key with this type and curve."""
     match material:
         case RSAPublicKey():
             return RSA
@@ -145,7 +145,7 @@ def _pem_materials(option: str, path: str) -> Iterator[Any]:
 
 
 def _jwks_materials(option: str, path: str) -> Iterator[tuple[str | None, str | None, Any]]:
-    """Id, algorithm and material of each key that is for signatures; keys of unknown types are passed over."""
+    """Id, algorithm and material of each key for signatures; keys of unknown types are skipped."""
     content = _read(option, path)
     try:
         document = json.loads(content)
@@ -163,7 +163,7 @@ def _jwks_materials(option: str, path: str) -> Iterator[tuple[str | None, str | 
 
 
 def _signs(jwk: Mapping[str, Any]) -> bool:
-    """Whether it is for signatures, as far as it says."""
+    """Whether the key is for verifying signatures, as far as it says."""
     operations, key_type, curve = jwk.get("key_ops"), _text(jwk, "kty"), _text(jwk, "crv")
     known = key_type in ("oct", "RSA") or (key_type in KEY_TYPES and curve in JWK_CURVES)
     verifies = not isinstance(operations, list) or "verify" in operations
@@ -188,14 +188,14 @@ def _jwk_material(where: str, jwk: dict[str, Any]) -> Any:
 
 def _read(option: str, path: str) -> bytes:
     if "-----BEGIN" in path or path.lstrip().startswith("{"):
-        raise SettingsError(f"{option}: the name of a file is expected, not a key itself")  # which may be a private one
+        raise SettingsError(f"{option}: the name of a file is expected, not a key itself")  # it may be a private key
     try:
         file = Path(path).expanduser()
-        regular = file.is_file() or not file.exists()  # reading a pipe would wait for ever
+        regular = file.is_file() or not file.exists()  # reading a pipe would block for ever
         content = _start(file) if regular else b""
     except OSError as error:
         raise SettingsError(f"{option}: {path!r} cannot be read: {error.strerror}") from None
-    except (ValueError, RuntimeError):  # a zero byte; a home that is nobody's
+    except (ValueError, RuntimeError):  # a null byte, or `~` of an unknown user
         raise SettingsError(f"{option}: {path!r} is no path") from None
     if not regular:
         raise SettingsError(f"{option}: {path!r} is no file")
@@ -205,6 +205,6 @@ def _read(option: str, path: str) -> bytes:
 
 
 def _start(file: Path) -> bytes:
-    """One byte more than is allowed, at most."""
+    """Read at most one byte more than allowed."""
     with file.open("rb") as stream:
         return stream.read(MOST_BYTES + 1)

@@ -12,7 +12,7 @@ from mitmproxy_moesif.jwt_gate.settings import PREFIX, GateSettings
 NAMES = frozenset(GateSettings.model_fields)
 
 PARAMETERS = OptionTable(GateSettings, str, (PREFIX,))
-"""The fields have their options' whole names."""
+"""The names of the fields are the full names of the options."""
 
 
 def read_given(options: optmanager.OptManager) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The gate's options in one table; their names are those of mitmproxy's options.
 
-Values are checked always, keys and what goes together with them only where the gate is on (see `keys`).
+Values are always validated; keys, and their combinations, only if the gate is on (see `keys`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MEANT_OTHERWISE = frozenset(
         *(b"authorization", b"content-encoding", b"content-type", b"expect", b"host"),
     }
 )
-"""Headers that say where a message ends, how it is read and whom it is for: no claim may, and no request do without."""
+"""Headers that control framing, interpretation or routing: claims must not be copied into them."""
 
 
 OF_GATE = Needs("jwt_gate")
@@ -69,7 +69,7 @@ class GateSettings(BaseModel):
     def _is_given(cls, value: SecretStr | str | None) -> SecretStr | str | None:
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
         if text is not None and not text.strip():
-            # As from `--set jwt_key="$KEY"` with no such variable: nothing would be verified any more.
+            # For instance `--set jwt_key="$KEY"` with an unset variable: nothing would be verified.
             raise ValueError("must not be empty")
         return value
 
@@ -97,31 +97,31 @@ class GateSettings(BaseModel):
 
     @property
     def claim_headers(self) -> tuple[tuple[str, str], ...]:
-        """Claim and the response header that it is copied into."""
+        """Each claim, and the response header into which it is copied."""
         return tuple(map(_split, self.jwt_claim_headers))
 
     @cached_property
     def withheld(self) -> frozenset[bytes]:
-        """The headers that claims are copied into, as `spelling` has them."""
+        """The headers into which claims are copied, as returned by `spelling`."""
         return frozenset(spelling(header.encode()) for _, header in self.claim_headers)
 
     @property
     def key_file(self) -> str | None:
-        """The file that keys come from, if it is one."""
+        """The file with the keys, if any."""
         return self.jwt_public_key if self.jwt_public_key is not None else self.jwt_jwks
 
 
 def spelling(name: bytes) -> bytes:
-    """A header's name as CGI and WSGI see it: for them `X_User` and `x-user` are one."""
+    """A header's name as CGI and WSGI see it: for them `X_User` and `x-user` are the same."""
     return name.lower().replace(b"_", b"-")
 
 
 def _split(pair: str) -> tuple[str, str]:
-    """At the last colon: names of claims are often URLs, a header's name has none."""
+    """Split at the last colon: names of claims are often URLs, while names of headers have no colon."""
     claim, _, header = pair.rpartition(":")
     return claim.strip(), header.strip()
 
 
 def parse_gate_settings(given: Mapping[str, Any]) -> GateSettings:
-    """`GateSettings` from plain values. Raises `SettingsError` with one line for all that is wrong; shows no secret."""
+    """`GateSettings` from plain values. Raises `SettingsError` with one line about all errors, without secrets."""
     return parse_table(GateSettings, given)

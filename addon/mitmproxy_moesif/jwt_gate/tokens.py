@@ -1,16 +1,17 @@
-"""Whether a request may pass, from its headers, the keys and the time. Pure.
+"""Decides whether a request may pass, from its headers, the keys and the time. Pure.
 
-A token is what anybody could take for one: after `Bearer` in any case and behind any white space, and whatever has a
-JWT's shape at the end of another scheme or without one. Other schemes are no token.
+A token is whatever some service might accept as one: text after `Bearer`, in any case and after any white space, and
+anything with the form of a JWT at the end of another scheme's value or without a scheme. Otherwise, other schemes have
+no token.
 
-- With keys, the signature comes first: nothing that a token says counts unless a key has verified it.
-- Without keys, tokens are only read: `exp` counts, whatever their `alg` says. What cannot be read passes (it may be a
-  token of another kind), unless a token is required.
-- `exp` is the first second that is too late (RFC 7519), `nbf` the first that counts; without them a token has no end
-  or no beginning. `nbf` counts with keys only.
-- With keys, a header that is no Bearer's has no token but at its end: one anywhere else in it is refused.
-- Two Authorization headers are refused: services differ in which they believe. So is one in which `Bearer` stands where
-  only some would find it, and with keys one that is no scheme with credentials.
+- With keys, the signature is verified first: nothing in a token counts before.
+- Without keys, tokens are only parsed: `exp` counts, regardless of `alg`. A token that cannot be parsed passes (it may
+  be of another kind), unless a token is required.
+- `exp` is the first second that is too late (RFC 7519), `nbf` the first that is valid; without them a token has no end
+  or no start. `nbf` counts only with keys.
+- With keys, a header without `Bearer` may have a token only at its end; with one anywhere else it is refused.
+- Two Authorization headers are refused, since services differ in which one they use. So is a header with `Bearer` where
+  only some services would find it, and with keys also one that is not a scheme with credentials.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from mitmproxy_moesif.jwt_gate.keys import Key
 
 MOST_TOKEN_BYTES = 16_384
 MOST_HEADER_BYTES = 1024
-"""A claim that is longer is not copied: cut, it might be another one's."""
+"""A longer claim is not copied: truncated, it might equal another one."""
 
 MOST_LOOKED_AT = 100
-"""Parts of a header that may be the beginning of a token."""
+"""Parts of a header that are tested for being the start of a token."""
 
 type Claims = Mapping[str, Any]
 
-_BLANK = re.compile(rb"[^\x21-\x7e]+")  # what white space is to somebody: controls, and all of Latin-1 and UTF-8
+_BLANK = re.compile(rb"[^\x21-\x7e]+")  # white space for some service: controls, and all of Latin-1 and UTF-8
 _BEARER = re.compile(rb"bearer(?: (.*))?", re.IGNORECASE)
 _HIDDEN_BEARER = re.compile(rb"^bearer|bearer ", re.IGNORECASE)
 _TOKEN = re.compile(rb"[A-Za-z0-9_.\-]+=*")
@@ -47,12 +48,12 @@ _JWT = re.compile(rb"[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]*")
 _DOTTED = re.compile(rb"[A-Za-z0-9_\-.]+")
 _OTHER_SCHEME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?: .*)?")
 
-# Controls of ASCII and of Latin-1, Unicode's line and paragraph separators: none may end a header line, anywhere.
+# ASCII and Latin-1 controls, Unicode's line and paragraph separators: anything that some parser takes for a line end.
 _BREAKING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Refusal(StrEnum):
-    """Why a request is refused; what the client is told."""
+    """Why a request is refused, as told to the client."""
 
     REQUIRED = "token required"
     INVALID = "invalid token"
@@ -62,7 +63,7 @@ class Refusal(StrEnum):
 
 
 class Reading(Enum):
-    """Why nobody can say what an Authorization header holds."""
+    """Why the content of an Authorization header is unclear."""
 
     AMBIGUOUS = "a token for some"
     UNREADABLE = "no scheme with credentials"
@@ -70,14 +71,14 @@ class Reading(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a request must bring. `leeway` in seconds; without `keys`, tokens are read and not verified."""
+    """The requirements for requests. `leeway` is in seconds; without `keys`, tokens are parsed but not verified."""
 
     keys: Sequence[Key] = ()
     required: bool = False
     leeway: int = 0
 
     def decide(self, fields: Fields, now: float) -> Refusal | Claims:
-        """Why the request is refused, or the claims of its token (none, where it has none or it cannot be read).
+        """Why the request is refused, or its token's claims (empty without a token, or if it cannot be parsed).
 
         `fields` are the request's headers, `now` is in seconds since 1970.
         """
@@ -106,7 +107,7 @@ class Rules:
 
 
 def find_token(value: bytes) -> bytes | Reading | None:
-    """The token in an Authorization header; None where it has none."""
+    """The token in an Authorization header; None if there is none."""
     plain = _BLANK.sub(b" ", value).strip()
     if bearer := _BEARER.fullmatch(plain):
         return bearer[1]
@@ -120,9 +121,9 @@ def find_token(value: bytes) -> bytes | Reading | None:
 
 
 def has_token(value: bytes) -> bool:
-    """Whether a JWT stands somewhere in it: two dots, and before the first the JSON of an object.
+    """Whether a text contains a JWT: two dots, and a JSON object before the first.
 
-    So it is held where there are more dots than can be looked at.
+    True if there are too many dots to examine.
     """
     heads = [part for run in _DOTTED.findall(value) for part in run.split(b".")[:-2]]
     return len(heads) > MOST_LOOKED_AT or any(map(_is_object, heads))
@@ -137,7 +138,7 @@ def _is_object(part: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A token taken apart, its signature not yet verified."""
+    """A parsed token; its signature is not yet verified."""
 
     header: Mapping[str, Any]
     payload: bytes
@@ -145,7 +146,7 @@ class Signed:
     signed: bytes
 
     def verified(self, keys: Sequence[Key]) -> bool:
-        """By a key of the id that the token names or by one that has no id; by any, where the token names none."""
+        """Whether a key verifies it: one with the token's key id, else one without id; any if the token has no id."""
         algorithm, kid = self.header.get("alg"), self.header.get("kid")
         if not isinstance(algorithm, str):
             return False
@@ -155,18 +156,18 @@ class Signed:
 
 
 def read_token(token: bytes) -> Signed | None:
-    """The parts of a token in JWS's compact form; None where it is none, or asks for what is not understood."""
+    """Parse a token in JWS compact form; None if it is not one, or requires an unsupported feature."""
     if len(token) > MOST_TOKEN_BYTES or not _TOKEN.fullmatch(token):
         return None
     try:
         parts = api_jws.decode_complete(token, options={"verify_signature": False})
-    except (InvalidTokenError, RecursionError):  # the latter of a header that is nested too deep
+    except (InvalidTokenError, RecursionError):  # RecursionError: the header is nested too deeply
         return None
     return Signed(parts["header"], parts["payload"], parts["signature"], token.rpartition(b".")[0])
 
 
 def read_claims(payload: bytes) -> Claims | None:
-    """The claims of a payload; None where it is no JSON object, or `exp` or `nbf` is no date."""
+    """The claims of a payload; None if it is not a JSON object, or `exp` or `nbf` is not a date."""
     try:
         claims = json.loads(payload.decode())
     except (ValueError, RecursionError):
@@ -177,19 +178,19 @@ def read_claims(payload: bytes) -> Claims | None:
 
 def _is_date(value: object) -> bool:
     if isinstance(value, float):
-        return math.isfinite(value)  # not of an int, which may be too large to ask that of
+        return math.isfinite(value)  # raises for an int that is too large for a float
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def claim_texts(claims: Claims, wanted: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Header and text of each claim that is there, fits and has a text."""
+    """Header and text of each wanted claim that can be copied."""
     for claim, header in wanted:
         if text := header_text(claims.get(claim)):
             yield header, text
 
 
 def header_text(value: object) -> str | None:
-    """A scalar claim as one line that no header parser breaks: `?` stands for what could; None for everything else."""
+    """A scalar claim as one line, with `?` for anything that some parser takes for a line end; None if not possible."""
     text = _BREAKING.sub("?", _scalar_text(value) or "").encode(errors="replace").decode().strip()
     return text if 0 < len(text.encode()) <= MOST_HEADER_BYTES else None
 
