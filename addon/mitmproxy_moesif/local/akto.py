@@ -1,10 +1,10 @@
-"""Akto's ingest service, as far as a sender sees it, with what its runtime does to records behind it.
+"""Akto's ingest service as a sender sees it, including what its runtime does to records later.
 
     POST /api/ingestData   {"batchData": [record, ...]}   200, 422 with `actionErrors`
-    GET  /api/ingestData   how many were kept, and how many forgotten, by reason; this collector only
+    GET  /api/ingestData   how many were kept, and how many dropped, by reason; this collector only
     GET  /healthCheck      200
 
-The runtime forgets some records without a word to anybody; here they are counted. Of a record nothing is kept.
+The real runtime silently drops some records; here they are counted. Records themselves are not stored.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FIELDS = (
 
 
 class AktoCounts:
-    """What became of the records."""
+    """The number of records kept, and of those dropped by reason."""
 
     def __init__(self) -> None:
         self.kept = 0
@@ -47,7 +47,7 @@ class AktoCounts:
 
 
 def reason_to_forget(record: Any) -> str | None:
-    """Why the runtime would forget it; None where it keeps it."""
+    """Why the runtime would drop a record; None if it keeps it."""
     if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in FIELDS):
         return "a field is missing, or no string"
     if not _is_digits(record["time"]) or not _is_digits(record["statusCode"]):

@@ -1,21 +1,21 @@
-"""A collector on this machine that speaks Moesif's collector API, so that the addon works without an account.
+"""A collector on this machine with Moesif's collector API, so that the addon works without an account.
 
     POST /v1/events         one event                       201, 400, 401, 413, 415
     POST /v1/events/batch   a JSON array of events          the same
-    POST /v1/users          what is told of one user        201, 400, 401, 413, 415
+    POST /v1/users          the profile of one user         201, 400, 401, 413, 415
     POST /v1/users/batch    of several; the same for companies and subscriptions
     GET  /v1/config         sampling and who has which rule 200, 304
     GET  /v1/rules          governance rules                200, 304
     PUT  /v1/config         replaces the configuration      204, 400    this collector only
     PUT  /v1/rules          replaces the rules              204, 400    this collector only
 
-As in Moesif, what is told of somebody who is known is laid over what was known.
+As in Moesif, a profile is merged into the one already known.
 
-Every request needs `X-Moesif-Application-Id`; any value will do, and none is kept. A POST's body may come with
-Content-Encoding deflate or gzip. A refused batch is refused whole. The answers to POSTs, and both GETs, carry
-`X-Moesif-Config-Etag` and `X-Moesif-Rules-Tag`, which equal the ETags of the two documents. The two PUTs are how
-sampling and governance are tried out here; Moesif itself has its web application for that. `akto` adds the paths of
-Akto's ingest service, which need no application id.
+Every request needs `X-Moesif-Application-Id`, with any value; it is not stored. A POST's body may have Content-Encoding
+deflate or gzip. A batch is accepted or refused as a whole. Responses to POSTs and to both GETs have the headers
+`X-Moesif-Config-Etag` and `X-Moesif-Rules-Tag`, which equal the ETags of the two documents. The two PUTs are for trying
+sampling and governance here; for Moesif itself its web application is used. `akto` adds the paths of Akto's ingest
+service, which need no application id.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mitmproxy_moesif.local.store import EventStore
 
 EVENTS = "events"
 
-# Above a batch's limit, so that a batch that is too large gets an answer and not a cut connection.
+# Above the limit of a batch, so that too large a batch gets a response instead of a closed connection.
 MAX_REQUEST_BYTES = 64 * 2**20
 
 
@@ -54,7 +54,7 @@ class _CollectorHandler(LocalHandler):
 
 
 class _IntakeHandler(_CollectorHandler):
-    """`POST`: all in it is kept, or it is refused whole."""
+    """`POST`: everything in it is stored, or it is refused as a whole."""
 
     def post(self, kind: str, batch: str | None) -> None:
         self.set_tags()

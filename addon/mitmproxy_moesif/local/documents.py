@@ -1,4 +1,4 @@
-"""The two documents that Moesif's collector hands out, `/v1/config` and `/v1/rules`, each with its tag."""
+"""The two documents that Moesif's collector serves, `/v1/config` and `/v1/rules`, each with its tag."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A document as it is now: JSON, and the tag that changes with it (in quotes, as an ETag has them)."""
+    """A document's current content: JSON, and the tag that changes with it (in quotes, like an ETag)."""
 
     content: bytes
     tag: str
@@ -25,18 +25,18 @@ class Version:
 class Document:
     """A JSON document of one kind (`dict` or `list`) that may change while the collector runs.
 
-    It changes by `put`, and with its file where one is given: that is read again whenever it changed. A file that
-    cannot be read or does not fit keeps what was there before, with one warning for each change of the file.
+    It changes by `put`, or with its file if it has one, which is read again after each change. If that cannot be read,
+    or has another kind of JSON, the content remains, with one warning for each change of the file.
     """
 
     def __init__(self, kind: type[dict[str, object]] | type[list[object]], file: Path | None = None) -> None:
         self._kind = kind
         self._file = file
-        self._seen: Stamp = (0, 0, 0)  # no file's
+        self._seen: Stamp = (0, 0, 0)  # matches no file
         self._version = self._checked(orjson.dumps(kind()))
 
     def put(self, content: bytes) -> None:
-        """Replaces the document. Raises `ValueError` with one line where `content` is not JSON of its kind."""
+        """Replace the document. Raises `ValueError` with one line if `content` is not JSON of its kind."""
         self._version = self._checked(content)
 
     def current(self) -> Version:

@@ -1,20 +1,19 @@
-"""An upstream to try the proxy on: it answers any method and any path with what it was asked.
+"""An upstream for trying the proxy: it responds to any method and path with the request itself.
 
     any path             200 {method, path, args, headers, body, body_encoding}
     /status/<code>       that status, 200 to 599
-    /delay/<ms>          the echo after so many milliseconds, at most 60,000
+    /delay/<ms>          the echo after this many milliseconds, at most 60,000
     /bytes/<n>           n random bytes, at most 10,000,000
-    /stream/<n>          n lines of JSON, each in a chunk of its own, at most 1,000
-    /sse?n=&interval_ms= n server-sent events (default 10, at most 1,000), so many ms apart (default 100, at most
+    /stream/<n>          n lines of JSON, each in its own chunk, at most 1,000
+    /sse?n=&interval_ms= n server-sent events (default 10, at most 1,000), at this interval in ms (default 100, at most
                          10,000)
 
-`path` is the path as sent, without the query. `args` and `headers` map a name to its value, or to the list of its
-values where it is repeated. `body` is the JSON value where the body is JSON (`body_encoding` "json"), else its text
-("text") or Base64 ("base64"); null where there is none. A body over 10,000,000 bytes is answered with 413, a number out
-of bounds with 400.
+`path` is the path as sent, without the query. `args` and `headers` map a name to its value, or to a list of values if
+it is repeated. `body` is the JSON value of a JSON body (`body_encoding` "json"), else its text ("text") or Base64
+("base64"); null without a body. A body over 10,000,000 bytes gets 413, a number out of range 400.
 
-Tornado's request handlers know a fixed set of methods and answer 405 to others, so this speaks to its HTTP server one
-level below them.
+Tornado's request handlers support only a fixed set of methods and respond to others with 405, so this uses its HTTP
+server directly.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ _BLOCK = 65_536
 
 @dataclass(slots=True)
 class EchoRequest:
-    """A request in full. `body` ends at the limit, with `too_large` set."""
+    """A whole request. A body above the limit is truncated, with `too_large` set."""
 
     method: str
     path: str
@@ -65,7 +64,7 @@ class EchoRequest:
 
 @dataclass(frozen=True, slots=True)
 class EchoAnswer:
-    """`pieces` instead of `body`: sent one by one as they come, without a length known before."""
+    """A response. `pieces` in place of `body` are sent one by one as they come, without a known length."""
 
     status: int = 200
     media_type: str = "application/json"
@@ -74,7 +73,7 @@ class EchoAnswer:
 
 
 def reply(request: EchoRequest) -> EchoAnswer | Awaitable[EchoAnswer]:
-    """What the echo answers to `request`; what takes time comes as an awaitable or in pieces."""
+    """The response to `request`; slow ones are awaitable, or come in pieces."""
     if request.too_large:
         return _refusal(413, f"a body may have {MAX_BODY} bytes")
     first, _, rest = request.path.removeprefix("/").partition("/")
@@ -148,12 +147,12 @@ def _whole(name: str, text: str, low: int, high: int) -> int:
 
 
 def _readable(body: bytes) -> tuple[object, str | None]:
-    """The body as something that JSON can hold, and how it is to be read."""
+    """The body as a JSON value, and its encoding."""
     if not body:
         return None, None
     try:
         orjson.loads(body)
-        return orjson.Fragment(body), "json"  # as it came: numbers survive, and no depth is too much to write
+        return orjson.Fragment(body), "json"  # unchanged: keeps numbers exact, and works at any depth
     except orjson.JSONDecodeError:
         pass
     try:
@@ -163,7 +162,7 @@ def _readable(body: bytes) -> tuple[object, str | None]:
 
 
 def _utf8(name: str, value: str) -> tuple[str, str]:
-    """Tornado reads headers as Latin-1; shown as UTF-8 where they are."""
+    """Tornado decodes headers as Latin-1; decode them as UTF-8 instead."""
     return name, value.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
@@ -174,7 +173,7 @@ def _grouped(pairs: Any) -> dict[str, str | list[str]]:
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
 
-# Path, bounds of the number in it, answer. Never changed.
+# Path, range of its number, response.
 _WITH_NUMBER: dict[str, tuple[tuple[int, int], Callable[[EchoRequest, int], EchoAnswer | Awaitable[EchoAnswer]]]] = {
     "status": ((200, 599), _status),
     "delay": ((0, MAX_DELAY_MS), _delayed),
@@ -184,7 +183,7 @@ _WITH_NUMBER: dict[str, tuple[tuple[int, int], Callable[[EchoRequest, int], Echo
 
 
 class EchoService(HTTPServerConnectionDelegate):
-    """Give it to Tornado's `HTTPServer`. `stop` ends what is still being answered."""
+    """Pass it to Tornado's `HTTPServer`. `stop` ends responses in progress."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -200,7 +199,7 @@ class EchoService(HTTPServerConnectionDelegate):
 
 
 class _Conversation(HTTPMessageDelegate):
-    """One request as it arrives, then its answer in a task of its own."""
+    """Receives one request, then sends the response in its own task."""
 
     def __init__(self, connection: HTTPConnection, tasks: set[asyncio.Task[None]]) -> None:
         self._connection = connection
@@ -227,7 +226,7 @@ class _Conversation(HTTPMessageDelegate):
             await self._send(answer)
             self._connection.finish()
         except StreamClosedError:
-            pass  # the client has gone; there is nobody to tell
+            pass  # the client has disconnected
 
     async def _send(self, answer: EchoAnswer) -> None:
         start = ResponseStartLine("HTTP/1.1", answer.status, responses.get(answer.status, "Unknown"))

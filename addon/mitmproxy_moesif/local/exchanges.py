@@ -1,7 +1,7 @@
-"""The received events as exchanges: what the traffic page asks of a proxy's admin listener, asked of the collector.
+"""The received events as exchanges: the paths that the traffic page requests from a proxy's admin listener.
 
-`GET /exchanges`, `/exchanges/{transaction_id}`, `/exchanges/stream` and `/stats`, so that `moesif-proxy page` shows
-what any SDK has sent. An event without a `transaction_id` goes by its number.
+`GET /exchanges`, `/exchanges/{transaction_id}`, `/exchanges/stream` and `/stats`, so that `moesif-proxy page` can show
+events sent by any SDK. An event without a `transaction_id` is named by its number.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from mitmproxy_moesif.recent.stats import add_up
 from mitmproxy_moesif.web.access import Address, Gate
 
 AT_ONCE = 50
-"""Events that are read at a time: they may have a megabyte each."""
+"""Events read at a time, since each may have a megabyte."""
 
 LAST: Final = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()
 
 LOOPBACK: Final = Gate(Address("127.0.0.1", 0), None)
-"""Answers to who names a loopback host."""
+"""Admits only requests that name a loopback host."""
 
 
 class ReceivedExchanges(Exchanges):
-    """Follows a store: a row of each event that is kept there. To be asked by one thread at a time."""
+    """Follows a store, with a row for each event in it. Use from one thread at a time."""
 
     def __init__(self, store: EventStore) -> None:
         self._store = store
@@ -68,7 +68,7 @@ class ReceivedExchanges(Exchanges):
         return add_up(list(self._fitting(wanted)))
 
     def _fitting(self, wanted: str, before: int | None = None, after: int | None = None) -> Iterator[Row]:
-        """Newest first. What was received does not change any more."""
+        """Newest first. Received events never change."""
         fits = terms.parse(wanted)
         for row in reversed(self._rows.values()):
             if after is not None and row["number"] <= after:
@@ -77,7 +77,7 @@ class ReceivedExchanges(Exchanges):
                 yield row
 
     def _follow(self) -> None:
-        """Take in what the store has got and lost meanwhile."""
+        """Add rows for new events of the store, and remove those of deleted ones."""
         oldest = self._store.oldest()
         for name, _ in list(takewhile(lambda item: item[1]["number"] < oldest, self._rows.items())):
             del self._rows[name]
@@ -90,7 +90,7 @@ class ReceivedExchanges(Exchanges):
 
 def record_of(stored: StoredEvent) -> Record:
     raw, event = stored.raw.encode(), {}
-    with suppress(ValueError):  # nested too deep: it has no more than a row
+    with suppress(ValueError):  # nested too deeply: only a row without content
         event = loads(raw)
     began, ended = _seconds(event, "request") or 0.0, _seconds(event, "response")
     name = member(event, str, "transaction_id") or f"number-{stored.number}"
@@ -100,7 +100,7 @@ def record_of(stored: StoredEvent) -> Record:
 
 
 def _seconds(event: object, side: str) -> float | None:
-    """When it was; not before 1970, nor, in another zone, after 9999."""
+    """The time of one side in seconds since 1970, limited to 1970..9999; None if missing or invalid."""
     try:
         at = datetime.fromisoformat(member(event, str, side, "time") or "")
     except ValueError:
@@ -109,12 +109,12 @@ def _seconds(event: object, side: str) -> float | None:
 
 
 class _Source:
-    """All that the handlers below ask for. Answers are made in threads of the running event loop, which end with it."""
+    """The handlers' source. Queries run in threads of the running event loop, and end with it."""
 
     def __init__(self, store: EventStore) -> None:
         self._exchanges = ReceivedExchanges(store)
         self._one_at_a_time = threading.Lock()
-        self.recent({"limit": 1})  # a large file takes seconds to be read, which nobody shall wait for
+        self.recent({"limit": 1})  # start reading now: a large file takes seconds
 
     def recent(self, query: Mapping[str, Any]) -> Future[bytes]:
         loop = asyncio.get_running_loop()
@@ -126,7 +126,7 @@ class _Source:
 
 
 def exchange_paths(store: EventStore) -> list[tuple[str, type[AdminHandler], dict[str, Any]]]:
-    """For an application with the settings `gate=LOOPBACK` and `streams=set()`."""
+    """The paths for an application with the settings `gate=LOOPBACK` and `streams=set()`."""
     parts = {"parts": Parts(cast(AdminSource, _Source(store)))}
     return [
         (r"/exchanges/?", ExchangesHandler, parts),

@@ -1,4 +1,4 @@
-"""What the local servers share: error form, and who may talk to a server that listens on loopback."""
+"""Shared by the local servers: the form of errors, and access control on loopback."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ logger = logging.getLogger(__name__)
 
 
 class LocalHandler(JsonHandler):
-    """Errors are `{"error": "one line"}`.
+    """The base class of handlers. Errors are `{"error": "one line"}`.
 
-    On a server bound to a loopback address it answers only requests that name a loopback host. A page in a browser can
-    have its own host name resolve to 127.0.0.1 and would otherwise read what is meant for this machine's user. On any
-    server what another site's page sends or asks for is refused, but for links.
+    A server on a loopback address accepts only requests that name a loopback host: otherwise a page in a browser could
+    let its own host name resolve to 127.0.0.1 and read data of this machine's user. On any address, requests from
+    another site's page are refused, except for following links.
     """
 
     error_key = "error"
@@ -34,7 +34,7 @@ class LocalHandler(JsonHandler):
 
 
 class NotFoundHandler(LocalHandler):
-    """Any path that is not there."""
+    """Responds to unknown paths."""
 
     def prepare(self) -> None:
         super().prepare()
@@ -43,5 +43,5 @@ class NotFoundHandler(LocalHandler):
 
 
 def log_request(handler: RequestHandler) -> None:
-    """Instead of Tornado's access log, which warns about each refusal: what is refused is told to the client."""
+    """Replaces Tornado's access log, which would warn about each refused request."""
     logger.debug("%d %s %s", handler.get_status(), handler.request.method, handler.request.path)

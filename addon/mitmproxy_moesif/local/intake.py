@@ -1,7 +1,7 @@
-"""What Moesif's collector takes and refuses: a POST's body becomes events or profiles; a `RefusedError` says why not.
+"""Validates requests like Moesif's collector: a POST's body becomes events or profiles, or raises `RefusedError`.
 
-Pure: no sockets, no storage. Events are kept as the text they came in, never encoded anew, so that numbers and key
-order are shown exactly as they were sent.
+Pure: no sockets, no storage. Events keep their original text and are never re-encoded, so that numbers and key order
+are shown exactly as sent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BLANKS = re.compile(r"[ \t\n\r]*")
 
 
 class RefusedError(Exception):
-    """A body that is not taken: an HTTP status and one line for the sender."""
+    """A body is refused; with the HTTP status and one line for the sender."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -35,7 +35,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ReceivedEvent:
-    """One event: its JSON text as received, that text's size in bytes, and what one searches by (None: it has none)."""
+    """One event: its JSON text as received, the text's size in bytes, and fields to search by (None: not given)."""
 
     raw: str
     size: int
@@ -48,7 +48,7 @@ class ReceivedEvent:
 
 
 def read_one_or_many(body: bytes, encoding: str = "") -> list[ReceivedEvent]:
-    """The events of `POST /v1/events`: one object; an array is taken too. Raises `RefusedError`."""
+    """The events of `POST /v1/events`: one object, or an array. Raises `RefusedError`."""
     text = _text(body, encoding)
     start = _skip_blanks(text, 0)
     if text[start : start + 1] == "[":
@@ -65,15 +65,15 @@ def read_batch(body: bytes, encoding: str = "") -> list[ReceivedEvent]:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What is told of one user, company or subscription."""
+    """Data on one user, company or subscription."""
 
     id: str
     document: dict[str, Any]
 
 
 def read_profiles(body: bytes, encoding: str, named_by: str, *, many: bool) -> list[Profile]:
-    """Of `POST /v1/users` and the like, `named_by` being the member that is its id; `many`: of the batch. Raises
-    `RefusedError`."""
+    """The profiles of `POST /v1/users` and the like. `named_by`: the member with the id. `many`: the body is a batch.
+    Raises `RefusedError`."""
     text = _text(body, encoding)
     try:
         given = json.loads(text, parse_float=_finite, parse_constant=_no_constant)
@@ -115,7 +115,7 @@ def _read_array(text: str) -> list[ReceivedEvent]:
 
 
 def _elements(text: str) -> Iterator[tuple[Any, str]]:
-    """Each element of the array that `text` is, with the very text it came in."""
+    """Each element of the JSON array `text`, with its original text. Raises `RefusedError`."""
     at = _skip_blanks(text, 0)
     if text[at : at + 1] != "[":
         raise RefusedError(400, "not a JSON array")
@@ -207,17 +207,17 @@ def _text_or_none(event: dict[str, Any], name: str) -> str | None:
 
 
 def _storable(text: str) -> str:
-    """JSON can escape half of a surrogate pair; UTF-8, and so a database, can not hold it."""
+    """Replace lone surrogates, which JSON can escape but UTF-8, and so a database, cannot encode."""
     return text.encode("utf-8", "replace").decode()
 
 
 def _whole_number(digits: str) -> int:
-    """Python refuses to read integers of thousands of digits; the text is kept, and no number searched by is longer."""
+    """0 for a long number, since Python refuses thousands of digits. The text is kept, and no search needs it."""
     return int(digits) if len(digits) < 20 else 0
 
 
 def _finite(digits: str) -> float:
-    """It is written again, and JSON has no infinity."""
+    """A float for a profile, which is encoded again; JSON has no infinity. Raises `RefusedError`."""
     number = float(digits)
     if not isfinite(number):
         raise RefusedError(400, "a number is too large")
@@ -228,5 +228,5 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-# Never changed once made.
+# Immutable.
 _DECODER = json.JSONDecoder(parse_int=_whole_number, parse_constant=_no_constant)

@@ -1,4 +1,4 @@
-"""`moesif-proxy collector`: the local collector and its page of received events, without a proxy beside them."""
+"""`moesif-proxy collector`: the local collector and its page of received events, without a proxy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_KEPT = 2**53 - 1
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Until SIGINT or SIGTERM; the exit code: 0, or 1 with one line on stderr."""
+    """Run until SIGINT or SIGTERM; returns the exit code: 0, or 1 with one line on stderr."""
     given = _parser().parse_args(arguments)
     try:
         asyncio.run(serve(given))
@@ -59,7 +59,7 @@ def _number(text: str) -> int:
 
 
 async def serve(given: argparse.Namespace) -> None:
-    """Raises `OSError` and `ValueError` with one line."""
+    """Serve until a signal. Raises `OSError` or `ValueError` with one line."""
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
@@ -87,7 +87,7 @@ def _address(name: str, text: str) -> Address:
 
 
 def _document(kind: type[dict[str, object]] | type[list[object]], name: str, file: Path | None) -> Document:
-    """Later a file that is no good leaves what was there; at the start there is nothing."""
+    """A document with its file's content. An invalid file is an error at start; later the old content would remain."""
     document = Document(kind, file)
     if file is not None:
         try:

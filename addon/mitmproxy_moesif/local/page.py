@@ -1,10 +1,10 @@
-"""What the local collector received, for eyes and for curl.
+"""Shows what the local collector received, for people and curl.
 
-`GET /` tells in JSON what is here. `GET /events` gives the events, newest first, as a JSON array, narrowed by `limit`
+`GET /` is an overview in JSON. `GET /events` returns the events, newest first, as a JSON array, filtered by `limit`
 (1 to 10,000, default 100) and by `verb`, `status`, `user_id`, `company_id` (the whole value) and `uri` (a part of it).
-`GET /events/<transaction_id>` gives one event. `DELETE /events` forgets all. `GET /users`, `/companies` and
-`/subscriptions` give what was told of each, newest first, `/users/<id>` and so on one of them. The traffic page opens
-what `exchanges` answers.
+`GET /events/<transaction_id>` returns one event. `DELETE /events` deletes all. `GET /users`, `/companies` and
+`/subscriptions` return the profiles of each kind, newest first, `/users/<id>` and so on one of them. The paths of
+`exchanges` are for the traffic page.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from mitmproxy_moesif.local.store import EventStore, Filter
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 10_000
-# So many events are read and written at a time: events may have a megabyte each.
+# Events read and written at a time, since each may have a megabyte.
 PAGE = 50
 LOOK_EVERY = 0.05
 FIRST_LOOKS = 40
-"""For two seconds, which a first event may take to come."""
+"""Two seconds in total: the first event may take that long."""
 
 PARAMETERS = ("limit", "verb", "status", "user_id", "company_id", "uri")
 
@@ -37,7 +37,7 @@ class _PageHandler(LocalHandler):
         self.profiles = profiles
 
     def number(self, name: str, low: int, high: int) -> int | None:
-        """Raises `ValueError` with one line."""
+        """A whole number from the query; None if it is missing. Raises `ValueError` with one line."""
         text = self.get_query_argument(name, None)
         if text is None:
             return None
@@ -85,7 +85,7 @@ class _EventsHandler(_PageHandler):
                 await self._write(limit, which)
 
     async def _first_event(self) -> None:
-        """Who has just tried a request finds its event, which is on its way for a moment."""
+        """Wait for the first event, so that somebody who has just sent a request sees its event."""
         for _ in range(FIRST_LOOKS):
             if self.store.counts().received:
                 break
@@ -108,7 +108,7 @@ class _EventsHandler(_PageHandler):
         return DEFAULT_LIMIT if limit is None else limit, which
 
     async def _write(self, limit: int, which: Filter) -> None:
-        """Writes page by page, each once the one before it is on its way, so that memory holds one page."""
+        """Write page by page, each after the one before was flushed, so that only one is in memory."""
         separator, before = "[", None
         while limit > 0:
             page = self.store.newest(min(limit, PAGE), which, before)
@@ -143,7 +143,7 @@ class _ProfileHandler(_PageHandler):
 
 
 def page_app(store: EventStore, profiles: ProfileStore) -> Application:
-    """The page as a Tornado application, for this machine alone."""
+    """The page as a Tornado application, for this machine only."""
     parts = {"store": store, "profiles": profiles}
     kinds = "|".join(KINDS)
     return Application(

@@ -1,6 +1,6 @@
-"""Users, companies and subscriptions as the local collector was told of them: the newest, in the file of the events.
+"""Users, companies and subscriptions that the local collector received: the newest, in the same file as the events.
 
-As in Moesif, what is told of somebody who is known is laid over what was known, member by member.
+As in Moesif, a new profile is merged into the known one, member by member.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mitmproxy_moesif.local.intake import MAX_EVENT_BYTES, Profile, RefusedError
 from mitmproxy_moesif.local.store import Database
 
 KINDS = {"users": "user_id", "companies": "company_id", "subscriptions": "subscription_id"}
-"""What there is, and the member that names one."""
+"""The kinds of profiles, and for each the member with the id."""
 
 KEEP_PROFILES = 10_000
 KEEP_BYTES = 64_000_000
@@ -37,7 +37,7 @@ DELETE FROM profile WHERE number NOT IN (
 
 
 class ProfileStore(Database):
-    """Keeps the newest `keep` of all kinds, and of those no more than `keep_bytes` of JSON."""
+    """Stores the newest `keep` profiles of all kinds, limited to `keep_bytes` of JSON."""
 
     def __init__(self, path: Path | None = None, keep: int = KEEP_PROFILES, keep_bytes: int = KEEP_BYTES) -> None:
         self._keep = keep
@@ -45,7 +45,7 @@ class ProfileStore(Database):
         super().__init__(path, _SCHEMA, "profiles")
 
     def add(self, kind: str, profiles: Sequence[Profile]) -> None:
-        """All or none. Raises `RefusedError` for one that has become too large, or too deep to be laid over."""
+        """Add all or none. Raises `RefusedError` if a merged profile is too large, or too deeply nested to merge."""
         with self._lock, self._db:
             for profile in profiles:
                 known = self._db.execute(_FIND, (kind, profile.id)).fetchone()
@@ -61,7 +61,7 @@ class ProfileStore(Database):
             self._db.execute(_PUSH_OUT, [self._keep_bytes, self._keep])
 
     def find(self, kind: str, name: str) -> str | None:
-        """As JSON; None where it is not here."""
+        """A profile as JSON; None if unknown."""
         rows = self._rows(_FIND, kind, name)
         return str(rows[0][0]) if rows else None
 
@@ -74,7 +74,7 @@ class ProfileStore(Database):
 
 
 def laid_over(known: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
-    """Objects are merged at any depth, null tells nothing, all else is replaced."""
+    """Merge profiles: objects are merged at any depth, null is ignored, other values are replaced."""
     merged = dict(known)
     for name, value in told.items():
         before = merged.get(name)

@@ -1,4 +1,4 @@
-"""The local stack: collector, page and echo upstream together, each on a port of its own, ended together.
+"""The local stack: collector, page and echo upstream, each on its own port, started and stopped together.
 
     async with LocalStack() as stack:        # inside a running asyncio loop
         stack.collector_url ...
@@ -6,8 +6,8 @@
     with start_in_thread(8090) as stack:     # from anywhere
         stack.page_url ...
 
-Raises `OSError` with one line that names the port or the file when a port is taken or a file is no good; nothing is
-left running then.
+Raises `OSError` with one line that names the port or file, if a port is taken or a file is unusable; then nothing is
+left running.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from mitmproxy_moesif.web.access import Address
 from mitmproxy_moesif.web.bounded import BoundedServer
 from mitmproxy_moesif.web.server import ServerThread, bind, url_of
 
-# The echo reads a body to its end, to answer 413 rather than cut; no further than this.
+# The echo reads larger bodies to the end, to respond with 413 instead of closing, but no more than this.
 MAX_ECHO_READ = 2**30
-# The page takes no bodies.
+# The page has no request bodies.
 MAX_PAGE_READ = 65_536
 
 MOST_CONNECTIONS = 250
-"""Of the collector, and of its page. The echo has as many as come: how many is for the proxy before it to say."""
+"""Of the collector and the page, each. The echo has no limit: that is up to the proxy in front of it."""
 
 
 class LocalStack:
     """Collector, page and echo on loopback, in the running asyncio loop. The three URLs are valid once it is entered.
 
-    A port of 0 is any free one, `database` the file of received events, None for memory.
+    Port 0 means any free one. `database` is the file for received events; None means in memory.
     """
 
     def __init__(self, page_port: int = 0, database: Path | None = None) -> None:
@@ -73,7 +73,7 @@ class LocalStack:
         await self.stop()
 
     async def stop(self) -> None:
-        """Ends all, in the middle of an answer too. Does nothing the second time."""
+        """Stop everything, even during a response. No effect the second time."""
         await self._opened.aclose()
 
 
@@ -82,7 +82,7 @@ def bounded(app: Application, most_bytes: int) -> BoundedServer:
 
 
 async def open_server(what: str, address: Address, server: BoundedServer, opened: AsyncExitStack) -> str:
-    """Until `opened` is closed; its URL. Raises `OSError` with one line that begins with `what`."""
+    """Serve until `opened` is closed; returns the URL. Raises `OSError` with one line that begins with `what`."""
     sockets = bind(what, address)
     for each in sockets:
         opened.callback(each.close)
@@ -92,8 +92,7 @@ async def open_server(what: str, address: Address, server: BoundedServer, opened
 
 @contextmanager
 def start_in_thread(page_port: int = 0, database: Path | None = None) -> Iterator[LocalStack]:
-    """The local stack beside whatever else this process does, from when it listens to the end of the block. Raises
-    `OSError`."""
+    """Run the local stack in a thread until the end of the block. Raises `OSError`."""
     stack = LocalStack(page_port, database)
     thread = ServerThread("moesif-local", stack)
     thread.start()

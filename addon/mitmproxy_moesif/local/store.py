@@ -1,7 +1,7 @@
-"""The events that the local collector received: SQLite, newest first, no more than a given number and size.
+"""The events that the local collector received: SQLite, newest first, limited in number and size.
 
-As in Moesif an event with a `transaction_id` that is there already is a resend: it is counted and not kept twice. Once
-the oldest events have been pushed out, so are their ids.
+As in Moesif, an event with a known `transaction_id` is a duplicate: it is counted but not stored again. Once an event
+has been deleted to make room, its id is unknown.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mitmproxy_moesif.local.intake import ReceivedEvent
 KEEP_EVENTS = 10_000
 KEEP_BYTES = 512_000_000
 MAX_NUMBER = 2**63 - 1
-_APPLICATION_ID = 0x6D6F6573  # "moes": tells our files from other programs' databases
+_APPLICATION_ID = 0x6D6F6573  # "moes": distinguishes our files from other programs' databases
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS event (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -39,12 +39,12 @@ _INSERT = f"INSERT OR IGNORE INTO event ({_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?,
 
 
 class StoreError(OSError):
-    """A database that cannot be used; its text is one line that names the file."""
+    """A database cannot be used; the text is one line with the file's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which events are asked for: all that are given must hold. `uri` is a part of the URI, the others are whole."""
+    """A filter for events; all given values must match. `uri` is a part of the URI, the others are whole values."""
 
     verb: str | None = None
     status: int | None = None
@@ -53,7 +53,7 @@ class Filter:
     uri: str | None = None
 
     def where(self) -> tuple[str, list[str | int]]:
-        """An SQL condition and its values."""
+        """The SQL condition and its values."""
         parts, values = ["1"], list[str | int]()
         for name in ("verb", "status", "user_id", "company_id"):
             if (value := getattr(self, name)) is not None:
@@ -67,7 +67,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """`number` grows with each event received; `raw` is the event's JSON as it came."""
+    """`number` increases with each event received; `raw` is the event's original JSON."""
 
     number: int
     raw: str
@@ -75,7 +75,7 @@ class StoredEvent:
 
 @dataclass(frozen=True, slots=True)
 class StoreCounts:
-    """`received` and `duplicates` since the store was opened, `kept` of now."""
+    """`received` and `duplicates` since the store was opened, and the number currently `kept`."""
 
     received: int
     duplicates: int
@@ -83,9 +83,9 @@ class StoreCounts:
 
 
 class Database:
-    """A file, made with access for its owner alone (what is in it is personal), or None for memory.
+    """A database file, accessible only by its owner (it has personal data), or in memory for None.
 
-    Methods may be called from any thread. Raises `StoreError` for a file that is no store of ours.
+    Methods may be called from any thread. Raises `StoreError` if a file is not one of our stores.
     """
 
     def __init__(self, path: Path | None, schema: str, content: str) -> None:
@@ -107,7 +107,7 @@ class Database:
             self._db.close()
 
     def _measure(self) -> None:
-        """Find out how much is kept, where that has to be known."""
+        """Count the stored rows and bytes, if needed."""
 
     def _rows(self, query: str, *values: object) -> list[Any]:
         with self._lock:
@@ -115,7 +115,7 @@ class Database:
 
 
 class EventStore(Database):
-    """Keeps the newest `keep_events` events, and of those no more than `keep_bytes` of JSON; the newest one always."""
+    """Stores the newest `keep_events` events, limited to `keep_bytes` of JSON, but always the newest one."""
 
     def __init__(self, path: Path | None = None, keep_events: int = KEEP_EVENTS, keep_bytes: int = KEEP_BYTES) -> None:
         self._keep_events = keep_events
@@ -125,7 +125,7 @@ class EventStore(Database):
         super().__init__(path, _SCHEMA, "received events")
 
     def add(self, events: Sequence[ReceivedEvent]) -> int:
-        """Keeps all of `events` and returns how many were new. Keeps none where it raises, `sqlite3.Error`."""
+        """Store all of `events` and return how many were new. Raises `sqlite3.Error`; then none is stored."""
         with self._lock:
             try:
                 with self._db:
@@ -140,7 +140,7 @@ class EventStore(Database):
         return new
 
     def newest(self, limit: int, which: Filter | None = None, before: int | None = None) -> list[StoredEvent]:
-        """The newest `limit` events that fit, newest first; of those numbered below `before` where it is given."""
+        """The newest `limit` events that match, newest first; only numbers below `before` if given."""
         where, values = (which or Filter()).where()
         if before is not None:
             where, values = f"{where} AND number < ?", [*values, before]
@@ -148,7 +148,7 @@ class EventStore(Database):
         return [StoredEvent(*row) for row in self._rows(query, *values, limit)]
 
     def after(self, number: int, limit: int) -> list[StoredEvent]:
-        """The oldest `limit` events of those with a higher number, oldest first."""
+        """The oldest `limit` events with a higher number, oldest first."""
         query = "SELECT number, raw FROM event WHERE number > ? ORDER BY number LIMIT ?"
         return [StoredEvent(*row) for row in self._rows(query, number, limit)]
 
@@ -157,17 +157,17 @@ class EventStore(Database):
         return StoredEvent(*rows[0]) if rows else None
 
     def oldest(self) -> int:
-        """The number of the oldest event that is kept; where none is, one that is above all."""
+        """The number of the oldest stored event; `MAX_NUMBER` if there are none."""
         [[number]] = self._rows(f"SELECT coalesce(min(number), {MAX_NUMBER}) FROM event")  # noqa: S608 - ours
         return int(number)
 
     def find(self, transaction_id: str) -> str | None:
-        """The JSON of that event as it came, None where it is not here."""
+        """The original JSON of an event; None if it is not stored."""
         rows = self._rows("SELECT raw FROM event WHERE transaction_id = ?", transaction_id)
         return str(rows[0][0]) if rows else None
 
     def clear(self) -> int:
-        """Forgets every event and gives its disk space back. Returns how many there were."""
+        """Delete all events and free their disk space. Returns how many there were."""
         with self._lock:
             with self._db:
                 self._begin()
@@ -196,12 +196,12 @@ class EventStore(Database):
             self._bytes -= size
 
     def _begin(self) -> None:
-        """From here on nobody else writes."""
+        """Lock the database for writing."""
         self._db.execute("BEGIN IMMEDIATE")
         self._look()
 
     def _look(self) -> None:
-        """Measure again if another collector on this file has changed it."""
+        """Count again if another collector has changed this file."""
         [version] = self._db.execute("PRAGMA data_version").fetchone()
         if version != self._version:
             self._version = version
@@ -212,7 +212,7 @@ class EventStore(Database):
 
 
 def _opened(path: Path | None, schema: str) -> sqlite3.Connection:
-    """Raises `sqlite3.Error` and `OSError`, also for another program's file."""
+    """Open a database. Raises `sqlite3.Error`, also for another program's file, or `OSError`."""
     if path is not None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -230,7 +230,7 @@ def _prepare(db: sqlite3.Connection, schema: str) -> None:
     tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if tables and mark != _APPLICATION_ID:
         raise sqlite3.DatabaseError("it is another program's database")
-    # A store for looking at: what the last second before a power cut brought may go.
+    # Not critical data: the last second before a power failure may be lost.
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
     db.executescript(f"PRAGMA application_id = {_APPLICATION_ID};{schema}")
