@@ -1,8 +1,8 @@
-"""`moesif-proxy backfill`: saved traffic, from mitmproxy's flow files and HAR, to where events go.
+"""`moesif-proxy backfill`: sends saved traffic from mitmproxy's flow files and HAR to where events go.
 
-har       an entry of a HAR file as a flow
-main      command line, and the way of a file to its end
-progress  how far a file has been taken, on disk and for eyes
-saved     the flows of a file, one after the other
-work      flows to events, and their delivery (test: backfill/test_main.py)
+har       converts an entry of a HAR file to a flow
+main      the command line, and the processing of each file
+progress  progress in a file, on disk and on the terminal
+saved     reads the flows of a file one by one
+work      turns flows into events and delivers them (test: backfill/test_main.py)
 """

@@ -1,7 +1,8 @@
-"""An entry of a HAR file as a flow: Chrome's, Firefox', Kong's, mitmproxy's own and others that keep to the format.
+"""Converts an entry of a HAR file to a flow: files from Chrome, Firefox, Kong, mitmproxy and others that follow the
+format.
 
-What a HAR does not know stays unknown: the client's address where it is not given, a response where there was none
-(status 0), compression (its bodies are decompressed). The id is a hash of the entry, so that it is the same each time.
+What a HAR does not contain remains unknown: the client's address if missing, a response if there was none (status 0),
+compression (bodies in a HAR are decompressed). The id is a hash of the entry, so it is the same each time.
 """
 
 from __future__ import annotations
@@ -22,28 +23,28 @@ from mitmproxy.net.http import status_codes
 from mitmproxy_moesif.event.address import valid_ip
 
 SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
-"""Browsers tell a WebSocket's handshake by a scheme of its own."""
+"""Browsers use separate schemes for the handshakes of WebSockets."""
 
 VERSIONS = {"h2": "HTTP/2.0", "http/2": "HTTP/2.0", "h3": "HTTP/3", "http/3": "HTTP/3", "http/1.0": "HTTP/1.0"}
 
 
 class EntryError(ValueError):
-    """An entry that cannot be read; its text names the field, and quotes nothing."""
+    """An entry is invalid; the text names the field, without its value."""
 
 
-class AnotherProtocol(Exception):  # noqa: N818 - no error: browsers save `data:` and `blob:` too
-    """An entry that is no HTTP exchange."""
+class AnotherProtocol(Exception):  # noqa: N818 - not an error: browsers also save `data:` and `blob:`
+    """An entry is not an HTTP exchange."""
 
 
 class Node:
-    """A JSON value and where it stands, for one clear line about what it lacks."""
+    """A JSON value and its path, for precise errors."""
 
     def __init__(self, value: Any, where: str = "") -> None:
         self.value = value
         self.where = where
 
     def member(self, name: str, kind: type | tuple[type, ...], default: Any = None) -> Node:
-        """`default` None: it must be there. Raises `EntryError`."""
+        """A member; required if `default` is None. Raises `EntryError`."""
         where = f"{self.where}.{name}".lstrip(".")
         value = self.value.get(name) if isinstance(self.value, dict) else None
         value = default if value is None else value
@@ -55,7 +56,7 @@ class Node:
 
 
 def flow_of(entry: object) -> http.HTTPFlow:
-    """Raises `EntryError` and `AnotherProtocol`."""
+    """Convert an entry. Raises `EntryError` or `AnotherProtocol`."""
     node = Node(entry)
     asked, answered = node.member("request", dict), node.member("response", dict, {})
     started = _time(node.member("startedDateTime", str))
@@ -91,7 +92,7 @@ def _milliseconds(node: Node) -> float:
 
 
 def _id(entry: object) -> str:
-    """A UUID of the entry's content."""
+    """A UUID derived from the entry's content."""
     content = json.dumps(entry, sort_keys=True).encode()
     return str(uuid.UUID(bytes=hashlib.sha256(content).digest()[:16], version=5))
 
@@ -136,7 +137,7 @@ def _response(node: Node, status: Node, started: float, ended: float) -> http.Re
 
 
 def _headers(node: Node) -> http.Headers:
-    """As sent, but for the names that HTTP/2 begins with a colon, and the encoding that the bodies no longer have."""
+    """The headers, without HTTP/2's pseudo-headers, and without encodings, which the bodies no longer have."""
     headers = node.member("headers", list, [])
     pairs = [_pair(Node(item, f"{headers.where}[{index}]")) for index, item in enumerate(headers.value)]
     return http.Headers(
@@ -147,14 +148,14 @@ def _headers(node: Node) -> http.Headers:
 
 
 def _pair(node: Node) -> tuple[bytes, bytes]:
-    """`{"name": .., "value": ..}`, or as Slack has it `[name, value]`."""
+    """A pair from `{"name": .., "value": ..}`, or Slack's `[name, value]`."""
     if isinstance(node.value, list) and len(node.value) == 2:
         node = Node(dict(zip(("name", "value"), node.value, strict=True)), node.where)
     return _bytes(node.member("name", str)), _bytes(node.member("value", str, ""))
 
 
 def _bytes(node: Node) -> bytes:
-    """Half of a surrogate pair, which JSON can hold, becomes a question mark."""
+    """The text as UTF-8; a lone surrogate, which JSON can have, becomes a question mark."""
     return str(node.value).encode("utf-8", "replace")
 
 

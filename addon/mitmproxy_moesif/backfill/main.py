@@ -1,4 +1,4 @@
-"""The command line of `moesif-proxy backfill`, and the way of each file to its end."""
+"""The command line of `moesif-proxy backfill`, and the processing of each file."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from mitmproxy_moesif.proxy.console import quiet_log
 from mitmproxy_moesif.runtime import Prepared, spool_folder
 
 MOST_TOLD = 20
-"""Entries that cannot be read of which each gets a line."""
+"""Maximum number of unreadable entries that are reported one by one."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code: 0 where all is delivered, 1 where not, 2 where the command line cannot be read."""
+    """The exit code: 0 if everything is delivered, 1 if not, 2 if the command line is invalid."""
     given = _parser().parse_args(arguments)
     try:
         prepared = _prepared(given.settings)
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         folder = spool_folder(prepared.instance.settings, confdir)
         backfill = Backfill(prepared, folder / BACKFILL if folder is not None else None, given.files, given.patience)
         quiet_log()
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is something to tell of
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on, Ctrl-C ends with a summary
         return backfill.run()
     except (SettingsError, OSError) as error:
         file = f"{error.filename}: " if isinstance(error, OSError) and error.filename is not None else ""
@@ -78,7 +78,7 @@ def _prepared(settings: Sequence[str]) -> Prepared:
 
 
 class Backfill:
-    """One run over some files. `folder`: where events and progress are kept, None for nowhere. Raises `OSError`."""
+    """One run over some files. `folder`: where to store events and progress; None for nowhere. Raises `OSError`."""
 
     def __init__(self, prepared: Prepared, folder: Path | None, files: Sequence[Path], patience: float) -> None:
         self._files = [(path, Progress(folder, path)) for path in files]
@@ -87,7 +87,7 @@ class Backfill:
         self._counts: Counter[str] = Counter()
 
     def run(self) -> int:
-        """The exit code. Raises `OSError`."""
+        """Returns the exit code. Raises `OSError`."""
         complete = False
         with self._work.running():
             try:
@@ -107,7 +107,7 @@ class Backfill:
         return 0 if complete and not self._counts["unreadable"] else 1
 
     def _take(self, path: Path, progress: Progress) -> None:
-        """To the end of the file; from where it cannot be read, the next one's turn comes. Raises `StalledError`."""
+        """Process a file to its end, or up to where it is unreadable. Raises `StalledError`."""
         taken, number = progress.taken, 0
         self._counts["taken by an earlier run"] += taken
         with path.open("rb") as file, closing(Display(path, path.stat().st_size)) as display:
@@ -131,7 +131,7 @@ class Backfill:
         elif saved.flow is not None:
             try:
                 return self._work.take(saved.flow)
-            except Exception as error:  # noqa: BLE001 - one that is damaged, or a fault of ours, costs no other
+            except Exception as error:  # noqa: BLE001 - a damaged flow, or an error of ours, must not affect others
                 self._unreadable(f"{path}: exchange {saved.number} cannot be taken: {describe(error)}")
         else:
             self._counts["not HTTP"] += 1

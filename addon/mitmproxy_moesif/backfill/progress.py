@@ -1,4 +1,4 @@
-"""How far a file has been taken: on disk, to go on after a kill; and for eyes, as a bar or as lines."""
+"""Progress in a file: on disk, to resume after a kill; and on the terminal, as a bar or as lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LINE_SECONDS = 5.0
 
 
 class Progress:
-    """Of one file. `taken`: so many of its flows an earlier run has put on disk, or counted as not to be sent."""
+    """Progress in one file. `taken`: the number of flows that an earlier run stored, or counted as not to be sent."""
 
     def __init__(self, folder: Path | None, path: Path) -> None:
         status = path.stat()
@@ -34,7 +34,7 @@ class Progress:
         return 0
 
     def note(self, taken: int) -> None:
-        """Raises `OSError`."""
+        """Save the progress. Raises `OSError`."""
         if self._path is not None:
             replace_file(self._path, orjson.dumps({"taken": taken}))
 
@@ -44,7 +44,7 @@ class Progress:
 
 
 class Display:
-    """A bar on a terminal, a line now and then elsewhere."""
+    """A progress bar on a terminal, otherwise a line from time to time."""
 
     def __init__(self, path: Path, size: int) -> None:
         self._path, self._size = path, size

@@ -1,4 +1,4 @@
-"""The flows of a file, one after the other, however large it is: mitmproxy's flow files, and HAR."""
+"""Reads the flows of a file of any size, one by one: mitmproxy's flow files, and HAR."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOO_DEEP = object()
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """One of a file. `flow` is None for what cannot be read (`problem` says why) or is no HTTP exchange."""
+    """One item of a file. `flow` is None if it is unreadable (`problem` says why) or not an HTTP exchange."""
 
     number: int
     flow: http.HTTPFlow | None
@@ -31,11 +31,11 @@ class Saved:
 
 
 class FileError(Exception):
-    """A file that cannot be read any further; one line."""
+    """A file cannot be read further; the text is one line."""
 
 
 def read(file: BinaryIO, path: Path) -> Iterator[Saved]:
-    """From number 1. Raises `FileError`."""
+    """The items of a file, numbered from 1. Raises `FileError`."""
     start = file.read(512)
     text = start.removeprefix(BYTE_ORDER_MARK)
     file.seek(len(start) - len(text) if text.strip() else 0)
@@ -67,9 +67,9 @@ def _json_entries(file: BinaryIO, path: Path) -> Iterator[tuple[int, object]]:
 
 
 def _items(events: Iterable[tuple[str, Any]]) -> Iterator[object]:
-    """Of the array `log.entries`. ijson's own keep the path to each value, which of deep ones takes gigabytes."""
+    """The items of `log.entries`. ijson's own function stores the path of each value: gigabytes if deeply nested."""
     open_ones: list[str | None] = []
-    """The member that each container outside of an item is at; None of an array."""
+    """The current member of each container around the item; None for an array."""
     builder, depth = None, 0
     for event, value in events:
         if builder is None and open_ones == AT_ITEM and event not in ENDS:
@@ -96,7 +96,7 @@ def _flows(file: BinaryIO, path: Path) -> Iterator[Saved]:
     try:
         for number, flow in enumerate(FlowReader(file).stream(), 1):
             yield Saved(number, flow if isinstance(flow, http.HTTPFlow) else None)
-    except Exception:  # noqa: BLE001 - mitmproxy stumbles over what is damaged in many ways
+    except Exception:  # noqa: BLE001 - mitmproxy raises all kinds of exceptions for damaged files
         if not number:
             raise FileError(f"{path}: neither a flow file nor a HAR") from None
         raise FileError(f"{path}: flow {number + 1} cannot be read: the file is cut there, or damaged") from None

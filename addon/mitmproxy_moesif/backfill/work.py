@@ -1,7 +1,7 @@
-"""Flows to events, and their delivery: the same policies, masks, spool and senders as behind a proxy.
+"""Turns flows into events and delivers them, with the same policies, masks, spool and senders as a proxy.
 
-Nothing is dropped for want of room: reading waits while much is on its way. The spool is a folder of its own, so that
-the counts are those of these files.
+Nothing is dropped for lack of room: reading waits while too many events are in progress. The spool has its own folder,
+so that the counts are those of these files.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from mitmproxy_moesif.governance.snapshot import Snapshot
 from mitmproxy_moesif.runtime import Prepared
 
 MOST_WAITING = 2000
-"""Events on their way at which reading waits."""
+"""Reading waits while more events than this are in progress."""
 
 AT_ONCE, AT_ONCE_BYTES = 200, 8_000_000
-"""Exchanges that are built and stored before more is read."""
+"""Exchanges to build and store before more are read."""
 
 EXPECTED = frozenset({"too_old", "sampled_out", "skipped"})
-"""Causes for which an event is left out on purpose; too old is what Moesif does not take."""
+"""Causes for which an event is left out on purpose; Moesif does not accept events that are too old."""
 
 STORE_SECONDS = 60.0
 
 
 class StalledError(Exception):
-    """Nothing was delivered for as long as one was willing to wait."""
+    """Nothing was delivered for `patience` seconds."""
 
 
 class Work:
-    """From `start` to `close`. `patience`: seconds without any delivery after which it gives up."""
+    """Use within `running`. `patience`: seconds without any delivery before it gives up."""
 
     def __init__(self, prepared: Prepared, folder: Path | None, patience: float) -> None:
         self._prepared, self._patience = prepared, patience
@@ -69,12 +69,12 @@ class Work:
 
     @property
     def is_done(self) -> bool:
-        """All is delivered, but for what is left out on purpose."""
+        """Whether everything is delivered, or left out on purpose."""
         reading = self.reading
         return not reading.waiting and not any(n for cause, n in reading.dropped.items() if cause not in EXPECTED)
 
     def take(self, flow: http.HTTPFlow) -> bool:
-        """Whether enough is taken for `store`."""
+        """Take a flow; returns whether it is time to call `store`."""
         found = self._placed(flow)
         if found is None:
             return False
@@ -102,13 +102,13 @@ class Work:
         return None
 
     def store(self) -> None:
-        """Returns when what was taken is stored or delivered, and there is room for more. Raises `StalledError`."""
+        """Wait until all flows taken are stored or delivered, and there is room for more. Raises `StalledError`."""
         self._pipeline.flush(STORE_SECONDS)
         self._pending = self._pending_bytes = 0
         self._wait(MOST_WAITING)
 
     def deliver(self) -> None:
-        """Raises `StalledError`."""
+        """Wait until everything is delivered. Raises `StalledError`."""
         self.store()
         self._wait(0)
 
