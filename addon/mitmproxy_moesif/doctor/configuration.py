@@ -1,4 +1,4 @@
-"""Reads options, files and environment as a start does, by making the proxy and not running it."""
+"""Reads options, files and environment as a start does, by creating the proxy without running it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CORRECT = "correct it: nothing starts with it"
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is to be examined. `engine` has mitmproxy's own options."""
+    """The objects to check. `engine` has mitmproxy's own options."""
 
     arguments: Arguments
     prepared: Prepared
@@ -41,7 +41,7 @@ class Subject:
 
     @property
     def upstream(self) -> str:
-        """Its URL."""
+        """The upstream's URL."""
         return str(self.engine.mode[0]).removeprefix("reverse:")
 
     @property
@@ -50,7 +50,7 @@ class Subject:
 
 
 async def read(arguments: Arguments) -> tuple[Subject | None, list[Finding]]:
-    """None where nothing can be read; on the running event loop."""
+    """The configuration (None if it is invalid), and findings. Needs a running event loop."""
     with heard() as said:
         try:
             proxy = Proxy(arguments, Standalone())
@@ -86,7 +86,7 @@ def told(record: logging.LogRecord) -> Finding:
 
 @contextmanager
 def heard() -> Iterator[list[logging.LogRecord]]:
-    """The warnings and errors that are logged meanwhile; nobody else gets them."""
+    """Collects the warnings and errors that are logged in the block; other handlers do not get them."""
     ear, logger = BufferingHandler(sys.maxsize), logging.getLogger()
     ear.setLevel(logging.WARNING)
     before, logger.handlers = logger.handlers, [ear]

@@ -1,4 +1,4 @@
-"""What a check found: one line each, with what to do. No finding quotes a secret."""
+"""The results of checks: one line each, with what to do. They never contain secrets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Level(StrEnum):
-    """How bad it is; a failure makes the exit code 1."""
+    """The severity; a failure makes the exit code 1."""
 
     OK = "ok"
     WARNING = "warning"
@@ -18,7 +18,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`todo` says what to do; empty where nothing is to be done."""
+    """One result. `todo` says what to do; empty if nothing."""
 
     check: str
     level: Level
@@ -47,11 +47,11 @@ def failed(findings: Iterable[Finding]) -> bool:
 
 
 def as_document(findings: Iterable[Finding]) -> dict[str, Any]:
-    """For `--json`."""
+    """The findings for `--json`."""
     found = list(findings)
     return {"ok": not failed(found), "findings": [_as_text(asdict(finding)) for finding in found]}
 
 
 def _as_text(members: dict[str, str]) -> dict[str, str]:
-    """JSON cannot hold the octets of a path that are no UTF-8; they are escaped, as in a line."""
+    """Escape bytes of a path that are not UTF-8, as in the text output; JSON cannot have them."""
     return {name: value.encode("utf-8", "backslashreplace").decode() for name, value in members.items()}

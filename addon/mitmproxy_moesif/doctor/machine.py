@@ -1,4 +1,4 @@
-"""What the machine brings along: proxies and authorities from the environment, ports, versions."""
+"""Checks the machine: proxies and authorities from the environment, ports, versions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SECONDS = 2.0
 
 
 def environment(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """What the way to Moesif is taken from."""
+    """Check the variables that affect connections to Moesif."""
     proxies = {name: url for each in PROXIES for name in (each, each.lower()) if (url := environ.get(name))}
     authorities = {name: path for name in AUTHORITIES if (path := environ.get(name))}
     problems = [problem for name, url in proxies.items() if (problem := proxy_problem(name, url)) is not None]
@@ -70,7 +70,7 @@ def authority_problem(name: str, path: str) -> Finding | None:
 
 
 def ports(subject: Subject) -> Iterator[Finding]:
-    """Both are taken where this proxy runs already: its admin listener says so."""
+    """Check that the ports are free. They are not if this proxy already runs, which its admin listener shows."""
     settings, wanted = subject.settings, {"--listen": subject.arguments.listen}
     if settings.admin_listen is not None:
         try:
@@ -83,7 +83,7 @@ def ports(subject: Subject) -> Iterator[Finding]:
                 yield ok(PORTS, f"moesif-proxy {running} runs here already: {settings.admin_listen} answers")
                 return
             wanted["admin_listen"] = address
-    with ExitStack() as probes:  # open at the same time: the two may be one
+    with ExitStack() as probes:  # keep both open, to detect if they are the same
         for name, address in wanted.items():
             yield port(name, address, probes)
 
@@ -99,7 +99,7 @@ def port(name: str, address: Address, probes: ExitStack) -> Finding:
 
 
 def version_at(address: Address, settings: Settings) -> str | None:
-    """Of the proxy whose admin listener it is; None where there is none."""
+    """The version of the proxy whose admin listener this is; None if there is none."""
     token = octets_of(settings.admin_token.get_secret_value())
     try:
         with DeadlineSession() as session, session.deadline(SECONDS):

@@ -24,7 +24,7 @@ CHECKS: tuple[tuple[str, Callable[[Subject], Iterator[Finding]]], ...] = (
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code: 1 where there is a failure, 2 with one line where the command line cannot be read."""
+    """The exit code: 1 if there is a failure; 2, with one line, if the command line is invalid."""
     parser = option_parser(
         "moesif-proxy doctor",
         "Checks what a start with the same options would meet: one line each, with what to do.",
@@ -51,8 +51,8 @@ async def examine(arguments: Arguments) -> list[Finding]:
 
 
 def carried_out(name: str, check: Callable[[Subject], Iterator[Finding]], subject: Subject) -> Iterator[Finding]:
-    """What it finds; that it cannot be carried out is a finding too."""
+    """The findings of a check; an exception in it becomes a finding too."""
     try:
         yield from check(subject)
-    except Exception as error:  # noqa: BLE001 - the other checks go on
+    except Exception as error:  # noqa: BLE001 - the other checks must go on
         yield failure(name, f"this cannot be checked: {describe(error)}", "please report it")

@@ -1,4 +1,4 @@
-"""Whether events are taken where they are to go, and whether this machine's clock is right."""
+"""Checks whether each receiver accepts events, and whether this machine's clock is right."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CHECK, AKTO, CLOCK = "moesif", "akto", "clock"
 CONNECT_SECONDS = 5.0
 SKEW_SECONDS = 5.0
 LATE_SECONDS = 300.0
-"""Moesif counts an event that is so old as late."""
+"""Moesif counts an event of this age as late."""
 
 
 def examine(subject: Subject) -> Iterator[Finding]:
-    """Each collector and application id once, and each place of Akto's."""
+    """Check each combination of collector and application id once, and each target of Akto."""
     asked = set()
     for instance in subject.prepared.instances:
         settings = instance.settings
@@ -87,7 +87,7 @@ def broker(address: str, check: str, option: str) -> Finding:
 
 
 def akto(target: AktoTarget) -> Iterator[Finding]:
-    """Whether it answers at all: whether it takes records is seen by sending one."""
+    """Check whether Akto answers at all; whether it accepts records would only show by sending one."""
     if target.brokers:
         yield from (broker(address, AKTO, "akto_kafka_brokers") for address in target.brokers)
         return
@@ -102,7 +102,7 @@ def akto(target: AktoTarget) -> Iterator[Finding]:
 
 
 def clock(date: str, began: float, ended: float) -> Finding:
-    """From the Date of an answer, which has whole seconds and was written between `began` and `ended`."""
+    """Compare with the Date of a response, which has whole seconds and was written between `began` and `ended`."""
     try:
         theirs = parsedate_to_datetime(date).timestamp()
     except ValueError:

@@ -1,4 +1,4 @@
-"""The spool's folder: who may use it, how much room it has, and what waits there."""
+"""Checks the spool's folder: permissions, free space, and the events in it."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def permissions(folder: Path) -> Iterator[Finding]:
 
 
 def nearest(folder: Path) -> Path:
-    """The folder, or what is there of the path to it."""
+    """The folder, or its nearest existing parent."""
     return next(path for path in (folder, *folder.absolute().parents) if is_there(path))
 
 
 def is_there(path: Path) -> bool:
-    """What is below a folder that may not be entered counts as absent."""
+    """Whether a path exists; False below a folder without access."""
     try:
         return path.exists()
     except OSError:
@@ -62,7 +62,7 @@ def is_there(path: Path) -> bool:
 
 
 def unwritable(folder: Path) -> str | None:
-    """Found out with a file that is gone at once: root may do all, and yet not make files everywhere."""
+    """Why no file can be created, tested with a temporary one: permissions alone do not tell, for instance for root."""
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
@@ -101,7 +101,7 @@ def counts(files: Iterable[Path]) -> Iterator[Finding]:
 
 
 def left_by_backfill(folder: Path) -> Iterator[Finding]:
-    """No proxy sends it."""
+    """Events that a backfill left; no proxy sends them."""
     waits = 0
     for path in folder.glob("spool-*.sqlite"):
         with suppress(OSError, SpoolError, sqlite3.Error):  # `spool list` says why

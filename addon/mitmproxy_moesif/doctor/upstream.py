@@ -1,4 +1,4 @@
-"""Whether the upstream is reached, whether it is Kong, and whether that Kong trusts this proxy."""
+"""Checks whether the upstream is reachable, whether it is Kong, and whether that Kong trusts this proxy."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def examine(subject: Subject) -> Iterator[Finding]:
 
 
 def reach(url: str, engine: Any) -> str:
-    """Connects, with TLS as mitmproxy would; the address of ours that the upstream sees. Raises `OSError`."""
+    """Connect, with TLS as in mitmproxy; returns our address as the upstream sees it. Raises `OSError`."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     with socket.create_connection((host, port), SECONDS) as connection:
@@ -77,10 +77,10 @@ def tls_context(engine: Any) -> ssl.SSLContext:
 
 
 def ask(url: str, engine: Any) -> requests.Response:
-    """`HEAD /`, which changes nothing. Raises `OSError`."""
+    """Send `HEAD /`, which changes nothing. Raises `OSError`."""
     with warnings.catch_warnings(), DeadlineSession() as session, session.deadline(SECONDS):
-        warnings.simplefilter("ignore")  # `reach` has looked at the certificate
-        session.trust_env = False  # mitmproxy seeks upstreams through no proxy
+        warnings.simplefilter("ignore")  # `reach` has already verified the certificate
+        session.trust_env = False  # mitmproxy uses no proxy for upstreams
         session.verify = False
         if engine.client_certs and expanded(engine.client_certs).is_file():
             session.cert = str(expanded(engine.client_certs))
@@ -88,7 +88,7 @@ def ask(url: str, engine: Any) -> requests.Response:
 
 
 def kong_of(headers: Mapping[str, str]) -> str | None:
-    """Kong's version, empty where it does not tell; None where it is not Kong."""
+    """Kong's version, empty if it is hidden; None if this is not Kong."""
     for name in ("Server", "Via"):
         if (found := _VERSION.search(headers.get(name, ""))) is not None:
             return found[1]
@@ -96,7 +96,7 @@ def kong_of(headers: Mapping[str, str]) -> str | None:
 
 
 def ask_admin_api(settings: Settings, address: str | None) -> Iterator[Finding]:
-    """`address` None: it is not asked whether Kong trusts us."""
+    """Check the Admin API. `address`: check whether Kong trusts it; None to skip this."""
     url, token = settings.kong_admin_url or "", settings.kong_admin_token.get_secret_value()
     try:
         with DeadlineSession() as session, session.deadline(SECONDS):
@@ -119,7 +119,7 @@ def ask_admin_api(settings: Settings, address: str | None) -> Iterator[Finding]:
 
 
 def node(answer: requests.Response) -> dict[str, Any] | None:
-    """What `GET /` of the Admin API says; Konnect has none."""
+    """The response of `GET /` as Kong's node information; None for Konnect, which has none."""
     try:
         told = orjson.loads(answer.content)
     except ValueError:
@@ -137,7 +137,7 @@ def trust(configuration: Mapping[str, Any], address: str) -> Finding:
 
 
 def covers(networks: Iterable[object], address: str) -> bool:
-    """Entries that are no networks, such as `unix:`, cover nothing."""
+    """Whether a network has this address. Entries that are not networks, such as `unix:`, are skipped."""
     ours = ipaddress.ip_address(address.partition("%")[0])
     for network in networks:
         try:
