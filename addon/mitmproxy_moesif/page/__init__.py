@@ -1,17 +1,17 @@
-"""The traffic page: what a running proxy knows of its exchanges, in a browser. Needs the extra `page` (NiceGUI).
+"""The traffic page: a running proxy's exchanges in a browser. Needs the extra `page` (NiceGUI).
 
-It asks the admin listener, and shows what that answers; of the proxy's own parts it knows none.
+It requests everything from the admin listener, and uses nothing else of the proxy.
 
-    admin     asks the admin listener
+    admin     a client for the admin listener
     app       the page itself, in NiceGUI (test: page/test_browser.py)
-    bodies    headers and bodies as HTML, everything escaped
-    columns   the list's columns, and which there is room for (test: page/test_browser.py)
+    bodies    headers and bodies as HTML, with everything escaped
+    columns   the list's columns, and those that fit (test: page/test_browser.py)
     forms     an exchange as curl, HAR and NDJSON
-    gate      who may open it: this machine alone (test: page/test_browser.py)
+    gate      access control: this machine only (test: page/test_browser.py)
     main      `moesif-proxy page` (test: page/test_browser.py)
-    messages  request and response of an event, whoever made it
-    passing   the JSON paths of the collector at the same port (test: page/test_browser.py)
+    messages  request and response of an event from any SDK
+    passing   passes the collector's JSON paths on, at the same port (test: page/test_browser.py)
     plots     the charts of the overview (test: page/test_view.py)
-    style     its CSS (test: page/test_browser.py)
-    view      what is told of an exchange in words
+    style     the page's CSS (test: page/test_browser.py)
+    view      an exchange described in words
 """

@@ -1,4 +1,4 @@
-"""The admin listener of a running proxy, asked by the page."""
+"""A client for the admin listener of a running proxy."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ NOT_TAKEN = "the proxy's Admin API does not take the token in MOESIF_ADMIN_TOKEN
 
 
 class AdminError(Exception):
-    """What is wrong, in one line."""
+    """A request to the admin listener failed; the text is one line."""
 
 
 class Admin:
-    """Raises `AdminError` where the listener does not answer, or refuses."""
+    """Methods raise `AdminError` if the listener does not answer, or refuses."""
 
     def __init__(self, url: str, token: str | None) -> None:
         octets = octets_of(token or "")
@@ -42,7 +42,7 @@ class Admin:
         return cast(Listing, await self._get("/exchanges", "exchanges", {"filter": wanted, **query}))
 
     async def trouble(self) -> str | None:
-        """Why nothing can be shown now; None where it can."""
+        """Why nothing can be shown now; None if all is well."""
         try:
             await self.newest("", 1)
         except AdminError as error:
@@ -56,7 +56,7 @@ class Admin:
         return cast(Stats, await self._get("/stats", "over_time", {"filter": wanted}))
 
     async def all(self, wanted: str, limit: int) -> list[Detail]:
-        """The newest in full; those that go meanwhile are left out."""
+        """The newest exchanges in full; any that are dropped in the meantime are left out."""
         room = asyncio.Semaphore(AT_ONCE)
 
         async def one(transaction_id: str) -> Detail | None:
@@ -71,14 +71,14 @@ class Admin:
         return [detail for detail in found if detail is not None]
 
     async def _get(self, path: str, member: str, query: Mapping[str, str]) -> Any:
-        """An answer that has this member."""
+        """GET a JSON object that must have this member."""
         try:
             answer = await self._client.get(path, params=query)
         except httpx.HTTPError as error:
             raise AdminError(f"the proxy does not answer at {self.url} ({_how(error)})") from None
         content = None
         with suppress(ValueError):
-            content = exact(answer.text)  # bodies may hold numbers of any length
+            content = exact(answer.text)  # bodies may have numbers of any length
         if answer.status_code == 200 and isinstance(content, dict) and member in content:
             return content
         message = content.get("message") if isinstance(content, dict) else None
@@ -87,7 +87,7 @@ class Admin:
 
 
 def encoded(name: str) -> str:
-    """A segment of a path that is no other path of the listener (`stream`), and none above it (`..`)."""
+    """A path segment that cannot be another path of the listener (`stream`) or a parent (`..`)."""
     return "".join(f"%{byte:02X}" for byte in name.encode("utf-8", "replace"))
 
 

@@ -1,7 +1,7 @@
-"""The traffic page in NiceGUI: a list that follows, one exchange in full beside it, and an overview.
+"""The traffic page in NiceGUI: a live list, one exchange in full beside it, and an overview.
 
-The list is filtered and paged by the proxy; a browser never has more than `PAGE` rows. What is shown of an exchange is
-made by `view` and `bodies`.
+The proxy filters and pages the list; a browser never has more than `PAGE` rows. `view` and `bodies` generate the
+content for an exchange.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PAGE: Final = 200
 EXPORTED: Final = 1000
 REFRESH: Final = 0.3
 BUSY: Final = 50
-"""Exchanges between two looks, more than which nobody can read: then the list is drawn every so many looks."""
+"""With more new exchanges than this per refresh, too many to read, the next `RESTS` refreshes are skipped."""
 
 RESTS: Final = 4
 OVERVIEW_REFRESH: Final = 2.0
@@ -48,7 +48,7 @@ KEYS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a page shows: the proxy's admin listener; `proxy` is where requests are replayed, None: nowhere."""
+    """The source of a page: the proxy's admin listener. `proxy` is where requests are replayed; None disables that."""
 
     admin: Admin
     proxy: str | None
@@ -56,9 +56,9 @@ class Source:
 
 @dataclass(slots=True)
 class Shown:
-    """What one browser looks at. `pages` are the `before`s that led here; `changed` is the newest change it has.
+    """The state of one browser's view. `pages`: the values of `before` that led here. `changed`: the newest change.
 
-    `kept` is how many exchanges there were then.
+    `kept`: the number of exchanges stored at that time.
     """
 
     wanted: str = ""
@@ -74,7 +74,7 @@ class Shown:
 
 
 def problem_of(wanted: str) -> str | None:
-    """What is wrong with a filter."""
+    """The errors in a filter; None if it is valid."""
     try:
         terms.parse(wanted)
     except terms.FilterError as error:
@@ -83,12 +83,12 @@ def problem_of(wanted: str) -> str | None:
 
 
 def sendable(text: str) -> str:
-    """JSON can hold halves of surrogate pairs, which cannot go to the browser."""
+    """Replace lone surrogates, which JSON can have, but which cannot be sent to the browser."""
     return text.encode("utf-8", "replace").decode()
 
 
 async def to_clipboard(text: str) -> bool:
-    """Whether the browser has taken it."""
+    """Copy a text; returns whether the browser allowed it."""
     script = f"return navigator.clipboard?.writeText({json.dumps(text)}).then(() => true, () => false) ?? false"
     try:
         return bool(await ui.run_javascript(script, timeout=COPY_SECONDS))
@@ -97,7 +97,7 @@ async def to_clipboard(text: str) -> bool:
 
 
 def add_page(source: Source) -> None:
-    """At `/`; the filter and the open exchange are in its URL."""
+    """Add the page at `/`. Its URL contains the filter and the open exchange."""
 
     @ui.page("/", title="Traffic", dark=None)
     async def traffic(filter: str = "", id: str = "") -> None:  # noqa: A002 - the names in the URL
@@ -118,7 +118,7 @@ class TrafficPage:
         self._seen = self._rests = 0
         self.shown = shown
 
-    # --- what it is made of --------------------------------------------------------------------------------------
+    # --- layout --------------------------------------------------------------------------------------------------
 
     def build(self) -> None:
         ui.add_css(CSS)
@@ -150,7 +150,7 @@ class TrafficPage:
             .props('dense outlined debounce=250 clearable aria-label="filter" input-class="filter"')
             .classes("grow filter-box")
         )
-        self._filter.validate()  # by itself only what is typed is, not what the URL has
+        self._filter.validate()  # automatic only for typed text, not for the URL's
         self._follow = ui.switch("follow", value=True, on_change=self._followed).props("color=light-green-4 dense")
         har = partial(self._export, "exchanges.har", lambda found: json.dumps(forms.har(found), ensure_ascii=False))
         ndjson = partial(self._export, "events.ndjson", forms.ndjson)
@@ -211,14 +211,14 @@ class TrafficPage:
     # --- the list ------------------------------------------------------------------------------------------------
 
     async def _look(self) -> None:
-        """Now and then, and not while another tab is open."""
+        """Refresh by timer, except while another tab is open."""
         if self._rests > 0 or self._tabs.value != "Traffic":
             self._rests -= 1
         else:
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Ask for the list where something in it has changed."""
+        """Reload the list if it has changed."""
         shown = self.shown
         if problem_of(shown.wanted) is not None or (shown.changed >= 0 and not shown.following):
             return
@@ -289,14 +289,14 @@ class TrafficPage:
         self._draw_detail()
 
     async def _refresh_detail(self) -> None:
-        """What became of the open exchange may have changed."""
+        """Reload the open exchange, whose state may have changed."""
         shown = self.shown
         if shown.detail is None or shown.detail["state"] not in terms.WAITING:
             return
         try:
             detail = await self._admin.find(shown.detail["id"])
         except AdminError:
-            return  # it has gone; what is shown stays
+            return  # it is no longer stored; keep showing it
         if detail["changed"] != shown.detail["changed"]:
             shown.detail = detail
             self._draw_detail()
@@ -369,10 +369,10 @@ class TrafficPage:
                         continue
                     html = bodies.headers(shown["headers"], view.removed_from(detail, side, "headers"))
                     html += bodies.body(shown, left_out(event, side), view.removed_from(detail, side, "body"))
-                    ui.html(sendable(html), sanitize=False)  # made of escaped texts alone
+                    ui.html(sendable(html), sanitize=False)  # all texts are escaped
 
     async def _replay(self) -> None:
-        """Send the request again, through the proxy: on a click alone."""
+        """Send the request again through the proxy; only after a click."""
         detail, proxy = self.shown.detail, self._source.proxy
         if detail is None or proxy is None or (event := detail["captured"] or detail["event"]) is None:
             return
@@ -432,7 +432,7 @@ class TrafficPage:
             await awaited
 
     async def _step(self, by: int) -> None:
-        """To the exchange so many rows further."""
+        """Open the exchange this many rows further."""
         ids, selected = self.shown.ids, self.shown.selected
         if ids:
             at = ids.index(selected) + by if selected in ids else 0

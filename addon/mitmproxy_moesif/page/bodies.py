@@ -1,6 +1,7 @@
-"""Headers and bodies as HTML. Everything that came from outside is escaped; nothing of it is ever markup.
+"""Headers and bodies as HTML. Untrusted text is always escaped, and never becomes markup.
 
-A body is shown by what it is: JSON and XML to fold, forms as fields, images as such, text as text, the rest as hex.
+A body is shown by its type: JSON and XML as collapsible trees, forms as fields, images and text as such, anything
+else as hex.
 """
 
 from __future__ import annotations
@@ -21,29 +22,29 @@ from mitmproxy_moesif.page.messages import Message
 
 MOST_LINES: Final = 2000
 LONGEST: Final = 10_000
-"""Characters of one text that are shown."""
+"""Maximum characters shown of one text."""
 
 DEEPEST: Final = 200
-"""Levels of a JSON value that are shown: each takes some of the interpreter's stack."""
+"""Maximum levels shown of a JSON value, since each uses the interpreter's stack."""
 
 MOST_PARTS: Final = 200
 HEX_BYTES: Final = 2048
 IMAGES: Final = frozenset(("image/png", "image/jpeg", "image/gif", "image/webp"))
-"""No SVG: that is a document of its own."""
+"""Without SVG, which is a document and may have scripts."""
 
 OMITTED: Final[Mapping[str, str]] = {
     "too_large": "larger than a body or an event may be",
     "unmaskable": "masks apply, and it cannot be parsed",
     "incomplete": "the exchange ended before it did",
 }
-"""What the event says of a body that it does not have."""
+"""Texts for the reasons why an event lacks a body."""
 
 type Removed = Mapping[str, str]
-"""Places, and the parameter that removed what was there."""
+"""Removed places, and the parameter responsible for each."""
 
 
 def headers(shown: Mapping[str, Any], removed: Removed) -> str:
-    """A table. What is removed is marked; where its value is not there, by its name alone."""
+    """A table of headers. Masked ones are marked; those without a value are shown by name."""
     rows = [_field(name, str(value), removed.get(name)) for name, value in shown.items()]
     rows += [_field(name, None, by) for name, by in removed.items() if name not in shown]
     return f'<table class="fields">{"".join(rows)}</table>' + "".join(_tokens(shown))
@@ -63,7 +64,7 @@ def _tokens(shown: Mapping[str, Any]) -> Iterator[str]:
 
 
 def jwt(value: str) -> list[Any] | None:
-    """Header and claims of a JSON web token; it is not verified."""
+    """Header and claims of a JSON web token, unverified; None if it is not one."""
     parts = value.rpartition(" ")[2].split(".")
     if len(parts) != 3 or not parts[0].startswith("eyJ"):
         return None
@@ -74,7 +75,7 @@ def jwt(value: str) -> list[Any] | None:
 
 
 def body(message: Message, omitted: str | None, removed: Removed) -> str:
-    """Of one side of an event."""
+    """The body of one side of an event."""
     if omitted is not None:
         return _note(f"left out: {OMITTED.get(omitted, omitted)}")
     if "body" not in message:
@@ -115,7 +116,7 @@ def _single(raw: bytes, kind: str) -> str:
 
 
 def _multipart(raw: bytes, content_type: str) -> str:
-    """Its parts; a form in a part is shown as text."""
+    """The parts of a multipart body; a form in a part is shown as text."""
     parts = list(islice(parts_of(raw, content_type), MOST_PARTS + 1))
     rows = [
         f"<tr><th>{escape(_name(head))}</th><td>{_single(content, media_type(head.get('content-type', '')))}</td></tr>"
@@ -132,7 +133,7 @@ def _name(headers: Mapping[str, str]) -> str:
 
 
 def _xml(text: str) -> str:
-    """Indented where it can be read without a document type: entities could make much of little."""
+    """XML, indented if it has no document type, whose entities could expand enormously."""
     from xml.dom.minidom import parseString
     from xml.parsers.expat import ExpatError
 
@@ -167,7 +168,7 @@ def _note(text: str) -> str:
 
 
 def _nodes(value: Any, removed: Removed, path: tuple[str, ...], room: list[int], key: str = "") -> Iterator[str]:
-    """A JSON value to fold, its removed members marked; no more lines than there is `room`."""
+    """A JSON value as a collapsible tree, with removed members marked, limited to `room` lines."""
     room[0] -= 1
     if room[0] < 0:
         if room[0] == -1:
@@ -205,7 +206,7 @@ def _scalar(value: Any) -> str:
 
 
 def _is_there(value: Any, place: str) -> bool:
-    """Whether a body as sent still has this member: then it shows with its mark."""
+    """Whether a body as sent still has this member, which is then shown with its mark."""
     for step in filter(None, place.split(".")):
         if isinstance(value, dict) and step in value:
             value = value[step]

@@ -1,4 +1,4 @@
-"""The columns of the list, and which of them there is room for."""
+"""The columns of the list, and which of them fit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLUMNS: Final = [
     _column("delivery", "state", 140),
 ]
 FIRST: Final = ("time", "method", "status", "path", "state", "ms", "user", "company", "route", "size")
-"""The columns in the order in which they get room; the others are named below the list."""
+"""Columns by descending priority; those that do not fit are named below the list."""
 
 ALWAYS: Final = FIRST[:4]
 
@@ -39,4 +39,4 @@ FIT: Final = f"""params => {{
   const names = hidden.map(field => columns[field].headerName).join(", ");
   told.textContent = names && `no room for: ${{names}}`;
 }}"""
-"""JavaScript: what AG Grid is to do when its size has changed."""
+"""JavaScript that AG Grid runs when its size changes."""

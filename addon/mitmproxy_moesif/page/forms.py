@@ -1,4 +1,4 @@
-"""An exchange in the forms that other tools read: curl's command line, HAR, NDJSON. Masked, as events are."""
+"""An exchange in the formats of other tools: a curl command, HAR, NDJSON. Masked like events."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from mitmproxy_moesif.page.messages import Message, message
 from mitmproxy_moesif.recent.api import Detail
 
 NOT_SENT = frozenset(("content-length", "transfer-encoding", "connection", "x-moesif-transaction-id"))
-"""What curl sets itself, and the id of the exchange that was."""
+"""Headers that curl sets itself, and the id of the original exchange."""
 
 NOTHING: Message = {"verb": "", "uri": "", "headers": {}}
-"""Where an event lacks a side."""
+"""Used for a side that an event lacks."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
-"""No other is sent: curl reads a file where an argument begins with `@`."""
+"""Allowed header names: curl reads a file for an argument that begins with `@`."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Not the tab and the end of a line, which quotes hold."""
+"""Control characters except tab and line feed, which are safe in quotes."""
 
 
 def curl(event: Mapping[str, Any]) -> str:
-    """The command that sends the request again. Nothing that came from outside is an option of it, or a control
-    character: a terminal may take one that is pasted for a key."""
+    """A command that sends the request again. Untrusted text is never an option, and has no control characters, which a
+    terminal may interpret as keys when they are pasted."""
     request = message(event, "request") or NOTHING
     words = ["curl", "--globoff", "--path-as-is", "-X", request["verb"]]
     for name, value in request["headers"].items():
@@ -37,7 +37,7 @@ def curl(event: Mapping[str, Any]) -> str:
             words += ["-H", f"{name}: {value}" if value else f"{name};"]
     body = body_bytes(request)
     if body is not None:
-        if b"\0" in body or not _is_text(body):  # no argument can hold it
+        if b"\0" in body or not _is_text(body):  # not possible in an argument
             encoded = base64.b64encode(body).decode()
             words += ["--data-binary", "@-", "--", request["uri"]]
             return f"printf %s {encoded} | base64 -d | {' '.join(map(_quoted, words))}"
@@ -54,7 +54,7 @@ def _is_text(body: bytes) -> bool:
 
 
 def _quoted(word: str) -> str:
-    """For a shell; with control characters as bash, zsh and ksh read them."""
+    """Quote a word for a shell; control characters use the syntax of bash, zsh and ksh."""
     if not _CONTROL.search(word):
         return shlex.quote(word)
     escaped = word.replace("\\", r"\\").replace("'", r"\'")
@@ -62,7 +62,7 @@ def _quoted(word: str) -> str:
 
 
 def replayed_at(proxy: str, event: Mapping[str, Any]) -> str:
-    """The URL at which a proxy gets the request again: whatever the event's URI, no other host. Raises `ValueError`."""
+    """The URL for sending the request again through a proxy, never to another host. Raises `ValueError`."""
     uri = (message(event, "request") or NOTHING)["uri"]
     parts = urlsplit(uri)
     query = f"?{parts.query}" if parts.query else ""
@@ -70,7 +70,7 @@ def replayed_at(proxy: str, event: Mapping[str, Any]) -> str:
 
 
 def body_bytes(side: Message) -> bytes | None:
-    """A body as bytes; None where there is none."""
+    """A body as bytes; None without a body."""
     if "body" not in side:
         return None
     if side["transfer_encoding"] == "base64":
@@ -79,7 +79,7 @@ def body_bytes(side: Message) -> bytes | None:
 
 
 def ndjson(details: Sequence[Detail]) -> str:
-    """One event a line, oldest first."""
+    """One event per line, oldest first."""
     return "".join(f"{json.dumps(one['event'], ensure_ascii=False)}\n" for one in reversed(details) if one["event"])
 
 

@@ -1,7 +1,7 @@
-"""Who may open the page: this machine's browser, and of its pages only this one.
+"""Access control of the page: only browsers on this machine, and only this page.
 
-Every request and socket has to name a loopback host (another site's name can be made to resolve to 127.0.0.1), and to
-come from this page itself, but for links to it.
+Each request and WebSocket must name a loopback host (against DNS rebinding, where another site's name resolves to
+127.0.0.1), and come from this page itself, except for links to it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEADERS = [(b"content-security-policy", POLICY), (b"x-content-type-options", b"n
 
 
 class LoopbackOnly:
-    """An ASGI middleware."""
+    """ASGI middleware that refuses all other requests."""
 
     def __init__(self, app: App) -> None:
         self._app = app

@@ -31,7 +31,7 @@ def is_there() -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code: 0, or 1 with one line on stderr."""
+    """Returns the exit code: 0, or 1 with one line on stderr."""
     given = _parse(arguments)
     try:
         if not is_there():
@@ -89,7 +89,7 @@ def _check_proxy(url: str) -> None:
 
 
 def serve(given: argparse.Namespace, sockets: list[socket.socket]) -> None:
-    """Until SIGINT or SIGTERM."""
+    """Serve until SIGINT or SIGTERM."""
     from nicegui import app, ui
 
     from mitmproxy_moesif.page.admin import Admin
@@ -102,7 +102,7 @@ def serve(given: argparse.Namespace, sockets: list[socket.socket]) -> None:
     if given.events is not None:
         app.middleware("http")(EventPaths(given.events))
     app.add_middleware(LoopbackOnly)
-    first, *more = sockets  # one listens already, so that who is told the address finds it open
+    first, *more = sockets  # one is already listening, so that the page is reachable when its address is printed
     for taken in more:
         taken.close()
     host, port = first.getsockname()[:2]
@@ -110,7 +110,7 @@ def serve(given: argparse.Namespace, sockets: list[socket.socket]) -> None:
     if given.events is None:  # `make run` starts its page before its proxy
         app.on_startup(lambda: _tell_trouble(admin))
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)  # uvicorn raises it once more when it has ended
+        signal.signal(number, signal.default_int_handler)  # uvicorn raises the signal again when it has ended
     with suppress(KeyboardInterrupt):
         ui.run(
             host=host,
@@ -125,7 +125,7 @@ def serve(given: argparse.Namespace, sockets: list[socket.socket]) -> None:
 
 
 async def _tell_trouble(admin: Admin) -> None:
-    """In the terminal too, where it is seen before the page is opened."""
+    """Print problems in the terminal too, before the page is opened."""
     if (trouble := await admin.trouble()) is not None:
         sys.stderr.write(f"moesif-proxy page: {trouble}; the page goes on asking\n")
         sys.stderr.flush()

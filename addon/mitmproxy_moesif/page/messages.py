@@ -1,6 +1,6 @@
-"""Request and response of an event, whoever made it: what may be relied on where they are shown or written.
+"""Request and response of an event from any SDK, in a reliable form for display and export.
 
-Other SDKs leave out what our events have, and write names and bodies in other ways.
+Other SDKs leave out some fields of our events, and differ in the form of names and bodies.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 from mitmproxy_moesif.recent.records import member
 
 type Message = Mapping[str, Any]
-"""With `headers`, by names in lower case; a `body` comes with its `transfer_encoding`, `json` or `base64`."""
+"""Has `headers` by lower-case name; if there is a `body`, also `transfer_encoding`, which is `json` or `base64`."""
 
 
 def message(event: Mapping[str, Any], side: str) -> Message | None:
-    """One side of an event; None where there is none."""
+    """One side of an event; None if it is missing."""
     found = member(event, dict, side)
     if found is None:
         return None
@@ -39,5 +39,5 @@ def _is_base64(found: Mapping[str, Any]) -> bool:
 
 
 def left_out(event: Mapping[str, Any], side: str) -> str | None:
-    """Why a side has no body, where the event says so."""
+    """The reason that an event gives for a missing body."""
     return member(event, str, "metadata", "body_omitted", side)

@@ -1,4 +1,4 @@
-"""The JSON paths of `make run`'s collector, at the page's own port: they are answered by the collector."""
+"""Passes the JSON paths of `make run`'s collector on, at the page's own port."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PASSED_ON = frozenset(("content-type", "cache-control", "x-content-type-options"
 
 
 class EventPaths:
-    """A middleware: `/events`, and `/` for whoever does not ask for HTML."""
+    """Middleware for `/events`, and for `/` if HTML is not requested."""
 
     def __init__(self, collector: str) -> None:
         self._client = httpx.AsyncClient(base_url=collector, timeout=SECONDS, trust_env=False)

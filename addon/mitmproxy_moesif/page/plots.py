@@ -1,4 +1,4 @@
-"""The charts of the overview, as ECharts takes them."""
+"""The charts of the overview, as options for ECharts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from mitmproxy_moesif.recent.api import Share, Stats
 
 FEW = 3
-"""Intervals, between which there is no line to see."""
+"""Below this number of intervals, symbols are shown, since there is hardly a line."""
 
 LABEL = {"color": "#888"}
-"""To be read on a light page and on a dark one."""
+"""Readable on light and dark pages."""
 
 RED, GREEN, YELLOW, BLUE = "#e05252", "#4caf7a", "#e0a83c", "#4a90d9"
 

@@ -1,4 +1,4 @@
-"""The page's own CSS: what NiceGUI's components do not bring."""
+"""The page's own CSS, in addition to NiceGUI's components."""
 
 CSS = """
 .nicegui-content { padding: 0; gap: 0; }

@@ -1,4 +1,4 @@
-"""What is told of an exchange in words: the row of the list, the sentences that say why, and where the time went."""
+"""An exchange described in words: the row of the list, explanations, and the parts of its duration."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STATES: Final[Mapping[str, str]] = {
 
 
 class Share(NamedTuple):
-    """A part of the time: who, milliseconds, percent of the whole."""
+    """A part of the duration: where, milliseconds, and percent of the total."""
 
     name: str
     ms: float
@@ -42,7 +42,7 @@ class Share(NamedTuple):
 
 
 def list_row(row: Row) -> dict[str, Any]:
-    """As the list shows it: texts, and numbers to be sorted by."""
+    """A row for the list: texts, and numbers for sorting."""
     return {
         "id": row["id"],
         "time": row["time"][11:23],
@@ -59,7 +59,7 @@ def list_row(row: Row) -> dict[str, Any]:
 
 
 def why(detail: Detail) -> list[str]:
-    """In sentences: who it was and how that is known, what applied, and what became of the event."""
+    """Sentences about the caller and how it was identified, what applied, and the state of the event."""
     return [*_who(detail), *_what_applied(detail), *_masks(detail), *_end(detail)]
 
 
@@ -109,9 +109,9 @@ def _end(detail: Detail) -> Iterator[str]:
 
 
 def timing(row: Row) -> list[Share]:
-    """The upstream's share, Kong's, and the rest; the whole where Kong tells of neither.
+    """The upstream's part, Kong's, and the rest; only the total if Kong reports neither.
 
-    Nothing where it is not known how long it took.
+    Empty if the duration is unknown.
     """
     total = row["ms"]
     if not total:
@@ -124,7 +124,7 @@ def timing(row: Row) -> list[Share]:
 
 
 def removed_from(detail: Detail, side: str, part: str) -> dict[str, str]:
-    """What was removed from the headers or the body of a side: place in it, and by which parameter."""
+    """The parts removed from the headers or the body of a side, with the parameter responsible for each."""
     prefix = f"{side}.{part}"
     return {
         removed["where"].removeprefix(prefix).removeprefix("."): removed["by"]
