@@ -1,8 +1,8 @@
-"""The masked names: tells whether a field has one, and where a text may contain one, in any spelling.
+"""Finds masked names: whether a field has one, and where a text may contain one, in any spelling.
 
 Names are compared ignoring case, as a whole or as a word of a longer name: `user[password]`, `user.password`,
 `@password` and `"my password"` match `password`; `user-password` and `passwords` do not. Checks of a text go from cheap
-to exact: `may_occur` and `suspects` search its bytes, `is_key_in` its meaning. `holds` and `is_key_in` also decode
+to exact: `may_occur` and `suspects` scan its bytes, `is_key_in` interprets it. `holds` and `is_key_in` also decode
 escapes of URLs, XML, JSON and JavaScript, and UTF-8 that was decoded as Latin-1. A word in an older charset cannot be
 distinguished from a non-ASCII name, so it counts as a match if there are such names.
 """
@@ -41,7 +41,7 @@ _MEANS_ANOTHER: Final = "bfnrtvux"  # letters with another meaning after a backs
 _FOLDS_TO_ASCII: Final = "\u017f\u212a\u00df\u1e9e\ufb00\ufb01\ufb02\ufb03\ufb04\ufb05\ufb06"
 _NAMES_OF_CHARACTERS: Final = {name: of for name, of in html5.items() if of.isascii() and of not in "&<>!?"}
 _COMMENT: Final = re.compile(r"<!--(?:[^-]|-(?!->)){0,256}+-->|<!\[CDATA\[|\]\]>|<\?[^>]{0,256}+>")
-_CODE: Final = re.compile(r"&#0*+([0-9]{0,7})[0-9]*+")  # Python refuses to read a number of thousands of digits
+_CODE: Final = re.compile(r"&#0*+([0-9]{0,7})[0-9]*+")  # limited, since Python refuses thousands of digits
 _ESCAPE: Final = re.compile(
     r"[\\%]u([0-9A-Fa-f]{4})|\\(?:x([0-9A-Fa-f]{2})|([0-3][0-7]{0,2}|[4-7][0-7]?)|([^ux]))", re.DOTALL
 )
@@ -60,7 +60,7 @@ class UnmaskableError(ValueError):
 
 
 class FieldNames:
-    """The compiled names of one side."""
+    """The compiled names of one side, request or response."""
 
     __slots__ = ("_beyond_ascii", "_folded", "_key", "_suspect", "_word")
 
@@ -164,9 +164,9 @@ def _each(codes: Iterable[int], digits: str) -> str:
 
 
 def _some_reading(text: str, says: Callable[[str], bool]) -> bool:
-    """Whether `says` is true of the text, or of the text after undoing one or more layers of escapes.
+    """Whether `says` holds for the text, or after one or more layers of escapes are undone.
 
-    Ignores the zero bytes of UTF-16. Also true of a text with more layers than anyone needs.
+    Ignores the zero bytes of UTF-16. Also True for a text with too many layers (`_ROUNDS`).
     """
     for _ in range(_ROUNDS):
         text = text.replace("\0", "")

@@ -45,7 +45,7 @@ def mask_method(method: str, names: frozenset[str]) -> str:
 
 
 def mask_urls(headers: Mapping[str, str], names: frozenset[str]) -> Mapping[str, str]:
-    """Mask every header that uses a parameter's name as a key, be it Referer, Location, Link or another."""
+    """Mask every header that uses a parameter's name as a key, such as Referer, Location or Link."""
     if not names or not _compiled(names).may_occur(headers.values()):
         return headers
     mask = _compiled(names)
@@ -76,8 +76,8 @@ class QueryMask(TextMask):
         return url if masked == url else masked
 
     def header(self, value: str) -> str:
-        """Masks possible URLs: enclosed text, and the last word. The rest must not use a parameter's name as a key,
-        else the whole value is masked; it includes enclosed text without a mask, and how the last word begins."""
+        """Mask possible URLs: enclosed text, and the last word. If the rest uses a parameter's name as a key, the whole
+        value is masked. The rest includes enclosed text where nothing was masked, and the start of the last word."""
         if not self.names.may_occur(_bytes(value)):
             return value
         pieces = _ENCLOSED.split(value)

@@ -1,8 +1,9 @@
 """Removes elements and attributes from XML by cutting them out of the original text; every other byte stays.
 
-The parser (expat) tells where elements begin and end; only texts and attributes that contain something masked are
+The parser (expat) finds where elements begin and end; only texts and attributes that contain something masked are
 rewritten. Comments and processing instructions are removed, since they may contain masked data. Raises
-`UnmaskableError` for a DOCTYPE (its entities could mean anything), for malformed XML, and for a masked root element.
+`UnmaskableError` for a DOCTYPE (its entities could expand to anything), for malformed XML, and for a masked root
+element.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class _Cutter:
         self._is_inside = False  # whether that tag opened the current element
         self._text: list[str] = []  # text since that tag
         self._before, self._before_opens = "", False  # the previous text, and whether an opening tag followed it
-        self._is_swallowing = False  # whether only an element's content from some text on is masked, not the element
+        self._is_swallowing = False  # whether the masked part is not an element, but the rest of one after a text
         self._key = ""  # that text, if it is a key and no word of a value has followed
         self._parser = expat.ParserCreate(encoding)
         self._parser.ordered_attributes = True
@@ -138,7 +139,7 @@ class _Cutter:
             self._cuts.append(_Cut(self._begin, self._tag_end))
 
     def _end_text(self, *, opens: bool) -> None:
-        """A tag begins: mask the text before it as a whole, including all its comments and CDATA sections."""
+        """Called at each tag: mask the text before it as a whole, including its comments and CDATA sections."""
         text = "".join(self._text)
         self._text.clear()
         if self._depth or not text.strip():
