@@ -387,7 +387,7 @@ def test_a_change_outlives_a_new_version_as_long_as_its_entry(proxy: Proxy, capl
     config = proxy.entity("p-orders")["config"]
     assert (config["api_version"], config["batch_size"], proxy.account("p-orders")) == ("patched", 3, "other-5ecre7")
     proxy.live.replaced(kong(GLOBAL))
-    assert "'p-orders' is gone, and its changes with it" in caplog.text
+    assert "'p-orders' no longer exists; its changes are lost" in caplog.text
     proxy.live.replaced(kong(ORDERS))
     assert (proxy.entity("p-orders")["config"]["api_version"], proxy.account("p-orders")) == ("1", SECRET)
 
@@ -404,8 +404,8 @@ def test_a_version_that_is_refused_leaves_all_as_it_was(proxy: Proxy) -> None:
     ("version", "why"),
     [
         (kong(ORDERS, services=("orders",)), "there is no service 's-quiet' any more"),
-        (kong(ORDERS, {**GLOBAL, "service": "quiet"}), "has one of the same scope"),
-        (kong(ORDERS, {**GLOBAL, "instance_name": "mine"}), "has one of the same name"),
+        (kong(ORDERS, {**GLOBAL, "service": "quiet"}), "has a plugin of the same scope"),
+        (kong(ORDERS, {**GLOBAL, "instance_name": "mine"}), "has a plugin of the same name"),
     ],
 )
 def test_an_added_instance_yields_to_the_configuration(
@@ -556,7 +556,7 @@ def test_what_has_lost_its_place_is_told_and_left_out(tmp_path: Path, caplog: py
     proxy.source.add_plugin({**GLOBAL, "service": {"name": "quiet"}})
     proxy = restarted(path, kong(GLOBAL, services=("orders",)))
     assert len(proxy.resolver.instances) == 1
-    assert "plugin 'p-orders' is gone" in caplog.text
+    assert "plugin 'p-orders' no longer exists" in caplog.text
     assert "there is no service 's-quiet' any more" in caplog.text
 
 

@@ -205,7 +205,7 @@ def test_an_instance_may_say_what_is_so_anyway() -> None:
 
 
 def test_an_entry_is_switched_off_beside_its_config() -> None:
-    assert "enabled: has no effect inside of config, but beside it" in refusal(kong_file, {"enabled": False})
+    assert "enabled: has no effect in config: set it next to config" in refusal(kong_file, {"enabled": False})
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_values_that_came_without_a_file_have_no_line() -> None:
         (b"a: 1\nb: \xff", "kong.yml:2: is not UTF-8"),
         (
             b'a: 1\nb: ${{ env "HOME" }}',
-            "kong.yml:2: the environment variable HOME must start with DECK_, as decK demands",
+            "kong.yml:2: the environment variable HOME must start with DECK_, as in decK",
         ),
         (b"- " * 2000 + b"x", "kong.yml: is nested too deeply"),
     ],

@@ -30,10 +30,10 @@ def test_what_deck_fills_in(text: str, filled: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('${{ env "HOME" }}', "the environment variable HOME must start with DECK_, as decK demands"),
+        ('${{ env "HOME" }}', "the environment variable HOME must start with DECK_, as in decK"),
         ('${{ env "DECK_NONE" }}', "the environment variable DECK_NONE is not set"),
-        ('${{ env "DECK_ID" | indent 4 }}', "a placeholder is not understood"),
-        ("${{ nothing }}", "a placeholder is not understood"),
+        ('${{ env "DECK_ID" | indent 4 }}', "the only supported placeholder is"),
+        ("${{ nothing }}", "the only supported placeholder is"),
     ],
 )
 def test_what_cannot_be_filled_in_is_refused_with_its_line(text: str, message: str) -> None:
@@ -61,12 +61,12 @@ def test_what_a_reference_stands_for(text: str, value: str) -> None:
     ("text", "message"),
     [
         ("{vault://env/none}", "the environment variable NONE is not set"),
-        ("{vault://env/of-json/none}", "the environment variable OF_JSON is no JSON with the key 'none'"),
-        ("{vault://env/of-json/list}", "the environment variable OF_JSON is no JSON with the key 'list'"),
-        ("{vault://env/moesif-id/id}", "the environment variable MOESIF_ID is no JSON with the key 'id'"),
-        ("{vault://aws/moesif/id}", "of Kong's vaults only {vault://env/name} is understood"),
-        ("{vault://env/a?prefix=B_}", "of Kong's vaults only {vault://env/name} is understood"),
-        ("{vault://}", "of Kong's vaults only {vault://env/name} is understood"),
+        ("{vault://env/of-json/none}", "the environment variable OF_JSON is not JSON with the key 'none'"),
+        ("{vault://env/of-json/list}", "the environment variable OF_JSON is not JSON with the key 'list'"),
+        ("{vault://env/moesif-id/id}", "the environment variable MOESIF_ID is not JSON with the key 'id'"),
+        ("{vault://aws/moesif/id}", "the only supported vault is {vault://env/name}; "),
+        ("{vault://env/a?prefix=B_}", "the only supported vault is {vault://env/name}; "),
+        ("{vault://}", "the only supported vault is {vault://env/name}; "),
     ],
 )
 def test_what_a_reference_cannot_stand_for_is_refused_without_a_value(text: str, message: str) -> None:

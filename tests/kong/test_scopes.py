@@ -93,7 +93,7 @@ def test_an_instance_for_another_entity_does_not_apply() -> None:
     instance, why = table.select(MOESIF, ROUTE, SERVICE, CONSUMER)
     assert instance is None
     assert why == (
-        'none of the 3 "moesif" instances is for this request '
+        'none of the 3 "moesif" instances applies to this request '
         '(route "list", service "orders", consumer "anna"); 0 disabled'
     )
 
@@ -114,7 +114,7 @@ def test_disabled_instances_and_those_of_plain_connections_do_not_count() -> Non
     off = InstanceTable([_instance(enabled=False)])
     assert off.select(MOESIF) == (
         None,
-        'none of the 1 "moesif" instances is for this request (no route, no service, no consumer); 1 disabled',
+        'none of the 1 "moesif" instances applies to this request (no route, no service, no consumer); 1 disabled',
     )
 
 

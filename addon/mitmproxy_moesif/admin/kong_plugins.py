@@ -251,7 +251,7 @@ class KongPluginSource:
             try:
                 plugin = _find(base, plugin_id)
             except NotFound:
-                lost.append(f"plugin {plugin_id!r} is gone, and its changes with it")
+                lost.append(f"plugin {plugin_id!r} no longer exists; its changes are lost")
                 continue
             changes = changes.patched(plugin_id, self._patch(plugin, _fields(patch)))
             lost += [

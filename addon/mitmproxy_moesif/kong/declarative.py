@@ -73,8 +73,8 @@ _NARROWING = {
 
 _NOT_UNDERSTOOD = {
     "condition": "give the instance a service, route or consumer, or the option `skip`",
-    "ordering": "every exchange is captured whole, whatever runs before; take it out",
-    "partials": "put what they hold into `config`",
+    "ordering": "remove it: exchanges are captured as a whole, in any order of plugins",
+    "partials": "put their content into `config`",
 }
 """Unsupported fields of a plugin that decide when or how it runs, and what to use instead."""
 
@@ -254,7 +254,7 @@ class _Assembly:
             return parent
         found = self._found(f"{name}s", given, lambda reason: self._error(draft, reason, name))
         if parent is not None and found is not parent:
-            raise self._error(draft, f"{name}: is already set by where it is nested", name)
+            raise self._error(draft, f"{name}: is already set by nesting", name)
         return found
 
     def _found(self, kind: str, given: object, error: Callable[[str], KongConfigError]) -> Draft:
@@ -390,7 +390,7 @@ class _Assembly:
                 raise self._error(draft, f"{name}: is not supported; {instead}", name)
         group = plugin.consumer_group_id
         if group is not None and group not in known_groups and self._document.root.get(MEMBERS) is None:
-            reason = "nobody is said to be in it; list it in `groups` of its consumers, or scope by consumer"
+            reason = "has no known consumers; list it in `groups` of its consumers, or scope by consumer"
             raise self._error(draft, f"consumer_group: {reason}", "consumer_group")
         plugin = plugin.model_copy(update={"config": self._resolved(draft, plugin.config, ("config",))})
         if plugin.enabled:

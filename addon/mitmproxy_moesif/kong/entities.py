@@ -219,7 +219,7 @@ class Route(Entity):
             return self
         for name in ("sources", "destinations"):
             if getattr(self, name):
-                raise ValueError(f"{name}: is not understood on routes for HTTP; give an expression with net.src.ip")
+                raise ValueError(f"{name}: is not supported on routes for HTTP; use an expression with net.src.ip")
         if not has_one:
             conditions = "'methods', 'hosts', 'headers', 'paths', 'snis'"
             raise ValueError(f"must set one of {conditions} when 'protocols' is {self.protocols[0]!r}")

@@ -187,9 +187,9 @@ class _Parser:
         operator = re.sub(r"\s+", " ", self._next("expected an operator", "sign", "word"))
         tests = _TESTS.get(name, _TEXT_TESTS)
         if operator not in tests:
-            raise self._error(f"{name}: the operator {operator} is none for it")
+            raise self._error(f"{name}: does not support the operator {operator}")
         if "lower" in functions and tests is not _TEXT_TESTS:
-            raise self._error(f"{name}: lower() is for texts alone")
+            raise self._error(f"{name}: lower() is only for texts")
         wanted = self._wanted(name, operator)
         try:
             test = tests[operator](wanted)
@@ -202,7 +202,7 @@ class _Parser:
         name = self._next("expected a field", "word")
         if depth <= MAX_DEPTH and self._took("("):
             if name not in ("lower", "any"):
-                raise self._error(f"{name}: there is no such function; lower() and any() are understood")
+                raise self._error(f"{name}: unknown function; lower() and any() are supported")
             inner, functions = self._operand(depth + 1)
             self._close()
             return inner, functions | {name}
@@ -234,7 +234,7 @@ class _Parser:
         given = self._next("expected a whole number", "word")
         found = _NUMBER.fullmatch(given)
         if found is None:
-            raise self._error(f"{given:.20}: is no whole number")
+            raise self._error(f"{given:.20}: is not a whole number")
         base = str(found.lastgroup)
         with suppress(ValueError):  # Python refuses numbers with thousands of digits
             number = int(f"{found[1]}{found[base]}", _BASES[base])

@@ -92,14 +92,14 @@ class Overlay:
         """
         ids = {plugin.id for plugin in config.plugins}
         patches = {id_: patch for id_, patch in self.patches.items() if id_ in ids}
-        lost = [f"plugin {id_!r} is gone, and its changes with it" for id_ in self.patches if id_ not in ids]
+        lost = [f"plugin {id_!r} no longer exists; its changes are lost" for id_ in self.patches if id_ not in ids]
         created = {}
         for plugin in self.created.values():
             reason = _misfit(plugin, config)
             if reason is None:
                 created[plugin.id] = plugin
             else:
-                lost.append(f"plugin {plugin.instance_name or plugin.id!r}, which was created there, is gone: {reason}")
+                lost.append(f"plugin {plugin.instance_name or plugin.id!r}, created live, was removed: {reason}")
         return Overlay(patches, created), lost
 
 
@@ -128,9 +128,9 @@ def _misfit(plugin: Plugin, config: KongConfig) -> str | None:
             return f"there is no {name} {target!r} any more"
     for other in config.plugins:
         if scope(other) == scope(plugin):
-            return "the configuration has one of the same scope"
+            return "the configuration has a plugin of the same scope"
         if other.id == plugin.id or (other.instance_name is not None and other.instance_name == plugin.instance_name):
-            return "the configuration has one of the same name"
+            return "the configuration has a plugin of the same name"
     return None
 
 

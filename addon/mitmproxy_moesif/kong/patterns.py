@@ -58,7 +58,7 @@ class Pattern:
         try:
             found: Found | None = attempt(text)
         except pcre2.LibraryError:
-            _limited.warning("steps", "moesif: %r was given up on a request: no match", self.source[:200])
+            _limited.warning("steps", "moesif: gave up matching %r on a request: no match", self.source[:200])
             return None
         if found is None and self.is_linear and text.endswith(b"\n"):
             found = attempt(text[:-1])  # PCRE's `$` also matches before a final newline, RE2's does not

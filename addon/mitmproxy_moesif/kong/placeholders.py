@@ -36,10 +36,10 @@ def fill_in(content: bytes, environ: Mapping[str, str]) -> bytes:
 def _filled(template: str, environ: Mapping[str, str], line: int) -> str:
     found = _FROM_ENVIRONMENT.fullmatch(template)
     if found is None:
-        raise DocumentError('a placeholder is not understood; ${{ env "DECK_NAME" }} is: put the value there', line)
+        raise DocumentError('the only supported placeholder is ${{ env "DECK_NAME" }}; give the value itself', line)
     name = found[1]
     if not name.startswith(DECK_PREFIX):
-        raise DocumentError(f"the environment variable {name} must start with {DECK_PREFIX}, as decK demands", line)
+        raise DocumentError(f"the environment variable {name} must start with {DECK_PREFIX}, as in decK", line)
     if name not in environ:
         raise DocumentError(f"the environment variable {name} is not set", line)
     return environ[name]
@@ -52,7 +52,7 @@ def resolve_reference(text: str, environ: Mapping[str, str]) -> str:
         return text
     found = _VAULT.fullmatch(reference[1])
     if found is None:
-        raise ValueError("of Kong's vaults only {vault://env/name} is understood; put the value there, or in an option")
+        raise ValueError("the only supported vault is {vault://env/name}; give the value, or set it as an option")
     name, key = found[1].replace("-", "_").upper(), found[2]
     if name not in environ:
         raise ValueError(f"the environment variable {name} is not set")
@@ -65,5 +65,5 @@ def _member(text: str, name: str, key: str) -> str:
     except (ValueError, KeyError, TypeError):
         found = None
     if not isinstance(found, str | int):
-        raise ValueError(f"the environment variable {name} is no JSON with the key {key!r}")
+        raise ValueError(f"the environment variable {name} is not JSON with the key {key!r}")
     return str(found)

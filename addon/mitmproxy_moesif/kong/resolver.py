@@ -73,7 +73,7 @@ class Resolver:
         self._together: dict[tuple[Instance | None, str | None], Instance | None] = {}
         if previous is None or previous.scopes.not_understood != self.scopes.not_understood:
             for line in self.scopes.not_understood:
-                log.warning("moesif: %s; no event is given a route or service until it is", line)
+                log.warning("moesif: %s; events have no route or service until this is fixed", line)
 
     def resolve(self, request: RoutableRequest, options: Instance) -> Resolution:
         """The instance for a request; `options` if the configuration has none at all."""
@@ -200,10 +200,10 @@ def parse_instance(plugin: Plugin, given: Mapping[str, Any]) -> Settings:
 def _refuse_proxy_wide(plugin: Plugin, settings: Settings, options: Settings) -> None:
     """Refuse parameters that an instance cannot set for itself; they would have no effect, unnoticed."""
     if "enabled" in plugin.config:
-        raise SettingsError("enabled: has no effect inside of config, but beside it")
+        raise SettingsError("enabled: has no effect in config: set it next to config")
     for name in sorted(PROXY_WIDE):
         if getattr(settings, name) != getattr(options, name):
-            raise SettingsError(f"{name}: is the whole proxy's, and has no effect here: give it as an option")
+            raise SettingsError(f"{name}: applies to the whole proxy: set it as an option instead")
 
 
 def missing_receiver(plugin_name: str, settings: Settings) -> str | None:

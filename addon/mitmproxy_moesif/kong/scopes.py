@@ -106,7 +106,7 @@ class InstanceTable:
             _described(service) if service else "no service",
             _described(consumer) if consumer else "no consumer",
         ))  # fmt: skip
-        return f'none of the {len(existing)} "{name}" instances is for this request ({on}); {disabled} disabled'
+        return f'none of the {len(existing)} "{name}" instances applies to this request ({on}); {disabled} disabled'
 
 
 def _applies_at_all(instance: Plugin) -> bool:

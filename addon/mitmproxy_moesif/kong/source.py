@@ -42,8 +42,8 @@ REFRESH = 30.0
 CALL_SECONDS = 10.0
 MAX_PAGES = 10_000
 
-STAYS = "the configuration that was there stays in force"
-NOTHING_YET = "it is asked again, and nothing is captured until it answers"
+STAYS = "keeping the previous configuration"
+NOTHING_YET = "retrying; nothing is captured until it answers"
 
 type Changed = Callable[[KongConfig], None]
 
@@ -76,7 +76,7 @@ def first_kong_config(settings: Settings, last: LastListings, check: Check) -> K
         return read_kong_config(settings, check)
     except KongAwayError as error:
         if (config := last.read(check)) is not None:
-            log.warning("moesif: %s; what Kong's Admin API said last is in force until it answers", error)
+            log.warning("moesif: %s; using the last known configuration until it answers", error)
         else:
             log.warning("moesif: %s; %s", error, NOTHING_YET)
         return config
@@ -148,12 +148,12 @@ def _version_and_flavor(session: DeadlineSession, base: str) -> tuple[str, Flavo
     if answer.status_code == 404:
         return "3.0", "traditional"
     if answer.status_code != 200:
-        raise KongConfigError(f"{base}/: status {answer.status_code}, and Kong's version decides how paths are read")
+        raise KongConfigError(f"{base}/: status {answer.status_code}, but Kong's version is needed to read paths")
     try:
         told = orjson.loads(answer.content)
         major = int(str(told["version"]).partition(".")[0])
     except (ValueError, KeyError, TypeError) as error:
-        raise KongConfigError(f"{base}/: the answer does not tell Kong's version") from error
+        raise KongConfigError(f"{base}/: the response does not contain Kong's version") from error
     configuration = told.get("configuration")
     flavor = configuration.get("router_flavor") if isinstance(configuration, dict) else None
     return "3.0" if major >= 3 else "2.1", flavor if flavor in FLAVORS else "traditional"
@@ -205,7 +205,7 @@ def _pages(session: DeadlineSession, base: str, kind: str, listed: str = "data")
             if query == "":
                 raise ValueError("a link that leads to the same page")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise KongConfigError(f"{base}/{kind}: the answer is not Kong's") from error
+            raise KongConfigError(f"{base}/{kind}: not a response of Kong's Admin API") from error
         # Only the query of `next` is used, so that the token is never sent to another host.
         url = f"{base}/{kind}?{query}" if query is not None else None
     raise KongConfigError(f"{base}/{kind}: more than {MAX_PAGES} pages")
@@ -254,7 +254,7 @@ class KongSource(Periodic):
                 self._changed(config)
                 self._current = config
                 self._in_force()
-                log.info("moesif: Kong's configuration changed and is in force: %s", _size(config))
+                log.info("moesif: Kong's configuration changed and was applied: %s", _size(config))
             self._trouble = None
             self._pauses.reset()
             self._due = time.monotonic() + REFRESH
