@@ -131,7 +131,7 @@ def test_the_application_id_is_accepted_where_only_events_were_answered(
     collector.document_script = lambda _: Answer(404)
     collector.script = lambda _: Answer(201, {"X-Moesif-Config-Etag": "1"})
     proxy, url = start(mitmdump, upstream, collector)
-    proxy.wait_for_output("/v1/rules are not refreshed")
+    proxy.wait_for_output("cannot refresh /v1/config and /v1/rules")
     assert "account" not in receiver_of(url)
     send_many(proxy.port, 1)
     line = proxy.wait_for_output("moesif: the application id is accepted")
@@ -155,7 +155,7 @@ def test_what_a_request_for_the_configuration_shows_of_the_receiver_counts(
     else:
         collector.document_script = lambda _: Answer(status)
     proxy, url = start(mitmdump, upstream, collector)
-    proxy.wait_for_output("/v1/rules are not refreshed")
+    proxy.wait_for_output("cannot refresh /v1/config and /v1/rules")
     assert ("the application id is not accepted, check moesif_application_id" in proxy.output) == (status == 401)
     receiver = receiver_of(url)
     assert receiver["state"] == state

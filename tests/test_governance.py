@@ -196,7 +196,7 @@ def test_a_bad_answer_leaves_the_old_rules(
     collector.rules = [rule("r2", regex_config=when(("request.route", "^/other$")))]  # tells by its tag
     exchange(proxy.port, target="/tell")
     proxy.wait_for_output("/v1/rules", timeout=15)
-    proxy.wait_for_output("what was last known stays in force")
+    proxy.wait_for_output("keeping the last known version")
     answer = exchange(proxy.port, target="/no")
     assert answer is not None
     assert answer.status == 429
@@ -210,7 +210,7 @@ def test_rules_survive_a_start_without_moesif(mitmdump: Start, upstream: Scripte
         assert proxy.stop() == 0
         collector.refuse()
         again = mitmdump(upstream.url, addon_options(collector, shutdown_timeout=200), folder=tmp_path)
-        again.wait_for_output("kept from an earlier run are in force")
+        again.wait_for_output("using rules and configuration from an earlier run")
         answer = exchange(again.port)
         assert answer is not None
         assert answer.status == 429
@@ -256,7 +256,7 @@ def test_rules_of_ones_own_from_a_watched_file(
     assert answer is not None
     assert (answer.status, answer.get("x-local")) == (403, "yes")
     path.write_text(LOCAL.replace("status: 403", "status: [403"))
-    proxy.wait_for_output("stay in force")
+    proxy.wait_for_output("keeping the previous rules")
     assert f"rules_file: {path}, line" in proxy.output
     answer = exchange(proxy.port, "DELETE")
     assert answer is not None

@@ -113,7 +113,7 @@ def test_an_anchor_may_be_defined_again() -> None:
         (
             "r.yaml",
             "rules: []\nuser_rule: {}",
-            "r.yaml, line 2: user_rule: is none of rules, user_rules, company_rules",
+            "r.yaml, line 2: user_rule: is not one of rules, user_rules, company_rules",
         ),
         ("r.yaml", "\nrules:\n  a: 1", "r.yaml, line 2: rules: must be a list of rules"),
         ("r.yaml", "- _id: a\n  type: regex\n- type: user", "r.yaml, line 3: [1]._id: is missing"),
@@ -150,7 +150,7 @@ def test_an_anchor_may_be_defined_again() -> None:
         (
             "r.yaml",
             "rules:\n- {_id: quota, type: user}\ncompany_rules:\n  acme:\n  - rules: quot",
-            "r.yaml, line 5: company_rules.acme[0].rules: 'quot' is no rule of this file; did you mean quota?",
+            "r.yaml, line 5: company_rules.acme[0].rules: 'quot' is not a rule of this file; did you mean quota?",
         ),
         (
             "r.yaml",
@@ -189,7 +189,7 @@ def test_a_rule_of_a_file_that_cannot_be_applied_is_named_with_the_file() -> Non
     text = json.dumps([blocking("bad", regex_config=[conditions(("route", "(?<=a)b"))]), blocking("good")])
     state = Snapshot(local_rules=parse_local_rules(text, "rules.json"))
     (warning,) = state.warnings
-    assert warning.startswith("rule bad (Rule bad) from rules.json is switched off: the pattern '(?<=a)b'")
+    assert warning.startswith("rule bad (Rule bad) from rules.json is disabled: the pattern '(?<=a)b'")
     assert state.decide(View(), None, None).block is not None
 
 

@@ -82,7 +82,7 @@ def test_a_folder_that_one_may_not_enter_is_told_and_keeps_nothing(
     monkeypatch.setattr(Path, "stat", forbidden)  # root may enter everywhere
     monkeypatch.setattr(Path, "read_bytes", forbidden)
     Refresher(tmp_path).configure(Instance.compile(parse_settings({"application_id": "x"})), RulesFile.read(None).rules)
-    assert [message for message in caplog.messages if "cannot be read; Moesif is asked for it" in message]
+    assert [message for message in caplog.messages if "cannot be read; fetching it from Moesif" in message]
 
 
 def refresh_often(
@@ -116,10 +116,10 @@ def test_one_document_that_is_not_refreshed_is_told_once_and_its_end_when_none_i
     config, rules, both = fails("/v1/config"), fails("/v1/rules", status=404), fails("/v1/config", "/v1/rules")
     scripts = [fails(), config, config, both, rules, fails(), both, both, fails()]
     assert refresh_often(collector, scripts, caplog) == [
-        "/v1/config is not refreshed",
-        "/v1/rules is not refreshed",
+        "cannot refresh /v1/config",
+        "cannot refresh /v1/rules",
         AGAIN,
-        "/v1/config and /v1/rules are not refreshed",
+        "cannot refresh /v1/config and /v1/rules",
         AGAIN,
     ]
 
@@ -131,9 +131,9 @@ def test_an_answer_that_nothing_has_changed_ends_the_trouble(
     everything = fails("/v1/config", "/v1/rules")
     unchanged = fails("/v1/config", "/v1/rules", status=304)
     assert refresh_often(collector, [fails(), everything, unchanged, everything], caplog) == [
-        "/v1/config and /v1/rules are not refreshed",
+        "cannot refresh /v1/config and /v1/rules",
         AGAIN,
-        "/v1/config and /v1/rules are not refreshed",
+        "cannot refresh /v1/config and /v1/rules",
     ]
 
 

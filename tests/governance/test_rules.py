@@ -271,7 +271,10 @@ UNUSABLE: list[tuple[dict[str, Any], str]] = [
     ({"response": {"status": 429, "headers": ["x"]}}, "headers are not an object"),
     ({"type": "subscription"}, "its type is 'subscription'"),
     ({"applied_to": "some"}, "applied_to is 'some'"),
-    ({"regex_config": [conditions(("route", "(?!x)"))]}, "the pattern '(?!x)' of 'request.route' is not one of re2's"),
+    (
+        {"regex_config": [conditions(("route", "(?!x)"))]},
+        "the pattern '(?!x)' of 'request.route' is not supported by re2",
+    ),
     (
         {"regex_config": [conditions(("verb", "GET")), conditions(("verb", r"(a)\1"))]},
         r"the pattern '(a)\\1' of 'request.verb'",
@@ -287,7 +290,7 @@ def test_a_rule_that_cannot_be_applied_is_switched_off_with_one_warning_and_the_
     state = snapshot({**blocking("bad", 403), **fields}, blocking("good", 429))
     assert blocked(state).rule_id == "good"
     (warning,) = state.warnings
-    assert warning.startswith("rule bad (Rule bad) from Moesif is switched off: ")
+    assert warning.startswith("rule bad (Rule bad) from Moesif is disabled: ")
     assert reason in warning
     assert warning.isprintable()
     assert snapshot({**blocking("bad", 403), **fields}).decide(View(), None, None) == Decision()
@@ -322,7 +325,7 @@ def test_framing_and_the_connection_are_not_a_rules_to_set(name: str) -> None:
     state = snapshot(blocking(headers={name: "1", "X-A": "b"}))
     assert blocked(state).headers == (("X-A", "b"),)
     assert state.warnings == (
-        f"rule r1 (Rule r1) from Moesif applies in part: the header {name} is not a rule's to set",
+        f"rule r1 (Rule r1) from Moesif applies only in part: rules cannot set the header {name}",
     )
 
 
@@ -331,7 +334,7 @@ def test_a_header_with_an_impossible_name_is_left_out_and_named(name: str) -> No
     state = snapshot(blocking(headers={name: "1", "X-A": "b"}))
     assert blocked(state).headers == (("X-A", "b"),)
     (warning,) = state.warnings
-    assert warning.endswith(f"{name!r} is no header's name")
+    assert warning.endswith(f"{name!r} is not a header name")
     assert warning.isprintable()
 
 
@@ -346,7 +349,7 @@ def test_header_values_become_text_on_one_line(value: object, sent: str) -> None
 def test_a_header_without_a_text_is_left_out_and_named(value: object) -> None:
     state = snapshot(blocking(headers={"X-A": value}))
     assert blocked(state).headers == ()
-    assert state.warnings[0].endswith("the value of the header X-A is no text")
+    assert state.warnings[0].endswith("the value of the header X-A is not text")
 
 
 def test_a_condition_that_never_matches_is_named_once_in_one_warning_with_other_faults() -> None:
@@ -358,8 +361,8 @@ def test_a_condition_that_never_matches_is_named_once_in_one_warning_with_other_
     assert blocked(state).rule_id == "r1"
     (warning,) = state.warnings
     assert warning == (
-        "rule r1 (Rule r1) from Moesif applies in part: 'request.cookie' is no field of a request and never matches; "
-        "the header Content-Length is not a rule's to set"
+        "rule r1 (Rule r1) from Moesif applies only in part: 'request.cookie' is not a field of a request and never "
+        "matches; rules cannot set the header Content-Length"
     )
 
 

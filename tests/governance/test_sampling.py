@@ -94,7 +94,7 @@ def test_an_entry_that_cannot_be_used_is_named_and_the_others_count() -> None:
     )
     assert state.sample_rate(View(), 200, None, None) == 40
     assert [warning.partition(":")[0] for warning in state.warnings] == [
-        f"regex_config[{number}] of the sampling is switched off" for number in range(3)
+        f"regex_config[{number}] of the sampling is disabled" for number in range(3)
     ]
     assert "'(?=x)'" in state.warnings[0]
 

@@ -96,9 +96,9 @@ def test_warnings_of_rules_and_of_sampling_are_together() -> None:
         regex_config=[{"conditions": []}],
     )
     assert [warning.split(":")[0] for warning in state.warnings] == [
-        "rule worse (Rule worse) from Moesif is switched off",
-        "rule bad (Rule bad) from Moesif is switched off",
-        "regex_config[0] of the sampling is switched off",
+        "rule worse (Rule worse) from Moesif is disabled",
+        "rule bad (Rule bad) from Moesif is disabled",
+        "regex_config[0] of the sampling is disabled",
     ]
 
 

@@ -41,7 +41,7 @@ def parse_filter(expression: str | None) -> flowfilter.TFilter | None:
         parsed = flowfilter.parse(expression)
         _use_re2(parsed)
     except PatternError as error:
-        raise SettingsError(f"skip: {expression!r} has an expression that is not one of re2's: {error}") from error
+        raise SettingsError(f"skip: {expression!r} has an expression that is not supported by re2: {error}") from error
     except (ValueError, exceptions.OptionsError) as error:
         raise SettingsError(f"skip: {expression!r} is no filter expression of mitmproxy") from error
     return parsed

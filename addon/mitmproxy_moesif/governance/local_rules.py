@@ -76,7 +76,7 @@ def _rule_set(document: object, name: str) -> RuleSet:
         raise GovernanceError(f"must be a list of rules, or an object with the keys {', '.join(_KEYS)}")
     for key in document:
         if key not in _KEYS:
-            raise GovernanceError(f"is none of {', '.join(_KEYS)}", (key,))
+            raise GovernanceError(f"is not one of {', '.join(_KEYS)}", (key,))
     given = document.get("rules")
     rules = () if given is None else _rules(given, ("rules",))
     return RuleSet(
@@ -109,7 +109,7 @@ def _cohorts(document: Mapping[str, Any], key: str, rules: Sequence[Rule]) -> Co
             _check_keys(document[key][who][number], CohortEntry.model_fields.keys(), at)
             if entry.rules not in by_id:
                 meant = did_you_mean(entry.rules, by_id)
-                raise GovernanceError(f"{entry.rules!r:.200} is no rule of this file{meant}", (*at, "rules"))
+                raise GovernanceError(f"{entry.rules!r:.200} is not a rule of this file{meant}", (*at, "rules"))
     return found
 
 

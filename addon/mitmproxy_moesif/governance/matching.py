@@ -112,7 +112,7 @@ def _compiled(path: str, pattern: str) -> Any:
         return compile_re2(pattern, _options())
     except PatternError as e:
         shown = f"the pattern {one_line(pattern, 200)!r} of {one_line(path, 200)!r}"
-        raise PatternError(f"{shown} is not one of re2's: {one_line(str(e), 200)}") from e
+        raise PatternError(f"{shown} is not supported by re2: {one_line(str(e), 200)}") from e
 
 
 def _encoded(text: str) -> bytes:

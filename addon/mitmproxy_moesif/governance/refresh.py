@@ -150,13 +150,13 @@ def tell_trouble(account: Account) -> None:
         if path not in account.troubled:
             untold.setdefault(trouble, []).append(path)
     for trouble, paths in untold.items():
-        what = f"{' and '.join(paths)} {'is' if len(paths) == 1 else 'are'} not refreshed ({trouble.reason})"
+        what = f"cannot refresh {' and '.join(paths)} ({trouble.reason})"
         if trouble.unauthorized:
             entry = "moesif_application_id" if account.name == OPTIONS else f"application_id of {account.name!r}"
             why_not = f": the application id is not accepted, check {entry}"
-            log.error("moesif: %s; what was last known stays in force%s", what, why_not)
+            log.error("moesif: %s; keeping the last known version%s", what, why_not)
         else:
-            log.warning("moesif: %s; what was last known stays in force", what)
+            log.warning("moesif: %s; keeping the last known version", what)
     if account.troubled and not troubles:
         log.info("moesif: configuration and rules from Moesif are up to date again")
     account.troubled = frozenset(troubles)
@@ -260,7 +260,7 @@ class Refresher:
                     self._refresh(name, account)
                     self._watch(account)
                 except Exception as error:  # noqa: BLE001 - one error must not end the thread
-                    self._limited.error("refresher", "moesif: unexpected while refreshing: %s", describe(error))
+                    self._limited.error("refresher", "moesif: unexpected error while refreshing: %s", describe(error))
             self._tell_accepted()
             watching = any(account.settings.rules_file for account in accounts.values())
             self._wake.wait(WATCH_SECONDS if watching else self._until_refresh())
@@ -389,13 +389,13 @@ class Refresher:
         try:
             local = RulesFile.read(path).rules
         except SettingsError as error:
-            log.error("moesif: %s; the rules that were there stay in force", error)
+            log.error("moesif: %s; keeping the previous rules", error)
             return
         if local == account.local:
             return
         account.local = local
         self._swap(account)
-        log.info("moesif: now in force from %s: %s", path, number_of(len(account.local.rules), "rule"))
+        log.info("moesif: applied rules from %s: %s", path, number_of(len(account.local.rules), "rule"))
 
     # --- on disk -------------------------------------------------------------------------------------------------
 
@@ -412,10 +412,10 @@ class Refresher:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except (OSError, ValueError, KeyError, TypeError, AttributeError, GovernanceError):
-            log.warning("moesif: the configuration kept in %s cannot be read; Moesif is asked for it", path)
+            log.warning("moesif: the configuration saved in %s cannot be read; fetching it from Moesif", path)
             return False
         account.config.content, account.rules.content = kept["config"].encode(), kept["rules"].encode()
-        log.info("moesif: rules and configuration kept from an earlier run are in force until Moesif answers")
+        log.info("moesif: using rules and configuration from an earlier run until Moesif answers")
         return True
 
     def _save_cache(self, account: Account, name: str) -> None:

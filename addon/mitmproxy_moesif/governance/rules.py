@@ -136,7 +136,7 @@ def activate(rule_set: RuleSet) -> tuple[list[ActiveRule], list[str]]:
         if active is not None:
             rules.append(active)
         if faults:
-            verdict = "is switched off" if active is None else "applies in part"
+            verdict = "is disabled" if active is None else "applies only in part"
             warnings.append(f"rule {_named(rule)} from {one_line(rule_set.source)} {verdict}: {'; '.join(faults)}")
     return sorted(rules, key=lambda rule: rule.order), warnings
 
@@ -169,7 +169,7 @@ def _active(rule: Rule, faults: list[str]) -> ActiveRule:
     if rule.applied_to not in ("matching", "not_matching"):
         raise RuleError(f"applied_to is {quoted(rule.applied_to):.50}, not matching or not_matching")
     sets, unknown = compile_sets(rule.regex_config)
-    faults += [f"{path!r:.200} is no field of a request and never matches" for path in dict.fromkeys(unknown)]
+    faults += [f"{path!r:.200} is not a field of a request and never matches" for path in dict.fromkeys(unknown)]
     return ActiveRule(
         id=rule.id,
         kind=rule.type,
@@ -223,11 +223,11 @@ def _headers(given: object, names: Sequence[str], faults: list[str]) -> Iterable
     for name, value in given.items():
         text = None if isinstance(value, list | dict) else as_text(value)
         if not HEADER_NAME.fullmatch(name):
-            faults.append(f"{name!r:.200} is no header's name")
+            faults.append(f"{name!r:.200} is not a header name")
         elif name.lower() in CONNECTION_HEADERS:
-            faults.append(f"the header {name} is not a rule's to set")
+            faults.append(f"rules cannot set the header {name}")
         elif text is None:
-            faults.append(f"the value of the header {name} is no text")
+            faults.append(f"the value of the header {name} is not text")
         else:
             yield name, Template(header_text(text), names, header_text)
 

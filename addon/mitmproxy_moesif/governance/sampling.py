@@ -38,7 +38,7 @@ class SamplingRates:
                 sets.append(compiled)
                 rates.append(rate)
             except (PatternError, ValueError) as e:
-                warnings.append(f"regex_config[{number}] of the sampling is switched off: {e}")
+                warnings.append(f"regex_config[{number}] of the sampling is disabled: {e}")
         self._rates = tuple(rates)
         self._index = ConditionIndex(sets)
         self.warnings = tuple(warnings)
@@ -64,7 +64,7 @@ class SamplingRates:
 def _usable(entry: SamplingSet) -> tuple[Sequence[TermSet], float]:
     sets, unknown = compile_sets([entry], with_status=True)
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is no field of a request or response")
+        raise ValueError(f"{unknown[0]!r} is not a field of a request or response")
     if entry.sample_rate is None:
         raise ValueError("it has no sample_rate")
     return sets, entry.sample_rate
