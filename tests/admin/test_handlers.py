@@ -489,7 +489,7 @@ def test_a_body_that_is_too_large_is_not_read(
     assert response is not None
     assert response.status == (400 if chunked and size > 1_000_000 else 413)
     if response.status == 413:
-        assert json.loads(response.body) == {"message": f"a body may have {MAX_BODY_BYTES} bytes"}
+        assert json.loads(response.body) == {"message": f"a body may have at most {MAX_BODY_BYTES} bytes"}
     assert not source.changes
     assert ask(server, "GET", "/ping").text == "PONG"
 

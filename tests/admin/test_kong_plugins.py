@@ -539,7 +539,7 @@ def test_changes_are_kept_across_restarts_but_for_secrets(tmp_path: Path, caplog
     )
     patched = proxy.entity("p-orders")
     assert (patched["config"]["debug"], patched["config"]["api_version"], patched["tags"]) == (True, "2", ["x"])
-    assert "application_id was changed there, and is not kept" in caplog.text
+    assert "the change of application_id was not saved" in caplog.text
     assert proxy.entity(plain["id"]) == {**plain, "config": {**plain["config"], "application_id": SHOWN}}
     # Nothing may go to another account than the one it was for.
     assert (proxy.account(own["id"]), proxy.entity(own["id"])["enabled"]) == (None, False)

@@ -215,7 +215,7 @@ def test_keys_step_through_the_list(
             tab.keyboard.press(key)
             expect(tab.locator(".title")).to_contain_text(title)
         tab.keyboard.press("?")
-        expect(tab.get_by_text("not turns a term around")).to_be_visible()
+        expect(tab.get_by_text("not negates a term")).to_be_visible()
         expect(tab.get_by_text("/: type a filter")).to_be_visible()
         tab.keyboard.press("Escape")
         tab.keyboard.press("/")

@@ -91,7 +91,7 @@ def test_keeps_back(wanted: str) -> None:
         ("user:", 0, "a value is missing"),
         ('"open', 0, "a quote is not closed"),
         ('user:"open', 0, "a quote is not closed"),
-        ("user:ada not", 9, "`not` stands in front of a term"),
+        ("user:ada not", 9, "`not` must come before a term"),
         ("x" * 1001, 1000, "1000 characters"),
     ],
 )

@@ -207,4 +207,4 @@ def test_where_descriptors_run_short_it_waits_for_them(port: int, caplog: pytest
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         client.settimeout(10)
         assert client.recv(4096).endswith(b"PONG")
-    assert [record.getMessage() for record in caplog.records] == ["moesif: Too many open files: who asks waits"]
+    assert [record.getMessage() for record in caplog.records] == ["moesif: Too many open files: new connections wait"]

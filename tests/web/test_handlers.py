@@ -83,7 +83,7 @@ def test_a_body_within_the_limit_is_read(port: int, size: int) -> None:
 
 
 def test_a_larger_one_is_refused(port: int) -> None:
-    refused = {"message": f"a body may have {MAX_BODY_BYTES} bytes"}
+    refused = {"message": f"a body may have at most {MAX_BODY_BYTES} bytes"}
     assert ask(port, "POST", "/size", bytes(MAX_BODY_BYTES + 1)) == (413, refused, "close")
 
 

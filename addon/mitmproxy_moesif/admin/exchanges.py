@@ -121,7 +121,7 @@ async def stream(handler: JsonHandler, ask: Ask) -> None:
     if (query := query_of(handler, "changed_after")) is None:
         return
     if len(streams) >= MOST_STREAMS:
-        handler.refuse(503, f"{MOST_STREAMS} clients follow already")
+        handler.refuse(503, f"{MOST_STREAMS} clients are already following")
         return
 
     async def send(data: bytes) -> None:

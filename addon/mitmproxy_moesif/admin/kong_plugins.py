@@ -118,7 +118,7 @@ class KongPluginSource:
         if plugin_id not in self._live.changes.created:
             _find(self._live.config, plugin_id)
             raise Unsupported(
-                "cannot delete 'plugins' entities of Kong's configuration: take it out there, or PATCH enabled=false"
+                "cannot delete 'plugins' entities of Kong's configuration: remove it there, or PATCH enabled=false"
             )
         self._change(lambda changes, _: changes.removing(plugin_id))
 
@@ -255,7 +255,7 @@ class KongPluginSource:
                 continue
             changes = changes.patched(plugin_id, self._patch(plugin, _fields(patch)))
             lost += [
-                f"plugin {plugin_id!r}: {name} was changed there, and is not kept: it is as configured again"
+                f"plugin {plugin_id!r}: the change of {name} was not saved: it has its configured value again"
                 for name in patch.get(SECRETS, ())
             ]
         for line in lost:
@@ -272,7 +272,7 @@ class KongPluginSource:
         if enabled and ("application_id" in entity.get(SECRETS, ()) or missing_receiver(name, whole) is not None):
             enabled = False
             log.warning(
-                "moesif: admin_state: plugin %r: its application_id is not kept: it stays disabled until a PATCH gives "
+                "moesif: admin_state: plugin %r: application_id is not saved: it stays disabled until a PATCH gives "
                 "config.application_id and enabled=true",
                 entity.get("instance_name") or plugin_id,
             )

@@ -35,14 +35,17 @@ def document() -> dict[str, Any]:
     types = (Listing, Detail, Stats, Status, Health, Message)
     references, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     listing, detail, stats, status, health, message = references
-    refused, nothing = _answer("A wrong parameter", message), _answer("Nothing is kept, or delivery is away", message)
+    refused, nothing = (
+        _answer("A wrong parameter", message),
+        _answer("Nothing is kept, or delivery does not answer", message),
+    )
     queried = {"400": refused, "503": nothing}
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "mitmproxy-moesif",
             "version": __version__,
-            "description": "What a running proxy tells of itself, beside Kong's Admin API.",
+            "description": "Data about a running proxy, in addition to Kong's Admin API.",
         },
         "paths": {
             "/exchanges": _get(
@@ -52,20 +55,20 @@ def document() -> dict[str, Any]:
                     _filter(),
                     _number("limit", 1, MAX_LIMIT, f"How many; default {DEFAULT_LIMIT}."),
                     _number("before", 0, MAX_NUMBER, "Only those with smaller numbers: `next` of the page before."),
-                    _number("changed_after", 0, MAX_NUMBER, "Only those that changed since, last changed first."),
+                    _number("changed_after", 0, MAX_NUMBER, "Only those changed since then, last changed first."),
                 ],
             ),
             "/exchanges/{transaction_id}": _get(
                 "One exchange in full",
-                {"200": _answer("It", detail), "404": _answer("It is not here", message), "503": nothing},
+                {"200": _answer("It", detail), "404": _answer("It is not stored", message), "503": nothing},
                 [{"name": "transaction_id", "in": "path", "required": True, "schema": {"type": "string"}}],
             ),
             "/exchanges/stream": _get(
                 "Exchanges as they come and change: server-sent events `exchange` and `left_out`",
                 {"200": _answer("Rows, until the client goes", {"type": "string"}, "text/event-stream"), **queried},
-                [_filter(), _number("changed_after", 0, MAX_NUMBER, "Begin with what changed since.")],
+                [_filter(), _number("changed_after", 0, MAX_NUMBER, "Start with changes since then.")],
             ),
-            "/stats": _get("The kept exchanges added up", {"200": _answer("Sums", stats), **queried}, [_filter()]),
+            "/stats": _get("Statistics of the kept exchanges", {"200": _answer("Sums", stats), **queried}, [_filter()]),
             "/status": _get("Where every event is", {"200": _answer("Counts", status)}),
             "/health": _get(
                 "Whether events flow", {"200": _answer("They do", health), "503": _answer("They do not", health)}

@@ -35,7 +35,7 @@ SEARCHED: Final = (
 )
 
 COMBINED: Final = (
-    'name:one,another takes either; not turns a term around; quotes are for spaces and colons: "a b", "http://"'
+    'name:one,another matches either; not negates a term; quotes are for spaces and colons: "a b", "http://"'
 )
 
 type Predicate = Callable[[Mapping[str, Any]], bool]
@@ -69,7 +69,7 @@ class FilterError(ValueError):
 def parse(text: str) -> Predicate:
     """The filter as a predicate; an empty one matches everything. Raises `FilterError`."""
     if len(text) > MAX_LENGTH:
-        raise FilterError([Problem(MAX_LENGTH, f"a filter may have {MAX_LENGTH} characters")])
+        raise FilterError([Problem(MAX_LENGTH, f"a filter may have at most {MAX_LENGTH} characters")])
     problems: list[Problem] = []
     predicates: list[Predicate] = []
     negated: int | None = None
@@ -86,7 +86,7 @@ def parse(text: str) -> Predicate:
             predicates.append(predicate if negated is None else _opposite(predicate))
         negated = None
     if negated is not None:
-        problems.append(Problem(negated, "`not` stands in front of a term"))
+        problems.append(Problem(negated, "`not` must come before a term"))
     if problems:
         raise FilterError(problems)
     return lambda row: all(predicate(row) for predicate in predicates)

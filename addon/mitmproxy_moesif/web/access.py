@@ -21,7 +21,7 @@ OPEN = frozenset(("/health", "/ping"))
 """Paths for probes, which need no token."""
 
 ANOTHER_SITES = "changes from another site's page are refused"
-ANOTHER_USES = "what another site's page asks for is refused, but for links"
+ANOTHER_USES = "requests from another site's page are refused, except for links"
 KONG_TOKEN = "Kong-Admin-Token"  # noqa: S105 - the name of a header
 MAX_PORT = 65_535
 
@@ -83,7 +83,7 @@ class Gate:
         """Why a request is refused; None if it may pass. `headers` must be case-insensitive."""
         authorized = not self._token or self._shows_token(headers)
         if not self._may_be_named(host, known=bool(self._token) and authorized):
-            return Refusal(403, "Host must be a loopback name or the address listened on")
+            return Refusal(403, "Host must be a loopback name or the listening address")
         if not authorized and path.rstrip("/") not in OPEN:
             return Refusal(401, "Unauthorized")
         if is_from_another_site(method, host, headers.get("Origin")):

@@ -57,7 +57,7 @@ class BoundedServer(HTTPServer):
             except ConnectionAbortedError:
                 continue
             except OSError as error:
-                self._limited.warning("accept", "moesif: %s: who asks waits", error.strerror)
+                self._limited.warning("accept", "moesif: %s: new connections wait", error.strerror)
                 await asyncio.sleep(PAUSE)
                 continue
             self.handle_stream(IOStream(connection, self.max_buffer_size, self.read_chunk_size), address)

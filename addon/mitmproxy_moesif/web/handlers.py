@@ -14,7 +14,7 @@ MAX_DIGITS = 20
 MESSAGES = {
     404: "Not found",
     405: "Method not allowed",
-    413: f"a body may have {MAX_BODY_BYTES} bytes",
+    413: f"a body may have at most {MAX_BODY_BYTES} bytes",
     500: "An unexpected error occurred",
 }
 

@@ -182,7 +182,7 @@ def network_reason(error: BaseException, url: str) -> str:
         return any(isinstance(kind, wanted) for kind in kinds)
 
     if is_any(requests.exceptions.ProxyError):
-        return f"the proxy toward {host} (HTTP_PROXY, HTTPS_PROXY, NO_PROXY) does not pass it on"
+        return f"the proxy toward {host} (HTTP_PROXY, HTTPS_PROXY, NO_PROXY) does not forward the request"
     if is_any(requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema):
         return f"{host}, or the proxy toward it (HTTP_PROXY, HTTPS_PROXY), cannot be used: moesif-proxy doctor says why"
     if is_any(socket.gaierror):
