@@ -362,7 +362,7 @@ def test_keys_are_rotated_live_and_a_broken_file_leaves_the_old_ones(gated: Star
     assert change("jwt_jwks=/none") == "JWT gate: jwt_jwks: '/none' cannot be read: No such file or directory"
     assert statuses() == [200, 200]
     assert change(f"jwt_jwks={path}") == "taken"  # what was in force, set again
-    proxy.wait_for_output(f"jwt_jwks: '{path}' is no JSON; the keys read before stay in force")
+    proxy.wait_for_output(f"jwt_jwks: '{path}' is not JSON; keeping the earlier keys")
     assert statuses() == [200, 200]
     assert "Traceback" not in proxy.output
 
@@ -398,7 +398,7 @@ def test_live_changes_count_at_once_or_are_refused(gated: Start) -> None:
         ({"jwt_key": ""}, "jwt_key: must not be empty, a value not shown here was given"),
         ({"jwt_algorithms": "RS256", "jwt_key": SECRET}, "jwt_algorithms: RS256 verifies with public keys"),
         ({"jwt_jwks": "/none"}, "jwt_jwks: '/none' cannot be read: No such file or directory"),
-        ({"jwt_public_key": private_pem(rsa_key()).decode()}, "jwt_public_key: the name of a file is expected"),
+        ({"jwt_public_key": private_pem(rsa_key()).decode()}, "jwt_public_key: expected the name of a file"),
         ({"jwt_gat": True}, "jwt_gat: there is no such option; did you mean jwt_gate?"),
         ({"jwt-gate": True}, "jwt-gate: there is no such option; did you mean jwt_gate?"),
     ],
@@ -442,7 +442,7 @@ def test_options_are_listed_with_their_help(tmp_path: Path) -> None:
 
 def test_what_protects_little_is_told(gated: Start) -> None:
     gated().wait_for_output("JWT gate: no key is given: tokens are read, not verified")
-    gated(key="short").wait_for_output("JWT gate: a key is shorter than its algorithm asks for")
+    gated(key="short").wait_for_output("JWT gate: a key is shorter than its algorithm requires")
 
 
 # --- closed --------------------------------------------------------------------------------------------------------
@@ -514,7 +514,7 @@ def test_a_reload_with_a_broken_key_file_closes_the_gate(gated: Start, tmp_path:
     assert ask(proxy, good).status == 200
     path.write_text("{")
     script(tmp_path)  # written anew: mitmproxy loads it again
-    proxy.wait_for_output("is no JSON")
+    proxy.wait_for_output("is not JSON")
     assert said(ask(proxy, good)) == (401, b"JwtError: the token could not be checked")
     write_jwks(path, jwk(rsa_key()))
     script(tmp_path)

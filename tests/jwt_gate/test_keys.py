@@ -92,7 +92,7 @@ def test_keys_that_are_for_something_else_are_passed_over(tmp_path: Path) -> Non
     ]
     path = write_jwks(tmp_path / "keys.json", *others, jwk(rsa_key(), kid="good", use="sig"))
     assert [key.kid for key in keys(jwks=str(path))] == ["good"]
-    assert "holds no key for RS256" in refused(jwks=str(write_jwks(path, *others)))
+    assert "contains no key for RS256" in refused(jwks=str(write_jwks(path, *others)))
 
 
 @pytest.mark.parametrize(
@@ -103,10 +103,10 @@ def test_keys_that_are_for_something_else_are_passed_over(tmp_path: Path) -> Non
         ({"key": SECRET, "algorithms": ["RS256"]}, "jwt_algorithms: RS256 verifies with public keys, not with jwt_key"),
         ({"key": public_pem(rsa_key()).decode()}, "jwt_key: is a public key, a certificate or a JWK"),
         ({"public_key": "/does/not/exist"}, "jwt_public_key: '/does/not/exist' cannot be read: No such file"),
-        ({"public_key": "/"}, "jwt_public_key: '/' is no file"),
-        ({"public_key": "\0"}, "jwt_public_key: '\\x00' is no path"),
-        ({"public_key": "~nobody-of-this-name/key"}, "jwt_public_key: '~nobody-of-this-name/key' is no path"),
-        ({"jwks": '{"keys": []}'}, "jwt_jwks: the name of a file is expected, not a key itself"),
+        ({"public_key": "/"}, "jwt_public_key: '/' is not a file"),
+        ({"public_key": "\0"}, "jwt_public_key: '\\x00' is not a path"),
+        ({"public_key": "~nobody-of-this-name/key"}, "jwt_public_key: '~nobody-of-this-name/key' is not a path"),
+        ({"jwks": '{"keys": []}'}, "jwt_jwks: expected the name of a file, not a key"),
     ],
 )
 def test_what_is_wrong_is_one_line(options: dict[str, Any], line: str) -> None:
@@ -115,7 +115,7 @@ def test_what_is_wrong_is_one_line(options: dict[str, Any], line: str) -> None:
 
 def test_a_private_key_in_place_of_a_file_is_not_quoted() -> None:
     text = refused(public_key=private_pem(rsa_key()).decode())
-    assert text == "jwt_public_key: the name of a file is expected, not a key itself"
+    assert text == "jwt_public_key: expected the name of a file, not a key"
 
 
 def dsa_pem() -> bytes:
@@ -126,12 +126,12 @@ def dsa_pem() -> bytes:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "is no PEM file"),
-        (b"hello", "is no PEM file"),
-        (private_pem(rsa_key()), "holds a private key; give the public one"),
-        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "block 1 (PUBLIC KEY) is no public key"),
-        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "block 1 (CERTIFICATE) is no public key"),
-        (dsa_pem(), "holds no key for RS256"),
+        (b"", "is not a PEM file"),
+        (b"hello", "is not a PEM file"),
+        (private_pem(rsa_key()), "contains a private key; give the public one"),
+        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "block 1 (PUBLIC KEY) is not a public key"),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "block 1 (CERTIFICATE) is not a public key"),
+        (dsa_pem(), "contains no key for RS256"),
         (b" " * (MOST_BYTES + 1), f"is larger than {MOST_BYTES} bytes"),
     ],
 )
@@ -146,17 +146,17 @@ def test_a_bad_pem_file(content: bytes, reason: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("", "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
-        ("[]", "is no key set"),
-        ('{"keys": {}}', "is no key set"),
-        ('{"keys": []}', "holds no key for"),
-        ('{"keys": [1]}', "key 1 is no object"),
+        ("", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "is not a key set"),
+        ('{"keys": {}}', "is not a key set"),
+        ('{"keys": []}', "contains no key for"),
+        ('{"keys": [1]}', "key 1 is not an object"),
         ('{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}', "key 1 is a shared key: give it as jwt_key"),
-        ('{"keys": [{"kty": "RSA", "n": "AQAB", "e": 1}]}', "key 1 is no RSA key"),
-        ('{"keys": [{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}]}', "key 1 is no EC key"),
+        ('{"keys": [{"kty": "RSA", "n": "AQAB", "e": 1}]}', "key 1 is not a valid RSA key"),
+        ('{"keys": [{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}]}', "key 1 is not a valid EC key"),
         (json.dumps({"keys": [{**jwk(ec_key()), "d": "AA"}]}), "key 1 is a private key; give the public one"),
-        (json.dumps({"keys": [jwk(ec_key())] * (MOST_KEYS + 1)}), f"holds more than {MOST_KEYS} keys"),
+        (json.dumps({"keys": [jwk(ec_key())] * (MOST_KEYS + 1)}), f"contains more than {MOST_KEYS} keys"),
     ],
 )
 def test_a_bad_key_set(content: str, reason: str, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_hmac_and_public_keys_do_not_mix(source: str, tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert "is no file" in refused(jwks=str(tmp_path / "pipe"))
+    assert "is not a file" in refused(jwks=str(tmp_path / "pipe"))
 
 
 def test_short_keys_are_known() -> None:

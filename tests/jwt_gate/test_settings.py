@@ -32,7 +32,7 @@ def test_off_with_plain_defaults() -> None:
         ({"jwt_claim_headers": ["a:X Y"]}, "jwt_claim_headers: must be a list of claim:Header-Name"),
         ({"jwt_claim_headers": ["a:X\r\nSet-Cookie"]}, "jwt_claim_headers: must be a list of claim:Header-Name"),
         *(
-            ({"jwt_claim_headers": [f"a:{name}"]}, f"jwt_claim_headers: {name} has a meaning of its own")
+            ({"jwt_claim_headers": [f"a:{name}"]}, f"jwt_claim_headers: {name} has a special meaning")
             for name in ("Content-Length", "Host", "authorization", "Content_Type")
         ),
         ({"jwt_claim_headers": ["a:X-A,b:x-a"]}, "jwt_claim_headers: x-a is named twice"),

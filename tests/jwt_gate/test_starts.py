@@ -165,14 +165,14 @@ def test_a_new_file_of_keys_counts_by_itself_and_a_broken_one_does_not(
 ) -> None:
     proxy = gated(jwks=str(keys))
     processes = 2 if "two workers" in request.node.name else 1  # each reads the file, and says so
-    read, kept = "JWT gate: tokens are verified with 1 key", "the keys read before stay in force"
+    read, kept = "JWT gate: tokens are verified with 1 key", "keeping the earlier keys"
     assert statuses(proxy) == [200, 401]
     new = write_jwks(keys.with_name("new.json"), jwk(rsa_key(1), kid="1"))
     new.replace(keys)
     proxy.wait_for_output(read, SECONDS, 2 * processes)
     assert statuses(proxy) == [401, 200]
     keys.write_text("{")
-    proxy.wait_for_output(f"JWT gate: jwt_jwks: '{keys}' is no JSON; {kept}", SECONDS, processes)
+    proxy.wait_for_output(f"JWT gate: jwt_jwks: '{keys}' is not JSON; {kept}", SECONDS, processes)
     assert statuses(proxy) == [401, 200]
     keys.unlink()
     proxy.wait_for_output(f"No such file or directory; {kept}", SECONDS, processes)
@@ -201,6 +201,6 @@ def test_sighup_reads_the_keys_at_once(
         assert statuses(proxy) == [401, 200]
         keys.write_text("{")
         proxy.send_signal(signal.SIGHUP)
-        proxy.wait_for_output("is no JSON; the keys read before stay in force")
+        proxy.wait_for_output("is not JSON; keeping the earlier keys")
         proxy.wait_for_output("; the keys stay as they were: JWT gate: jwt_jwks: ")
         assert statuses(proxy) == [401, 200]

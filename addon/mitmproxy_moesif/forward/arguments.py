@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="moesif-proxy forward",
         description="Delivers the events of a Kafka topic to Moesif, as a member of a consumer group.",
         epilog="Options are those of the proxy: application_id, api_endpoint, kafka_*, batch_size, admin_listen and so "
-        "on. SIGTERM ends it when what it has read is sent, a second one at once.",
+        "on. SIGTERM ends it after sending what it has read, a second SIGTERM at once.",
         allow_abbrev=False,
     )
     add = parser.add_argument

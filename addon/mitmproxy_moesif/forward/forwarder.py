@@ -106,7 +106,7 @@ class Forwarder:
         if consuming.done():
             consuming.result()
         else:
-            log.warning("moesif: no broker has taken the last offsets in time: some events may be sent again")
+            log.warning("moesif: no broker accepted the last offsets in time: some events may be sent again")
         return self._ledger.read()
 
     def _consume(self, ended: Future[None]) -> None:
@@ -168,7 +168,7 @@ class Forwarder:
 
     def _tell(self, error: KafkaError) -> None:
         reason = REASONS.get(error.name(), error.name())
-        self._limited.warning(reason, "moesif: reading from Kafka: %s; it is tried again", reason)
+        self._limited.warning(reason, "moesif: reading from Kafka: %s; retrying", reason)
 
     def _take(self, messages: Sequence[Message]) -> None:
         records, settlement = [], Settlement(self._taken + len(messages))
@@ -191,11 +191,11 @@ class Forwarder:
     def _bury(self, message: Message, reason: str) -> None:
         """Write a dead letter and wait for the broker: later records must wait anyway, as the offset cannot advance."""
         log.error(
-            "moesif: record %d of partition %d goes to the topic for dead letters: %s",
+            "moesif: record %d of partition %d goes to the dead-letter topic: %s",
             *(message.offset(), message.partition(), reason),
         )
         while (failure := self._dead_letters.write(message, reason)) is not None:
-            self._limited.error("dead", "moesif: a dead letter cannot be written (%s); it is tried again", failure)
+            self._limited.error("dead", "moesif: a dead letter cannot be written (%s); retrying", failure)
             if self._stopped.wait(DEAD_LETTER_PAUSE):
                 raise _UnburiedError
 
@@ -212,7 +212,7 @@ class Forwarder:
             self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:  # the next commit includes these offsets
             if error.args[0].name() in REBALANCE:
-                log.info("moesif: the group's partitions are being given out anew; offsets are committed after that")
+                log.info("moesif: the group's partitions are being reassigned; offsets are committed afterwards")
             else:
                 self._tell(error.args[0])
         else:

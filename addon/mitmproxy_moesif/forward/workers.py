@@ -89,7 +89,7 @@ class Workers:
             if time.monotonic() - began > LONGEST_DELAY:
                 backoff.reset()
             delay = backoff.failed()
-            log.warning("moesif: forwarder %d %s; again in %.1f s", number + 1, end, delay)
+            log.warning("moesif: forwarder %d %s; restarting in %.1f s", number + 1, end, delay)
             self._stopped.wait(delay)
 
     def _run_one(self, number: int) -> int:

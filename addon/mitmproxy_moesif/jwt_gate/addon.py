@@ -106,7 +106,7 @@ class JwtGate:
             if settings != self._settings:
                 raise OptionsError(line)
             # The same settings were set again, so there is nothing to undo. The earlier keys remain in use.
-            log.error("%s; the keys read before stay in force", line)
+            log.error("%s; keeping the earlier keys", line)
             self.kept = line
             return
         log.error("%s", line)
@@ -159,7 +159,7 @@ class JwtGate:
         algorithms = ", ".join(sorted({name for key in keys for name in key.algorithms}))
         log.info("JWT gate: tokens are verified with %s: %s", number_of(len(keys), "key"), algorithms)
         if any(key.short for key in keys):
-            log.warning("JWT gate: a key is shorter than its algorithm asks for (RFC 7518): it may be guessed")
+            log.warning("JWT gate: a key is shorter than its algorithm requires (RFC 7518) and may be guessed")
 
     # --- the exchange --------------------------------------------------------------------------------------------
 
@@ -242,9 +242,9 @@ def reread(settings: GateSettings) -> Rules | None:
     try:
         return make_rules(settings)
     except SettingsError as error:
-        log.error("JWT gate: %s; the keys read before stay in force", error)
+        log.error("JWT gate: %s; keeping the earlier keys", error)
     except Exception as error:  # noqa: BLE001 - the watch must go on, whatever is in the file
-        log.error("JWT gate: a fault while reading keys, those read before stay in force: %s", describe(error))
+        log.error("JWT gate: a fault while reading keys, keeping the earlier ones: %s", describe(error))
     return None
 
 

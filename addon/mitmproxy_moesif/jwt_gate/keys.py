@@ -106,7 +106,7 @@ def _usable(
             keys.append(Key(kid, _bind(names), material))
     if not 0 < len(keys) <= MOST_KEYS:
         count = "no key" if not keys else f"more than {MOST_KEYS} keys"
-        raise SettingsError(f"{option}: {getattr(settings, option)!r} holds {count} for {', '.join(allowed)}")
+        raise SettingsError(f"{option}: {getattr(settings, option)!r} contains {count} for {', '.join(allowed)}")
     return tuple(keys)
 
 
@@ -130,18 +130,18 @@ def _bind(names: frozenset[str]) -> dict[str, Algorithm]:
 def _pem_materials(option: str, path: str) -> Iterator[Any]:
     blocks = list(_PEM.finditer(_read(option, path)))
     if not blocks:
-        raise SettingsError(f"{option}: {path!r} is no PEM file")
+        raise SettingsError(f"{option}: {path!r} is not a PEM file")
     for number, block in enumerate(blocks, 1):
         label = block[1].decode()
         if "PRIVATE" in label:
-            raise SettingsError(f"{option}: {path!r} holds a private key; give the public one")
+            raise SettingsError(f"{option}: {path!r} contains a private key; give the public one")
         try:
             if label == "CERTIFICATE":
                 yield x509.load_pem_x509_certificate(block[0]).public_key()
             else:
                 yield load_pem_public_key(block[0])
         except (ValueError, UnsupportedAlgorithm):
-            raise SettingsError(f"{option}: {path!r}: block {number} ({label}) is no public key") from None
+            raise SettingsError(f"{option}: {path!r}: block {number} ({label}) is not a public key") from None
 
 
 def _jwks_materials(option: str, path: str) -> Iterator[tuple[str | None, str | None, Any]]:
@@ -150,14 +150,14 @@ def _jwks_materials(option: str, path: str) -> Iterator[tuple[str | None, str | 
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
-        raise SettingsError(f"{option}: {path!r} is no JSON") from None
+        raise SettingsError(f"{option}: {path!r} is not JSON") from None
     keys = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(keys, list):
-        raise SettingsError(f"{option}: {path!r} is no key set: an object with the list `keys` is expected")
+        raise SettingsError(f"{option}: {path!r} is not a key set: expected an object with the list `keys`")
     for number, jwk in enumerate(keys, 1):
         where = f"{option}: {path!r}: key {number}"
         if not isinstance(jwk, dict):
-            raise SettingsError(f"{where} is no object")
+            raise SettingsError(f"{where} is not an object")
         if _signs(jwk):
             yield _text(jwk, "kid"), _text(jwk, "alg"), _jwk_material(where, jwk)
 
@@ -183,12 +183,12 @@ def _jwk_material(where: str, jwk: dict[str, Any]) -> Any:
     try:
         return jwt.PyJWK(jwk, KEY_TYPES[jwk["kty"]]).key
     except (jwt.PyJWTError, ValueError, TypeError, AttributeError, UnsupportedAlgorithm):
-        raise SettingsError(f"{where} is no {jwk['kty']} key") from None
+        raise SettingsError(f"{where} is not a valid {jwk['kty']} key") from None
 
 
 def _read(option: str, path: str) -> bytes:
     if "-----BEGIN" in path or path.lstrip().startswith("{"):
-        raise SettingsError(f"{option}: the name of a file is expected, not a key itself")  # it may be a private key
+        raise SettingsError(f"{option}: expected the name of a file, not a key")  # it may be a private key
     try:
         file = Path(path).expanduser()
         regular = file.is_file() or not file.exists()  # reading a pipe would block for ever
@@ -196,9 +196,9 @@ def _read(option: str, path: str) -> bytes:
     except OSError as error:
         raise SettingsError(f"{option}: {path!r} cannot be read: {error.strerror}") from None
     except (ValueError, RuntimeError):  # a null byte, or `~` of an unknown user
-        raise SettingsError(f"{option}: {path!r} is no path") from None
+        raise SettingsError(f"{option}: {path!r} is not a path") from None
     if not regular:
-        raise SettingsError(f"{option}: {path!r} is no file")
+        raise SettingsError(f"{option}: {path!r} is not a file")
     if len(content) > MOST_BYTES:
         raise SettingsError(f"{option}: {path!r} is larger than {MOST_BYTES} bytes")
     return content

@@ -89,7 +89,7 @@ class GateSettings(BaseModel):
             if not claim or not HEADER_NAME.fullmatch(header):
                 raise ValueError(f"must be a list of claim:Header-Name; {pair!r} is not one")
             if spelling(header.encode()) in _MEANT_OTHERWISE:
-                raise ValueError(f"{header} has a meaning of its own and cannot hold a claim")
+                raise ValueError(f"{header} has a special meaning and cannot contain a claim")
             if header.lower() in seen:
                 raise ValueError(f"{header} is named twice")
             seen.add(header.lower())
