@@ -111,7 +111,7 @@ def test_where_nothing_is_taken_it_gives_up_and_keeps_what_waits(tmp_path: Path,
     assert code == 1
     assert "stopped: nothing was delivered for 0.3 s: " in said
     assert "waiting 1" in said
-    assert re.search(r"^moesif: what waits is in /.*/backfill; the same command sends it$", said, re.MULTILINE)
+    assert re.search(r"^moesif: waiting events are in /.*/backfill; the same command sends them$", said, re.MULTILINE)
 
 
 def test_after_kill_9_it_goes_on_where_it_was(tmp_path: Path, collector: ScriptedCollector) -> None:
@@ -142,7 +142,7 @@ def test_one_exchange_that_cannot_be_taken_costs_no_other(tmp_path: Path, collec
             tnetstring.dump(state, file)
     code, said = backfill(tmp_path, collector, flows)
     assert code == 1
-    assert f"moesif: {flows}: exchange 1 cannot be taken: AttributeError at " in said
+    assert f"moesif: {flows}: exchange 1 cannot be processed: AttributeError at " in said
     assert "captured 1, delivered 1, waiting 0, dropped 0; 1 unreadable" in said
 
 

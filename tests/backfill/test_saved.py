@@ -80,15 +80,15 @@ def with_state(**more: object) -> bytes:
         (har(an_entry())[:-40], "ends before the first entry, or is not JSON"),
         (har(an_entry())[:-2], "ends after entry 1, or is not JSON"),
         (b'{"log": {"entries": [,]}}', "ends before the first entry, or is not JSON"),
-        (b'{"log": {}}', "holds no entry"),
+        (b'{"log": {}}', "has no entries"),
         (b"text", "neither a flow file nor a HAR"),
         (b"5:abc", "neither a flow file nor a HAR"),
         (b"999999999999:abc", "neither a flow file nor a HAR"),
         (
             flows(tflow.tflow()) + with_state(client_conn="x"),
-            "flow 2 cannot be read: the file is cut there, or damaged",
+            "flow 2 cannot be read: the file is truncated there, or damaged",
         ),
-        (flows(tflow.tflow()) + b"5:abc", "flow 2 cannot be read: the file is cut there, or damaged"),
+        (flows(tflow.tflow()) + b"5:abc", "flow 2 cannot be read: the file is truncated there, or damaged"),
     ],
 )
 def test_a_file_that_is_cut_or_none_is_one_line(content: bytes, problem: str) -> None:

@@ -53,7 +53,7 @@ def test_takes_a_resend_for_what_it_is(local: LocalStack) -> None:
 
 def test_refuses_a_batch_whole_and_says_why(local: LocalStack) -> None:
     answer = post(local, encode(make_event(1), {}))
-    assert (answer.status_code, answer.json()) == (400, {"error": "an event has an object `request`"})
+    assert (answer.status_code, answer.json()) == (400, {"error": "an event must have an object `request`"})
     assert answer.headers["Content-Type"] == "application/json"
     assert post(local, json.dumps(make_event(1)).encode()).status_code == 400
     assert post(local, encode(make_event(1, metadata="x" * 1_000_000))).status_code == 413

@@ -43,14 +43,14 @@ def test_traffic_is_seen_filtered_and_opened(
     port, admin = start(mitmdump, upstream, collector, request_body_masks="pin", user_id_header="x-user")
     with traffic_page(admin, "--proxy", f"http://127.0.0.1:{port}") as url:
         tab.goto(url)
-        expect(tab.get_by_text("Nothing has come yet")).to_be_visible()
+        expect(tab.get_by_text("No exchanges yet")).to_be_visible()
         expect(tab.get_by_text(f"curl -s http://127.0.0.1:{port}/hello")).to_be_visible()
 
         orders = send(port, "/orders/7", X_User="ada", Cookie=SECRET)
         send(port, "/health")
         wait_for(admin, orders, "sent")
         expect(rows(tab)).to_have_count(2)
-        expect(tab.get_by_text("Nothing has come yet")).not_to_be_visible()
+        expect(tab.get_by_text("No exchanges yet")).not_to_be_visible()
 
         box = tab.get_by_label("filter")
         box.fill("stats:5xx")
@@ -249,10 +249,10 @@ def test_the_token_is_shown_to_the_proxy_and_not_in_the_page(
     send(port, "/orders/1")
     with traffic_page(admin) as url:
         tab.goto(url)
-        expect(tab.get_by_text("wants a token: give it as MOESIF_ADMIN_TOKEN")).to_be_visible()
+        expect(tab.get_by_text("requires a token: set MOESIF_ADMIN_TOKEN")).to_be_visible()
     with traffic_page(admin, token="another") as url:
         tab.goto(url)
-        expect(tab.get_by_text("does not take the token in MOESIF_ADMIN_TOKEN")).to_be_visible()
+        expect(tab.get_by_text("does not accept the token in MOESIF_ADMIN_TOKEN")).to_be_visible()
     with traffic_page(admin, token=SECRET) as url:
         tab.goto(url)
         expect(rows(tab)).to_have_count(1)
@@ -262,7 +262,7 @@ def test_the_token_is_shown_to_the_proxy_and_not_in_the_page(
 def test_what_is_no_admin_listener_is_told(tab: Page, upstream: ScriptedUpstream) -> None:
     with traffic_page(upstream.url) as url:
         tab.goto(url)
-        expect(tab.get_by_text("is no admin listener of mitmproxy-moesif")).to_be_visible()
+        expect(tab.get_by_text("is not an admin listener of mitmproxy-moesif")).to_be_visible()
 
 
 def test_a_page_of_20000_exchanges_draws_a_page_of_them_and_stays_small(

@@ -28,7 +28,7 @@ STRANGE: dict[str, Any] = {
 def test_what_an_sdk_sent_is_listed_opened_and_copied(tab: Page) -> None:
     with running() as (collector, received), traffic_page(received) as url:
         tab.goto(url)
-        expect(tab.get_by_text("Nothing has come yet")).to_be_visible()
+        expect(tab.get_by_text("No exchanges yet")).to_be_visible()
         expect(tab.get_by_text("curl -s")).to_have_count(0)
         client = [sys.executable, str(Path(wsgi_client.__file__)), collector]
         subprocess.run(client, check=True, capture_output=True, timeout=60)

@@ -196,8 +196,8 @@ def test_a_page_of_no_proxy_says_so_at_once_and_ends_without_a_word(number: int)
     assert page.stdout is not None
     assert "shows" in page.stdout.readline()
     assert page.stdout.readline() == (
-        "moesif-proxy page: the proxy does not answer at http://127.0.0.1:9 (it is not reached: is this its "
-        "admin_listen?); the page goes on asking\n"
+        "moesif-proxy page: the proxy does not answer at http://127.0.0.1:9 (cannot connect: is this its "
+        "admin_listen?); the page keeps trying\n"
     )
     page.send_signal(number)
     said, _ = page.communicate(timeout=START_SECONDS)

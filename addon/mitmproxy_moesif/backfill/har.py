@@ -87,7 +87,7 @@ def _milliseconds(node: Node) -> float:
     except OverflowError:
         found = inf
     if not isfinite(found):
-        raise EntryError(f"{node.where} is no number of milliseconds")
+        raise EntryError(f"{node.where} is not a number of milliseconds")
     return found
 
 

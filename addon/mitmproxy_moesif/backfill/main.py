@@ -49,10 +49,10 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="moesif-proxy backfill",
-        description="Sends saved traffic: flow files of mitmproxy, and HAR. Events have their own times, and the masks "
-        "that the options say. What is older than 30 days is counted, and not sent.",
-        epilog="A second run changes nothing: an exchange has the same transaction id each time. After a kill it goes "
-        "on where it was. The exit code is 0 where all is delivered.",
+        description="Sends saved traffic: mitmproxy flow files, and HAR. Events keep their original times, and are "
+        "masked according to the options. Those older than 30 days are counted but not sent.",
+        epilog="A second run changes nothing: an exchange has the same transaction id each time. After a kill it "
+        "resumes. The exit code is 0 if everything was delivered.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         type=some_seconds,
         default=120,
         metavar="SECONDS",
-        help="gives up after so long without any delivery; what waits stays on disk; default: %(default)s",
+        help="gives up after this time without any delivery; waiting events stay on disk; default: %(default)s",
     )
     return parser
 
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 def _prepared(settings: Sequence[str]) -> Prepared:
     prepared = Prepared.of({**given_environment(os.environ), **given_settings(settings)})
     if prepared.awaits_kong:
-        raise SettingsError("kong_admin_url: Kong's configuration is not known, and it says what is captured for whom")
+        raise SettingsError("kong_admin_url: Kong's configuration is not known, but needed to know what to capture")
     if reasons := obstacles(prepared):
         raise SettingsError("; ".join(reasons))
     return prepared
@@ -103,7 +103,7 @@ class Backfill:
                 progress.forget()
         self._say(f"moesif: {reading.line()}{self._summary()}")
         if reading.waiting and self._folder is not None:
-            self._say(f"moesif: what waits is in {self._folder}; the same command sends it")
+            self._say(f"moesif: waiting events are in {self._folder}; the same command sends them")
         return 0 if complete and not self._counts["unreadable"] else 1
 
     def _take(self, path: Path, progress: Progress) -> None:
@@ -132,7 +132,7 @@ class Backfill:
             try:
                 return self._work.take(saved.flow)
             except Exception as error:  # noqa: BLE001 - a damaged flow, or an error of ours, must not affect others
-                self._unreadable(f"{path}: exchange {saved.number} cannot be taken: {describe(error)}")
+                self._unreadable(f"{path}: exchange {saved.number} cannot be processed: {describe(error)}")
         else:
             self._counts["not HTTP"] += 1
         return False

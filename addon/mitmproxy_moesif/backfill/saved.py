@@ -63,7 +63,7 @@ def _json_entries(file: BinaryIO, path: Path) -> Iterator[tuple[int, object]]:
         where = f"after entry {number}" if number else "before the first entry"
         raise FileError(f"{path}: ends {where}, or is not JSON") from None
     if not number:
-        raise FileError(f"{path}: holds no entry (log.entries)")
+        raise FileError(f"{path}: has no entries (log.entries)")
 
 
 def _items(events: Iterable[tuple[str, Any]]) -> Iterator[object]:
@@ -99,4 +99,4 @@ def _flows(file: BinaryIO, path: Path) -> Iterator[Saved]:
     except Exception:  # noqa: BLE001 - mitmproxy raises all kinds of exceptions for damaged files
         if not number:
             raise FileError(f"{path}: neither a flow file nor a HAR") from None
-        raise FileError(f"{path}: flow {number + 1} cannot be read: the file is cut there, or damaged") from None
+        raise FileError(f"{path}: flow {number + 1} cannot be read: the file is truncated there, or damaged") from None

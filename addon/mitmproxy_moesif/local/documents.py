@@ -61,4 +61,4 @@ class Document:
         try:
             self.put(file.read_bytes())
         except (OSError, ValueError) as error:
-            logger.warning("%s keeps its last content: %s", file, error)
+            logger.warning("%s: %s; keeping its last content", file, error)

@@ -75,7 +75,7 @@ class EchoAnswer:
 def reply(request: EchoRequest) -> EchoAnswer | Awaitable[EchoAnswer]:
     """The response to `request`; slow ones are awaitable, or come in pieces."""
     if request.too_large:
-        return _refusal(413, f"a body may have {MAX_BODY} bytes")
+        return _refusal(413, f"a body may have at most {MAX_BODY} bytes")
     first, _, rest = request.path.removeprefix("/").partition("/")
     try:
         if first in _WITH_NUMBER and rest:

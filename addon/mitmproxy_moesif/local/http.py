@@ -26,7 +26,7 @@ class LocalHandler(JsonHandler):
 
     def prepare(self) -> None:
         if self.settings["loopback_only"] and not names_loopback(self.request.host):
-            self.refuse(403, "this server is for its own machine: Host must be a loopback name")
+            self.refuse(403, "this server only serves its own machine: Host must be a loopback name")
         elif is_from_another_site(self.request.method or "", self.request.host, self.request.headers.get("Origin")):
             self.refuse(403, ANOTHER_SITES)
         elif is_used_by_another_site(*map(self.request.headers.get, ("Sec-Fetch-Site", "Sec-Fetch-Dest"))):
@@ -39,7 +39,7 @@ class NotFoundHandler(LocalHandler):
     def prepare(self) -> None:
         super().prepare()
         if not self._finished:
-            self.refuse(404, "there is nothing at this path")
+            self.refuse(404, "unknown path")
 
 
 def log_request(handler: RequestHandler) -> None:

@@ -91,7 +91,7 @@ def _profile(value: object, named_by: str) -> Profile:
         raise RefusedError(400, "not a JSON object")
     name = value.get(named_by)
     if not isinstance(name, str) or not name:
-        raise RefusedError(400, f"{named_by} is a text and required")
+        raise RefusedError(400, f"{named_by} is required and must be text")
     return Profile(_storable(name), value)
 
 
@@ -103,7 +103,7 @@ def _text(body: bytes, encoding: str) -> str:
     if plain is Failure.UNDECODABLE:
         raise RefusedError(400, f"not {name}, or cut short")
     if plain is Failure.TOO_LARGE or len(plain) > MAX_BATCH_BYTES:
-        raise RefusedError(413, f"a batch may have {MAX_BATCH_BYTES} bytes")
+        raise RefusedError(413, f"a batch may have at most {MAX_BATCH_BYTES} bytes")
     try:
         return plain.decode()
     except UnicodeDecodeError as error:
@@ -155,9 +155,9 @@ def _expect_end(text: str, at: int) -> None:
 def _event(value: object, raw: str) -> ReceivedEvent:
     size = len(raw.encode())
     if size > MAX_EVENT_BYTES:
-        raise RefusedError(413, f"an event may have {MAX_EVENT_BYTES} bytes")
+        raise RefusedError(413, f"an event may have at most {MAX_EVENT_BYTES} bytes")
     if not isinstance(value, dict):
-        raise RefusedError(400, "an event is a JSON object")
+        raise RefusedError(400, "an event must be a JSON object")
     request = _request(value)
     return ReceivedEvent(
         raw=raw,
@@ -174,12 +174,12 @@ def _event(value: object, raw: str) -> ReceivedEvent:
 def _request(event: dict[str, Any]) -> dict[str, Any]:
     request = event.get("request")
     if not isinstance(request, dict):
-        raise RefusedError(400, "an event has an object `request`")
+        raise RefusedError(400, "an event must have an object `request`")
     for name in REQUIRED:
         if not isinstance(request.get(name), str) or not request[name]:
-            raise RefusedError(400, f"request.{name} is a text and required")
+            raise RefusedError(400, f"request.{name} is required and must be text")
     if not _is_time(request["time"]):
-        raise RefusedError(400, "request.time is ISO 8601")
+        raise RefusedError(400, "request.time must be ISO 8601")
     return request
 
 
@@ -202,7 +202,7 @@ def _text_or_none(event: dict[str, Any], name: str) -> str | None:
     if given is None:
         return None
     if not isinstance(given, str):
-        raise RefusedError(400, f"{name} is a text")
+        raise RefusedError(400, f"{name} must be text")
     return _storable(given)
 
 

@@ -139,7 +139,7 @@ class _ProfilesHandler(_PageHandler):
 
 class _ProfileHandler(_PageHandler):
     def get(self, kind: str, name: str) -> None:
-        self.answer_with(self.profiles.find(kind, name), f"nothing was told of this {KINDS[kind]}")
+        self.answer_with(self.profiles.find(kind, name), f"there is no profile with this {KINDS[kind]}")
 
 
 def page_app(store: EventStore, profiles: ProfileStore) -> Application:

@@ -55,7 +55,7 @@ class ProfileStore(Database):
                 except RecursionError:
                     raise RefusedError(400, "nested too deep") from None
                 if len(raw) > MAX_EVENT_BYTES:
-                    raise RefusedError(413, f"{KINDS[kind]}: it may have {MAX_EVENT_BYTES} bytes")
+                    raise RefusedError(413, f"{KINDS[kind]}: it may have at most {MAX_EVENT_BYTES} bytes")
                 row = (kind, profile.id, raw)
                 self._db.execute("INSERT OR REPLACE INTO profile (kind, id, raw) VALUES (?, ?, ?)", row)
             self._db.execute(_PUSH_OUT, [self._keep_bytes, self._keep])

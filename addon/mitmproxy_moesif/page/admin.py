@@ -16,8 +16,8 @@ from mitmproxy_moesif.web.access import octets_of
 SECONDS = 10.0
 AT_ONCE = 8
 
-NOTHING_GIVEN = "the proxy's Admin API wants a token: give it as MOESIF_ADMIN_TOKEN"
-NOT_TAKEN = "the proxy's Admin API does not take the token in MOESIF_ADMIN_TOKEN: give that of its admin_token"
+NOTHING_GIVEN = "the proxy's Admin API requires a token: set MOESIF_ADMIN_TOKEN"
+NOT_TAKEN = "the proxy's Admin API does not accept the token in MOESIF_ADMIN_TOKEN: use its admin_token"
 
 
 class AdminError(Exception):
@@ -82,7 +82,7 @@ class Admin:
         if answer.status_code == 200 and isinstance(content, dict) and member in content:
             return content
         message = content.get("message") if isinstance(content, dict) else None
-        nobody = f"{self.url} is no admin listener of mitmproxy-moesif (status {answer.status_code})"
+        nobody = f"{self.url} is not an admin listener of mitmproxy-moesif (status {answer.status_code})"
         raise AdminError(self._refusals.get(answer.status_code) or message or nobody)
 
 
@@ -94,8 +94,8 @@ def encoded(name: str) -> str:
 def _how(error: httpx.HTTPError) -> str:
     match error:
         case httpx.ConnectError():
-            return "it is not reached: is this its admin_listen?"
+            return "cannot connect: is this its admin_listen?"
         case httpx.TimeoutException():
-            return f"not within {SECONDS:g} s"
+            return f"no response within {SECONDS:g} s"
         case _:
-            return "what comes is no HTTP, or ends too early"
+            return "the response is not HTTP, or ends too early"

@@ -170,9 +170,9 @@ class TrafficPage:
                 self._empty.set_visibility(False)
                 with self._empty:
                     if (proxy := self._source.proxy) is None:
-                        ui.label("Nothing has come yet.")
+                        ui.label("No exchanges yet.")
                     else:
-                        ui.label("Nothing has come yet. Try:")
+                        ui.label("No exchanges yet. Try:")
                         ui.code(f"curl -s {proxy}/hello -H 'X-Consumer-Username: ada'", language="bash")
                 self._grid = ui.aggrid(
                     {
@@ -238,7 +238,7 @@ class TrafficPage:
         shown.ids = [row["id"] for row in rows]
         self._grid.run_grid_method("setGridOption", "rowData", rows)
         self._empty.set_visibility(listing["seen"] == 0)
-        left_out = f"; {came - PAGE} came faster than they can be drawn" if came > PAGE else ""
+        left_out = f"; {came - PAGE} came too fast to show" if came > PAGE else ""
         self._said.set_text(f"{len(rows)} shown, {listing['kept']} kept of {listing['seen']}{left_out}")
         await self._refresh_detail()
 
@@ -357,7 +357,7 @@ class TrafficPage:
         captured = self.shown.side == CAPTURED and detail["captured"] is not None
         event = detail["captured"] if captured else detail["event"]
         if event is None:
-            ui.label("There is no event of it.").classes("note")
+            ui.label("There is no event.").classes("note")
             return
         with ui.element("div").classes("sides"):
             for side in ("request", "response"):
@@ -383,7 +383,7 @@ class TrafficPage:
             async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
                 answer = await client.request(detail["method"], url, headers=headers, content=forms.body_bytes(request))
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            ui.notify(f"it could not be sent: {type(error).__name__}")
+            ui.notify(f"it cannot be sent: {type(error).__name__}")
         else:
             ui.notify(f"sent again: status {answer.status_code}")
 

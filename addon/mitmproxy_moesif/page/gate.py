@@ -17,7 +17,7 @@ type Receive = Callable[[], Awaitable[Scope]]
 type Send = Callable[[Scope], Awaitable[None]]
 type App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-MESSAGE = b"this page is for its own machine: Host must be a loopback name, and the page its own\n"
+MESSAGE = b"this page only serves its own machine: Host must be a loopback name, and the page its own\n"
 POLICY = b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
 POLICY += b"img-src 'self' data:; font-src 'self' data:; connect-src 'self' ws: wss:; frame-ancestors 'none'"
 HEADERS = [(b"content-security-policy", POLICY), (b"x-content-type-options", b"nosniff")]

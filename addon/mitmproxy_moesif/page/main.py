@@ -72,7 +72,7 @@ def _loopback(listen: str) -> Address:
     except ValueError:
         raise ValueError("--listen: must be HOST:PORT, such as 127.0.0.1:8090") from None
     if not is_loopback(address.host):
-        raise ValueError(f"--listen: {address} is not a loopback address: the page is for this machine alone")
+        raise ValueError(f"--listen: {address} is not a loopback address: the page is only for this machine")
     return address
 
 
@@ -85,7 +85,7 @@ def _check(name: str, url: str) -> SplitResult:
 
 def _check_proxy(url: str) -> None:
     if not names_loopback(_check("--proxy", url).netloc):
-        raise ValueError(f"--proxy: {url} is not a loopback URL: requests are replayed on this machine alone")
+        raise ValueError(f"--proxy: {url} is not a loopback URL: requests are only replayed on this machine")
 
 
 def serve(given: argparse.Namespace, sockets: list[socket.socket]) -> None:
@@ -127,7 +127,7 @@ def serve(given: argparse.Namespace, sockets: list[socket.socket]) -> None:
 async def _tell_trouble(admin: Admin) -> None:
     """Print problems in the terminal too, before the page is opened."""
     if (trouble := await admin.trouble()) is not None:
-        sys.stderr.write(f"moesif-proxy page: {trouble}; the page goes on asking\n")
+        sys.stderr.write(f"moesif-proxy page: {trouble}; the page keeps trying\n")
         sys.stderr.flush()
 
 

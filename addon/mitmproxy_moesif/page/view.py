@@ -12,14 +12,14 @@ CAUSES: Final[Mapping[str, str]] = {
     "skipped": "the hook skip left it out",
     "skip": "the filter moesif_skip left it out",
     "no_instance": "no instance of the plugin applies to such a request",
-    "refused_head": "its head can be read in more than one way, so it was refused",
+    "refused_head": "its head is ambiguous, so it was refused",
     "kong_unknown": "Kong's configuration was not known yet",
     "mask_failed": "the hook mask failed, and nothing is sent unmasked",
     "queue_full": "too many events were waiting (moesif_event_queue_size)",
     "queue_bytes": "too many bytes of events were waiting (moesif_queue_max_bytes)",
     "spool_full": "the spool was full (moesif_spool_max_bytes)",
-    "too_old": "it is older than 30 days, which Moesif does not take",
-    "internal_error": "an error of ours: the log says which",
+    "too_old": "it is older than 30 days, which Moesif does not accept",
+    "internal_error": "internal error: see the log",
 }
 STATES: Final[Mapping[str, str]] = {
     "captured": "It was captured, and its event is being built.",
