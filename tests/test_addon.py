@@ -366,7 +366,7 @@ def test_a_spool_folder_that_others_may_enter_is_told(
     for folder, mode in ((open_folder, 0o755), (private, 0o700)):
         folder.mkdir()
         folder.chmod(mode)
-    told = "others may enter the spool folder"
+    told = "others can access the spool folder"
     mitmdump(upstream.url, addon_options(collector, spool_dir=str(open_folder))).wait_for_output(told)
     started = mitmdump(upstream.url, addon_options(collector, spool_dir=str(private))).wait_for_output("started")
     assert told not in started

@@ -78,8 +78,8 @@ def test_the_end_says_what_it_waits_for_and_a_second_ctrl_c_ends_it(
         client.send(encode_request("GET", "/slow"))
         upstream.wait_for(1)
         proxy.send_signal(signal.SIGINT)
-        said = proxy.wait_for_output("under way, until ")
-        assert re.search(r"ending: waits for 1 request under way, until \d\d:\d\d:\d\d; Ctrl-C: at once", said)
+        said = proxy.wait_for_output("in progress, until ")
+        assert re.search(r"ending: waiting for 1 request in progress, until \d\d:\d\d:\d\d; Ctrl-C: at once", said)
         proxy.send_signal(signal.SIGINT)
         assert proxy.wait_exit() == 0
     assert "1 request under way, cut: as asked" in proxy.output
@@ -109,7 +109,7 @@ def test_events_that_are_waited_for_are_told_and_where_they_stay(
     assert proxy.wait_exit() == 0
     *_, left, counts = proxy.output.splitlines()
     # mitmdump's log is written later than its loop goes on, and may end before.
-    assert "moesif: ends at once, as asked" in proxy.output or program == "mitmdump"
+    assert "moesif: ending at once, as requested" in proxy.output or program == "mitmdump"
     assert left == f"moesif: leaves 2 events in {spool} for the next start"
     assert counts == "moesif: captured 2, delivered 0, waiting 2, dropped 0"
 
@@ -123,7 +123,7 @@ def test_under_mitmdump_requests_under_way_are_told(
         client.send(encode_request("GET", "/slow"))
         upstream.wait_for(1)
         proxy.send_signal(signal.SIGINT)
-        proxy.wait_for_output("ending: waits for 1 request under way, until ")
+        proxy.wait_for_output("ending: waiting for 1 request in progress, until ")
         proxy.send_signal(signal.SIGINT)
         assert proxy.wait_exit() == 0
     assert exit_counts(proxy.output)["captured"] == 1

@@ -755,7 +755,7 @@ def test_the_last_entry_that_goes_is_told_and_its_exchanges_are_counted(
     proxy, admin = start_with_admin(mitmdump, upstream, collector, path, debug="true")
     path.write_text(without)
     proxy.wait_for_output("Kong's configuration changed and was applied: 0 services, 0 routes, 0 instances")
-    proxy.wait_for_output(f"nothing is captured: {path} has no moesif entry that is enabled, and application_id is")
+    proxy.wait_for_output(f"nothing is captured: {path} has no enabled moesif entry, and application_id is")
     proxy.wait_for_output("moesif: masks: none;")
     exchange(proxy.port, target="/orders/1")
     proxy.wait_for_output("status 200: no_instance")
@@ -807,10 +807,10 @@ def test_what_overrides_kongs_entries_is_told_again_when_it_changes_live(
     assert not in_status()
     admin("PATCH", "/plugins/moesif", 200, config__api_version="s3cret")
     assert in_status()
-    proxy.wait_for_output("moesif: overrides: --set moesif_api_version: in force in place of what Kong's entries say")
+    proxy.wait_for_output("moesif: overrides: --set moesif_api_version: in effect instead of Kong's entries")
     admin("PATCH", "/plugins/of-all", 200, config__api_version="live")  # outdoes the option
     assert not in_status()
-    proxy.wait_for_output("moesif: overrides: nothing any more")
+    proxy.wait_for_output("moesif: overrides: none any more")
     assert proxy.stop() == 0
     assert "s3cret" not in proxy.output
 

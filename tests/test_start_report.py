@@ -108,7 +108,7 @@ def test_an_upstream_that_is_not_reached_is_told_by_the_first_of_two_workers(
     with ScriptedUpstream(refusing=True) as upstream:
         proxy = moesif_proxy(upstream.url, addon_options(collector), workers=2)
         proxy.wait_for_output(
-            f"the upstream {upstream.url} is not reached: Connection refused; requests get 502 until it is"
+            f"cannot reach the upstream {upstream.url}: Connection refused; requests get 502 until it is reachable"
         )
     assert proxy.stop() == 0
     assert proxy.output.count("moesif: started") == 1
@@ -123,7 +123,7 @@ def test_what_overrides_kongs_entries_is_named_without_its_value(
     monkeypatch.setenv("MOESIF_APPLICATION_ID", "5ecre7")
     given = {"kong_config": str(file), "application_id": "5ecre7", "batch_size": 7, "api_version": "same"}
     told = block(Prepared.of(given), [], None)
-    assert "overrides:  MOESIF_APPLICATION_ID, --set moesif_batch_size: in force" in told
+    assert "overrides:  MOESIF_APPLICATION_ID, --set moesif_batch_size: in effect" in told
     assert "5ecre7" not in told
     assert "of-file" not in told
     assert "overrides:" not in block(Prepared.of({"kong_config": str(file)}), [], None)

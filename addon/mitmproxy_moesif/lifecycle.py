@@ -308,7 +308,7 @@ class Lifecycle:
 
         def end_at_once() -> None:
             if not abort.is_set():
-                log.info("moesif: ends at once, as asked")
+                log.info("moesif: ending at once, as requested")
             abort.set()
             runtime.delivery.abort()
 
@@ -445,7 +445,7 @@ def until(seconds: float) -> str:
 
 
 def tell_requests(count: int, when: str) -> None:
-    log.info("moesif: ending: waits for %s under way, until %s; Ctrl-C: at once", number_of(count, "request"), when)
+    log.info("moesif: ending: waiting for %s in progress, until %s; Ctrl-C: at once", number_of(count, "request"), when)
 
 
 def tell_events(runtime: Runtime, when: str) -> None:
@@ -484,7 +484,7 @@ def missing_account(prepared: Prepared) -> str | None:
     if settings.has_receiver or not settings.enabled:
         return None
     where = settings.kong_config or settings.kong_admin_url
-    return (f"{where} has no moesif entry that is enabled, and " if where is not None else "") + (
+    return (f"{where} has no enabled moesif entry, and " if where is not None else "") + (
         "application_id is missing: give --set moesif_application_id=..., the environment variable "
         "MOESIF_APPLICATION_ID, or a file with --set moesif_sink_file=PATH"
     )
@@ -530,7 +530,7 @@ def warn_of_open(folder: Path | None) -> None:
     """Warn about a spool folder open to others. They cannot read events, but could delete them or add their own."""
     with suppress(OSError):
         if folder is not None and folder.is_dir() and (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
-            log.warning("moesif: others may enter the spool folder (mode %o): chmod 700 %s", mode, folder)
+            log.warning("moesif: others can access the spool folder (mode %o): chmod 700 %s", mode, folder)
 
 
 def odd_masks(prepared: Prepared) -> str | None:

@@ -100,7 +100,7 @@ def overrides(prepared: Prepared) -> list[str]:
 
 
 def overriding(names: list[str]) -> str:
-    return f"{some(names)}: in force in place of what Kong's entries say" if names else "nothing any more"
+    return f"{some(names)}: in effect instead of Kong's entries" if names else "none any more"
 
 
 def rules(prepared: Prepared) -> Iterator[tuple[str, str]]:
@@ -108,7 +108,7 @@ def rules(prepared: Prepared) -> Iterator[tuple[str, str]]:
     if settings.governance == "off":
         yield "rules", "off (governance=off)"
     elif own.path is not None:
-        yield "rules", f"{len(own.rules.rules)} of your own ({own.path}), and Moesif's"
+        yield "rules", f"{len(own.rules.rules)} local ({own.path}), and Moesif's"
 
 
 def masks(prepared: Prepared) -> str:
@@ -165,5 +165,5 @@ def try_upstream(url: str) -> None:
         port = parts.port or (80 if parts.scheme == "http" else 443)
         socket.create_connection((parts.hostname or "", port), PROBE_SECONDS).close()
     except (OSError, ValueError) as error:
-        told = "moesif: the upstream %s is not reached: %s; requests get 502 until it is"
+        told = "moesif: cannot reach the upstream %s: %s; requests get 502 until it is reachable"
         log.warning(told, shown(url), reason_of(error))

@@ -60,7 +60,7 @@ def test_the_document_may_name_what_is_no_utf_8(tmp_path: Path) -> None:
     ended = doctor(tmp_path, "--upstream", "http://127.0.0.1:9", "--json", SSL_CERT_FILE="/caf\udce9")
     assert ended.returncode == 1, ended.stderr
     texts = [finding["text"] for finding in json.loads(ended.stdout)["findings"]]
-    assert "SSL_CERT_FILE: /caf\\udce9 is not there" in texts
+    assert "SSL_CERT_FILE: /caf\\udce9 does not exist" in texts
 
 
 def test_ctrl_c_is_told_as_what_it_is(tmp_path: Path, upstream: ScriptedUpstream) -> None:
@@ -70,7 +70,7 @@ def test_ctrl_c_is_told_as_what_it_is(tmp_path: Path, upstream: ScriptedUpstream
     upstream.wait_for(1)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (130, "moesif-proxy doctor: interrupted: not everything was looked at\n")
+    assert (process.returncode, said) == (130, "moesif-proxy doctor: interrupted: not everything was checked\n")
 
 
 def test_masks_that_are_paths_are_warned_of(
@@ -81,7 +81,7 @@ def test_masks_that_are_paths_are_warned_of(
     ended = doctor(tmp_path, "--upstream", upstream.url, *options, **account)
     (line,) = [line for line in ended.stdout.splitlines() if not line.startswith("ok")]
     assert line.startswith("warning  configuration")
-    assert line.endswith("taken as whole names: user.password -> give the name alone: it is found at any depth")
+    assert line.endswith("taken as whole names: user.password -> give only the name: it is found at any depth")
 
 
 def test_each_option_that_a_start_would_refuse_is_a_failure(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_each_option_that_a_start_would_refuse_is_a_failure(tmp_path: Path) -> N
     failures = [line for line in ended.stdout.splitlines() if line.startswith("failure  configuration")]
     assert all(any(said in line for line in failures) for said in wrong.values()), ended.stdout
     todo = {line.split(": ")[0].split()[-1]: line.rpartition(" -> ")[2] for line in failures}
-    assert todo["debug"] == "correct it: nothing starts with it"
+    assert todo["debug"] == "correct it: the proxy does not start with it"
     assert todo["moesif_batch_sise"] == todo["modus"] == "moesif-proxy --options lists all options"
 
 

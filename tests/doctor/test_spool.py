@@ -29,7 +29,7 @@ def bad(findings: list[Finding]) -> list[str]:
 def test_a_folder_that_is_not_there_will_be_made(tmp_path: Path) -> None:
     findings = found(tmp_path / "more" / "spool")
     assert not bad(findings)
-    assert "will be made" in findings[0].text
+    assert "will be created" in findings[0].text
     assert not (tmp_path / "more").exists()
 
 
@@ -72,7 +72,7 @@ def test_what_a_backfill_left_is_told_with_how_to_send_it(tmp_path: Path) -> Non
     assert finding.line().split(maxsplit=2) == [
         "warning",
         "spool",
-        f"left by a backfill: 3 events -> give that backfill again, or: moesif-proxy spool --folder {folder} send",
+        f"left by a backfill: 3 events -> run that backfill again, or: moesif-proxy spool --folder {folder} send",
     ]
 
 

@@ -46,7 +46,7 @@ def test_workers_come_back_while_files_are_half_edited(
     for path in paths.values():
         path.write_text("moesif_api_version: [half\n:")
     kill_all(proxy)
-    proxy.wait_for_output("with the files that were last in force")
+    proxy.wait_for_output("with the files last applied")
     assert set(Waiting(proxy.port, each=1).start().join()) == {451}
     event = collector.wait_for(1)[0]
     assert (event["user_id"], event["request"]["api_version"]) == ("by-hook", "of-config")

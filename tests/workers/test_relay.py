@@ -143,7 +143,7 @@ def test_a_worker_that_does_not_take_a_change_is_started_again(caplog: pytest.Lo
     assert run(both.answer(patch(debug=True))).status == 200
     assert refuses.orders[-1] == "end"
     assert [record.getMessage() for record in caplog.records] == [
-        "moesif-proxy: worker 2 does not take what was changed: cannot be"
+        "moesif-proxy: worker 2 rejects the changes: cannot be"
     ]
     first.ready.clear()
     assert run(both.answer(Request("GET", "/plugins"))).status == 503

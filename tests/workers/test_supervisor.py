@@ -179,7 +179,7 @@ def test_a_first_worker_that_is_killed_before_it_serves_ends_the_start_with_one_
     arguments = ["--upstream", upstream.url, "--listen", "127.0.0.1:0", "--workers", "2", *sets]
     ended = failed(*arguments, "-s", str(killed_at(1, tmp_path)), folder=tmp_path)
     assert ended.returncode == 1
-    assert ended.stderr.endswith(" ERROR moesif-proxy: worker 1 was ended by SIGKILL before it took connections\n")
+    assert ended.stderr.endswith(" ERROR moesif-proxy: worker 1 was ended by SIGKILL before it accepted connections\n")
     assert ended.stderr.count("\n") == 1
 
 

@@ -24,7 +24,7 @@ from mitmproxy_moesif.runtime import Prepared, spool_folder
 
 CHECK = "configuration"
 LOOK_UP = "moesif-proxy --options lists all options"
-CORRECT = "correct it: nothing starts with it"
+CORRECT = "correct it: the proxy does not start with it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ async def read(arguments: Arguments) -> tuple[Subject | None, list[Finding]]:
     settings = prepared.instance.settings
     findings += [warning(CHECK, remark, "change or remove it") for remark in remarks(settings)]
     if (odd := odd_masks(prepared)) is not None:
-        findings.append(warning(CHECK, odd, "give the name alone: it is found at any depth"))
+        findings.append(warning(CHECK, odd, "give only the name: it is found at any depth"))
     if not settings.enabled:
         findings.append(warning(CHECK, "capture is off: traffic passes, nothing is captured", "set enabled=true"))
     parameters, instances = len(settings.model_fields_set), len(prepared.instances)

@@ -40,7 +40,7 @@ def environment(environ: Mapping[str, str]) -> Iterator[Finding]:
     if not problems:
         said = [f"{name}={shown(url)}" for name, url in proxies.items()]
         said += [f"{name}={path}" for name, path in authorities.items()]
-        yield ok(ENVIRONMENT, ", ".join(said) or "no proxy, and the authorities that Python's certifi knows")
+        yield ok(ENVIRONMENT, ", ".join(said) or "no proxy, and the authorities in Python's certifi")
 
 
 def proxy_problem(name: str, url: str) -> Finding | None:
@@ -54,7 +54,7 @@ def proxy_problem(name: str, url: str) -> Finding | None:
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
-    return None if usable else failure(ENVIRONMENT, f"{name} is no URL of a proxy", "give http://host:port")
+    return None if usable else failure(ENVIRONMENT, f"{name} is not the URL of a proxy", "give http://host:port")
 
 
 def authority_problem(name: str, path: str) -> Finding | None:
@@ -64,7 +64,7 @@ def authority_problem(name: str, path: str) -> Finding | None:
     try:
         ssl.create_default_context(cafile=path)
     except (OSError, ValueError):
-        problem = "holds no certificates" if file.exists() else "is not there"
+        problem = "holds no certificates" if file.exists() else "does not exist"
         return failure(ENVIRONMENT, f"{name}: {path} {problem}", "give a PEM file with your authorities, or unset it")
     return None
 
@@ -93,7 +93,7 @@ def port(name: str, address: Address, probes: ExitStack) -> Finding:
         for probe in bind(name, address):
             probes.enter_context(probe)
     except OSError as error:
-        todo = "end what listens there, unless that is this proxy itself, or give another port"
+        todo = "stop what listens there, unless it is this proxy itself, or give another port"
         return failure(PORTS, str(error), todo)
     return ok(PORTS, f"{name} {address} is free")
 

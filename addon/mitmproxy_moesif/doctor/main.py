@@ -27,12 +27,12 @@ def main(arguments: Sequence[str]) -> int:
     """The exit code: 1 if there is a failure; 2, with one line, if the command line is invalid."""
     parser = option_parser(
         "moesif-proxy doctor",
-        "Checks what a start with the same options would meet: one line each, with what to do.",
-        "The exit code is 1 where something is a failure. Nothing is captured or sent.",
+        "Checks what a start with the same options needs: one line each, with what to do.",
+        "The exit code is 1 if there is a failure. Nothing is captured or sent.",
     )
     parser.add_argument("--json", action="store_true", help="write one JSON document")
     given = parser.parse_args(arguments)
-    interrupts.end_at_once("moesif-proxy doctor: interrupted: not everything was looked at")
+    interrupts.end_at_once("moesif-proxy doctor: interrupted: not everything was checked")
     findings = asyncio.run(examine(arguments_of(given)))
     if given.json:
         sys.stdout.write(orjson.dumps(as_document(findings), option=orjson.OPT_INDENT_2).decode() + "\n")

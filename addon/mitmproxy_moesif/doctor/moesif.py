@@ -37,7 +37,7 @@ def examine(subject: Subject) -> Iterator[Finding]:
         elif settings.application_id.get_secret_value():
             yield from collector(settings)
         elif settings.sink_file is not None:
-            yield ok(CHECK, f"events go to {settings.sink_file} alone")
+            yield ok(CHECK, f"events only go to {settings.sink_file}")
     for _, target in sorted({target.place: target for target in subject.prepared.akto}.items()):
         yield from akto(target)
 
@@ -48,7 +48,7 @@ def collector(settings: Settings) -> Iterator[Finding]:
     try:
         answer = ask(settings)
     except OSError as error:
-        todo = "correct api_endpoint, or let this machine reach it"
+        todo = "correct api_endpoint, or make it reachable from this machine"
         yield failure(CHECK, f"{shown(url)}: {network_reason(error, url)}", todo)
         return
     yield verdict(url, answer.status_code)
@@ -81,9 +81,9 @@ def broker(address: str, check: str, option: str) -> Finding:
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except OSError as error:
-        todo = f"correct {option}, or let this machine reach it"
+        todo = f"correct {option}, or make it reachable from this machine"
         return failure(check, network_reason(error, f"kafka://{address}"), todo)
-    return ok(check, f"the broker {address} is reached")
+    return ok(check, f"the broker {address} is reachable")
 
 
 def akto(target: AktoTarget) -> Iterator[Finding]:
@@ -95,7 +95,7 @@ def akto(target: AktoTarget) -> Iterator[Finding]:
         with DeadlineSession() as session, session.deadline(CONNECT_SECONDS):
             answer = session.head(target.url, timeout=CONNECT_SECONDS, allow_redirects=False)
     except OSError as error:
-        todo = "correct akto_service_url, or let this machine reach it"
+        todo = "correct akto_service_url, or make it reachable from this machine"
         yield failure(AKTO, f"{shown(target.url)}: {network_reason(error, target.url)}", todo)
         return
     yield ok(AKTO, f"{shown(target.url)} answers with {answer.status_code}")
@@ -106,7 +106,7 @@ def clock(date: str, began: float, ended: float) -> Finding:
     try:
         theirs = parsedate_to_datetime(date).timestamp()
     except ValueError:
-        return warning(CLOCK, "the collector's Date header cannot be read", "compare this machine's clock yourself")
+        return warning(CLOCK, "the collector's Date header cannot be read", "check this machine's clock yourself")
     skew = began - theirs - 1 if began > theirs + 1 else min(0.0, ended - theirs)
     text = f"this machine's clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
     if abs(skew) >= LATE_SECONDS:

@@ -25,7 +25,7 @@ LEAST_BYTES = 10_000_000
 def examine(subject: Subject) -> Iterator[Finding]:
     folder = subject.folder
     if folder is None:
-        yield warning(CHECK, "off: events that wait are lost when the process dies", "set spool_dir to a folder")
+        yield warning(CHECK, "off: waiting events are lost if the process dies", "set spool_dir to a folder")
         return
     yield from permissions(folder)
     if folder.is_dir() and os.access(folder, os.R_OK | os.X_OK):
@@ -37,15 +37,15 @@ def examine(subject: Subject) -> Iterator[Finding]:
 def permissions(folder: Path) -> Iterator[Finding]:
     there = nearest(folder)
     if not there.is_dir():
-        yield failure(CHECK, f"{there} is no folder", "give another spool_dir")
+        yield failure(CHECK, f"{there} is not a folder", "give another spool_dir")
     elif (why := unwritable(there)) is not None:
         yield failure(CHECK, f"{there} cannot be written to by user {os.geteuid()}: {why}", "chown it, or give another")
     elif there != folder:
-        yield ok(CHECK, f"{folder} will be made")
+        yield ok(CHECK, f"{folder} will be created")
     elif (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
-        yield warning(CHECK, f"others may enter {folder} (mode {mode:o})", f"chmod 700 {folder}")
+        yield warning(CHECK, f"others can access {folder} (mode {mode:o})", f"chmod 700 {folder}")
     else:
-        yield ok(CHECK, f"{folder} is this user's alone")
+        yield ok(CHECK, f"only this user can access {folder}")
 
 
 def nearest(folder: Path) -> Path:
@@ -85,7 +85,7 @@ def counts(files: Iterable[Path]) -> Iterator[Finding]:
         try:
             chunks = contents_of(path)
         except (OSError, SpoolError, sqlite3.Error) as error:
-            yield warning(CHECK, f"{path.name}: {reason_of(error)}", "the next start sends what can be read of it")
+            yield warning(CHECK, f"{path.name}: {reason_of(error)}", "the next start sends the events that can be read")
             continue
         running += chunks is None
         for chunk in chunks or ():
@@ -107,7 +107,7 @@ def left_by_backfill(folder: Path) -> Iterator[Finding]:
         with suppress(OSError, SpoolError, sqlite3.Error):  # `spool list` says why
             waits += sum(chunk.count for chunk in contents_of(path) or ())
     if waits:
-        todo = f"give that backfill again, or: moesif-proxy spool --folder {folder} send"
+        todo = f"run that backfill again, or: moesif-proxy spool --folder {folder} send"
         yield warning(CHECK, f"left by a backfill: {number_of(waits, 'event')}", todo)
 
 
@@ -119,7 +119,7 @@ def room(folder: Path, each: int, workers: int) -> Finding:
     if workers > 1:
         text += f" ({each // 1_000_000:,} MB for each of {workers} workers)"
     if free < LEAST_BYTES:
-        return failure(CHECK, text, "free some, or give another spool_dir")
+        return failure(CHECK, text, "free some space, or give another spool_dir")
     if free < bound - used:
-        return warning(CHECK, text, "free some, or lower spool_max_bytes")
+        return warning(CHECK, text, "free some space, or lower spool_max_bytes")
     return ok(CHECK, text)

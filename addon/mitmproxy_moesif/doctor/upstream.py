@@ -49,7 +49,7 @@ def examine(subject: Subject) -> Iterator[Finding]:
     elif kong is not None:
         yield ok(KONG, f"the upstream is Kong {kong}".rstrip())
         if subject.arguments.forwarded:
-            text = f"only Kong's Admin API (moesif_kong_admin_url) tells whether it trusts {address}, this proxy"
+            text = f"only Kong's Admin API (moesif_kong_admin_url) shows whether it trusts {address}, this proxy"
             yield warning(KONG, text, TRUST.format(address=address))
     if kong is not None and settings.position == "behind":
         yield failure(KONG, "position=behind, but the upstream is Kong", "set position=front, or leave it out")
@@ -110,7 +110,7 @@ def ask_admin_api(settings: Settings, address: str | None) -> Iterator[Finding]:
         return
     told = node(answer)
     if told is None:
-        yield ok(KONG, f"the Admin API answers with {answer.status_code} and does not tell its version")
+        yield ok(KONG, f"the Admin API answers with {answer.status_code} and does not show its version")
         return
     yield ok(KONG, f"the Admin API answers: Kong {told.get('version')}")
     configuration = told.get("configuration")
@@ -130,7 +130,7 @@ def node(answer: requests.Response) -> dict[str, Any] | None:
 def trust(configuration: Mapping[str, Any], address: str) -> Finding:
     todo = TRUST.format(address=address)
     if not covers(configuration.get("trusted_ips") or (), address):
-        return warning(KONG, f"Kong does not trust {address}: it takes all calls for this proxy's", todo)
+        return warning(KONG, f"Kong does not trust {address}: to Kong, all calls come from this proxy", todo)
     if str(configuration.get("real_ip_header")).lower() != "x-forwarded-for":
         return warning(KONG, "Kong does not read the client's address from X-Forwarded-For", todo)
     return ok(KONG, f"Kong trusts {address}, and reads the client's address from X-Forwarded-For")

@@ -104,7 +104,7 @@ class Relay:
         """Send the newest document. A worker that rejects it is restarted and gets it at startup."""
         said = await worker.demand("take", **self._newest())
         if said is not None and "fault" in said:
-            log.error("moesif-proxy: worker %d does not take what was changed: %s", worker.number, said["fault"])
+            log.error("moesif-proxy: worker %d rejects the changes: %s", worker.number, said["fault"])
             worker.order("end")
 
     def _newest(self) -> dict[str, Any]:

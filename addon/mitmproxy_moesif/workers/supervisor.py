@@ -89,7 +89,9 @@ class Supervisor:
                 await either(worker.ready, self.stopping)
                 self._serves = self._serves or worker.ready.is_set()
             if len(keeping) == 1 and not self.stopping.is_set():
-                log.info("moesif-proxy: the first of %d workers takes connections; others start", len(self._workers))
+                log.info(
+                    "moesif-proxy: the first of %d workers accepts connections; starting the others", len(self._workers)
+                )
             if not self.stopping.is_set() and not self._open_admin():
                 self.stop()
                 refused = True
@@ -136,7 +138,9 @@ class Supervisor:
             self._serves = self._serves or worker.served
             if not self._serves:
                 if code < 0:  # with other codes, the worker has logged the error itself
-                    log.error("moesif-proxy: worker %d %s before it took connections", worker.number, how_ended(code))
+                    log.error(
+                        "moesif-proxy: worker %d %s before it accepted connections", worker.number, how_ended(code)
+                    )
                 self.stop()
                 return code or 1
             self._dead.add(worker.reading)
@@ -145,7 +149,7 @@ class Supervisor:
             delay = FIRST_DELAY if clock() - began > SETTLED else delay
             # If it could not even start, someone may be editing a file: use the files that were last in force.
             kept = {} if worker.served or kept else dict(self._files)
-            how = ", with the files that were last in force" if kept else ""
+            how = ", with the files last applied" if kept else ""
             log.warning("moesif-proxy: worker %d %s; again in %.1f s%s", worker.number, how_ended(code), delay, how)
             await either(self.stopping, seconds=delay)
             if self.stopping.is_set():
