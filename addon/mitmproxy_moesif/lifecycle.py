@@ -68,12 +68,12 @@ type Observe = Callable[[PendingExchange, Exchange, str], None]
 class State(Enum):
     """The state of one proxy's capture. After a reload of the script, the new addon starts at LOADING again."""
 
-    LOADING = "the options are read; it begins with the proxy, or with the first exchange"
-    REFUSED = "an option cannot be taken: the log says which, and the proxy ends"
+    LOADING = "reading the options; it starts with the proxy, or with the first exchange"
+    REFUSED = "an option is invalid: the log says which, and the proxy ends"
     RUNNING = "exchanges are captured"
-    DRAINING = "the proxy ends: exchanges under way, and those that yet come, are captured"
-    ENDED = "the last event is made: what yet comes is cut"
-    HANDED_OVER = "the script is reloaded: the runtime is its successor's"
+    DRAINING = "the proxy is ending: exchanges in progress, and new ones, are captured"
+    ENDED = "the last event is made: exchanges that still come are cut"
+    HANDED_OVER = "the script was reloaded: the runtime belongs to its successor"
 
 
 def report(reading: Reading) -> None:

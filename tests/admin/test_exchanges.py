@@ -80,7 +80,7 @@ def followed(answer: requests.Response) -> Iterator[tuple[str, Any]]:
     ("path", "said"),
     [
         ("/exchanges?filter=stats:5xx", "there is no term `stats:`"),
-        (f"/exchanges?filter=%1B{'a' * 1000}", "a filter may have 1000 characters"),
+        (f"/exchanges?filter=%1B{'a' * 1000}", "a filter may have at most 1000 characters"),
         ("/exchanges?limit=0", f"limit: a whole number from 1 to {MAX_LIMIT}"),
         ("/exchanges?before=-1", "before: a whole number"),
         ("/exchanges?page=2", "page: there is no such parameter"),

@@ -112,7 +112,7 @@ def test_workers_count_together_those_that_died_included(
     assert traffic_of(proxy)["requests"]["options"]["2xx"] == 6
     for worker in proxy.workers():
         os.kill(worker, signal.SIGKILL)
-    proxy.wait_for_output("again in", count=2)
+    proxy.wait_for_output("restarting in", count=2)
     told = traffic_of(proxy)
     assert told["requests"]["options"]["2xx"] == 6
     assert told["seconds"]["buckets"]["+Inf"] == 6

@@ -22,7 +22,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again(
     running.start()
     try:
         deadline = time.monotonic() + 20
-        while caplog.text.count("forwarder 1 cannot be started: No such file or directory; again in ") < 2:
+        while caplog.text.count("forwarder 1 cannot be started: No such file or directory; restarting in ") < 2:
             assert time.monotonic() < deadline
             time.sleep(0.05)
     finally:

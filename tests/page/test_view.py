@@ -47,7 +47,7 @@ def test_what_masks_removed() -> None:
     ("state", "detail", "said"),
     [
         ("sent", "status 201, request 2 with 5 events", "Its event was sent: status 201, request 2 with 5 events."),
-        ("retrying", "status 503", "Its event could not be sent yet and is tried again: status 503."),
+        ("retrying", "status 503", "Its event could not be sent yet and will be retried: status 503."),
         ("refused", "status 400", "The receiver refused its event: status 400."),
         ("dropped", "spool_full", "Its event was dropped: the spool was full (moesif_spool_max_bytes)."),
         ("stored", "on disk", "Its event waits to be sent."),

@@ -194,7 +194,7 @@ def test_an_answer_that_has_not_gone_out_reaches_a_slow_reader(
         assert client.read_head() is not None
         proxy.send_signal(signal.SIGTERM)
         wait_until_refused(proxy.port)
-        proxy.wait_for_output("waits for 1 request")
+        proxy.wait_for_output("waiting for 1 request")
         assert len(client.stream.read(LARGE)) == LARGE
     assert proxy.wait_exit() == 0
 
@@ -210,7 +210,7 @@ def test_what_an_http2_client_has_no_room_for_yet_reaches_it(
         streams = client.begin([get("/large")])
         collector.wait_for(1)
         proxy.send_signal(signal.SIGTERM)
-        proxy.wait_for_output("waits for 1 request")
+        proxy.wait_for_output("waiting for 1 request")
         (answer,) = client.finish(streams)
     assert len(answer.body) == 500_000
     assert proxy.wait_exit() == 0

@@ -76,7 +76,7 @@ def test_a_worker_that_is_killed_comes_back_and_what_it_had_on_disk_is_delivered
     clients = serving(proxy)
     wait_until_on_disk(proxy.folder, 40)
     os.kill(before[0], signal.SIGKILL)
-    proxy.wait_for_output("was ended by SIGKILL; again in 0.2 s")
+    proxy.wait_for_output("was ended by SIGKILL; restarting in 0.2 s")
     for client in clients:
         client.close()
     wait_for_workers(proxy, 2, without={before[0]})
@@ -137,8 +137,8 @@ def test_a_worker_that_dies_again_and_again_is_started_ever_later(
     os.kill(first, signal.SIGKILL)
     (second,) = wait_for_workers(proxy, 1, without={first, stays})
     os.kill(second, signal.SIGKILL)
-    output = proxy.wait_for_output("again in 0.4 s")
-    assert output.index("again in 0.2 s") < output.index("again in 0.4 s")
+    output = proxy.wait_for_output("restarting in 0.4 s")
+    assert output.index("restarting in 0.2 s") < output.index("restarting in 0.4 s")
     answer = exchange(proxy.port)
     assert answer is not None
     assert answer.status == 200
@@ -162,7 +162,7 @@ def test_a_worker_that_dies_while_it_starts_is_started_again_beside_one_that_ser
     moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     proxy = moesif_proxy(upstream.url, addon_options(collector), "-s", str(killed_at(2, tmp_path)), workers=2)
-    proxy.wait_for_output("worker 2 was ended by SIGKILL; again in 0.2 s")
+    proxy.wait_for_output("worker 2 was ended by SIGKILL; restarting in 0.2 s")
     proxy.wait_for_output("with 2 workers, passing to")
     assert len(proxy.workers()) == 2
     exchange(proxy.port)

@@ -25,7 +25,7 @@ STATES: Final[Mapping[str, str]] = {
     "captured": "It was captured, and its event is being built.",
     "built": "Its event is built, and is about to be stored.",
     "stored": "Its event waits to be sent.",
-    "retrying": "Its event could not be sent yet and is tried again",
+    "retrying": "Its event could not be sent yet and will be retried",
     "sent": "Its event was sent",
     "refused": "The receiver refused its event",
     "dropped": "Its event was dropped",

@@ -150,7 +150,9 @@ class Supervisor:
             # If it could not even start, someone may be editing a file: use the files that were last in force.
             kept = {} if worker.served or kept else dict(self._files)
             how = ", with the files last applied" if kept else ""
-            log.warning("moesif-proxy: worker %d %s; again in %.1f s%s", worker.number, how_ended(code), delay, how)
+            log.warning(
+                "moesif-proxy: worker %d %s; restarting in %.1f s%s", worker.number, how_ended(code), delay, how
+            )
             await either(self.stopping, seconds=delay)
             if self.stopping.is_set():
                 return 0

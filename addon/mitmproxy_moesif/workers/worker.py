@@ -97,7 +97,7 @@ class Supervised:
         said = os.read(sys.stdin.fileno(), 65_536)
         if not said:
             asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
-            log.warning("moesif-proxy: the supervisor has gone, worker %d ends", os.getpid())
+            log.warning("moesif-proxy: the supervisor is gone: worker %d is ending", os.getpid())
             self._alone = True
             self._proxy.stop()
         self._carry_out(said)
@@ -155,7 +155,7 @@ class Supervised:
             select([sys.stdin], [], [])  # uvloop makes reads of stdin non-blocking
             self._obey()
         if self._first is None:
-            raise StateError("the supervisor has gone")
+            raise StateError("the supervisor is gone")
         if "fault" in self._first:
             raise StateError(self._first["fault"])
         self._tell(version=self._first["version"])
