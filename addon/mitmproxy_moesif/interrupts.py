@@ -23,10 +23,10 @@ def exit_code(number: int) -> int:
 
 
 def end_at_once(last_words: str = NOTHING_YET) -> None:
-    """From now on Ctrl-C writes this and ends the process; whoever has something to finish takes it over."""
+    """From now on, Ctrl-C writes `last_words` and ends the process, until `take` installs another handler."""
 
     def end(number: int, _frame: object) -> None:
-        with suppress(OSError):  # nobody reads it
+        with suppress(OSError):  # nobody reads standard error any more
             os.write(2, f"{last_words}\n".encode())
         os._exit(exit_code(number))
 
@@ -37,7 +37,7 @@ def end_at_once(last_words: str = NOTHING_YET) -> None:
 def held(*numbers: int) -> Iterator[None]:
     """Block these signals inside the `with` block; `take` unblocks Ctrl-C earlier.
 
-    A KeyboardInterrupt could be raised in code that swallows it. Child processes started meanwhile inherit the block.
+    A KeyboardInterrupt could be raised in code that swallows it. Child processes started in the block inherit the mask.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
@@ -47,9 +47,9 @@ def held(*numbers: int) -> Iterator[None]:
 
 
 def take(act: Callable[[int], None]) -> None:
-    """From now on `act` is told of Ctrl-C, SIGTERM and a terminal that is closed, and of a Ctrl-C that was held.
+    """From now on, call `act` with Ctrl-C, SIGTERM and SIGHUP (a closed terminal), and with a Ctrl-C that was held.
 
-    Not of the last under `nohup`.
+    Under `nohup`, SIGHUP stays ignored.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
@@ -59,7 +59,7 @@ def take(act: Callable[[int], None]) -> None:
 
 @contextmanager
 def taken(act: Callable[[int], None]) -> Iterator[None]:
-    """`take`, until the end of the block."""
+    """Like `take`, until the end of the block."""
     before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     take(act)
     try:

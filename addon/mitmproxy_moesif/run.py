@@ -101,7 +101,7 @@ def _environment(options: argparse.Namespace, stack: LocalStack, folder: str, *,
 
 
 def _need(options: argparse.Namespace, wanted: Mapping[str, Address]) -> None:
-    """A port that is taken, be it by another of them, ends the start. Raises `OSError`, one line."""
+    """Check that the ports are free and distinct. Raises `OSError` with one line."""
     with ExitStack() as probes:
         for name, address in wanted.items():
             try:
@@ -113,7 +113,7 @@ def _need(options: argparse.Namespace, wanted: Mapping[str, Address]) -> None:
 
 @contextmanager
 def _started(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Until the end of the block, however that ends; in a session of its own, so that Ctrl-C does not reach it."""
+    """Run a command until the end of the block, in its own session, so that Ctrl-C does not reach it."""
     process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own command line
     try:
         yield process

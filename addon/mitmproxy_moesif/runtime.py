@@ -127,7 +127,7 @@ def read_kong(settings: Settings, given: Mapping[str, Any], folder: Path | None)
 
 
 def spool_folder(settings: Settings, confdir: Path | None) -> Path | None:
-    """Where the spool lies; None: in memory only. Raises `SettingsError` where that is the home of nobody."""
+    """The spool's folder; None for in memory only. Raises `SettingsError` if the user has no home folder."""
     if settings.spool_dir is not None:
         return None if settings.spool_dir == "off" else Path(settings.spool_dir)
     if confdir is not None and confdir.parts[:1] == ("~",):

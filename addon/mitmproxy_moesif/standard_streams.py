@@ -1,8 +1,8 @@
-"""Standard input, output and error of a command, whatever who started it has made of them.
+"""A command's standard input, output and error, made usable in whatever state they were inherited.
 
-One that is closed is opened on /dev/null: no file, and no connection, shall get its number. What nobody reads any more
-(`| head -1`) is thrown away, and the command goes on. Text that the encoding has no letters for, as of a file's name
-that is not UTF-8, is escaped.
+A closed one is opened on /dev/null, so that no file or connection gets its number. Output that nobody reads any more
+(`| head -1`) is discarded, and the command continues. Text that cannot be encoded, such as a file's name that is not
+UTF-8, is escaped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ INPUT, OUTPUT, ERROR = range(3)
 
 
 def with_streams(command: Callable[[], int]) -> int:
-    """Its exit code; where standard output could not be written, `SystemExit` with 1 and one line on standard error."""
+    """Run a command; returns its exit code. If standard output cannot be written, raises `SystemExit(1)`, with one line
+    on standard error."""
     _open_closed()
     output = _Stream(OUTPUT)
     sys.stdout = _text(output, sys.stdout, sys.__stdout__)
@@ -40,12 +41,12 @@ def _open_closed() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # as the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
             os.set_inheritable(number, True)
 
 
 class _Stream(io.FileIO):
-    """Raises nothing: no line that is not written shall end what is under way."""
+    """Never raises: a failed write must not end the command."""
 
     trouble: str | None = None
 
@@ -69,8 +70,8 @@ class _Stream(io.FileIO):
 
 
 def _text(stream: _Stream, before: TextIO | None, at_start: TextIO | None) -> TextIO:
-    """With the encoding and the buffering that Python has chosen, but for `python -u`: by lines. What somebody has put
-    in its place stays."""
+    """A text stream with Python's encoding and buffering, or line by line with `python -u`. A stream that was replaced
+    by somebody else is kept."""
     if before is not None and before is not at_start:
         return before
     ours = io.TextIOWrapper(io.BufferedWriter(stream))

@@ -27,7 +27,7 @@ _MEANT_OTHERWISE = frozenset(
         *(b"authorization", b"content-encoding", b"content-type", b"expect", b"host"),
     }
 )
-"""Headers that control framing, interpretation or routing: claims must not be copied into them."""
+"""Headers that control framing, interpretation or routing: no claim may be copied into them, and requests need them."""
 
 
 OF_GATE = Needs("jwt_gate")

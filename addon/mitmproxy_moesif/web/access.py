@@ -95,7 +95,7 @@ class Gate:
     def _shows_token(self, headers: Mapping[str, str]) -> bool:
         scheme, _, bearer = headers.get("Authorization", "").partition(" ")
         given = [headers.get(KONG_TOKEN, ""), bearer.strip() if scheme.lower() == "bearer" else ""]
-        # Header values were decoded as Latin-1. Both are always compared, for constant time.
+        # Header values were decoded as Latin-1. Both are compared, even if the first one matches.
         fits = [hmac.compare_digest(value.encode("latin-1", "replace"), self._token) for value in given]
         return any(fits)
 

@@ -173,7 +173,7 @@ class _Adapter(HTTPAdapter):
 
 
 def network_reason(error: BaseException, url: str) -> str:
-    """A network error with a URL's host, in words. The libraries' own messages may quote secrets from their input."""
+    """A network error with a URL's host, in words. The libraries' own messages quote their input."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     kinds = tuple(causes(error))
