@@ -56,7 +56,7 @@ debug: install ## mitmweb in the proxy's place, to look at traffic; see PORT, WE
 
 test: lint types $(VENV)/.node ## Lint, types and all tests, with their coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses 3 --dist loadfile
+	$(BIN)/coverage run -m pytest --numprocesses 6 --dist loadfile
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
