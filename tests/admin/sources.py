@@ -40,7 +40,7 @@ class FakeSource:
         self.changes: list[Mapping[str, Any]] = []
         self.explained: list[tuple[str, str | None, str]] = []
         self.fault: Exception | None = None
-        self.well = (True, "")
+        self.wrong: str | None = None
         self.exchanges: RecentExchanges | None = RecentExchanges(Keep(100))
         self.left_alone: set[str] = set()
         service = Service(id="s1", name="orders", host="orders", tags=("a",))
@@ -84,9 +84,9 @@ class FakeSource:
         self._note("status")
         return self.state
 
-    def health(self) -> tuple[bool, str]:
-        self.asked["health"] += 1
-        return self.well
+    def trouble(self) -> str | None:
+        self.asked["trouble"] += 1
+        return self.wrong
 
     def recent(self, query: Mapping[str, Any]) -> Future[bytes | None]:
         self._note("recent")

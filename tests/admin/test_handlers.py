@@ -68,7 +68,7 @@ def test_metrics_are_for_prometheus(server: AdminServer) -> None:
 def test_health_follows_the_proxy(server: AdminServer, source: FakeSource) -> None:
     answer = ask(server, "GET", "/health")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
-    source.well = (False, "the oldest event waits since 301 s")
+    source.wrong = "the oldest event waits since 301 s"
     answer = ask(server, "GET", "/health")
     assert answer.status_code == 503
     assert answer.json() == {"status": "unhealthy", "reason": "the oldest event waits since 301 s"}

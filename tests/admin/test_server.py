@@ -62,12 +62,12 @@ def test_stops_at_any_time_and_twice(source: FakeSource) -> None:
 def test_the_end_does_not_wait_for_a_proxy_that_waits_for_it(source: FakeSource) -> None:
     entered, released = threading.Event(), threading.Event()
 
-    def wait() -> tuple[bool, str]:
+    def wait() -> str | None:
         entered.set()
         assert released.wait(20)
-        return True, ""
+        return None
 
-    source.health = wait  # type: ignore[method-assign]
+    source.trouble = wait  # type: ignore[method-assign]
     server = admin_server("127.0.0.1:0", None, source)
     server.start()
     with Client(port_of(server.url)) as client:
@@ -136,7 +136,7 @@ def test_with_a_token_only_probes_pass_without_it(
             assert (refused.status_code, refused.json()) == (401, {"message": "Unauthorized"})
             assert refused.headers["WWW-Authenticate"] == "Bearer"
         assert requests.post(f"{url}/plugins", data={"name": "moesif"}, timeout=10).status_code == 401
-        assert source.asked == {"health": 1}
+        assert source.asked == {"trouble": 1}
         for headers in ({"Kong-Admin-Token": TOKEN}, {"Authorization": f"Bearer {TOKEN}"}):
             answer = requests.get(f"{url}/status", headers=headers, timeout=10)
             assert answer.status_code == 200

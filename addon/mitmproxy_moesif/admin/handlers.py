@@ -48,7 +48,7 @@ class _MetricsHandler(ReadHandler):
 
 class _HealthHandler(ReadHandler):
     def get(self) -> None:
-        self.answer_health(*self.source.health())
+        self.answer_health(self.source.trouble())
 
 
 class _PingHandler(ReadHandler):

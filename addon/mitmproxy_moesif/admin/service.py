@@ -28,7 +28,6 @@ from mitmproxy_moesif.admin.source import (
 from mitmproxy_moesif.admin.state import Document, Keeper, StateError, StateFile
 from mitmproxy_moesif.capture.traffic import TrafficStatus
 from mitmproxy_moesif.config.settings import Settings, option_name
-from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.governance.refresh import REFRESH, Refusal
 from mitmproxy_moesif.kong.errors import OPTIONS_ID, PLUGIN_NAME
 from mitmproxy_moesif.kong.overlay import REFERENCES, LiveOverlay
@@ -157,8 +156,8 @@ class Operations:
             status["kong"] = {**resolver.describe(), "overrides": [option_name(name) for name in names]}
         return status
 
-    def health(self) -> tuple[bool, str]:
-        return health_of(self._condition())
+    def trouble(self) -> str | None:
+        return trouble_of(self._condition())
 
     def recent(self, query: Mapping[str, Any]) -> Future[bytes | None]:
         return self._delivery.recent(query)
@@ -248,17 +247,14 @@ def status_of(condition: Condition, began: float) -> Status:
     )
 
 
-def health_of(condition: Condition) -> tuple[bool, str]:
-    """Whether events flow, and why not. False (503) is for problems that an operator has to look into."""
+def trouble_of(condition: Condition) -> str | None:
+    """Why events do not flow, if an operator has to look into it (503); None if all is well."""
     age = age_of(condition)
-    if condition.trouble is not None:
-        return False, condition.trouble
-    if age <= UNHEALTHY_AFTER:
-        unsent = sum(one.events for one in condition.unsent.values())
-        return True, f"ok; nobody sends {number_of(unsent, 'event')}: see unsent in /status" if unsent else "ok"
+    if condition.trouble is not None or age <= UNHEALTHY_AFTER:
+        return condition.trouble
     reasons = [health.reason for health in condition.health.values() if health.reason]
     why = f": {', '.join(reasons)}" if reasons else ""
-    return False, f"the oldest event has been waiting for {age:.0f} s{why}"
+    return f"the oldest event has been waiting for {age:.0f} s{why}"
 
 
 def age_of(condition: Condition) -> float:

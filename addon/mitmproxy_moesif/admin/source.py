@@ -157,8 +157,8 @@ class AdminSource(Protocol):
 
     def status(self) -> Status: ...
 
-    def health(self) -> tuple[bool, str]:
-        """Whether events flow, and why not."""
+    def trouble(self) -> str | None:
+        """Why events do not flow; None if they do."""
 
     def recent(self, query: Mapping[str, Any]) -> Future[bytes | None]:
         """Recent exchanges, as from `DeliveryClient.recent`."""

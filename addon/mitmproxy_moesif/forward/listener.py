@@ -8,7 +8,7 @@ from tornado.web import Application
 
 from mitmproxy_moesif.admin.metrics import exposition
 from mitmproxy_moesif.admin.server import AdminServer
-from mitmproxy_moesif.admin.service import health_of, status_of
+from mitmproxy_moesif.admin.service import status_of, trouble_of
 from mitmproxy_moesif.config.settings import Settings
 from mitmproxy_moesif.delivery.api import Condition
 from mitmproxy_moesif.web.access import Gate
@@ -45,6 +45,6 @@ class _Handler(GatedHandler):
         elif path == "ping":
             self.answer_text("PONG")
         else:
-            self.answer_health(*health_of(condition))
+            self.answer_health(trouble_of(condition))
 
     head = get

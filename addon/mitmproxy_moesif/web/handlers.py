@@ -44,8 +44,11 @@ class JsonHandler(RequestHandler):
         self.set_header("Content-Type", content_type)
         self.finish(text)
 
-    def answer_health(self, well: bool, reason: str) -> None:
-        self.answer(200 if well else 503, {"status": "ok"} if well else {"status": "unhealthy", "reason": reason})
+    def answer_health(self, trouble: str | None) -> None:
+        if trouble is None:
+            self.answer(200, {"status": "ok"})
+        else:
+            self.answer(503, {"status": "unhealthy", "reason": trouble})
 
     def refuse(self, status: int, reason: str) -> None:
         self.answer(status, {self.error_key: reason})
