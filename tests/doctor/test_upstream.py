@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import ssl
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -91,22 +93,44 @@ class Plain(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_certificate_of_an_unknown_authority_is_a_failure(tmp_path: Path) -> None:
-    chain, key = make_certificate(tmp_path)
+@contextmanager
+def tls_upstream(chain: Path, key: Path, *, asks: bool = False) -> Iterator[str]:
+    """The URL of a server that has this certificate; where it `asks`, clients have to show the same one."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(chain, key)
+    if asks:
+        context.load_verify_locations(chain)
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.maximum_version = ssl.TLSVersion.TLSv1_2  # with 1.3, a client learns too late that it was refused
     server = HTTPServer(("127.0.0.1", 0), Plain)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        url = f"https://127.0.0.1:{server.server_port}"
+        yield f"https://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_a_certificate_of_an_unknown_authority_is_a_failure(tmp_path: Path) -> None:
+    chain, key = make_certificate(tmp_path)
+    with tls_upstream(chain, key) as url:
         (finding,) = examine(a_subject(url))
         assert finding.level == "failure"
         assert "self-signed" in finding.text
         assert seen(examine(a_subject(url, ssl_insecure=True))) == [("upstream", "ok")]
         assert seen(examine(a_subject(url, ssl_verify_upstream_trusted_ca=str(chain)))) == [("upstream", "ok")]
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+
+
+def test_the_client_certificate_is_a_file_or_in_a_folder_under_the_upstream_s_name(tmp_path: Path) -> None:
+    chain, key = make_certificate(tmp_path)
+    folder = tmp_path / "shown"
+    folder.mkdir()
+    shown = folder / "127.0.0.1.pem"
+    shown.write_bytes(chain.read_bytes() + key.read_bytes())
+    with tls_upstream(chain, key, asks=True) as url:
+        for given, level in (("", "failure"), (str(tmp_path), "failure"), (str(folder), "ok"), (str(shown), "ok")):
+            subject = a_subject(url, ssl_verify_upstream_trusted_ca=str(chain), client_certs=given)
+            assert seen(examine(subject)) == [("upstream", level)], given

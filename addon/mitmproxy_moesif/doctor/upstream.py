@@ -8,6 +8,7 @@ import socket
 import ssl
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -62,16 +63,24 @@ def reach(url: str, engine: Any) -> str:
     with socket.create_connection((host, port), SECONDS) as connection:
         address: str = connection.getsockname()[0]
         if parts.scheme == "https":
-            tls_context(engine).wrap_socket(connection, server_hostname=host).close()
+            tls_context(engine, host).wrap_socket(connection, server_hostname=host).close()
     return address
 
 
-def tls_context(engine: Any) -> ssl.SSLContext:
+def client_certificate(engine: Any, host: str) -> Path | None:
+    """The file whose certificate mitmproxy shows to this host; it may be in a folder, under the host's name."""
+    if not engine.client_certs:
+        return None
+    given = expanded(engine.client_certs)
+    return next((path for path in (given, given / f"{host}.pem") if path.is_file()), None)
+
+
+def tls_context(engine: Any, host: str) -> ssl.SSLContext:
     file, folder = engine.ssl_verify_upstream_trusted_ca, engine.ssl_verify_upstream_trusted_confdir
     context = ssl.create_default_context(cafile=file or (None if folder else certifi.where()), capath=folder)
     if engine.ssl_insecure:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    if engine.client_certs and (chain := expanded(engine.client_certs)).is_file():
+    if (chain := client_certificate(engine, host)) is not None:
         context.load_cert_chain(chain)
     return context
 
@@ -82,8 +91,8 @@ def ask(url: str, engine: Any) -> requests.Response:
         warnings.simplefilter("ignore")  # `reach` has already verified the certificate
         session.trust_env = False  # mitmproxy uses no proxy for upstreams
         session.verify = False
-        if engine.client_certs and expanded(engine.client_certs).is_file():
-            session.cert = str(expanded(engine.client_certs))
+        if (chain := client_certificate(engine, urlsplit(url).hostname or "")) is not None:
+            session.cert = str(chain)
         return session.head(url, timeout=SECONDS, allow_redirects=False)
 
 
