@@ -211,7 +211,8 @@ def _script(upstream: ScriptedUpstream) -> None:
     upstream.answer("/closes", lambda _, connection: connection.close())
     upstream.answer("/closes-post", lambda _, connection: connection.close())
     upstream.answer("/reset-mid-body", partial_answer)
-    upstream.answer("/gone-waiting", lambda _, connection: connection.hang())
+    for path in ("/gone-waiting", "/request-trailers"):
+        upstream.answer(path, lambda _, connection: connection.hang())
     upstream.answer("/gone-mid-response", endless_answer)
     upstream.answer(
         "/response-trailers",

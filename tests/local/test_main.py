@@ -31,6 +31,7 @@ def running(*arguments: str) -> Iterator[tuple[str, str]]:
         try:
             assert process.stdout is not None
             urls = [process.stdout.readline().split()[-1] for _ in range(2)]
+            ending.cancel()
             yield urls[0], urls[1]
             process.send_signal(signal.SIGTERM)
             assert process.wait(SECONDS) == 0
