@@ -64,6 +64,12 @@ def test_plain_hosts_come_before_regular_paths_and_those_before_up_to_three_kind
     assert _ask(plain, {**kinds, **wildcard}, **shown) == "1"
 
 
+def test_an_empty_list_of_hosts_ranks_a_route_as_plain_hosts_do() -> None:
+    assert _ask({"paths": ["~/"]}, {"paths": ["/"], "hosts": []}) == "1"
+    assert _ask({"paths": ["~/"]}, {"paths": ["/"], "hosts": {}}) == "1"
+    assert _ask({"paths": ["~/"]}, {"paths": ["/"], "hosts": None}) == "0"
+
+
 def test_of_one_priority_the_higher_id_counts() -> None:
     same = {"paths": ["/"]}
     assert _ask({**same, "id": "0a"}, {**same, "id": "0C"}, {**same, "id": "0b"}) == "0C"

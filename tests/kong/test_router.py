@@ -114,6 +114,26 @@ def test_more_headers_come_before_a_longer_path() -> None:
     assert _ask(router, path="/a/b", x="1") == "0"
 
 
+def test_entries_of_the_same_rank_are_in_the_order_of_kongs_sort() -> None:
+    paths = ["~/1", "~/a", "~/ab", "~/abc", "~/2"]
+    router = _router(*({"paths": [path], "created_at": 0} for path in paths))
+    assert [_ask(router, path=path) for path in ("/abcd", "/abd", "/a")] == ["3", "2", "1"]
+    assert _matched(_router({"paths": paths}), "/abcd").upstream_path == "/d"
+
+
+def test_an_empty_list_of_hosts_counts_like_plain_hosts_within_a_category() -> None:
+    router = _router({"paths": ["/orders/17"]}, {"paths": ["/"], "hosts": []}, {"paths": ["~/orders"]})
+    assert _ask(router, path="/orders/17") == "2"
+    router = _router(
+        {"paths": ["/orders/17"], "methods": ["GET"]},
+        {"paths": ["/orders/1"], "methods": ["GET"], "hosts": []},
+        {"paths": ["/orders/17"], "methods": ["GET"], "hosts": None},
+    )
+    assert _ask(router, path="/orders/18") == "1"
+    router = _router({"methods": ["GET"]}, {"methods": ["GET"], "hosts": []}, {"methods": ["GET"], "hosts": {}})
+    assert _ask(router) == "1"
+
+
 def test_regex_priority_orders_expressions_only() -> None:
     router = _router({"paths": ["~/a"]}, {"paths": ["~/a."], "regex_priority": 1})
     assert _ask(router, path="/ab") == "1"

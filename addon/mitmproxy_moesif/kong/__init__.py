@@ -15,5 +15,6 @@ placeholders  replaces references to environment variables by their values
 resolver     finds a request's instance (test: test_kong_config.py)
 router       finds a request's route, in the flavour `traditional`
 scopes       chooses the plugin that applies: Kong's scopes and precedence
+sorting      sorts routes as Kong does, also where its order leaves a choice
 source       watches the file, or polls Kong's Admin API (test: test_kong_config.py)
 """

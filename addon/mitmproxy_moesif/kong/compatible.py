@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from mitmproxy_moesif.kong.entities import Route
 from mitmproxy_moesif.kong.expressions import HEADER, HOST, METHOD, PATH, PORT, PROTOCOL, SNI
-from mitmproxy_moesif.kong.indexes import in_lower_case, is_wildcard, without_last_dot
+from mitmproxy_moesif.kong.indexes import in_lower_case, without_last_dot
 from mitmproxy_moesif.kong.normalize import from_text
 
 # the namespace of the ids that Kong gives to a route's expressions
@@ -118,7 +118,7 @@ def _priority(route: Route, paths: Iterable[str]) -> int:
         priority |= _REGULAR_PATHS | _shifted(route.regex_priority, 19)
     elif paths:
         priority |= len(from_text(paths[0])) & _LONGEST_PATH
-    if route.hosts and not any(map(is_wildcard, route.hosts)):
+    if route.has_plain_hosts_only:
         priority |= _PLAIN_HOSTS
     return priority % 2**64
 

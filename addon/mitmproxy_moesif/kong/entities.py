@@ -201,6 +201,12 @@ class Route(Entity):
 
     @model_validator(mode="before")
     @classmethod
+    def _empty_hosts_are_kept(cls, given: Any) -> Any:
+        """Unlike other empty lists, that of the hosts makes a difference: see `has_plain_hosts_only`."""
+        return {**given, "hosts": ()} if isinstance(given, dict) and given.get("hosts") in ({}, []) else given
+
+    @model_validator(mode="before")
+    @classmethod
     def _grpc_strips_nothing(cls, given: Any) -> Any:
         protocols = given.get("protocols") if isinstance(given, dict) else None
         if not isinstance(protocols, list) or not {"grpc", "grpcs"}.intersection(map(str, protocols)):
@@ -228,6 +234,11 @@ class Route(Entity):
     @property
     def is_http(self) -> bool:
         return not HTTP_PROTOCOLS.isdisjoint(self.protocols)
+
+    @property
+    def has_plain_hosts_only(self) -> bool:
+        """Whether Kong ranks it as a route without wildcard hosts. An empty list of hosts counts too, none does not."""
+        return "hosts" in self.model_fields_set and not any("*" in host for host in self.hosts)
 
     @property
     def needs_tls(self) -> bool:

@@ -16,8 +16,7 @@ Conditions are not tried entry by entry: indexes.py returns sets of entries as b
 categories and rank, so the first entry is the lowest bit.
 
 Source: recorded decisions of Kong's router; where they leave something open, Kong's public source for ordering and
-searching (facts taken from it, no code). For undefined order and implied default ports, see `Router` and
-`HostIndex`.
+searching (facts taken from it, no code). For implied default ports, see `HostIndex`.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ from mitmproxy_moesif.kong.indexes import (
     Headers,
     HostIndex,
     PathIndex,
-    is_wildcard,
     wildcard_has_port,
     without_last_dot,
 )
 from mitmproxy_moesif.kong.normalize import from_text, request_path, to_text
 from mitmproxy_moesif.kong.patterns import REST_OF_PATH, Pattern
+from mitmproxy_moesif.kong.sorting import as_listed, sorted_as_in_lua
 
 KINDS = HOST, HEADER, PATH, METHOD, SNI = 16, 8, 4, 2, 1
 """The kinds of condition, by descending weight."""
@@ -88,11 +87,12 @@ class _Entry:
 class Router:
     """Routes requests over `routes`, except those of disabled services and those not for HTTP.
 
-    If Kong's order does not distinguish two routes, the one given first wins (in Kong: undefined).
+    If Kong's order does not distinguish two entries, the one that its sorting happens to put first wins (sorting.py).
     """
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        ranked = sorted((entry for route in routes if takes_part(route) for entry in _entries_of(route)), key=_rank)
+        listed = as_listed([route for route in routes if takes_part(route)])
+        ranked = sorted_as_in_lua((entry for route in listed for entry in _entries_of(route)), key=_rank)
         self._entries = sorted(ranked, key=lambda entry: (-entry.kinds.bit_count(), -entry.kinds))
         for number, entry in enumerate(self._entries):
             entry.number = number
@@ -203,10 +203,9 @@ def _entries_of(route: Route) -> Iterator[_Entry]:
 def _rank(entry: _Entry) -> tuple[float, ...]:
     """Sort key for the entries of a category: the lowest comes first."""
     route = entry.route
-    has_wildcard = any(is_wildcard(host) for host in route.hosts)
     has_wildcard_with_port = any(wildcard_has_port(host) for host in route.hosts)
     return (
-        -(4 * has_wildcard_with_port + 2 * (bool(route.hosts) and not has_wildcard) + entry.is_regular),
+        -(4 * has_wildcard_with_port + 2 * route.has_plain_hosts_only + entry.is_regular),
         -len(route.headers),
         -route.regex_priority if entry.is_regular else 0,
         0 if entry.is_regular else -len(entry.value),
