@@ -46,12 +46,12 @@ def _candidates(headers: Mapping[str, str], real_ip_first: bool) -> Iterator[str
 
 
 def _forwarded_for(header: str) -> Iterator[str]:
-    """The `for=` nodes of RFC 7239, leftmost first."""
+    """The `for=` nodes of RFC 7239, leftmost first; also addresses without `for=`, which some proxies write."""
     for element in header.split(","):
         for pair in element.split(";"):
-            name, _, value = pair.partition("=")
-            if name.strip().lower() == "for":
-                yield without_port(value.strip().strip('"').strip())
+            name, equals, value = pair.partition("=")
+            if not equals or name.strip().lower() == "for":
+                yield without_port((value if equals else name).strip().strip('"').strip())
 
 
 def without_port(entry: str) -> str:
