@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import tracemalloc
+from base64 import b64encode
 from typing import Any
 
 import pytest
@@ -44,6 +45,14 @@ def test_a_header_joined_and_each_of_its_lines(fields: Fields, values: tuple[str
 def test_the_host_of_a_request_without_a_host_field() -> None:
     assert view().header_values("host") == ("h",)
     assert view((b"Host", b"x")).header_values("host") == ("x",)
+
+
+def test_of_a_repeated_token_header_the_first_line_names_the_caller() -> None:
+    lines = [b64encode(name + b":secret") for name in (b"ada", b"bob")]
+    fields = [(b"Authorization", b"Basic " + lines[0]), (b"X", b"1"), (b"authorization", b"Basic " + lines[1])]
+    facts = read_attributes(tuple(fields), (), "127.0.0.1", compile_policy(parse_settings({})))
+    assert facts.caller.user_id == "ada"
+    assert facts.request_headers["authorization"].count(",") == 1
 
 
 JSON = (b"Content-Type", b"application/json")

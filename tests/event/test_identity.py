@@ -33,7 +33,7 @@ def jwt(**claims: Any) -> str:
 
 
 def caller(request: dict[str, str], response: dict[str, str] | None = None, policy: IdentityPolicy = POLICY) -> Caller:
-    return identify(policy, request, response or {}, (request,))
+    return identify(policy, request, response or {}, (request,), request)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,10 @@ def test_the_first_that_names_a_user_wins(
         (f"Bearer a.{b64('text')}.c", None),
         ("Bearer a.!!!.c", None),
         (f"Bearer {b64({'sub': 'ada'})}", None),
+        (f"Bearer {jwt(sub='ada').rpartition('.')[0]}", "ada"),
+        (f"Bearer {jwt(sub='ada').removesuffix('c2ln')}", "ada"),
+        (jwt(sub="ada").rpartition(".")[0], None),
+        (f"Bearer a..{b64({'sub': 'ada'})}", None),
         (f"Token {jwt(sub='ada')}", "ada"),
         ("Bearer", None),
         ("", None),

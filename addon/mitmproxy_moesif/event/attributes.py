@@ -11,7 +11,7 @@ from mitmproxy_moesif.event import kong_headers
 from mitmproxy_moesif.event.address import client_address, is_trusted
 from mitmproxy_moesif.event.decoding import decode
 from mitmproxy_moesif.event.exchange import Exchange, Fields
-from mitmproxy_moesif.event.headers import flatten, lower_name, text, without
+from mitmproxy_moesif.event.headers import first_lines, flatten, lower_name, text, without
 from mitmproxy_moesif.event.identity import Caller, identify
 from mitmproxy_moesif.event.json_reading import looks_like_json, read_json
 
@@ -53,13 +53,15 @@ def read_attributes(request: Fields, response: Fields, peer: str, policy: EventP
     trusted = policy.trusts_all or is_trusted(peer, policy.trusted)
     where = kong_headers.position(policy.position, request_headers, response_headers, trusted=trusted)
     consumers = kong_headers.believed_consumers(where, request_headers, response_headers, trusted=trusted)
+    is_repeated = len(request_headers) < len(request)
+    tokens = first_lines(request, policy.identity.token_headers) if is_repeated else request_headers
     kongs_view = where is kong_headers.Position.BEHIND and not policy.trusts_all
     return Attributes(
         request_headers,
         response_headers,
         where,
         trusted,
-        identify(policy.identity, request_headers, response_headers, consumers),
+        identify(policy.identity, request_headers, response_headers, consumers, tokens),
         client_address(request_headers, peer, trusted=trusted, real_ip_first=kongs_view),
     )
 

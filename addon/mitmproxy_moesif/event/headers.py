@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from functools import lru_cache
 
 from mitmproxy_moesif.config.policy import hyphened
@@ -40,6 +41,15 @@ def without(fields: Fields, names: frozenset[str]) -> Fields:
     return tuple(
         field for field in fields if hyphened(name := lower_name(field[0])) not in names or name in READ_BODIES_BY
     )
+
+
+def first_lines(fields: Fields, names: Container[str]) -> dict[str, str]:
+    """The value of the first line of each of these headers that is there."""
+    lines: dict[str, str] = {}
+    for raw_name, raw_value in fields:
+        if (name := lower_name(raw_name)) in names:
+            lines.setdefault(name, text(raw_value))
+    return lines
 
 
 def flatten(fields: Fields) -> dict[str, str]:

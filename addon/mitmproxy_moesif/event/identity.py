@@ -32,12 +32,15 @@ class Caller:
     company_from: str | None = field(default=None, compare=False)
 
 
-def identify(policy: IdentityPolicy, request: Headers, response: Headers, consumers: tuple[Headers, ...]) -> Caller:
+def identify(
+    policy: IdentityPolicy, request: Headers, response: Headers, consumers: tuple[Headers, ...], tokens: Headers
+) -> Caller:
     """User and company of an exchange; `consumers` are the sides whose consumer headers are trusted, in order.
 
+    `tokens`: the request's headers that may have a token, of a repeated one the first line only, as in the Kong plugin.
     Before there is a response, `response` is empty and only the request decides.
     """
-    token = Token.read(policy, request)
+    token = Token.read(policy, tokens)
     user, user_from = _user(policy, request, response, consumers, token)
     company, company_from = _company(policy, request, response, token)
     return Caller(user, company, user_from, company_from)
@@ -116,7 +119,7 @@ class Token:
             case "bearer":
                 return cls(claims=_jwt_payload(rest.strip()))
             case _:
-                return cls(claims=_jwt_payload(value) or _json_object(value))
+                return cls(claims=(_jwt_payload(value) if value.count(".") == 2 else None) or _json_object(value))
 
     def claim(self, name: str | None) -> str | None:
         """A claim by its exact name, else ignoring case; a number is returned as decimal text."""
@@ -142,8 +145,9 @@ def _basic_user(credentials: str) -> str | None:
 
 
 def _jwt_payload(token: str) -> Mapping[str, Any] | None:
+    """The payload, whatever follows it: the Kong plugin also reads a token without a signature."""
     parts = token.split(".")
-    return _json_object(parts[1]) if len(parts) == 3 else None
+    return _json_object(parts[1]) if len(parts) > 1 else None
 
 
 def _json_object(encoded: str) -> Mapping[str, Any] | None:
