@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mitmproxy_moesif.config.policy import IdentityPolicy
-from mitmproxy_moesif.event.identity import Caller, Token, identify
+from mitmproxy_moesif.event.identity import Caller, Token, identify, naming_headers
 
 POLICY = IdentityPolicy(
     user_header="x-user-id",
@@ -125,6 +125,17 @@ def test_of_a_list_of_headers_the_first_present_is_read() -> None:
     assert caller(both).user_id == "key"
     assert caller({"authorization": both["authorization"]}).user_id == "bearer"
     assert caller({**both, "x-api-key": "unreadable"}).user_id is None
+
+
+def test_a_name_with_an_underscore_also_finds_the_header_with_a_hyphen() -> None:
+    policy = IdentityPolicy("x_user_id", "x_org", ("x_token",), "sub", None)
+    hyphened = {"x-user-id": "ada", "x-org": "acme"}
+    assert caller(hyphened, policy=policy) == Caller("ada", "acme")
+    assert caller({}, hyphened, policy) == Caller("ada", "acme")
+    assert caller({**hyphened, "x_user_id": "bob"}, policy=policy) == Caller("bob", "acme")
+    assert caller({"x-token": jwt(sub="ada")}, policy=policy).user_id == "ada"
+    assert caller({"x_user_id": "ada"}, policy=IdentityPolicy("x-user-id", None, (), "sub", None)).user_id is None
+    assert {"x_user_id", "x-user-id", "x-token"} <= naming_headers(policy)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from mitmproxy_moesif.event.address import client_address, is_trusted
 from mitmproxy_moesif.event.decoding import decode
 from mitmproxy_moesif.event.exchange import Exchange, Fields
 from mitmproxy_moesif.event.headers import first_lines, flatten, lower_name, text, without
-from mitmproxy_moesif.event.identity import Caller, identify
+from mitmproxy_moesif.event.identity import Caller, identify, naming_headers
 from mitmproxy_moesif.event.json_reading import looks_like_json, read_json
 
 _CHARSET = re.compile(r"charset=\"?(?:utf-?8|us-ascii)\b")  # JSON allows no other
@@ -54,7 +54,7 @@ def read_attributes(request: Fields, response: Fields, peer: str, policy: EventP
     where = kong_headers.position(policy.position, request_headers, response_headers, trusted=trusted)
     consumers = kong_headers.believed_consumers(where, request_headers, response_headers, trusted=trusted)
     is_repeated = len(request_headers) < len(request)
-    tokens = first_lines(request, policy.identity.token_headers) if is_repeated else request_headers
+    tokens = first_lines(request, naming_headers(policy.identity)) if is_repeated else request_headers
     kongs_view = where is kong_headers.Position.BEHIND and not policy.trusts_all
     return Attributes(
         request_headers,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from mitmproxy_moesif.config.policy import IdentityPolicy
+from mitmproxy_moesif.config.policy import IdentityPolicy, hyphened
 from mitmproxy_moesif.event.headers import text
 
 Headers = Mapping[str, str]
@@ -80,11 +80,17 @@ def _company(policy: IdentityPolicy, request: Headers, response: Headers, token:
 def naming_headers(policy: IdentityPolicy) -> frozenset[str]:
     """The headers that may identify the caller."""
     named = (policy.user_header, policy.company_header, *policy.token_headers, *CONSUMER_HEADERS)
-    return frozenset(name for name in named if name)
+    return frozenset(spelling for name in named if name for spelling in (name, hyphened(name)))
+
+
+def value_of(headers: Headers, name: str) -> str | None:
+    """The value of a header; if it is not there and has `_` in its name, of the one with `-`, as in the Kong plugin."""
+    found = headers.get(name)
+    return headers.get(hyphened(name)) if found is None and "_" in name else found
 
 
 def named(headers: Headers, name: str | None) -> str | None:
-    return (headers.get(name, "").strip() or None) if name else None
+    return ((value_of(headers, name) or "").strip() or None) if name else None
 
 
 def consumer(headers: Headers) -> str | None:
@@ -104,8 +110,7 @@ class Token:
     @classmethod
     def read(cls, policy: IdentityPolicy, headers: Headers) -> Token:
         for name in policy.token_headers:
-            if name in headers:
-                value = headers[name]
+            if (value := value_of(headers, name)) is not None:
                 return cls.parse(value) if len(value) > KEPT_LENGTH else _parsed(value)
         return cls()
 
