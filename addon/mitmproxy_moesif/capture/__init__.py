@@ -4,7 +4,7 @@ Nothing here blocks, parses or takes a lock.
 
     chunks       replaces h11's reader for chunked bodies: linear time, supports trailers
     delay        measures how late the event loop runs
-    enforcement  governance rules: block a request, or add response headers (test: test_governance.py)
+    enforcement  rules that block, or add response headers (test: capture/test_enforcement.py, test_governance.py)
     engine       replaces classes of mitmproxy: refuses requests at the head, limits how much of a body is held
     failure      how an exchange failed, and the status that the client saw (test: test_phases.py)
     flow         what is done to a flow in each phase, and the snapshot at its end (test: test_phases.py)

@@ -17,6 +17,7 @@ from mitmproxy import http
 from mitmproxy_moesif.capture.flow import has_body, peer_of
 from mitmproxy_moesif.capture.in_flight import PendingExchange
 from mitmproxy_moesif.capture.responses import ANNOUNCED, blocked_response, own_answer, refusal, replace_answer
+from mitmproxy_moesif.config.policy import hyphened
 from mitmproxy_moesif.config.user_hooks import HookExchange, UserHooks
 from mitmproxy_moesif.event.attributes import Attributes, RequestAttributes, read_attributes
 from mitmproxy_moesif.event.exchange import Fields
@@ -158,7 +159,7 @@ def names_two_callers(entry: PendingExchange, rules: RuleBook) -> bool:
         used |= naming_headers(entry.instance.policy.identity)
     if not used:
         return False
-    there = [name for raw, _ in entry.request_headers if (name := lower_name(raw)) in used]
+    there = [hyphened(name) for raw, _ in entry.request_headers if (name := lower_name(raw)) in used]
     return len(there) > len(set(there))
 
 
