@@ -35,13 +35,15 @@ TIMEOUT = 20.0
 class H2Message:
     """A request or a response: `headers` with the pseudo-headers first, `trailers` where there were any.
 
-    `reset` is the error code where the stream was reset before its end.
+    `reset` is the error code where the stream was reset before its end. `pieces` go before the body, each in a
+    frame of its own; they must fit the window.
     """
 
     headers: Headers = field(default_factory=list)
     body: bytes = b""
     trailers: Headers = field(default_factory=list)
     reset: int | None = None
+    pieces: Sequence[bytes] = ()
 
     def get(self, name: str) -> str | None:
         return next((value for key, value in self.headers if key == name), None)
@@ -204,9 +206,11 @@ class _Exchanges:
         return stream
 
     def send(self, stream: int, message: H2Message) -> None:
-        only_headers = not message.body and not message.trailers and message.reset is None
+        only_headers = not (message.body or message.pieces or message.trailers) and message.reset is None
         if message.headers:
             self._connection.send_headers(stream, message.headers, end_stream=only_headers)
+        for piece in message.pieces:
+            self._connection.send_data(stream, piece)
         if not only_headers:
             self._going[stream] = H2Message([], message.body, message.trailers, message.reset)
             self._continue(stream)

@@ -8,6 +8,7 @@
 - A request's start time is when its head is complete. Here it is when the first byte arrived.
 - `Expect: 100-continue` is answered by the proxy. Here it is sent to the upstream, and its response is forwarded.
 - A 304 with `Transfer-Encoding: chunked` is followed by a last chunk. Here it has no body.
+- An empty piece of a chunked body, as an addon's stream may return, is taken for the last chunk. Here it is skipped.
 - An HTTP/2 request without Content-Length reaches an HTTP/1 upstream without framing. Here its body is sent in chunks.
 """
 
@@ -25,9 +26,11 @@ from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
+    RequestData,
     RequestEndOfMessage,
     RequestHeaders,
     RequestTrailers,
+    ResponseData,
     ResponseEndOfMessage,
     ResponseHeaders,
     ResponseProtocolError,
@@ -85,6 +88,8 @@ class Server(Http1End):
         if isinstance(event, ResponseTrailers):
             self.trailers = event.trailers
             return nothing()
+        if isinstance(event, ResponseData) and not event.data:
+            return nothing()
         if isinstance(event, ResponseHeaders):
             if is_interim(event.response):
                 self.continued = self.stream_id if event.response.status_code == 100 else self.continued
@@ -133,6 +138,8 @@ class Client(Http1Client):
     def send(self, event: HttpEvent) -> Commands:
         if isinstance(event, RequestTrailers):
             self.trailers = event.trailers
+            return nothing()
+        if isinstance(event, RequestData) and not event.data:
             return nothing()
         if isinstance(event, RequestEndOfMessage) and self.trailers:
             trailers, self.trailers = self.trailers, None
