@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from tests.support.addon import addon_options
 from tests.support.collector import ScriptedCollector
 from tests.support.h2 import H2Client, H2Message, H2Upstream, get, make_certificate, make_pem
 from tests.support.listener import Listener
-from tests.support.moesif_proxy import MoesifProxy
+from tests.support.moesif_proxy import MoesifProxy, scripted
 from tests.support.proxy import Option
-from tests.support.upstream import ScriptedUpstream
+from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, plain
 
 
 def test_a_header_value_with_a_blank_around_it_is_passed_on_without(
@@ -86,11 +87,40 @@ def test_streams_that_wait_for_room_end_with_their_connection(collector: Scripte
     assert {event["metadata"]["error"] for event in events} == {"upstream_failed"}
 
 
+SLOW_HOOK = """
+import asyncio
+
+async def requestheaders(flow):
+    await asyncio.sleep(60)
+"""
+
+
 def test_a_client_that_gives_up_one_request_after_the_other_is_cut_off(
     collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
+    """Each waits for a hook."""
+    options: dict[str, Option] = {**addon_options(collector), "http2": True}
+    given_up = H2Message(get("/").headers, reset=h2.errors.ErrorCodes.CANCEL)
+    script = scripted(tmp_path, SLOW_HOOK)
+    with (
+        MoesifProxy(upstream.url, options, "--tls-cert", str(make_pem(tmp_path)), *script) as proxy,
+        H2Client(proxy.port) as client,
+        pytest.raises((AssertionError, OSError), match=r"closed the connection|Broken pipe|reset by peer"),
+    ):
+        client.finish(client.begin([given_up] * 5000))
+
+
+def test_requests_that_are_given_up_are_not_kept(
+    collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
     """Each waits for one of the five connections that a client has to an upstream without HTTP/2."""
-    upstream.handler = lambda _request, connection: connection.hang()
+    free = threading.Event()
+
+    def hold(request: RawRequest, connection: Connection) -> None:
+        connection.wait(free)
+        plain(request, connection)
+
+    upstream.handler = hold
     options: dict[str, Option] = {**addon_options(collector), "http2": True}
     given_up = H2Message(get("/").headers, reset=h2.errors.ErrorCodes.CANCEL)
     with (
@@ -99,5 +129,9 @@ def test_a_client_that_gives_up_one_request_after_the_other_is_cut_off(
     ):
         held = client.begin([get("/")] * 5)
         upstream.wait_for(5)
-        with pytest.raises((AssertionError, OSError), match=r"closed the connection|Broken pipe|reset by peer"):
-            client.finish([*client.begin([given_up] * 5000), *held])
+        client.begin([given_up] * 2000)
+        free.set()
+        assert {answer.status for answer in client.finish(held)} == {200}
+        events = collector.wait_for(2005)
+    assert len(upstream.requests()) == 5
+    assert sum(event.get("metadata", {}).get("error") == "client_disconnected" for event in events) == 2000

@@ -15,6 +15,7 @@ Nothing here blocks, parses or takes a lock.
     skip         the filter for exchanges that are not captured
     tee          forwards a streamed body and keeps a copy up to a limit (test: capture/test_tee.py, test_streams.py)
     traffic      counts and times all traffic
+    turns        limits how long a WebSocket or HTTP/2 connection keeps others waiting
     upgrades     WebSockets and other upgraded connections: messages are counted and discarded
     uploads      backpressure from the upstream to the uploads of an HTTP/2 client
     upstreams    detects and logs failing upstreams

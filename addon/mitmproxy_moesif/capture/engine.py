@@ -38,7 +38,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.utils import human
 
-from mitmproxy_moesif.capture import chunks, frames, upgrades, uploads, windows
+from mitmproxy_moesif.capture import chunks, frames, turns, upgrades, uploads, windows
 from mitmproxy_moesif.capture.responses import Refusal, failure_page
 from mitmproxy_moesif.speedups import versions
 from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
@@ -238,6 +238,7 @@ class Http2End(Http2Server):
     def __init__(self, context: Any) -> None:
         super().__init__(context)
         setattr(context.client, windows.UNSENT, self.h2_conn)
+        turns.share(context.client)
         layer = uploads.layer_of(self.context)
         self.windows = uploads.Windows(layer, self.h2_conn)
         setattr(layer, uploads.WINDOWS, self.windows)
@@ -297,9 +298,9 @@ REPLACEMENTS = (
     replacement(_http1, "make_error_response", unread_head_page),
     *chunks.REPLACEMENTS,
     *frames.REPLACEMENTS,
+    *turns.REPLACEMENTS,
     *upgrades.REPLACEMENTS,
     *uploads.REPLACEMENTS,
-    *windows.REPLACEMENTS,
 )
 
 

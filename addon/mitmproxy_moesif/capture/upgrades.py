@@ -6,14 +6,18 @@ list replaces them, and large WebSocket messages are forwarded in pieces as they
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
+from mitmproxy.http import HTTPFlow
 from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import websocket
 from wsproto.events import Event, Message
 
+from mitmproxy_moesif.capture import turns
 from mitmproxy_moesif.speedups.replacing import replacement
 
 KEPT = 100_000
@@ -102,15 +106,43 @@ class Layer(websocket.WebsocketLayer):
     client_ws: Connection
     server_ws: Connection
 
+    def __init__(self, context: Context, flow: HTTPFlow) -> None:
+        super().__init__(context, flow)
+        self._share = turns.share(context.client)
+        self._later: deque[events.Event] = deque()
+        """What came together with the upgrade waits here, as far as it is more than is handled at once."""
+
     def relay_messages(self, event: events.Event) -> Generator[commands.Command, Any, None]:
         assert self.flow.websocket is not None
-        assert self.flow.response is not None
         for end, peer in ((self.client_ws, self.server_ws), (self.server_ws, self.client_ws)):
             end.peer, end.messages = peer, self.flow.websocket.messages
+        if isinstance(event, events.Wakeup):
+            event = self._later.popleft()
+        elif self._later:
+            self._later.append(event)
+            self._share.later = len(self._later)
+            return
+        if isinstance(event, events.DataReceived) and len(event.data) > self._share.size:
+            data, size = event.data, self._share.size
+            self._later.appendleft(events.DataReceived(event.connection, data[size:]))
+            event = events.DataReceived(event.connection, data[:size])
+        yield from self._relay(event)
+        if self._handle_event == self.done:
+            self._later.clear()
+        self._share.later = len(self._later)
+        if self._later:
+            yield commands.RequestWakeup(0)
+
+    def _relay(self, event: events.Event) -> Generator[commands.Command, Any, None]:
+        assert self.flow.response is not None
         compressed = "sec-websocket-extensions" in self.flow.response.headers
         if compressed and isinstance(event, events.DataReceived) and len(event.data) > SLICE:
             for start in range(0, len(event.data), SLICE):
-                yield from self._handle_event(events.DataReceived(event.connection, event.data[start : start + SLICE]))
+                if self._handle_event == self.done:
+                    return
+                yield from super().relay_messages(
+                    events.DataReceived(event.connection, event.data[start : start + SLICE])
+                )
         else:
             yield from super().relay_messages(event)
 

@@ -13,8 +13,6 @@ from mitmproxy.connection import Client
 from mitmproxy.proxy import server
 from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection
 
-from mitmproxy_moesif.speedups.replacing import replacement
-
 MAX_UNSENT = 1_000_000
 """Maximum unsent bytes to one client before the upstream is paused."""
 
@@ -47,12 +45,10 @@ def is_stalled(handler: server.ConnectionHandler) -> bool:
 
 
 async def drain_writers(handler: server.ConnectionHandler) -> None:
-    """mitmproxy awaits this after each read."""
+    """What `capture/turns.py` awaits after each read."""
     await _stock(handler)  # type: ignore[no-untyped-call]
     while is_stalled(handler):  # noqa: ASYNC110 - h2 does not signal that a window opened
         await asyncio.sleep(LOOK_AGAIN)
 
 
 _stock = server.ConnectionHandler.drain_writers
-
-REPLACEMENTS = (replacement(server.ConnectionHandler, "drain_writers", drain_writers),)
