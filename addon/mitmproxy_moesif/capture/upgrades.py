@@ -6,16 +6,23 @@ list replaces them, and large WebSocket messages are forwarded in pieces as they
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
+import wsproto.extensions
+from mitmproxy import connection
 from mitmproxy.http import HTTPFlow
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import websocket
+from wsproto import ConnectionType
 from wsproto.events import Event, Message
+from wsproto.extensions import Extension, PerMessageDeflate
+from wsproto.frame_protocol import CloseReason, Opcode, RsvBits
 
 from mitmproxy_moesif.capture import turns
 from mitmproxy_moesif.speedups.replacing import replacement
@@ -70,6 +77,56 @@ class Messages(list[Any]):
             self.from_server += 1
 
 
+class Deflate(PerMessageDeflate):
+    """wsproto's permessage-deflate, which does not read all that RFC 7692 allows.
+
+    - A ping between the frames of a compressed message made it forget that the message is compressed.
+    - After a block that is marked as the last one, it kept all that follows and gave out nothing.
+    - A window of 8 bits, a quoted one, and one without a value caused an exception: nobody was answered any more.
+    """
+
+    _in_control_frame = False
+
+    def finalize(self, offer: str) -> None:
+        """`offer` is what the upstream has agreed to. What cannot be read counts as the default."""
+        given = (each.lower().partition("=") for each in offer.split(";")[1:])
+        names = {name.strip(): value for name, _, value in given}
+        self.client_no_context_takeover = "client_no_context_takeover" in names
+        self.server_no_context_takeover = "server_no_context_takeover" in names
+        self.client_max_window_bits = window_bits(names.get("client_max_window_bits", ""))
+        self.server_max_window_bits = window_bits(names.get("server_max_window_bits", ""))
+        self._enabled = True
+
+    def frame_inbound_header(self, proto: Any, opcode: Opcode, rsv: RsvBits, payload_length: int) -> Any:
+        self._in_control_frame = opcode.iscontrol()
+        if self._in_control_frame:
+            return RsvBits(rsv1=False, rsv2=False, rsv3=False)  # it may set none of them
+        return super().frame_inbound_header(proto, opcode, rsv, payload_length)
+
+    def frame_inbound_payload_data(self, proto: Any, data: bytes) -> Any:
+        if self._in_control_frame:
+            return data
+        given: Any = super().frame_inbound_payload_data(proto, data)
+        while self._inbound_compressed and self._decompressor is not None and self._decompressor.eof:
+            rest = self._decompressor.unused_data
+            bits = self.server_max_window_bits if proto.client else self.client_max_window_bits
+            self._decompressor = zlib.decompressobj(-bits)
+            more: Any = super().frame_inbound_payload_data(proto, rest)
+            if isinstance(more, CloseReason):
+                return more
+            given += more
+        return given
+
+    def frame_inbound_complete(self, proto: Any, fin: bool) -> Any:
+        return None if self._in_control_frame else super().frame_inbound_complete(proto, fin)
+
+
+def window_bits(value: str) -> int:
+    """The bits that zlib gets. It has no window of 8; what it compresses for one of 9 fits it."""
+    bits = value.strip().strip('"')
+    return min(max(int(bits), 9), 15) if re.fullmatch("[0-9]{1,2}", bits) else 15
+
+
 class Connection(websocket.WebsocketConnection):
     """One end of a WebSocket. `messages` and `peer` are set before any data arrives."""
 
@@ -77,6 +134,9 @@ class Connection(websocket.WebsocketConnection):
     peer: Connection
     held = 0
     continues = False
+
+    def __init__(self, kind: ConnectionType, extensions: list[Extension], conn: connection.Connection) -> None:
+        super().__init__(kind, extensions[:1], conn=conn)  # twice permessage-deflate would decompress twice
 
     def events(self) -> Iterator[Event]:
         for event in super().events():
@@ -148,6 +208,7 @@ class Layer(websocket.WebsocketLayer):
 
 
 REPLACEMENTS = (
+    replacement(wsproto.extensions, "PerMessageDeflate", Deflate),
     replacement(websocket, "WebsocketConnection", Connection),
     replacement(websocket, "WebsocketLayer", Layer),
 )
