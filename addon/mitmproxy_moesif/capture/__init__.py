@@ -3,6 +3,7 @@
 Nothing here blocks, parses or takes a lock.
 
     chunks       replaces h11's reader for chunked bodies: linear time, supports trailers
+    connections  forgets a client's upstream connections that have ended
     delay        measures how late the event loop runs
     enforcement  rules that block, or add response headers (test: capture/test_enforcement.py, test_governance.py)
     engine       replaces classes of mitmproxy: refuses requests at the head, limits how much of a body is held

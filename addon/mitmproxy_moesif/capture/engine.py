@@ -38,7 +38,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.utils import human
 
-from mitmproxy_moesif.capture import chunks, frames, turns, upgrades, uploads, windows
+from mitmproxy_moesif.capture import chunks, connections, frames, turns, upgrades, uploads, windows
 from mitmproxy_moesif.capture.responses import Refusal, failure_page
 from mitmproxy_moesif.speedups import versions
 from mitmproxy_moesif.speedups.replacing import put_in_place, replacement
@@ -297,6 +297,7 @@ REPLACEMENTS = (
     replacement(http_layers, "Http2Server", Http2End),
     replacement(_http1, "make_error_response", unread_head_page),
     *chunks.REPLACEMENTS,
+    *connections.REPLACEMENTS,
     *frames.REPLACEMENTS,
     *turns.REPLACEMENTS,
     *upgrades.REPLACEMENTS,
