@@ -1,12 +1,15 @@
-"""Empty frames of HTTP/2 in the middle of a body."""
+"""Empty frames of HTTP/2 in the middle of a body, and its table of headers."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h2.errors
+import hpack
 import pytest
 
+from mitmproxy_moesif.capture.frames import TABLE, Encoder
 from tests.support.addon import addon_options, only_event
 from tests.support.client import Client, trusting
 from tests.support.collector import ScriptedCollector
@@ -92,3 +95,30 @@ def test_a_body_that_breaks_off_after_an_empty_frame_is_incomplete(
         event = only_event(collector)
     assert event["metadata"]["error"] == "upstream_failed"
     assert event["metadata"]["body_omitted"] == {"response": "incomplete"}
+
+
+def test_the_table_of_sent_headers_is_limited_whatever_the_client_allows(
+    collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """Each answer has a header that no other has."""
+    options: dict[str, Option] = {**addon_options(collector), "http2": True}
+    with (
+        MoesifProxy(upstream.url, options, "--tls-cert", str(make_pem(tmp_path))) as proxy,
+        H2Client(proxy.port) as client,
+    ):
+        decoder = client.allow_table(2**32 - 1)
+        for number in range(150):
+            assert client.exchange("GET", f"/{number}").get("x-moesif-transaction-id")
+        assert decoder.header_table.maxsize == TABLE
+    assert len(upstream.requests()) == 150
+
+
+def test_a_smaller_table_than_the_default_is_kept_to() -> None:
+    encoder, decoder = Encoder(), hpack.Decoder()
+    for size in (100, 0, 2**32 - 1, 200):
+        for _ in range(2):
+            encoder.header_table_size = size
+        decoder.max_allowed_table_size = size
+        fields: list[Any] = [(f"name-{number}", "value") for number in range(20)]
+        assert list(decoder.decode(encoder.encode(fields))) == fields
+        assert encoder.header_table_size == decoder.header_table_size == min(size, TABLE)

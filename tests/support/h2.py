@@ -11,12 +11,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h2.config
 import h2.connection
 import h2.errors
 import h2.events
 import h2.exceptions
+import h2.settings
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -154,6 +156,10 @@ class H2Client(Closing):
             assert self._exchanges.step(), "the server closed the connection before it answered"
         return [self._responses.pop(stream) for stream in streams]
 
+    def allow_table(self, size: int) -> Any:
+        """Lets the server keep so many bytes of headers in its table; returns the decoder, which keeps the same."""
+        return self._exchanges.allow_table(size)
+
     def _note(self, _exchanges: _Exchanges, stream: int, response: H2Message) -> None:
         self._responses[stream] = response
 
@@ -204,6 +210,11 @@ class _Exchanges:
         self.send(stream, request)
         self._flush()
         return stream
+
+    def allow_table(self, size: int) -> Any:
+        self._connection.update_settings({h2.settings.SettingCodes.HEADER_TABLE_SIZE: size})
+        self._flush()
+        return self._connection.decoder
 
     def send(self, stream: int, message: H2Message) -> None:
         only_headers = not (message.body or message.pieces or message.trailers) and message.reset is None

@@ -9,7 +9,7 @@ Nothing here blocks, parses or takes a lock.
     engine       replaces classes of mitmproxy: refuses requests at the head, limits how much of a body is held
     failure      how an exchange failed, and the status that the client saw (test: test_phases.py)
     flow         what is done to a flow in each phase, and the snapshot at its end (test: test_phases.py)
-    frames       skips empty frames of HTTP/2
+    frames       skips empty frames of HTTP/2, and limits its table of headers
     heads        refuses ambiguous message heads
     in_flight    the exchanges in flight (test: test_phases.py)
     responses    responses of our own, in place of the upstream's
