@@ -129,6 +129,26 @@ def test_workers_killed_under_load_are_counted_right(
     assert safe <= kept
 
 
+def test_workers_killed_while_they_end_are_counted_by_what_is_on_disk(
+    moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
+) -> None:
+    """Their last reading, up to a second old, is no last word here either."""
+    collector.refuse()
+    proxy = moesif_proxy(upstream.url, addon_options(collector, shutdown_timeout=300_000), workers=2)
+    workers = wait_for_workers(proxy, 2, without=set())
+    load = Load(proxy.port, clients=6).start()
+    load.wait_for(300)
+    load.wait_for_age(ON_DISK_WITHIN)
+    proxy.send_signal(signal.SIGTERM)
+    safe = load.stop()
+    time.sleep(2 * ON_DISK_WITHIN)
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
+    proxy.wait_exit()
+    counts = exit_counts(proxy.output)
+    assert counts["captured"] == counts["waiting"] == len(spooled_ids(proxy.folder)) >= len(safe), proxy.output
+
+
 def test_a_worker_that_dies_again_and_again_is_started_ever_later(
     moesif_proxy: Start, collector: ScriptedCollector, upstream: ScriptedUpstream
 ) -> None:

@@ -28,8 +28,8 @@ class Worker:
 
     `version` is the number of the document in force there; `reloads` is the supervisor's reload count when the process
     last read its options; `restarts` counts the processes that replaced a dead one; `served` is whether the last one
-    that ended had been ready. `heard` gets all messages that this class does not handle. `worker.py` describes the
-    protocol.
+    that ended had been ready, and `told_all` whether `reading` has its final counts. `heard` gets all messages that
+    this class does not handle. `worker.py` describes the protocol.
     """
 
     def __init__(self, number: int, heard: Callable[[Worker, dict[str, Any]], None]) -> None:
@@ -40,6 +40,7 @@ class Worker:
         self.reading = NOTHING
         self.traffic: Mapping[str, Any] = {}
         self.served = False
+        self.told_all = False
         self.ready = asyncio.Event()
         self.process: asyncio.subprocess.Process | None = None
         self._heard = heard
@@ -51,6 +52,7 @@ class Worker:
 
         `kept` maps file names to content in base64 that the process uses instead of reading these files.
         """
+        self.told_all = False
         ours, theirs = os.pipe()
         with os.fdopen(ours, "rb") as pipe:
             try:
@@ -96,6 +98,7 @@ class Worker:
         self.version = said.get("version", self.version)
         if "reading" in said:
             self.reading, self.traffic = Reading.of(said["reading"]), said["traffic"] or {}
+            self.told_all = said["last"]
         elif "to" in said:
             asked = self._asked.pop(said["to"], None)
             if asked is not None and not asked.done():

@@ -134,6 +134,8 @@ class Supervisor:
                 log.error("moesif-proxy: worker %d cannot be started: %s", worker.number, error.strerror)
                 code = 1
             if self.stopping.is_set():
+                if not worker.told_all:
+                    self._bury(worker)
                 return code
             self._serves = self._serves or worker.served
             if not self._serves:
@@ -143,9 +145,7 @@ class Supervisor:
                     )
                 self.stop()
                 return code or 1
-            self._dead.add(worker.reading)
-            self._passed = together([self._passed, worker.traffic])
-            worker.reading, worker.traffic = NOTHING, {}
+            self._bury(worker)
             delay = FIRST_DELAY if clock() - began > SETTLED else delay
             # If it could not even start, someone may be editing a file: use the files that were last in force.
             kept = {} if worker.served or kept else dict(self._files)
@@ -158,6 +158,12 @@ class Supervisor:
                 return 0
             delay = min(delay * 2, LONGEST_DELAY)
             worker.restarts += 1
+
+    def _bury(self, worker: Worker) -> None:
+        """Keep the counts of a worker that died: its last reading may be older than what it did."""
+        self._dead.add(worker.reading)
+        self._passed = together([self._passed, worker.traffic])
+        worker.reading, worker.traffic = NOTHING, {}
 
     def stop(self) -> None:
         """Stop gracefully; at the second call abort; at the third call kill the workers."""

@@ -7,8 +7,9 @@ which only the supervisor saves). The end of the input means that the supervisor
 
 The worker writes messages to a pipe in the same format: `admin` (where its options put the Admin API and its state
 file; it then waits for the first document), `file` (the `content` of a file in force), `ready`, `reading` with
-`traffic` (every second, before a response, and at the end), `reloaded` or `refused`; and `to` with the number of a
-completed order, with the `answer` and the resulting `document`, or with the `version` in force, or with a `fault`.
+`traffic` (every second, before a response, and at the end, then with `last`), `reloaded` or `refused`; and `to` with
+the number of a completed order, with the `answer` and the resulting `document`, or with the `version` in force, or
+with a `fault`.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Supervised:
         self._first: dict[str, Any] | None = None
         self._started = False
         self._files: dict[str, bytes] = {}
+        self._final: Reading | None = None
 
     def arguments(self) -> list[str] | None:
         """Wait for the order to start. Returns the command line, or None if the supervisor has died."""
@@ -123,7 +125,7 @@ class Supervised:
 
     def _answer(self, number: int, request: Request) -> None:
         def answered(answer: Answer, document: Document) -> None:
-            self.ended()  # send the counts first, so that they are never older than the response
+            self._tell_counts()  # first, so that they are never older than the response
             changed = {"document": document} if request.is_change else {}
             self._tell(to=number, answer=answer.to_json(), **changed)
 
@@ -167,6 +169,7 @@ class Supervised:
 
     def report(self, reading: Reading) -> None:
         """Write the exit line only if the supervisor has died: otherwise the supervisor writes the total."""
+        self._final = reading
         if self._alone:
             report(reading)
 
@@ -181,7 +184,7 @@ class Supervised:
         self._tell_regularly()
 
     def _tell_regularly(self) -> None:
-        self.ended()
+        self._tell_counts()
         asyncio.get_running_loop().call_later(TELL_EVERY, self._tell_regularly)
 
     def reloaded(self, what: str) -> None:
@@ -191,10 +194,13 @@ class Supervised:
         self._tell(refused=why)
 
     def ended(self) -> None:
+        self._tell_counts(last=True)
+
+    def _tell_counts(self, *, last: bool = False) -> None:
         with self._telling:  # so that an older reading is never sent after a newer one
             capture = self._proxy.capture
-            if (reading := capture.reading()) is not None:
-                self._tell(reading=dataclasses.asdict(reading), traffic=capture.traffic())
+            if (reading := self._final or capture.reading()) is not None:
+                self._tell(reading=dataclasses.asdict(reading), traffic=capture.traffic(), last=last)
 
     def _tell(self, **what: Any) -> None:
         """Send a message. Thread-safe. A pipe takes only a few kilobytes per write, and lines must not interleave."""
