@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import requests
 
+from mitmproxy_moesif.delivery.spool.file import look_into
 from tests.support import ADDON_SCRIPT, APPLICATION_ID
 from tests.support.addon import addon_options, exit_counts
 from tests.support.collector import Answer, ScriptedCollector
@@ -294,6 +295,29 @@ def test_a_delivery_process_that_stops_answering_is_replaced(
     assert "the delivery process does not answer; it is killed and replaced" in proxy.output
     counts = exit_counts(proxy.output)
     assert (counts["captured"], counts["delivered"]) == (10, 10)
+
+
+KILLED_AT_THE_END = (
+    "import os, signal; "
+    "from mitmproxy_moesif.delivery import server; "
+    "from mitmproxy_moesif.delivery.spool.store import Store; "
+    "server.REPORT_INTERVAL = 60; "
+    "Store.close = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)"
+)
+
+
+def test_a_delivery_process_killed_while_it_ends_is_counted_by_what_is_on_disk(
+    mitmdump: Start, collector: ScriptedCollector, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """Its last report was the first; it has stored everything since, and is killed before it says so."""
+    collector.refuse()
+    scripts = in_each_delivery_process(tmp_path, KILLED_AT_THE_END)
+    proxy = mitmdump(upstream.url, addon_options(collector, shutdown_timeout=300), scripts=scripts)
+    helper_of(proxy)
+    send_many(proxy.port, 20)
+    assert proxy.stop() == 0
+    assert "moesif: captured 20, delivered 0, waiting 20, dropped 0" in proxy.output
+    assert sum(look_into(path)[1] for path in (proxy.folder / "moesif-spool").glob("*.sqlite")) == 20
 
 
 def test_an_answer_about_exchanges_that_comes_too_late_costs_nothing(

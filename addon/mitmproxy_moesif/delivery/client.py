@@ -333,15 +333,16 @@ class DeliveryClient:
                 question.set_result(answer)
 
     def ended(self) -> None:
-        """Its spool file says what it did after its last report."""
+        """Its spool file says what it did after its last report. After `closed` it has done nothing more."""
         self._leave_unanswered()
-        if self._closing:
-            self._closed.set()
+        if self._closed.is_set():
             return
         reading, oldest_at = self._said.reading, self._said.oldest_at
         account, found = self._last_account(self._said.spool)
         reading = reading.last("helper_died", account, found)
         self._said = replace(self._nothing, reading=reading, oldest_at=oldest_at if reading.waiting else None)
+        if self._closing:
+            self._closed.set()
 
     def _last_account(self, spool: SpoolCondition | None) -> tuple[Account | None, Mapping[str, int]]:
         """The account in the spool file of the server that ended, and the number of events in its files, by name."""
