@@ -14,13 +14,13 @@ from typing import Any, Literal
 import pytest
 
 from mitmproxy_moesif.delivery.batch import Batch
-from mitmproxy_moesif.delivery.ledger import Ledger, Reading, Settlement
+from mitmproxy_moesif.delivery.ledger import NOTHING, Ledger, Reading, Settlement
 from mitmproxy_moesif.delivery.spool import format as spool_format
 from mitmproxy_moesif.delivery.spool.directory import RETRY_SECONDS
 from mitmproxy_moesif.delivery.spool.store import Store
 from tests.delivery.spool.spools import MIB, a_chunk, dead_spool
 
-Answer = Literal["accepted", "refused", "half", "unavailable"]
+Answer = Literal["accepted", "refused", "half", "half refused", "unavailable"]
 ONE, TWO = "1" * 16, "2" * 16
 ROUNDS = 10
 """Of the keeper: more than it takes until all is well again."""
@@ -125,9 +125,9 @@ class World:
             return
         destination, batch = self.leased.pop(0)
         count = len(batch.events(0, sum(part.waiting.count for part in batch.parts)))
-        reached = {"unavailable": 0, "half": count // 2}.get(answer, count)
-        if answer == "refused":
-            batch.mark_dropped(0, count, "refused")
+        reached = {"unavailable": 0, "half": count // 2, "half refused": count // 2}.get(answer, count)
+        if answer in ("refused", "half refused"):
+            batch.mark_dropped(0, reached, "refused")
         else:
             for position in range(reached):
                 self.delivered[batch.id_at(position)] += 1
@@ -139,6 +139,13 @@ class World:
 
     def remove_folder(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def told_by_files(self) -> Reading:
+        """What the files would tell of this process if it were killed now."""
+        spools = self.store.spools
+        assert spools.current is not None
+        found = {spool.path.name: sum(row.count for row in spool.index()) for spool in spools.all}
+        return NOTHING.last("killed", spools.current.account(), found)
 
     # -- What has to hold
 

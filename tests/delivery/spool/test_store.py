@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from mitmproxy_moesif.delivery.spool.directory import RETRY_SECONDS
 from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolDamaged, SpoolError, SpoolFile, SpoolFull, look_into
 from mitmproxy_moesif.delivery.spool.maintenance import Maintenance
 from mitmproxy_moesif.delivery.spool.store import Store
-from tests.delivery.spool.spools import MIB
+from tests.delivery.spool.spools import MIB, a_chunk
 from tests.delivery.spool.stores import ONE, TWO, Disk, Script, World
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -236,6 +236,31 @@ def test_in_any_order_and_with_any_outages_each_event_arrives_once(actions: list
             world.everything_arrived()
         finally:
             disk.bad = range(0)
+            world.store.close()
+
+
+KILLED = st.one_of(
+    st.tuples(st.just("put"), st.lists(DESTINATIONS, max_size=8), st.sampled_from([100, 30_000])),
+    st.tuples(st.just("take"), DESTINATIONS, st.booleans(), st.integers(1, 6)),
+    st.tuples(st.just("settle"), st.sampled_from(["accepted", "half", "refused", "half refused", "unavailable"])),
+    st.tuples(st.just("keep")),
+    st.tuples(st.just("inherit"), DESTINATIONS),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(actions=st.lists(KILLED, max_size=30))
+def test_in_any_order_the_files_tell_what_a_killed_process_has_done(actions: list[tuple[Any, ...]]) -> None:
+    """Also where there is no room for all."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as home:
+        world = World(Path(home) / "spool", max_bytes=MIB)
+        try:
+            for name, *arguments in actions:
+                act(world, name, *arguments)
+                told, truth = world.told_by_files(), world.ledger.read()
+                assert told.line() == truth.line()
+                assert told.recovered == truth.recovered
+        finally:
             world.store.close()
 
 
@@ -542,3 +567,79 @@ def test_the_account_of_a_dead_process_outlives_one_that_ends_as_it_takes_the_fi
         end()
     adopted = [one.account for one in world.ledger.read().adopted.values()]
     assert [*adopted, look_into(dead.path)[0]] in ([account, None], [account])
+
+
+def test_what_was_refused_while_others_are_stored_stays_in_the_account(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The account that is written last must not be the one that was made first."""
+    world = World(folder)
+    world.put(ONE)
+    world.take(fresh=True)
+    refusing = threading.Thread(target=world.settle, args=["refused"])
+    append = SpoolFile.append
+
+    def meanwhile(spool: SpoolFile, chunks: Sequence[Chunk], account: Account | None = None) -> None:
+        refusing.start()
+        refusing.join(0.2)  # in vain where it waits its turn
+        append(spool, chunks, account)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SpoolFile, "append", meanwhile)
+        world.put(TWO)
+        refusing.join()
+    assert world.told_by_files().line() == "captured 4, delivered 0, waiting 2, dropped 2 (refused 2)"
+    world.store.close()
+
+
+def test_what_was_refused_from_another_s_file_is_in_the_account(folder: Path) -> None:
+    world = World(folder)
+    world.inherit(ONE)
+    world.keep()
+    world.take()
+    world.settle("refused")
+    assert world.told_by_files().line() == "captured 2, delivered 0, waiting 0, dropped 2 (refused 2)"
+    world.store.close()
+
+
+@pytest.mark.parametrize("disk_fails", [False, True])
+def test_what_was_refused_of_a_chunk_is_not_refused_again_by_the_next_process(
+    disk_fails: bool, folder: Path, disk: Disk
+) -> None:
+    """The receiver has refused one half and was away for the other when the process was killed."""
+    world = World(folder, disk)
+    world.put(ONE, events=4)
+    world.take(fresh=True)
+    if disk_fails:
+        disk.bad = range(disk.statements, 100_000)
+    world.settle("half refused")
+    disk.bad = range(0)
+    world.put(TWO)
+    assert world.told_by_files().line() == "captured 6, delivered 0, waiting 4, dropped 2 (refused 2)"
+    after = leave(world, folder.with_name("left"))
+    assert after.deliver_all().line() == "captured 4, delivered 4, waiting 0, dropped 0"
+    after.store.close()
+    world.deliver_all()
+    world.store.close()
+
+
+def test_the_later_rest_of_a_chunk_is_what_stays(folder: Path) -> None:
+    """Two senders may come in the other order: the rest of the first is the second's at once."""
+    spool = SpoolFile.create(folder, MIB)
+    chunk = a_chunk(3)
+    spool.append([chunk])
+    assert chunk.key is not None
+    rests = [Chunk(ONE, 1.0, chunk.transaction_ids[:count], chunk.events[:count]) for count in (1, 2)]
+    for rest in rests:
+        spool.remove([], None, {chunk.key: rest})
+    assert spool.load(chunk.key).events == chunk.events[:1]
+    spool.close()
+
+
+def test_what_found_no_room_is_in_the_account(folder: Path) -> None:
+    world = World(folder, max_bytes=MIB)
+    for _ in range(3):
+        world.put(*[ONE] * 10, size=40_000)
+    assert world.told_by_files().line() == world.ledger.read().line()
+    assert world.ledger.read().dropped["spool_full"] > 0
+    world.store.close()

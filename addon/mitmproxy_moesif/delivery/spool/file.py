@@ -16,7 +16,7 @@ import secrets
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,10 @@ UNREADABLE_CODES = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SH
 
 LISTING = """SELECT key, destination, created, event_count, event_bytes FROM chunks
              WHERE key > ? ORDER BY key LIMIT ?"""
+UPDATE = f"UPDATE chunks SET ({COLUMNS}) = (?, ?, ?, ?, ?, ?, ?) WHERE key = ? AND event_count > ?"  # noqa: S608 - a constant
 SELECT = f"SELECT {COLUMNS} FROM chunks WHERE key = ?"  # noqa: S608 - a constant
+
+NONE: Mapping[int, Chunk] = {}
 
 
 class SpoolError(Exception):
@@ -90,6 +93,7 @@ class SpoolFile:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._unremoved: set[int] = set()  # removed for every reader, but not yet on disk
+        self._unshrunk: dict[int, Row] = {}  # what is left of partly removed chunks, not yet on disk
         self._log_pages = 0
         with _explained(f"open the spool {path}"):
             self._connection: sqlite3.Connection | None = spool_format.connect(path)
@@ -145,14 +149,19 @@ class SpoolFile:
         with self._using("write to") as connection:
             self._check_in_place()
             self._bound_log(connection)
-            with _transaction(connection):
-                self._delete_pending(connection)
+            with self._changing(connection, account):
                 self._check_room(connection, rows)
                 keys = [connection.execute(INSERT, row).lastrowid for row in rows]
-                _write_account(connection, account)
-            self._unremoved.clear()
         for chunk, key in zip(chunks, keys, strict=True):
             chunk.key = key
+
+    def has_room(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether `append` would find room for these chunks. Raises SpoolError."""
+        rows = [spool_format.encode(chunk) for chunk in chunks]
+        with self._using("write to") as connection, contextlib.suppress(SpoolFull):
+            self._check_room(connection, rows)
+            return True
+        return False
 
     def load(self, key: int) -> Chunk:
         """Read a chunk. Raises KeyError if it does not exist, SpoolDamaged if it is damaged, SpoolError otherwise."""
@@ -167,8 +176,8 @@ class SpoolFile:
 
     def note(self, account: Account) -> None:
         """Replace the stored account. Raises SpoolError."""
-        with self._using("write to") as connection:
-            _write_account(connection, account)
+        with self._using("write to") as connection, self._changing(connection, account):
+            pass
 
     def account(self) -> Account | None:
         """The account that its process stored last; None if there is none, or it cannot be read."""
@@ -177,14 +186,16 @@ class SpoolFile:
             return Account.of(orjson.loads(found[0])) if found is not None else None
         return None
 
-    def remove(self, keys: Iterable[int], account: Account | None = None) -> None:
-        """Remove these chunks and store an account; ignores unknown keys. Raises SpoolError.
+    def remove(self, keys: Iterable[int], account: Account | None = None, rests: Mapping[int, Chunk] = NONE) -> None:
+        """Remove these chunks, leave only `rests` of others, and store an account; ignores unknown keys.
 
-        Even after an error the chunks stay removed while this process lives; the next write deletes them from the disk.
-        This is needed because a full disk also refuses deletions, and delivered events must not be sent again.
+        Raises SpoolError. Even after an error the chunks stay removed while this process lives; the next write deletes
+        them from the disk, and shrinks the others. This is needed because a full disk also refuses deletions, and
+        delivered events must not be sent again.
         """
         with self._using("write to") as connection:
             self._unremoved.update(keys)
+            self._shrink_later(rests)
             try:
                 self._remove_pending(connection, account)
             except sqlite3.OperationalError:
@@ -305,20 +316,28 @@ class SpoolFile:
             gone = "its files were removed while it was open, or their folder can no longer be entered"
             raise SpoolVanished(f"cannot write to the spool {self.path}: {gone}")
 
+    def _shrink_later(self, rests: Mapping[int, Chunk]) -> None:
+        """Of two rests of one chunk, the smaller is the later one, in whatever order they come."""
+        for key, row in ((key, spool_format.encode(rest)) for key, rest in rests.items()):
+            if key not in self._unshrunk or row.event_count < self._unshrunk[key].event_count:
+                self._unshrunk[key] = row
+
     def _remove_pending(self, connection: sqlite3.Connection, account: Account | None = None) -> None:
-        if self._unremoved:
-            with _transaction(connection):
-                self._delete_pending(connection)
-                _write_account(connection, account)
-            self._unremoved.clear()
+        if self._unremoved or self._unshrunk:
+            with self._changing(connection, account):
+                pass
 
-    def _delete_pending(self, connection: sqlite3.Connection) -> None:
-        connection.executemany("DELETE FROM chunks WHERE key = ?", [(key,) for key in self._unremoved])
-
-
-def _write_account(connection: sqlite3.Connection, account: Account | None) -> None:
-    if account is not None:
-        connection.execute("REPLACE INTO account VALUES (1, ?)", (orjson.dumps(account),))
+    @contextlib.contextmanager
+    def _changing(self, connection: sqlite3.Connection, account: Account | None) -> Iterator[None]:
+        """A transaction that also removes what is still to be removed, and stores the account, which counts on that."""
+        with _transaction(connection):
+            connection.executemany(UPDATE, [(*row, key, row.event_count) for key, row in self._unshrunk.items()])
+            connection.executemany("DELETE FROM chunks WHERE key = ?", [(key,) for key in self._unremoved])
+            yield
+            if account is not None:
+                connection.execute("REPLACE INTO account VALUES (1, ?)", (orjson.dumps(account),))
+        self._unremoved.clear()
+        self._unshrunk.clear()
 
 
 def look_into(path: Path) -> tuple[Account | None, int]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from mitmproxy_moesif.delivery.ledger import Account
+from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.directory import SpoolDirectory
-from mitmproxy_moesif.delivery.spool.file import SpoolDamaged, SpoolError, SpoolFile, SpoolVanished
+from mitmproxy_moesif.delivery.spool.file import NONE, SpoolDamaged, SpoolError, SpoolFile, SpoolVanished
 from mitmproxy_moesif.log import RateLimitedLog, log
 
 
@@ -39,6 +40,8 @@ class SpoolSet:
         self._left_behind = SpoolDirectory(folder, max_bytes, clock) if folder is not None else None
         self._limited = RateLimitedLog(clock=clock)
         self._lock = threading.Lock()
+        self.accounting = threading.RLock()
+        """Held while counts and the rows and the account on disk change together, so that no account is older."""
         self._lost = False  # the current one can no longer be written to
         self._failed_lately = False
         self._closed = False
@@ -108,12 +111,13 @@ class SpoolSet:
         else:
             self.works()
 
-    def remove(self, spool: SpoolFile, keys: Sequence[int]) -> None:
-        """Remove rows. If the disk refuses, they are still removed for this process."""
-        try:
-            spool.remove(keys, self._account() if spool is self.current else None)
-        except SpoolError as error:
-            self.tell(error, spool)
+    def remove(self, spool: SpoolFile, keys: Collection[int], rests: Mapping[int, Chunk] = NONE) -> None:
+        """Remove rows, and shrink others. If the disk refuses, this is still so for this process."""
+        with self.accounting:
+            try:
+                spool.remove(keys, self._account() if spool is self.current else None, rests)
+            except SpoolError as error:
+                self.tell(error, spool)
 
     def note(self) -> None:
         """Store the account in this process's spool, if it has one."""
@@ -121,10 +125,11 @@ class SpoolSet:
             self._note(spool)
 
     def _note(self, spool: SpoolFile) -> None:
-        try:
-            spool.note(self._account())
-        except SpoolError as error:
-            self.tell(error, spool)
+        with self.accounting:
+            try:
+                spool.note(self._account())
+            except SpoolError as error:
+                self.tell(error, spool)
 
     @property
     def own_file(self) -> str | None:

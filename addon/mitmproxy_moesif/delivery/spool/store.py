@@ -5,8 +5,7 @@ older, read back from disk page by page, so that a day without a receiver costs 
 events into backlog; after it, the lanes alternate, so that a long backlog never starves new events.
 
 While the process lives no event is sent twice, whatever the disk does. The next process may send again events that were
-settled while the disk refused removals, and the settled part of a partly settled chunk: the receiver can recognize
-these by transaction id.
+settled while the disk refused removals: the receiver can recognize these by transaction id.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mitmproxy_moesif.config.destination import is_quarantine
 from mitmproxy_moesif.config.text import number_of
 from mitmproxy_moesif.delivery.batch import Batch, Part
-from mitmproxy_moesif.delivery.ledger import Account, Ledger, Place, Settlement
+from mitmproxy_moesif.delivery.ledger import Ledger, Place, Settlement
 from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.decisions import Decision, Decisions
-from mitmproxy_moesif.delivery.spool.file import ChunkInfo, SpoolDamaged, SpoolError, SpoolFile, SpoolFull
+from mitmproxy_moesif.delivery.spool.file import NONE, ChunkInfo, SpoolDamaged, SpoolError, SpoolFile, SpoolFull
 from mitmproxy_moesif.delivery.spool.queue import ALL_KEYS, Checkpoint, EventQueue, Waiting
 from mitmproxy_moesif.delivery.spool.set import SpoolSet
 from mitmproxy_moesif.log import log
@@ -64,39 +63,49 @@ class Store:
 
     def put(self, chunks: Sequence[Chunk], settlement: Settlement) -> None:
         """Store chunks and settle their exchanges. They are on disk on return, if the disk works."""
-        places = self._write(chunks, settlement, self._ledger.account(settlement))
+        with self.spools.accounting:
+            places = self._write(chunks, settlement)
+            for chunk, spool in places:
+                settlement.stored[spool.path.name if spool is not None else None] += len(chunk.events)
+            self._ledger.settle(settlement)
         if chunks:
             self._tell_full("spool_full" in settlement.dropped)
         for chunk, spool in places:
-            settlement.stored[spool.path.name if spool is not None else None] += len(chunk.events)
             self._moved(chunk.transaction_ids, "stored", "on disk" if spool is not None else "in memory")
-        self._ledger.settle(settlement)
-        for chunk, spool in places:
             self._take_in(chunk, spool)
 
-    def _write(
-        self, chunks: Sequence[Chunk], settlement: Settlement, account: Account | None
-    ) -> list[tuple[Chunk, SpoolFile | None]]:
+    def _write(self, chunks: Sequence[Chunk], settlement: Settlement) -> list[tuple[Chunk, SpoolFile | None]]:
         """Where each stored chunk is now: in a spool, or only in memory. If there is no room for all, those that fit.
 
-        The account is stored only if all chunks are stored in one transaction.
+        The account is stored in the same transaction, even if there is no chunk.
         """
-        spool = self.spools.current
-        if spool is not None and chunks:
+        spool, kept = self.spools.current, chunks
+        while spool is not None:
             try:
-                spool.append(chunks, account)
-            except SpoolFull:
-                if len(chunks) > 1:
-                    return [place for chunk in chunks for place in self._write([chunk], settlement, None)]
-                settlement.dropped["spool_full"] += len(chunks[0].events)
-                self._moved(chunks[0].transaction_ids, "dropped", "spool_full")
-                return []
+                try:
+                    spool.append(kept, self._ledger.account(settlement))
+                except SpoolFull:
+                    kept = self._drop_for_room(kept, spool, settlement)
+                    continue
             except SpoolError as error:
                 self.spools.tell(error, spool)
                 spool = None
             else:
                 self.spools.works()
-        return [(chunk, spool) for chunk in chunks]
+            break
+        return [(chunk, spool) for chunk in kept]
+
+    def _drop_for_room(self, chunks: Sequence[Chunk], spool: SpoolFile, settlement: Settlement) -> list[Chunk]:
+        """Drop the chunks for which there is no room; returns the others. Raises SpoolError."""
+        kept: list[Chunk] = []
+        for chunk in chunks:
+            if spool.has_room([*kept, chunk]):
+                kept.append(chunk)
+        for chunk in chunks:
+            if chunk not in kept:
+                settlement.dropped["spool_full"] += len(chunk.events)
+                self._moved(chunk.transaction_ids, "dropped", "spool_full")
+        return kept
 
     def _tell_full(self, full: bool) -> None:
         if full and not self._full:
@@ -195,14 +204,18 @@ class Store:
     def _move(self, lanes: EventQueue, waiting: Waiting, spool: SpoolFile) -> None:
         """Move a chunk to `spool`, even if a sender has leased it: senders use only its events."""
         place, former = waiting.place, waiting.row
-        spool.append([waiting.chunk])
+        with self.spools.accounting:
+            self._ledger.move(waiting.count, place, spool.path.name)
+            try:
+                spool.append([waiting.chunk], self._ledger.account())
+            except SpoolError:
+                self._ledger.move(waiting.count, spool.path.name, place)
+                raise
         self.spools.works()
         waiting.spool = spool
         lanes.hold(waiting)
-        self._ledger.move(waiting.count, place, waiting.place)
         if former is None:
             self.memory_bytes -= waiting.chunk.size
-            self.spools.note()
         else:
             self.spools.remove(former[0], [former[1]])
             lanes.held.discard(former)
@@ -301,7 +314,7 @@ class Store:
     def settle(self, destination: str, parts: Sequence[Part]) -> None:
         """Count the outcome of leased chunks. Removes settled chunks; the rest goes back to the front of the backlog.
 
-        The row of a partly settled chunk stays unchanged until all its events are settled; then it is removed.
+        The row of a partly settled chunk shrinks to its unsettled events.
         """
         for part in parts:
             self._move_aside(part)
@@ -309,23 +322,34 @@ class Store:
         done = [part.waiting for part in parts if not part.left]
         with self._lock:
             lanes = self._lane(destination)
+            places = [(part, part.waiting.place) for part in parts]
             for part in parts:
-                self._count(part)
                 lanes.count(-len(part.settled))
                 lanes.leased.discard(part.waiting)
             for part in rest:
                 self._shrink(part.waiting, part.rest())
             lanes.backlog.extendleft(part.waiting for part in reversed(rest))
-        keys = defaultdict[SpoolFile, list[int]](list)
-        for spool, key in filter(None, (waiting.row for waiting in done)):
-            keys[spool].append(key)
-        for spool, removed in keys.items():
-            self.spools.remove(spool, removed)
+            removed = _by_spool(done)
+            shrunk = _by_spool(part.waiting for part in rest if part.settled)
+        with self.spools.accounting:
+            for part, place in places:
+                self._count(part, place)
+            self._write_off(removed, shrunk)
         with self._lock:
             for waiting in done:
                 lanes.release(waiting)
                 if waiting.spool is None:
                     self.memory_bytes -= waiting.chunk.size
+
+    def _write_off(
+        self, removed: Mapping[SpoolFile, Collection[int]], shrunk: Mapping[SpoolFile, Mapping[int, Chunk]]
+    ) -> None:
+        """Remove and shrink rows, and store the account: with this process's own rows, or else after the others."""
+        spools, current = {*removed, *shrunk}, self.spools.current
+        for spool in sorted(spools, key=lambda spool: spool is current):
+            self.spools.remove(spool, removed.get(spool, ()), shrunk.get(spool, NONE))
+        if spools and current not in spools:
+            self.spools.note()
 
     def _move_aside(self, part: Part) -> None:
         """Store events for another destination, only on disk. Without a disk, events to be quarantined are dropped."""
@@ -356,8 +380,7 @@ class Store:
         self._ledger.move(len(chunk.events), place, spool.path.name)
         return True
 
-    def _count(self, part: Part) -> None:
-        place = part.waiting.place
+    def _count(self, part: Part, place: Place) -> None:
         if part.delivered:
             self._ledger.deliver(part.delivered, place)
         for cause, count in part.dropped.items():
@@ -466,8 +489,18 @@ class Store:
         try:
             return spool.load(row.key)
         except (KeyError, SpoolDamaged):
-            self._ledger.drop(row.count, "spool_damaged", spool.path.name)
             lanes.count(-row.count)
-            self.spools.remove(spool, [row.key])
+            with self.spools.accounting:
+                self._ledger.drop(row.count, "spool_damaged", spool.path.name)
+                self._write_off({spool: [row.key]}, {})
             log.error("moesif: unreadable in the spool, dropped and counted: %s", number_of(row.count, "event"))
             return None
+
+
+def _by_spool(chunks: Iterable[Waiting]) -> dict[SpoolFile, dict[int, Chunk]]:
+    """The chunks that have a row, by its spool and key: a chunk that is moved to another spool gets another key."""
+    found = defaultdict[SpoolFile, dict[int, Chunk]](dict)
+    for waiting in chunks:
+        if (row := waiting.row) is not None:
+            found[row[0]][row[1]] = waiting.chunk
+    return dict(found)
