@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -122,3 +123,14 @@ def test_the_account_of_the_first_in_a_row_that_died_is_kept_and_a_long_row_does
         sizes.append(accounts_in(account))
     assert sizes[:4] == [2, 3, 4, 5]
     assert max(sizes) <= KEPT_ACCOUNTS + 2
+
+
+def test_of_a_file_that_is_taken_over_again_and_again_the_first_and_the_last_few_takeovers_are_known() -> None:
+    """As in a row of delivery processes that die, each with the same backlog."""
+    ledger = Ledger()
+    for number in range(20):
+        ledger.recover(number, "file", "file", Account(f"p{number}", 0, 0, 0, {}))
+    kept = list(ledger.read().adopted["file"].all())
+    assert [one.events for one in kept] == [19, 18, 17, 16, 0]
+    assert [one.account is not None for one in kept] == [True] * 5
+    assert Account.of(orjson.loads(orjson.dumps(ledger.account()))) == ledger.account()

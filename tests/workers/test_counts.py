@@ -90,7 +90,9 @@ def test_at_the_end_each_dead_worker_s_account_is_waited_for(tmp_path: Path, mon
     of_first = Account("first", settled=20, recovered=0, in_memory=0, dropped={})
     first.append([a_chunk(4)], of_first)
     took = {first.path.name: Adoption(1.0, 4, of_first)}
-    second.append([a_chunk(2)], Account("second", settled=30, recovered=4, in_memory=0, dropped={}, adopted=took))
+    files = {name: one.at for name, one in took.items()}
+    of_second = Account("second", settled=30, recovered=4, in_memory=0, dropped={}, adopted=took, files=files)
+    second.append([a_chunk(2)], of_second)
     for spool in (first, second):
         spool.close(keep=True)
     dead = Dead()
@@ -99,13 +101,13 @@ def test_at_the_end_each_dead_worker_s_account_is_waited_for(tmp_path: Path, mon
     running = Reading(7, 0, 7, 0, 0, adopted=took)
     looks = 0
 
-    def look(of: Sequence[Reading]) -> Reading:
+    def look(of: Sequence[Reading], readings: Sequence[Reading]) -> Reading:
         nonlocal looks
         looks += 1
         if looks == 3:
             storing.append([a_chunk(3)], Account("storing", settled=10, recovered=0, in_memory=0, dropped={}))
             storing.close(keep=True)
-        return left_behind(of)
+        return left_behind(of, readings)
 
     monkeypatch.setattr(counts_module, "left_behind", look)
     found = total_at_end([running], dead, seconds=60)

@@ -338,23 +338,28 @@ class DeliveryClient:
         if self._closed.is_set():
             return
         reading, oldest_at = self._said.reading, self._said.oldest_at
-        account, found = self._last_account(self._said.spool)
+        account, found = self._last_account(self._said.spool, reading)
         reading = reading.last("helper_died", account, found)
         self._said = replace(self._nothing, reading=reading, oldest_at=oldest_at if reading.waiting else None)
         if self._closing:
             self._closed.set()
 
-    def _last_account(self, spool: SpoolCondition | None) -> tuple[Account | None, Mapping[str, int]]:
-        """The account in the spool file of the server that ended, and the number of events in its files, by name."""
+    def _last_account(self, spool: SpoolCondition | None, told: Reading) -> tuple[Account | None, Mapping[str, int]]:
+        """The account in the spool file of the server that ended, and the number of events in its files, by name.
+
+        If another process has just taken a file over, the number known last counts: the next server gives it up.
+        """
         if self._folder is None or spool is None or spool.own_file is None:
             return None, {}
         from mitmproxy_moesif.delivery.spool.file import look_into  # loads SQLite: not while the process lives
 
         account, events = look_into(self._folder / spool.own_file)
-        if account is None:
+        if account is None or events is None:
             return None, {}
-        others = {name: look_into(self._folder / name)[1] for name in account.adopted}
-        return account, {**others, spool.own_file: events}
+        looks = {name: look_into(self._folder / name)[1] for name in account.files}
+        known = {name: one.events for name, one in account.adopted.items()} | told.spools
+        found = {name: count if count is not None else known.get(name, 0) for name, count in looks.items()}
+        return account, {**account.past, **found, spool.own_file: events}
 
     # --- from any thread -----------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,10 @@ KEPT_ACCOUNTS = 16
 """Accounts kept of the files taken over last. Whoever adds up the counts of several proxies reads them soon."""
 
 
+KEPT_TAKEOVERS = 4
+"""Takeovers kept of one file by one proxy, besides the first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """A process's counts when it last wrote to its spool file, which stores them. With the file's rows, it is complete.
@@ -26,7 +30,10 @@ class Account:
     `proxy` names the proxy that numbered the exchanges; all numbers up to `settled` are stored, delivered or dropped.
     `recovered` events were found in other processes' files; `in_memory` were stored only in memory. `adopted`: the
     files of other processes that it took over last, and what was in them. Of the exchanges numbered so far,
-    `elsewhere` had no receiver of events, and `offered` went to receivers that may lose them, by name.
+    `elsewhere` had no receiver of events, and `offered` went to receivers that may lose them, by name. `changes` tells
+    which of two counts of one proxy is newer. `files`: those of other processes whose events it counts, with the time
+    (monotonic seconds) when it took them over. `past`: the events in those that its predecessor had and it has not
+    found yet.
     """
 
     proxy: str
@@ -37,6 +44,9 @@ class Account:
     adopted: dict[str, Adoption] = field(default_factory=dict)
     elsewhere: int = 0
     offered: dict[str, int] = field(default_factory=dict)
+    changes: int = 0
+    files: dict[str, float] = field(default_factory=dict)
+    past: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Account:
@@ -50,7 +60,8 @@ class Account:
         """
         depth, known, level = 0, 0, [self]
         while level:
-            level = [one.account for account in level for one in account.adopted.values() if one.account is not None]
+            adopted = [one for account in level for last in account.adopted.values() for one in last.all()]
+            level = [one.account for one in adopted if one.account is not None]
             known += len(level)
             if known > KEPT_ACCOUNTS:
                 break
@@ -65,22 +76,49 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Adoption:
-    """A dead process's file that was taken over: when (monotonic seconds), its events, and its account if known."""
+    """A dead process's file that was taken over: when (monotonic seconds), its events, and its account if known.
+
+    `earlier`: when the same proxy took it over before, as others may have had it in between.
+    """
 
     at: float
     events: int
     account: Account | None = None
+    earlier: Adoption | None = None
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Adoption:
+        account, earlier = plain["account"], plain.get("earlier")
+        return cls(
+            at=plain["at"],
+            events=plain["events"],
+            account=Account.of(account) if account else None,
+            earlier=cls.of(earlier) if earlier else None,
+        )
 
     def cut(self, depth: int) -> Adoption:
         """With at most `depth` levels of accounts."""
-        return replace(self, account=self.account.cut(depth - 1) if self.account is not None and depth else None)
+        account = self.account.cut(depth - 1) if self.account is not None and depth else None
+        return replace(self, account=account, earlier=self.earlier.cut(depth) if self.earlier is not None else None)
+
+    def after(self, earlier: Adoption | None) -> Adoption:
+        """With the earlier ones: the first, whose account others need, and the last few."""
+        kept = list(earlier.all()) if earlier is not None else []
+        chain: Adoption | None = None
+        for one in reversed([self, *kept[: KEPT_TAKEOVERS - 1], *kept[KEPT_TAKEOVERS - 1 :][-1:]]):
+            chain = replace(one, earlier=chain)
+        assert chain is not None
+        return chain
+
+    def all(self) -> Iterator[Adoption]:
+        """This one, and all earlier ones."""
+        yield self
+        if self.earlier is not None:
+            yield from self.earlier.all()
 
 
 def adoptions(plain: Mapping[str, Any]) -> dict[str, Adoption]:
-    return {
-        name: Adoption(one["at"], one["events"], Account.of(one["account"]) if one["account"] else None)
-        for name, one in plain.items()
-    }
+    return {name: Adoption.of(one) for name, one in plain.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +169,7 @@ class Reading:
     `entered` is the number of the last exchange received; all numbers up to `settled` are stored, delivered or dropped.
     `proxy` names the proxy that assigns these numbers, and `folder` is where its spool is, if it has one.
     `elsewhere`: exchanges up to `entered` that have no receiver of events; they are not in `captured`.
-    `lossy`: tallies of the receivers that may lose records, by name.
+    `lossy`: tallies of the receivers that may lose records, by name. `changes`: as in an `Account`.
     """
 
     captured: int
@@ -150,6 +188,7 @@ class Reading:
     folder: str = ""
     elsewhere: int = 0
     lossy: dict[str, Tally] = field(default_factory=dict)
+    changes: int = 0
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Reading:
@@ -180,12 +219,13 @@ class Reading:
         Without an account, this reading is all that is known.
         """
         if account is None:
-            account, found = Account(self.proxy, self.settled, self.recovered, 0, {}), self.spools
-        settled, recovered = max(self.settled, account.settled), max(self.recovered, account.recovered)
+            account, found = Account(self.proxy, self.settled, self.recovered, 0, {}, changes=-1), self.spools
+        is_newer = account.changes >= self.changes
+        settled, recovered = max(self.settled, account.settled), account.recovered if is_newer else self.recovered
         entered, elsewhere = max(self.entered, settled), max(self.elsewhere, account.elsewhere)
         captured = self.captured + entered - self.entered + recovered - self.recovered - (elsewhere - self.elsewhere)
         lost = self.waiting_in_memory
-        if account.settled > self.settled:
+        if is_newer:
             lost = entered - settled - (elsewhere - account.elsewhere) + account.in_memory
         dropped = Counter(self.dropped) | Counter(account.dropped)
         dropped += Counter({cause: lost})
@@ -201,11 +241,13 @@ class Reading:
             settled=settled,
             entered=entered,
             spools=dict(+spools),
+            adopted={**self.adopted, **account.adopted},
             elsewhere=elsewhere,
             lossy={
                 name: self.lossy.get(name, Tally()).last(cause, account.offered.get(name, 0))
                 for name in {**self.lossy, **account.offered}
             },
+            changes=max(self.changes, account.changes) + 1,
         )
 
 
@@ -262,9 +304,11 @@ class Ledger:
         self.changed = threading.Event()
         self._proxy, self._folder = past.proxy, past.folder
         self._settled = past.settled
+        self._changes = past.changes
         self._stored: Counter[Place] = Counter(past.spools)
         self._past = set(past.spools)
         self._adopted = dict(past.adopted)
+        self._files: dict[str, float] = {}
         self._recovered = past.recovered
         self._delivered = past.delivered
         self._dropped: Counter[str] = Counter(past.dropped)
@@ -291,8 +335,19 @@ class Ledger:
             in_memory = self._stored[None] + done.stored[None]
             dropped = dict(self._dropped + done.dropped)
             adopted = dict(list(self._adopted.items())[-KEPT_ACCOUNTS:])
-            elsewhere, offered = self._elsewhere + done.elsewhere, dict(self._offered + done.offered)
-            return Account(self._proxy, done.number, self._recovered, in_memory, dropped, adopted, elsewhere, offered)
+            return Account(
+                proxy=self._proxy,
+                settled=done.number,
+                recovered=self._recovered,
+                in_memory=in_memory,
+                dropped=dropped,
+                adopted=adopted,
+                elsewhere=self._elsewhere + done.elsewhere,
+                offered=dict(self._offered + done.offered),
+                changes=self._changes + (settlement is not None),
+                files={name: at for name, at in self._files.items() if self._stored[name]},
+                past={name: self._stored[name] for name in self._past},
+            )
 
     def move(self, count: int, place: Place, to: Place) -> None:
         with self._lock:
@@ -332,12 +387,15 @@ class Ledger:
         Events that this process's predecessor left there are already counted.
         """
         with self._lock:
+            now = time.monotonic()
             self._past.discard(found)
             self._recovered += count - self._stored.pop(found, 0)
             self._stored[place] += count
-            self._adopted[found] = Adoption(time.monotonic(), count, account.bounded() if account is not None else None)
+            self._files[place] = now
+            adoption = Adoption(now, count, account.bounded() if account is not None else None)
+            self._adopted[found] = adoption.after(self._adopted.pop(found, None))
             for name in list(self._adopted)[:-KEPT_ACCOUNTS]:
-                self._adopted[name] = replace(self._adopted[name], account=None)
+                self._adopted[name] = self._adopted[name].cut(0)
             self._tell()
 
     def lose(self, count: int, cause: str) -> None:
@@ -387,6 +445,7 @@ class Ledger:
                 folder=self._folder,
                 elsewhere=self._elsewhere,
                 lossy=self._tallies(),
+                changes=self._changes,
             )
 
     def _tallies(self) -> dict[str, Tally]:
@@ -396,5 +455,6 @@ class Ledger:
         }
 
     def _tell(self) -> None:
+        self._changes += 1
         if not self.changed.is_set():
             self.changed.set()

@@ -41,6 +41,11 @@ class Dead:
         """The readings as reported; the final ones are added up into one."""
         return [self._final, *(reading for reading, _ in self._lately)]
 
+    @property
+    def lately(self) -> list[Reading]:
+        """The readings that are not final."""
+        return [reading for reading, _ in self._lately]
+
     def unknown(self, adopted: Adopted) -> list[Reading]:
         """The readings of workers that have a spool, and whose account was not found yet."""
         return [one for one, _ in self._lately if one.folder and last_of(one, adopted) is None]
@@ -74,29 +79,34 @@ def last_of(reading: Reading, adopted: Adopted) -> Reading | None:
     ]
     if not accounts:
         return None
-    account, file, events = max(accounts, key=lambda found: found[0].settled)
-    found = {file: events}
-    for name, its in account.adopted.items():
-        if later := [one for one in adopted.get(name, ()) if one.at > its.at]:
+    account, file, events = max(accounts, key=lambda found: found[0].changes)
+    found = {**account.past, file: events}
+    for name, at in account.files.items():
+        if later := [one for one in adopted.get(name, ()) if one.at > at]:
             found[name] = later[0].events
     return reading.last("worker_died", account, found)
 
 
-def left_behind(dead: Sequence[Reading]) -> Reading:
-    """What dead workers left in their spools, as a reading of a worker that took it all over."""
+def left_behind(dead: Sequence[Reading], readings: Sequence[Reading] = ()) -> Reading:
+    """What dead workers left in their spools, as a reading of a worker that took it all over.
+
+    Includes what they had taken over themselves, except the files that others, with these `readings`, have counted.
+    """
     from mitmproxy_moesif.delivery.spool.file import look_into  # imports SQLite, only needed if workers died
 
     proxies, now = {reading.proxy for reading in dead}, time.monotonic()
-    adopted: dict[str, Adoption] = {}
-    for folder in {Path(reading.folder) for reading in dead if reading.folder}:
-        looks = {path.name: look_into(path) for path in folder.glob("spool-*.sqlite")}
-        theirs = {name: account for name, (account, _) in looks.items() if account and account.proxy in proxies}
-        for name in {*theirs, *(other for account in theirs.values() for other in account.adopted)}:
-            account, events = looks.get(name, (None, 0))
-            adopted[name] = Adoption(now, events, account)
-    spools = {name: one.events for name, one in adopted.items() if one.events}
+    folders = {Path(reading.folder) for reading in dead if reading.folder}
+    looks = {path.name: look_into(path) for folder in folders for path in folder.glob("spool-*.sqlite")}
+    left = {name: Adoption(now, events or 0, account) for name, (account, events) in looks.items()}
+    theirs = {name: one for name, one in left.items() if one.account is not None and one.account.proxy in proxies}
+    adopted = adoptions_of([*readings, *dead, replace(NOTHING, adopted=theirs)])
+    accounts = [one.account for history in adopted.values() for one in history if one.account is not None]
+    names = {name for account in accounts if account.proxy in proxies for name in {*account.files, *account.past}}
+    elsewhere = {name for one in readings for name in one.spools if is_last_to_have(one, name, adopted)}
+    took = theirs | {name: left.get(name, Adoption(now, 0)) for name in names - elsewhere}
+    spools = {name: one.events for name, one in took.items() if one.events}
     events = sum(spools.values())
-    return Reading(events, events, 0, 0, events, spools=spools, adopted=adopted)
+    return Reading(events, events, 0, 0, events, spools=spools, adopted=took)
 
 
 def total(readings: Sequence[Reading], dead: Dead, *, at_end: bool = False) -> Reading:
@@ -111,12 +121,10 @@ def total_at_end(readings: Sequence[Reading], dead: Dead, seconds: float = STORE
     Their delivery processes may still be storing it, so this looks again for up to `seconds`.
     """
     until = time.monotonic() + seconds
-    known = [*readings, *dead.told]
-    unknown = dead.unknown(adoptions_of(known))
-    left = left_behind(unknown) if unknown else NOTHING
-    while dead.unknown(adoptions_of([*known, left])) and time.monotonic() < until:
+    left = left_behind(dead.lately, readings) if dead.lately else NOTHING
+    while dead.unknown(adoptions_of([*readings, *dead.told, left])) and time.monotonic() < until:
         time.sleep(0.1)
-        left = left_behind(unknown)
+        left = left_behind(dead.lately, readings)
     return total([*readings, left], dead, at_end=True)
 
 
@@ -125,7 +133,7 @@ def adoptions_of(readings: Sequence[Reading]) -> Adopted:
     known: dict[str, dict[float, Adoption]] = {}
 
     def add(found: Mapping[str, Adoption]) -> None:
-        for name, one in found.items():
+        for name, one in ((name, one) for name, last in found.items() for one in last.all()):
             history = known.setdefault(name, {})
             if history.get(one.at, one).account is None:  # a worker with many takeovers drops the oldest accounts
                 history[one.at] = one
@@ -146,11 +154,7 @@ def added_up(readings: Sequence[Reading], adopted: Adopted) -> Reading:
 
 def without_those_of_others(reading: Reading, adopted: Adopted) -> Reading:
     """The reading without the events in files that other workers have taken over since."""
-    spools = {}
-    for name, count in reading.spools.items():
-        newest, its = adopted.get(name, [None])[-1], reading.adopted.get(name)
-        if newest is None or (its is not None and newest.at == its.at):
-            spools[name] = count
+    spools = {name: count for name, count in reading.spools.items() if is_last_to_have(reading, name, adopted)}
     elsewhere = sum(reading.spools.values()) - sum(spools.values())
     return replace(
         reading,
@@ -158,3 +162,9 @@ def without_those_of_others(reading: Reading, adopted: Adopted) -> Reading:
         waiting_on_disk=reading.waiting_on_disk - elsewhere,
         spools=spools,
     )
+
+
+def is_last_to_have(reading: Reading, name: str, adopted: Adopted) -> bool:
+    """Whether nobody else has taken over this file since."""
+    newest, its = adopted.get(name, [None])[-1], reading.adopted.get(name)
+    return newest is None or (its is not None and newest.at == its.at)

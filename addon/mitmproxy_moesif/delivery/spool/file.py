@@ -340,12 +340,15 @@ class SpoolFile:
         self._unshrunk.clear()
 
 
-def look_into(path: Path) -> tuple[Account | None, int]:
-    """A dead process's account and number of events; (None, 0) if its file is gone, or another process took it over."""
+def look_into(path: Path) -> tuple[Account | None, int | None]:
+    """A dead process's account and number of events; the latter is None if another process has the file.
+
+    (None, 0) if it is gone.
+    """
     with contextlib.suppress(OSError, SpoolError), _dead(path) as spool:
         if spool is not None:
             return spool.account(), sum(chunk.count for chunk in spool.index())
-    return None, 0
+    return None, None if path.exists() else 0
 
 
 def contents_of(path: Path) -> list[ChunkInfo] | None:

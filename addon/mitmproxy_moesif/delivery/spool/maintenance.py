@@ -52,5 +52,5 @@ class Maintenance:
     def _look(self) -> list[str]:
         found = self._store.adopt()
         if not self.looked.is_set():
-            self._ledger.found_all()
+            self._store.found_all()
         return found

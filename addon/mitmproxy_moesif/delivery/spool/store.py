@@ -150,10 +150,12 @@ class Store:
             self._ledger.lose(spool.unreadable_events, "spool_damaged")
         rows, account = spool.index(), spool.account()
         events, destinations = sum(row.count for row in rows), {row.destination for row in rows}
-        if not self.spools.add(spool, lambda: self._ledger.recover(events, name, spool.path.name, account)):
+        with self.spools.accounting:
+            added = self.spools.add(spool, lambda: self._ledger.recover(events, name, spool.path.name, account))
+            self.spools.note()
+        if not added:
             spool.close(keep=True)
             return set()
-        self.spools.note()
         with self._lock:
             for destination in destinations:
                 self._lane(destination).cover(spool, 1, ALL_KEYS)
@@ -163,6 +165,12 @@ class Store:
         if events:
             log.info("moesif: found %s that an earlier process left in the spool", number_of(events, "event"))
         return destinations
+
+    def found_all(self) -> None:
+        """The files that this process's predecessor left, and that were not found, belong to other processes now."""
+        with self.spools.accounting:
+            self._ledger.found_all()
+            self.spools.note()
 
     def maintain(self) -> list[str]:
         """Move events that had to stay in memory to disk, and free disk space. To be called from time to time.
