@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +22,7 @@ from mitmproxy_moesif.delivery.spool.chunk import Chunk
 from mitmproxy_moesif.delivery.spool.file import LOCK, SpoolFile, sibling
 from mitmproxy_moesif.delivery.spool.lock import FileLock
 from mitmproxy_moesif.delivery.spool.store import Store
-from mitmproxy_moesif.workers.counts import Dead, total_at_end
+from mitmproxy_moesif.workers.counts import Dead, total, total_at_end
 from tests.delivery.spool.spools import MIB
 from tests.delivery.spool.stores import ONE
 
@@ -256,3 +257,30 @@ def test_what_a_dead_worker_had_taken_over_and_nobody_after_it_is_found_at_the_e
             else:
                 spool.close(keep=True)
         world.holds(set())
+
+
+@pytest.mark.parametrize("where", ["a row", "the header"])
+def test_the_account_in_a_damaged_file_survives_its_rescue(where: str) -> None:
+    """Also a second time, when who has rescued it dies as well."""
+    with supervised() as world:
+        first, second, third = world.workers
+        for _ in range(3):
+            first.put()
+        first.send("refused")
+        first.put()
+        own = world.folder / str(first.store.spools.own_file)
+        world.act("die", 0)
+        log = own.with_name(own.name + "-wal")
+        if where == "a row":
+            log.write_bytes(log.read_bytes().replace(b'"e3"', b'"#3"'))
+        else:
+            own.write_bytes(b"#" + own.read_bytes()[1:])
+        second.look()
+        lost = int(where == "a row")
+        last = total([second.ledger.read()], world.dead)
+        assert (last.captured, last.delivered, last.waiting) == (4, 0, 2 - lost)
+        world.act("die", 1)
+        third.look()
+        last = total([third.ledger.read()], world.dead)
+        assert (last.captured, last.delivered, last.waiting) == (4, 0, 2 - lost)
+        assert last.dropped == {"refused": 2} | ({"spool_damaged": 1} if lost else {})

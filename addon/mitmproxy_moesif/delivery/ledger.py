@@ -381,28 +381,23 @@ class Ledger:
             self._missed.setdefault(receiver, Counter())[cause] += count
             self._tell()
 
-    def recover(self, count: int, found: str, place: str, account: Account | None = None) -> None:
+    def recover(self, count: int, found: str, place: str, account: Account | None = None, damaged: int = 0) -> None:
         """Count events found in the file `found` of a dead process; they are now in `place`, usually the same file.
 
-        Events that this process's predecessor left there are already counted.
+        `damaged` ones cannot be read, and are dropped. Events that this process's predecessor left there are already
+        counted.
         """
         with self._lock:
             now = time.monotonic()
             self._past.discard(found)
-            self._recovered += count - self._stored.pop(found, 0)
+            self._recovered += count + damaged - self._stored.pop(found, 0)
             self._stored[place] += count
+            self._dropped += Counter(spool_damaged=damaged)
             self._files[place] = now
-            adoption = Adoption(now, count, account.bounded() if account is not None else None)
+            adoption = Adoption(now, count + damaged, account.bounded() if account is not None else None)
             self._adopted[found] = adoption.after(self._adopted.pop(found, None))
             for name in list(self._adopted)[:-KEPT_ACCOUNTS]:
                 self._adopted[name] = self._adopted[name].cut(0)
-            self._tell()
-
-    def lose(self, count: int, cause: str) -> None:
-        """Count events that were found on disk and cannot be read."""
-        with self._lock:
-            self._recovered += count
-            self._dropped[cause] += count
             self._tell()
 
     def found_all(self) -> None:

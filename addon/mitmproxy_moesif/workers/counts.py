@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
 from mitmproxy_moesif.delivery import ledger
@@ -72,14 +73,15 @@ def last_of(reading: Reading, adopted: Adopted) -> Reading | None:
     None if no account was found.
     """
     accounts = [
-        (one.account, name, one.events)
+        (one.account.changes, -one.at, one.account, name, one.events)
         for name, history in adopted.items()
         for one in history[:1]
         if one.account is not None and one.account.proxy == reading.proxy
     ]
     if not accounts:
         return None
-    account, file, events = max(accounts, key=lambda found: found[0].changes)
+    # If a damaged file was replaced, both have the account: the file that was found first tells what was in it.
+    _, _, account, file, events = max(accounts, key=itemgetter(0, 1))
     found = {**account.past, file: events}
     for name, at in account.files.items():
         if later := [one for one in adopted.get(name, ()) if one.at > at]:

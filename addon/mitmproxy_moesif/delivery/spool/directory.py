@@ -28,6 +28,7 @@ from mitmproxy_moesif.delivery.spool.file import (
     SpoolError,
     SpoolFile,
     is_damage,
+    read_account,
     remove_files,
     sibling,
 )
@@ -107,14 +108,16 @@ class SpoolDirectory:
         return SpoolFile(path, lock, self.max_bytes) if problem is None else self._rescue(path, header, problem)
 
     def _rescue(self, path: Path, header: Header | None, problem: str) -> SpoolFile | None:
-        """A new file with the readable rows; None if nothing was in the file."""
-        unreadable: list[int] = []
-        rows = recovery.salvage(path, sibling(path, WAL), sibling(path, NEW), unreadable)
+        """A new file with the readable rows and the account; None if nothing was in the file."""
+        unreadable, accounts = list[int](), list[bytes]()
+        rows = recovery.salvage(path, sibling(path, WAL), sibling(path, NEW), unreadable, accounts)
         spool = SpoolFile.create(self.path, self.max_bytes, rows)
         try:
             saved = spool.index()
             if header is not None and header.application_id != APPLICATION_ID and not saved:
                 raise NotOurs("is another program's database")
+            if (account := read_account(accounts)) is not None:
+                spool.note(account)
             aside = set_aside(path)
         except BaseException:
             remove_files(spool.path)
@@ -130,7 +133,7 @@ class SpoolDirectory:
             sum(unreadable),
         )
         spool.unreadable_events = sum(unreadable)
-        if not saved and not unreadable:
+        if not saved and not unreadable and account is None:
             spool.close()
             return None
         return spool

@@ -181,9 +181,9 @@ class SpoolFile:
 
     def account(self) -> Account | None:
         """The account that its process stored last; None if there is none, or it cannot be read."""
-        with contextlib.suppress(SpoolError, ValueError, TypeError, KeyError), self._using("read") as connection:
+        with contextlib.suppress(SpoolError), self._using("read") as connection:
             found = connection.execute("SELECT content FROM account").fetchone()
-            return Account.of(orjson.loads(found[0])) if found is not None else None
+            return read_account(found or ())
         return None
 
     def remove(self, keys: Iterable[int], account: Account | None = None, rests: Mapping[int, Chunk] = NONE) -> None:
@@ -338,6 +338,13 @@ class SpoolFile:
                 connection.execute("REPLACE INTO account VALUES (1, ?)", (orjson.dumps(account),))
         self._unremoved.clear()
         self._unshrunk.clear()
+
+
+def read_account(contents: Sequence[bytes]) -> Account | None:
+    """The account with this content, if any; None if it cannot be read."""
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+        return Account.of(orjson.loads(contents[0])) if contents else None
+    return None
 
 
 def look_into(path: Path) -> tuple[Account | None, int | None]:

@@ -107,8 +107,10 @@ def _checksum(head: bytes, covered: bytes, before: bytes) -> bytes:
     return struct.pack(">II", one, two)
 
 
-def salvage(database: Path, log: Path, copy: Path, unreadable: list[int]) -> Iterator[Row]:
+def salvage(database: Path, log: Path, copy: Path, unreadable: list[int], accounts: list[bytes]) -> Iterator[Row]:
     """All intact rows, oldest first. Appends the number of events of each damaged row to `unreadable`.
+
+    Before the first row, the content of the account goes into `accounts`, if there is any.
 
     `copy` is the path of a temporary file. Raises OSError or sqlite3.Error if it cannot be used. Not for a file that
     this process has open in SQLite: closing it here would drop SQLite's locks.
@@ -120,6 +122,7 @@ def salvage(database: Path, log: Path, copy: Path, unreadable: list[int]) -> Ite
             connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, False)
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("PRAGMA synchronous = OFF")
+            accounts += [content for (content,) in _select(connection, "SELECT content FROM account")]
             cells = sorted((key, leaf) for leaf in leaves for key in _keys(connection, leaf))
             for leaf, keys in groupby(cells, itemgetter(1)):
                 _make_root(connection, leaf)

@@ -146,12 +146,11 @@ class Store:
         return sorted(found)
 
     def _adopt(self, name: str, spool: SpoolFile) -> set[str]:
-        if spool.unreadable_events:
-            self._ledger.lose(spool.unreadable_events, "spool_damaged")
         rows, account = spool.index(), spool.account()
         events, destinations = sum(row.count for row in rows), {row.destination for row in rows}
         with self.spools.accounting:
-            added = self.spools.add(spool, lambda: self._ledger.recover(events, name, spool.path.name, account))
+            lost = spool.unreadable_events
+            added = self.spools.add(spool, lambda: self._ledger.recover(events, name, spool.path.name, account, lost))
             self.spools.note()
         if not added:
             spool.close(keep=True)
