@@ -115,5 +115,32 @@ def test_at_the_end_each_dead_worker_s_account_is_waited_for(tmp_path: Path, mon
     assert found.line() == "captured 67, delivered 58, waiting 9, dropped 0"
 
 
+@pytest.mark.parametrize("told", [0, 7])
+def test_at_the_end_an_older_account_of_a_dead_worker_is_not_enough(
+    told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first delivery process died before it did; the second one is still storing, or has not begun to."""
+    first = SpoolFile.create(tmp_path, 1 << 26)
+    first.append([a_chunk(4)], Account("dead", settled=4, recovered=0, in_memory=0, dropped={}, changes=5))
+    first.close(keep=True)
+    second = SpoolFile.create(tmp_path, 1 << 26) if not told else None
+    dead = Dead()
+    dead.add(Reading(4, 0, 0, 4, 0, entered=4, proxy="dead", folder=str(tmp_path), changes=told))
+    look, looks = counts_module.left_behind, 0
+
+    def store_meanwhile(of: Sequence[Reading], readings: Sequence[Reading]) -> Reading:
+        nonlocal looks, second
+        looks += 1
+        if looks == 3:
+            second = second or SpoolFile.create(tmp_path, 1 << 26)
+            account = Account("dead", 9, 0, 0, {}, changes=9, past={first.path.name: 4})
+            second.append([a_chunk(5)], account)
+            second.close(keep=True)
+        return look(of, readings)
+
+    monkeypatch.setattr(counts_module, "left_behind", store_meanwhile)
+    assert total_at_end([], dead, seconds=60).line() == "captured 9, delivered 0, waiting 9, dropped 0"
+
+
 def test_no_worker_has_told_anything_yet() -> None:
     assert total([], Dead()) == total([NOTHING], Dead()) == NOTHING

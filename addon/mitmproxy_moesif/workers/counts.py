@@ -9,7 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from mitmproxy_moesif.delivery import ledger
-from mitmproxy_moesif.delivery.ledger import NOTHING, Adoption, Reading
+from mitmproxy_moesif.delivery.ledger import NOTHING, Account, Adoption, Reading
 
 WAITS_FOR_ACCOUNT = 30.0
 """Seconds within which another worker should have taken over a dead worker's spool and read its account."""
@@ -48,8 +48,9 @@ class Dead:
         return [reading for reading, _ in self._lately]
 
     def unknown(self, adopted: Adopted) -> list[Reading]:
-        """The readings of workers that have a spool, and whose account was not found yet."""
-        return [one for one, _ in self._lately if one.folder and last_of(one, adopted) is None]
+        """The readings of workers that have a spool, and whose account was not found yet, or only an older one."""
+        newest = {one.proxy: max((found[0] for found in accounts_of(one, adopted)), default=-1) for one in self.lately}
+        return [one for one in self.lately if one.folder and newest[one.proxy] < one.changes]
 
     def readings(self, adopted: Adopted, *, at_end: bool) -> list[Reading]:
         """The readings as far as they are known now. `at_end`: events that were in memory count as lost."""
@@ -72,12 +73,7 @@ def last_of(reading: Reading, adopted: Adopted) -> Reading | None:
 
     None if no account was found.
     """
-    accounts = [
-        (one.account.changes, -one.at, one.account, name, one.events)
-        for name, history in adopted.items()
-        for one in history[:1]
-        if one.account is not None and one.account.proxy == reading.proxy
-    ]
+    accounts = accounts_of(reading, adopted)
     if not accounts:
         return None
     # If a damaged file was replaced, both have the account: the file that was found first tells what was in it.
@@ -87,6 +83,16 @@ def last_of(reading: Reading, adopted: Adopted) -> Reading | None:
         if later := [one for one in adopted.get(name, ()) if one.at > at]:
             found[name] = later[0].events
     return reading.last("worker_died", account, found)
+
+
+def accounts_of(reading: Reading, adopted: Adopted) -> list[tuple[int, float, Account, str, int]]:
+    """The accounts of a dead worker's delivery processes: number of changes, when found (negated), file, its events."""
+    return [
+        (one.account.changes, -one.at, one.account, name, one.events)
+        for name, history in adopted.items()
+        for one in history[:1]
+        if one.account is not None and one.account.proxy == reading.proxy
+    ]
 
 
 def left_behind(dead: Sequence[Reading], readings: Sequence[Reading] = ()) -> Reading:
@@ -111,6 +117,14 @@ def left_behind(dead: Sequence[Reading], readings: Sequence[Reading] = ()) -> Re
     return Reading(events, events, 0, 0, events, spools=spools, adopted=took)
 
 
+def in_use(dead: Dead) -> bool:
+    """Whether a process still has a spool file where those of dead workers are: it may store something yet."""
+    from mitmproxy_moesif.delivery.spool.lock import FileLock
+
+    folders = {Path(reading.folder) for reading in dead.lately if reading.folder}
+    return any(FileLock.is_held(path) for folder in folders for path in folder.glob("spool-*.sqlite.lock"))
+
+
 def total(readings: Sequence[Reading], dead: Dead, *, at_end: bool = False) -> Reading:
     """The total of running and dead workers."""
     adopted = adoptions_of([*readings, *dead.told])
@@ -124,7 +138,7 @@ def total_at_end(readings: Sequence[Reading], dead: Dead, seconds: float = STORE
     """
     until = time.monotonic() + seconds
     left = left_behind(dead.lately, readings) if dead.lately else NOTHING
-    while dead.unknown(adoptions_of([*readings, *dead.told, left])) and time.monotonic() < until:
+    while time.monotonic() < until and (dead.unknown(adoptions_of([*readings, *dead.told, left])) or in_use(dead)):
         time.sleep(0.1)
         left = left_behind(dead.lately, readings)
     return total([*readings, left], dead, at_end=True)

@@ -52,6 +52,22 @@ class FileLock:
         os.close(descriptor)
         return None
 
+    @staticmethod
+    def is_held(path: Path) -> bool:
+        """Whether a process holds this lock; False if its file is gone or cannot be opened."""
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        else:
+            return False
+        finally:
+            os.close(descriptor)
+
     def in_place(self) -> bool:
         """Whether the path still names the locked file; if not, others may think that this process is dead."""
         status = os.fstat(self._descriptor)
