@@ -15,7 +15,7 @@ import time
 from collections.abc import Generator
 from typing import Any
 
-from mitmproxy.connection import Client, Connection, ConnectionState
+from mitmproxy.connection import Client, Connection
 from mitmproxy.proxy import commands, events, server
 from mitmproxy.proxy.layers.tls import TLSLayer
 from OpenSSL import SSL
@@ -149,7 +149,7 @@ def waiting(handler: server.ConnectionHandler, has: Share) -> events.DataReceive
     task = asyncio.current_task()
     for connection, io in handler.transports.items():
         if io.handler is task:
-            return has.next(connection) if connection.state & ConnectionState.CAN_READ else None
+            return has.next(connection)
     return None
 
 
