@@ -7,10 +7,17 @@ import ssl
 import threading
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import h2.errors
+import mitmproxy.connection
 import pytest
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
+from mitmproxy.proxy.layers.http._http2 import StreamState
 
+from mitmproxy_moesif.proxy import http2
 from tests.support.addon import addon_options
 from tests.support.collector import ScriptedCollector
 from tests.support.h2 import H2Client, H2Message, H2Upstream, get, make_certificate, make_pem
@@ -18,6 +25,10 @@ from tests.support.listener import Listener
 from tests.support.moesif_proxy import MoesifProxy, scripted
 from tests.support.proxy import Option
 from tests.support.upstream import Connection, RawRequest, ScriptedUpstream, plain
+
+if TYPE_CHECKING:
+    from mitmproxy.options import Options
+    from mitmproxy.proxy.layers.http import HttpStream
 
 
 def test_a_header_value_with_a_blank_around_it_is_passed_on_without(
@@ -135,3 +146,32 @@ def test_requests_that_are_given_up_are_not_kept(
         events = collector.wait_for(2005)
     assert len(upstream.requests()) == 5
     assert sum(event.get("metadata", {}).get("error") == "client_disconnected" for event in events) == 2000
+
+
+def test_streams_that_have_ended_are_forgotten() -> None:
+    options = SimpleNamespace(validate_inbound_headers=True, http2_ping_keepalive=0, proxy_debug=False)
+    peer = mitmproxy.connection.Client(peername=("127.0.0.1", 1), sockname=("127.0.0.1", 2), timestamp_start=0.0)
+    context = Context(peer, cast("Options", options))
+    layer = HttpLayer(context, HTTPMode.transparent)
+    client = http2.Client(context.fork())
+    client.h2_conn.initiate_connection()
+    client.h2_conn.send_headers(5, [(":method", "GET"), (":path", "/"), (":scheme", "https"), (":authority", "h")])
+    for number in range(1, 2001, 2):
+        client.our_stream_id[number], client.their_stream_id[number] = number, number
+        client.streams[number] = StreamState.HEADERS_RECEIVED
+    layer.streams[9] = cast("HttpStream", None)
+    client.forget_ended()
+    assert list(client.our_stream_id) == list(client.their_stream_id) == list(client.streams) == [5, 9]
+
+
+def test_a_client_has_more_requests_than_are_remembered(
+    collector: ScriptedCollector, h2_upstream: H2Upstream, tmp_path: Path
+) -> None:
+    trusted: dict[str, Option] = {"ssl_verify_upstream_trusted_ca": str(h2_upstream.ca_path), "http2": True}
+    options = addon_options(collector, enabled=False) | trusted
+    with (
+        MoesifProxy(h2_upstream.url, options, "--tls-cert", str(make_pem(tmp_path))) as proxy,
+        H2Client(proxy.port) as client,
+    ):
+        for _ in range(60):
+            assert {answer.status for answer in client.exchange_all([get("/")] * 50)} == {200}

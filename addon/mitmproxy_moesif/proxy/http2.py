@@ -2,6 +2,7 @@
 
 - A response header value with a leading or trailing blank causes a 502. Here the value is trimmed.
 - If the upstream resets a stream, mitmproxy says that the client did. The event then reported a client disconnect.
+- The number of each stream of the client's is kept until the connection ends.
 - Streams that wait for a free slot on a connection are forgotten if it ends, so that their clients wait forever.
 """
 
@@ -11,16 +12,21 @@ from collections.abc import Iterable
 
 from h2.events import Event, StreamReset
 from hpack import Decoder, HeaderTuple
+from mitmproxy.proxy import events
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
-from mitmproxy.proxy.layers.http._events import ResponseProtocolError
+from mitmproxy.proxy.layers.http._events import RequestHeaders, ResponseProtocolError
 from mitmproxy.proxy.layers.http._http2 import Http2Client
 
+from mitmproxy_moesif.capture import uploads
 from mitmproxy_moesif.speedups.replacing import replacement
 
 BLANK = b" \t"
+
+FORGET_AT = 1000
+"""Streams of a connection after which those that have ended are forgotten."""
 
 
 class TrimmingDecoder(Decoder):
@@ -37,6 +43,22 @@ class Client(Http2Client):
         super().__init__(context)
         stock = self.h2_conn.decoder
         self.h2_conn.decoder = TrimmingDecoder(stock.max_header_list_size)
+
+        self._forget_at = FORGET_AT
+
+    def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
+        if isinstance(event, RequestHeaders) and len(self.our_stream_id) >= self._forget_at:
+            self.forget_ended()
+        yield from super()._handle_event(event)
+
+    def forget_ended(self) -> None:
+        """Forget the streams that have ended on both sides."""
+        client = uploads.layer_of(self.context).streams
+        for theirs, ours in list(self.our_stream_id.items()):
+            if theirs not in client and ours not in self.h2_conn.streams:
+                del self.our_stream_id[theirs], self.their_stream_id[ours]
+                self.streams.pop(ours, None)
+        self._forget_at = FORGET_AT + 2 * len(self.our_stream_id)
 
     def close_connection(self, msg: str) -> CommandGenerator[None]:
         waiting = tuple(self.stream_queue)
