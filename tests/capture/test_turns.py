@@ -55,6 +55,12 @@ def flood(_request: RawRequest, connection: Upstreams) -> None:
     connection.close()
 
 
+def read_to_end(client: Client) -> None:
+    with suppress(OSError):
+        while client.stream.read1(65_536):
+            pass
+
+
 @contextmanager
 def sending(send: Callable[[bytes], None], data: bytes) -> Iterator[None]:
     """Sends it for a second, again and again."""
@@ -104,7 +110,7 @@ def test_others_are_served_while_an_upstream_floods_a_websocket(
     with Client(proxy.port) as client, Client(proxy.port) as other:
         other.exchange("GET", "/warm-up")
         client.send(UPGRADE)
-        reading = threading.Thread(target=lambda: [None for _ in iter(lambda: client.stream.read1(65_536), b"")])
+        reading = threading.Thread(target=read_to_end, args=[client])
         reading.start()
         slow = slowest(lambda: other.exchange("GET", "/"))
         client.sock.shutdown(socket.SHUT_RDWR)  # else it would read on all that waits in between
