@@ -2,7 +2,7 @@
 
 answering   the Admin API inside a worker; the supervisor sends it requests
 control     the supervisor's view of a worker: starts it, sends orders, reads messages (test: workers/test_relay.py)
-counts      the total counts of all workers, including those that died
+counts      the total counts of all workers, including those that died (test: workers/test_lives.py)
 exchanges   merges the newest exchanges of all workers
 listener    the admin listener of the supervisor (test: workers/test_admin.py)
 main        the entry point of `moesif-proxy` (test: proxy/test_proxy.py)
