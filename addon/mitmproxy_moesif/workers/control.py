@@ -28,8 +28,8 @@ class Worker:
 
     `version` is the number of the document in force there; `reloads` is the supervisor's reload count when the process
     last read its options; `restarts` counts the processes that replaced a dead one; `served` is whether the last one
-    that ended had been ready, and `told_all` whether `reading` has its final counts. `heard` gets all messages that
-    this class does not handle. `worker.py` describes the protocol.
+    that ended had been ready, and `told_all` whether `reading` has its final counts. `group` is its process
+    group. `heard` gets all messages that this class does not handle. `worker.py` describes the protocol.
     """
 
     def __init__(self, number: int, heard: Callable[[Worker, dict[str, Any]], None]) -> None:
@@ -43,6 +43,7 @@ class Worker:
         self.told_all = False
         self.ready = asyncio.Event()
         self.process: asyncio.subprocess.Process | None = None
+        self.group: int | None = None
         self._heard = heard
         self._numbers = count(1)
         self._asked: dict[int, asyncio.Future[dict[str, Any] | None]] = {}
@@ -79,6 +80,7 @@ class Worker:
             self.process = await asyncio.create_subprocess_exec(
                 *command, stdin=asyncio.subprocess.PIPE, pass_fds=(pipe,), start_new_session=True
             )
+        self.group = self.process.pid
 
     async def _listen(self, pipe: Any) -> None:
         """Read messages until the process closes its end of the pipe, which happens when it ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -33,14 +34,23 @@ class Dead:
         self._clock = clock
         self._final = NOTHING
         self._lately: list[tuple[Reading, float]] = []
+        self._groups: set[int] = set()
 
-    def add(self, reading: Reading) -> None:
+    def add(self, reading: Reading, group: int | None = None) -> None:
+        """`group`: the process group of the worker and its delivery process."""
+        if group is not None:
+            self._groups.add(group)
         self._lately.append((reading, self._clock() + WAITS_FOR_ACCOUNT))
 
     @property
     def told(self) -> list[Reading]:
         """The readings as reported; the final ones are added up into one."""
         return [self._final, *(reading for reading, _ in self._lately)]
+
+    def still_store(self) -> bool:
+        """Whether a process of a dead worker's is left: its delivery process may only just have started."""
+        self._groups = {group for group in self._groups if is_alive(group)}
+        return bool(self._groups)
 
     @property
     def lately(self) -> list[Reading]:
@@ -62,6 +72,17 @@ class Dead:
                 self._final = added_up([self._final, final(reading, adopted)], adopted)
         known = (final(one, adopted) if at_end else last_of(one, adopted) or one for one, _ in self._lately)
         return [self._final, *known]
+
+
+def is_alive(group: int) -> bool:
+    """Whether there is any process in this process group."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # on macOS, if only one that has ended is left, or another user's
+    return True
 
 
 def final(reading: Reading, adopted: Adopted) -> Reading:
@@ -121,6 +142,8 @@ def in_use(dead: Dead) -> bool:
     """Whether a process still has a spool file where those of dead workers are: it may store something yet."""
     from mitmproxy_moesif.delivery.spool.lock import FileLock
 
+    if dead.still_store():
+        return True
     folders = {Path(reading.folder) for reading in dead.lately if reading.folder}
     return any(FileLock.is_held(path) for folder in folders for path in folder.glob("spool-*.sqlite.lock"))
 
@@ -137,10 +160,14 @@ def total_at_end(readings: Sequence[Reading], dead: Dead, seconds: float = STORE
     Their delivery processes may still be storing it, so this looks again for up to `seconds`.
     """
     until = time.monotonic() + seconds
-    left = left_behind(dead.lately, readings) if dead.lately else NOTHING
-    while time.monotonic() < until and (dead.unknown(adoptions_of([*readings, *dead.told, left])) or in_use(dead)):
-        time.sleep(0.1)
+    left, waits = NOTHING, bool(dead.lately)
+    while waits:
+        stores = in_use(dead)  # before the look, which must not miss what is stored last
         left = left_behind(dead.lately, readings)
+        unknown = dead.unknown(adoptions_of([*readings, *dead.told, left]))
+        waits = (stores or bool(unknown)) and time.monotonic() < until
+        if waits:
+            time.sleep(0.1)
     return total([*readings, left], dead, at_end=True)
 
 

@@ -161,7 +161,7 @@ class Supervisor:
 
     def _bury(self, worker: Worker) -> None:
         """Keep the counts of a worker that died: its last reading may be older than what it did."""
-        self._dead.add(worker.reading)
+        self._dead.add(worker.reading, worker.group)
         self._passed = together([self._passed, worker.traffic])
         worker.reading, worker.traffic = NOTHING, {}
 
