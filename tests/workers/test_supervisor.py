@@ -141,7 +141,7 @@ def test_workers_killed_while_they_end_are_counted_by_what_is_on_disk(
     load.wait_for_age(ON_DISK_WITHIN)
     proxy.send_signal(signal.SIGTERM)
     safe = load.stop()
-    time.sleep(2 * ON_DISK_WITHIN)
+    wait_until_on_disk(proxy.folder, len(safe))
     for worker in workers:
         os.kill(worker, signal.SIGKILL)
     proxy.wait_exit()
