@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -169,6 +170,18 @@ def test_at_the_end_a_delivery_process_that_has_only_just_started_is_waited_for(
 
     monkeypatch.setattr(counts_module, "left_behind", store_meanwhile)
     assert total_at_end([], dead, seconds=60).line() == "captured 9, delivered 0, waiting 9, dropped 0"
+
+
+def test_a_delivery_process_that_has_ended_is_not_waited_for_where_nobody_else_reaps_it() -> None:
+    dead = Dead()
+    inherited = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
+    with inherited:
+        dead.add(NOTHING, inherited.pid)
+        assert dead.still_store()
+        assert inherited.stdin is not None
+        inherited.stdin.close()
+        os.waitid(os.P_PID, inherited.pid, os.WEXITED | os.WNOWAIT)
+        assert not dead.still_store()
 
 
 def test_no_worker_has_told_anything_yet() -> None:

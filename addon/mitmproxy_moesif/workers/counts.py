@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
@@ -75,7 +76,13 @@ class Dead:
 
 
 def is_alive(group: int) -> bool:
-    """Whether there is any process in this process group."""
+    """Whether there is any process in this process group.
+
+    In a container, as process 1, the supervisor inherits the delivery processes of dead workers: it has to reap them.
+    """
+    with suppress(ChildProcessError):
+        while os.waitpid(-group, os.WNOHANG) != (0, 0):
+            pass
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
