@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 import requests
@@ -32,6 +33,20 @@ def test_a_call_ends_at_its_deadline_and_the_session_can_be_used_again(answer: A
         assert 0.25 < time.monotonic() - began < 10
         with session.deadline(30):
             assert session.post(f"{collector.url}/v1/events/batch", b"[]", timeout=30).status_code == 401
+
+
+def test_a_head_that_is_broken_leaves_no_traceback_in_the_log(
+    upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answer(_request: RawRequest, connection: Connection) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\nbroken\r\nContent-Length: 0\r\n\r\n")
+        connection.close()
+
+    upstream.handler = answer
+    with DeadlineSession() as session, session.deadline(30), suppress(requests.RequestException):
+        session.get(upstream.url)
+    assert upstream.requests()
+    assert caplog.messages == []
 
 
 def test_a_deadline_does_not_outlive_its_call() -> None:

@@ -10,6 +10,7 @@ own timeout, because `requests` applies the connect timeout to sending a whole b
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import ssl
@@ -38,6 +39,8 @@ class DeadlineSession(requests.Session):
 
     def __init__(self, sending: float | None = None) -> None:
         super().__init__()
+        # It logs each call, and broken responses with a traceback; the caller already logs what went wrong.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
         self._socket = _Socket()
         self._watchdog = _Watchdog(self._socket.shut_down)
         adapter = _Adapter(self._socket, sending)

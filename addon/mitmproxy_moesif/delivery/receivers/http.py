@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -33,8 +32,6 @@ class Poster:
         given = {"Content-Type": "application/json", "User-Agent": f"mitmproxy-moesif/{__version__}", **headers}
         self._request = self._session.prepare_request(requests.Request("POST", url, headers=given))
         self._connection: dict[str, Any] = dict(self._session.merge_environment_settings(url, {}, None, None, None))
-        # It logs each call, and incomplete responses with a traceback; the sender already logs what went wrong.
-        logging.getLogger("urllib3").setLevel(logging.ERROR)
 
     def post(self, body: bytes) -> requests.Response:
         """The response, already read. Raises `OSError`, `requests.RequestException`; its `Timeout` at the deadline."""
