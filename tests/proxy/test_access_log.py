@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -155,8 +154,7 @@ def started(
     upstream: ScriptedUpstream, collector: ScriptedCollector, folder: Path, *more: str, out: int
 ) -> Iterator[tuple[int, Any]]:
     """`moesif-proxy` with its standard output there; its port, and the process."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     options = [f"--set={name}={value}" for name, value in addon_options(collector).items()]
     command = [*PROGRAM, "--listen", f"127.0.0.1:{port}", "--upstream", upstream.url, "--set", f"confdir={folder}"]
     with (folder / "stderr").open("wb") as stderr:
