@@ -643,3 +643,18 @@ def test_what_found_no_room_is_in_the_account(folder: Path) -> None:
     assert world.told_by_files().line() == world.ledger.read().line()
     assert world.ledger.read().dropped["spool_full"] > 0
     world.store.close()
+
+
+def test_a_spool_above_a_lowered_limit_drops_new_events_and_keeps_the_account(folder: Path) -> None:
+    world = World(folder, max_bytes=8 * MIB)
+    for _ in range(20):
+        world.put(ONE, size=60_000)
+    world.store.spools.bound(MIB)
+    world.put(ONE, TWO)
+    world.put()
+    assert world.check().dropped == {"spool_full": 6}
+    world.store.close(keep=True)
+    (path,) = folder.glob("spool-*.sqlite")
+    account, events = look_into(path)
+    assert account is not None
+    assert (account.settled, account.dropped, events) == (46, {"spool_full": 6}, 40)
